@@ -1,0 +1,24 @@
+"""Named points at which a test may kill the process, as a power cut would.
+
+Durability cannot be tested by exceptions: handlers run, buffers are flushed. So each boundary of the submission and
+collection protocols calls `crashpoint(name)`, which sends SIGKILL to its own process when the environment asks for it:
+BATCHGEN_CRASH=name or BATCHGEN_CRASH=name:3 (the third time the point is passed).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+_wanted, _, _nth = os.environ.get("BATCHGEN_CRASH", "").partition(":")
+_passed: Counter[str] = Counter()
+
+
+def crashpoint(name: str) -> None:
+    """Die here by SIGKILL if the environment names this point."""
+    if name != _wanted:
+        return
+    _passed[name] += 1
+    if _passed[name] == int(_nth or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

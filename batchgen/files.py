@@ -1,0 +1,150 @@
+"""The disk: durable replacement of a file, the lock of a root, and where each file of a run lies."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from batchgen.crash import crashpoint
+from batchgen.dialogue import Step
+from batchgen.errors import Locked, SetupError, Temporary
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+
+
+class Layout(NamedTuple):
+    """Where the files of a run lie under its root (CONTRACT.md, "Files under ROOT")."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def store(self) -> Path:
+        return self.data / "batchgen.sqlite"
+
+    @property
+    def rejected(self) -> Path:
+        return self.data / "rejected.jsonl"
+
+    def requests(self, step: Step, batch: str) -> Path:
+        return self.root / "requests" / f"round{step.round}" / step.stage / f"{batch}.jsonl"
+
+    def results(self, step: Step, batch: str) -> Path:
+        return self.root / "results" / f"round{step.round}" / step.stage / f"{batch}.jsonl"
+
+    def errors(self, step: Step, batch: str) -> Path:
+        return self.results(step, batch).with_name(f"{batch}.errors.jsonl")
+
+    def single_turn(self, number: int) -> Path:
+        return self.data / f"round{number}" / f"round{number}_single_turn.jsonl"
+
+    def history(self, number: int) -> Path:
+        name = f"round{number}_history_seed.jsonl" if number == 1 else f"round{number}_history.jsonl"
+        return self.data / f"round{number}" / name
+
+
+class Written(NamedTuple):
+    """What a durable write left: size in bytes and sha256 in hex."""
+
+    size: int
+    sha256: str
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its parents, each entry durable."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir()
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes `path`'s place at the end, whole and durable, or leaves it untouched.
+
+    Temporary file in the same directory, write, fsync, rename, fsync of the directory: on a crash at any
+    instruction `path` is either the old or the new file (Pillai et al., OSDI 2014).
+    """
+    make_directory(path.parent)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        crashpoint("file_before_rename")
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
+    """Replace `path` by `chunks`; its size and hash come from the bytes as they were written."""
+    digest, size = sha256(), 0
+    with replacing(path) as stream:
+        for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            stream.write(chunk)
+    return Written(size, digest.hexdigest())
+
+
+def hash_file(path: Path) -> Written:
+    """Size and sha256 of a file on disk, read in blocks."""
+    digest, size = sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return Written(size, digest.hexdigest())
+
+
+@contextmanager
+def exclusive(layout: Layout) -> Iterator[None]:
+    """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once."""
+    try:
+        make_directory(layout.data)
+        stream = (layout.data / "batchgen.lock").open("a")
+    except PermissionError as error:
+        raise SetupError(f"{layout.root}: {error.strerror}.", do="Use a --root that you can write to.") from None
+    except NotADirectoryError:
+        raise SetupError(f"{layout.root} is no directory.", do="Use another --root.") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
+        yield
+
+
+def disk_trouble(error: OSError) -> Temporary | None:
+    """A full or failing disk as the error it is to the user; None when `error` is something else."""
+    if error.errno not in _DISK_FULL:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return Temporary(
+        f"The disk refused a write: {error.strerror}{where}. What was there before is untouched.",
+        do="Make space; the next tick goes on.",
+    )

@@ -1,0 +1,156 @@
+"""`batchgen.toml` and the environment -> one frozen Settings. Every key is optional; CONTRACT names them all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from batchgen.dialogue import Stage
+from batchgen.errors import KeyRefused, SetupError
+
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file. Unknown keys are refused: a misspelt limit must not be ignored."""
+
+
+class ProviderSettings(Section, frozen=True):
+    models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    enqueued_tokens: Positive
+    concurrent_batches: Positive = 100
+    # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
+    api_version: str = "v1beta"
+
+
+class StageSettings(Section, frozen=True):
+    """One stage: who writes it, and how. `target_characters` is the length the prompt asks for."""
+
+    provider: str
+    max_output_tokens: Positive
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    target_characters: Positive = 400
+
+
+class BatchSettings(Section, frozen=True):
+    """How requests are cut into batches, and how patient the program is. Sizes in bytes, times in seconds."""
+
+    max_requests: Positive = 2000
+    max_bytes: Positive = 50_000_000
+    max_attempts: Positive = 3
+    http_timeout_seconds: Annotated[float, Meta(gt=0)] = 120
+    reconcile_grace_seconds: NonNegative = 900
+
+
+class Price(Section, frozen=True):
+    """USD per million tokens in batch, set by the user in place of the shipped price list."""
+
+    input: NonNegative
+    output: NonNegative
+    cached_input: NonNegative | None = None
+
+
+class Settings(Section, frozen=True):
+    """A run's configuration."""
+
+    rounds: Annotated[int, Meta(ge=2, le=50)] = 3
+    history_messages: Annotated[int, Meta(ge=2)] = 16
+    max_usd: NonNegative = 0
+    gemini: ProviderSettings = ProviderSettings(
+        models=("gemini-2.5-flash-lite", "gemini-3.1-flash-lite"), enqueued_tokens=10_000_000
+    )
+    # 30 billion tokens enqueued per model: docs.together.ai/docs/inference/batch/overview (2026)
+    together: ProviderSettings = ProviderSettings(
+        models=("meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"), enqueued_tokens=30_000_000_000
+    )
+    question: StageSettings = StageSettings(provider="gemini", max_output_tokens=128)
+    answer: StageSettings = StageSettings(provider="together", max_output_tokens=512)
+    correction: StageSettings = StageSettings(provider="gemini", max_output_tokens=512)
+    batches: BatchSettings = BatchSettings()
+    prices: dict[str, Price] = {}
+
+    def stage(self, stage: Stage) -> StageSettings:
+        return {Stage.QUESTION: self.question, Stage.ANSWER: self.answer, Stage.CORRECTION: self.correction}[stage]
+
+    def provider(self, name: str) -> ProviderSettings:
+        found: ProviderSettings = getattr(self, name)
+        return found
+
+
+def load(root: Path, config: Path | None = None) -> Settings:
+    """Read `config` (default `root`/batchgen.toml; only a missing default is fine).
+
+    Raises SetupError naming the file and the key.
+    """
+    path = config or root / "batchgen.toml"
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if config is not None:
+            raise SetupError(f"{path}: no such file.", do="Check --config.") from None
+        table = {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SetupError(f"{path}: {error}", do="Mend the file; README lists every key.") from None
+    return _convert(path, table)
+
+
+def _convert(path: Path, table: dict[str, object]) -> Settings:
+    """Lay the file's tables over the defaults, key by key, and check the whole."""
+    merged = msgspec.to_builtins(Settings())
+    for key, value in table.items():
+        section = merged.get(key)
+        merged[key] = {**section, **value} if isinstance(section, dict) and isinstance(value, dict) else value
+    try:
+        return msgspec.convert(merged, Settings)
+    except msgspec.ValidationError as error:
+        raise SetupError(f"{path}: {error}", do="README lists every key and what it takes.") from None
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The process environment, with what a 0600 `.env` in `root` adds to it. The environment wins.
+
+    Raises SetupError when others may read the `.env` file.
+    """
+    path = root / ".env"
+    values: dict[str, str] = {}
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return dict(os.environ)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{path}: {error}", do="Make it a UTF-8 file that you can read.") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise SetupError(f"{path}: others may read this file.", do=f"Run: chmod 600 {path}")
+    for line in text.split("\n"):
+        name, sign, value = line.strip().removeprefix("export ").partition("=")
+        if sign and not name.startswith("#"):
+            values[name.strip()] = value.strip().strip("\"'")
+    return {**values, **os.environ}
+
+
+def api_key(variables: dict[str, str], name: str) -> str:
+    """The key in variable `name`, checked for what no HTTP header can carry. Raises KeyRefused."""
+    key = variables.get(name, "").strip()
+    if not key:
+        raise KeyRefused(
+            f"{name} is not set.", do=f"Put {name}=... into the environment, or into ROOT/.env (mode 0600)."
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise KeyRefused(
+            f"{name} holds characters that no key has (a line break, a blank, a quote?).", do="Set it anew."
+        )
+    return key
+
+
+def is_loopback(url: str | None) -> bool:
+    """Whether `url` points at this machine."""
+    return url is not None and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
