@@ -1,0 +1,108 @@
+"""Tokens before they are counted, and what tokens cost. Pure but for reading the shipped price list."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from batchgen.outcomes import Usage
+from batchgen.prompts import Prompt
+from batchgen.settings import Price
+
+MILLION = 1_000_000
+
+
+class Formula(NamedTuple):
+    """Coefficients of the token estimate, fitted by least squares over six English and Chinese corpora.
+
+    Corpus totals come out within 3 %, single texts within 10-28 % (95 % of them).
+    """
+
+    cjk: float
+    latin_words: float
+    latin_letters: float
+    digits: float
+    punctuation: float
+    newline_runs: float
+
+
+FORMULAS: Mapping[str, Formula] = {
+    "gemini": Formula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
+    "together": Formula(0.804, 0.761, 0.065, 0.975, 0.514, 1.633),  # Llama 3.1
+}
+REQUEST_OVERHEAD_TOKENS = 12  # chat template and, where asked for, the JSON schema
+
+_CJK = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]")
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f]+")
+_NEWLINES = re.compile("\n+")
+_DIGITS = re.compile(r"\d")
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+
+def tokens(text: str, formula: Formula) -> float:
+    """Estimated tokens of `text`, without network and tokenizer."""
+    words = _LATIN.findall(text)
+    return (
+        formula.cjk * len(_CJK.findall(text))
+        + formula.latin_words * len(words)
+        + formula.latin_letters * sum(map(len, words))
+        + formula.digits * len(_DIGITS.findall(text))
+        + formula.punctuation * len(_PUNCTUATION.findall(text))
+        + formula.newline_runs * len(_NEWLINES.findall(text))
+    )
+
+
+def prompt_tokens(prompt: Prompt, formula: Formula) -> int:
+    """Estimated input tokens of one request."""
+    said = sum(tokens(message.text, formula) for message in prompt.messages)
+    return round(_system_tokens(prompt.system, formula) + said) + REQUEST_OVERHEAD_TOKENS
+
+
+@cache
+def _system_tokens(system: str, formula: Formula) -> float:
+    return tokens(system, formula)
+
+
+class Rate(NamedTuple):
+    """USD per million tokens in batch, where it comes from, and when it was seen there."""
+
+    input: float
+    cached_input: float
+    output: float
+    source: str
+    read_on: date | None
+
+    def usd(self, usage: Usage) -> float:
+        """What `usage` costs. Cached input has its own price; thoughts are part of the output."""
+        fresh = max(usage.input - usage.cached, 0)
+        return (fresh * self.input + usage.cached * self.cached_input + usage.output * self.output) / MILLION
+
+
+@cache
+def price_list() -> Mapping[str, Mapping[str, Any]]:
+    """The shipped price list (prices.toml), by model."""
+    return tomllib.loads(files("batchgen").joinpath("prices.toml").read_text("utf-8"))
+
+
+def rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
+    """The batch price of `model`: the user's own, else the shipped one, else None, which means unknown."""
+    if own := overrides.get(model):
+        cached = own.input if own.cached_input is None else own.cached_input
+        return Rate(own.input, cached, own.output, "batchgen.toml", None)
+    entry: Mapping[str, Any] = price_list().get(model, {})
+    batch: Any = entry.get("batch")
+    if not isinstance(batch, dict):
+        return None
+    seen = entry.get("read_on")
+    return Rate(
+        input=float(batch["input"]),
+        cached_input=float(batch.get("cached_input") or batch["input"]),
+        output=float(batch["output"]),
+        source=str(entry["source"]),
+        read_on=seen if isinstance(seen, date) else None,
+    )

@@ -1,0 +1,149 @@
+"""What became of one request, and what follows from it: the vocabulary, the policy, the one door for a text.
+
+A provider's codec reads a result line into a `Reply`: by finish reason first, never by luck. `judge` decides whether a
+text may stand in a conversation. Everything that is not recognised is a failure with a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from batchgen.dialogue import Stage
+
+
+class Reason(StrEnum):
+    """How one request ended."""
+
+    ACCEPTED = "accepted"
+    TRUNCATED = "truncated"  # the output ceiling was reached; never accepted, even with text
+    BLOCKED_PROMPT = "blocked_prompt"
+    BLOCKED_OUTPUT = "blocked_output"
+    REFUSED = "refused"  # the provider marked the reply as a refusal
+    EMPTY = "empty"
+    MALFORMED = "malformed"  # not the JSON that was asked for
+    UNREADABLE = "unreadable"  # the result line is broken, or holds nothing that the protocol knows
+    UNKNOWN_FINISH = "unknown_finish"
+    INVALID_REQUEST = "invalid_request"  # the provider says the request itself is wrong
+    PROVIDER_ERROR = "provider_error"
+    CANCELLED = "cancelled"
+    MISSING = "missing"  # no line came back
+    CONFLICT = "conflict"  # several different lines came back
+    MISPLACED = "misplaced"  # the text answers another request of the same batch
+    TOO_LARGE = "too_large"  # does not fit the provider's limits; never sent
+    NOT_SENT = "not_sent"  # the batch was refused or given up; nothing was bought
+    LOST = "lost"  # the provider lost the job
+    SUPERSEDED = "superseded"  # a text that came after another one was accepted
+
+
+class Verdict(NamedTuple):
+    """What follows: ask `again`? does it count (`counts`) towards max_attempts? with a larger ceiling (`larger`)?"""
+
+    again: bool
+    counts: bool = True
+    larger: bool = False
+
+
+# test: POLICY.keys() == set(Reason). Paying again
+# for a block buys the same block; paying again for an accident buys another chance.
+POLICY: Mapping[Reason, Verdict] = {
+    Reason.ACCEPTED: Verdict(again=False, counts=False),
+    Reason.TRUNCATED: Verdict(again=True, larger=True),
+    Reason.BLOCKED_PROMPT: Verdict(again=False),
+    Reason.BLOCKED_OUTPUT: Verdict(again=False),
+    Reason.REFUSED: Verdict(again=False),
+    Reason.EMPTY: Verdict(again=True),
+    Reason.MALFORMED: Verdict(again=True),
+    Reason.UNREADABLE: Verdict(again=True),
+    Reason.UNKNOWN_FINISH: Verdict(again=True),
+    Reason.INVALID_REQUEST: Verdict(again=False),
+    Reason.PROVIDER_ERROR: Verdict(again=True),
+    Reason.CANCELLED: Verdict(again=True),
+    Reason.MISSING: Verdict(again=True),
+    Reason.CONFLICT: Verdict(again=True),
+    Reason.MISPLACED: Verdict(again=True),
+    Reason.TOO_LARGE: Verdict(again=False),
+    Reason.NOT_SENT: Verdict(again=True, counts=False),
+    Reason.LOST: Verdict(again=True),
+    Reason.SUPERSEDED: Verdict(again=False, counts=False),
+}
+
+
+class Usage(NamedTuple):
+    """Billed tokens of one request. `input` includes `cached`; `output` includes thinking tokens (`thoughts`)."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    thoughts: int = 0
+
+
+class Reply(NamedTuple):
+    """One result line, read: its key ("" when it has none), how it ended, its text or a detail for people."""
+
+    key: str
+    reason: Reason
+    text: str = ""
+    detail: str = ""
+    usage: Usage = Usage()
+    model: str = ""  # the model version that wrote it, as the provider says
+
+
+DETAIL_CHARACTERS = 300
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def clean(text: str) -> str:
+    """The text as it may be stored: no lone surrogates, no control characters but tab and newline, no blank edges."""
+    text = text.replace("\r\n", "\n")
+    if not text.isascii():
+        text = _LONE_SURROGATE.sub("�", text)
+    return _CONTROL.sub("", text).strip()
+
+
+def short(detail: object) -> str:
+    """A provider's message as one line of bounded length."""
+    return " ".join(str(detail).split())[:DETAIL_CHARACTERS]
+
+
+def accept(stage: Stage, reply: Reply) -> Reply:
+    """The one door: a reply that claims to be accepted, judged by what a turn of `stage` may be.
+
+    A text that says nothing is EMPTY. Fields of JSON replies were validated by the codec.
+    """
+    if reply.reason is not Reason.ACCEPTED:
+        return reply
+    text = clean(reply.text)
+    if not any(character.isalnum() or not character.isascii() for character in text):
+        return reply._replace(reason=Reason.EMPTY, text="", detail=f"a {stage} without a word")
+    return reply._replace(text=text)
+
+
+def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
+    """One reply per key. Equal copies are one; texts that differ cancel each other out (CONFLICT).
+
+    A text beside an error row of the same request (Together's two files) stays: it was paid for and nothing
+    contradicts it. The billed usage of all copies is kept.
+    """
+    settled: dict[str, Reply] = {}
+    for reply in replies:
+        before = settled.get(reply.key)
+        settled[reply.key] = reply if before is None else _merge(before, reply)
+    return settled
+
+
+def _merge(first: Reply, second: Reply) -> Reply:
+    if (first.reason, first.text) == (second.reason, second.text):
+        return first
+    texts = {reply.text for reply in (first, second) if reply.reason is Reason.ACCEPTED}
+    usage = Usage(*(a + b for a, b in zip(first.usage, second.usage, strict=True)))
+    if len(texts) == 1 and Reason.CONFLICT not in (first.reason, second.reason):
+        kept = first if first.reason is Reason.ACCEPTED else second
+        return kept._replace(usage=usage)
+    if texts or Reason.CONFLICT in (first.reason, second.reason):
+        return Reply(first.key, Reason.CONFLICT, detail="several different lines for one request", usage=usage)
+    return first._replace(usage=usage)

@@ -1,0 +1,152 @@
+"""What a provider is to the rest of the program: one row of data with a few narrow functions.
+
+The codec functions of a row are pure; `connect` gives a `Remote`, the only thing that talks to the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from batchgen.outcomes import Reply
+from batchgen.prompts import Prompt
+
+
+class JobState(StrEnum):
+    """A remote job as we see it. A word that a provider's table does not know is UNKNOWN: never an end."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED)
+
+
+class Job(NamedTuple):
+    """A remote job at one moment.
+
+    `label` is what a job can be found by without its id: the display name at Gemini, the input file at Together.
+    `output` and `errors` are remote file ids ("" when there is none), `inline` are result lines that came with the
+    job itself, `rows` is how many result rows the provider says exist (None: it does not say).
+    """
+
+    remote_id: str
+    state: JobState
+    raw_state: str
+    label: str = ""
+    output: str = ""
+    errors: str = ""
+    inline: tuple[bytes, ...] = ()
+    rows: int | None = None
+    error: str = ""
+    created_at: str = ""
+
+
+class RemoteFile(NamedTuple):
+    """An uploaded file; a batch may be created from it when it is `ready`."""
+
+    file_id: str
+    ready: bool
+
+
+class Parameters(NamedTuple):
+    """How a request is to be answered."""
+
+    model: str
+    max_output_tokens: int
+    temperature: float
+
+
+class Access(NamedTuple):
+    """How a provider is reached. `url` None is the provider's own address; the time-out is in seconds."""
+
+    key: str
+    url: str | None
+    timeout_seconds: float
+    api_version: str = ""
+
+
+class Remote(Protocol):
+    """The calls a provider offers. Every failure is a BatchgenError or one of the refusals below."""
+
+    def upload(self, path: Path, size: int) -> RemoteFile: ...
+
+    def file(self, file_id: str) -> RemoteFile: ...
+
+    def create(self, *, model: str, file_id: str, name: str) -> str:
+        """Exactly one POST. Returns the new job's id. Raises Ambiguous for anything but a clear answer."""
+        ...
+
+    def get(self, remote_id: str) -> Job: ...
+
+    def jobs(self) -> list[Job]:
+        """Every job of this key, from every page; raises Temporary rather than return a part."""
+        ...
+
+    def download(self, file_id: str, destination: BinaryIO) -> None: ...
+
+    def cancel(self, remote_id: str) -> None: ...
+
+    def delete_file(self, file_id: str) -> None: ...
+
+    def probe(self, model: str) -> None:
+        """One one-token call. Raises ModelGone when the provider clearly says that it does not serve `model`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One row of the provider table. Limits are in bytes, as the request file is encoded."""
+
+    name: str
+    key_variable: str
+    url_variable: str
+    max_file_bytes: int
+    max_line_bytes: int
+    max_file_requests: int
+    upload_lives_seconds: float
+    found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
+    states: Mapping[str, JobState]
+    line: Callable[[str, Prompt, Parameters], bytes]
+    reply: Callable[[bytes, str], Reply]
+    connect: Callable[[Access], Remote]
+
+
+class JobMissing(Exception):
+    """The provider answered 404 for a job's own address."""
+
+
+class ModelGone(Exception):
+    """The provider clearly says that it does not serve this model."""
+
+
+class CreateRefused(Exception):
+    """A clear no to a create call: nothing was bought."""
+
+
+class FileGone(CreateRefused):
+    """The input file is not there any more: it must be uploaded again."""
+
+
+class LinesRefused(CreateRefused):
+    """A clear no because of single lines; `lines` maps the physical line (from 1) to the provider's message."""
+
+    def __init__(self, message: str, lines: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.lines = lines
+
+
+def label(provider: Provider, *, name: str, remote_file: str) -> str:
+    """By what a job of the batch `name` with input `remote_file` can be found at `provider`."""
+    return name if provider.found_by_name else remote_file

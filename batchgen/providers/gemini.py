@@ -1,0 +1,219 @@
+"""Gemini Developer API: the codec of its request and result lines and of its jobs. Pure.
+
+Facts come from the provider's documentation and the SDK's source (google-genai 3.4.0); RUN marks what was observed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from batchgen.outcomes import Reason, Reply, Usage, short
+from batchgen.prompts import Prompt
+from batchgen.providers.base import Access, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.reading import as_object, count, load_row, unwrap
+
+NAME = "gemini"
+
+STATES: Mapping[str, JobState] = MappingProxyType(
+    {
+        "PENDING": JobState.PENDING,
+        "QUEUED": JobState.PENDING,
+        "RUNNING": JobState.RUNNING,
+        "UPDATING": JobState.RUNNING,
+        "PAUSED": JobState.PENDING,
+        "CANCELLING": JobState.RUNNING,
+        "SUCCEEDED": JobState.SUCCEEDED,
+        "PARTIALLY_SUCCEEDED": JobState.SUCCEEDED,
+        "FAILED": JobState.FAILED,
+        "CANCELLED": JobState.CANCELLED,
+        "EXPIRED": JobState.EXPIRED,
+        "UNSPECIFIED": JobState.UNKNOWN,
+    }
+)
+_PREFIX = re.compile("^(BATCH|JOB)_STATE_")
+
+# Finish reasons of a candidate; not in the table = UNKNOWN_FINISH. Only STOP may be accepted.
+FINISH: Mapping[str, Reason] = MappingProxyType(
+    {
+        "STOP": Reason.ACCEPTED,
+        "MAX_TOKENS": Reason.TRUNCATED,
+        "SAFETY": Reason.BLOCKED_OUTPUT,
+        "RECITATION": Reason.BLOCKED_OUTPUT,
+        "LANGUAGE": Reason.BLOCKED_OUTPUT,
+        "BLOCKLIST": Reason.BLOCKED_OUTPUT,
+        "PROHIBITED_CONTENT": Reason.BLOCKED_OUTPUT,
+        "SPII": Reason.BLOCKED_OUTPUT,
+        "MODEL_ARMOR": Reason.BLOCKED_OUTPUT,
+        "MALFORMED_RESPONSE": Reason.MALFORMED,
+    }
+)
+# google.rpc codes of a failed row: 1 CANCELLED, 3 INVALID_ARGUMENT, the rest an accident of the provider's
+_ROW_CODES: Mapping[int, Reason] = MappingProxyType(
+    {1: Reason.CANCELLED, 3: Reason.INVALID_REQUEST, 400: Reason.INVALID_REQUEST}
+)
+
+
+def thinking_off(model: str) -> dict[str, Any]:
+    """The switch that keeps `model` from thinking, because thoughts are billed as output.
+
+    2.5: thinkingBudget 0; 3.x cannot be switched off, its lowest level is "minimal"
+    (ai.google.dev/gemini-api/docs/thinking). Older models know neither.
+    """
+    generation = re.search(r"gemini-(\d+)(?:\.(\d+))?", model)
+    version = (int(generation[1]), int(generation[2] or 0)) if generation else (0, 0)
+    if version < (2, 5):
+        return {}
+    return {"thinkingConfig": {"thinkingBudget": 0} if version < (3, 0) else {"thinkingLevel": "minimal"}}
+
+
+def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
+    """One request line, without the line feed: a REST GenerateContentRequest under its key.
+
+    `responseSchema`, not `responseJsonSchema`, which was reported to fail in batch (0 of 502 rows right).
+    """
+    generation: dict[str, Any] = {
+        "temperature": parameters.temperature,
+        "maxOutputTokens": parameters.max_output_tokens,
+        **thinking_off(parameters.model),
+    }
+    if prompt.field:
+        generation["responseMimeType"] = "application/json"
+        generation["responseSchema"] = {
+            "type": "OBJECT",
+            "properties": {prompt.field: {"type": "STRING"}},
+            "required": [prompt.field],
+        }
+    request = {
+        "systemInstruction": {"parts": [{"text": prompt.system}]},
+        "contents": [
+            {"role": "user" if message.role == "user" else "model", "parts": [{"text": message.text}]}
+            for message in prompt.messages
+        ],
+        "generationConfig": generation,
+    }
+    return orjson.dumps({"key": key, "request": request})
+
+
+def reply(raw: bytes, field: str) -> Reply:
+    """One result line read by reason: error, blocked prompt, finish reason, and only then the text.
+
+    `field` is the JSON field that was asked for, "" for plain text.
+    """
+    row = load_row(raw)
+    if isinstance(row, Reply):
+        return row
+    key = row.get("key") or as_object(row.get("metadata")).get("key")
+    key = key if isinstance(key, str) else ""
+    trouble = row.get("error") or row.get("status")
+    if trouble:
+        return _failed_row(key, trouble)
+    response = row.get("response")
+    if not isinstance(response, dict):
+        return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
+    return _response(key, response, field)
+
+
+def _failed_row(key: str, error: Any) -> Reply:
+    code = as_object(error).get("code")
+    reason = _ROW_CODES.get(code, Reason.PROVIDER_ERROR) if isinstance(code, int) else Reason.PROVIDER_ERROR
+    return Reply(key, reason, detail=short(f"code {code}: {as_object(error).get('message', '')}" if code else error))
+
+
+def _response(key: str, response: dict[str, Any], field: str) -> Reply:
+    usage = _usage(as_object(response.get("usageMetadata")))
+    model = str(response.get("modelVersion") or "")
+    candidates = response.get("candidates")
+    if not isinstance(candidates, list) or not candidates:
+        block = as_object(response.get("promptFeedback")).get("blockReason")
+        reason = Reason.BLOCKED_PROMPT if block else Reason.EMPTY
+        return Reply(key, reason, detail=str(block or "no candidates"), usage=usage, model=model)
+    candidate = as_object(candidates[0])
+    finish = str(candidate.get("finishReason") or "")
+    reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
+    if reason is not Reason.ACCEPTED:
+        return Reply(key, reason, detail=short(f"finish reason {finish or 'missing'}"), usage=usage, model=model)
+    text = _text(candidate)
+    if text is None or not text.strip():
+        return Reply(key, Reason.EMPTY, detail="no text", usage=usage, model=model)
+    if field:
+        return unwrap(text, field, Reply(key, Reason.ACCEPTED, usage=usage, model=model))
+    return Reply(key, Reason.ACCEPTED, text, usage=usage, model=model)
+
+
+def _text(candidate: dict[str, Any]) -> str | None:
+    parts = as_object(candidate.get("content")).get("parts")
+    if not isinstance(parts, list):
+        return None
+    texts = [as_object(part).get("text") for part in parts if not as_object(part).get("thought")]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    """promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
+    thoughts = count(usage.get("thoughtsTokenCount"))
+    return Usage(
+        input=count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount")),
+        cached=count(usage.get("cachedContentTokenCount")),
+        output=count(usage.get("candidatesTokenCount")) + thoughts,
+        thoughts=thoughts,
+    )
+
+
+def job(operation: Any) -> Job:
+    """A raw operation as a Job. The SDK shows only `metadata`, and drops `error`, counts and `response`."""
+    operation = as_object(operation)
+    metadata = as_object(operation.get("metadata"))
+    raw_state = str(metadata.get("state") or operation.get("state") or "")
+    outputs = [as_object(operation.get("response")), as_object(metadata.get("output")), as_object(metadata.get("dest"))]
+    stats = as_object(metadata.get("batchStats"))
+    rows = count(stats.get("successfulRequestCount")) + count(stats.get("failedRequestCount"))
+    error = operation.get("error")
+    return Job(
+        remote_id=str(operation.get("name") or metadata.get("name") or ""),
+        state=STATES.get(_PREFIX.sub("", raw_state), JobState.UNKNOWN),
+        raw_state=_PREFIX.sub("JOB_STATE_", raw_state),
+        label=str(metadata.get("displayName") or ""),
+        output=next(
+            (str(name) for output in outputs if (name := output.get("responsesFile") or output.get("fileName"))), ""
+        ),
+        inline=next((found for output in outputs if (found := tuple(_inlined(output)))), ()),
+        rows=rows or None,
+        error=short(f"code {as_object(error).get('code')}: {as_object(error).get('message', '')}") if error else "",
+        created_at=str(metadata.get("createTime") or ""),
+    )
+
+
+def _inlined(output: dict[str, Any]) -> Iterator[bytes]:
+    """Small file jobs may come back inline; the list is nested twice on the wire."""
+    found = output.get("inlinedResponses")
+    rows = found.get("inlinedResponses") if isinstance(found, dict) else found
+    for row in rows if isinstance(rows, list) else []:
+        yield orjson.dumps(row)
+
+
+def connect(access: Access) -> Remote:
+    """The calls, imported only here: the SDK takes half a second to load."""
+    from batchgen.providers.gemini_remote import GeminiRemote
+
+    return GeminiRemote(access)
+
+
+PROVIDER = Provider(
+    name=NAME,
+    key_variable="GEMINI_API_KEY",
+    url_variable="GOOGLE_GEMINI_BASE_URL",
+    max_file_bytes=2_000_000_000,
+    max_line_bytes=20_000_000,  # not documented for files; the limit of an inline request body
+    max_file_requests=200_000,  # not documented; the file's size is what counts
+    upload_lives_seconds=47 * 3600,  # 48 h documented
+    found_by_name=True,
+    states=STATES,
+    line=line,
+    reply=reply,
+    connect=connect,
+)

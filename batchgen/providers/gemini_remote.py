@@ -1,0 +1,240 @@
+"""Gemini Developer API: the calls, through google-genai and the HTTP client it was given.
+
+Imported only by the command that talks to Gemini. Facts come from the SDK's source (google-genai 3.4.0); RUN marks what
+was observed against a local server.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import httpx2
+from google import genai
+from google.genai import errors, types
+
+from batchgen.errors import Ambiguous, BatchgenError, NotReady, Temporary
+from batchgen.files import hash_file
+from batchgen.outcomes import short
+from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
+from batchgen.providers.gemini import NAME, job
+from batchgen.providers.reading import as_object
+from batchgen.providers.transport import UNCLEAR, Refusal, meaning, patiently, retry_after, tls_context, unreachable
+
+API_URL = "https://generativelanguage.googleapis.com"
+PAGE_SIZE = 100
+MAX_PAGES = 1000
+
+
+class GeminiRemote:
+    """The calls, through google-genai with its own retries off and a finite time-out (its defaults: none)."""
+
+    MIME_TYPES = ("application/jsonl", "jsonl", "application/json", "text/plain")
+
+    def __init__(self, access: Access) -> None:
+        self._base = (access.url or API_URL).rstrip("/")
+        self._version = access.api_version
+        self._headers = {"x-goog-api-key": access.key}
+        own_host = httpx2.URL(self._base).host
+
+        def keep_key_at_home(request: httpx2.Request) -> None:
+            # The SDK's client follows redirects and would take the key along to another host (RUN).
+            if request.url.host != own_host:
+                request.headers.pop("x-goog-api-key", None)
+
+        self._http = httpx2.Client(
+            verify=tls_context(),
+            timeout=access.timeout_seconds,
+            follow_redirects=True,
+            event_hooks={"request": [keep_key_at_home]},
+        )
+        self._client = genai.Client(
+            vertexai=False,
+            api_key=access.key,
+            http_options=types.HttpOptions(
+                api_version=access.api_version,
+                base_url=self._base,
+                timeout=max(int(access.timeout_seconds * 1000), 1),
+                httpx_client=self._http,
+            ),
+        )
+        self._mime = self.MIME_TYPES[0]
+
+    def close(self) -> None:
+        self._http.close()
+
+    def upload(self, path: Path, size: int) -> RemoteFile:
+        """Upload a request file; each of the known MIME types in turn when the service does not know one (A6)."""
+        for mime in self.MIME_TYPES[self.MIME_TYPES.index(self._mime) :]:
+            self._mime = mime
+            try:
+                return patiently(lambda: self._upload(path, size))
+            except _MimeRefused:
+                continue
+        raise Temporary("gemini, upload a request file: every MIME type was refused.", do="The next tick tries again.")
+
+    def _upload(self, path: Path, size: int) -> RemoteFile:
+        with _calling("upload a request file"):
+            try:
+                file = self._client.files.upload(
+                    file=str(path), config={"mime_type": self._mime, "display_name": path.stem}
+                )
+            except Exception as error:
+                if _is_mime_refusal(error):
+                    raise _MimeRefused from None
+                raise
+        sent = self._check_upload(path, size, file.name or "", file.size_bytes, file.sha256_hash)
+        return RemoteFile(sent, ready=_file_state(file) == "ACTIVE")
+
+    @staticmethod
+    def _check_upload(path: Path, size: int, name: str, sent: int | None, digest: str | None) -> str:
+        """The stored file must be ours, byte for byte; sha256Hash is the base64 of the hex digest's text."""
+        same = sent in (None, size)
+        if digest and same:
+            try:
+                told = base64.b64decode(digest)
+            except ValueError:
+                told = b""
+            mine = hash_file(path).sha256
+            # Documented as text of the hex digest; a plain digest in base64 is tolerated, another form says nothing.
+            same = told in (mine.encode(), bytes.fromhex(mine)) or len(told) not in (64, 32)
+        if not name or not same:
+            raise Temporary(
+                "gemini, upload a request file: what arrived is not what was sent.", do="The next tick tries again."
+            )
+        return name
+
+    def file(self, file_id: str) -> RemoteFile:
+        def call() -> RemoteFile:
+            with _calling("look at an uploaded file"):
+                return RemoteFile(file_id, ready=_file_state(self._client.files.get(name=file_id)) == "ACTIVE")
+
+        return patiently(call)
+
+    def create(self, *, model: str, file_id: str, name: str) -> str:
+        """One POST; anything but a clear answer is Ambiguous, because the SDK does not protect a create call."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a state word that the SDK does not know; the answer stays readable
+                created = self._client.batches.create(model=model, src=file_id, config={"display_name": name})
+        except errors.APIError as error:
+            raise _create_refusal(error) from None
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise unreachable(NAME, "create a batch", error) from None  # never sent: nothing can have been bought
+        except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
+            raise Ambiguous(f"gemini, create a batch: no clear answer ({type(error).__name__}).") from None
+        if not created.name:
+            raise Ambiguous("gemini, create a batch: an answer without a job.")
+        return created.name
+
+    def get(self, remote_id: str) -> Job:
+        """The raw operation: what the SDK shows of it lacks the error, the counts and `response`."""
+        found = job(self._read(remote_id, "look at a batch"))
+        if not found.remote_id:
+            raise Temporary("gemini, look at a batch: an answer that is no batch.", do="The next tick tries again.")
+        return found
+
+    def jobs(self) -> list[Job]:
+        found: list[Job] = []
+        token = ""
+        for _ in range(MAX_PAGES):
+            page = as_object(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
+            operations = page.get("operations")
+            if operations is not None and not isinstance(operations, list):
+                break
+            found += [job(operation) for operation in operations or []]
+            token = page.get("nextPageToken") or ""
+            if not token:
+                return found
+        raise Temporary("gemini, list batches: the list does not end.", do="The next tick tries again.")
+
+    def _read(self, path: str, doing: str, **query: str) -> Any:
+        parameters = {name: value for name, value in query.items() if value}
+
+        def call() -> Any:
+            with _calling(doing):
+                response = self._http.get(
+                    f"{self._base}/{self._version}/{path}", params=parameters, headers=self._headers
+                )
+                errors.APIError.raise_for_response(response)
+                value = response.json()
+                if not isinstance(value, dict):
+                    raise TypeError("not a JSON object")
+                return value
+
+        return patiently(call)
+
+    def download(self, file_id: str, destination: BinaryIO) -> None:
+        with _calling("download results"):
+            # The annotation wants io.IOBase; the code streams into anything with write().
+            self._client.files.download(file=file_id, destination=cast("io.IOBase", destination))
+
+    def cancel(self, remote_id: str) -> None:
+        with _calling("cancel a batch"):
+            self._client.batches.cancel(name=remote_id)
+
+    def delete_file(self, file_id: str) -> None:
+        with _calling("delete an input file"):
+            self._client.files.delete(name=file_id)
+
+    def probe(self, model: str) -> None:
+        with _calling("ask the model for one token"):
+            self._client.models.generate_content(
+                model=model,
+                contents="Say yes.",
+                config={"max_output_tokens": 1, "automatic_function_calling": {"disable": True}},
+            )
+
+
+class _MimeRefused(Exception):
+    """The service does not know the MIME type this file was announced with."""
+
+
+def _is_mime_refusal(error: Exception) -> bool:
+    """A 400 that names the type, or the KeyError of the SDK on a 200 with an error body (A5)."""
+    return "mime" in str(error).lower() or (isinstance(error, KeyError) and "file" in error.args)
+
+
+def _file_state(file: Any) -> str:
+    state = getattr(file, "state", None)
+    word = str(getattr(state, "value", state) or "ACTIVE")
+    if word == "FAILED":
+        raise CreateRefused("gemini could not process the uploaded file")
+    return word
+
+
+def _create_refusal(error: Any) -> Exception:
+    refusal = _refusal("create a batch", error)
+    if refusal.status >= 500 or refusal.status < 400 or refusal.status in UNCLEAR:  # noqa: PLR2004
+        return Ambiguous(f"{refusal}; the batch may exist.")
+    return meaning(refusal)
+
+
+def _refusal(doing: str, error: Any) -> Refusal:
+    headers = {name.lower(): value for name, value in getattr(error.response, "headers", {}).items()}
+    message = f"{error.message or ''} {error.status or ''} {short(error.details) if error.message is None else ''}"
+    if "API_KEY_INVALID" in str(error.details):
+        message += " API_KEY_INVALID"
+    if "file_storage" in str(error.details):
+        message += " file_storage_bytes"
+    return Refusal(NAME, doing, int(error.code), message.strip(), retry_after(headers))
+
+
+@contextmanager
+def _calling(doing: str) -> Iterator[None]:
+    """Every exception that a call can leak (SDK, httpx2, parsing) as one of ours."""
+    try:
+        yield
+    except (BatchgenError, CreateRefused, JobMissing, ModelGone, _MimeRefused):
+        raise
+    except errors.APIError as error:
+        raise meaning(_refusal(doing, error)) from None
+    except httpx2.HTTPError as error:
+        raise unreachable(NAME, doing, error) from None
+    except (KeyError, TypeError, ValueError, UnicodeError) as error:  # a 200 that is no answer, or an HTML page
+        raise NotReady(f"gemini, {doing}: an answer that cannot be read ({type(error).__name__}).") from None

@@ -1,0 +1,159 @@
+"""Together AI: the codec of its request and result lines and of its jobs. Pure.
+
+Facts come from the provider's documentation and the SDK's source (together 3.1.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from batchgen.outcomes import Reason, Reply, Usage, short
+from batchgen.prompts import Prompt
+from batchgen.providers.base import Access, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.reading import as_object, count, load_row, unwrap
+
+NAME = "together"
+
+STATES: Mapping[str, JobState] = MappingProxyType(
+    {
+        "VALIDATING": JobState.PENDING,
+        "IN_PROGRESS": JobState.RUNNING,
+        "CANCELING": JobState.RUNNING,  # undocumented, one L; becomes CANCELLED after some 15 s
+        "CANCELLING": JobState.RUNNING,
+        "COMPLETED": JobState.SUCCEEDED,
+        "FAILED": JobState.FAILED,
+        "EXPIRED": JobState.EXPIRED,
+        "CANCELLED": JobState.CANCELLED,
+    }
+)
+FINISH: Mapping[str, Reason] = MappingProxyType(
+    {
+        "stop": Reason.ACCEPTED,
+        "eos": Reason.ACCEPTED,
+        "length": Reason.TRUNCATED,
+        "content_filter": Reason.BLOCKED_OUTPUT,
+    }
+)
+# Models that reason unless told not to: reasoning burns max_tokens and is billed as output.
+_REASONING = re.compile(r"^Qwen/Qwen3|gpt-oss|DeepSeek-V4|GLM-5", re.IGNORECASE)
+_PERMANENT_STATUS = frozenset({400, 404, 413, 422})
+
+
+def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
+    """One request line, without the line feed. `model` stands in every line: the job's own does not fill it in."""
+    body: dict[str, Any] = {
+        "model": parameters.model,
+        "messages": [
+            {"role": "system", "content": prompt.system},
+            *({"role": message.role, "content": message.text} for message in prompt.messages),
+        ],
+        "max_tokens": parameters.max_output_tokens,
+        "temperature": parameters.temperature,
+    }
+    if _REASONING.search(parameters.model):
+        body["reasoning"] = {"enabled": False}
+    if prompt.field:
+        schema = {"type": "object", "properties": {prompt.field: {"type": "string"}}, "required": [prompt.field]}
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.field, "schema": schema}}
+    return orjson.dumps({"custom_id": key, "body": body})
+
+
+def reply(raw: bytes, field: str) -> Reply:
+    """One line of an output or an error file, read by reason. `field`: the JSON field asked for, "" for text."""
+    row = load_row(raw)
+    if isinstance(row, Reply):
+        return row
+    key = row.get("custom_id")
+    key = key if isinstance(key, str) else ""
+    response = as_object(row.get("response"))
+    body = as_object(response.get("body"))
+    status = response.get("status_code")
+    trouble = row.get("error") or body.get("error")
+    failed = isinstance(status, int) and not 200 <= status < 300  # noqa: PLR2004 - HTTP's own classes
+    if trouble or failed:
+        return _failed_row(key, trouble, status)
+    if not body:
+        return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
+    return _completion(key, body, field)
+
+
+def _failed_row(key: str, error: Any, status: Any) -> Reply:
+    """The code in an error file is always batch_client_error, also for provider faults: only a status tells more."""
+    message = as_object(error).get("message") or error
+    reason = Reason.INVALID_REQUEST if status in _PERMANENT_STATUS else Reason.PROVIDER_ERROR
+    return Reply(key, reason, detail=short(f"HTTP {status}: {message}" if status else message))
+
+
+def _completion(key: str, body: dict[str, Any], field: str) -> Reply:
+    usage = _usage(as_object(body.get("usage")))
+    read = Reply(key, Reason.ACCEPTED, usage=usage, model=str(body.get("model") or ""))
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return read._replace(reason=Reason.EMPTY, detail="no choices")
+    choice = as_object(choices[0])
+    finish = str(choice.get("finish_reason") or "")
+    reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
+    if reason is not Reason.ACCEPTED:
+        return read._replace(reason=reason, detail=short(f"finish reason {finish or 'missing'}"))
+    message = as_object(choice.get("message"))
+    if message.get("refusal"):
+        return read._replace(reason=Reason.REFUSED, detail=short(message["refusal"]))
+    text = message.get("content")
+    if not isinstance(text, str) or not text.strip():
+        return read._replace(reason=Reason.EMPTY, detail="no text")
+    return unwrap(text, field, read) if field else read._replace(text=text)
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    """completion_tokens include reasoning_tokens, prompt_tokens include cached ones."""
+    details = as_object(usage.get("completion_tokens_details"))
+    return Usage(
+        input=count(usage.get("prompt_tokens")),
+        cached=count(usage.get("cached_tokens") or as_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        output=count(usage.get("completion_tokens")),
+        thoughts=count(usage.get("reasoning_tokens") or details.get("reasoning_tokens")),
+    )
+
+
+def job(raw: Any) -> Job:
+    """A job object of the wire as a Job; ids may be absent, null or the empty string."""
+    raw = as_object(raw)
+    status = str(raw.get("status") or "")
+    return Job(
+        remote_id=str(raw.get("id") or ""),
+        state=STATES.get(status.upper(), JobState.UNKNOWN),
+        raw_state=status,
+        label=str(raw.get("input_file_id") or ""),
+        output=str(raw.get("output_file_id") or ""),
+        errors=str(raw.get("error_file_id") or ""),
+        error=short(raw.get("error") or ""),
+        created_at=str(raw.get("created_at") or ""),
+    )
+
+
+def connect(access: Access) -> Remote:
+    """The calls, imported only here: the SDK takes a third of a second to load."""
+    from batchgen.providers.together_remote import TogetherRemote
+
+    return TogetherRemote(access)
+
+
+PROVIDER = Provider(
+    name=NAME,
+    key_variable="TOGETHER_API_KEY",
+    url_variable="TOGETHER_BASE_URL",
+    max_file_bytes=100_000_000,
+    max_line_bytes=10_000_000,
+    max_file_requests=50_000,
+    upload_lives_seconds=float("inf"),
+    found_by_name=False,
+    states=STATES,
+    line=line,
+    reply=reply,
+    connect=connect,
+)
