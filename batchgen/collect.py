@@ -1,0 +1,230 @@
+"""Batches in flight -> result files -> outcomes -> turns.
+
+A failed poll never changes a state. Only a 404 for a job's own address, asked with the key that made it, again and
+again over time, says that a job is lost. A terminal job is not a full job: every file it offers is read, in every
+terminal state, and every request is accounted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from batchgen.costs import Rate
+from batchgen.crash import crashpoint
+from batchgen.errors import BatchgenError, BatchLost, KeyRefused, NeedsPerson, NotReady, SetupError, StageStopped
+from batchgen.fetch import fetch
+from batchgen.outcomes import Reason, Reply, accept
+from batchgen.prompts import field_of
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import CreateRefused, Job, JobMissing, JobState, ModelGone, Provider
+from batchgen.providers.reading import read_lines
+from batchgen.providers.transport import speaks_of_model, speaks_of_quota
+from batchgen.session import Session, log
+from batchgen.store import Batch, Wait
+from batchgen.waits import pause
+
+LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each
+LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
+LOST_GRACES = 8
+STALE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
+PATIENCE_SECONDS = 6 * 3600.0  # for an unknown state, or for results that a finished job does not show
+
+
+def collect(session: Session) -> int:
+    """Poll every batch in flight and book what has ended. Returns the number of batches collected."""
+    collected = 0
+    in_flight = session.store.batches("in_flight")
+    for name in dict.fromkeys(batch.provider for batch in in_flight):
+        mine = [batch for batch in in_flight if batch.provider == name]
+        collected += _collect_provider(session, provider_row(name), mine)
+    return collected
+
+
+def _collect_provider(session: Session, provider: Provider, batches: Sequence[Batch]) -> int:
+    collected = 0
+    own = [batch for batch in batches if _readable(session, provider, batch)]
+    listed = _listed(session, provider, own)
+    for batch in own:
+        try:
+            collected += _visit(session, provider, batch, listed.get(batch.remote_id or ""))
+        except (KeyRefused, SetupError):
+            raise
+        except NotReady as error:
+            session.trouble(error)
+        except BatchgenError as error:
+            session.trouble(error)
+            if not isinstance(error, NeedsPerson):
+                break  # the provider is in trouble; asking for the next batch would only wait again
+    return collected
+
+
+def _readable(session: Session, provider: Provider, batch: Batch) -> bool:
+    """Whether this key may speak of this batch: another key's jobs answer 404, and that must not count."""
+    if batch.key_fingerprint == session.fingerprint(provider):
+        return True
+    session.trouble(
+        NeedsPerson(
+            f"{session.describe(batch)} was submitted with another key ({batch.key_fingerprint}); it is left alone.",
+            do=f"Run a tick with that key in {provider.key_variable} to collect it.",
+        )
+    )
+    return False
+
+
+def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> dict[str, Job]:
+    """Jobs by id from one listing, where that saves calls. What is absent is asked for by its own address."""
+    if len(batches) < LISTING_PAYS:
+        return {}
+    try:
+        return {job.remote_id: job for job in session.remote(provider).jobs()}
+    except (KeyRefused, SetupError):
+        raise
+    except (BatchgenError, CreateRefused, JobMissing) as error:
+        log.info("%s: no listing (%s); each batch is asked for", provider.name, error)
+        return {}
+
+
+def _visit(session: Session, provider: Provider, batch: Batch, job: Job | None) -> bool:
+    """Look at one batch; book it if it has ended. Returns whether it was collected."""
+    # A listing does not show results; the job's own address does.
+    if job is None or job.state.ended:
+        try:
+            job = session.remote(provider).get(batch.remote_id or "")
+        except JobMissing:
+            return _missing(session, batch)
+        except (CreateRefused, ModelGone) as error:
+            raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
+    batch = _note(session, batch, job)
+    if not job.state.ended:
+        return False
+    return _book(session, provider, batch, job)
+
+
+def _note(session: Session, batch: Batch, job: Job) -> Batch:
+    """What the provider says of a batch, written down when it is new; what is odd is said aloud."""
+    now = session.now()
+    started = batch.started_at or (now if job.state is not JobState.PENDING else None)
+    ended = batch.ended_at or (now if job.state.ended else None)
+    batch = session.store.update(
+        batch, remote_state=job.raw_state, started_at=started, ended_at=ended, missing=0, missing_since=None
+    )
+    age = now - (batch.submitted_at or now)
+    if job.state is JobState.UNKNOWN:
+        log.warning("%s: unknown state %r; it stays in flight", session.describe(batch), job.raw_state)
+        if age > PATIENCE_SECONDS:
+            session.trouble(
+                NeedsPerson(
+                    f"{session.describe(batch)}: the state {job.raw_state!r} is unknown, for {age / 3600:.0f} h now.",
+                    do="Look at the job in the provider's console.",
+                )
+            )
+    elif not job.state.ended and age > STALE_SECONDS:
+        log.warning("%s: in flight for %.0f h", session.describe(batch), age / 3600)
+    return batch
+
+
+def _missing(session: Session, batch: Batch) -> bool:
+    """A 404 for the job's own address: counted, and believed only after many over a long time."""
+    now = session.now()
+    since = min(batch.missing_since or now, now)
+    batch = session.store.update(batch, missing=batch.missing + 1, missing_since=since)
+    enough = LOST_GRACES * session.settings.batches.reconcile_grace_seconds
+    if batch.missing < LOST_ANSWERS or now - since < enough:
+        raise NotReady(
+            f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
+            do="The next tick asks again; nothing is given up yet.",
+        )
+    rows = session.store.held(batch.batch)
+    replies = [Reply(session.key(row.number, batch.step, batch.attempt), Reason.LOST) for row in rows]
+    _settle(session, batch, replies, Ending(Reason.LOST, "the provider lost the job", state="lost"))
+    session.trouble(
+        BatchLost(
+            f"{session.describe(batch)}: the provider has lost the job {batch.remote_id}; what it cost is unknown.",
+            do="Its conversations are ready again; the next tick submits them.",
+        )
+    )
+    return True
+
+
+def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> bool:
+    """Read whatever an ended job offers and settle every request of it."""
+    if job.state is JobState.SUCCEEDED and not (job.output or job.errors or job.inline):
+        waited = session.now() - (batch.ended_at or session.now())
+        kind = NeedsPerson if waited > PATIENCE_SECONDS else NotReady
+        raise kind(f"{session.describe(batch)}: finished, but without results.", do="The next tick looks again.")
+    rows = session.store.held(batch.batch)
+    keys = {session.key(row.number, batch.step, batch.attempt): row.number for row in rows}
+    try:
+        raw = fetch(session, session.remote(provider), batch, job, keys)
+    except CreateRefused as error:
+        raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick tries again.") from None
+    crashpoint("results_read")
+    field = field_of(batch.step.stage)
+    replies = [accept(batch.step.stage, provider.reply(line, field)) for line in read_lines(raw)]
+    _settle(session, batch, replies, _ending(session, batch, job, bool(replies)))
+    return True
+
+
+class Ending(NamedTuple):
+    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error."""
+
+    absent: Reason
+    why: str
+    state: str = "collected"
+    error: str | None = None
+
+
+_ABSENT = {
+    JobState.FAILED: (Reason.PROVIDER_ERROR, "the job failed: {error}"),
+    JobState.EXPIRED: (Reason.MISSING, "the job expired"),
+    JobState.CANCELLED: (Reason.CANCELLED, "the job was cancelled"),
+}
+
+
+def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
+    """What an ended job means for requests without a row. A job refused as a whole holds its model back."""
+    if job.state is JobState.FAILED and not has_rows:
+        scope = f"{batch.provider}/{batch.model}"
+        if speaks_of_model(job.error):
+            reason = f"{batch.provider} does not serve {batch.model}: {job.error}"
+            session.store.wait(Wait(scope, None, 1, reason))
+            do = f"Set another model in batchgen.toml: [{batch.provider}] models = [...]."
+            session.trouble(StageStopped(reason, do=do))
+            return Ending(Reason.NOT_SENT, reason, error=job.error)
+        if speaks_of_quota(job.error):
+            pause(session.store, scope, f"{batch.provider}: the job failed for a quota: {job.error}", session.now())
+            return Ending(Reason.NOT_SENT, job.error, error=job.error)
+    reason_absent, why = _ABSENT.get(job.state, (Reason.MISSING, "no line came back"))
+    return Ending(reason_absent, why.format(error=job.error or "no reason given"), error=job.error or None)
+
+
+def _settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: Ending) -> None:
+    """One transaction: texts, failures, tokens and money, and the end of the batch."""
+    from batchgen.merge import merge
+
+    keys = {session.key(row.number, batch.step, batch.attempt): row.number for row in session.store.held(batch.batch)}
+    merged = merge(keys, replies, ending.absent, ending.why)
+    rate: Rate | None = session.rate(batch.model)
+    usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in merged.usage.items()}
+    if merged.strangers or merged.keyless:
+        log.warning(
+            "%s: %d lines with keys that were never sent and %d without a key are left aside",
+            session.describe(batch),
+            len(merged.strangers),
+            merged.keyless,
+        )
+    session.store.settle(
+        batch,
+        merged.settled,
+        usages,
+        state=ending.state,
+        max_attempts=session.settings.batches.max_attempts,
+        collected_at=session.now(),
+        error=ending.error,
+    )
+    crashpoint("batch_settled")
+    done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
+    level = log.info if done else log.warning
+    reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
+    level("%s: %d of %d accepted (%s)", session.describe(batch), done, batch.requests, reasons)

@@ -1,0 +1,88 @@
+"""Results against requests, as an algebra of tables (polars). Pure.
+
+Answers are matched by key, never by position; every request sent has exactly one outcome afterwards, and rows that we
+never asked for are told apart instead of being dropped without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from batchgen.outcomes import Reason, Reply, Usage, one_per_key
+from batchgen.store import Settled
+
+SENT = pl.Schema({"number": pl.Int64, "key": pl.String})
+OUTCOMES = pl.Schema(
+    {"key": pl.String, "reason": pl.String, "text": pl.String, "detail": pl.String, "reply": pl.UInt32}
+)
+
+
+class Merged(NamedTuple):
+    """A result file against its request file.
+
+    `settled` has one entry for every request, in request order; `usage` maps a reason to (requests, tokens) and
+    includes what strangers cost; `strangers` are keys that this batch never sent; `keyless` counts lines without a key.
+    """
+
+    settled: list[Settled]
+    usage: Mapping[Reason, tuple[int, Usage]]
+    strangers: list[str]
+    keyless: int
+
+
+def sent(keys: Mapping[str, int]) -> pl.DataFrame:
+    """The requests of a batch: key -> conversation number, in file order."""
+    return pl.DataFrame({"number": list(keys.values()), "key": list(keys)}, schema=SENT)
+
+
+def outcomes(replies: Sequence[Reply]) -> pl.DataFrame:
+    """One row per reply; `reply` is its position in `replies`. Keys must be unique."""
+    columns = {
+        "key": [reply.key for reply in replies],
+        "reason": [str(reply.reason) for reply in replies],
+        "text": [reply.text for reply in replies],
+        "detail": [reply.detail for reply in replies],
+        "reply": range(len(replies)),
+    }
+    return pl.DataFrame(columns, schema=OUTCOMES)
+
+
+def settle(requests: pl.DataFrame, found: pl.DataFrame, absent: Reason, why: str) -> pl.DataFrame:
+    """One row per request sent, in its order; a request without an outcome is `absent`."""
+    joined = requests.join(found, on="key", how="left", validate="1:1", maintain_order="left")
+    return joined.with_columns(
+        pl.col("detail").fill_null(why), pl.col("reason").fill_null(str(absent)), pl.col("text").fill_null("")
+    )
+
+
+def merge(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why: str) -> Merged:
+    """Match `replies` (already judged) with the requests `keys`; what did not come back is `absent` because `why`."""
+    known = one_per_key([reply for reply in replies if reply.key])
+    kept = list(known.values())
+    requests, found = sent(keys), outcomes(kept)
+    table = settle(requests, found, absent, why)
+    strangers = found.join(requests, on="key", how="anti", maintain_order="left")
+    return Merged(
+        settled=[
+            Settled(number, Reason(reason), text, detail)
+            for number, reason, text, detail in table.select("number", "reason", "text", "detail").iter_rows()
+        ],
+        usage=_usage(table, strangers, kept),
+        strangers=strangers["key"].to_list(),
+        keyless=sum(not reply.key for reply in replies),
+    )
+
+
+def _usage(table: pl.DataFrame, strangers: pl.DataFrame, replies: Sequence[Reply]) -> dict[Reason, tuple[int, Usage]]:
+    """Requests and billed tokens by reason. A stranger's tokens are booked as superseded: paid, used by nobody."""
+    totals: dict[Reason, tuple[int, Usage]] = {}
+    rows = [*table.select("reason", "reply").iter_rows()]
+    rows += [(Reason.SUPERSEDED, position) for position in strangers["reply"]]
+    for reason, position in rows:
+        count, before = totals.get(Reason(reason), (0, Usage()))
+        used = replies[position].usage if position is not None else Usage()
+        totals[Reason(reason)] = (count + 1, Usage(*(a + b for a, b in zip(before, used, strict=True))))
+    return totals

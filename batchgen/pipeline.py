@@ -1,0 +1,86 @@
+"""One tick, and many: what `collect`, `collect --advance`, `--wait` and `run` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from batchgen.collect import collect
+from batchgen.dialogue import Step
+from batchgen.errors import NeedsPerson
+from batchgen.reconcile import reconcile
+from batchgen.rounds import refresh
+from batchgen.session import Session
+from batchgen.settings import is_loopback
+from batchgen.status import LIVE_STATES, status
+from batchgen.submit import submit
+
+FIRST_PAUSE_SECONDS = 1.0
+PAUSE_GROWTH = 1.5
+LONGEST_PAUSE_SECONDS = 30.0  # Together asks for 30 to 60 s between polls
+LONGEST_LOCAL_PAUSE_SECONDS = 2.0  # a service on this machine minds nothing
+
+
+class Tick(NamedTuple):
+    """What one tick did."""
+
+    collected: int
+    submitted: int
+    written: tuple[Path, ...]
+
+    @property
+    def moved(self) -> bool:
+        return bool(self.collected or self.submitted)
+
+
+def tick(session: Session, *, advance: bool) -> Tick:
+    """Settle unanswered creates, collect what has ended, write the files; with `advance` submit what is ready."""
+    try:
+        reconcile(session)
+        collected = collect(session)
+    finally:
+        written = refresh(session)
+    submitted = submit(session, session.steps()) if advance else 0
+    return Tick(collected, submitted, tuple(written))
+
+
+def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
+    """`submit`: unanswered creates first, because a name that was tried may exist."""
+    reconcile(session)
+    refresh(session)
+    return submit(session, wanted)
+
+
+def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]) -> None:
+    """Tick until nothing is in flight (with `advance`: until the dataset is finished). `show` is called after each.
+
+    What only a person can mend ends the wait as soon as nothing is in flight any more; it is in `session.troubles`.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        session.troubles.clear()
+        done = tick(session, advance=advance)
+        show()
+        if over(session, advance=advance):
+            return
+        pause = FIRST_PAUSE_SECONDS if done.moved else min(pause * PAUSE_GROWTH, longest_pause(session))
+        sleep(pause)
+
+
+def over(session: Session, *, advance: bool) -> bool:
+    """Whether waiting longer changes nothing."""
+    if session.store.batches(*LIVE_STATES):
+        return False
+    if not advance or any(isinstance(error, NeedsPerson) for error in session.troubles):
+        return True
+    return not any(session.store.ready_attempts(step) for step in session.steps())
+
+
+def longest_pause(session: Session) -> float:
+    local = all(is_loopback(session.environment.get(provider.url_variable)) for provider in session.providers())
+    return LONGEST_LOCAL_PAUSE_SECONDS if local else LONGEST_PAUSE_SECONDS
+
+
+def finished(session: Session) -> bool:
+    return bool(status(session.store, session.settings, session.now())["finished"])

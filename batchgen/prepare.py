@@ -1,0 +1,102 @@
+"""Single-turn triples -> round 1 of a new run."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from batchgen.dialogue import Turn
+from batchgen.errors import InputError, SetupError
+from batchgen.files import Layout
+from batchgen.rounds import refresh
+from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
+from batchgen.session import Session
+
+
+class Options(NamedTuple):
+    """What to take from where. `limit` None takes every row, in file order."""
+
+    source: str
+    limit: int | None
+    sample_seed: int
+    shuffle: bool
+
+
+class Prepared(NamedTuple):
+    """What `prepare` did; `report` is None when the root was prepared the same way before."""
+
+    conversations: int
+    source: Path
+    report: SeedReport | None
+
+
+def prepare(session: Session, options: Options) -> Prepared:
+    """Fill the root with round 1. Changes nothing when it holds the same input with the same options.
+
+    Raises SetupError when other input is given to a root that holds paid work, InputError for input that cannot be
+    read or has no usable row.
+    """
+    path = resolve(options.source)
+    identity = _identity(path, options)
+    if session.store.meta("prepared") == identity:
+        refresh(session)
+        return Prepared(session.conversations, path, None)
+    if session.store.paid():
+        raise SetupError(
+            f"{session.layout.root} already grows other seeds ({session.store.meta('source')}), and money was spent on"
+            " them. Nothing was changed.",
+            do="Start another root: batchgen --root NEW-DIR prepare --input ...",
+        )
+    _forget_unsent(session.layout, session)
+    report = SeedReport()
+    seeds = draw(
+        read_seeds(path, report), limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle
+    )
+    meta = {"prepared": identity, "source": options.source, "run": secrets.token_hex(4)}
+    count = session.store.replace_seeds(_turns(seeds), meta)
+    refresh(session)
+    return Prepared(count, path, report)
+
+
+def _identity(path: Path, options: Options) -> str:
+    """Equal for equal input and options: the file's content counts, not where it lies."""
+    try:
+        content = fingerprint(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.", do="Check --input.") from None
+    drawn = options.limit is not None and options.shuffle
+    return json.dumps([content, options.limit, options.sample_seed if drawn else None])
+
+
+def _turns(seeds: Iterator[tuple[str, str, str]]) -> Iterator[Turn]:
+    return (Turn(*seed) for seed in seeds)
+
+
+def _forget_unsent(layout: Layout, session: Session) -> None:
+    """Request files that were written but never sent belong to the seeds that are being replaced."""
+    for batch in session.store.batches():
+        with suppress(FileNotFoundError):
+            layout.requests(batch.step, batch.name).unlink()
+
+
+def describe(done: Prepared) -> tuple[dict[str, object], str]:
+    """(JSON value, text) of what `prepare` did: what was kept, what was left out, where and why."""
+    value: dict[str, object] = {"conversations": done.conversations, "source": str(done.source)}
+    if done.report is None:
+        return {
+            **value,
+            "unchanged": True,
+        }, f"{done.conversations} conversations are prepared already; nothing changed."
+    report = done.report
+    value |= {"read": report.read, "kept": report.kept, "left_out": dict(report.left_out)}
+    value["examples"] = {reason: list(lines) for reason, lines in report.examples.items()}
+    lines = [f"{done.conversations} conversations prepared from {done.source} ({report.read} rows read)."]
+    for reason, count in sorted(report.left_out.items()):
+        where = ", ".join(map(str, report.examples.get(reason, ())))
+        more = ", ..." if count > len(report.examples.get(reason, ())) else ""
+        lines.append(f"  left out: {count} {reason} (line {where}{more})")
+    return value, "\n".join(lines)

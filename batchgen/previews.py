@@ -1,0 +1,37 @@
+"""`submit --dry-run` for people and for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from batchgen.submit import Preview
+
+
+def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[str, Any], str]:
+    """(JSON value, text) of what a submit would send. An unknown price is said, never counted as nothing."""
+    known = [one.estimated_usd for one in previews if one.estimated_usd is not None]
+    value: dict[str, Any] = {
+        "batches": [_record(one) for one in previews],
+        "estimated_usd": sum(known) if len(known) == len(previews) else None,
+    }
+    lines = [_line(one) for one in previews]
+    if show_request:
+        lines += ["", *(f"first request: {one.first_request}" for one in previews)]
+    if not previews:
+        return value, "Nothing is ready; nothing would be sent."
+    total = "unknown" if value["estimated_usd"] is None else f"${value['estimated_usd']:.4f}"
+    return value, "\n".join([*lines, f"estimated: {total}. Nothing was sent (--dry-run)."])
+
+
+def _line(one: Preview) -> str:
+    price = "price unknown" if one.estimated_usd is None else f"about ${one.estimated_usd:.4f}"
+    return (
+        f"{one.step}: {one.requests} requests to {one.provider} {one.model}, {one.bytes} bytes,"
+        f" {one.input_tokens} input tokens, {price}"
+    )
+
+
+def _record(one: Preview) -> dict[str, Any]:
+    rest = {name: value for name, value in one._asdict().items() if name != "step"}
+    return {"round": one.step.round, "stage": one.step.stage, **rest}

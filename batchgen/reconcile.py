@@ -1,0 +1,113 @@
+"""Create calls that got no clear answer: look for the job, adopt it, or give up after the grace period.
+
+The protocol: a create is never repeated on suspicion. Only complete listings, read with the key that made the call, say
+that a job is not there; and only two of them, a third of the grace period apart, after the whole grace period, say that
+it never will be. A listing that fails half-way says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from batchgen.crash import crashpoint
+from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import Job, Provider, label
+from batchgen.session import Session, log
+from batchgen.store import Batch
+
+BLANKS = 2  # complete listings without the job
+
+
+def reconcile(session: Session) -> None:
+    """Settle every unanswered create call, as far as that is possible now. What stays open becomes a trouble."""
+    unanswered = sorted(session.store.batches("creating"), key=lambda batch: batch.provider)
+    for name, group in groupby(unanswered, key=lambda batch: batch.provider):
+        provider = provider_row(name)
+        mine = [batch for batch in group if _own(session, provider, batch)]
+        if not mine:
+            continue
+        try:
+            found = jobs_by_label(session.remote(provider).jobs())
+        except BatchgenError as error:
+            session.trouble(error)
+            continue
+        for batch in mine:
+            _settle(session, provider, batch, found)
+
+
+def jobs_by_label(jobs: Sequence[Job]) -> Mapping[str, list[Job]]:
+    """A provider's jobs by what they can be found by, the oldest first."""
+    found: dict[str, list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: job.created_at):
+        if job.label:
+            found.setdefault(job.label, []).append(job)
+    return found
+
+
+def _own(session: Session, provider: Provider, batch: Batch) -> bool:
+    if batch.key_fingerprint == session.fingerprint(provider):
+        return True
+    session.trouble(
+        NeedsPerson(
+            f"{session.describe(batch)}: its create call was made with another key ({batch.key_fingerprint}).",
+            do=f"Run a tick with that key in {provider.key_variable}.",
+        )
+    )
+    return False
+
+
+def _settle(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
+    matches = found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), [])
+    if matches:
+        adopt(session, provider, batch, matches)
+    else:
+        _not_there(session, batch)
+
+
+def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[Job]) -> Batch:
+    """Take the oldest matching job as the batch's own; cancel the others, which were bought by accident."""
+    oldest, *others = matches
+    log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
+    batch = session.store.update(
+        batch,
+        state="in_flight",
+        remote_id=oldest.remote_id,
+        submitted_at=batch.intent_at,
+        blanks=0,
+        first_blank_at=None,
+    )
+    crashpoint("adopted")
+    for job in others:
+        log.warning(
+            "%s: bought twice; the younger job %s is cancelled (up to $%.4f lost)",
+            session.describe(batch),
+            job.remote_id,
+            batch.reserved_usd or 0,
+        )
+        if not job.state.ended:
+            try:
+                session.remote(provider).cancel(job.remote_id)
+            except BatchgenError as error:
+                session.trouble(error)
+    return batch
+
+
+def _not_there(session: Session, batch: Batch) -> None:
+    now, grace = session.now(), session.settings.batches.reconcile_grace_seconds
+    first = batch.first_blank_at if batch.first_blank_at is not None else now
+    blanks = batch.blanks + 1
+    waited = now - (batch.intent_at or now)
+    if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
+        log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
+        session.store.release(batch, "abandoned", error="no job was found for an unanswered create call")
+        return
+    session.store.update(batch, blanks=min(blanks, BLANKS), first_blank_at=first)
+    session.trouble(
+        Ambiguous(
+            f"{session.describe(batch)}: the create call got no clear answer {max(waited, 0):.0f} s ago and no job is"
+            f" listed yet. It is looked for until {grace:.0f} s have passed.",
+            do="The next tick looks again. Nothing is bought twice meanwhile.",
+        )
+    )

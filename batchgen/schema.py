@@ -1,0 +1,95 @@
+"""The store's tables, as an append-only list of migrations.
+
+A text's `place` is `number * PLACES + position`: its conversation and its position in the dialogue in one integer, so
+that a dialogue lies together on disk, in order, and is read as one range.
+"""
+
+PLACES = 256
+
+MIGRATIONS: tuple[str, ...] = (
+    # What a run is: the options it was prepared with, its models, small facts that were learnt.
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    # One row a conversation. `at` is the position it is at. It is ready when no batch holds it and it has no reason;
+    # `reason` is why it was left behind. `attempt` counts request lines written for this step (it is part of the
+    # key and never falls), `strikes` the failures that count against max_attempts, `ceiling` doublings of the
+    # output ceiling. Moving on to the next position starts all three anew.
+    """CREATE TABLE conversations (
+        number INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        batch INTEGER REFERENCES batches,
+        attempt INTEGER NOT NULL DEFAULT 0,
+        strikes INTEGER NOT NULL DEFAULT 0,
+        ceiling INTEGER NOT NULL DEFAULT 0,
+        reason TEXT,
+        detail TEXT
+    ) STRICT""",
+    "CREATE INDEX ready ON conversations (at, attempt, number) WHERE batch IS NULL AND reason IS NULL",
+    "CREATE INDEX held ON conversations (batch, number) WHERE batch IS NOT NULL",
+    "CREATE INDEX left_behind ON conversations (at, number) WHERE reason IS NOT NULL",
+    # Accepted texts, write-once. `batch` is where a text came from, NULL for a seed's.
+    "CREATE TABLE texts (place INTEGER PRIMARY KEY, batch INTEGER REFERENCES batches, text TEXT NOT NULL) STRICT",
+    "CREATE INDEX provenance ON texts (batch, place) WHERE batch IS NOT NULL",
+    # The ledger: one row a request file. Times are seconds since 1970 UTC. `blanks` counts complete listings in
+    # which an unanswered create was not found, `missing` consecutive 404 answers for the job's own address.
+    """CREATE TABLE batches (
+        batch INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        position INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN
+            ('planned', 'uploaded', 'creating', 'in_flight', 'collected', 'refused', 'abandoned', 'lost')),
+        requests INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_ceiling INTEGER NOT NULL,
+        estimated_usd REAL,
+        reserved_usd REAL,
+        planned_at REAL NOT NULL,
+        key_fingerprint TEXT,
+        remote_file TEXT,
+        uploaded_at REAL,
+        intent_at REAL,
+        blanks INTEGER NOT NULL DEFAULT 0,
+        first_blank_at REAL,
+        remote_id TEXT,
+        submitted_at REAL,
+        remote_state TEXT,
+        started_at REAL,
+        missing INTEGER NOT NULL DEFAULT 0,
+        missing_since REAL,
+        ended_at REAL,
+        collected_at REAL,
+        error TEXT
+    ) STRICT""",
+    "CREATE INDEX by_state ON batches (state, batch)",
+    # What became of each batch's requests, by reason, with the tokens that were billed.
+    """CREATE TABLE outcomes (
+        batch INTEGER NOT NULL REFERENCES batches,
+        reason TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        thought_tokens INTEGER NOT NULL,
+        usd REAL,
+        PRIMARY KEY (batch, reason)
+    ) STRICT, WITHOUT ROWID""",
+    # Every request that failed, with its reason; accepted ones are known by their texts.
+    """CREATE TABLE failures (
+        batch INTEGER NOT NULL REFERENCES batches,
+        number INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        PRIMARY KEY (batch, number)
+    ) STRICT, WITHOUT ROWID""",
+    # Why nothing is submitted now: a quota's back-off per model ("gemini/MODEL", `until`), a halt until somebody
+    # decides (`until` NULL), or what a step's ready conversations wait for ("step/POSITION").
+    """CREATE TABLE waits (
+        scope TEXT PRIMARY KEY, until REAL, hits INTEGER NOT NULL, reason TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    # Derived files (a round's, the rejected list) that are older than the store.
+    "CREATE TABLE stale (file TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+)

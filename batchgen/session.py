@@ -1,0 +1,153 @@
+"""What every working command shares: the root's files, its store and settings, the clock, and the providers' calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from batchgen import clock
+from batchgen.costs import Rate, rate
+from batchgen.dialogue import STAGES, Stage, Step, conversation_id, request_key, steps
+from batchgen.errors import BatchgenError, Temporary, UnknownModel
+from batchgen.files import Layout
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
+from batchgen.settings import Settings, api_key
+from batchgen.store import Batch, Store
+
+log = logging.getLogger("batchgen")
+
+
+@dataclass(slots=True)
+class Session:
+    """One command at work on one root.
+
+    `troubles` collects what went wrong without stopping the rest: one provider's quota is not the other's.
+    """
+
+    layout: Layout
+    settings: Settings
+    store: Store
+    environment: Mapping[str, str]
+    troubles: list[BatchgenError] = field(default_factory=list)
+    _remotes: dict[str, Remote] = field(default_factory=dict)
+
+    def now(self) -> float:
+        """Seconds since 1970 UTC."""
+        return clock.now()
+
+    # ---- what the run is
+
+    @property
+    def run(self) -> str:
+        """The run's own mark, part of every key and batch name."""
+        return self.store.meta("run") or ""
+
+    @property
+    def conversations(self) -> int:
+        return int(self.store.meta("conversations") or 0)
+
+    def identity(self, number: int) -> str:
+        return conversation_id(number, int(self.store.meta("id_digits") or 0))
+
+    def steps(self) -> list[Step]:
+        return steps(self.settings.rounds)
+
+    def key(self, number: int, batch_step: Step, attempt: int) -> str:
+        return request_key(self.identity(number), batch_step, attempt, self.run)
+
+    # ---- providers
+
+    def provider(self, stage: Stage) -> Provider:
+        """Who writes `stage`, as configured."""
+        return provider_row(self.settings.stage(stage).provider)
+
+    def providers(self) -> list[Provider]:
+        """Every provider that a stage names, once."""
+        return list({(row := self.provider(stage)).name: row for stage in STAGES}.values())
+
+    def fingerprint(self, provider: Provider) -> str:
+        """Tells keys apart without telling the key: a job can only be read with the key that made it."""
+        key = api_key(dict(self.environment), provider.key_variable)
+        return sha256(key.encode()).hexdigest()[:8]
+
+    def remote(self, provider: Provider) -> Remote:
+        """The provider's calls, connected at first use. Raises KeyRefused."""
+        if provider.name not in self._remotes:
+            access = Access(
+                key=api_key(dict(self.environment), provider.key_variable),
+                url=self.environment.get(provider.url_variable) or None,
+                timeout_seconds=self.settings.batches.http_timeout_seconds,
+                api_version=self.settings.provider(provider.name).api_version,
+            )
+            self._remotes[provider.name] = provider.connect(access)
+        return self._remotes[provider.name]
+
+    def close(self) -> None:
+        for remote in self._remotes.values():
+            with suppress(Exception):
+                remote.close()
+        self._remotes.clear()
+        self.store.close()
+
+    def rate(self, model: str) -> Rate | None:
+        return rate(model, self.settings.prices)
+
+    # ---- models
+
+    def pinned(self, provider: Provider) -> str | None:
+        """The model this run was found to be served by, as long as the configuration still lists it."""
+        model = self.store.meta(f"model:{provider.name}")
+        return model if model in self.settings.provider(provider.name).models else None
+
+    def model(self, provider: Provider) -> str:
+        """The model that is or would be asked: the pinned one, else the first of the list."""
+        return self.pinned(provider) or self.settings.provider(provider.name).models[0]
+
+    def pin_models(self) -> None:
+        """Before anything is paid: the first model of each list that is really served, by a one-token call.
+
+        A listing is no proof at Together, and a batch for a model that left answers 201 before it fails. Raises
+        KeyRefused, UnknownModel, Temporary.
+        """
+        for provider in self.providers():
+            self.fingerprint(provider)
+        for provider in self.providers():
+            if self.pinned(provider) is None:
+                model = self._first_served(provider)
+                self.store.set_meta(f"model:{provider.name}", model)
+                log.info("%s: %s is pinned for this run", provider.name, model)
+
+    def _first_served(self, provider: Provider) -> str:
+        models = self.settings.provider(provider.name).models
+        for model in models:
+            try:
+                self.remote(provider).probe(model)
+            except ModelGone as error:
+                log.warning("%s does not serve %s: %s", provider.name, model, error)
+                continue
+            except (CreateRefused, JobMissing) as error:
+                # A no that does not speak of the model (an endpoint without this call) proves nothing against it.
+                log.warning("%s: whether %s is served could not be asked: %s", provider.name, model, error)
+            return model
+        raise UnknownModel(
+            f"{provider.name} serves none of: {', '.join(models)}.",
+            do=f"Name one that is served in batchgen.toml: [{provider.name}] models = [...].",
+        )
+
+    # ---- troubles
+
+    def trouble(self, error: BatchgenError) -> None:
+        """Note what went wrong; the rest of the command goes on."""
+        if str(error) not in map(str, self.troubles):
+            self.troubles.append(error)
+
+    def worst(self) -> BatchgenError | None:
+        """The trouble whose exit status the command leaves: what a person must do before what passes by itself."""
+        return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
+
+    def describe(self, batch: Batch) -> str:
+        return f"{batch.name} ({batch.step}, {batch.requests} requests, {batch.provider})"

@@ -1,0 +1,143 @@
+"""Where every conversation and every batch is. Reads the store only, and of it only totals: never a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from batchgen.dialogue import Step, steps
+from batchgen.settings import Settings
+from batchgen.store import Batch, Store
+
+LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")
+FLYING = ("creating", "in_flight")  # money may be owed for these
+
+
+def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any]:
+    """The answer of `status --json` (CONTRACT.md); `store` None is a root that was never prepared."""
+    wanted = steps(settings.rounds)
+    if store is None:
+        return _answer(0, settings, [_step(step, 0, 0, 0, 0) for step in wanted], [], (0.0, 0.0, 0.0), {}, {})
+    total = int(store.meta("conversations") or 0)
+    by_state, accepted, rejected = store.totals()
+    rows, entered = [], total
+    for step in wanted:
+        at = step.position
+        flying = sum(by_state.get((at, state), 0) for state in FLYING)
+        done, left = accepted.get(at, 0), rejected.get(at, 0)
+        rows.append(_step(step, entered - flying - done - left, flying, done, left))
+        entered = done
+    batches = [_batch(batch, now) for batch in store.batches()]
+    pinned = {name: store.meta(f"model:{name}") for name in ("gemini", "together")}
+    waits = {wait.scope: wait.reason for wait in store.waits().values()}
+    return _answer(total, settings, rows, batches, store.money(), pinned, waits)
+
+
+def _step(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> dict[str, Any]:
+    return {
+        "round": step.round,
+        "stage": str(step.stage),
+        "ready": ready,
+        "in_flight": in_flight,
+        "done": done,
+        "rejected": rejected,
+    }
+
+
+def _batch(batch: Batch, now: float) -> dict[str, Any]:
+    since = batch.submitted_at or batch.intent_at or batch.planned_at
+    return {
+        "batch": batch.name,
+        "round": batch.step.round,
+        "stage": str(batch.step.stage),
+        "provider": batch.provider,
+        "model": batch.model,
+        "attempt": batch.attempt,
+        "state": batch.state,
+        "remote_state": batch.remote_state,
+        "remote_id": batch.remote_id,
+        "requests": batch.requests,
+        "submitted_at": timestamp(batch.submitted_at),
+        "age_seconds": max(round(now - since), 0),  # a clock may have jumped back
+    }
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Seconds since 1970 as RFC 3339 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
+    total: int,
+    settings: Settings,
+    rows: list[dict[str, Any]],
+    batches: list[dict[str, Any]],
+    money: tuple[float, float, float],
+    pinned: Mapping[str, str | None],
+    waits: Mapping[str, str],
+) -> dict[str, Any]:
+    complete = rows[-1]["done"]
+    rejected = sum(row["rejected"] for row in rows)
+    return {
+        "conversations": total,
+        "rounds": settings.rounds,
+        "finished": bool(total) and complete + rejected == total,
+        "complete": complete,
+        "rejected": rejected,
+        "models": {name: pinned.get(name) for name in ("gemini", "together")},
+        "steps": rows,
+        "batches": batches,
+        "waiting": [{"for": _scope_name(scope), "reason": reason} for scope, reason in waits.items()],
+        "cost": {
+            "estimated_usd": round(money[0], 6),
+            "reserved_usd": round(money[1], 6),
+            "spent_usd": round(money[2], 6),
+        },
+    }
+
+
+def _scope_name(scope: str) -> str:
+    """A wait's scope in words: a step for "step/5" and "halt/5", a model otherwise."""
+    kind, _, rest = scope.partition("/")
+    return str(Step.at(int(rest))) if kind in ("step", "halt") else rest
+
+
+def as_text(answer: Mapping[str, Any]) -> str:
+    """`status` for people, as plain text."""
+    if not answer["conversations"]:
+        return "Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K"
+    lines = [
+        f"{answer['complete']} of {answer['conversations']} conversations have {answer['rounds']} rounds,"
+        f" {answer['rejected']} were left behind" + (": finished." if answer["finished"] else "."),
+        "",
+        f"{'step':<20}{'ready':>8}{'in flight':>11}{'done':>8}{'rejected':>10}",
+    ]
+    for row in answer["steps"]:
+        name = f"round {row['round']} {row['stage']}"
+        lines.append(f"{name:<20}{row['ready']:>8}{row['in_flight']:>11}{row['done']:>8}{row['rejected']:>10}")
+    live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
+    lines += ["", "batches in flight:"] if live else []
+    for batch in live:
+        lines.append(
+            f"  {batch['batch']}  {batch['requests']} requests  {batch['provider']}"
+            f"  {batch['remote_state'] or batch['state']}  {duration(batch['age_seconds'])}"
+        )
+    lines += [f"waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]
+    cost = answer["cost"]
+    lines += [
+        "",
+        (
+            f"spent ${cost['spent_usd']:.4f}, reserved ${cost['reserved_usd']:.4f} for what is in flight"
+            f" (estimated ${cost['estimated_usd']:.4f} for everything submitted so far)"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it: 40 s, 12 min, 3.5 h, 2.1 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if size > 60 else f"{seconds / size:.0f} {unit}"  # noqa: PLR2004
+    return f"{seconds:.0f} s"

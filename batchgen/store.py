@@ -1,0 +1,494 @@
+"""The SQLite file, the only truth of a run: conversations and texts, batches and money.
+
+Journal mode DELETE with synchronous=FULL: the last commit may be the id of a paid job, and a finished run read again
+leaves no trace on disk (WAL would create and remove files beside the store). No network call happens inside a
+transaction. Every query is a named constant, so that a test can hold each to its index.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from batchgen.crash import crashpoint
+from batchgen.dialogue import ID_DIGITS, STAGES, Conversation, Step, Turn
+from batchgen.errors import NeedsPerson, SetupError, Temporary
+from batchgen.outcomes import POLICY, Reason, Usage
+from batchgen.schema import MIGRATIONS, PLACES
+
+BUSY_SECONDS = 60.0
+FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
+
+
+class Batch(NamedTuple):
+    """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown)."""
+
+    batch: int
+    name: str
+    position: int
+    attempt: int
+    provider: str
+    model: str
+    state: str
+    requests: int
+    bytes: int
+    sha256: str
+    input_tokens: int
+    output_ceiling: int
+    estimated_usd: float | None
+    reserved_usd: float | None
+    planned_at: float
+    key_fingerprint: str | None
+    remote_file: str | None
+    uploaded_at: float | None
+    intent_at: float | None
+    blanks: int
+    first_blank_at: float | None
+    remote_id: str | None
+    submitted_at: float | None
+    remote_state: str | None
+    started_at: float | None
+    missing: int
+    missing_since: float | None
+    ended_at: float | None
+    collected_at: float | None
+    error: str | None
+
+    @property
+    def step(self) -> Step:
+        return Step.at(self.position)
+
+
+class Plan(NamedTuple):
+    """A batch about to enter the ledger: its file is durable, nothing was sent."""
+
+    name: str
+    position: int
+    attempt: int
+    provider: str
+    model: str
+    requests: int
+    bytes: int
+    sha256: str
+    input_tokens: int
+    output_ceiling: int
+    estimated_usd: float | None
+    reserved_usd: float | None
+    planned_at: float
+
+
+class Row(NamedTuple):
+    """A conversation as the scheduler sees it."""
+
+    number: int
+    at: int
+    attempt: int
+    strikes: int
+    ceiling: int
+
+
+class Settled(NamedTuple):
+    """What became of one conversation's request."""
+
+    number: int
+    reason: Reason
+    text: str
+    detail: str
+
+
+class Wait(NamedTuple):
+    """Why something is not submitted now; `until` None waits for a person."""
+
+    scope: str
+    until: float | None
+    hits: int
+    reason: str
+
+
+_BATCH_COLUMNS = ", ".join(Batch._fields)
+
+READY_ATTEMPTS = "SELECT DISTINCT attempt FROM conversations WHERE batch IS NULL AND reason IS NULL AND at = :at"
+READY = """SELECT number, at, attempt, strikes, ceiling FROM conversations
+    WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt = :attempt AND number > :after
+    ORDER BY number LIMIT :limit"""
+HELD = """SELECT number, at, attempt, strikes, ceiling FROM conversations
+    WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
+TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
+TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
+LIVE = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
+ALL_BATCHES = f"SELECT {_BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
+BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
+ACCEPTED = """SELECT b.position, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
+    WHERE o.reason = 'accepted' GROUP BY b.position"""
+REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
+LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations
+    WHERE reason IS NOT NULL ORDER BY number"""
+ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
+    WHERE state IN ('uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
+MONEY = """SELECT coalesce(sum(estimated_usd), 0),
+    coalesce(sum(CASE WHEN state IN ('creating', 'in_flight', 'lost') THEN reserved_usd END), 0) FROM batches"""
+SPENT = "SELECT coalesce(sum(usd), 0) FROM outcomes"
+STALE = "SELECT file FROM stale ORDER BY file"
+WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"
+
+
+class Store:
+    """An open store. Writers hold the root's lock; `status` reads beside them."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    # ---- opening
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Open or create the store for writing. Raises NeedsPerson for a store of a newer program."""
+        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute(
+            "PRAGMA cache_size = -65536"
+        )  # a batch's transaction fits, so readers wait for its commit only
+        store = cls(database)
+        store._migrate()
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Store | None:
+        """Open the store for reading beside a writer, or None when there is none yet."""
+        if not path.exists():
+            return None
+        address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            database.close()
+            return None
+        return cls(database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _migrate(self) -> None:
+        (done,) = self._database.execute("PRAGMA user_version").fetchone()
+        if done > len(MIGRATIONS):
+            raise NeedsPerson(f"This store has version {done}.", do="Use the batchgen that wrote it, or a newer one.")
+        if done == len(MIGRATIONS):
+            return
+        with self.transaction():
+            for statement in MIGRATIONS[done:]:
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing of it, durable at the end."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            crashpoint("store_before_commit")
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    # ---- what a run is
+
+    def meta(self, key: str) -> str | None:
+        row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Learn a fact; one write only when it is new."""
+        if self.meta(key) != value:
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def replace_seeds(self, seeds: Iterable[Turn], meta: Mapping[str, str]) -> int:
+        """Fill an unpaid store with round 1, in place of whatever it held. Returns the number of conversations."""
+        with self.transaction():
+            for table in ("failures", "outcomes", "texts", "conversations", "batches", "waits", "stale", "meta"):
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names from this line
+            number = 0
+            for number, seed in enumerate(seeds, start=1):
+                self._database.execute("INSERT INTO conversations (number, at) VALUES (?, ?)", (number, FIRST_POSITION))
+                places = range(number * PLACES, number * PLACES + len(STAGES))
+                self._database.executemany(
+                    "INSERT INTO texts (place, text) VALUES (?, ?)", zip(places, seed, strict=True)
+                )
+            facts = {**meta, "conversations": str(number), "id_digits": str(max(ID_DIGITS, len(str(number))))}
+            self._database.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
+            self._mark_stale("round1", "rejected")
+        return number
+
+    def paid(self) -> bool:
+        """Whether a create call was ever intended: from then on the store holds what money bought."""
+        return (
+            self._database.execute("SELECT 1 FROM batches WHERE intent_at IS NOT NULL LIMIT 1").fetchone() is not None
+        )
+
+    # ---- conversations
+
+    def ready_attempts(self, step: Step) -> list[int]:
+        """The attempt numbers that conversations ready for `step` have behind them."""
+        return [attempt for (attempt,) in self._database.execute(READY_ATTEMPTS, {"at": step.position})]
+
+    def ready(self, step: Step, attempt: int, *, after: int, limit: int) -> list[Row]:
+        """The next conversations ready for `step`, in seed order."""
+        query = {"at": step.position, "attempt": attempt, "after": after, "limit": limit}
+        return [Row(*row) for row in self._database.execute(READY, query)]
+
+    def held(self, batch: int) -> list[Row]:
+        """The conversations that a live batch holds, in seed order."""
+        return [Row(*row) for row in self._database.execute(HELD, {"batch": batch})]
+
+    def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
+        """The dialogues of `numbers`, which ascend, with every text accepted so far."""
+        for number in numbers:
+            query = {"first": number * PLACES, "last": number * PLACES + PLACES - 1}
+            texts = [text for _, text in self._database.execute(TEXTS, query)]
+            yield Conversation(number, tuple(turns(texts)))
+
+    def dialogues(self, positions: int) -> Iterator[Conversation]:
+        """Every dialogue that has at least `positions` texts, cut to them, in seed order, one at a time."""
+        number, texts = 0, list[str]()
+        for place, text in self._database.execute(TEXTS, {"first": 0, "last": 2**62}):
+            if place // PLACES != number:
+                number, texts = place // PLACES, []
+            texts.append(text)
+            if len(texts) == positions:
+                yield Conversation(number, tuple(turns(texts)))
+
+    def texts_of(self, batch: Batch) -> Iterator[tuple[int, str]]:
+        """(number, text) of every text that came from `batch`."""
+        for place, text in self._database.execute(TEXTS_OF, {"batch": batch.batch}):
+            yield place // PLACES, text
+
+    def left_behind(self) -> Iterator[tuple[int, Step, str, str, int]]:
+        """(number, step, reason, detail, attempts) of every rejected conversation, in seed order."""
+        for number, at, reason, detail, attempts in self._database.execute(LEFT_BEHIND):
+            yield number, Step.at(at), reason, detail or "", attempts
+
+    # ---- the ledger
+
+    def plan(self, plan: Plan, rows: Sequence[Row]) -> Batch:
+        """Enter a batch whose file is durable, and give it its conversations."""
+        with self.transaction():
+            marks = ", ".join("?" * len(plan))
+            cursor = self._database.execute(
+                f"INSERT INTO batches ({', '.join(plan._fields)}, state) VALUES ({marks}, 'planned')",  # noqa: S608
+                plan,
+            )
+            batch = cursor.lastrowid
+            claimed = self._database.executemany(
+                "UPDATE conversations SET batch = ?, attempt = ? WHERE number = ? AND at = ? AND batch IS NULL",
+                [(batch, plan.attempt, row.number, row.at) for row in rows],
+            )
+            if claimed.rowcount != len(rows):
+                raise AssertionError("a conversation was to be bought twice")
+        return self.batch(int(batch or 0))
+
+    def next_batch(self) -> int:
+        """The number the next batch will have."""
+        (last,) = self._database.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
+        return int(last) + 1
+
+    def batch(self, batch: int) -> Batch:
+        row = self._database.execute(
+            f"SELECT {_BATCH_COLUMNS} FROM batches WHERE batch = ?",  # noqa: S608 - column names only
+            (batch,),
+        ).fetchone()
+        return Batch(*row)
+
+    def batches(self, *states: str) -> list[Batch]:
+        """The batches in any of `states` (none named: all), in the order they were planned."""
+        if not states:
+            return [Batch(*row) for row in self._database.execute(ALL_BATCHES)]
+        found = [Batch(*row) for state in states for row in self._database.execute(LIVE, {"state": state})]
+        return sorted(found)
+
+    def update(self, batch: Batch, **changes: float | str | None) -> Batch:
+        """Change a batch's row, durably, and return it. Nothing is written when nothing changes."""
+        before = batch._asdict()
+        changes = {name: value for name, value in changes.items() if before[name] != value}
+        if changes:
+            assignments = ", ".join(f"{name} = :{name}" for name in changes)
+            self._database.execute(
+                f"UPDATE batches SET {assignments} WHERE batch = :batch",  # noqa: S608 - field names of Batch
+                {**changes, "batch": batch.batch},
+            )
+        return batch._replace(**changes)  # type: ignore[arg-type] # names were checked against the fields above
+
+    def release(self, batch: Batch, state: str, *, error: str, refused: Mapping[int, str] | None = None) -> None:
+        """A batch that bought nothing: its conversations are ready again, but for the `refused` (number -> why)."""
+        refused = refused or {}
+        with self.transaction():
+            self.update(batch, state=state, error=error)
+            rows = self.held(batch.batch)
+            self._fail(
+                batch,
+                [
+                    (row, Reason.INVALID_REQUEST, refused[row.number])
+                    if row.number in refused
+                    else (row, Reason.NOT_SENT, "")
+                    for row in rows
+                ],
+                max_attempts=1,
+            )
+
+    def reject(self, row: Row, reason: Reason, detail: str) -> None:
+        """Leave a conversation behind that can never be asked for."""
+        with self.transaction():
+            self._database.execute(
+                "UPDATE conversations SET reason = ?, detail = ?, strikes = strikes + 1 WHERE number = ? AND at = ?",
+                (reason, detail, row.number, row.at),
+            )
+            self._mark_stale("rejected")
+
+    def settle(
+        self,
+        batch: Batch,
+        settled: Sequence[Settled],
+        usages: Mapping[Reason, tuple[int, Usage, float | None]],
+        *,
+        state: str = "collected",
+        max_attempts: int,
+        **changes: float | str | None,
+    ) -> None:
+        """Book a whole result file: texts, failures, tokens and money, and the batch's end, or nothing of it.
+
+        `settled` has one entry for every conversation the batch holds; `usages` maps a reason to (requests, tokens,
+        USD).
+        """
+        rows = {row.number: row for row in self.held(batch.batch)}
+        accepted = [one for one in settled if one.reason is Reason.ACCEPTED]
+        failed = [(rows[one.number], one.reason, one.detail) for one in settled if one.reason is not Reason.ACCEPTED]
+        with self.transaction():
+            self._advance(batch, accepted)
+            self._fail(batch, failed, max_attempts=max_attempts)
+            self._database.executemany(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(batch.batch, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
+            )
+            self.update(batch, state=state, **changes)
+
+    def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:
+        self._database.executemany(
+            "INSERT INTO texts VALUES (?, ?, ?)",
+            [(one.number * PLACES + batch.position, batch.batch, one.text) for one in accepted],
+        )
+        moved = self._database.executemany(
+            "UPDATE conversations SET at = ?, batch = NULL, attempt = 0, strikes = 0, ceiling = 0"
+            " WHERE number = ? AND batch = ?",
+            [(batch.position + 1, one.number, batch.batch) for one in accepted],
+        )
+        if accepted and moved.rowcount != len(accepted):
+            raise AssertionError("a text was accepted for a conversation that its batch does not hold")
+        if accepted and batch.step.stage is STAGES[-1]:
+            self._mark_stale(f"round{batch.step.round}")
+
+    def _fail(self, batch: Batch, failed: Sequence[tuple[Row, Reason, str]], *, max_attempts: int) -> None:
+        changes = []
+        for row, reason, detail in failed:
+            verdict = POLICY[reason]
+            strikes = row.strikes + verdict.counts
+            final = not verdict.again or (strikes >= max_attempts and verdict.counts)
+            why = (reason, detail) if final else (None, None)
+            changes.append((strikes, row.ceiling + verdict.larger, *why, row.number, batch.batch))
+        self._database.executemany(
+            "UPDATE conversations SET batch = NULL, strikes = ?, ceiling = ?, reason = ?, detail = ?"
+            " WHERE number = ? AND batch = ?",
+            changes,
+        )
+        self._database.executemany(
+            "INSERT INTO failures VALUES (?, ?, ?, ?)",
+            [(batch.batch, row.number, reason, detail) for row, reason, detail in failed],
+        )
+        if any(change[2] for change in changes):
+            self._mark_stale("rejected")
+
+    def make_ready(self, step: Step | None, stage_positions: Sequence[int], reason: str | None) -> int:
+        """Make rejected conversations ready again, with all their attempts before them. Returns how many."""
+        positions = [step.position] if step else list(stage_positions)
+        changed = 0
+        with self.transaction():
+            for position in positions:
+                changed += self._database.execute(
+                    "UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0"
+                    " WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)",
+                    {"at": position, "reason": reason},
+                ).rowcount
+            if changed:
+                self._mark_stale("rejected")
+        return changed
+
+    # ---- quotas and money
+
+    def enqueued(self, provider: str, model: str) -> tuple[int, int]:
+        """(batches, estimated input tokens) that are or may be at the provider now, for one model."""
+        batches, tokens = self._database.execute(ENQUEUED, {"provider": provider, "model": model}).fetchone()
+        return batches, tokens
+
+    def money(self) -> tuple[float, float, float]:
+        """(estimated, reserved, spent) in USD: of all batches, of those in flight, as really billed."""
+        estimated, reserved = self._database.execute(MONEY).fetchone()
+        (spent,) = self._database.execute(SPENT).fetchone()
+        return float(estimated), float(reserved), float(spent)
+
+    def waits(self) -> dict[str, Wait]:
+        """What is held back and why, by scope."""
+        return {row[0]: Wait(*row) for row in self._database.execute(WAITS)}
+
+    def wait(self, wait: Wait) -> None:
+        if self.waits().get(wait.scope) != wait:
+            self._database.execute("INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?)", wait)
+
+    def end_wait(self, scope: str) -> None:
+        if scope in self.waits():
+            self._database.execute("DELETE FROM waits WHERE scope = ?", (scope,))
+
+    # ---- totals
+
+    def totals(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
+        """Requests by (position, batch state), accepted texts by position, rejected conversations by position."""
+        by_state = {
+            (position, state): requests for position, state, _, requests in self._database.execute(BATCH_TOTALS)
+        }
+        return by_state, dict(self._database.execute(ACCEPTED)), dict(self._database.execute(REJECTED))
+
+    # ---- derived files
+
+    def stale(self) -> list[str]:
+        """Derived files that are older than the store."""
+        return [file for (file,) in self._database.execute(STALE)]
+
+    def fresh(self, file: str) -> None:
+        self._database.execute("DELETE FROM stale WHERE file = ?", (file,))
+
+    def _mark_stale(self, *files: str) -> None:
+        self._database.executemany("INSERT OR IGNORE INTO stale VALUES (?)", [(file,) for file in files])
+
+
+def turns(texts: Sequence[str]) -> Iterator[Turn]:
+    """Consecutive texts of a dialogue as turns; the last one may lack its end."""
+    for start in range(0, len(texts), len(STAGES)):
+        yield Turn(*texts[start : start + len(STAGES)])
+
+
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """SQLite's own failures as errors for people."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        message = str(error)
+        if "locked" in message or "full" in message or "I/O" in message:
+            raise Temporary(
+                f"{path}: {message}.", do="Make space if the disk is full; the next tick goes on."
+            ) from None
+        raise SetupError(f"{path}: {message}.", do="Check that ROOT can be written to.") from None
+    except sqlite3.DatabaseError as error:
+        raise NeedsPerson(f"{path}: {error}.", do="Put back a copy of the store.") from None

@@ -1,0 +1,381 @@
+"""Ready conversations -> request files -> batches in flight.
+
+The order of the submission protocol: request file durable, upload, intent durable, exactly one create call, id durable.
+Each boundary is a crash point; what a kill leaves behind is picked up here or in `reconcile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from batchgen import build
+from batchgen.build import Shard
+from batchgen.crash import crashpoint
+from batchgen.dialogue import Step
+from batchgen.errors import (
+    Ambiguous,
+    BatchgenError,
+    BudgetReached,
+    KeyRefused,
+    NotReady,
+    QuotaReached,
+    SetupError,
+    StageStopped,
+    Temporary,
+)
+from batchgen.files import hash_file, write_durably
+from batchgen.outcomes import Reason
+from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
+from batchgen.reconcile import adopt, jobs_by_label
+from batchgen.session import Session, log
+from batchgen.store import Batch, Plan, Wait
+from batchgen.waits import in_force, pause
+
+
+class _Stop(Exception):
+    """Nothing more of this model can be submitted in this command; the trouble is noted."""
+
+
+def submit(session: Session, steps: Sequence[Step]) -> int:
+    """Submit every conversation that is ready for one of `steps`. Returns the number of batches created.
+
+    What cannot go now waits: troubles are noted in the session, and the other provider goes on.
+    """
+    halted: set[str] = set()
+    sent = _resume(session, steps, halted)
+    for step in steps:
+        attempts = session.store.ready_attempts(step)
+        if not attempts:
+            session.store.end_wait(_scope(step))
+            continue
+        session.pin_models()
+        for tried in attempts:
+            sent += _submit_step(session, step, tried, halted)
+    return sent
+
+
+def _resume(session: Session, steps: Sequence[Step], halted: set[str]) -> int:
+    """Batches whose file was written in an earlier command and that were not created yet."""
+    sent = 0
+    for batch in session.store.batches("planned", "uploaded"):
+        if batch.step in steps:
+            sent += _guarded(session, batch, halted)
+    return sent
+
+
+def _submit_step(session: Session, step: Step, tried: int, halted: set[str]) -> int:
+    sent = 0
+    while shard := build.shard(session, step, tried):
+        for row in shard.too_large:
+            session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
+        if not shard.rows:
+            continue
+        if not _admitted(session, shard, halted):
+            break
+        batch = _plan(session, shard)
+        if not _guarded(session, batch, halted):
+            break
+        session.store.end_wait(_scope(step))
+        sent += 1
+    return sent
+
+
+def _guarded(session: Session, batch: Batch, halted: set[str]) -> bool:
+    """Send one batch; a failure is noted and, where it concerns the model, stops that model for this command."""
+    scope = f"{batch.provider}/{batch.model}"
+    if scope in halted or _held_back(session, scope, batch.step):
+        return False
+    try:
+        _send(session, batch)
+    except _Stop:
+        halted.add(scope)
+        return False
+    except (KeyRefused, SetupError):
+        raise
+    except BatchgenError as error:
+        session.trouble(error)
+        if not isinstance(error, NotReady):
+            halted.add(scope)
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- admission
+
+
+def _scope(step: Step) -> str:
+    return f"step/{step.position}"
+
+
+def _held_back(session: Session, scope: str, step: Step) -> bool:
+    """Whether a quota's back-off or a halt forbids creating batches of this model or step now."""
+    waits = session.store.waits()
+    for wait in (waits.get(scope), waits.get(f"halt/{step.position}")):
+        if wait is None or not in_force(wait, session.now()):
+            continue
+        if wait.until is None:
+            session.trouble(StageStopped(wait.reason, do="Mend the cause, then: batchgen retry"))
+        else:
+            session.trouble(Temporary(wait.reason, do="What was not submitted waits; a later tick goes on."))
+        return True
+    return False
+
+
+def _admitted(session: Session, shard: Shard, halted: set[str]) -> bool:
+    """Whether `shard` may go now; why not is recorded for `status`."""
+    provider = session.provider(shard.step.stage)
+    model = session.model(provider)
+    scope = f"{provider.name}/{model}"
+    if scope in halted or _held_back(session, scope, shard.step):
+        return False
+    bounds = session.settings.provider(provider.name)
+    batches, tokens = session.store.enqueued(provider.name, model)
+    reason = ""
+    if batches >= bounds.concurrent_batches:
+        reason = f"{batches} batches are in flight at {provider.name}; concurrent_batches allows no more"
+    elif batches and tokens + shard.input_tokens > bounds.enqueued_tokens:
+        reason = (
+            f"{tokens} tokens are enqueued at {provider.name} and the next batch has {shard.input_tokens};"
+            f" enqueued_tokens allows {bounds.enqueued_tokens}"
+        )
+    elif not _affordable(session, shard):
+        reason = f"max_usd = {session.settings.max_usd:g} would be passed"
+    if reason:
+        session.store.wait(Wait(_scope(shard.step), None, 0, reason))
+        log.info("%s waits: %s", shard.step, reason)
+    return not reason
+
+
+def _affordable(session: Session, shard: Shard) -> bool:
+    cap = session.settings.max_usd
+    if not cap:
+        return True
+    _, reserved, spent = session.store.money()
+    if shard.reserved_usd is not None and spent + reserved + shard.reserved_usd <= cap:
+        return True
+    need = "an unknown price" if shard.reserved_usd is None else f"up to ${shard.reserved_usd:.4f}"
+    session.trouble(
+        BudgetReached(
+            f"{shard.step}: the next batch costs {need}; ${max(cap - spent - reserved, 0):.4f} of max_usd ="
+            f" {cap:g} is left (spent ${spent:.4f}, reserved ${reserved:.4f}). It was not sent.",
+            do="Raise max_usd in batchgen.toml, or let what is in flight come back first.",
+        )
+    )
+    return False
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+def _plan(session: Session, shard: Shard) -> Batch:
+    """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to."""
+    provider = session.provider(shard.step.stage)
+    number = session.store.next_batch()
+    name = f"{session.run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}"
+    written = write_durably(session.layout.requests(shard.step, name), shard.lines)
+    crashpoint("request_file_written")
+    plan = Plan(
+        name=name,
+        position=shard.step.position,
+        attempt=shard.attempt,
+        provider=provider.name,
+        model=session.model(provider),
+        requests=len(shard.rows),
+        bytes=written.size,
+        sha256=written.sha256,
+        input_tokens=shard.input_tokens,
+        output_ceiling=shard.output_ceiling,
+        estimated_usd=shard.estimated_usd,
+        reserved_usd=shard.reserved_usd,
+        planned_at=session.now(),
+    )
+    batch = session.store.plan(plan, shard.rows)
+    crashpoint("batch_planned")
+    return batch
+
+
+def _send(session: Session, batch: Batch) -> Batch:
+    """Bring one planned batch to the provider. Raises what went wrong; the ledger says how far it came."""
+    provider = session.provider(batch.step.stage)
+    batch = _upload(session, provider, batch)
+    if batch.intent_at is not None and (found := _found_again(session, provider, batch)):
+        return found
+    return _create(session, provider, batch)
+
+
+def _upload(session: Session, provider: Provider, batch: Batch) -> Batch:
+    """Upload the request file unless the provider still has it, and wait until it may be used."""
+    path = session.layout.requests(batch.step, batch.name)
+    remote, key = session.remote(provider), session.fingerprint(provider)
+    age = session.now() - (batch.uploaded_at or 0)
+    kept = batch.state == "uploaded" and batch.key_fingerprint == key and 0 <= age < provider.upload_lives_seconds
+    try:
+        if kept:
+            ready = remote.file(batch.remote_file or "").ready
+        else:
+            _check_file(session, batch)
+            file = remote.upload(path, batch.bytes)
+            crashpoint("uploaded_before_recorded")
+            ready = file.ready
+            batch = session.store.update(
+                batch, state="uploaded", remote_file=file.file_id, key_fingerprint=key, uploaded_at=session.now()
+            )
+            crashpoint("uploaded")
+    except QuotaReached as error:
+        _pause(session, batch, error)
+    except (FileGone, JobMissing) as error:
+        _file_gone(session, batch, error)
+    except CreateRefused as error:
+        _halt(session, batch, str(error))
+    if not ready:
+        raise NotReady(
+            f"{session.describe(batch)}: the provider is still processing the uploaded file.",
+            do="The next tick goes on.",
+        )
+    return batch
+
+
+def _check_file(session: Session, batch: Batch) -> None:
+    """The bytes about to be sent must be the bytes that were planned."""
+    path = session.layout.requests(batch.step, batch.name)
+    try:
+        same = hash_file(path).sha256 == batch.sha256
+    except FileNotFoundError:
+        same = False
+    if not same:
+        session.store.release(batch, "refused", error="the request file is not what was planned")
+        raise Temporary(
+            f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."
+        )
+
+
+def _found_again(session: Session, provider: Provider, batch: Batch) -> Batch | None:
+    """Before a name that was ever tried is tried again: it may exist after all."""
+    wanted = label(provider, name=batch.name, remote_file=batch.remote_file or "")
+    matches = jobs_by_label(session.remote(provider).jobs()).get(wanted, [])
+    return adopt(session, provider, batch, matches) if matches else None
+
+
+def _create(session: Session, provider: Provider, batch: Batch) -> Batch:
+    """Intent durable, one create call, id durable. After a clear no the batch is back where it was, or released."""
+    remote = session.remote(provider)
+    batch = session.store.update(
+        batch, state="creating", intent_at=session.now(), blanks=0, first_blank_at=None, error=None
+    )
+    crashpoint("intent_before_create")
+    try:
+        remote_id = remote.create(model=batch.model, file_id=batch.remote_file or "", name=batch.name)
+    except Ambiguous as error:
+        raise Ambiguous(
+            f"{session.describe(batch)}: {error}", do="The next tick looks for it; nothing is bought twice."
+        ) from None
+    except QuotaReached as error:
+        _pause(session, session.store.update(batch, state="uploaded"), error)
+    except (KeyRefused, Temporary, SetupError):
+        session.store.update(batch, state="uploaded")  # a clear no, or never sent: nothing was bought
+        raise
+    except (FileGone, JobMissing) as error:
+        _file_gone(session, batch, error)
+    except LinesRefused as error:
+        _refuse_lines(session, batch, error)
+    except ModelGone as error:
+        _model_gone(session, batch, str(error))
+    except CreateRefused as error:
+        _halt(session, batch, str(error))
+    crashpoint("created_before_recorded")
+    batch = session.store.update(batch, state="in_flight", remote_id=remote_id, submitted_at=session.now())
+    session.store.end_wait(f"{batch.provider}/{batch.model}")
+    crashpoint("created")
+    log.info("%s: submitted as %s", session.describe(batch), remote_id)
+    return batch
+
+
+# ---------------------------------------------------------------- a clear no
+
+
+def _pause(session: Session, batch: Batch, error: QuotaReached) -> NoReturn:
+    """A quota: this model waits, with a back-off that is kept across ticks; attempts are not touched."""
+    scope = f"{batch.provider}/{batch.model}"
+    seconds = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
+    session.trouble(Temporary(str(error), do=f"{scope} waits {seconds:.0f} s; what was not submitted is kept."))
+    raise _Stop
+
+
+def _file_gone(session: Session, batch: Batch, error: Exception) -> NoReturn:
+    session.store.update(batch, state="planned", remote_file=None, uploaded_at=None)
+    raise Temporary(
+        f"{session.describe(batch)}: the uploaded file is gone ({error}).", do="The next tick uploads it again."
+    )
+
+
+def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
+    """The provider named bad lines: those conversations are left behind, the others go in a new batch."""
+    rows = session.store.held(batch.batch)
+    refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
+    if not refused:
+        _halt(session, batch, str(error))
+    session.store.release(batch, "refused", error=str(error), refused=refused)
+    raise Temporary(
+        f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
+        do="See data/rejected.jsonl; the others are submitted again.",
+    )
+
+
+def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
+    reason = f"{batch.provider} does not serve {batch.model}: {message}"
+    session.store.release(batch, "refused", error=reason)
+    session.store.wait(Wait(f"{batch.provider}/{batch.model}", None, 1, reason))
+    session.trouble(StageStopped(reason, do=f"Set another model in batchgen.toml: [{batch.provider}] models = [...]."))
+    raise _Stop
+
+
+def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
+    """A refusal that would come again: the step waits for a person instead of asking at every tick."""
+    session.store.release(batch, "refused", error=message)
+    session.store.wait(Wait(f"halt/{batch.position}", None, 1, f"{batch.step} was refused: {message}"))
+    session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
+    raise _Stop
+
+
+# ---------------------------------------------------------------- looking ahead
+
+
+class Preview(NamedTuple):
+    """What a submit would send as one batch (`submit --dry-run`)."""
+
+    step: Step
+    attempt: int
+    provider: str
+    model: str
+    requests: int
+    bytes: int
+    input_tokens: int
+    estimated_usd: float | None
+    first_request: str
+
+
+def preview(session: Session, steps: Sequence[Step]) -> list[Preview]:
+    """The batches that `submit` would create for `steps`. Sends nothing, writes nothing."""
+    found = []
+    for step in steps:
+        provider = session.provider(step.stage)
+        for tried in session.store.ready_attempts(step):
+            after = 0
+            while shard := build.shard(session, step, tried, after=after):
+                after = max(row.number for row in (*shard.rows, *shard.too_large))
+                if shard.rows:
+                    found.append(
+                        Preview(
+                            step,
+                            shard.attempt,
+                            provider.name,
+                            session.model(provider),
+                            len(shard.rows),
+                            shard.size,
+                            shard.input_tokens,
+                            shard.estimated_usd,
+                            shard.lines[0].decode(),
+                        )
+                    )
+    return found

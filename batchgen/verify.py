@@ -1,0 +1,123 @@
+"""Is the finished dataset what it claims to be? Read-only.
+
+Two chains are walked. From the outside in: every line of every file is valid, in order, of the right shape, and says
+what the store says. From the inside out: every bought text in the store is in the raw result line it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchgen.dialogue import STAGES
+from batchgen.files import hash_file
+from batchgen.outcomes import Reason, accept
+from batchgen.prompts import field_of
+from batchgen.providers import provider as provider_row
+from batchgen.providers.reading import read_lines
+from batchgen.rounds import history_lines, rejected_lines, single_turn_lines
+from batchgen.schemas import validator
+from batchgen.session import Session
+from batchgen.status import LIVE_STATES, status
+from batchgen.store import Batch
+
+MOST_PROBLEMS = 100
+
+
+def verify(session: Session) -> list[str]:
+    """What is wrong, one line each; empty when all is well. At most MOST_PROBLEMS lines."""
+    problems: list[str] = []
+    for problem in _problems(session):
+        problems.append(problem)
+        if len(problems) == MOST_PROBLEMS:
+            return [*problems, "... and perhaps more"]
+    return problems
+
+
+def _problems(session: Session) -> Iterator[str]:
+    yield from _unfinished(session)
+    for number in range(1, session.settings.rounds + 1):
+        expected = session.store.totals()[1].get(number * len(STAGES) - 1, 0) if number > 1 else session.conversations
+        if not expected and number > 1:
+            continue
+        single, history = session.layout.single_turn(number), session.layout.history(number)
+        yield from _file(single, single_turn_lines(session, number), "single_turn", None)
+        yield from _file(history, history_lines(session, number), "history", number)
+    yield from _file(session.layout.rejected, rejected_lines(session), "rejected", None)
+    for batch in session.store.batches():
+        yield from _batch(session, batch)
+
+
+def _unfinished(session: Session) -> Iterator[str]:
+    answer = status(session.store, session.settings, session.now())
+    if answer["finished"]:
+        return
+    live = sum(batch["state"] in LIVE_STATES for batch in answer["batches"])
+    waiting = answer["conversations"] - answer["complete"] - answer["rejected"]
+    yield f"not finished: {waiting} conversations are on their way, {live} batches in flight"
+
+
+def _file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
+    """A derived file, line by line, against its schema and against what the store would write."""
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        yield f"{path}: {error.strerror}"
+        return
+    check = validator(schema)
+    with stream:
+        for number, (line, wanted) in enumerate(zip_longest(stream, expected), start=1):
+            if line is None:
+                yield f"{path}:{number}: a line is missing"
+            elif wanted is None:
+                yield f"{path}:{number}: a line too many"
+            else:
+                yield from (f"{path}:{number}: {flaw}" for flaw in _line(line, wanted, check, rounds))
+
+
+def _line(line: bytes, wanted: bytes, check: Any, rounds: int | None) -> Iterator[str]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        yield f"not JSON ({error})"
+        return
+    yield from (error.message[:200] for error in check.iter_errors(value))
+    if rounds is not None and isinstance(value, dict) and len(value.get("rounds", ())) != rounds:
+        yield f"{len(value.get('rounds', ()))} rounds instead of {rounds}"
+    if line != wanted:
+        yield "not what the store holds"
+
+
+def _batch(session: Session, batch: Batch) -> Iterator[str]:
+    """One batch: its request file is what was sent, and each text it gave is in its raw results."""
+    requests = session.layout.requests(batch.step, batch.name)
+    if batch.intent_at is not None:
+        if not requests.exists():
+            yield f"{requests}: the request file is gone"
+        elif hash_file(requests).sha256 != batch.sha256:
+            yield f"{requests}: not the bytes that were sent"
+    accepted = dict(session.store.texts_of(batch))
+    if not accepted:
+        return
+    raw = _raw_texts(session, batch)
+    for number, text in accepted.items():
+        key = session.key(number, batch.step, batch.attempt)
+        if text not in raw.get(key, ()):
+            path = session.layout.results(batch.step, batch.name)
+            yield f"{session.identity(number)} {batch.step}: its text is in no line {key!r} of {path}"
+
+
+def _raw_texts(session: Session, batch: Batch) -> dict[str, set[str]]:
+    """The acceptable texts of a batch's raw result files, by key."""
+    provider, stage = provider_row(batch.provider), batch.step.stage
+    texts: dict[str, set[str]] = {}
+    for path in (session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)):
+        for line in read_lines(path.read_bytes()) if path.exists() else ():
+            reply = accept(stage, provider.reply(line, field_of(stage)))
+            if reply.reason is Reason.ACCEPTED:
+                texts.setdefault(reply.key, set()).add(reply.text)
+    return texts
