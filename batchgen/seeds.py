@@ -1,0 +1,349 @@
+"""aligner-20K, in any container it comes in, becomes clean triples and a report of what was left out.
+
+A row nobody can use is left out and the rest goes on. A file whose remainder cannot be trusted is refused as a whole: a
+cut archive, a torn array, a broken quote in a CSV; after the damage, texts may belong to another row.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import heapq
+import io
+import json
+import logging
+import lzma
+import os
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, cast
+
+import orjson
+import zstandard
+
+from batchgen.errors import InputError
+
+EXAMPLES = 20  # line numbers per reason
+DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
+MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
+PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
+KINDS = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
+DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DATASET_FILES = {"aligner/aligner-20K": "train.jsonl.xz"}
+BOM = b"\xef\xbb\xbf"
+SURROGATE = re.compile("[\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f]")  # C0 without tab and newline
+UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
+BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
+
+Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is there
+
+
+class Seed(NamedTuple):
+    """A single-turn triple: stripped, clean, no field empty."""
+
+    question: str
+    answer: str
+    correction: str
+
+
+class Flaw(StrEnum):
+    """Why a row as a whole is no seed; a reader yields it in the row's place."""
+
+    UNREADABLE = "unreadable"  # not JSON (NaN is not), or not UTF-8
+    NOT_AN_OBJECT = "not an object"
+    WRONG_COLUMNS = "wrong number of columns"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A row that is no seed. `line` is a physical line from 1 (jsonl, csv) or a row number (json array, parquet)."""
+
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class SeedReport:
+    """What became of the rows read so far: read = kept + the sum of left_out. Blank lines are no rows.
+
+    `examples` has the first line numbers per reason; `replaced_surrogates` counts characters; `copies` counts kept rows
+    whose question was there before (information; among the first 100,000 different questions).
+    """
+
+    read: int = 0
+    kept: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[int]] = field(default_factory=dict)
+    replaced_surrogates: int = 0
+    copies: int = 0
+
+    def leave_out(self, item: LeftOut) -> None:
+        self.left_out[item.reason] = self.left_out.get(item.reason, 0) + 1
+        self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES]
+
+
+def clean(text: str) -> tuple[str, int]:
+    """The text stripped, line ends as \\n, no other control characters; and how many lone surrogates became U+FFFD."""
+    if not UNCLEAN.search(text):
+        return text.strip(), 0
+    text, replaced = SURROGATE.subn("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return CONTROL.sub("", text).strip(), replaced
+
+
+def judge(row: object) -> tuple[Seed, int] | str:
+    """The seed in a row and its number of replaced surrogates, or the reason why there is none."""
+    if not isinstance(row, dict):
+        return (row if isinstance(row, Flaw) else Flaw.NOT_AN_OBJECT).value
+    texts, surrogates = [], 0
+    for name in Seed._fields:
+        if (value := row.get(name)) is None:
+            return f"{name} is missing"
+        if not isinstance(value, str):
+            return f"{name} is not text"
+        text, replaced = clean(value)
+        if not text:
+            return f"{name} is blank"
+        texts.append(text)
+        surrogates += replaced
+    return Seed(*texts), surrogates
+
+
+def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """Cut at the byte \\n alone (U+2028 is text), without a byte order mark."""
+    for number, line in enumerate(file):
+        yield line if number else line.removeprefix(BOM)
+
+
+def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
+    for number, line in enumerate(_lines(file), start=1):
+        if line.strip():
+            yield number, _json_row(line)
+
+
+def _json_row(line: bytes) -> object:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in line:
+            return Flaw.UNREADABLE
+    try:  # orjson refuses escaped lone surrogates, json does not. It takes NaN for a number: int("NaN") is an error
+        return json.loads(line.decode(), parse_constant=int)
+    except (ValueError, RecursionError):
+        return Flaw.UNREADABLE
+
+
+def _json_rows(file: io.BufferedIOBase) -> Rows:
+    """An array, or JSON Lines by the wrong name. Read as a whole."""
+    data = file.read().removeprefix(BOM)
+    if not data.lstrip().startswith(b"["):
+        return _jsonl_rows(io.BytesIO(data))
+    # Invalid bytes become surrogates, which decoding cannot yield otherwise: only their own row is lost.
+    return _array_rows(data.decode(errors="surrogateescape").strip())
+
+
+def _array_rows(text: str) -> Rows:
+    """Element by element. Raises ValueError where the array is torn: nothing says where the next row begins."""
+    constants: list[str] = []
+    decoder = json.JSONDecoder(parse_constant=constants.append)
+    number = at = 0
+    while before := BEFORE_ROW.match(text, at):
+        number += 1
+        row, at = decoder.raw_decode(text, before.end())
+        yield number, Flaw.UNREADABLE if constants or SURROGATE.search(text, before.end(), at) else row
+        constants.clear()
+    if text[at:].strip() != "]":
+        raise ValueError(f"the array is torn after row {number}")
+
+
+def _csv_rows(file: io.BufferedIOBase) -> Rows:
+    """Rows by the header's names, each at its first physical line. Raises ValueError at a broken quote."""
+    csv.field_size_limit(MAX_CSV_FIELD)  # of the whole process: the module has no other
+    reader = csv.reader((line.decode(errors="surrogateescape") for line in _lines(file)), strict=True)
+    start, header = 1, list[str]()
+    try:
+        for cells in reader:
+            if not header:
+                header = _required([name.strip() for name in cells])
+            elif cells:
+                yield start, _csv_row(header, cells)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"the row that begins at line {start}: {error}") from None
+
+
+def _csv_row(header: list[str], cells: list[str]) -> object:
+    if any(map(SURROGATE.search, cells)):
+        return Flaw.UNREADABLE
+    return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else Flaw.WRONG_COLUMNS
+
+
+def _required(columns: list[str]) -> list[str]:
+    if any(columns.count(name) != 1 for name in Seed._fields):
+        raise ValueError(f"needs question, answer, correction, once each; found: {', '.join(columns)[:200] or 'none'}")
+    return columns
+
+
+def _parquet_rows(path: Path) -> Rows:
+    import polars as pl
+
+    try:
+        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        _required(frame.collect_schema().names())
+        frame = frame.select(Seed._fields)
+        for offset in range(0, frame.select(pl.len()).collect().item(), PARQUET_SLICE):
+            yield from enumerate(frame.slice(offset, PARQUET_SLICE).collect().iter_rows(named=True), start=offset + 1)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(str(error)) from None
+
+
+def _open_zstd(path: Path) -> io.BufferedIOBase:
+    """Walks through the file once before: zstandard's own reader takes a cut file for a whole one (0.25.0)."""
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    with path.open("rb") as file:
+        while data := frame.unused_data or file.read(8192):
+            frame = decompressor.decompressobj() if frame.eof else frame
+            frame.decompress(data)
+    if not frame.eof:
+        raise EOFError("the last frame does not end")
+    reader = decompressor.stream_reader(path.open("rb"), read_across_frames=True)
+    return io.BufferedReader(cast("io.RawIOBase", reader))
+
+
+_READERS = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows}
+_OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
+    "": lambda path: path.open("rb"),
+    ".gz": gzip.GzipFile,
+    ".xz": lzma.LZMAFile,
+    ".zst": _open_zstd,
+}
+
+
+def container(name: str) -> tuple[str, str] | None:
+    """The container and the compression a file name promises, such as (".jsonl", ".xz"); None for any other."""
+    before, last = ["", "", *PurePosixPath(name.lower()).suffixes][-2:]
+    kind, packing = (before, last) if last in _OPENERS else (last, "")
+    return (kind, packing) if kind in _READERS or (kind, packing) == (".parquet", "") else None
+
+
+def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
+    """The good rows of a file in its order, one at a time; `report` is filled as they pass.
+
+    Memory is constant but for JSON arrays. Raises InputError: at once for what is no file or of an unknown kind; while
+    reading for wrong columns and for a broken or cut file (the seeds before are void then); in the end for no good row.
+    """
+    kind = container(path.name)
+    if not path.is_file():
+        raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
+    if kind is None:
+        raise InputError(f"{path.name} is of an unknown kind.", do=KINDS)
+    return _counted(path.name, _rows(path, *kind), report)
+
+
+def _rows(path: Path, kind: str, packing: str) -> Rows:
+    """Whatever makes the file unreadable becomes an InputError with its name."""
+    try:
+        if kind == ".parquet":
+            yield from _parquet_rows(path)
+            return
+        with _OPENERS[packing](path) as file:
+            yield from _READERS[kind](file)
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
+        raise InputError(f"{path.name} cannot be used: {' '.join(str(error).split())}", do=do) from None
+
+
+def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
+    questions: set[int] = set()
+    for line, row in rows:
+        report.read += 1
+        judged = judge(row)
+        if isinstance(judged, str):
+            report.leave_out(LeftOut(line, judged))
+            continue
+        seed, surrogates = judged
+        report.kept += 1
+        report.replaced_surrogates += surrogates
+        report.copies += hash(seed.question) in questions
+        if len(questions) < DISTINCT_QUESTIONS:
+            questions.add(hash(seed.question))
+        yield seed
+    if not report.kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()) or "it is empty"
+        raise InputError(f"{name} has no usable row: {reasons}.", do="Rows need three texts in UTF-8.")
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the file's bytes as they are, in hex. Raises InputError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def draw(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle: bool) -> Iterator[Seed]:
+    """The seeds of a run: all in file order; or the first `limit`, reading no further; or `limit` of them at random.
+
+    The random sample is uniform, in random order, and the beginning of any larger one; it depends on sample_seed and
+    the seeds alone, not on the version of Python. In memory it holds `limit` seeds.
+    """
+    if limit is None:
+        return iter(seeds)
+    if not shuffle:
+        return islice(seeds, limit)
+    chance = random.Random(sample_seed)  # noqa: S311 - no secret; random() is the one sequence Python promises to keep
+    drawn = heapq.nsmallest(limit, ((chance.random(), number, seed) for number, seed in enumerate(seeds)))
+    return (seed for _, _, seed in drawn)
+
+
+def resolve(source: str) -> Path:
+    """The local file that a path, or a Hugging Face dataset id "owner/name", stands for.
+
+    A path that exists wins; what looks like a path is never asked for on the hub. huggingface_hub fetches the file into
+    its cache (HF_ENDPOINT, HF_HOME, HF_TOKEN hold). Raises InputError when nothing usable is found or the hub is away.
+    """
+    if os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a name that is too long
+        return Path(source)
+    if source.startswith((".", "/", "~")) or container(source) or not DATASET.fullmatch(source):
+        raise InputError(f"{source!r}: no such file.", do="Give a path, or a Hugging Face dataset id like owner/name.")
+    return _fetch(source)
+
+
+def _fetch(dataset: str) -> Path:
+    from httpx2 import HTTPError  # huggingface_hub lets it through
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api = HfApi()
+    name, revision = DATASET_FILES.get(dataset), None
+    try:
+        if name is None:
+            info = api.dataset_info(dataset, timeout=30.0)
+            name, revision = train_file(dataset, (file.rfilename for file in info.siblings or [])), info.sha
+        return Path(api.hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
+    except RepositoryNotFoundError:
+        do = "Check the spelling; a private or gated dataset needs HF_TOKEN."
+        raise InputError(f"{dataset!r} is no file here, and no dataset the hub would show.", do=do) from None
+    except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        do = "Try again, set HF_ENDPOINT to a mirror, or fetch the file yourself and give its path."
+        raise InputError(f"{dataset} could not be fetched: {why}", do=do) from None
+
+
+def train_file(dataset: str, names: Iterable[str]) -> str:
+    """The first train* file of a known kind. Raises InputError when there is none."""
+    trains = sorted(name for name in names if PurePosixPath(name).name.startswith("train") and container(name))
+    if not trains:
+        raise InputError(f"The dataset {dataset} has no train file of a known kind.", do=KINDS)
+    if len(trains) > 1:
+        logging.getLogger(__name__).warning("%s has %d train files; only %s is read.", dataset, len(trains), trains[0])
+    return trains[0]
