@@ -100,6 +100,7 @@ def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterat
     model = session.model(provider)
     formula = FORMULAS.get(provider.name, FORMULAS["gemini"])
     conversations = session.store.conversations([row.number for row in rows])
+    names = session.names()
     for row, conversation in zip(rows, conversations, strict=True):
         asked = prompt(
             conversation,
@@ -109,7 +110,7 @@ def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterat
         )
         ceiling = wanted.max_output_tokens << row.ceiling
         encoded = provider.line(
-            session.key(row.number, step, attempt), asked, Parameters(model, ceiling, wanted.temperature)
+            names.key(row.number, step, attempt), asked, Parameters(model, ceiling, wanted.temperature)
         )
         yield Line(row, encoded + b"\n", prompt_tokens(asked, formula), ceiling)
 

@@ -93,6 +93,12 @@ def prepared(session: Session) -> None:
         )
 
 
+def refresh_files(session: Session) -> None:
+    from batchgen.rounds import refresh
+
+    refresh(session)
+
+
 def answer(value: Any, *, as_json: bool, text: str) -> None:
     """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
     if as_json:
@@ -264,6 +270,55 @@ def verify(context: Context, *, as_json: bool) -> None:
             sys.exit(1)
 
 
+@cli.command()
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
+@click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
+@click.option("--reason", help="Only conversations rejected for this reason (see data/rejected.jsonl).")
+@json_option
+@click.pass_obj
+def retry(context: Context, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
+    """Make rejected conversations ready again, with all their attempts before them, and lift halts.
+
+    \b
+      batchgen retry --stage correction --reason truncated
+    """
+    from batchgen.housekeeping import retry as run
+
+    with working(context) as session:
+        prepared(session)
+        steps = [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
+        done = run(session, steps, reason)
+        text = f"{done.conversations} conversations are ready again, {done.halts} halts were lifted."
+        answer(done._asdict(), as_json=as_json, text=text)
+        refresh_files(session)
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def cancel(context: Context, *, as_json: bool) -> None:
+    """Ask the providers to stop every batch in flight. What they finished until then is still collected."""
+    from batchgen.housekeeping import cancel as run
+
+    with working(context) as session:
+        asked = run(session)
+        answer({"cancelled": asked}, as_json=as_json, text=f"{asked} batches: cancellation asked for.")
+        conclude(session)
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def clean(context: Context, *, as_json: bool) -> None:
+    """Delete the input files of settled batches at the providers. Touches nothing that this run did not create."""
+    from batchgen.housekeeping import clean as run
+
+    with working(context) as session:
+        deleted = run(session)
+        answer({"deleted": deleted}, as_json=as_json, text=f"{deleted} input files deleted.")
+        conclude(session)
+
+
 # ---------------------------------------------------------------- the local service
 
 
@@ -281,9 +336,9 @@ def serve(gemini_port: int, together_port: int, backend: str, data_dir: Path | N
       export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8801 TOGETHER_BASE_URL=http://127.0.0.1:8802
       export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1
     """
-    from batchgen.demo import serve_forever
+    from batchgen.demo import serve as run
 
-    serve_forever(gemini_port, together_port, backend, data_dir, job_seconds)
+    run((gemini_port, together_port), backend, data_dir, job_seconds)
 
 
 @cli.command()
@@ -298,7 +353,8 @@ def demo(context: Context, conversations: int, backend: str, output: Path) -> No
     """
     from batchgen.demo import demo as run
 
-    run(context, conversations, backend, output)
+    live = sys.stderr.isatty() and not context.quiet
+    run(output.absolute(), conversations, backend, live=live, say=click.echo)
 
 
 # ---------------------------------------------------------------- the end of every command

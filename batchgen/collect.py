@@ -15,6 +15,7 @@ from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, KeyRefused, NeedsPerson, NotReady, SetupError, StageStopped
 from batchgen.fetch import fetch
 from batchgen.outcomes import Reason, Reply, accept
+from batchgen.placing import WHOLE_BATCH_SHARE, misplaced
 from batchgen.prompts import field_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import CreateRefused, Job, JobMissing, JobState, ModelGone, Provider
@@ -135,9 +136,7 @@ def _missing(session: Session, batch: Batch) -> bool:
             f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
-    rows = session.store.held(batch.batch)
-    replies = [Reply(session.key(row.number, batch.step, batch.attempt), Reason.LOST) for row in rows]
-    _settle(session, batch, replies, Ending(Reason.LOST, "the provider lost the job", state="lost"))
+    _settle(session, batch, [], Ending(Reason.LOST, "the provider lost the job", state="lost"))
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: the provider has lost the job {batch.remote_id}; what it cost is unknown.",
@@ -148,22 +147,58 @@ def _missing(session: Session, batch: Batch) -> bool:
 
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> bool:
-    """Read whatever an ended job offers and settle every request of it."""
+    """Fetch whatever an ended job offers, and book it."""
     if job.state is JobState.SUCCEEDED and not (job.output or job.errors or job.inline):
         waited = session.now() - (batch.ended_at or session.now())
         kind = NeedsPerson if waited > PATIENCE_SECONDS else NotReady
         raise kind(f"{session.describe(batch)}: finished, but without results.", do="The next tick looks again.")
-    rows = session.store.held(batch.batch)
-    keys = {session.key(row.number, batch.step, batch.attempt): row.number for row in rows}
+    keys = session.names().keys(session.store.held(batch.batch), batch)
     try:
         raw = fetch(session, session.remote(provider), batch, job, keys)
     except CreateRefused as error:
         raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick tries again.") from None
     crashpoint("results_read")
+    book(session, provider, batch, job, raw)
+    return True
+
+
+def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes) -> None:
+    """Settle every request of an ended batch by the raw lines that came back. Needs no network."""
     field = field_of(batch.step.stage)
     replies = [accept(batch.step.stage, provider.reply(line, field)) for line in read_lines(raw)]
+    replies = _placed(session, batch, replies)
     _settle(session, batch, replies, _ending(session, batch, job, bool(replies)))
-    return True
+
+
+def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Reply]:
+    """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
+    accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
+    wrong = misplaced(_requests(session, batch), accepted)
+    if not wrong:
+        return list(replies)
+    every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, 2)
+    log.warning(
+        "%s: %d replies answer another request of the batch%s",
+        session.describe(batch),
+        len(wrong),
+        "; none of its keys is believed" if every else "",
+    )
+    return [
+        reply._replace(reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(reply.key, 'another')}")
+        if reply.reason is Reason.ACCEPTED and (every or reply.key in wrong)
+        else reply
+        for reply in replies
+    ]
+
+
+def _requests(session: Session, batch: Batch) -> dict[str, str]:
+    """key -> everything the dialogue says so far, for every request of a batch."""
+    numbers = [row.number for row in session.store.held(batch.batch)]
+    names = session.names()
+    return {
+        names.key(one.number, batch.step, batch.attempt): " ".join(text for turn in one.turns for text in turn)
+        for one in session.store.conversations(numbers)
+    }
 
 
 class Ending(NamedTuple):
@@ -203,7 +238,7 @@ def _settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: En
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
     from batchgen.merge import merge
 
-    keys = {session.key(row.number, batch.step, batch.attempt): row.number for row in session.store.held(batch.batch)}
+    keys = session.names().keys(session.store.held(batch.batch), batch)
     merged = merge(keys, replies, ending.absent, ending.why)
     rate: Rate | None = session.rate(batch.model)
     usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in merged.usage.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import tomllib
 from collections.abc import Mapping
 from datetime import date
@@ -39,21 +40,50 @@ REQUEST_OVERHEAD_TOKENS = 12  # chat template and, where asked for, the JSON sch
 
 _CJK = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]+")
+_ASCII_LATIN = re.compile(rb"[A-Za-z]+")
 _NEWLINES = re.compile("\n+")
+_ASCII_NEWLINES = re.compile(rb"\n+")
 _DIGITS = re.compile(r"\d")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
+_LETTERS = string.ascii_letters.encode()
+_NO_PUNCTUATION = (string.ascii_letters + string.digits + string.whitespace + "\x1c\x1d\x1e\x1f").encode()
 
 
 def tokens(text: str, formula: Formula) -> float:
     """Estimated tokens of `text`, without network and tokenizer."""
+    cjk, words, letters, digits, punctuation, newlines = _ascii(text.encode()) if text.isascii() else _unicode(text)
+    return (
+        formula.cjk * cjk
+        + formula.latin_words * words
+        + formula.latin_letters * letters
+        + formula.digits * digits
+        + formula.punctuation * punctuation
+        + formula.newline_runs * newlines
+    )
+
+
+def _unicode(text: str) -> tuple[int, int, int, int, int, int]:
+    """The features that Formula weighs, in its order."""
     words = _LATIN.findall(text)
     return (
-        formula.cjk * len(_CJK.findall(text))
-        + formula.latin_words * len(words)
-        + formula.latin_letters * sum(map(len, words))
-        + formula.digits * len(_DIGITS.findall(text))
-        + formula.punctuation * len(_PUNCTUATION.findall(text))
-        + formula.newline_runs * len(_NEWLINES.findall(text))
+        len(_CJK.findall(text)),
+        len(words),
+        sum(map(len, words)),
+        len(_DIGITS.findall(text)),
+        len(_PUNCTUATION.findall(text)),
+        len(_NEWLINES.findall(text)),
+    )
+
+
+def _ascii(text: bytes) -> tuple[int, int, int, int, int, int]:
+    """The same for ASCII, three times as fast: deleting a class of bytes and comparing lengths counts it."""
+    return (
+        0,
+        len(_ASCII_LATIN.findall(text)),
+        len(text) - len(text.translate(None, _LETTERS)),
+        len(text) - len(text.translate(None, b"0123456789")),
+        len(text.translate(None, _NO_PUNCTUATION)),
+        len(_ASCII_NEWLINES.findall(text)),
     )
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from batchgen.collect import collect
 from batchgen.dialogue import Step
 from batchgen.errors import NeedsPerson
+from batchgen.guard import stopped
 from batchgen.reconcile import reconcile
 from batchgen.rounds import refresh
 from batchgen.session import Session
 from batchgen.settings import is_loopback
-from batchgen.status import LIVE_STATES, status
+from batchgen.status import LIVE_STATES
 from batchgen.submit import submit
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -41,6 +42,9 @@ def tick(session: Session, *, advance: bool) -> Tick:
         collected = collect(session)
     finally:
         written = refresh(session)
+    if collected:
+        for stop in filter(None, (stopped(session, step) for step in session.steps())):
+            session.trouble(stop)
     submitted = submit(session, session.steps()) if advance else 0
     return Tick(collected, submitted, tuple(written))
 
@@ -80,7 +84,3 @@ def over(session: Session, *, advance: bool) -> bool:
 def longest_pause(session: Session) -> float:
     local = all(is_loopback(session.environment.get(provider.url_variable)) for provider in session.providers())
     return LONGEST_LOCAL_PAUSE_SECONDS if local else LONGEST_PAUSE_SECONDS
-
-
-def finished(session: Session) -> bool:
-    return bool(status(session.store, session.settings, session.now())["finished"])

@@ -45,23 +45,26 @@ def _write_round(session: Session, number: int) -> list[Path]:
 
 def single_turn_lines(session: Session, number: int) -> Iterator[bytes]:
     """Round `number`'s turn of every conversation complete up to that round, sorted by id."""
+    names = session.names()
     for conversation in session.store.dialogues(number * len(STAGES)):
         turn = conversation.turns[number - 1]
-        yield orjson.dumps({"id": session.identity(conversation.number), **turn._asdict()}) + b"\n"
+        yield orjson.dumps({"id": names.id(conversation.number), **turn._asdict()}) + b"\n"
 
 
 def history_lines(session: Session, number: int) -> Iterator[bytes]:
     """The first `number` rounds of every conversation complete up to that round, sorted by id."""
+    names = session.names()
     for conversation in session.store.dialogues(number * len(STAGES)):
         rounds = [turn._asdict() for turn in conversation.turns]
-        yield orjson.dumps({"id": session.identity(conversation.number), "rounds": rounds}) + b"\n"
+        yield orjson.dumps({"id": names.id(conversation.number), "rounds": rounds}) + b"\n"
 
 
 def rejected_lines(session: Session) -> Iterator[bytes]:
     """Every conversation left behind, with the step it was at and why."""
+    names = session.names()
     for number, step, reason, detail, attempts in session.store.left_behind():
         row = {
-            "id": session.identity(number),
+            "id": names.id(number),
             "round": step.round,
             "stage": step.stage,
             "reason": reason,

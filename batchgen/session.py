@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 from batchgen import clock
 from batchgen.costs import Rate, rate
@@ -16,9 +17,26 @@ from batchgen.files import Layout
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
 from batchgen.settings import Settings, api_key
-from batchgen.store import Batch, Store
+from batchgen.store import Batch, Row, Store
 
 log = logging.getLogger("batchgen")
+
+
+class Names(NamedTuple):
+    """A run's own mark, part of every key and batch name, and the width of its conversation ids."""
+
+    run: str
+    digits: int
+
+    def id(self, number: int) -> str:
+        return conversation_id(number, self.digits)
+
+    def key(self, number: int, step: Step, attempt: int) -> str:
+        return request_key(conversation_id(number, self.digits), step, attempt, self.run)
+
+    def keys(self, rows: Sequence[Row], batch: Batch) -> dict[str, int]:
+        """key -> conversation number of a batch's requests, in file order."""
+        return {self.key(row.number, batch.step, batch.attempt): row.number for row in rows}
 
 
 @dataclass(slots=True)
@@ -42,22 +60,15 @@ class Session:
     # ---- what the run is
 
     @property
-    def run(self) -> str:
-        """The run's own mark, part of every key and batch name."""
-        return self.store.meta("run") or ""
-
-    @property
     def conversations(self) -> int:
         return int(self.store.meta("conversations") or 0)
 
-    def identity(self, number: int) -> str:
-        return conversation_id(number, int(self.store.meta("id_digits") or 0))
+    def names(self) -> Names:
+        """How this run's conversations and requests are called; ask once, use often."""
+        return Names(self.store.meta("run") or "", int(self.store.meta("id_digits") or 0))
 
     def steps(self) -> list[Step]:
         return steps(self.settings.rounds)
-
-    def key(self, number: int, batch_step: Step, attempt: int) -> str:
-        return request_key(self.identity(number), batch_step, attempt, self.run)
 
     # ---- providers
 

@@ -32,12 +32,15 @@ class ProviderSettings(Section, frozen=True):
 
 
 class StageSettings(Section, frozen=True):
-    """One stage: who writes it, and how. `target_characters` is the length the prompt asks for."""
+    """One stage: who writes it, and how. `target_characters` is the length the prompt asks for; when more than
+    `max_rejected_share` of the settled conversations were left behind, the step stops itself.
+    """
 
     provider: str
     max_output_tokens: Positive
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     target_characters: Positive = 400
+    max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
 
 
 class BatchSettings(Section, frozen=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -127,6 +128,10 @@ ACCEPTED = """SELECT b.position, sum(o.requests) FROM batches b JOIN outcomes o 
 REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
 LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations
     WHERE reason IS NOT NULL ORDER BY number"""
+REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
+    WHERE reason IS NOT NULL AND at = :at GROUP BY reason"""
+MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
+    WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)"""
 ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
     WHERE state IN ('uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
 MONEY = """SELECT coalesce(sum(estimated_usd), 0),
@@ -247,10 +252,21 @@ class Store:
 
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         """The dialogues of `numbers`, which ascend, with every text accepted so far."""
+        if not numbers:
+            return
+        if numbers[-1] - numbers[0] < 2 * len(numbers):
+            wanted = set(numbers)
+            yield from (one for one in self._range(numbers[0], numbers[-1]) if one.number in wanted)
+            return
         for number in numbers:
-            query = {"first": number * PLACES, "last": number * PLACES + PLACES - 1}
-            texts = [text for _, text in self._database.execute(TEXTS, query)]
-            yield Conversation(number, tuple(turns(texts)))
+            yield from self._range(number, number)
+
+    def _range(self, first: int, last: int) -> Iterator[Conversation]:
+        """Every dialogue from number `first` to number `last`, in one read."""
+        query = {"first": first * PLACES, "last": last * PLACES + PLACES - 1}
+        rows = self._database.execute(TEXTS, query)
+        for number, texts in groupby(rows, key=lambda row: row[0] // PLACES):
+            yield Conversation(number, tuple(turns([text for _, text in texts])))
 
     def dialogues(self, positions: int) -> Iterator[Conversation]:
         """Every dialogue that has at least `positions` texts, cut to them, in seed order, one at a time."""
@@ -410,20 +426,20 @@ class Store:
         if any(change[2] for change in changes):
             self._mark_stale("rejected")
 
-    def make_ready(self, step: Step | None, stage_positions: Sequence[int], reason: str | None) -> int:
-        """Make rejected conversations ready again, with all their attempts before them. Returns how many."""
-        positions = [step.position] if step else list(stage_positions)
-        changed = 0
+    def make_ready(self, positions: Sequence[int], reason: str | None) -> int:
+        """Make conversations rejected at `positions` ready again, with all their attempts before them."""
         with self.transaction():
-            for position in positions:
-                changed += self._database.execute(
-                    "UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0"
-                    " WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)",
-                    {"at": position, "reason": reason},
-                ).rowcount
+            changed = sum(
+                self._database.execute(MAKE_READY, {"at": position, "reason": reason}).rowcount
+                for position in positions
+            )
             if changed:
                 self._mark_stale("rejected")
         return changed
+
+    def rejection_reasons(self, position: int) -> dict[str, int]:
+        """Conversations rejected at `position`, by reason."""
+        return dict(self._database.execute(REJECTION_REASONS, {"at": position}))
 
     # ---- quotas and money
 

@@ -25,6 +25,7 @@ from batchgen.errors import (
     Temporary,
 )
 from batchgen.files import hash_file, write_durably
+from batchgen.guard import stopped
 from batchgen.outcomes import Reason
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
 from batchgen.reconcile import adopt, jobs_by_label
@@ -73,7 +74,7 @@ def _submit_step(session: Session, step: Step, tried: int, halted: set[str]) -> 
             continue
         if not _admitted(session, shard, halted):
             break
-        batch = _plan(session, shard)
+        batch = plan(session, shard)
         if not _guarded(session, batch, halted):
             break
         session.store.end_wait(_scope(step))
@@ -132,7 +133,10 @@ def _admitted(session: Session, shard: Shard, halted: set[str]) -> bool:
     bounds = session.settings.provider(provider.name)
     batches, tokens = session.store.enqueued(provider.name, model)
     reason = ""
-    if batches >= bounds.concurrent_batches:
+    if stop := stopped(session, shard.step):
+        session.trouble(stop)
+        reason = str(stop)
+    elif batches >= bounds.concurrent_batches:
         reason = f"{batches} batches are in flight at {provider.name}; concurrent_batches allows no more"
     elif batches and tokens + shard.input_tokens > bounds.enqueued_tokens:
         reason = (
@@ -168,14 +172,14 @@ def _affordable(session: Session, shard: Shard) -> bool:
 # ---------------------------------------------------------------- the protocol
 
 
-def _plan(session: Session, shard: Shard) -> Batch:
+def plan(session: Session, shard: Shard) -> Batch:
     """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to."""
     provider = session.provider(shard.step.stage)
     number = session.store.next_batch()
-    name = f"{session.run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}"
+    name = f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}"
     written = write_durably(session.layout.requests(shard.step, name), shard.lines)
     crashpoint("request_file_written")
-    plan = Plan(
+    entry = Plan(
         name=name,
         position=shard.step.position,
         attempt=shard.attempt,
@@ -190,7 +194,7 @@ def _plan(session: Session, shard: Shard) -> Batch:
         reserved_usd=shard.reserved_usd,
         planned_at=session.now(),
     )
-    batch = session.store.plan(plan, shard.rows)
+    batch = session.store.plan(entry, shard.rows)
     crashpoint("batch_planned")
     return batch
 

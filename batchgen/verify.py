@@ -103,12 +103,12 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
     accepted = dict(session.store.texts_of(batch))
     if not accepted:
         return
-    raw = _raw_texts(session, batch)
+    raw, names = _raw_texts(session, batch), session.names()
     for number, text in accepted.items():
-        key = session.key(number, batch.step, batch.attempt)
+        key = names.key(number, batch.step, batch.attempt)
         if text not in raw.get(key, ()):
             path = session.layout.results(batch.step, batch.name)
-            yield f"{session.identity(number)} {batch.step}: its text is in no line {key!r} of {path}"
+            yield f"{names.id(number)} {batch.step}: its text is in no line {key!r} of {path}"
 
 
 def _raw_texts(session: Session, batch: Batch) -> dict[str, set[str]]:

@@ -1,0 +1,85 @@
+"""`cancel`, `clean` and `retry`. Only what this run created is ever touched."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from batchgen.dialogue import Step
+from batchgen.errors import BatchgenError, KeyRefused, NotReady, SetupError
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import CreateRefused, JobMissing, ModelGone
+from batchgen.reconcile import reconcile
+from batchgen.session import Session, log
+
+NOT_THERE = (CreateRefused, JobMissing, ModelGone)
+
+
+def cancel(session: Session) -> int:
+    """Ask the providers to stop every batch in flight. Returns how many were asked for.
+
+    A cancelled batch stays in flight until the provider says that it has ended; what it finished until then is
+    collected and booked.
+    """
+    reconcile(session)
+    asked = 0
+    for batch in session.store.batches("in_flight"):
+        provider = provider_row(batch.provider)
+        if batch.key_fingerprint != session.fingerprint(provider):
+            log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+            continue
+        try:
+            session.remote(provider).cancel(batch.remote_id or "")
+        except (KeyRefused, SetupError):
+            raise
+        except BatchgenError as error:
+            session.trouble(error)
+            continue
+        except NOT_THERE as error:
+            session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
+            continue
+        log.info("%s: cancellation asked for", session.describe(batch))
+        asked += 1
+    return asked
+
+
+def clean(session: Session) -> int:
+    """Delete the remote input files of batches that are settled. Returns how many were deleted.
+
+    Results and jobs stay where they are: neither provider offers a delete for both that is known to work.
+    """
+    deleted = 0
+    for batch in session.store.batches("collected", "refused", "abandoned", "lost"):
+        provider = provider_row(batch.provider)
+        if not batch.remote_file or batch.key_fingerprint != session.fingerprint(provider):
+            continue
+        if batch.state == "abandoned":
+            continue  # its job may still appear and would need the file
+        try:
+            session.remote(provider).delete_file(batch.remote_file)
+        except (KeyRefused, SetupError):
+            raise
+        except BatchgenError as error:
+            session.trouble(error)
+            continue
+        except NOT_THERE:
+            log.debug("%s: the input file was gone already", batch.name)
+        session.store.update(batch, remote_file=None)
+        deleted += 1
+    return deleted
+
+
+class Retried(NamedTuple):
+    """What `retry` made possible again."""
+
+    conversations: int
+    halts: int
+
+
+def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
+    """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and lift halts."""
+    halts = 0
+    for wait in session.store.waits().values():
+        if wait.until is None and not wait.scope.startswith("step/"):
+            session.store.end_wait(wait.scope)
+            halts += 1
+    return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
