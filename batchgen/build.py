@@ -10,8 +10,8 @@ from batchgen.dialogue import Step
 from batchgen.outcomes import Usage
 from batchgen.prompts import prompt
 from batchgen.providers.base import Parameters
+from batchgen.records import Row
 from batchgen.session import Session
-from batchgen.store import Row
 
 EXPECTED_CHARACTERS_PER_TOKEN = 4.5  # English; what a reply of the wanted length is expected to cost
 

@@ -152,6 +152,20 @@ def prepare(  # noqa: PLR0913 - one parameter an option
 
 
 @cli.command()
+@json_option
+@click.pass_obj
+def estimate(context: Context, *, as_json: bool) -> None:
+    """Tokens, dollars and batches per step, before anything is paid. No network."""
+    from batchgen.estimate import describe
+    from batchgen.estimate import estimate as run
+
+    with working(context) as session:
+        prepared(session)
+        value, text = describe(session, run(session))
+        answer(value, as_json=as_json, text=text)
+
+
+@cli.command()
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), required=True, help="What to ask for.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent and what it would cost; send nothing.")

@@ -21,8 +21,8 @@ from batchgen.providers import provider as provider_row
 from batchgen.providers.base import CreateRefused, Job, JobMissing, JobState, ModelGone, Provider
 from batchgen.providers.reading import read_lines
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
+from batchgen.records import Batch, Wait
 from batchgen.session import Session, log
-from batchgen.store import Batch, Wait
 from batchgen.waits import pause
 
 LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each

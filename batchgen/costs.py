@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchgen.outcomes import Usage
@@ -116,7 +116,7 @@ class Rate(NamedTuple):
 @cache
 def price_list() -> Mapping[str, Mapping[str, Any]]:
     """The shipped price list (prices.toml), by model."""
-    return tomllib.loads(files("batchgen").joinpath("prices.toml").read_text("utf-8"))
+    return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 
 
 def rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
@@ -124,15 +124,24 @@ def rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
     if own := overrides.get(model):
         cached = own.input if own.cached_input is None else own.cached_input
         return Rate(own.input, cached, own.output, "batchgen.toml", None)
+    return _listed(model, "batch")
+
+
+def standard_rate(model: str) -> Rate | None:
+    """The price of the same tokens outside batch, for comparison; None when unknown."""
+    return _listed(model, "standard")
+
+
+def _listed(model: str, kind: str) -> Rate | None:
     entry: Mapping[str, Any] = price_list().get(model, {})
-    batch: Any = entry.get("batch")
-    if not isinstance(batch, dict):
+    price: Any = entry.get(kind)
+    if not isinstance(price, dict):
         return None
     seen = entry.get("read_on")
     return Rate(
-        input=float(batch["input"]),
-        cached_input=float(batch.get("cached_input") or batch["input"]),
-        output=float(batch["output"]),
+        input=float(price["input"]),
+        cached_input=float(price.get("cached_input") or price["input"]),
+        output=float(price["output"]),
         source=str(entry["source"]),
         read_on=seen if isinstance(seen, date) else None,
     )

@@ -18,8 +18,8 @@ from batchgen.files import replacing
 from batchgen.providers.base import Job, JobMissing, Remote
 from batchgen.providers.reading import as_object, read_lines
 from batchgen.providers.transport import patiently
+from batchgen.records import Batch
 from batchgen.session import Session
-from batchgen.store import Batch
 
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 

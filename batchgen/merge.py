@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.outcomes import Reason, Reply, Usage, one_per_key
-from batchgen.store import Settled
+from batchgen.outcomes import Reason, Reply, Usage, one_per_key, total
+from batchgen.records import Settled
 
 SENT = pl.Schema({"number": pl.Int64, "key": pl.String})
 OUTCOMES = pl.Schema(
@@ -24,7 +24,8 @@ class Merged(NamedTuple):
     """A result file against its request file.
 
     `settled` has one entry for every request, in request order; `usage` maps a reason to (requests, tokens) and
-    includes what strangers cost; `strangers` are keys that this batch never sent; `keyless` counts lines without a key.
+    includes what strangers and billed lines without a key cost; `strangers` are keys that this batch never sent;
+    `keyless` counts lines without a key.
     """
 
     settled: list[Settled]
@@ -65,24 +66,25 @@ def merge(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why
     requests, found = sent(keys), outcomes(kept)
     table = settle(requests, found, absent, why)
     strangers = found.join(requests, on="key", how="anti", maintain_order="left")
+    keyless = [reply for reply in replies if not reply.key]
     return Merged(
         settled=[
             Settled(number, Reason(reason), text, detail)
             for number, reason, text, detail in table.select("number", "reason", "text", "detail").iter_rows()
         ],
-        usage=_usage(table, strangers, kept),
+        usage=_usage(table, strangers, kept, [reply for reply in keyless if any(reply.usage)]),
         strangers=strangers["key"].to_list(),
-        keyless=sum(not reply.key for reply in replies),
+        keyless=len(keyless),
     )
 
 
-def _usage(table: pl.DataFrame, strangers: pl.DataFrame, replies: Sequence[Reply]) -> dict[Reason, tuple[int, Usage]]:
-    """Requests and billed tokens by reason. A stranger's tokens are booked as superseded: paid, used by nobody."""
-    totals: dict[Reason, tuple[int, Usage]] = {}
-    rows = [*table.select("reason", "reply").iter_rows()]
-    rows += [(Reason.SUPERSEDED, position) for position in strangers["reply"]]
-    for reason, position in rows:
-        count, before = totals.get(Reason(reason), (0, Usage()))
-        used = replies[position].usage if position is not None else Usage()
-        totals[Reason(reason)] = (count + 1, Usage(*(a + b for a, b in zip(before, used, strict=True))))
-    return totals
+def _usage(
+    table: pl.DataFrame, strangers: pl.DataFrame, replies: Sequence[Reply], keyless: Sequence[Reply]
+) -> dict[Reason, tuple[int, Usage]]:
+    """Requests and billed tokens by reason. What no request of ours asked for is superseded: paid, used by nobody."""
+    used: dict[Reason, list[Usage]] = {}
+    for reason, position in table.select("reason", "reply").iter_rows():
+        used.setdefault(Reason(reason), []).append(Usage() if position is None else replies[position].usage)
+    for reply in [*(replies[position] for position in strangers["reply"]), *keyless]:
+        used.setdefault(Reason.SUPERSEDED, []).append(reply.usage)
+    return {reason: (len(usages), total(usages)) for reason, usages in used.items()}

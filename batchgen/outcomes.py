@@ -7,9 +7,10 @@ text may stand in a conversation. Everything that is not recognised is a failure
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import StrEnum
 from typing import NamedTuple
+from unicodedata import category
 
 from batchgen.dialogue import Stage
 
@@ -94,20 +95,30 @@ class Reply(NamedTuple):
 DETAIL_CHARACTERS = 300
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+_UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # U+0085 is a line end, not a control
+
+
+def mend(text: str) -> str:
+    """The text without lone surrogates, which no file, no store and no request can carry."""
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def clean(text: str) -> str:
-    """The text as it may be stored: no lone surrogates, no control characters but tab and newline, no blank edges."""
-    text = text.replace("\r\n", "\n")
-    if not text.isascii():
-        text = _LONE_SURROGATE.sub("�", text)
-    return _CONTROL.sub("", text).strip()
+    """The text as it may be stored: no lone surrogates, line ends as newlines, no other control character but tab."""
+    text = mend(text)
+    if _UNCLEAN.search(text):
+        text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return text.strip()
 
 
 def short(detail: object) -> str:
     """A provider's message as one line of bounded length."""
-    return " ".join(str(detail).split())[:DETAIL_CHARACTERS]
+    try:
+        words = str(detail)
+    except RecursionError:  # an object nested a thousand deep
+        words = type(detail).__name__
+    return clean(" ".join(words.split()))[:DETAIL_CHARACTERS].strip()
 
 
 def accept(stage: Stage, reply: Reply) -> Reply:
@@ -118,32 +129,46 @@ def accept(stage: Stage, reply: Reply) -> Reply:
     if reply.reason is not Reason.ACCEPTED:
         return reply
     text = clean(reply.text)
-    if not any(character.isalnum() or not character.isascii() for character in text):
+    if not any(map(_says_something, text)):
         return reply._replace(reason=Reason.EMPTY, text="", detail=f"a {stage} without a word")
     return reply._replace(text=text)
 
 
+def _says_something(character: str) -> bool:
+    """Letters and digits of any script, and emoji; not punctuation, blanks, invisible or replacement characters."""
+    if character.isalnum():
+        return True
+    return not character.isascii() and character != "\ufffd" and category(character).startswith("S")
+
+
 def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
-    """One reply per key. Equal copies are one; texts that differ cancel each other out (CONFLICT).
+    """One reply per key, whatever the order of the lines. Equal copies are one; different texts make a CONFLICT.
 
     A text beside an error row of the same request (Together's two files) stays: it was paid for and nothing
-    contradicts it. The billed usage of all copies is kept.
+    contradicts it. The billed usage of all different copies is kept.
     """
     settled: dict[str, Reply] = {}
+    copies: dict[str, set[Reply]] = {}
     for reply in replies:
-        before = settled.get(reply.key)
-        settled[reply.key] = reply if before is None else _merge(before, reply)
+        before = settled.setdefault(reply.key, reply)
+        if before is not reply:
+            copies.setdefault(reply.key, {before}).add(reply)
+    for key, different in copies.items():
+        settled[key] = _agree(different)
     return settled
 
 
-def _merge(first: Reply, second: Reply) -> Reply:
-    if (first.reason, first.text) == (second.reason, second.text):
-        return first
-    texts = {reply.text for reply in (first, second) if reply.reason is Reason.ACCEPTED}
-    usage = Usage(*(a + b for a, b in zip(first.usage, second.usage, strict=True)))
-    if len(texts) == 1 and Reason.CONFLICT not in (first.reason, second.reason):
-        kept = first if first.reason is Reason.ACCEPTED else second
-        return kept._replace(usage=usage)
-    if texts or Reason.CONFLICT in (first.reason, second.reason):
-        return Reply(first.key, Reason.CONFLICT, detail="several different lines for one request", usage=usage)
-    return first._replace(usage=usage)
+def _agree(copies: Set[Reply]) -> Reply:
+    """What different lines for one request come to. Without a text, the failure that stands first in Reason."""
+    usage = total(reply.usage for reply in copies)
+    accepted = [reply for reply in copies if reply.reason is Reason.ACCEPTED]
+    if len({reply.text for reply in accepted}) > 1:
+        detail = "several different lines for one request"
+        return Reply(min(copies).key, Reason.CONFLICT, detail=detail, usage=usage)
+    order = list(Reason)
+    return min(accepted or copies, key=lambda reply: (order.index(reply.reason), reply))._replace(usage=usage)
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """Token counts added up."""
+    return Usage(*map(sum, zip(*usages, strict=True)))

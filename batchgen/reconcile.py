@@ -14,8 +14,8 @@ from batchgen.crash import crashpoint
 from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job, Provider, label
+from batchgen.records import Batch
 from batchgen.session import Session, log
-from batchgen.store import Batch
 
 BLANKS = 2  # complete listings without the job
 

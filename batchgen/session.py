@@ -16,8 +16,9 @@ from batchgen.errors import BatchgenError, Temporary, UnknownModel
 from batchgen.files import Layout
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
+from batchgen.records import Batch, Row
 from batchgen.settings import Settings, api_key
-from batchgen.store import Batch, Row, Store
+from batchgen.store import Store
 
 log = logging.getLogger("batchgen")
 

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchgen.dialogue import Step, steps
+from batchgen.records import Batch
 from batchgen.settings import Settings
-from batchgen.store import Batch, Store
+from batchgen.store import Store
 
 LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")
 FLYING = ("creating", "in_flight")  # money may be owed for these

@@ -12,133 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
+from batchgen import queries
 from batchgen.crash import crashpoint
 from batchgen.dialogue import ID_DIGITS, STAGES, Conversation, Step, Turn
 from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
+from batchgen.records import Batch, Plan, Row, Settled, Wait
 from batchgen.schema import MIGRATIONS, PLACES
 
 BUSY_SECONDS = 60.0
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
-
-
-class Batch(NamedTuple):
-    """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown)."""
-
-    batch: int
-    name: str
-    position: int
-    attempt: int
-    provider: str
-    model: str
-    state: str
-    requests: int
-    bytes: int
-    sha256: str
-    input_tokens: int
-    output_ceiling: int
-    estimated_usd: float | None
-    reserved_usd: float | None
-    planned_at: float
-    key_fingerprint: str | None
-    remote_file: str | None
-    uploaded_at: float | None
-    intent_at: float | None
-    blanks: int
-    first_blank_at: float | None
-    remote_id: str | None
-    submitted_at: float | None
-    remote_state: str | None
-    started_at: float | None
-    missing: int
-    missing_since: float | None
-    ended_at: float | None
-    collected_at: float | None
-    error: str | None
-
-    @property
-    def step(self) -> Step:
-        return Step.at(self.position)
-
-
-class Plan(NamedTuple):
-    """A batch about to enter the ledger: its file is durable, nothing was sent."""
-
-    name: str
-    position: int
-    attempt: int
-    provider: str
-    model: str
-    requests: int
-    bytes: int
-    sha256: str
-    input_tokens: int
-    output_ceiling: int
-    estimated_usd: float | None
-    reserved_usd: float | None
-    planned_at: float
-
-
-class Row(NamedTuple):
-    """A conversation as the scheduler sees it."""
-
-    number: int
-    at: int
-    attempt: int
-    strikes: int
-    ceiling: int
-
-
-class Settled(NamedTuple):
-    """What became of one conversation's request."""
-
-    number: int
-    reason: Reason
-    text: str
-    detail: str
-
-
-class Wait(NamedTuple):
-    """Why something is not submitted now; `until` None waits for a person."""
-
-    scope: str
-    until: float | None
-    hits: int
-    reason: str
-
-
-_BATCH_COLUMNS = ", ".join(Batch._fields)
-
-READY_ATTEMPTS = "SELECT DISTINCT attempt FROM conversations WHERE batch IS NULL AND reason IS NULL AND at = :at"
-READY = """SELECT number, at, attempt, strikes, ceiling FROM conversations
-    WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt = :attempt AND number > :after
-    ORDER BY number LIMIT :limit"""
-HELD = """SELECT number, at, attempt, strikes, ceiling FROM conversations
-    WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
-TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
-TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
-LIVE = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
-ALL_BATCHES = f"SELECT {_BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
-BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
-ACCEPTED = """SELECT b.position, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
-    WHERE o.reason = 'accepted' GROUP BY b.position"""
-REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
-LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations
-    WHERE reason IS NOT NULL ORDER BY number"""
-REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
-    WHERE reason IS NOT NULL AND at = :at GROUP BY reason"""
-MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
-    WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)"""
-ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
-    WHERE state IN ('uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
-MONEY = """SELECT coalesce(sum(estimated_usd), 0),
-    coalesce(sum(CASE WHEN state IN ('creating', 'in_flight', 'lost') THEN reserved_usd END), 0) FROM batches"""
-SPENT = "SELECT coalesce(sum(usd), 0) FROM outcomes"
-STALE = "SELECT file FROM stale ORDER BY file"
-WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"
 
 
 class Store:
@@ -239,16 +124,16 @@ class Store:
 
     def ready_attempts(self, step: Step) -> list[int]:
         """The attempt numbers that conversations ready for `step` have behind them."""
-        return [attempt for (attempt,) in self._database.execute(READY_ATTEMPTS, {"at": step.position})]
+        return [attempt for (attempt,) in self._database.execute(queries.READY_ATTEMPTS, {"at": step.position})]
 
     def ready(self, step: Step, attempt: int, *, after: int, limit: int) -> list[Row]:
         """The next conversations ready for `step`, in seed order."""
         query = {"at": step.position, "attempt": attempt, "after": after, "limit": limit}
-        return [Row(*row) for row in self._database.execute(READY, query)]
+        return [Row(*row) for row in self._database.execute(queries.READY, query)]
 
     def held(self, batch: int) -> list[Row]:
         """The conversations that a live batch holds, in seed order."""
-        return [Row(*row) for row in self._database.execute(HELD, {"batch": batch})]
+        return [Row(*row) for row in self._database.execute(queries.HELD, {"batch": batch})]
 
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         """The dialogues of `numbers`, which ascend, with every text accepted so far."""
@@ -264,14 +149,14 @@ class Store:
     def _range(self, first: int, last: int) -> Iterator[Conversation]:
         """Every dialogue from number `first` to number `last`, in one read."""
         query = {"first": first * PLACES, "last": last * PLACES + PLACES - 1}
-        rows = self._database.execute(TEXTS, query)
+        rows = self._database.execute(queries.TEXTS, query)
         for number, texts in groupby(rows, key=lambda row: row[0] // PLACES):
             yield Conversation(number, tuple(turns([text for _, text in texts])))
 
     def dialogues(self, positions: int) -> Iterator[Conversation]:
         """Every dialogue that has at least `positions` texts, cut to them, in seed order, one at a time."""
         number, texts = 0, list[str]()
-        for place, text in self._database.execute(TEXTS, {"first": 0, "last": 2**62}):
+        for place, text in self._database.execute(queries.TEXTS, {"first": 0, "last": 2**62}):
             if place // PLACES != number:
                 number, texts = place // PLACES, []
             texts.append(text)
@@ -280,12 +165,12 @@ class Store:
 
     def texts_of(self, batch: Batch) -> Iterator[tuple[int, str]]:
         """(number, text) of every text that came from `batch`."""
-        for place, text in self._database.execute(TEXTS_OF, {"batch": batch.batch}):
+        for place, text in self._database.execute(queries.TEXTS_OF, {"batch": batch.batch}):
             yield place // PLACES, text
 
     def left_behind(self) -> Iterator[tuple[int, Step, str, str, int]]:
         """(number, step, reason, detail, attempts) of every rejected conversation, in seed order."""
-        for number, at, reason, detail, attempts in self._database.execute(LEFT_BEHIND):
+        for number, at, reason, detail, attempts in self._database.execute(queries.LEFT_BEHIND):
             yield number, Step.at(at), reason, detail or "", attempts
 
     # ---- the ledger
@@ -314,7 +199,7 @@ class Store:
 
     def batch(self, batch: int) -> Batch:
         row = self._database.execute(
-            f"SELECT {_BATCH_COLUMNS} FROM batches WHERE batch = ?",  # noqa: S608 - column names only
+            f"SELECT {queries.BATCH_COLUMNS} FROM batches WHERE batch = ?",  # noqa: S608 - column names only
             (batch,),
         ).fetchone()
         return Batch(*row)
@@ -322,8 +207,8 @@ class Store:
     def batches(self, *states: str) -> list[Batch]:
         """The batches in any of `states` (none named: all), in the order they were planned."""
         if not states:
-            return [Batch(*row) for row in self._database.execute(ALL_BATCHES)]
-        found = [Batch(*row) for state in states for row in self._database.execute(LIVE, {"state": state})]
+            return [Batch(*row) for row in self._database.execute(queries.ALL_BATCHES)]
+        found = [Batch(*row) for state in states for row in self._database.execute(queries.LIVE, {"state": state})]
         return sorted(found)
 
     def update(self, batch: Batch, **changes: float | str | None) -> Batch:
@@ -430,7 +315,7 @@ class Store:
         """Make conversations rejected at `positions` ready again, with all their attempts before them."""
         with self.transaction():
             changed = sum(
-                self._database.execute(MAKE_READY, {"at": position, "reason": reason}).rowcount
+                self._database.execute(queries.MAKE_READY, {"at": position, "reason": reason}).rowcount
                 for position in positions
             )
             if changed:
@@ -439,24 +324,29 @@ class Store:
 
     def rejection_reasons(self, position: int) -> dict[str, int]:
         """Conversations rejected at `position`, by reason."""
-        return dict(self._database.execute(REJECTION_REASONS, {"at": position}))
+        return dict(self._database.execute(queries.REJECTION_REASONS, {"at": position}))
 
     # ---- quotas and money
 
     def enqueued(self, provider: str, model: str) -> tuple[int, int]:
         """(batches, estimated input tokens) that are or may be at the provider now, for one model."""
-        batches, tokens = self._database.execute(ENQUEUED, {"provider": provider, "model": model}).fetchone()
+        batches, tokens = self._database.execute(queries.ENQUEUED, {"provider": provider, "model": model}).fetchone()
         return batches, tokens
 
     def money(self) -> tuple[float, float, float]:
         """(estimated, reserved, spent) in USD: of all batches, of those in flight, as really billed."""
-        estimated, reserved = self._database.execute(MONEY).fetchone()
-        (spent,) = self._database.execute(SPENT).fetchone()
+        estimated, reserved = self._database.execute(queries.MONEY).fetchone()
+        (spent,) = self._database.execute(queries.SPENT).fetchone()
         return float(estimated), float(reserved), float(spent)
+
+    def output_of(self, positions: Sequence[int]) -> tuple[int, int]:
+        """(accepted requests, output tokens billed for them) over some positions."""
+        found = [self._database.execute(queries.OUTPUT_OF, {"at": position}).fetchone() for position in positions]
+        return sum(requests for requests, _ in found), sum(tokens for _, tokens in found)
 
     def waits(self) -> dict[str, Wait]:
         """What is held back and why, by scope."""
-        return {row[0]: Wait(*row) for row in self._database.execute(WAITS)}
+        return {row[0]: Wait(*row) for row in self._database.execute(queries.WAITS)}
 
     def wait(self, wait: Wait) -> None:
         if self.waits().get(wait.scope) != wait:
@@ -471,15 +361,15 @@ class Store:
     def totals(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
         """Requests by (position, batch state), accepted texts by position, rejected conversations by position."""
         by_state = {
-            (position, state): requests for position, state, _, requests in self._database.execute(BATCH_TOTALS)
+            (position, state): requests for position, state, _, requests in self._database.execute(queries.BATCH_TOTALS)
         }
-        return by_state, dict(self._database.execute(ACCEPTED)), dict(self._database.execute(REJECTED))
+        return by_state, dict(self._database.execute(queries.ACCEPTED)), dict(self._database.execute(queries.REJECTED))
 
     # ---- derived files
 
     def stale(self) -> list[str]:
         """Derived files that are older than the store."""
-        return [file for (file,) in self._database.execute(STALE)]
+        return [file for (file,) in self._database.execute(queries.STALE)]
 
     def fresh(self, file: str) -> None:
         self._database.execute("DELETE FROM stale WHERE file = ?", (file,))

@@ -29,8 +29,8 @@ from batchgen.guard import stopped
 from batchgen.outcomes import Reason
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
 from batchgen.reconcile import adopt, jobs_by_label
+from batchgen.records import Batch, Plan, Wait
 from batchgen.session import Session, log
-from batchgen.store import Batch, Plan, Wait
 from batchgen.waits import in_force, pause
 
 

@@ -19,11 +19,11 @@ from batchgen.outcomes import Reason, accept
 from batchgen.prompts import field_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
+from batchgen.records import Batch
 from batchgen.rounds import history_lines, rejected_lines, single_turn_lines
 from batchgen.schemas import validator
 from batchgen.session import Session
 from batchgen.status import LIVE_STATES, status
-from batchgen.store import Batch
 
 MOST_PROBLEMS = 100
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from batchgen.store import Store, Wait
+from batchgen.records import Wait
+from batchgen.store import Store
 
 FIRST_SECONDS, MOST_SECONDS = 60.0, 2 * 3600.0
 

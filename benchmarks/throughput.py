@@ -33,11 +33,12 @@ from batchgen.collect import book  # noqa: E402
 from batchgen.dialogue import Stage, Step, Turn  # noqa: E402
 from batchgen.files import Layout  # noqa: E402
 from batchgen.providers.base import Job, JobState  # noqa: E402
+from batchgen.records import Batch  # noqa: E402
 from batchgen.rounds import refresh  # noqa: E402
 from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.session import Session  # noqa: E402
 from batchgen.settings import Settings  # noqa: E402
-from batchgen.store import Batch, Store  # noqa: E402
+from batchgen.store import Store  # noqa: E402
 
 QUESTION = Step(2, Stage.QUESTION)
 REPLY = "Which of these would you begin with if there were only ten minutes left, and why that one? " * 2

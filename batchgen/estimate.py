@@ -1,0 +1,167 @@
+"""What the rest of a run will cost, before it is paid: tokens, dollars and batches per step. No network.
+
+A sample of the conversations is carried on to the end with filler of the expected length in place of texts that do not
+exist yet, and each request is built and counted as `submit` would. Where a stage has answered already, its replies are
+expected to be as long as they really were.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any, NamedTuple
+
+from batchgen.costs import FORMULAS, prompt_tokens, standard_rate
+from batchgen.dialogue import STAGES, Conversation, Stage, Step
+from batchgen.outcomes import Usage
+from batchgen.prompts import prompt
+from batchgen.session import Session
+from batchgen.store import turns
+
+SAMPLE = 200
+QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
+CHARACTERS_PER_TOKEN = 4.5  # English
+JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
+FILLER = "word "  # about one token each
+
+
+class StepEstimate(NamedTuple):
+    """One step's remaining requests and what they are expected to need. USD is None where a price is unknown."""
+
+    step: Step
+    provider: str
+    model: str
+    requests: int
+    batches: int
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    online_usd: float | None
+
+
+def estimate(session: Session) -> list[StepEstimate]:
+    """The steps of the run that are not bought yet, in order."""
+    by_state, accepted, rejected = session.store.totals()
+    alive = session.conversations - sum(rejected.values())
+    replies = {stage: _reply_tokens(session, stage) for stage in STAGES}
+    means = _mean_inputs(session, _sample(session), replies)
+    found = []
+    for step in session.steps():
+        flying = sum(by_state.get((step.position, state), 0) for state in ("creating", "in_flight"))
+        requests = max(alive - accepted.get(step.position, 0) - flying, 0)
+        found.append(_step(session, step, requests, means.get(step.position, 0.0), replies[step.stage]))
+    return found
+
+
+def _step(session: Session, step: Step, requests: int, mean_input: float, reply: float) -> StepEstimate:
+    provider = session.provider(step.stage)
+    model = session.model(provider)
+    used = Usage(input=round(mean_input * requests), output=round(reply * requests))
+    batch, online = session.rate(model), standard_rate(model)
+    limits = session.settings.batches
+    return StepEstimate(
+        step=step,
+        provider=provider.name,
+        model=model,
+        requests=requests,
+        batches=ceil(requests / min(limits.max_requests, provider.max_file_requests)),
+        input_tokens=used.input,
+        output_tokens=used.output,
+        usd=batch.usd(used) if batch else None,
+        online_usd=online.usd(used) if online else None,
+    )
+
+
+def _reply_tokens(session: Session, stage: Stage) -> float:
+    """Expected output tokens of one reply: what the stage's accepted replies really took, else what it is asked for."""
+    requests, tokens = session.store.output_of([step.position for step in session.steps() if step.stage is stage])
+    if requests:
+        return tokens / requests
+    wanted = session.settings.stage(stage)
+    text = QUESTION_TOKENS if stage is Stage.QUESTION else wanted.target_characters / CHARACTERS_PER_TOKEN
+    return min(text + (0 if stage is Stage.ANSWER else JSON_TOKENS), wanted.max_output_tokens)
+
+
+def _sample(session: Session) -> Iterable[Conversation]:
+    """Up to SAMPLE conversations, evenly spread over the run."""
+    total = session.conversations
+    return session.store.conversations(list(range(1, total + 1, max(total // SAMPLE, 1))))
+
+
+def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapping[Stage, float]) -> dict[int, float]:
+    """Mean input tokens of one request, by position, over the sample carried on to the end."""
+    sums: dict[int, int] = defaultdict(int)
+    size = 0
+    for conversation in sample:
+        size += 1
+        texts = [text for turn in conversation.turns for text in turn if text]
+        for step in session.steps():
+            if step.position > len(texts):
+                break
+            cut = Conversation(conversation.number, tuple(turns(texts[: step.position])))
+            sums[step.position] += _input(session, cut, step)
+            if step.position == len(texts):
+                texts.append(FILLER * max(round(replies[step.stage]), 1))
+    return {position: total / size for position, total in sums.items()} if size else {}
+
+
+def _input(session: Session, conversation: Conversation, step: Step) -> int:
+    wanted = session.settings.stage(step.stage)
+    asked = prompt(
+        conversation,
+        step.stage,
+        target_characters=wanted.target_characters,
+        history_messages=session.settings.history_messages,
+    )
+    return prompt_tokens(asked, FORMULAS.get(wanted.provider, FORMULAS["gemini"]))
+
+
+def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:
+    """(JSON value, text) of an estimate, with the rates it was made with and the dates they were seen."""
+    _, reserved, spent = session.store.money()
+    total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
+    value = {
+        "steps": [
+            {
+                "round": one.step.round,
+                "stage": str(one.step.stage),
+                **{k: v for k, v in one._asdict().items() if k != "step"},
+            }
+            for one in found
+        ],
+        "usd": total,
+        "online_usd": online,
+        "spent_usd": spent,
+        "reserved_usd": reserved,
+    }
+    lines = [
+        f"{'step':<20}{'requests':>9}{'batches':>8}{'tokens in':>12}{'tokens out':>12}{'batch $':>10}{'online $':>10}"
+    ]
+    lines += [
+        f"{one.step!s:<20}{one.requests:>9}{one.batches:>8}{one.input_tokens:>12}{one.output_tokens:>12}"
+        f"{_usd(one.usd):>10}{_usd(one.online_usd):>10}"
+        for one in found
+    ]
+    lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>10}", ""]
+    lines += [_rate_line(session, model) for model in dict.fromkeys(one.model for one in found)]
+    lines.append(f"spent so far ${spent:.4f}, reserved for what is in flight ${reserved:.4f}")
+    return value, "\n".join(lines)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """A sum with an unknown part is unknown."""
+    known = list(values)
+    return None if any(value is None for value in known) else sum(value for value in known if value is not None)
+
+
+def _usd(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _rate_line(session: Session, model: str) -> str:
+    rate = session.rate(model)
+    if rate is None:
+        return f'{model}: price unknown; set it in batchgen.toml: [prices."{model}"] input = ..., output = ...'
+    seen = f", seen {rate.read_on}" if rate.read_on else ""
+    return f"{model}: ${rate.input:g} in, ${rate.output:g} out per million tokens ({rate.source}{seen})"

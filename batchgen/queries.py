@@ -1,0 +1,37 @@
+"""Every query of the store by name, so that a test can hold each to its index."""
+
+from __future__ import annotations
+
+from batchgen.records import Batch
+
+BATCH_COLUMNS = ", ".join(Batch._fields)
+
+READY_ATTEMPTS = "SELECT DISTINCT attempt FROM conversations WHERE batch IS NULL AND reason IS NULL AND at = :at"
+READY = """SELECT number, at, attempt, strikes, ceiling FROM conversations
+    WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt = :attempt AND number > :after
+    ORDER BY number LIMIT :limit"""
+HELD = """SELECT number, at, attempt, strikes, ceiling FROM conversations
+    WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
+TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
+TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
+LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
+ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
+BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
+ACCEPTED = """SELECT b.position, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
+    WHERE o.reason = 'accepted' GROUP BY b.position"""
+REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
+LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations
+    WHERE reason IS NOT NULL ORDER BY number"""
+REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
+    WHERE reason IS NOT NULL AND at = :at GROUP BY reason"""
+MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
+    WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)"""
+ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
+    WHERE state IN ('uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
+MONEY = """SELECT coalesce(sum(estimated_usd), 0),
+    coalesce(sum(CASE WHEN state IN ('creating', 'in_flight', 'lost') THEN reserved_usd END), 0) FROM batches"""
+SPENT = "SELECT coalesce(sum(usd), 0) FROM outcomes"
+OUTPUT_OF = """SELECT coalesce(sum(o.requests), 0), coalesce(sum(o.output_tokens), 0)
+    FROM batches b JOIN outcomes o USING (batch) WHERE b.position = :at AND o.reason = 'accepted'"""
+STALE = "SELECT file FROM stale ORDER BY file"
+WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"

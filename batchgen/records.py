@@ -1,0 +1,93 @@
+"""The store's rows as values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from batchgen.dialogue import Step
+from batchgen.outcomes import Reason
+
+
+class Batch(NamedTuple):
+    """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown)."""
+
+    batch: int
+    name: str
+    position: int
+    attempt: int
+    provider: str
+    model: str
+    state: str
+    requests: int
+    bytes: int
+    sha256: str
+    input_tokens: int
+    output_ceiling: int
+    estimated_usd: float | None
+    reserved_usd: float | None
+    planned_at: float
+    key_fingerprint: str | None
+    remote_file: str | None
+    uploaded_at: float | None
+    intent_at: float | None
+    blanks: int
+    first_blank_at: float | None
+    remote_id: str | None
+    submitted_at: float | None
+    remote_state: str | None
+    started_at: float | None
+    missing: int
+    missing_since: float | None
+    ended_at: float | None
+    collected_at: float | None
+    error: str | None
+
+    @property
+    def step(self) -> Step:
+        return Step.at(self.position)
+
+
+class Plan(NamedTuple):
+    """A batch about to enter the ledger: its file is durable, nothing was sent."""
+
+    name: str
+    position: int
+    attempt: int
+    provider: str
+    model: str
+    requests: int
+    bytes: int
+    sha256: str
+    input_tokens: int
+    output_ceiling: int
+    estimated_usd: float | None
+    reserved_usd: float | None
+    planned_at: float
+
+
+class Row(NamedTuple):
+    """A conversation as the scheduler sees it."""
+
+    number: int
+    at: int
+    attempt: int
+    strikes: int
+    ceiling: int
+
+
+class Settled(NamedTuple):
+    """What became of one conversation's request."""
+
+    number: int
+    reason: Reason
+    text: str
+    detail: str
+
+
+class Wait(NamedTuple):
+    """Why something is not submitted now; `until` None waits for a person."""
+
+    scope: str
+    until: float | None
+    hits: int
+    reason: str
