@@ -137,10 +137,10 @@ def _listed(model: str, kind: str) -> Rate | None:
     price: Any = entry.get(kind)
     if not isinstance(price, dict):
         return None
-    seen = entry.get("read_on")
+    seen, fresh = entry.get("read_on"), float(price["input"])
     return Rate(
-        input=float(price["input"]),
-        cached_input=float(price.get("cached_input") or price["input"]),
+        input=fresh,
+        cached_input=float(price.get("cached_input", fresh)),
         output=float(price["output"]),
         source=str(entry["source"]),
         read_on=seen if isinstance(seen, date) else None,

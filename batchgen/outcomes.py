@@ -7,7 +7,7 @@ text may stand in a conversation. Everything that is not recognised is a failure
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 from unicodedata import category
@@ -130,7 +130,7 @@ def accept(stage: Stage, reply: Reply) -> Reply:
         return reply
     text = clean(reply.text)
     if not any(map(_says_something, text)):
-        return reply._replace(reason=Reason.EMPTY, text="", detail=f"a {stage} without a word")
+        return reply._replace(reason=Reason.EMPTY, text="", detail=f"no word in the {stage}")
     return reply._replace(text=text)
 
 
@@ -158,15 +158,14 @@ def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
     return settled
 
 
-def _agree(copies: Set[Reply]) -> Reply:
-    """What different lines for one request come to. Without a text, the failure that stands first in Reason."""
+def _agree(copies: Collection[Reply]) -> Reply:
+    """What different lines for one request come to: its text, or the failure that stands first in Reason."""
     usage = total(reply.usage for reply in copies)
-    accepted = [reply for reply in copies if reply.reason is Reason.ACCEPTED]
-    if len({reply.text for reply in accepted}) > 1:
+    if len({reply.text for reply in copies if reply.reason is Reason.ACCEPTED}) > 1:
         detail = "several different lines for one request"
         return Reply(min(copies).key, Reason.CONFLICT, detail=detail, usage=usage)
-    order = list(Reason)
-    return min(accepted or copies, key=lambda reply: (order.index(reply.reason), reply))._replace(usage=usage)
+    order = list(Reason)  # ACCEPTED is its first
+    return min(copies, key=lambda reply: (order.index(reply.reason), reply))._replace(usage=usage)
 
 
 def total(usages: Iterable[Usage]) -> Usage:

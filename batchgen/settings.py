@@ -6,7 +6,7 @@ import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from batchgen.dialogue import Stage
 from batchgen.errors import KeyRefused, SetupError
+from batchgen.logs import learn
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -24,7 +25,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ProviderSettings(Section, frozen=True):
-    models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    models: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
     enqueued_tokens: Positive
     concurrent_batches: Positive = 100
     # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
@@ -36,7 +37,7 @@ class StageSettings(Section, frozen=True):
     `max_rejected_share` of the settled conversations were left behind, the step stops itself.
     """
 
-    provider: str
+    provider: Literal["gemini", "together"]
     max_output_tokens: Positive
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     target_characters: Positive = 400
@@ -49,7 +50,7 @@ class BatchSettings(Section, frozen=True):
     max_requests: Positive = 2000
     max_bytes: Positive = 50_000_000
     max_attempts: Positive = 3
-    http_timeout_seconds: Annotated[float, Meta(gt=0)] = 120
+    http_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120
     reconcile_grace_seconds: NonNegative = 900
 
 
@@ -143,11 +144,12 @@ def environment(root: Path) -> dict[str, str]:
 def api_key(variables: dict[str, str], name: str) -> str:
     """The key in variable `name`, checked for what no HTTP header can carry. Raises KeyRefused."""
     key = variables.get(name, "").strip()
+    learn(key)
     if not key:
         raise KeyRefused(
             f"{name} is not set.", do=f"Put {name}=... into the environment, or into ROOT/.env (mode 0600)."
         )
-    if not key.isascii() or not key.isprintable() or " " in key:
+    if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
         raise KeyRefused(
             f"{name} holds characters that no key has (a line break, a blank, a quote?).", do="Set it anew."
         )

@@ -147,6 +147,9 @@ class LinesRefused(CreateRefused):
         self.lines = lines
 
 
+REFUSALS = (JobMissing, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
+
+
 def label(provider: Provider, *, name: str, remote_file: str) -> str:
     """By what a job of the batch `name` with input `remote_file` can be found at `provider`."""
     return name if provider.found_by_name else remote_file

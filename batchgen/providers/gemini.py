@@ -5,17 +5,16 @@ Facts come from the provider's documentation and the SDK's source (google-genai 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import orjson
-
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
 from batchgen.providers.base import Access, Job, JobState, Parameters, Provider, Remote
-from batchgen.providers.reading import as_object, count, load_row, unwrap
+from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
 
 NAME = "gemini"
 
@@ -96,7 +95,7 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
         ],
         "generationConfig": generation,
     }
-    return orjson.dumps({"key": key, "request": request})
+    return request_line({"key": key, "request": request})
 
 
 def reply(raw: bytes, field: str) -> Reply:
@@ -107,12 +106,11 @@ def reply(raw: bytes, field: str) -> Reply:
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
-    key = row.get("key") or as_object(row.get("metadata")).get("key")
-    key = key if isinstance(key, str) else ""
-    trouble = row.get("error") or row.get("status")
+    key = as_text(row.get("key")) or as_text(as_object(row.get("metadata")).get("key"))
+    response = row.get("response")
+    trouble = row.get("error") or (row.get("status") if not response else None)
     if trouble:
         return _failed_row(key, trouble)
-    response = row.get("response")
     if not isinstance(response, dict):
         return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
     return _response(key, response, field)
@@ -121,19 +119,25 @@ def reply(raw: bytes, field: str) -> Reply:
 def _failed_row(key: str, error: Any) -> Reply:
     code = as_object(error).get("code")
     reason = _ROW_CODES.get(code, Reason.PROVIDER_ERROR) if isinstance(code, int) else Reason.PROVIDER_ERROR
-    return Reply(key, reason, detail=short(f"code {code}: {as_object(error).get('message', '')}" if code else error))
+    return Reply(key, reason, detail=_words(error))
+
+
+def _words(error: Any) -> str:
+    """A google.rpc.Status, or whatever stands in its place, in one line."""
+    code, message = as_object(error).get("code"), as_object(error).get("message")
+    return short(f"code {code}: {message or 'no message'}" if code else message or error)
 
 
 def _response(key: str, response: dict[str, Any], field: str) -> Reply:
     usage = _usage(as_object(response.get("usageMetadata")))
-    model = str(response.get("modelVersion") or "")
+    model = as_text(response.get("modelVersion"))
     candidates = response.get("candidates")
     if not isinstance(candidates, list) or not candidates:
         block = as_object(response.get("promptFeedback")).get("blockReason")
         reason = Reason.BLOCKED_PROMPT if block else Reason.EMPTY
-        return Reply(key, reason, detail=str(block or "no candidates"), usage=usage, model=model)
+        return Reply(key, reason, detail=short(block or "no candidates"), usage=usage, model=model)
     candidate = as_object(candidates[0])
-    finish = str(candidate.get("finishReason") or "")
+    finish = as_text(candidate.get("finishReason"))
     reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
         return Reply(key, reason, detail=short(f"finish reason {finish or 'missing'}"), usage=usage, model=model)
@@ -168,23 +172,23 @@ def job(operation: Any) -> Job:
     """A raw operation as a Job. The SDK shows only `metadata`, and drops `error`, counts and `response`."""
     operation = as_object(operation)
     metadata = as_object(operation.get("metadata"))
-    raw_state = str(metadata.get("state") or operation.get("state") or "")
+    raw_state = as_text(metadata.get("state")) or as_text(operation.get("state"))
     outputs = [as_object(operation.get("response")), as_object(metadata.get("output")), as_object(metadata.get("dest"))]
     stats = as_object(metadata.get("batchStats"))
     rows = count(stats.get("successfulRequestCount")) + count(stats.get("failedRequestCount"))
     error = operation.get("error")
     return Job(
-        remote_id=str(operation.get("name") or metadata.get("name") or ""),
+        remote_id=as_text(operation.get("name")) or as_text(metadata.get("name")),
         state=STATES.get(_PREFIX.sub("", raw_state), JobState.UNKNOWN),
         raw_state=_PREFIX.sub("JOB_STATE_", raw_state),
-        label=str(metadata.get("displayName") or ""),
+        label=as_text(metadata.get("displayName")),
         output=next(
-            (str(name) for output in outputs if (name := output.get("responsesFile") or output.get("fileName"))), ""
+            (name for output in outputs if (name := as_text(output.get("responsesFile") or output.get("fileName")))), ""
         ),
         inline=next((found for output in outputs if (found := tuple(_inlined(output)))), ()),
         rows=rows or None,
-        error=short(f"code {as_object(error).get('code')}: {as_object(error).get('message', '')}") if error else "",
-        created_at=str(metadata.get("createTime") or ""),
+        error=_words(error) if error else "",
+        created_at=as_text(metadata.get("createTime")),
     )
 
 
@@ -193,7 +197,7 @@ def _inlined(output: dict[str, Any]) -> Iterator[bytes]:
     found = output.get("inlinedResponses")
     rows = found.get("inlinedResponses") if isinstance(found, dict) else found
     for row in rows if isinstance(rows, list) else []:
-        yield orjson.dumps(row)
+        yield json.dumps(row).encode()  # not orjson, which refuses a lone surrogate and an integer beyond 64 bits
 
 
 def connect(access: Access) -> Remote:

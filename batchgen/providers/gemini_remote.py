@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,22 @@ from google.genai import errors, types
 
 from batchgen.errors import Ambiguous, BatchgenError, NotReady, Temporary
 from batchgen.files import hash_file
+from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
+from batchgen.providers.deadline import whole_within
 from batchgen.providers.gemini import NAME, job
 from batchgen.providers.reading import as_object
-from batchgen.providers.transport import UNCLEAR, Refusal, meaning, patiently, retry_after, tls_context, unreachable
+from batchgen.providers.transport import (
+    UNCLEAR,
+    Refusal,
+    meaning,
+    patiently,
+    retry_after,
+    setting_up,
+    tls_context,
+    unreachable,
+)
 
 API_URL = "https://generativelanguage.googleapis.com"
 PAGE_SIZE = 100
@@ -40,6 +52,21 @@ class GeminiRemote:
         self._base = (access.url or API_URL).rstrip("/")
         self._version = access.api_version
         self._headers = {"x-goog-api-key": access.key}
+        self._mime = self.MIME_TYPES[0]
+        with setting_up(NAME, self._base):
+            self._http = self._own_client(access.timeout_seconds)
+            self._client = genai.Client(
+                vertexai=False,
+                api_key=access.key,
+                http_options=types.HttpOptions(
+                    api_version=access.api_version,
+                    base_url=self._base,
+                    timeout=max(int(access.timeout_seconds * 1000), 1),
+                    httpx_client=self._http,
+                ),
+            )
+
+    def _own_client(self, timeout_seconds: float) -> httpx2.Client:
         own_host = httpx2.URL(self._base).host
 
         def keep_key_at_home(request: httpx2.Request) -> None:
@@ -47,23 +74,12 @@ class GeminiRemote:
             if request.url.host != own_host:
                 request.headers.pop("x-goog-api-key", None)
 
-        self._http = httpx2.Client(
+        return httpx2.Client(
             verify=tls_context(),
-            timeout=access.timeout_seconds,
+            timeout=timeout_seconds,
             follow_redirects=True,
-            event_hooks={"request": [keep_key_at_home]},
+            event_hooks={"request": [keep_key_at_home], "response": [whole_within(httpx2, timeout_seconds)]},
         )
-        self._client = genai.Client(
-            vertexai=False,
-            api_key=access.key,
-            http_options=types.HttpOptions(
-                api_version=access.api_version,
-                base_url=self._base,
-                timeout=max(int(access.timeout_seconds * 1000), 1),
-                httpx_client=self._http,
-            ),
-        )
-        self._mime = self.MIME_TYPES[0]
 
     def close(self) -> None:
         self._http.close()
@@ -222,7 +238,19 @@ def _refusal(doing: str, error: Any) -> Refusal:
         message += " API_KEY_INVALID"
     if "file_storage" in str(error.details):
         message += " file_storage_bytes"
-    return Refusal(NAME, doing, int(error.code), message.strip(), retry_after(headers))
+    wish = retry_after(headers)
+    return Refusal(
+        NAME, doing, int(error.code), redacted(message.strip()), _retry_delay(error.details) if wish is None else wish
+    )
+
+
+def _retry_delay(details: Any) -> float | None:
+    """The wish of a google.rpc.RetryInfo ("34s"), in seconds."""
+    for detail in as_object(as_object(details).get("error")).get("details") or ():
+        number = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(as_object(detail).get("retryDelay")))
+        if number:
+            return float(number[1])
+    return None
 
 
 @contextmanager

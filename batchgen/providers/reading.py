@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from batchgen.outcomes import Reason, Reply, short
+from batchgen.outcomes import Reason, Reply, mend, short
+
+MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
+# Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.
+_SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+
+
+def request_line(request: dict[str, Any]) -> bytes:
+    """One request as a line of JSON, without the line feed, that no reader can take for two."""
+    line = orjson.dumps(request)
+    for raw, escaped in _SEPARATORS:
+        line = line.replace(raw, escaped)
+    return line
 
 
 def read_lines(raw: bytes) -> Sequence[bytes]:
@@ -30,22 +41,18 @@ def load_row(raw: bytes) -> dict[str, Any] | Reply:
 
 
 def _loosely(raw: bytes) -> Any:
-    """A lone surrogate escape is refused by orjson but is no reason to lose a paid text: outcomes.clean mends it."""
+    """A lone surrogate escape is refused by orjson but is no reason to lose a paid text: it is mended."""
     try:
-        return json.loads(raw)
-    except ValueError:
+        return json.loads(mend(json.dumps(json.loads(raw), ensure_ascii=False)))
+    except (ValueError, RecursionError):
         return None
-
-
-_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 
 def unwrap(text: str, field: str, read: Reply) -> Reply:
     """The one field of a JSON reply; a Markdown fence around it is tolerated, anything else is MALFORMED."""
-    inner = _FENCE.sub(r"\1", text.strip())
     try:
-        value = json.loads(inner)  # not orjson: a lone surrogate escape is mended by outcomes.clean, not refused
-    except ValueError as error:
+        value = json.loads(_unfenced(text))  # not orjson: a lone surrogate escape is mended by outcomes.clean
+    except (ValueError, RecursionError) as error:
         return read._replace(reason=Reason.MALFORMED, detail=short(f"not JSON: {error}"))
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str):
@@ -53,13 +60,29 @@ def unwrap(text: str, field: str, read: Reply) -> Reply:
     return read._replace(text=found)
 
 
+def _unfenced(text: str) -> str:
+    # No regular expression: on a reply that is all line feeds one took time with the cube of its length.
+    text = text.strip()
+    if len(text) >= 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE):
+        return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
+    return text
+
+
+_FENCE = "```"
+
+
 def count(value: Any) -> int:
-    """A token count; the protocol writes int64 as a string here and as a number there."""
+    """A token count; the protocol writes int64 as a string here and as a number there. Nonsense counts 0."""
     try:
-        return max(int(value or 0), 0)
-    except (TypeError, ValueError):
+        number = int(value or 0)
+    except (TypeError, ValueError, OverflowError):
         return 0
+    return number if 0 <= number <= MOST_TOKENS else 0
 
 
 def as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import orjson
-
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
 from batchgen.providers.base import Access, Job, JobState, Parameters, Provider, Remote
-from batchgen.providers.reading import as_object, count, load_row, unwrap
+from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
 
 NAME = "together"
 
@@ -60,7 +58,7 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
     if prompt.field:
         schema = {"type": "object", "properties": {prompt.field: {"type": "string"}}, "required": [prompt.field]}
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.field, "schema": schema}}
-    return orjson.dumps({"custom_id": key, "body": body})
+    return request_line({"custom_id": key, "body": body})
 
 
 def reply(raw: bytes, field: str) -> Reply:
@@ -68,8 +66,7 @@ def reply(raw: bytes, field: str) -> Reply:
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
-    key = row.get("custom_id")
-    key = key if isinstance(key, str) else ""
+    key = as_text(row.get("custom_id"))
     response = as_object(row.get("response"))
     body = as_object(response.get("body"))
     status = response.get("status_code")
@@ -84,19 +81,26 @@ def reply(raw: bytes, field: str) -> Reply:
 
 def _failed_row(key: str, error: Any, status: Any) -> Reply:
     """The code in an error file is always batch_client_error, also for provider faults: only a status tells more."""
-    message = as_object(error).get("message") or error
+    message = _words(error) or "no message"
+    if not isinstance(status, int):
+        return Reply(key, Reason.PROVIDER_ERROR, detail=message)
     reason = Reason.INVALID_REQUEST if status in _PERMANENT_STATUS else Reason.PROVIDER_ERROR
-    return Reply(key, reason, detail=short(f"HTTP {status}: {message}" if status else message))
+    return Reply(key, reason, detail=short(f"HTTP {status}: {message}"))
+
+
+def _words(error: Any) -> str:
+    """An error of a row or a job, text or object, in one line."""
+    return short(as_object(error).get("message") or error or "")
 
 
 def _completion(key: str, body: dict[str, Any], field: str) -> Reply:
     usage = _usage(as_object(body.get("usage")))
-    read = Reply(key, Reason.ACCEPTED, usage=usage, model=str(body.get("model") or ""))
+    read = Reply(key, Reason.ACCEPTED, usage=usage, model=as_text(body.get("model")))
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         return read._replace(reason=Reason.EMPTY, detail="no choices")
     choice = as_object(choices[0])
-    finish = str(choice.get("finish_reason") or "")
+    finish = as_text(choice.get("finish_reason"))
     reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
         return read._replace(reason=reason, detail=short(f"finish reason {finish or 'missing'}"))
@@ -123,16 +127,16 @@ def _usage(usage: dict[str, Any]) -> Usage:
 def job(raw: Any) -> Job:
     """A job object of the wire as a Job; ids may be absent, null or the empty string."""
     raw = as_object(raw)
-    status = str(raw.get("status") or "")
+    status = as_text(raw.get("status"))
     return Job(
-        remote_id=str(raw.get("id") or ""),
+        remote_id=as_text(raw.get("id")),
         state=STATES.get(status.upper(), JobState.UNKNOWN),
         raw_state=status,
-        label=str(raw.get("input_file_id") or ""),
-        output=str(raw.get("output_file_id") or ""),
-        errors=str(raw.get("error_file_id") or ""),
-        error=short(raw.get("error") or ""),
-        created_at=str(raw.get("created_at") or ""),
+        label=as_text(raw.get("input_file_id")),
+        output=as_text(raw.get("output_file_id")),
+        errors=as_text(raw.get("error_file_id")),
+        error=_words(raw.get("error")),
+        created_at=short(raw.get("created_at") or ""),
     )
 
 

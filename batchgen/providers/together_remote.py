@@ -15,10 +15,21 @@ import httpx
 import together
 
 from batchgen.errors import Ambiguous, BatchgenError, NotReady, Temporary
+from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
+from batchgen.providers.deadline import whole_within
 from batchgen.providers.together import NAME, job
-from batchgen.providers.transport import UNCLEAR, Refusal, meaning, patiently, retry_after, tls_context, unreachable
+from batchgen.providers.transport import (
+    UNCLEAR,
+    Refusal,
+    meaning,
+    patiently,
+    retry_after,
+    setting_up,
+    tls_context,
+    unreachable,
+)
 
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW = "24h"  # the only one there is
@@ -29,14 +40,20 @@ class TogetherRemote:
     """The calls, with the SDK's own retries off: by default it repeats a create up to three times (RUN)."""
 
     def __init__(self, access: Access) -> None:
-        self._http = together.DefaultHttpxClient(verify=tls_context(), timeout=access.timeout_seconds)
-        self._client = together.Together(
-            api_key=access.key,
-            base_url=(access.url or API_URL).rstrip("/").removesuffix("/v1"),
-            timeout=access.timeout_seconds,
-            max_retries=0,
-            http_client=self._http,
-        )
+        url = (access.url or API_URL).rstrip("/").removesuffix("/v1")
+        with setting_up(NAME, url):
+            self._http = together.DefaultHttpxClient(
+                verify=tls_context(),
+                timeout=access.timeout_seconds,
+                event_hooks={"response": [whole_within(httpx, access.timeout_seconds)]},
+            )
+            self._client = together.Together(
+                api_key=access.key,
+                base_url=url,
+                timeout=access.timeout_seconds,
+                max_retries=0,
+                http_client=self._http,
+            )
 
     def close(self) -> None:
         self._http.close()
@@ -79,7 +96,7 @@ class TogetherRemote:
             raise Ambiguous(f"together, create a batch: no clear answer ({type(error).__name__}).") from None
         created = getattr(answer, "job", None)
         if created is None or not getattr(created, "id", None):
-            warning = short(getattr(answer, "warning", None) or "")
+            warning = short(redacted(str(getattr(answer, "warning", None) or "")))
             raise Ambiguous(f"together, create a batch: an answer without a job. {warning}".rstrip())
         return str(created.id)
 
@@ -149,7 +166,8 @@ def _create_refusal(error: together.APIStatusError) -> Exception:
 
 def _refusal(doing: str, error: together.APIStatusError) -> Refusal:
     headers = {name.lower(): value for name, value in error.response.headers.items()}
-    return Refusal(NAME, doing, error.status_code, _message(error.body) or error.message, retry_after(headers))
+    message = redacted(_message(error.body) or error.message)
+    return Refusal(NAME, doing, error.status_code, message, retry_after(headers))
 
 
 def _message(body: Any) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from math import isfinite
+from pathlib import Path
 from time import time
 from typing import NamedTuple, TypeVar
-
-import stamina
+from urllib.parse import urlsplit
 
 from batchgen.errors import BatchgenError, KeyRefused, QuotaReached, SetupError, Temporary
+from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
 
@@ -26,6 +29,9 @@ def tls_context() -> ssl.SSLContext:
 
     SSL_CERT_FILE / SSL_CERT_DIR alone when set, else the operating system's store together with certifi's.
     """
+    own = os.environ.get("SSL_CERT_FILE")
+    if own and not Path(own).is_file():
+        raise SetupError(f"SSL_CERT_FILE={own}: no such file.", do="Point it at a file of CA certificates (PEM).")
     context = ssl.create_default_context()
     if not os.environ.get("SSL_CERT_FILE") and not os.environ.get("SSL_CERT_DIR"):
         import certifi
@@ -34,8 +40,27 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
+@contextmanager
+def setting_up(provider: str, url: str) -> Iterator[None]:
+    """The making of a provider's client. Raises SetupError for an address or a proxy that nobody can talk to."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write its base URL as https://host[:port].")
+    try:
+        yield
+    except BatchgenError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a library makes of a malformed value
+        raise SetupError(
+            f"{provider}: its client cannot be set up ({short(redacted(str(error)))}).",
+            do="Check the base URL and the proxy variables; `batchgen doctor` shows them.",
+        ) from None
+
+
 def patiently(call: Callable[[], T]) -> T:
     """`call`, again with back-off when it meets temporary trouble. For reads and uploads only: never for a create."""
+    import stamina  # here: a tick with nothing in flight asks nobody
+
     for attempt in stamina.retry_context(
         on=_is_passing, attempts=READ_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=5.0, wait_jitter=0.5
     ):
@@ -44,9 +69,13 @@ def patiently(call: Callable[[], T]) -> T:
     raise AssertionError("unreachable: retry_context ends by returning or raising")
 
 
+class TimedOut(Temporary):
+    """No whole answer within the time-out. Waiting as long again at once would only hold the lock for longer."""
+
+
 def _is_passing(error: Exception) -> bool:
     # A quota answer is a wish to be left alone; asking again at once makes it worse.
-    return isinstance(error, Temporary) and not isinstance(error, QuotaReached)
+    return isinstance(error, Temporary) and not isinstance(error, QuotaReached | TimedOut)
 
 
 class Refusal(NamedTuple):
@@ -63,16 +92,21 @@ class Refusal(NamedTuple):
 
 
 _KEY_WORDS = re.compile(
-    r"api[ _]key|API_KEY_INVALID|reported as leaked|denied access|unauthorized|credit", re.IGNORECASE
+    r"api[ _]key|reported as leaked|denied access|\bunauthorized|\b(?:trial|insufficient|no) credits?\b", re.IGNORECASE
 )
+# The verdict must follow the model's name at once: "no such field: 'model_options'" or "this setting is not supported
+# by the model" is a refused request, and taking it for a lost model would stop a stage that only needs a mended line.
 _MODEL_WORDS = re.compile(
-    r"non-serverless|unable to access (?:non-serverless )?model|invalid model|model_not_available"
-    r"|not support(?:ed)? \w* ?model"
-    r"|models?[/ ].{0,120}(?:not found|not supported|no longer|not available|does not exist|is retired|deprecated)"
-    r"|(?:no such|unknown) model|batch is not supported",
-    re.IGNORECASE | re.DOTALL,
+    r"non-serverless|unable to access model|model_not_(?:available|found)|(?:no such|unknown) model\b"
+    r"|invalid[ _]model\b(?! (?:param|config|input|output))"
+    r"|not support(?:ed)? publisher model|batch(?: api| mode)? is not supported"
+    r"|\bmodels?(?:[/ :]+[\"'`]?[\w./:@-]+[\"'`]?)? (?:(?:is|was|are|has been) )?"
+    r"(?:not found|not (?:currently )?(?:available|supported|served)|no longer|does not exist"
+    r"|retired|deprecated|removed)",
+    re.IGNORECASE,
 )
-_FILE_WORDS = re.compile(r"access the file|file .{0,80}(?:not found|not exist|expired)", re.IGNORECASE | re.DOTALL)
+_FILE_WORDS = re.compile(r"access the file\b|\bfile .{0,80}(?:not found|not exist|expired)", re.IGNORECASE | re.DOTALL)
+_MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE)
 _LINE = re.compile(r"Error on line (\d+): (.*?)(?=\nError on line |\Z)", re.DOTALL)
 UNCLEAR = frozenset({408, 409, 425})  # a 4xx after which the effect may still have happened
 
@@ -83,22 +117,23 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     Sources: provider pages, "Error statuses seen" and the live error behaviours; faults A8-A12.
     """
     status, message = refusal.status, refusal.message
-    clear_no = 400 <= status < 500 and status not in UNCLEAR  # noqa: PLR2004 - HTTP's own classes
+    key_refused = KeyRefused(str(refusal), do="Check the key, its project and its billing; nothing was changed.")
     if status == 429:  # noqa: PLR2004
         return QuotaReached(f"{refusal} {_which_quota(refusal)}", retry_after_seconds=refusal.retry_after_seconds)
-    if clear_no and _MODEL_WORDS.search(message):
-        return ModelGone(short(message))
-    if clear_no and _FILE_WORDS.search(message):
-        return FileGone(short(message))
-    if status in (401, 402) or (clear_no and _KEY_WORDS.search(message)):
-        return KeyRefused(str(refusal), do="Check the key, its project and its billing; nothing was changed.")
-    if status == 404:  # noqa: PLR2004
-        return JobMissing(str(refusal))
-    if clear_no and (lines := {int(line): short(text) for line, text in _LINE.findall(message)}):
+    if status in (401, 402):
+        return key_refused
+    # A page of markup is the word of something in between (a proxy, a store of presigned uploads), not the provider's.
+    if not 400 <= status < 500 or status in UNCLEAR or _MARKUP.match(message):  # noqa: PLR2004 - HTTP's own classes
+        return Temporary(str(refusal), do="The next tick tries again.")
+    if lines := {int(line): short(text) for line, text in _LINE.findall(message)}:
         return LinesRefused(str(refusal), lines)
-    if clear_no:
-        return CreateRefused(str(refusal))
-    return Temporary(str(refusal), do="The next tick tries again.")
+    if _MODEL_WORDS.search(message):
+        return ModelGone(short(message))
+    if _FILE_WORDS.search(message):
+        return FileGone(short(message))
+    if status == 403 or _KEY_WORDS.search(message):  # noqa: PLR2004 - the key's project may not do this
+        return key_refused
+    return JobMissing(str(refusal)) if status == 404 else CreateRefused(str(refusal))  # noqa: PLR2004
 
 
 def speaks_of_model(message: str) -> bool:
@@ -126,24 +161,25 @@ def retry_after(headers: dict[str, str]) -> float | None:
     """Seconds that a Retry-After header asks for (number or HTTP date), None without one that can be read."""
     value = headers.get("retry-after", "")
     try:
-        return max(float(value), 0)
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time(), 0)
-    except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time()
+        except (ValueError, OverflowError):
+            return None
+    return max(seconds, 0) if isfinite(seconds) else None
 
 
 def unreachable(provider: str, doing: str, error: Exception) -> BatchgenError:
     """A transport failure as the error it is to the user."""
-    reason = short(_root(error)) or type(_root(error)).__name__
+    reason = short(redacted(str(_root(error)))) or type(_root(error)).__name__
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return SetupError(
             f"{provider}, {doing}: this machine does not trust the certificate shown ({reason}).",
             do="Behind a proxy, point SSL_CERT_FILE at its CA certificate (REQUESTS_CA_BUNDLE is not read).",
         )
-    return Temporary(f"{provider}, {doing}: {reason}", do="The next tick tries again.")
+    kind = TimedOut if "Timeout" in type(error).__name__ else Temporary
+    return kind(f"{provider}, {doing}: {reason}", do="The next tick tries again.")
 
 
 def _root(error: BaseException) -> BaseException:

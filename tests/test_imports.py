@@ -1,0 +1,105 @@
+"""What a light command may load, and who may import whom. Cron pays for every import at every tick."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Bench, seeds
+
+HEAVY = {
+    "polars",
+    "jsonschema",
+    "google.genai",
+    "together",
+    "httpx",
+    "httpx2",
+    "stamina",
+    "rich",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "certifi",
+    "asyncio",
+}
+LOADED = """
+import sys
+from batchgen.cli import main
+try:
+    main({argv!r})
+except SystemExit as done:
+    assert not done.code, done.code
+print("loaded:", *sys.modules)
+"""
+
+
+def loaded(argv: Sequence[str], root: Path) -> set[str]:
+    """The modules that a command has loaded when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED.format(argv=["--root", str(root), *argv])],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["--version"], ["submit", "--help"], ["collect", "--help"], ["status"], ["status", "--json"]],
+    ids=" ".join,
+)
+def test_light_commands_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
+    assert HEAVY & loaded(argv, tmp_path) == set()
+
+
+def test_status_of_a_run_loads_nothing_heavy(bench: Bench) -> None:
+    assert bench.prepare(seeds(3)).code == 0
+    assert HEAVY & loaded(["status"], bench.root) == set()
+    assert HEAVY & loaded(["status", "--json"], bench.root) == set()
+
+
+def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
+    assert bench.prepare(seeds(3)).code == 0
+    assert HEAVY & loaded(["collect"], bench.root) == set()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "dialogue",
+        "outcomes",
+        "prompts",
+        "costs",
+        "settings",
+        "providers",
+        "providers.reading",
+        "files",
+        "errors",
+        "status",
+    ],
+)
+def test_rooms_that_every_command_enters_are_light(module: str) -> None:
+    code = f"import sys, batchgen.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert HEAVY & set(done.stdout.split()) == set()
+
+
+def test_the_rooms_import_only_what_they_may() -> None:
+    """The contracts of pyproject.toml."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_requests_and_results_never_become_packages() -> None:
+    """google-genai imports a library called requests."""
+    for name in ("requests", "results", "data"):
+        assert not list((REPOSITORY / name).rglob("*.py"))

@@ -1,0 +1,119 @@
+"""Results against requests: every request accounted for once, every token booked, nothing matched by position."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchgen.merge import OUTCOMES, SENT, Merged, merge, outcomes, sent, settle
+from batchgen.outcomes import Reason, Reply, Usage, one_per_key, total
+
+KEYS = {f"key-{number}": number for number in range(1, 9)}
+REASONS = st.sampled_from([Reason.ACCEPTED, Reason.TRUNCATED, Reason.BLOCKED_PROMPT, Reason.PROVIDER_ERROR])
+USAGES = st.builds(Usage, *[st.integers(0, 1000)] * 4)
+TEXTS = st.sampled_from(["", "x", "日本", "a\u2028b", "\U0001f600"])
+LINES = st.builds(
+    Reply,
+    key=st.sampled_from([*KEYS, "", "stranger-1", "stranger-2"]),
+    reason=REASONS,
+    text=TEXTS,
+    detail=TEXTS,
+    usage=USAGES,
+)
+
+
+def billed(merged: Merged) -> Usage:
+    return total(usage for _, usage in merged.usage.values())
+
+
+def check(lines: list[Reply], merged: Merged, absent: Reason) -> None:
+    known = one_per_key([line for line in lines if line.key in KEYS])
+    assert [row.number for row in merged.settled] == list(KEYS.values())
+    for key, row in zip(KEYS, merged.settled, strict=True):
+        reply = known.get(key, Reply(key, absent, detail="why"))
+        assert (row.reason, row.text, row.detail) == (reply.reason, reply.text, reply.detail)
+    strange = [line for line in lines if line.key and line.key not in KEYS]
+    assert sorted(merged.strangers) == sorted({line.key for line in strange})
+    keyless = [line for line in lines if not line.key]
+    assert merged.keyless == len(keyless)
+    paid = [*one_per_key(strange).values(), *(line for line in keyless if any(line.usage))]
+    assert billed(merged) == total([*(reply.usage for reply in known.values()), *(reply.usage for reply in paid)])
+    counts = Counter(row.reason for row in merged.settled) + Counter({Reason.SUPERSEDED: len(paid)})
+    assert {reason: count for reason, (count, _) in merged.usage.items()} == counts
+
+
+@settings(deadline=None)
+@given(st.lists(LINES, max_size=20), st.randoms(use_true_random=False), st.sampled_from([Reason.MISSING, Reason.LOST]))
+def test_every_request_is_accounted_for_once(lines: list[Reply], random: Random, absent: Reason) -> None:
+    merged = merge(KEYS, lines, absent, "why")
+    check(lines, merged, absent)
+    shuffled = list(lines)
+    random.shuffle(shuffled)
+    again = merge(KEYS, shuffled, absent, "why")
+    assert again.settled == merged.settled
+    assert again.usage == merged.usage
+
+
+def test_every_accident_at_once() -> None:
+    """Shuffled, one equal copy, one different copy, a stranger, a line without a key, a request without a line."""
+    one = Usage(10, 0, 5, 0)
+    text = {key: Reply(key, Reason.ACCEPTED, f"text {number}", usage=one) for key, number in KEYS.items()}
+    lines = [
+        text["key-8"],
+        text["key-3"],
+        text["key-3"]._replace(text="another"),
+        text["key-2"],
+        text["key-2"],
+        text["key-1"]._replace(key="nobody's"),
+        text["key-1"]._replace(key=""),
+        Reply("", Reason.UNREADABLE),
+        Reply("key-4", Reason.BLOCKED_PROMPT, detail="SAFETY", usage=Usage(input=10)),
+    ]
+    merged = merge(
+        {key: KEYS[key] for key in ("key-2", "key-3", "key-4", "key-5", "key-8")}, lines, Reason.MISSING, "no line"
+    )
+    assert [(row.number, row.reason, row.text) for row in merged.settled] == [
+        (2, Reason.ACCEPTED, "text 2"),
+        (3, Reason.CONFLICT, ""),
+        (4, Reason.BLOCKED_PROMPT, ""),
+        (5, Reason.MISSING, ""),
+        (8, Reason.ACCEPTED, "text 8"),
+    ]
+    assert merged.settled[3].detail == "no line"
+    assert merged.usage == {
+        Reason.ACCEPTED: (2, Usage(20, 0, 10, 0)),
+        Reason.CONFLICT: (1, Usage(20, 0, 10, 0)),
+        Reason.BLOCKED_PROMPT: (1, Usage(10, 0, 0, 0)),
+        Reason.MISSING: (1, Usage()),
+        Reason.SUPERSEDED: (2, Usage(20, 0, 10, 0)),
+    }
+    assert merged.strangers == ["nobody's"]
+    assert merged.keyless == 2
+
+
+def test_an_empty_result_file() -> None:
+    merged = merge(KEYS, [], Reason.MISSING, "the job expired")
+    assert {row.reason for row in merged.settled} == {Reason.MISSING}
+    assert merged.usage == {Reason.MISSING: (len(KEYS), Usage())}
+
+
+def test_an_empty_batch() -> None:
+    merged = merge({}, [Reply("a", Reason.ACCEPTED, "x")], Reason.MISSING, "")
+    assert (merged.settled, merged.strangers) == ([], ["a"])
+
+
+def test_tables_have_their_schemas() -> None:
+    assert sent(KEYS).schema == SENT
+    assert outcomes([]).schema == outcomes([Reply("k", Reason.ACCEPTED, "x")]).schema == OUTCOMES
+
+
+def test_a_key_that_is_there_twice_is_an_error_and_no_extra_row() -> None:
+    """one_per_key settles copies before the join; the join itself refuses them."""
+    doubled = outcomes([Reply("key-1", Reason.ACCEPTED, "x"), Reply("key-1", Reason.ACCEPTED, "y")])
+    with pytest.raises(pl.exceptions.ComputeError):
+        settle(sent(KEYS), doubled, Reason.MISSING, "")

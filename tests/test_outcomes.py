@@ -1,0 +1,193 @@
+"""The vocabulary of outcomes: its policy, the cleaning of text, the one door, and several lines for one request."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from unicodedata import category
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchgen.dialogue import Stage, Step, conversation_id, parse_key, request_key, steps
+from batchgen.outcomes import DETAIL_CHARACTERS, POLICY, Reason, Reply, Usage, accept, clean, one_per_key, short, total
+
+ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
+
+
+# ---------------------------------------------------------------- policy
+
+
+def test_every_reason_has_a_policy() -> None:
+    assert set(POLICY) == set(Reason)
+
+
+def test_the_policy_never_loops() -> None:
+    """Whatever is asked again costs an attempt, unless nothing was bought."""
+    free = {reason for reason, verdict in POLICY.items() if verdict.again and not verdict.counts}
+    assert free == {Reason.NOT_SENT}
+    assert [reason for reason, verdict in POLICY.items() if verdict.larger] == [Reason.TRUNCATED]
+    blocks = {Reason.BLOCKED_PROMPT, Reason.BLOCKED_OUTPUT, Reason.REFUSED}  # paying again buys the same block
+    assert not any(POLICY[reason].again for reason in blocks)
+
+
+# ---------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  a\tb\nc \n", "a\tb\nc"),
+        ("a\r\nb\rc\r\r\nd", "a\nb\nc\n\nd"),
+        ("a\x00\x07\x1b[0m\x7fb\x9b", "a[0mb"),
+        ("a\u0085b\u2028c", "a\u0085b\u2028c"),
+        ("\ud800a\udfff", "\ufffda\ufffd"),
+        ("\ud83d\ude00", "\ufffd\ufffd"),  # two halves are not a pair once they are characters of their own
+        ("\U0001f600", "\U0001f600"),
+        ("\x00 \x00", ""),
+        ("", ""),
+    ],
+)
+def test_clean(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
+
+
+@settings(deadline=None)
+@given(ANY_TEXT)
+def test_clean_text_is_clean_and_stays_so(text: str) -> None:
+    cleaned = clean(text)
+    assert clean(cleaned) == cleaned == cleaned.strip()
+    assert cleaned.encode().decode() == cleaned
+    assert {character for character in cleaned if category(character) == "Cc"} <= set("\t\n\u0085")
+
+
+@settings(deadline=None)
+@given(st.recursive(ANY_TEXT | st.integers() | st.none(), st.lists))
+def test_a_detail_is_one_short_line(detail: object) -> None:
+    told = short(detail)
+    assert len(told) <= DETAIL_CHARACTERS
+    assert told.splitlines() in ([], [told])
+    assert told == told.strip()
+    told.encode()
+
+
+@pytest.mark.parametrize("text", ["ok", "7", "好", "\U0001f44d", "¿?a", "❤️", "é", "\u0e01"])
+@pytest.mark.parametrize("stage", Stage)
+def test_a_text_with_a_word_is_accepted(text: str, stage: Stage) -> None:
+    assert accept(stage, Reply("k", Reason.ACCEPTED, f" {text}\r\n")) == Reply("k", Reason.ACCEPTED, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "...", "?!", "……", "。。。", "\u200b\u200d", "\ufeff", "\ufffd", "\x00", "\u3000"]
+)
+def test_a_text_without_a_word_is_empty(text: str) -> None:
+    usage = Usage(3, 0, 1, 0)
+    reply = accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, text, usage=usage, model="m"))
+    assert reply == Reply("k", Reason.EMPTY, "", "no word in the answer", usage, "m")
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.ACCEPTED}))
+def test_a_failure_passes_the_door_unchanged(reason: Reason) -> None:
+    reply = Reply("k", reason, "half a", "why")
+    assert accept(Stage.QUESTION, reply) is reply
+
+
+# ---------------------------------------------------------------- several lines for one request
+
+
+USED = Usage(10, 2, 5, 1)
+TEXT = Reply("k", Reason.ACCEPTED, "one", usage=USED)
+OTHER = Reply("k", Reason.ACCEPTED, "two", usage=USED)
+ERROR = Reply("k", Reason.PROVIDER_ERROR, detail="code 13")
+CUT = Reply("k", Reason.TRUNCATED, usage=USED)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "text", "requests_paid"),
+    [
+        ([TEXT], Reason.ACCEPTED, "one", 1),
+        ([TEXT, TEXT, TEXT], Reason.ACCEPTED, "one", 1),
+        ([TEXT, TEXT._replace(usage=Usage(20, 4, 10, 2))], Reason.ACCEPTED, "one", 3),
+        ([TEXT, OTHER], Reason.CONFLICT, "", 2),
+        ([TEXT, OTHER, TEXT], Reason.CONFLICT, "", 2),
+        ([TEXT, OTHER, ERROR], Reason.CONFLICT, "", 2),
+        ([TEXT, ERROR], Reason.ACCEPTED, "one", 1),
+        ([TEXT, CUT, ERROR], Reason.ACCEPTED, "one", 2),
+        ([ERROR, CUT], Reason.TRUNCATED, "", 1),
+        ([ERROR, ERROR._replace(detail="code 8")], Reason.PROVIDER_ERROR, "", 0),
+    ],
+)
+def test_what_several_lines_for_one_request_come_to(
+    lines: list[Reply], reason: Reason, text: str, requests_paid: int
+) -> None:
+    for order in permutations(lines):
+        (settled,) = one_per_key(order).values()
+        assert (settled.key, settled.reason, settled.text) == ("k", reason, text)
+        assert settled.usage == total([USED] * requests_paid) if requests_paid else not any(settled.usage)
+
+
+USAGES = st.builds(Usage, *[st.integers(0, 100)] * 4)
+REPLIES = st.builds(
+    Reply,
+    key=st.sampled_from("abc"),
+    reason=st.sampled_from([Reason.ACCEPTED, Reason.TRUNCATED, Reason.PROVIDER_ERROR, Reason.CONFLICT]),
+    text=st.sampled_from(["", "x", "y"]),
+    detail=st.sampled_from(["", "d"]),
+    usage=USAGES,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(REPLIES, max_size=8), st.randoms(use_true_random=False))
+def test_neither_order_nor_copies_matter(lines: list[Reply], random: st.DataObject) -> None:
+    settled = one_per_key(lines)
+    shuffled = lines + lines
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert one_per_key(shuffled) == settled
+    assert set(settled) == {reply.key for reply in lines}
+    assert one_per_key(list(settled.values())) == settled
+    assert total(reply.usage for reply in settled.values()) == total(reply.usage for reply in set(lines))
+    for key, reply in settled.items():
+        texts = {line.text for line in lines if line.key == key and line.reason is Reason.ACCEPTED}
+        assert (reply.reason is Reason.ACCEPTED) is (len(texts) == 1)
+
+
+def test_nothing_adds_up_to_nothing() -> None:
+    assert total([]) == Usage()
+    assert one_per_key([]) == {}
+
+
+# ---------------------------------------------------------------- keys
+
+
+@settings(deadline=None)
+@given(
+    number=st.integers(1, 10**12),
+    digits=st.integers(6, 12),
+    position=st.integers(0, 149),
+    attempt=st.integers(1, 999),
+    run=st.from_regex(r"[0-9a-f]{8}", fullmatch=True),
+)
+def test_a_key_says_what_it_was_made_of(number: int, digits: int, position: int, attempt: int, run: str) -> None:
+    step = Step.at(position)
+    assert step.position == position
+    key = request_key(conversation_id(number, digits), step, attempt, run)
+    assert len(key) <= 64
+    assert set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert conversation_id(number, digits) in key
+    assert parse_key(key) == (number, step, attempt)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "r1-1", "r1-000001.r2.answer.a1", "r1-000001.r2.summary.a1.x", "r1-000001.r2.answer.a1.x\n", "x.r1-1"]
+)
+def test_a_stranger_is_no_key_of_ours(key: str) -> None:
+    assert parse_key(key) is None
+
+
+def test_steps_are_bought_in_order() -> None:
+    bought = steps(3)
+    assert [str(step) for step in bought] == [
+        f"round {n} {s}" for n in (2, 3) for s in ("question", "answer", "correction")
+    ]
+    assert [step.position for step in bought] == list(range(3, 9))

@@ -1,0 +1,246 @@
+"""batchgen.toml and the environment: every documented key, and a clear word about every mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from batchgen.dialogue import Stage
+from batchgen.errors import KeyRefused, SetupError
+from batchgen.settings import ProviderSettings, Settings, api_key, environment, is_loopback, load
+
+# Every key that users rely on, with its documented default.
+DOCUMENTED = """
+rounds = 3
+history_messages = 16
+max_usd = 0
+
+[gemini]
+models = ["gemini-2.5-flash-lite", "gemini-3.1-flash-lite"]
+enqueued_tokens = 10_000_000
+concurrent_batches = 100
+[together]
+models = ["meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"]
+[question]
+max_output_tokens = 128
+temperature = 1.0
+[answer]
+temperature = 1.0
+[correction]
+temperature = 1.0
+
+[batches]
+max_requests = 2000
+max_bytes = 50_000_000
+max_attempts = 3
+http_timeout_seconds = 120
+reconcile_grace_seconds = 900
+"""
+
+
+def written(root: Path, text: str) -> Settings:
+    (root / "batchgen.toml").write_text(text, "utf-8")
+    return load(root)
+
+
+def test_the_documented_keys_have_the_documented_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path) == written(tmp_path, "") == written(tmp_path, DOCUMENTED) == Settings()
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [leaf for key, inner in value.items() for leaf in leaves(inner, (*path, key))]
+
+
+KEYS = leaves(msgspec.to_builtins(Settings()))
+
+
+def toml(path: tuple[str, ...], value: Any) -> str:
+    head = f"[{path[0]}]\n" if len(path) > 1 else ""
+    return f"{head}{path[-1]} = {value}\n"
+
+
+@pytest.mark.parametrize(("path", "default"), KEYS, ids=[".".join(path) for path, _ in KEYS])
+def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
+    tmp_path: Path, path: tuple[str, ...], default: Any
+) -> None:
+    if isinstance(default, str):
+        other, wrong = ("'together'" if path[-1] == "provider" and default == "gemini" else f"'{default}'"), "7"
+    elif isinstance(default, tuple):
+        other, wrong = "['another']", "'another'"
+    else:
+        other, wrong = ("0.25" if path[-1].endswith("_share") else "2"), "'2'"
+    found = msgspec.to_builtins(written(tmp_path, toml(path, other)))
+    changed = [(key, value) for (key, value), (_, before) in zip(leaves(found), KEYS, strict=True) if value != before]
+    assert [key for key, _ in changed] in ([path], [])
+    with pytest.raises(SetupError) as raised:
+        written(tmp_path, toml(path, wrong))
+    assert str(tmp_path / "batchgen.toml") in str(raised.value)
+    assert ".".join(path) in str(raised.value)
+
+
+def test_one_key_of_a_table_leaves_the_others(tmp_path: Path) -> None:
+    found = written(tmp_path, "[question]\nmax_output_tokens = 77\n[gemini]\nmodels = ['m']\n")
+    assert found.question == msgspec.structs.replace(Settings().question, max_output_tokens=77)
+    assert found.provider("gemini") == ProviderSettings(models=("m",), enqueued_tokens=10_000_000)
+    assert found.provider("together") == Settings().together
+    assert [found.stage(stage).provider for stage in Stage] == ["gemini", "together", "gemini"]
+
+
+def test_prices_of_one_s_own(tmp_path: Path) -> None:
+    found = written(tmp_path, '[prices."org/model-1.5"]\ninput = 1\noutput = 2.5\n')
+    assert {name: (price.input, price.output, price.cached_input) for name, price in found.prices.items()} == {
+        "org/model-1.5": (1.0, 2.5, None)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("roundz = 3", "roundz"),
+        ("[question]\ntemprature = 1", "temprature` - at `$.question"),
+        ("[qestion]\ntemperature = 1", "qestion"),
+        ("[batches.more]\na = 1", "more` - at `$.batches"),
+        ("[prices.m]\ninput = 1", "output"),
+        ("[prices.m]\ninput = 1\noutput = 1\nbatch = 1", "batch"),
+        ("rounds = 1", "rounds"),
+        ("rounds = 51", "rounds"),
+        ("rounds = true", "rounds"),
+        ("rounds = 2.5", "rounds"),
+        ("history_messages = 1", "history_messages"),
+        ("max_usd = -1", "max_usd"),
+        ("max_usd = nan", "max_usd"),
+        ("[gemini]\nmodels = []", "gemini.models"),
+        ("[gemini]\nmodels = ['']", "gemini.models"),
+        ("[gemini]\nmodels = [1]", "gemini.models"),
+        ("gemini = 3", "gemini"),
+        ("[question]\nprovider = 'openai'", "question.provider"),
+        ("[question]\ntemperature = 2.1", "question.temperature"),
+        ("[question]\ntemperature = nan", "question.temperature"),
+        ("[question]\nmax_output_tokens = 0", "question.max_output_tokens"),
+        ("[batches]\nmax_requests = 0", "batches.max_requests"),
+        ("[batches]\nhttp_timeout_seconds = 0", "batches.http_timeout_seconds"),
+        ("[batches]\nhttp_timeout_seconds = inf", "batches.http_timeout_seconds"),
+        ("[batches]\nreconcile_grace_seconds = -1", "batches.reconcile_grace_seconds"),
+        ("rounds = \n", "line 1"),
+        ("rounds = 3\nrounds = 4\n", "line 2"),
+        ("[gemini\n", "line 1"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SetupError, match=re.escape(words)) as raised:
+        written(tmp_path, text)
+    assert str(tmp_path / "batchgen.toml") in str(raised.value)
+    assert raised.value.do
+    assert raised.value.exit_code == 2
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "batchgen.toml").write_bytes(b"rounds = '\xff'")
+    with pytest.raises(SetupError, match=r"batchgen\.toml"):
+        load(tmp_path)
+
+
+def test_a_directory_in_the_file_s_place(tmp_path: Path) -> None:
+    (tmp_path / "batchgen.toml").mkdir()
+    with pytest.raises(SetupError, match=r"batchgen\.toml"):
+        load(tmp_path)
+
+
+def test_only_the_default_file_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    with pytest.raises(SetupError, match=re.escape(f"{path}: no such file")):
+        load(tmp_path, path)
+    path.write_text("rounds = 4")
+    assert load(tmp_path, path).rounds == 4
+    assert load(tmp_path / "no such root") == Settings()
+
+
+# ---------------------------------------------------------------- the environment
+
+
+def dotenv(root: Path, text: str, mode: int = 0o600) -> None:
+    path = root / ".env"
+    path.write_text(text, "utf-8")
+    path.chmod(mode)
+
+
+def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROM_BOTH", "environment")
+    dotenv(tmp_path, "# C=1\n\nA = plain \nexport B=\"two words\"\nC='x=y'\r\nFROM_BOTH=file\nno sign\n#D=4\n")
+    found = environment(tmp_path)
+    assert {name: found.get(name) for name in ("A", "B", "C", "D", "FROM_BOTH")} == {
+        "A": "plain",
+        "B": "two words",
+        "C": "x=y",
+        "D": None,
+        "FROM_BOTH": "environment",
+    }
+
+
+def test_without_an_env_file_there_is_the_environment(tmp_path: Path) -> None:
+    assert environment(tmp_path) == dict(os.environ)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o601])
+def test_an_env_file_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
+    dotenv(tmp_path, "GEMINI_API_KEY=secret-value", mode)
+    with pytest.raises(SetupError, match="others may read") as raised:
+        environment(tmp_path)
+    assert "chmod 600" in raised.value.do
+    assert "secret-value" not in f"{raised.value} {raised.value.do}"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
+def test_an_env_file_of_one_s_own_is_read(tmp_path: Path, mode: int) -> None:
+    dotenv(tmp_path, "A=1", mode)
+    assert environment(tmp_path)["A"] == "1"
+
+
+def test_an_env_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=\xff")
+    with pytest.raises(SetupError, match=r"\.env"):
+        environment(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["AIzaSyFine-key_0", " AIzaSyFine-key_0\n", "tgp_v1_x.y"])
+def test_a_key_is_taken_without_its_edges(value: str) -> None:
+    assert api_key({"GEMINI_API_KEY": value}, "GEMINI_API_KEY") == value.strip()
+
+
+@pytest.mark.parametrize("value", [None, "", "  \n"])
+def test_a_missing_key(value: str | None) -> None:
+    variables = {} if value is None else {"GEMINI_API_KEY": value}
+    with pytest.raises(KeyRefused, match="GEMINI_API_KEY is not set") as raised:
+        api_key(variables, "GEMINI_API_KEY")
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["two words", "line\nbreak", "tab\tbed", '"quoted"', "'quoted'", "bell\x07", "schlüssel"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_told(value: str) -> None:
+    with pytest.raises(KeyRefused) as raised:
+        api_key({"TOGETHER_API_KEY": value}, "TOGETHER_API_KEY")
+    assert value not in f"{raised.value} {raised.value.do}"
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [
+        ("http://127.0.0.1:8801", True),
+        ("http://localhost", True),
+        ("http://[::1]:80/x", True),
+        ("https://api.together.ai", False),
+        ("http://localhost.example.org", False),
+        (None, False),
+    ],
+)
+def test_this_machine(url: str | None, loopback: bool) -> None:  # noqa: FBT001
+    assert is_loopback(url) is loopback

@@ -1,0 +1,71 @@
+"""The grain of the code: short functions, small modules, and a help text for every command."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from statistics import median
+
+import click
+import pytest
+from conftest import REPOSITORY
+
+from batchgen.cli import cli
+
+MODULES = sorted((REPOSITORY / "batchgen").rglob("*.py"))
+MOST_LINES_OF_A_FUNCTION = 50
+MOST_LINES_OF_A_MODULE = 500
+MEDIAN_LINES_OF_A_FUNCTION = 10
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions() -> Iterator[tuple[str, Function]]:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, Function):
+                yield f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}", node
+
+
+def length(node: Function) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_functions_are_short() -> None:
+    lengths = {name: length(node) for name, node in functions()}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FUNCTION} == {}
+    assert median(lengths.values()) <= MEDIAN_LINES_OF_A_FUNCTION
+
+
+def test_modules_are_small() -> None:
+    lengths = {str(path.relative_to(REPOSITORY)): path.read_bytes().count(b"\n") for path in MODULES}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_MODULE} == {}
+
+
+def test_modules_say_what_they_are() -> None:
+    silent = [
+        str(path.relative_to(REPOSITORY))
+        for path in MODULES
+        if path.read_text("utf-8").strip() and ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None
+    ]
+    assert silent in ([], ["batchgen/__main__.py"])
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_explains_itself(name: str) -> None:
+    command = cli.commands[name]
+    assert command.help
+    assert command.help.split("\n")[0].rstrip().endswith((".", "?")) or "\n" in command.help
+    undocumented = [
+        option.opts[0]
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help and not option.show_default
+    ]
+    assert undocumented == []
+
+
+def test_commands_with_choices_show_an_example() -> None:
+    """A command that cannot run without an option or argument shows how; the others are their own example."""
+    for name, command in cli.commands.items():
+        if any(parameter.required for parameter in command.params):
+            assert f"batchgen {name}" in (command.help or ""), name
