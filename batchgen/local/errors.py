@@ -1,0 +1,57 @@
+"""How each provider says no."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+RPC_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+BATCH_ENDPOINTS = frozenset({"create", "get", "list", "cancel", "delete"})
+
+
+class ApiError(Exception):
+    """A handler's refusal; the provider's router gives it the provider's shape.
+
+    `status` is the HTTP status; `code` the provider's word for it (Google's rpc status, Together's error code);
+    `details` is appended to Google's error object as it is; `headers` are sent along.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str = "",
+        details: list[Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.details = details
+        self.headers = headers or {}
+
+
+def error_body(provider: str, endpoint: str, error: ApiError) -> dict[str, Any]:
+    """The JSON body `provider` answers with (Together's differ between batches and files)."""
+    if provider == "gemini":
+        body: dict[str, Any] = {"code": error.status, "message": error.message}
+        body["status"] = error.code or RPC_STATUS.get(error.status, "UNKNOWN")
+        if error.details:
+            body["details"] = error.details
+        return {"error": body}
+    if endpoint in BATCH_ENDPOINTS:
+        return {"error": error.message, "request_id": "local"}
+    kind = "not_found" if error.status == HTTPStatus.NOT_FOUND else "invalid_request_error"
+    return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code or None}}

@@ -1,0 +1,402 @@
+"""What shall go wrong, and when: faults of one call, of one job, of single rows. All of them can be written as JSON.
+
+    faults.add(Fault(provider="gemini", endpoint="create", action=Status(503), times=3))
+    faults.add(Fault(endpoint="create", action=Drop(), after_effect=True))     # the job exists, the answer is lost
+    faults.job(states=["BATCH_STATE_FOO", None], end="BATCH_STATE_EXPIRED", share=0.4)
+    faults.rows("blocked_prompt", key=r"\\.question\\.", share=0.1)
+
+As JSON (POST /_control/faults) every fault and every action carries its kind in "type".
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from batchgen.local.errors import ApiError, error_body
+from batchgen.local.wire import Request, Response, Transport, json_response
+
+ALWAYS = 0
+HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
+HANG_SECONDS = 30.0
+
+
+class _Action(msgspec.Struct, frozen=True, tag=str.lower):
+    """What happens to a call. `after` says that it can only happen to an effect that took place."""
+
+    @property
+    def after(self) -> bool:
+        return False
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        """The response the client gets; `where` is (provider, endpoint)."""
+        raise NotImplementedError
+
+
+class _AfterAction(_Action, frozen=True):
+    @property
+    def after(self) -> bool:
+        return True
+
+
+class Status(_Action, frozen=True):
+    """An error answer in the provider's own shape. `headers` e.g. {"Retry-After": "1"}; `body` replaces the shape."""
+
+    code: int
+    message: str = "The service is currently unavailable."
+    status: str = ""
+    headers: dict[str, str] = {}
+    body: Any = None
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = response
+        body = self.body
+        if body is None:
+            body = error_body(*where, ApiError(self.code, self.message, code=self.status))
+        return json_response(body, self.code, self.headers)
+
+
+class Body(_Action, frozen=True):
+    """Any answer at all: `json`, or `text` with its own content type."""
+
+    json: Any = None
+    text: str = ""
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+    headers: dict[str, str] = {}
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = response, where
+        if self.json is not None:
+            return json_response(self.json, self.status, self.headers)
+        return Response(self.status, {"Content-Type": self.content_type, **self.headers}, self.text.encode())
+
+
+class Html(_Action, frozen=True):
+    """A page of somebody in between (captive portal, proxy), by default with status 200."""
+
+    status: int = 200
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = response, where
+        return Response(self.status, {"Content-Type": "text/html; charset=utf-8"}, HTML)
+
+
+class Empty(_Action, frozen=True):
+    """Status 200 and `{}`."""
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = response, where
+        return json_response({})
+
+
+class Drop(_Action, frozen=True):
+    """The connection is closed without an answer; with `reset` not politely."""
+
+    reset: bool = False
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        return replace(response, transport=Transport(drop=True, reset=self.reset))
+
+
+class Hang(_Action, frozen=True):
+    """No answer for at most `seconds` (real ones), until the client gives up or `faults.release()`; then a drop."""
+
+    seconds: float = HANG_SECONDS
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        return replace(response, transport=Transport(hold_seconds=self.seconds, drop=True))
+
+
+class Delay(_AfterAction, frozen=True):
+    """The effect takes place, the right answer comes `seconds` (real ones) late, or at `faults.release()`."""
+
+    seconds: float
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        return replace(response, transport=Transport(hold_seconds=self.seconds))
+
+
+class Drip(_AfterAction, frozen=True):
+    """The body trickles in over `seconds` (real ones): no read ever times out."""
+
+    seconds: float
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        return replace(response, transport=Transport(drip_seconds=self.seconds))
+
+
+class Truncate(_AfterAction, frozen=True):
+    """The body ends early: after the share `keep` of it, at a line's end if `on_line`.
+
+    Without `content_length` nothing on the wire tells the client that something is missing.
+    """
+
+    keep: float = 0.02
+    content_length: bool = True
+    on_line: bool = False
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        size = int(len(response.body) * self.keep)
+        if self.on_line:
+            size = response.body.rfind(b"\n", 0, size) + 1
+        return replace(response, transport=Transport(keep_bytes=size, declare_length=self.content_length))
+
+
+class Merge(_AfterAction, frozen=True):
+    """The right JSON answer with `patch` merged into it (RFC 7396: null deletes a member)."""
+
+    patch: dict[str, Any]
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        return replace(response, body=orjson.dumps(merge(orjson.loads(response.body), self.patch)))
+
+
+class LateCommit(_AfterAction, frozen=True):
+    """create only: the job comes into being `seconds` (virtual ones) later; the client meanwhile gets `then`."""
+
+    seconds: float
+    then: Status | Drop | Hang | Html | Empty = Drop()
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        return self.then.apply(response, where)
+
+
+Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | LateCommit
+
+
+def merge(value: Any, patch: Any) -> Any:
+    """`patch` merged into `value` as RFC 7396 says."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for name, part in patch.items():
+        if part is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), part)
+    return merged
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
+    """`action` for the calls of `endpoint`: from the `nth` matching call on, `times` times (ALWAYS = 0).
+
+    endpoint: upload_start, upload_data, upload_finish, file_get, file_list, file_delete, download, create, get, list,
+    cancel, delete, probe, models; "" is any. `contains` narrows it to requests with that text in path or body.
+    Faults are asked in the order they were added and a call that one of them takes is not counted by those behind:
+    503 twice, then 404 three times is just two faults.
+    """
+
+    action: Action
+    provider: str = ""
+    endpoint: str = ""
+    nth: int = 1
+    times: int = 1
+    after_effect: bool = False
+    contains: str = ""
+
+    @property
+    def after(self) -> bool:
+        """The effect takes place (the job is created and paid for) before the fault strikes."""
+        return self.after_effect or self.action.after
+
+    def matches(self, provider: str, endpoint: str, request: Request) -> bool:
+        if self.provider not in {"", provider} or self.endpoint not in {"", endpoint}:
+            return False
+        return not self.contains or self.contains in request.path or self.contains.encode() in request.body
+
+
+Shown = str | None | tuple[str | None, float]
+
+
+class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
+    """What becomes of the jobs of `provider` and `model` that hold a request key matching the regex `key`.
+
+    states       raw states shown first: a state (None: no state at all) lasts one poll, a pair (state, seconds) so long
+    end          raw state in the end, e.g. BATCH_STATE_FAILED; "" is the provider's word for success
+    share        share of the rows that are answered; None: all after a success, none otherwise
+    error        the operation's error object (Gemini) or the job's error text (Together)
+    output       where a Gemini job names its results: both, response, metadata, inline, none
+    output_after_seconds    the results are named only so long after the end
+    empty_error_file        Together says `error_file_id: ""`
+    cancel       what a cancel leads to: cancelled, succeeded (unserved rows fail with code 1), ignored,
+                 late (CANCELLED first, the results after `late_seconds` all the same); "" is the provider's way
+    unlisted_seconds        so long the job can be got but is missing from listings
+    """
+
+    provider: str = ""
+    model: str = ""
+    key: str = ""
+    nth: int = 1
+    times: int = ALWAYS
+    states: tuple[Shown, ...] = ()
+    end: str = ""
+    share: float | None = None
+    error: Any = None
+    output: Literal["both", "response", "metadata", "inline", "none"] = "both"
+    output_after_seconds: float = 0.0
+    empty_error_file: bool = False
+    cancel: Literal["", "cancelled", "succeeded", "ignored", "late"] = ""
+    late_seconds: float = 60.0
+    unlisted_seconds: float = 0.0
+
+    def matches(self, provider: str, model: str, keys: Sequence[str]) -> bool:
+        if self.provider not in {"", provider} or self.model not in {"", model}:
+            return False
+        return not self.key or any(re.search(self.key, key) for key in keys)
+
+
+RowOutcome = Literal[
+    # what the row says
+    "error", "status", "neither", "blocked_prompt", "safety", "recitation", "finish", "truncated", "no_parts",
+    "thought_only", "empty", "blank", "text", "malformed_json", "fenced", "separators", "nul", "lone_surrogate",
+    "http_status", "extra_fields",
+    # which rows there are
+    "missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped",
+    # how the line is written
+    "crlf", "blank_line", "bom", "invalid_utf8", "torn", "not_json",
+]  # fmt: skip
+
+
+class RowFault(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
+    """`outcome` (see rowfaults) for the rows selected by everything that is given.
+
+    key is a regex searched in the request key, `where` a predicate on it (not in JSON), `indexes` are positions in
+    the input file, `share` takes that share of the keys (which ones depends on the key alone), `times` at most so
+    many rows (ALWAYS = 0). code, message, reason and text fill the outcome where it has a place for them.
+    """
+
+    outcome: RowOutcome
+    provider: str = ""
+    key: str = ""
+    indexes: tuple[int, ...] = ()
+    share: float = 1.0
+    times: int = ALWAYS
+    code: int | None = None
+    message: str | None = None
+    reason: str = ""
+    text: str | None = None
+    where: Any = None
+
+    def matches(self, provider: str, index: int, key: str) -> bool:
+        if self.provider not in {"", provider} or (self.indexes and index not in self.indexes):
+            return False
+        if self.key and not re.search(self.key, key):
+            return False
+        if self.where is not None and not self.where(key):
+            return False
+        return self.share >= 1 or zlib.crc32(key.encode()) / 2**32 < self.share
+
+
+AnyFault = Fault | JobFault | RowFault
+NO_JOB_FAULT = JobFault()
+
+
+def from_json(value: Any) -> list[AnyFault]:
+    """One fault or a list of them, as in POST /_control/faults; msgspec.ValidationError says what is wrong."""
+    items = value if isinstance(value, list) else [value]
+    return [msgspec.convert(item, AnyFault) for item in items]
+
+
+@dataclass(slots=True)
+class _Armed:
+    """A fault and how often it was asked and struck."""
+
+    fault: AnyFault
+    seen: int = 0
+    struck: int = 0
+
+    def strike(self, nth: int, times: int) -> bool:
+        self.seen += 1
+        if self.seen < nth or (times and self.struck >= times):
+            return False
+        self.struck += 1
+        return True
+
+
+class Faults:
+    """All faults in force. Adding, removing and striking is safe from any thread."""
+
+    def __init__(self) -> None:
+        self._armed: list[_Armed] = []
+        self._lock = threading.Lock()
+        self.released = threading.Event()
+
+    def add(self, *faults: AnyFault) -> None:
+        """Arm faults, behind those already there."""
+        with self._lock:
+            self._armed.extend(_Armed(fault) for fault in faults)
+
+    def job(self, **fields: Any) -> None:
+        """Arm a JobFault given by its fields."""
+        self.add(msgspec.convert({"type": "job", **fields}, JobFault))
+
+    def rows(self, outcome: RowOutcome, *, where: Callable[[str], bool] | None = None, **fields: Any) -> None:
+        """Arm a RowFault given by its fields."""
+        self.add(msgspec.convert({"type": "rows", "outcome": outcome, "where": where, **fields}, RowFault))
+
+    def clear(self) -> None:
+        """Nothing goes wrong any more; what hangs is let go."""
+        with self._lock:
+            self._armed.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of every answer that is being held back now."""
+        with self._lock:
+            released, self.released = self.released, threading.Event()
+        released.set()
+
+    def struck(self) -> int:
+        """How often any fault struck so far."""
+        return sum(armed.struck for armed in self._armed)
+
+    def due(self, provider: str, endpoint: str, request: Request) -> Fault | None:
+        """The fault this call gets, if any; counted as struck."""
+        with self._lock:
+            for armed in self._armed:
+                fault = armed.fault
+                if not isinstance(fault, Fault) or not fault.matches(provider, endpoint, request):
+                    continue
+                if armed.strike(fault.nth, fault.times):
+                    return fault
+        return None
+
+    def plan(self, provider: str, model: str, keys: Sequence[str]) -> JobFault:
+        """What becomes of a new job."""
+        with self._lock:
+            for armed in self._armed:
+                fault = armed.fault
+                if not isinstance(fault, JobFault) or not fault.matches(provider, model, keys):
+                    continue
+                if armed.strike(fault.nth, fault.times):
+                    return fault
+        return NO_JOB_FAULT
+
+    def row_faults(self, provider: str) -> bool:
+        """Whether any row of this provider can be struck at all."""
+        return any(isinstance(a.fault, RowFault) and a.fault.provider in {"", provider} for a in self._armed)
+
+    def strikes(self, provider: str, index: int, key: str) -> list[RowFault]:
+        """The faults of one row, in the order they were added."""
+        with self._lock:
+            return [
+                armed.fault
+                for armed in self._armed
+                if isinstance(armed.fault, RowFault)
+                and armed.fault.matches(provider, index, key)
+                and armed.strike(1, armed.fault.times)
+            ]

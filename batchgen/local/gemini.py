@@ -1,0 +1,394 @@
+"""The Gemini Developer API as far as batches need it, under /v1 and /v1beta.
+
+Sources: ai.google.dev/gemini-api/docs/batch-api, /files and /rate-limits (read 2026-11), the requests of google-genai
+3.4.0, and operations users recorded in 2026.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import orjson
+
+from batchgen.local.engine import cancel, shown_state
+from batchgen.local.errors import ApiError
+from batchgen.local.gemini_rows import generated, line_problem, prompt
+from batchgen.local.routing import Call, Route, Router
+from batchgen.local.wire import Request, Response, json_response
+from batchgen.local.world import Job, StoredFile, Upload, World, request_lines, rfc3339
+
+Item = TypeVar("Item", StoredFile, Job)
+
+TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
+FILE_SECONDS = 48 * 3600.0  # uploads are deleted after that
+FILE_ID_LENGTH = 12
+JOB_ID_LENGTH = 36
+MAX_FILE_ID = 40
+CHUNK = "8388608"
+UPLOAD_STATUS = "X-Goog-Upload-Status"
+WORDS = {"pending": "BATCH_STATE_PENDING", "running": "BATCH_STATE_RUNNING", "cancelling": "BATCH_STATE_CANCELLED"}
+ENDS = {
+    "FAILED": {"code": 13, "message": "An internal error has occurred."},
+    "CANCELLED": {"code": 13, "message": "Batch was cancelled."},
+    "EXPIRED": {"code": 4, "message": "The batch has expired."},
+}
+
+
+def handle(request: Request, world: World) -> Response:
+    """Answer one request of the google-genai SDK."""
+    return ROUTER.handle(request, world)
+
+
+def _refused(key: str) -> ApiError:
+    if not key:
+        return ApiError(403, "Method doesn't allow unregistered callers (callers without established identity).")
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "API_KEY_INVALID",
+        "domain": "googleapis.com",
+    }
+    return ApiError(400, "API key not valid. Please pass a valid API key.", details=[info])
+
+
+# Files
+
+
+def upload_start(call: Call) -> Response:
+    headers = call.request.headers
+    if headers.get("x-goog-upload-protocol") != "resumable" or "start" not in headers.get("x-goog-upload-command", ""):
+        raise ApiError(400, "X-Goog-Upload-Protocol: resumable and X-Goog-Upload-Command: start are required.")
+    declared = headers.get("x-goog-upload-header-content-length", "")
+    if not declared.isdigit():
+        raise ApiError(400, "X-Goog-Upload-Header-Content-Length is required.")
+    file = call.request.json().get("file", {})
+    name = str(file.get("name", "")).removeprefix("files/")
+    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", name):
+        raise ApiError(400, f"* CreateFileRequest.file.name: invalid name {name}.")
+    if name and call.world.file("gemini", call.owner, name):
+        raise ApiError(409, f"Requested entity already exists: files/{name}")
+    identity = call.world.new_id(24)
+    call.world.uploads[identity] = Upload(
+        provider="gemini",
+        owner=call.owner,
+        name=file.get("display_name") or file.get("displayName") or "",
+        identity=name or call.world.new_id(FILE_ID_LENGTH),
+        mime_type=headers.get("x-goog-upload-header-content-type") or file.get("mime_type", ""),
+        declared=int(declared),
+    )
+    url = f"{call.request.origin()}{call.request.path}?upload_id={identity}&upload_protocol=resumable"
+    answer = {"X-Goog-Upload-URL": url, UPLOAD_STATUS: "active", "X-Goog-Upload-Chunk-Granularity": CHUNK}
+    return json_response({}, headers=answer)
+
+
+def upload_data(call: Call) -> Response:
+    headers = call.request.headers
+    identity = call.request.query["upload_id"]
+    upload = call.world.uploads.get(identity)
+    final = {UPLOAD_STATUS: "final"}  # without this header the SDK sends the same chunk again, whatever the status
+    if upload is None:
+        raise ApiError(404, "Upload not found.", headers=final)
+    commands = [part.strip() for part in headers.get("x-goog-upload-command", "").split(",")]
+    if "query" in commands:
+        return json_response(
+            {}, headers={UPLOAD_STATUS: "active", "X-Goog-Upload-Size-Received": str(len(upload.data))}
+        )
+    if "upload" in commands:
+        if headers.get("x-goog-upload-offset") != str(len(upload.data)):
+            raise ApiError(400, f"Offset does not match the {len(upload.data)} bytes received.", headers=final)
+        upload.data += call.request.body
+    if "finalize" not in commands:
+        return json_response({}, headers={UPLOAD_STATUS: "active"})
+    del call.world.uploads[identity]
+    if len(upload.data) != upload.declared:
+        raise ApiError(400, f"{len(upload.data)} bytes received, {upload.declared} declared.", headers=final)
+    return _finalise(call.world, upload, final)
+
+
+def _finalise(world: World, upload: Upload, headers: dict[str, str]) -> Response:
+    if upload.mime_type in world.refused_mime_types:
+        message = f"Unsupported MIME type: {upload.mime_type}"
+        if world.mime_refusal == "400":
+            raise ApiError(400, message, headers=headers)
+        return json_response(
+            {"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}, headers=headers
+        )
+    data = bytes(upload.data)
+    now = world.now()
+    file = StoredFile(
+        id=upload.identity,
+        provider="gemini",
+        owner=upload.owner,
+        name=upload.name,
+        mime_type=upload.mime_type,
+        size=len(data),
+        sha256=sha256(data).hexdigest(),
+        created=now,
+        active_at=now + world.file_processing_seconds,
+        expires=now + FILE_SECONDS,
+    )
+    return json_response({"file": _file(world, world.add_file(file, data))}, headers=headers)
+
+
+def _file(world: World, file: StoredFile) -> dict[str, Any]:
+    body = {
+        "name": f"files/{file.id}",
+        "mimeType": file.mime_type,
+        "sizeBytes": str(file.size),
+        "createTime": rfc3339(file.created),
+        "updateTime": rfc3339(file.created),
+        "expirationTime": rfc3339(file.expires),
+        "sha256Hash": base64.b64encode(file.sha256.encode()).decode(),  # of the digest's hex text
+        "uri": f"https://generativelanguage.googleapis.com/v1beta/files/{file.id}",
+        "state": "ACTIVE" if world.now() >= file.active_at else "PROCESSING",
+        "source": "UPLOADED",
+    }
+    return {**body, "displayName": file.name} if file.name else body
+
+
+def _found_file(call: Call, request_name: str = "") -> StoredFile:
+    identity = call.ids["id"]
+    if request_name and len(identity) > MAX_FILE_ID:
+        where = f"* {request_name}.name: File ID (name excluding 'files/') "
+        raise ApiError(400, f"{where}cannot be more than {MAX_FILE_ID} characters.\n")
+    file = call.world.file("gemini", call.owner, identity)
+    if file is None:
+        what = f"access the File {identity} or it may not exist."
+        raise ApiError(403, f"You do not have permission to {what}")
+    return file
+
+
+def file_get(call: Call) -> Response:
+    return json_response(_file(call.world, _found_file(call, "GetFileRequest")))
+
+
+def file_delete(call: Call) -> Response:
+    call.world.remove_file(_found_file(call, "DeleteFileRequest"))
+    return json_response({})
+
+
+def file_list(call: Call) -> Response:
+    files = [file for file in call.world.files_of("gemini", call.owner) if len(file.id) <= MAX_FILE_ID]
+    page, token = _page(call, files)
+    return json_response(_listing("files", [_file(call.world, file) for file in page], token))
+
+
+def download(call: Call) -> Response:
+    file = _found_file(call)
+    if not file.id.startswith("batch-"):
+        raise ApiError(400, f"File {file.id} is not a generated file: only those can be downloaded.")
+    return Response(200, {"Content-Type": "application/octet-stream"}, call.world.content(file))
+
+
+def _page(call: Call, found: list[Item]) -> tuple[list[Item], str]:
+    """One page and the token of the next: the token is the last one's id, as rows before it may come and go."""
+    world, query = call.world, call.request.query
+    asked = query.get("pageSize", "")
+    size = min(int(asked), world.page_size) if asked.isdigit() and int(asked) else world.page_size
+    token = query.get("pageToken", "")
+    start = 0
+    if token:
+        start = next((number + 1 for number, item in enumerate(found) if item.id == token), len(found))
+    page = found[start : start + size]
+    more = start + size < len(found) or (world.empty_last_page and page)
+    return page, page[-1].id if page and more else ""
+
+
+def _listing(name: str, items: list[dict[str, Any]], token: str) -> dict[str, Any]:
+    body: dict[str, Any] = {name: items} if items else {}
+    return {**body, "nextPageToken": token} if token else body
+
+
+# Batches
+
+
+def create(call: Call) -> Response:
+    world = call.world
+    batch = call.request.json().get("batch", {})
+    model = call.ids["model"]
+    _served(call)
+    name = str(_input_config(batch).get("fileName") or _input_config(batch).get("file_name") or "")
+    if not name.startswith("files/"):
+        raise ApiError(400, "* BatchGenerateContentRequest.batch.input_config: a file name is required.")
+    file = _found_file(call._replace(ids={"id": name.removeprefix("files/")}))
+    if world.now() < file.active_at:
+        raise ApiError(400, f"The File {file.id} is not in an ACTIVE state and usage is not allowed.")
+    lines, keys = _checked_lines(world.content(file))
+    active = sum(job.owner == call.owner and job.provider == "gemini" for job in world.active_jobs())
+    if world.max_active_jobs and active >= world.max_active_jobs:
+        raise ApiError(429, "You exceeded your current quota, please check your plan and billing details.")
+    job = Job(
+        id=world.new_id(JOB_ID_LENGTH),
+        provider="gemini",
+        owner=call.owner,
+        model=model,
+        name=str(batch.get("displayName") or batch.get("display_name") or ""),
+        input_file=file.id,
+        sha256=file.sha256,
+        size=file.size,
+        serial=world.serial,
+        created=world.now() + world.late_seconds,
+        keys=keys,
+    )
+    world.add_job(job, lines)
+    return json_response(_operation(world, job, polled=False))
+
+
+def _input_config(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch.get("inputConfig") or batch.get("input_config") or {}
+
+
+def _checked_lines(data: bytes) -> tuple[list[bytes], list[str]]:
+    """The request lines and their keys; ApiError 400 naming every bad line."""
+    lines = request_lines(data)
+    checked = [(number, line_problem(line)) for number, line in enumerate(lines, 1)]
+    problems = [f"Error on line {number}: {problem}" for number, problem in checked if problem]
+    if problems or not lines:
+        raise ApiError(400, "\n".join(problems) or "The input file is empty.")
+    return lines, [str(orjson.loads(line).get("key", "")) for line in lines]
+
+
+def _found_job(call: Call) -> Job:
+    job = call.world.job("gemini", call.owner, call.ids["id"])
+    if job is None:
+        raise ApiError(404, "Requested entity was not found.")
+    return job
+
+
+def get(call: Call) -> Response:
+    return json_response(_operation(call.world, _found_job(call)))
+
+
+def list_(call: Call) -> Response:
+    page, token = _page(call, call.world.jobs_of("gemini", call.owner))
+    return json_response(_listing("operations", [_operation(call.world, job, listed=True) for job in page], token))
+
+
+def cancel_(call: Call) -> Response:
+    job = _found_job(call)
+    if job.phase == "ended":
+        raise ApiError(400, "The batch has already ended.", code="FAILED_PRECONDITION")
+    cancel(call.world, job)
+    return json_response({})
+
+
+def delete(call: Call) -> Response:
+    job = _found_job(call)
+    if job.phase != "ended":
+        cancel(call.world, job)
+    job.deleted = True
+    call.world.save(job)
+    return json_response({})
+
+
+def _operation(world: World, job: Job, *, polled: bool = True, listed: bool = False) -> dict[str, Any]:
+    """The operation as it looks now; while a state script is on it shows nothing but the script's state."""
+    scripted, raw = shown_state(world, job) if polled else (False, None)
+    ended = job.phase == "ended" and not scripted
+    state = raw if scripted else job.state if ended else WORDS[job.phase]
+    metadata = _metadata(world, job, ended=ended) | ({"state": state} if state else {})
+    operation: dict[str, Any] = {"name": f"batches/{job.id}", "metadata": metadata}
+    if scripted:
+        return operation
+    if ended:
+        operation["done"] = True
+        metadata["endTime"] = rfc3339(job.ended_at)
+        _add_results(world, job, operation, listed=listed)
+    late = not ended and job.phase == "cancelling"
+    failed = next((end for end in ENDS if (state or "").endswith(end)), "")
+    if (ended or late) and (failed or job.error):
+        operation |= {"done": True, "error": job.error or ENDS[failed]}
+    return operation
+
+
+def _metadata(world: World, job: Job, *, ended: bool) -> dict[str, Any]:
+    counts = {"requestCount": len(job.keys)}
+    if ended:
+        counts |= {"successfulRequestCount": job.served, "failedRequestCount": job.failed}
+    else:
+        counts |= {"pendingRequestCount": len(job.keys) - job.served}
+    return {
+        "@type": TYPE,
+        "model": f"models/{job.model}",
+        "displayName": job.name,
+        "inputConfig": {"fileName": f"files/{job.input_file}"},
+        "createTime": rfc3339(job.created),
+        "updateTime": rfc3339(max(job.created, min(world.now(), job.ended_at or world.now()))),
+        "batchStats": {name: str(count) for name, count in counts.items() if count},  # int64: strings, zeros omitted
+        "name": f"batches/{job.id}",
+    }
+
+
+def _add_results(world: World, job: Job, operation: dict[str, Any], *, listed: bool) -> None:
+    if not job.output or job.plan.output == "none" or world.now() < job.ended_at + job.plan.output_after_seconds:
+        return
+    where: dict[str, Any] = {"responsesFile": f"files/{job.output}"}
+    if job.plan.output == "inline":
+        where = {"inlinedResponses": {"inlinedResponses": [] if listed else _inline(world, job)}}
+    if job.plan.output != "response":
+        operation["metadata"]["output"] = where
+    if job.plan.output != "metadata":
+        operation["response"] = {"@type": f"{TYPE}Output", **where}
+
+
+def _inline(world: World, job: Job) -> list[dict[str, Any]]:
+    """The rows as an inline job has them: the key in metadata."""
+    data = world.content(world.files["gemini", job.output])
+    rows = [orjson.loads(line) for line in request_lines(data)]
+    return [{**row, "metadata": {"key": row.pop("key", "")}} for row in rows]
+
+
+# Models
+
+
+def _served(call: Call) -> None:
+    model = call.ids["model"]
+    if not call.world.serves(model):
+        what = f"models/{model} is not found for API version v1beta, or is not supported for batchGenerateContent."
+        raise ApiError(404, f"{what} Call ModelService.ListModels to see the list of available models.")
+
+
+def probe(call: Call) -> Response:
+    _served(call)
+    return json_response(generated(call.world.backend.answer(prompt(call.request.json())), call.ids["model"]))
+
+
+def _model(name: str) -> dict[str, Any]:
+    methods = ["generateContent", "countTokens", "batchGenerateContent"]
+    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": methods}
+
+
+def models(call: Call) -> Response:
+    names = call.world.served_models or {"gemini-2.5-flash-lite", "gemini-3.1-flash-lite"}
+    return json_response({"models": [_model(name) for name in sorted(names - call.world.gone_models)]})
+
+
+def model(call: Call) -> Response:
+    _served(call)
+    return json_response(_model(call.ids["model"]))
+
+
+V = "/(?:v1|v1beta)"
+ROUTER = Router(
+    provider="gemini",
+    routes=(
+        Route("POST", f"/upload{V}/files", "upload_data", upload_data, query="upload_id", keyless=True),
+        Route("POST", f"/upload{V}/files", "upload_start", upload_start),
+        Route("GET", f"{V}/files", "file_list", file_list),
+        Route("GET", f"(?:/download)?{V}/files/(?P<id>[^/:]+):download", "download", download),
+        Route("GET", f"{V}/files/(?P<id>[^/:]+)", "file_get", file_get),
+        Route("DELETE", f"{V}/files/(?P<id>[^/:]+)", "file_delete", file_delete),
+        Route("POST", f"{V}/models/(?P<model>[^/:]+):batchGenerateContent", "create", create),
+        Route("GET", f"{V}/batches", "list", list_),
+        Route("GET", f"{V}/batches/(?P<id>[^/:]+)", "get", get),
+        Route("POST", f"{V}/batches/(?P<id>[^/:]+):cancel", "cancel", cancel_),
+        Route("DELETE", f"{V}/batches/(?P<id>[^/:]+)", "delete", delete),
+        Route("POST", f"{V}/models/(?P<model>[^/:]+):generateContent", "probe", probe, unlocked=True),
+        Route("GET", f"{V}/models", "models", models),
+        Route("GET", f"{V}/models/(?P<model>[^/:]+)", "models", model),
+    ),
+    key_of=lambda request: request.headers.get("x-goog-api-key", "") or request.query.get("key", ""),
+    refused=_refused,
+)

@@ -1,0 +1,234 @@
+"""Lines of Gemini batch files (ai.google.dev/gemini-api/docs/batch-api, read 2026-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from batchgen.local.backends import Answer, Message, Prompt
+from batchgen.local.faults import RowFault
+from batchgen.local.rows import Row, RowFormat
+from batchgen.local.texts import EDITS, edit_text
+
+INTERNAL = 13  # google.rpc codes
+CANCELLED = 1
+INTERNAL_MESSAGE = "An internal error has occurred. Please retry or report in https://developers.generativeai.google"
+
+# proto JSON accepts both casings; compared without underscores and case.
+REQUEST_FIELDS = frozenset(
+    {"contents", "systeminstruction", "generationconfig", "safetysettings", "tools", "toolconfig", "cachedcontent"}
+    | {"model"}
+)
+CONFIG_FIELDS = frozenset(
+    {"stopsequences", "responsemimetype", "responseschema", "responsejsonschema", "responsemodalities", "temperature"}
+    | {"candidatecount", "maxoutputtokens", "topp", "topk", "seed", "presencepenalty", "frequencypenalty"}
+    | {"responselogprobs", "logprobs", "enableenhancedcivicanswers", "speechconfig", "thinkingconfig", "imageconfig"}
+    | {"mediaresolution", "responseformat"}
+)
+SCHEMA_KEYWORDS = ("enum", "required", "minItems", "maxItems", "minimum", "maximum", "minLength", "maxLength")
+
+
+def line_problem(line: bytes) -> str:
+    """Why create refuses a line, "" when it takes it."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return f"invalid JSON, near column {error.colno}: {error.msg}"
+    request = value.get("request") if isinstance(value, dict) else None
+    if not isinstance(request, dict):
+        return "invalid JSON: no such field or not an object: 'request'"
+    config = _get(request, "generationConfig") or {}
+    for fields, known in ((request, REQUEST_FIELDS), (config, CONFIG_FIELDS)):
+        for name in fields:
+            if _plain(name) not in known:
+                column = line.find(f'"{name}"'.encode()) + 1
+                return f"invalid JSON, near column {column}: no such field: '{name}'"
+    return "" if request.get("contents") else "contents is not specified"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _get(value: Mapping[str, Any], name: str) -> Any:
+    """A member in camelCase or snake_case."""
+    if name in value:
+        return value[name]
+    return value.get("".join(f"_{c.lower()}" if c.isupper() else c for c in name))
+
+
+def prompt(body: Row) -> Prompt:
+    """A GenerateContentRequest as a Prompt."""
+    config = _get(body, "generationConfig") or {}
+    system = _text(_get(body, "systemInstruction"))
+    messages = [Message("system", system)] if system else []
+    for content in body.get("contents", []):
+        role = "assistant" if content.get("role") == "model" else "user"
+        messages.append(Message(role, _text(content)))
+    schema = _get(config, "responseJsonSchema") or json_schema(_get(config, "responseSchema"))
+    if schema is None and _get(config, "responseMimeType") == "application/json":
+        schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    return Prompt(
+        messages=tuple(messages),
+        schema=schema,
+        max_tokens=_get(config, "maxOutputTokens"),
+        temperature=config.get("temperature"),
+        model=str(body.get("model", "")),
+    )
+
+
+def _text(content: Mapping[str, Any] | None) -> str:
+    parts = (content or {}).get("parts", [])
+    parts = [parts] if isinstance(parts, dict) else parts
+    return "\n".join(part.get("text", "") for part in parts)
+
+
+def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A responseSchema (OpenAPI subset, types in upper case) as a JSON Schema."""
+    if schema is None:
+        return None
+    result: dict[str, Any] = {"type": str(schema.get("type", "string")).lower()}
+    result |= {name: schema[name] for name in SCHEMA_KEYWORDS if name in schema}
+    if "properties" in schema:
+        result["properties"] = {name: json_schema(part) for name, part in schema["properties"].items()}
+        result["additionalProperties"] = False
+    if "items" in schema:
+        result["items"] = json_schema(schema["items"])
+    return result
+
+
+def generated(answer: Answer, model: str) -> Row:
+    """A GenerateContentResponse; counts are JSON numbers here."""
+    finish = "MAX_TOKENS" if answer.finish == "length" else "STOP"
+    asked, written = answer.prompt_tokens, answer.completion_tokens
+    return {
+        "responseId": blake2b(answer.text.encode(), digest_size=12).hexdigest(),
+        "usageMetadata": {
+            "totalTokenCount": asked + written,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": asked}],
+            "candidatesTokenCount": written,
+            "promptTokenCount": asked,
+        },
+        "candidates": [
+            {"content": {"role": "model", "parts": [{"text": answer.text}]}, "finishReason": finish, "index": 0}
+        ],
+        "modelVersion": model,
+    }
+
+
+def row(key: str, model: str, answer: Answer) -> Row:
+    """The line of a row that was answered; which member comes first differs from line to line."""
+    response = generated(answer, model)
+    if len(answer.text) % 2:
+        return {"response": response, "key": key}
+    return {"key": key, "response": response}
+
+
+def _failure(key: str, message: str) -> Row:
+    return {"key": key, "error": {"code": INTERNAL, "message": message}}
+
+
+def _cancelled(key: str) -> Row:
+    return {"key": key, "error": {"code": CANCELLED}}
+
+
+# What row faults make of a row
+
+
+def _error(old: Row, fault: RowFault) -> Row:
+    code = INTERNAL if fault.code is None else fault.code
+    error: Row = {"code": code}
+    message = INTERNAL_MESSAGE if fault.message is None else fault.message
+    return {"key": old["key"], "error": error | ({"message": message} if message else {})}
+
+
+def _status(old: Row, fault: RowFault) -> Row:
+    return {"key": old["key"], "status": _error(old, fault)["error"]}
+
+
+def _blocked_prompt(old: Row, fault: RowFault) -> Row:
+    usage = old["response"]["usageMetadata"]
+    response = {
+        "promptFeedback": {"blockReason": fault.reason or "PROHIBITED_CONTENT"},
+        "usageMetadata": {"promptTokenCount": usage["promptTokenCount"], "totalTokenCount": usage["promptTokenCount"]},
+        "modelVersion": old["response"]["modelVersion"],
+    }
+    return {"key": old["key"], "response": response}
+
+
+def _candidate(old: Row, finish: str, content: Row | None) -> Row:
+    candidate: Row = {"finishReason": finish, "index": 0}
+    if content is not None:
+        candidate["content"] = content
+    return {"response": old["response"] | {"candidates": [candidate]}, "key": old["key"]}
+
+
+def _parts(old: Row, *parts: Row, finish: str = "STOP") -> Row:
+    return _candidate(old, finish, {"role": "model", "parts": list(parts)})
+
+
+def text_of(line: Row) -> str:
+    """The text of an answered row."""
+    return str(line["response"]["candidates"][0]["content"]["parts"][0]["text"])
+
+
+def _finish(old: Row, fault: RowFault) -> Row:
+    reason = fault.reason or {"recitation": "RECITATION", "safety": "SAFETY"}.get(fault.outcome, "BRAND_NEW_REASON")
+    if fault.text is not None:
+        return _parts(old, {"text": fault.text}, finish=reason)
+    return _candidate(old, reason, None)
+
+
+def _truncated(old: Row, fault: RowFault) -> Row:
+    text = text_of(old)
+    return _parts(old, {"text": text[: len(text) // 2] if fault.text is None else fault.text}, finish="MAX_TOKENS")
+
+
+def _thought_only(old: Row, fault: RowFault) -> Row:
+    thought = {"text": fault.text or "The user wants something.", "thought": True}
+    usage = old["response"]["usageMetadata"] | {"thoughtsTokenCount": 7}
+    usage["totalTokenCount"] += 7
+    edited = _parts(old, thought)
+    edited["response"]["usageMetadata"] = usage
+    return edited
+
+
+def _edited_text(old: Row, fault: RowFault) -> Row:
+    return _parts(old, {"text": edit_text(text_of(old), fault)})
+
+
+def _extra_fields(old: Row, fault: RowFault) -> Row:
+    _ = fault
+    usage = old["response"]["usageMetadata"] | {"serviceTier": "BATCH"}
+    return old | {"response": old["response"] | {"usageMetadata": usage, "novelty": {"a": [1]}}, "tags": []}
+
+
+FORMAT = RowFormat(
+    key_field="key",
+    body_field="request",
+    prompt=prompt,
+    invalid=lambda _lines, _serves: "",  # create has looked at every line and at the model
+    refusal=lambda _body, _serves: "",
+    row=row,
+    failure=_failure,
+    cancelled=_cancelled,
+    failed=lambda line: "response" not in line,
+    edits={
+        "error": _error,
+        "status": _status,
+        "http_status": _error,
+        "neither": lambda old, _: {"key": old["key"]},
+        "blocked_prompt": _blocked_prompt,
+        "safety": _finish,
+        "recitation": _finish,
+        "finish": _finish,
+        "truncated": _truncated,
+        "no_parts": lambda old, _: _candidate(old, "STOP", {"role": "model"}),
+        "thought_only": _thought_only,
+        "extra_fields": _extra_fields,
+        **dict.fromkeys(EDITS, _edited_text),
+    },
+)

@@ -1,0 +1,112 @@
+"""Rows -> the bytes of result files, with everything row faults do to rows, sets of rows and lines."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+
+from batchgen.local.faults import Faults, RowFault, RowOutcome
+from batchgen.local.rows import Row, RowFormat
+from batchgen.local.texts import restore_surrogates
+from batchgen.local.world import Job
+
+BOM = b"\xef\xbb\xbf"
+SET_OUTCOMES = frozenset({"missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped"})
+LINE_OUTCOMES = frozenset({"crlf", "blank_line", "bom", "invalid_utf8", "torn", "not_json"})
+
+
+class Results(NamedTuple):
+    """A result file, an error file (Together only), and how many rows of both kinds they hold."""
+
+    output: bytes
+    errors: bytes
+    served: int
+    failed: int
+
+
+@dataclass(slots=True)
+class _Line:
+    row: Row
+    order: int
+    how: frozenset[str] = field(default_factory=frozenset)
+
+
+def render(form: RowFormat, job: Job, rows: list[tuple[int, Row]], faults: Faults) -> Results:
+    """The files of a job from the lines of its rows, (index in the input, line): in no order, as in real life."""
+    lines = [_Line(row, zlib.crc32(f"{job.id}:{index}".encode())) for index, row in rows]
+    if faults.row_faults(job.provider):
+        lines = _struck(form, job.provider, zip((index for index, _ in rows), lines, strict=True), faults)
+    lines.sort(key=lambda line: line.order)
+    failed = [line for line in lines if form.failed(line.row)]
+    if job.provider == "together":
+        good = [line for line in lines if not form.failed(line.row)]
+        return Results(_file(good), _file(failed), len(good), len(failed))
+    return Results(_file(lines), b"", len(lines) - len(failed), len(failed))
+
+
+def _struck(form: RowFormat, provider: str, lines: Iterable[tuple[int, _Line]], faults: Faults) -> list[_Line]:
+    result: list[_Line] = []
+    swaps: list[_Line] = []
+    for index, line in lines:
+        struck = faults.strikes(provider, index, str(line.row.get(form.key_field) or ""))
+        _edit(form, line, struck)
+        outcomes = {fault.outcome: fault for fault in struck}
+        line.how = frozenset(outcomes.keys() & LINE_OUTCOMES)
+        if "swapped" in outcomes:
+            swaps.append(line)
+        if "missing" not in outcomes:
+            result.append(line)
+        result += _extra(form, line, outcomes)
+        if "no_key" in outcomes:
+            line.row = {name: value for name, value in line.row.items() if name != form.key_field}
+    for one, other in zip(swaps[::2], swaps[1::2], strict=False):
+        key = form.key_field
+        one.row, other.row = one.row | {key: other.row[key]}, other.row | {key: one.row[key]}
+    return result
+
+
+def _edit(form: RowFormat, line: _Line, struck: list[RowFault]) -> None:
+    """The first fault that says what the row says; a row that failed anyway has no text to edit."""
+    for fault in struck:
+        if fault.outcome not in SET_OUTCOMES | LINE_OUTCOMES and "response" in line.row:
+            line.row = form.edits[fault.outcome](line.row, fault)
+            return
+
+
+def _extra(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, RowFault]) -> list[_Line]:
+    """Lines beside the row's own."""
+    extra: list[_Line] = []
+    if "duplicate_same" in outcomes:
+        extra.append(_Line(line.row, line.order ^ 0x5A5A5A5A))
+    if "duplicate_different" in outcomes:
+        other = form.edits["duplicate_different"](line.row, outcomes["duplicate_different"])
+        extra.append(_Line(other, line.order ^ 0x3C3C3C3C))
+    if "unknown_key" in outcomes:
+        key = outcomes["unknown_key"].text or "nobody-sent-this"
+        extra.append(_Line(line.row | {form.key_field: key}, line.order ^ 0x69696969))
+    return extra
+
+
+def _file(lines: list[_Line]) -> bytes:
+    if not any(line.how for line in lines):
+        return b"".join(restore_surrogates(orjson.dumps(line.row)) + b"\n" for line in lines)
+    # A torn line is the last one, or the lines behind it would be lost with it.
+    lines = sorted(lines, key=lambda line: "torn" in line.how)
+    start = BOM if any("bom" in line.how for line in lines) else b""
+    return start + b"".join(_written(line) for line in lines)
+
+
+def _written(line: _Line) -> bytes:
+    data = restore_surrogates(orjson.dumps(line.row))
+    if "not_json" in line.how:
+        data = b"upstream connect error or disconnect/reset before headers"
+    if "invalid_utf8" in line.how:
+        head, found, tail = data.rpartition(b'":"')
+        data = head + found + b"\xff\xfe" + tail
+    if "torn" in line.how:
+        return data[: len(data) // 2]
+    return data + (b"\r\n" if "crlf" in line.how else b"\n") + (b"\n" if "blank_line" in line.how else b"")

@@ -1,0 +1,105 @@
+"""From a request to the function that answers it: keys, faults and the log in one place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchgen.local.engine import settle
+from batchgen.local.errors import ApiError, error_body
+from batchgen.local.faults import Fault, LateCommit
+from batchgen.local.wire import Request, Response, json_response
+from batchgen.local.world import Post, Seen, World, fingerprint
+
+
+class Call(NamedTuple):
+    """One request on its way through a handler; `owner` is the fingerprint of its key, `ids` what the path names."""
+
+    request: Request
+    world: World
+    owner: str
+    ids: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`pattern` matches the whole path; `query` must be a parameter of the request, if given.
+
+    `keyless` routes are for addresses that are secrets themselves; `unlocked` ones take long and change nothing.
+    """
+
+    method: str
+    pattern: str
+    endpoint: str
+    function: Callable[[Call], Response]
+    query: str = ""
+    keyless: bool = False
+    unlocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """One provider's routes; `key_of` finds the API key and `refused` words the refusal of a wrong one."""
+
+    provider: str
+    routes: tuple[Route, ...]
+    key_of: Callable[[Request], str]
+    refused: Callable[[str], ApiError]
+
+    def handle(self, request: Request, world: World) -> Response:
+        """Answer one request; `world` is the only thing that changes."""
+        route, ids = self._match(request)
+        key = self.key_of(request)
+        call = Call(request, world, fingerprint(key) if key else "", ids)
+        with world.lock:
+            settle(world)
+            fault = world.faults.due(self.provider, route.endpoint, request)
+        with nullcontext() if route.unlocked else world.lock:
+            jobs = len(world.jobs)
+            response = Response()
+            if fault is None or fault.after:
+                response = self._effect(route, call, key, fault)
+            if fault is not None:
+                response = fault.action.apply(response, (self.provider, route.endpoint))
+            self._log(route, call, response, created=len(world.jobs) > jobs)
+        return response
+
+    def _match(self, request: Request) -> tuple[Route, dict[str, str]]:
+        for route in self.routes:
+            if route.method == request.method and (not route.query or route.query in request.query):
+                found = re.fullmatch(route.pattern, request.path)
+                if found:
+                    return route, found.groupdict()
+        return Route(request.method, "", "unknown", _not_found, keyless=True), {}
+
+    def _effect(self, route: Route, call: Call, key: str, fault: Fault | None) -> Response:
+        world = call.world
+        try:
+            if not route.keyless and not world.accepts(key):
+                raise self.refused(key)
+            if fault is not None and isinstance(fault.action, LateCommit):
+                world.late_seconds = fault.action.seconds
+            return route.function(call)
+        except ApiError as error:
+            return json_response(error_body(self.provider, route.endpoint, error), error.status, error.headers)
+        finally:
+            world.late_seconds = 0.0
+
+    def _log(self, route: Route, call: Call, response: Response, *, created: bool) -> None:
+        world, request = call.world, call.request
+        status = 0 if response.transport.drop else response.status
+        now = world.now()
+        world.requests.append(
+            Seen(self.provider, route.endpoint, request.method, request.path, status, call.owner, now)
+        )
+        if route.endpoint == "create":
+            job = next(reversed(world.jobs)) if created else ""
+            retry = request.headers.get("x-stainless-retry-count", "")
+            world.posts.append(Post(self.provider, call.owner, status, job, now, retry, request.body))
+
+
+def _not_found(call: Call) -> Response:
+    raise ApiError(404, f"No such address: {call.request.method} {call.request.path}")

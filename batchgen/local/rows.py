@@ -1,0 +1,38 @@
+"""What engine and results need to know of a provider's line format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchgen.local.backends import Answer, Prompt
+from batchgen.local.faults import RowFault
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """A provider's batch lines: `key_field` and `body_field` name what a request line carries.
+
+    prompt    a request's body as a Prompt
+    invalid   why the whole job fails when it starts, "" when it does not: (lines, serves)
+    refusal   why a request fails at once, "" when it does not; the models served are asked
+    row       (key, model, answer) -> the line of a row that was answered
+    failure   (key, message) -> the line of a row that was not
+    cancelled (key) -> the line of a row that a cancel left unserved, None when it has none
+    failed    whether a line says that its row failed
+    edits     what a row fault's outcome makes of a row
+    """
+
+    key_field: str
+    body_field: str
+    prompt: Callable[[Row], Prompt]
+    invalid: Callable[[list[bytes], Callable[[str], bool]], str]
+    refusal: Callable[[Row, Callable[[str], bool]], str]
+    row: Callable[[str, str, Answer], Row]
+    failure: Callable[[str, str], Row]
+    cancelled: Callable[[str], Row | None]
+    failed: Callable[[Row], bool]
+    edits: Mapping[str, Callable[[Row, RowFault], Row]]

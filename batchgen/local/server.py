@@ -1,0 +1,254 @@
+"""The local batch service on real sockets: two loopback ports, because the providers' paths collide."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from batchgen.errors import SetupError
+from batchgen.local import control, gemini, together
+from batchgen.local.backends import Backend, Scripted
+from batchgen.local.engine import Workers, settle
+from batchgen.local.faults import Faults
+from batchgen.local.store import DirectoryStore, MemoryStore
+from batchgen.local.wire import Request, Response, json_response
+from batchgen.local.world import World
+
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.02
+DRIP_PIECES = 20
+LINGER_NOT = struct.pack("ii", 1, 0)  # closing sends RST
+Handle = Callable[[Request, World], Response]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, port: int, handle: Handle, service: LocalService) -> None:
+        self.handle = handle
+        self.service = service
+        self.open_connections: set[socket.socket] = set()
+        super().__init__((HOST, port), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.server_address[1]}"
+
+    def hang_up(self) -> None:
+        """End every connection, idle keep-alive ones included, so that no handler thread outlives the service."""
+        for connection in list(self.open_connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is nobody's error; anything else is ours."""
+        _ = request, client_address
+        error = sys.exception()
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self.service.world.crashes.append(error)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave in one piece
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open_connections.add(self.connection)
+
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
+        self.server.open_connections.discard(self.connection)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name for it
+        pass
+
+    def _serve(self) -> None:
+        service = self.server.service
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else b""
+        if len(body) < length:  # the client died in mid-body: nobody has asked anything
+            self.close_connection = True
+            return
+        request = self._request(body)
+        try:
+            if request.path.startswith(control.PREFIX):
+                response = control.handle(request, service.world)
+            else:
+                response = self.server.handle(request, service.world)
+        except Exception as error:  # noqa: BLE001 - a bug here must reach the test, not only the client
+            service.world.crashes.append(error)
+            response = json_response({"error": {"code": 500, "message": repr(error), "status": "INTERNAL"}}, 500)
+        service.log(f"{request.method} {request.path} {response.status}")
+        self._answer(response)
+
+    # The names http.server looks for.
+    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's convention
+
+    def _request(self, body: bytes) -> Request:
+        target = urlsplit(self.path)
+        return Request(
+            method=self.command,
+            path=unquote(target.path),
+            query=dict(parse_qsl(target.query, keep_blank_values=True)),
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=body,
+        )
+
+    def _answer(self, response: Response) -> None:
+        how = response.transport
+        if how.hold_seconds:
+            self._hold(how.hold_seconds)
+        if how.drop:
+            if how.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            self.close_connection = True
+            return
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        if how.declare_length:
+            self.send_header("Content-Length", str(len(response.body)))
+        else:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        for piece in self._pieces(response):
+            self.wfile.write(piece)
+            self.wfile.flush()
+        if how.keep_bytes is not None or not how.declare_length:
+            self.close_connection = True
+
+    def _pieces(self, response: Response) -> Iterator[bytes]:
+        how = response.transport
+        body = response.body if how.keep_bytes is None else response.body[: how.keep_bytes]
+        if not how.drip_seconds:
+            yield body
+            return
+        size = max(1, len(body) // DRIP_PIECES)
+        released = self.server.service.faults.released
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+            released.wait(how.drip_seconds / DRIP_PIECES)
+
+    def _hold(self, seconds: float) -> None:
+        """Wait; not longer than the client does."""
+        released = self.server.service.faults.released
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not released.wait(POLL_SECONDS):
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            if readable and not self.connection.recv(1, socket.MSG_PEEK):
+                return
+
+
+class LocalService:
+    """Both providers on loopback ports of their own, as a context manager.
+
+    job_seconds   how long a job takes at least; 0: the first look finds it finished
+    data_dir      files, jobs and finished rows are kept there and survive a restart; None: nothing is kept
+    ports         0: any free one
+    log           told one line per request
+
+    Leaving raises what went wrong inside the service, if the body itself went well.
+    """
+
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        *,
+        job_seconds: float = 0.0,
+        data_dir: Path | None = None,
+        gemini_port: int = 0,
+        together_port: int = 0,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        store = DirectoryStore(data_dir) if data_dir else MemoryStore()
+        self.world = World(backend or Scripted(), store=store, job_seconds=job_seconds)
+        self.world.load()
+        self.log = log
+        self._ports = (gemini_port, together_port)
+        self._servers: list[_Server] = []
+        self._threads: list[threading.Thread] = []
+        self._workers = Workers(self.world)
+
+    @property
+    def faults(self) -> Faults:
+        return self.world.faults
+
+    @property
+    def gemini_url(self) -> str:
+        """For GOOGLE_GEMINI_BASE_URL."""
+        return self._servers[0].url
+
+    @property
+    def together_url(self) -> str:
+        """For TOGETHER_BASE_URL."""
+        return self._servers[1].url
+
+    def step(self) -> None:
+        """Bring every job up to now, as the next request would."""
+        with self.world.lock:
+            settle(self.world)
+
+    def start(self) -> Self:
+        """SetupError when a port is taken."""
+        for port, handle in zip(self._ports, (gemini.handle, together.handle), strict=True):
+            try:
+                server = _Server(port, handle, self)
+            except OSError as error:
+                self.stop()
+                raise SetupError(f"Port {port} of {HOST} cannot be used: {error.strerror}.") from error
+            self._servers.append(server)
+            thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._workers.start()
+        return self
+
+    def stop(self) -> None:
+        self.faults.release()
+        for server in self._servers:
+            server.shutdown()
+            server.hang_up()
+            server.server_close()
+        for thread in self._threads:
+            thread.join()
+        self._workers.stop()
+        self.world.backend.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is None and self.world.crashes:
+            raise self.world.crashes[0]
+
+
+def run_service(
+    service: LocalService, *, ready: Callable[[LocalService], None], stop: threading.Event | None = None
+) -> None:
+    """Serve until Ctrl-C or until `stop` is set: `ready` is called once with the running service.
+
+    Rows under way at the end are finished first; what is in `data_dir` goes on with the next start.
+    """
+    with service, suppress(KeyboardInterrupt):
+        ready(service)
+        (stop or threading.Event()).wait()

@@ -1,0 +1,55 @@
+"""What row faults do to a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import orjson
+
+from batchgen.local.faults import RowFault
+
+SEPARATORS = "\u2028\u2029\u0085"
+# Stands for a lone surrogate until the line is bytes: no Python string that holds one can be encoded.
+SURROGATE_MARK = "\ue000"
+
+
+def edit_text(text: str, fault: RowFault) -> str:
+    """The text a fault puts in the place of `text`."""
+    return EDITS[fault.outcome](text, fault)
+
+
+def _insert(text: str, inserted: str) -> str:
+    return _inside(text, lambda part: f"{part[:5]}{inserted}{part[5:]}")
+
+
+def _inside(text: str, change: Callable[[str], str]) -> str:
+    """`change` applied to a plain text, or to every string member of a JSON object."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return change(text)
+    if not isinstance(value, dict):
+        return change(text)
+    changed = {name: change(part) if isinstance(part, str) else part for name, part in value.items()}
+    return orjson.dumps(changed).decode()
+
+
+def restore_surrogates(line: bytes) -> bytes:
+    """Write the escapes the marks stand for: inside JSON inside JSON the backslash is escaped itself."""
+    if SURROGATE_MARK.encode() not in line:
+        return line
+    escape = b"\\\\ud83d" if b'{\\"' in line else b"\\ud83d"
+    return line.replace(SURROGATE_MARK.encode(), escape)
+
+
+EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
+    "text": lambda _, fault: fault.text or "",
+    "empty": lambda _text, _: "",
+    "blank": lambda _text, _: " \n\t",
+    "malformed_json": lambda text, _: text[:-2] if text.startswith("{") else '{"broken',
+    "fenced": lambda text, _: f"```json\n{text}\n```",
+    "separators": lambda text, _: _insert(text, SEPARATORS),
+    "nul": lambda text, _: _insert(text, "\0"),
+    "lone_surrogate": lambda text, _: _insert(text, SURROGATE_MARK),
+    "duplicate_different": lambda text, fault: fault.text or _inside(text, lambda part: f"{part} Again."),
+}

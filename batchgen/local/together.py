@@ -1,0 +1,343 @@
+"""Together's files and batches.
+
+Sources: docs.together.ai/docs/inference/batch (overview, tutorial, manage; read 2026-11), the requests of together
+3.1.1, and what users report of live jobs in 2026: the 302 upload, CANCELING, the wording of errors.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from batchgen.local.engine import cancel, shown_state
+from batchgen.local.errors import ApiError
+from batchgen.local.routing import Call, Route, Router
+from batchgen.local.together_rows import completion, not_serverless, prompt
+from batchgen.local.wire import Request, Response, json_response
+from batchgen.local.world import Job, StoredFile, Upload, World, request_lines, rfc3339
+
+MAX_FILE_BYTES = 100_000_000  # per batch (docs.together.ai/docs/inference/batch/overview)
+DEADLINE_SECONDS = 24 * 3600.0
+MICROSECONDS = 6
+WORDS = {"pending": "VALIDATING", "running": "IN_PROGRESS", "cancelling": "CANCELING"}
+DEFAULT_MODELS = frozenset({"meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"})
+
+
+def handle(request: Request, world: World) -> Response:
+    """Answer one request of the together SDK."""
+    return ROUTER.handle(request, world)
+
+
+def _key(request: Request) -> str:
+    return request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+
+
+# Files
+
+
+def upload_start(call: Call) -> Response:
+    """Metadata only; the bytes go to the address in Location, which is a secret and needs no key."""
+    fields = _form(call.request)
+    name, checksum = fields.get("file_name", b"").decode(), fields.get("checksum", b"").decode()
+    purpose = fields.get("purpose", b"").decode()
+    if not name or not purpose:
+        raise ApiError(400, "purpose and file_name are required")
+    known = _same_content(call, checksum, purpose)
+    if known is not None:
+        # Without the header the SDK would repeat the request twice before it believes the 409.
+        return json_response({"file_id": known.id}, 409, {"x-should-retry": "false"})
+    identity = f"file-{call.world.new_id(24)}"
+    call.world.uploads[identity] = Upload(
+        provider="together",
+        owner=call.owner,
+        name=name,
+        purpose=purpose,
+        mime_type=fields.get("file_type", b"jsonl").decode(),
+        checksum=checksum,
+    )
+    location = f"{call.request.origin()}/uploads/{identity}?X-Amz-Signature={sha256(identity.encode()).hexdigest()}"
+    return Response(302, {"Location": location, "X-Together-File-Id": identity})
+
+
+def _form(request: Request) -> dict[str, bytes]:
+    """The fields of a multipart/form-data body; a file's bytes like any other field's."""
+    _, _, boundary = request.headers.get("content-type", "").partition("boundary=")
+    if not boundary:
+        raise ApiError(400, "multipart/form-data expected")
+    fields: dict[str, bytes] = {}
+    for part in request.body.split(b"--" + boundary.strip('"').encode())[1:-1]:
+        head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        _, _, name = head.partition(b'name="')
+        fields[name.partition(b'"')[0].decode()] = value.removesuffix(b"\r\n")
+    return fields
+
+
+def _same_content(call: Call, checksum: str, purpose: str) -> StoredFile | None:
+    if not call.world.deduplicate or not checksum:
+        return None
+    files = call.world.files_of("together", call.owner)
+    return next((file for file in files if (file.sha256, file.purpose) == (checksum, purpose)), None)
+
+
+def upload_data(call: Call) -> Response:
+    identity = call.ids["id"]
+    upload = call.world.uploads.get(identity)
+    if upload is None:
+        raise ApiError(403, "Request has expired")
+    if "authorization" in call.request.headers:
+        raise ApiError(400, "Only one auth mechanism allowed")
+    if sha256(call.request.body).hexdigest() != upload.checksum:
+        raise ApiError(400, "The checksum you specified did not match what we received.")
+    del call.world.uploads[identity]
+    _store(call.world, identity, upload, call.request.body, ready=False)
+    return Response(200)
+
+
+def _store(world: World, identity: str, upload: Upload, data: bytes, *, ready: bool) -> StoredFile:
+    file = StoredFile(
+        id=identity,
+        provider="together",
+        owner=upload.owner,
+        name=upload.name,
+        mime_type=upload.mime_type,
+        purpose=upload.purpose,
+        size=len(data),
+        sha256=sha256(data).hexdigest(),
+        created=world.now(),
+        ready=ready,
+    )
+    return world.add_file(file, data)
+
+
+def upload_finish(call: Call) -> Response:
+    file = _found_file(call)
+    file.ready = True
+    call.world.save(file)
+    return json_response(_file(file))
+
+
+def upload_whole(call: Call) -> Response:
+    """The one-shot route, which the SDK does not use."""
+    fields = _form(call.request)
+    upload = Upload(
+        provider="together",
+        owner=call.owner,
+        name=fields.get("file_name", b"batch.jsonl").decode(),
+        purpose=fields.get("purpose", b"").decode(),
+        mime_type="jsonl",
+    )
+    identity = f"file-{call.world.new_id(24)}"
+    return json_response(_file(_store(call.world, identity, upload, fields.get("file", b""), ready=True)))
+
+
+def _file(file: StoredFile) -> dict[str, Any]:
+    return {
+        "id": file.id,
+        "object": "file",
+        "created_at": int(file.created),
+        "filename": file.name,
+        "bytes": file.size,
+        "purpose": file.purpose,
+        "FileType": "jsonl",
+        "Processed": file.ready,
+        "LineCount": 0,
+    }
+
+
+def _found_file(call: Call) -> StoredFile:
+    file = call.world.file("together", call.owner, call.ids["id"])
+    if file is None:
+        raise ApiError(404, f"File {call.ids['id']} not found", code="not_found")
+    return file
+
+
+def file_get(call: Call) -> Response:
+    return json_response(_file(_found_file(call)))
+
+
+def file_list(call: Call) -> Response:
+    return json_response({"data": [_file(file) for file in call.world.files_of("together", call.owner)]})
+
+
+def file_delete(call: Call) -> Response:
+    file = _found_file(call)
+    call.world.remove_file(file)
+    return json_response({"id": file.id, "deleted": True})
+
+
+def download(call: Call) -> Response:
+    return Response(200, {"Content-Type": "text/plain; charset=utf-8"}, call.world.content(_found_file(call)))
+
+
+# Batches
+
+
+def create(call: Call) -> Response:
+    """Nothing is looked at yet: an unknown file or model fails the job when it starts."""
+    world = call.world
+    body = call.request.json()
+    identity = str(body.get("input_file_id") or "")
+    if not identity or not body.get("endpoint"):
+        raise ApiError(400, "input_file_id and endpoint are required")
+    active = sum(job.owner == call.owner and job.provider == "together" for job in world.active_jobs())
+    if world.max_active_jobs and active >= world.max_active_jobs:
+        raise ApiError(429, "You have reached the rate limit: too many batches in progress")
+    file = world.file("together", call.owner, identity)
+    data = world.content(file) if file else b""
+    lines = request_lines(data)
+    job = Job(
+        id=_uuid(world),
+        provider="together",
+        owner=call.owner,
+        model=_first_model(lines),
+        name="",
+        endpoint=str(body["endpoint"]),
+        input_file=identity,
+        sha256=file.sha256 if file else "",
+        size=len(data),
+        serial=world.serial,
+        created=world.now() + world.late_seconds,
+        keys=[_custom_id(line) for line in lines],
+        error=_file_problem(identity, file),
+    )
+    world.add_job(job, lines)
+    return json_response({"job": _job(world, job, polled=False)}, 201)
+
+
+def _uuid(world: World) -> str:
+    digits = sha256(world.new_id(24).encode()).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
+
+
+def _file_problem(identity: str, file: StoredFile | None) -> str | None:
+    if file is None:
+        return f"Failed to download input file: {identity}: 404 File not found"
+    if file.size > MAX_FILE_BYTES:
+        return f"Failed to calculate tokens: input format error: file larger than {MAX_FILE_BYTES} bytes"
+    return None
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _custom_id(line: bytes) -> str:
+    return str(_parsed(line).get("custom_id", ""))
+
+
+def _first_model(lines: list[bytes]) -> str:
+    body = _parsed(lines[0]).get("body") if lines else None
+    return str(body.get("model", "")) if isinstance(body, dict) else ""
+
+
+def _found_job(call: Call) -> Job:
+    job = call.world.job("together", call.owner, call.ids["id"])
+    if job is None:
+        raise ApiError(404, "Job not found")
+    return job
+
+
+def get(call: Call) -> Response:
+    return json_response(_job(call.world, _found_job(call)))
+
+
+def list_(call: Call) -> Response:
+    return json_response([_job(call.world, job) for job in call.world.jobs_of("together", call.owner)])
+
+
+def cancel_(call: Call) -> Response:
+    job = _found_job(call)
+    if job.phase == "ended":
+        raise ApiError(409, f"Cannot cancel job - already in terminal state: {job.state}")
+    cancel(call.world, job)
+    return json_response(_job(call.world, job, polled=False))
+
+
+def _job(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
+    """The job as it looks now: members that do not exist yet are left out, counters never exist."""
+    scripted, raw = shown_state(world, job) if polled else (False, None)
+    ended = job.phase == "ended" and not scripted
+    late = job.phase == "cancelling" and job.plan.cancel == "late"
+    status = raw if scripted else job.state if ended else "CANCELLED" if late else WORDS[job.phase]
+    body: dict[str, Any] = {
+        "id": job.id,
+        "user_id": job.owner,
+        "input_file_id": job.input_file,
+        "file_size_bytes": job.size,
+        "job_deadline": rfc3339(job.created + DEADLINE_SECONDS, MICROSECONDS),
+        "created_at": rfc3339(job.created, MICROSECONDS),
+        "endpoint": job.endpoint,
+        "progress": 100.0 if ended and job.served + job.failed else 0.0,
+    }
+    if status:
+        body["status"] = status
+    if job.phase != "pending" and job.model:
+        body["model_id"] = job.model
+    if ended:
+        body |= _ending(world, job)
+    return body
+
+
+def _ending(world: World, job: Job) -> dict[str, Any]:
+    members: dict[str, Any] = {"completed_at": rfc3339(job.ended_at, MICROSECONDS)}
+    if world.now() >= job.ended_at + job.plan.output_after_seconds and job.plan.output != "none":
+        members["output_file_id"] = job.output
+        members["error_file_id"] = job.errors
+    members["error"] = job.error or ("Internal error" if job.state == "FAILED" else "")
+    kept = {name: value for name, value in members.items() if value}
+    return kept | ({"error_file_id": ""} if job.plan.empty_error_file and not job.errors else {})
+
+
+# Models
+
+
+def probe(call: Call) -> Response:
+    """A chat completion at once (`stream` is not supported)."""
+    body = call.request.json()
+    model = str(body.get("model", ""))
+    if not call.world.serves(model):
+        raise ApiError(400, not_serverless(model), code="model_not_available")
+    if not body.get("messages"):
+        raise ApiError(400, "messages must be a non-empty array")
+    return json_response(completion(call.world.backend.answer(prompt(body)), model, int(call.world.now())))
+
+
+def models(call: Call) -> Response:
+    names = call.world.served_models or DEFAULT_MODELS  # gone ones too: the list proves nothing
+    created = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())
+    listed = [
+        {"id": name, "object": "model", "created": created, "type": "chat", "display_name": name, "organization": ""}
+        for name in sorted(names)
+    ]
+    return json_response(listed)
+
+
+ID = "(?P<id>[^/]+)"
+ROUTER = Router(
+    provider="together",
+    routes=(
+        Route("POST", "/v1/files", "upload_start", upload_start),
+        Route("PUT", f"/uploads/{ID}", "upload_data", upload_data, keyless=True),
+        Route("POST", f"/v1/files/{ID}/preprocess", "upload_finish", upload_finish),
+        Route("POST", "/v1/files/upload", "upload_whole", upload_whole),
+        Route("GET", "/v1/files", "file_list", file_list),
+        Route("GET", f"/v1/files/{ID}", "file_get", file_get),
+        Route("DELETE", f"/v1/files/{ID}", "file_delete", file_delete),
+        Route("GET", f"/v1/files/{ID}/content", "download", download),
+        Route("POST", "/v1/batches", "create", create),
+        Route("GET", "/v1/batches", "list", list_),
+        Route("GET", f"/v1/batches/{ID}", "get", get),
+        Route("POST", f"/v1/batches/{ID}/cancel", "cancel", cancel_),
+        Route("POST", "/v1/chat/completions", "probe", probe, unlocked=True),
+        Route("GET", "/v1/models", "models", models),
+    ),
+    key_of=_key,
+    refused=lambda _: ApiError(401, "Invalid API key provided. You can find your API key at https://api.together.ai."),
+)

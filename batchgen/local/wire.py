@@ -1,0 +1,65 @@
+"""One HTTP request and one response as values: the handlers know no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from batchgen.local.errors import ApiError
+
+JSON_TYPE = "application/json; charset=UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as a handler sees it: header names in lower case, the body complete."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def json(self) -> Any:
+        """The body as JSON; ApiError 400 when it is none."""
+        try:
+            return orjson.loads(self.body or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise ApiError(400, f"Invalid JSON payload received. {error}") from error
+
+    def origin(self) -> str:
+        """`http://host:port` as the client wrote it: addresses handed out must lead back here."""
+        return f"http://{self.headers.get('host', '127.0.0.1')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """What the server does to a response on its way out; the default is nothing."""
+
+    hold_seconds: float = 0.0  # wait so long, or until the client has gone, or until faults.release()
+    drip_seconds: float = 0.0  # spread the body over so long
+    drop: bool = False  # close the connection instead of answering
+    reset: bool = False  # with drop: by RST, which clients report differently
+    keep_bytes: int | None = None  # send only so many bytes of the body, then close
+    declare_length: bool = True  # without Content-Length the body ends where the connection does
+
+
+PLAIN = Transport()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response, and what the transport shall do to it."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    transport: Transport = PLAIN
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`value` as JSON, with the content type the SDKs insist on."""
+    return Response(status, {"Content-Type": JSON_TYPE, **(headers or {})}, orjson.dumps(value))

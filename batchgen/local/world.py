@@ -1,0 +1,350 @@
+"""Everything the service remembers: the only mutable state, and what tests ask it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import orjson
+
+from batchgen.local.backends import Backend, Scripted
+from batchgen.local.faults import NO_JOB_FAULT, Faults, JobFault
+from batchgen.local.store import MemoryStore, Store
+
+REMEMBERED_REQUESTS = 100_000
+ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+PENDING_SHARE = 0.2  # of job_seconds; the rest a job is running
+
+Phase = Literal["pending", "running", "cancelling", "ended"]
+
+
+class StoredFile(msgspec.Struct, kw_only=True):
+    """An uploaded file or a result file. Times are seconds since the epoch; expires 0 is never."""
+
+    id: str
+    provider: str
+    owner: str
+    name: str
+    mime_type: str = ""
+    purpose: str = ""
+    size: int
+    sha256: str
+    created: float
+    active_at: float = 0.0
+    expires: float = 0.0
+    ready: bool = True  # Together: preprocessed
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """A batch. `state` is the raw word in the end; until then `phase` says where it is.
+
+    `keys` are the request keys in file order ("" where a line has none): what was bought.
+    """
+
+    id: str
+    provider: str
+    owner: str
+    model: str
+    name: str
+    endpoint: str = ""
+    input_file: str
+    sha256: str
+    size: int
+    serial: int
+    created: float
+    keys: list[str]
+    plan: JobFault = NO_JOB_FAULT
+    phase: Phase = "pending"
+    state: str = ""
+    error: Any = None
+    ended_at: float = 0.0
+    cancelled_at: float = 0.0
+    served: int = 0
+    failed: int = 0
+    output: str = ""  # id of the result file, "" when there is none
+    errors: str = ""  # id of Together's error file
+    deleted: bool = False
+    shown: int = 0  # how many of plan.states are over
+    shown_since: float = 0.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """The rows of a job under way; gone once it has ended. `answers` are result lines by index in the input."""
+
+    lines: list[bytes]
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    taken: int = 0  # rows handed to workers so far, in file order
+
+
+@dataclass(slots=True)
+class Upload:
+    """An upload that has begun. Gemini: bytes arrive in order up to `declared`. Together: all at once, `checksum`."""
+
+    provider: str
+    owner: str
+    name: str
+    identity: str = ""
+    mime_type: str = ""
+    purpose: str = ""
+    declared: int = 0
+    checksum: str = ""
+    data: bytearray = field(default_factory=bytearray)
+
+
+class Seen(NamedTuple):
+    """One request as the log keeps it; `owner` is the fingerprint of its key, `status` 0 when nothing was answered."""
+
+    provider: str
+    endpoint: str
+    method: str
+    path: str
+    status: int
+    owner: str
+    at: float
+
+
+class Post(NamedTuple):
+    """One create call; job is the id it led to, "" when none came into being; retry is the SDK's own counter."""
+
+    provider: str
+    owner: str
+    status: int
+    job: str
+    at: float
+    retry: str
+    body: bytes
+
+
+class World:
+    """The state of one local service. Everything public may be set at any time under `lock`.
+
+    job_seconds               how long a job takes at least; a fifth of it is pending
+    valid_keys                API keys that are accepted; None is any
+    gone_models               models that are not served (any more), per provider's own name
+    served_models             None: every model that is not gone
+    file_processing_seconds   a Gemini upload is PROCESSING for so long
+    refused_mime_types        Gemini refuses uploads of these types, with 400 or (mime_refusal="200") a 200 error body
+    deduplicate               Together answers 409 with the old file's id when it knows the checksum
+    page_size                 most rows on one page of a Gemini listing
+    empty_last_page           Gemini's last page token leads to an empty page (an SDK's IndexError)
+    max_active_jobs           create answers 429 beyond so many unfinished jobs of a key; 0 is no limit
+    cancelling_seconds        how long Together's CANCELING lasts
+    """
+
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        store: Store | None = None,
+        job_seconds: float = 0.0,
+        seed: str = "",
+    ) -> None:
+        self.lock = threading.RLock()
+        self.wake = threading.Condition(self.lock)
+        self.backend: Backend = backend or Scripted()
+        self.faults = Faults()
+        self.store: Store = store or MemoryStore()
+        self.clock = clock
+        self.job_seconds = job_seconds
+        self.seed = seed
+        self.offset = 0.0
+        self.serial = 0
+        self.files: dict[tuple[str, str], StoredFile] = {}
+        self.jobs: dict[str, Job] = {}
+        self.progress: dict[str, Progress] = {}
+        self.uploads: dict[str, Upload] = {}
+        self.requests: deque[Seen] = deque(maxlen=REMEMBERED_REQUESTS)
+        self.posts: list[Post] = []
+        self.crashes: list[Exception] = []  # bugs of the service or of a backend; LocalService raises the first
+        self.late_seconds = 0.0  # set for the length of one create call by LateCommit
+        self.valid_keys: set[str] | None = None
+        self.gone_models: set[str] = set()
+        self.served_models: set[str] | None = None
+        self.file_processing_seconds = 0.0
+        self.refused_mime_types: set[str] = set()
+        self.mime_refusal: Literal["400", "200"] = "400"
+        self.deduplicate = True
+        self.page_size = 100
+        self.empty_last_page = False
+        self.max_active_jobs = 0
+        self.cancelling_seconds = 15.0
+
+    # Time and names
+
+    def now(self) -> float:
+        """Seconds since the epoch by this world's clock."""
+        return self.clock() + self.offset
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` of the world's time pass; negative ones are a clock set back."""
+        with self.wake:
+            self.offset += seconds
+            self.wake.notify_all()
+
+    def new_id(self, length: int) -> str:
+        """A name nobody had before: lower-case letters and digits."""
+        self.serial += 1
+        number = int.from_bytes(sha256(f"{self.seed}:{self.serial}:{self.created_stamp()}".encode()).digest())
+        digits = []
+        for _ in range(length):
+            number, digit = divmod(number, len(ALPHABET))
+            digits.append(ALPHABET[digit])
+        return "".join(digits)
+
+    def accepts(self, key: str) -> bool:
+        """Whether an API key is valid here."""
+        return bool(key) and (self.valid_keys is None or key in self.valid_keys)
+
+    def serves(self, model: str) -> bool:
+        """Whether a model (without `models/`) is served."""
+        return model not in self.gone_models and (self.served_models is None or model in self.served_models)
+
+    # Files and jobs
+
+    def add_file(self, file: StoredFile, data: bytes) -> StoredFile:
+        self.store.write_blob(file.sha256, data)
+        self.files[file.provider, file.id] = file
+        self.save(file)
+        return file
+
+    def file(self, provider: str, owner: str, identity: str) -> StoredFile | None:
+        """A file of this owner that has not expired; None for anybody else's."""
+        file = self.files.get((provider, identity))
+        if file is None or file.owner != owner or (file.expires and self.now() >= file.expires):
+            return None
+        return file
+
+    def files_of(self, provider: str, owner: str) -> list[StoredFile]:
+        """Newest first."""
+        found = (self.file(provider, owner, name) for kind, name in reversed(self.files) if kind == provider)
+        return [file for file in found if file is not None]
+
+    def content(self, file: StoredFile) -> bytes:
+        return self.store.read_blob(file.sha256)
+
+    def remove_file(self, file: StoredFile) -> None:
+        del self.files[file.provider, file.id]
+        self.store.drop(f"{file.provider}-files", file.id)
+        self.release_blob(file.sha256)
+
+    def release_blob(self, name: str) -> None:
+        """Forget contents nobody refers to: two files and a job may share them."""
+        used = any(file.sha256 == name for file in self.files.values())
+        if not used and not any(name == job.sha256 for job in self.jobs.values() if job.id in self.progress):
+            self.store.drop_blob(name)
+
+    def add_job(self, job: Job, lines: list[bytes]) -> Job:
+        job.plan = self.faults.plan(job.provider, job.model, job.keys)
+        self.jobs[job.id] = job
+        self.progress[job.id] = Progress(lines)
+        self.save(job)
+        self.wake.notify_all()
+        return job
+
+    def job(self, provider: str, owner: str, identity: str) -> Job | None:
+        """A job of this owner that exists by now; None for anybody else's."""
+        job = self.jobs.get(identity)
+        if job is None or job.provider != provider or job.owner != owner or job.deleted or job.created > self.now():
+            return None
+        return job
+
+    def jobs_of(self, provider: str, owner: str) -> list[Job]:
+        """What a listing shows: newest first."""
+        now = self.now()
+        found = (self.job(provider, owner, identity) for identity in self.jobs)
+        listed = [job for job in found if job is not None and now >= job.created + job.plan.unlisted_seconds]
+        return sorted(listed, key=lambda job: (job.created, job.serial), reverse=True)
+
+    def active_jobs(self) -> list[Job]:
+        """Jobs whose rows are not settled yet, oldest first."""
+        return [self.jobs[identity] for identity in self.progress]
+
+    def save(self, record: StoredFile | Job) -> None:
+        kind = f"{record.provider}-files" if isinstance(record, StoredFile) else "jobs"
+        self.store.save(kind, record.id, msgspec.json.encode(record))
+
+    def load(self) -> None:
+        """Take up what a former process left in the store: finished rows stay finished, open ones go on."""
+        for provider in ("gemini", "together"):
+            for record in self.store.records(f"{provider}-files"):
+                file = msgspec.json.decode(record, type=StoredFile)
+                self.files[provider, file.id] = file
+        jobs = [msgspec.json.decode(record, type=Job) for record in self.store.records("jobs")]
+        for job in sorted(jobs, key=lambda job: job.serial):
+            self.jobs[job.id] = job
+            self.serial = max(self.serial, job.serial)
+            if job.phase != "ended":
+                lines = request_lines(self.store.read_blob(job.sha256)) if job.sha256 else []
+                answers = map(orjson.loads, self.store.answers(job.id))
+                self.progress[job.id] = Progress(lines, {answer["index"]: answer["row"] for answer in answers})
+
+    # What tests ask
+
+    @property
+    def batches_bought(self) -> int:
+        """Jobs ever created, of both providers, deleted ones included."""
+        return len(self.jobs)
+
+    @property
+    def bought_keys(self) -> list[str]:
+        """The request keys of all jobs ever created; one that occurs twice was paid for twice."""
+        return [key for job in self.jobs.values() for key in job.keys]
+
+    @property
+    def keys_by_job(self) -> dict[str, list[str]]:
+        return {job.id: job.keys for job in self.jobs.values()}
+
+    def jobs_created(self, provider: str = "") -> list[Job]:
+        """Jobs ever created, in order; of one provider if named."""
+        return [job for job in self.jobs.values() if provider in {"", job.provider}]
+
+    def seen(self, provider: str = "", endpoint: str = "") -> list[Seen]:
+        """The logged requests of a provider and an endpoint, oldest first; "" is any."""
+        return [s for s in self.requests if provider in {"", s.provider} and endpoint in {"", s.endpoint}]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for GET /_control/world."""
+        jobs = [
+            {"id": j.id, "provider": j.provider, "model": j.model, "name": j.name, "input_file": j.input_file}
+            | {"phase": j.phase, "state": j.state, "requests": len(j.keys), "served": j.served, "failed": j.failed}
+            for j in self.jobs.values()
+        ]
+        keys = self.bought_keys
+        return {
+            "now": self.now(),
+            "jobs": jobs,
+            "posts": len(self.posts),
+            "requests": len(self.requests),
+            "keys_bought": len(keys),
+            "keys_bought_twice": len(keys) - len(set(keys)),
+            "files": len(self.files),
+            "faults_struck": self.faults.struck(),
+        }
+
+    def created_stamp(self) -> int:
+        return int(self.now() * 1e6)
+
+
+def request_lines(data: bytes) -> list[bytes]:
+    """The lines of a request file, blank ones left out."""
+    return [line for line in data.split(b"\n") if line.strip()]
+
+
+def fingerprint(key: str) -> str:
+    """What is kept of an API key: enough to tell two apart."""
+    return sha256(key.encode()).hexdigest()[:8]
+
+
+def rfc3339(seconds: float, digits: int = 9) -> str:
+    """A time as both providers write it: UTC, fraction of `digits` digits, Z."""
+    whole = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{int((seconds % 1) * 1e9):09d}"[: len(whole) + 1 + digits] + "Z"

