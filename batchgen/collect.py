@@ -2,7 +2,8 @@
 
 A failed poll never changes a state. Only a 404 for a job's own address, asked with the key that made it, again and
 again over time, says that a job is lost. A terminal job is not a full job: every file it offers is read, in every
-terminal state, and every request is accounted for.
+terminal state, and every request is accounted for. Results may come after the end: their absence is not believed at
+the first look.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from batchgen.costs import Rate
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, KeyRefused, NeedsPerson, NotReady, SetupError, StageStopped
 from batchgen.fetch import fetch
+from batchgen.late import look_for_late_jobs
 from batchgen.outcomes import Reason, Reply, accept
-from batchgen.placing import WHOLE_BATCH_SHARE, misplaced
+from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 from batchgen.prompts import field_of
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import CreateRefused, Job, JobMissing, JobState, ModelGone, Provider
+from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider
 from batchgen.providers.reading import read_lines
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
-from batchgen.records import Batch, Wait
+from batchgen.records import CANCEL_ASKED, Batch, Wait
 from batchgen.session import Session, log
 from batchgen.waits import pause
 
@@ -29,7 +31,9 @@ LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call 
 LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
 LOST_GRACES = 8
 STALE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
-PATIENCE_SECONDS = 6 * 3600.0  # for an unknown state, or for results that a finished job does not show
+PATIENCE_SECONDS = 6 * 3600.0  # for an unknown state, or for results that cannot be had; then somebody is called
+SHORT_LOOKS = 2  # ticks in which a file with fewer lines than the provider counts is taken for a cut one
+GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had till then are lost
 
 
 def collect(session: Session) -> int:
@@ -39,6 +43,7 @@ def collect(session: Session) -> int:
     for name in dict.fromkeys(batch.provider for batch in in_flight):
         mine = [batch for batch in in_flight if batch.provider == name]
         collected += _collect_provider(session, provider_row(name), mine)
+    look_for_late_jobs(session)
     return collected
 
 
@@ -81,7 +86,7 @@ def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> d
         return {job.remote_id: job for job in session.remote(provider).jobs()}
     except (KeyRefused, SetupError):
         raise
-    except (BatchgenError, CreateRefused, JobMissing) as error:
+    except (BatchgenError, *REFUSALS) as error:
         log.info("%s: no listing (%s); each batch is asked for", provider.name, error)
         return {}
 
@@ -94,7 +99,7 @@ def _visit(session: Session, provider: Provider, batch: Batch, job: Job | None) 
             job = session.remote(provider).get(batch.remote_id or "")
         except JobMissing:
             return _missing(session, batch)
-        except (CreateRefused, ModelGone) as error:
+        except REFUSALS as error:
             raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
     batch = _note(session, batch, job)
     if not job.state.ended:
@@ -112,12 +117,13 @@ def _note(session: Session, batch: Batch, job: Job) -> Batch:
     )
     age = now - (batch.submitted_at or now)
     if job.state is JobState.UNKNOWN:
-        log.warning("%s: unknown state %r; it stays in flight", session.describe(batch), job.raw_state)
+        what = f"the unknown state {job.raw_state!r}" if job.raw_state else "no state at all"
+        log.warning("%s: the job shows %s; it stays in flight", session.describe(batch), what)
         if age > PATIENCE_SECONDS:
             session.trouble(
                 NeedsPerson(
-                    f"{session.describe(batch)}: the state {job.raw_state!r} is unknown, for {age / 3600:.0f} h now.",
-                    do="Look at the job in the provider's console.",
+                    f"{session.describe(batch)}: the job shows {what}, {age / 3600:.0f} h after it was submitted.",
+                    do=f"Look at {batch.remote_id} in the provider's console; `batchgen cancel` asks for its end.",
                 )
             )
     elif not job.state.ended and age > STALE_SECONDS:
@@ -148,17 +154,55 @@ def _missing(session: Session, batch: Batch) -> bool:
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> bool:
     """Fetch whatever an ended job offers, and book it."""
-    if job.state is JobState.SUCCEEDED and not (job.output or job.errors or job.inline):
-        waited = session.now() - (batch.ended_at or session.now())
-        kind = NeedsPerson if waited > PATIENCE_SECONDS else NotReady
-        raise kind(f"{session.describe(batch)}: finished, but without results.", do="The next tick looks again.")
+    waited = session.now() - (batch.ended_at or session.now())
     keys = session.names().keys(session.store.held(batch.batch), batch)
     try:
-        raw = fetch(session, session.remote(provider), batch, job, keys)
-    except CreateRefused as error:
-        raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick tries again.") from None
+        _expect_results(session, batch, job, waited)
+        raw = fetch(session, session.remote(provider), batch, job, keys, strict=batch.blanks < SHORT_LOOKS)
+    except REFUSALS as error:
+        return _withheld(session, batch, str(error), waited)
+    except NotReady as error:
+        batch = session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
+        return _withheld(session, batch, str(error), waited)
     crashpoint("results_read")
     book(session, provider, batch, job, raw)
+    return True
+
+
+def _expect_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
+    """Raises NotReady for an ended job that names no results yet.
+
+    A success always has some. A cancel that was asked for is not final: some of such jobs deliver everything after
+    all, which is waited for, for one grace period; one that the provider cancelled by itself is believed at the second
+    look. An expired job has no results (ai.google.dev/gemini-api/docs/batch-api).
+    """
+    if job.output or job.errors or job.inline:
+        return
+    asked = batch.error == CANCEL_ASKED
+    patience = session.settings.batches.reconcile_grace_seconds if asked else 0
+    if job.state is JobState.SUCCEEDED or (job.state is JobState.CANCELLED and (not waited or waited < patience)):
+        raise NotReady(f"the job has ended ({job.raw_state}), but names no results.")
+
+
+def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
+    """An ended job whose results cannot be had: tried again, then somebody is called, in the end they are lost."""
+    message = f"{session.describe(batch)}: {why}"
+    if waited <= PATIENCE_SECONDS:
+        raise NotReady(message, do="The next tick tries again.")
+    hours = f"{waited / 3600:.0f} h"
+    if waited <= GIVE_UP_SECONDS:
+        raise NeedsPerson(
+            f"{message} It ended {hours} ago.",
+            do=f"Look at {batch.remote_id} in the provider's console. Ticks go on trying; after"
+            f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
+        )
+    _settle(session, batch, [], Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why))
+    session.trouble(
+        BatchLost(
+            f"{message} Nothing could be had for {hours}; it is given up, and what it cost is unknown.",
+            do="Its conversations are ready again; the next tick submits them.",
+        )
+    )
     return True
 
 
@@ -176,7 +220,7 @@ def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Re
     wrong = misplaced(_requests(session, batch), accepted)
     if not wrong:
         return list(replies)
-    every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, 2)
+    every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, WHOLE_BATCH_LEAST)
     log.warning(
         "%s: %d replies answer another request of the batch%s",
         session.describe(batch),
@@ -230,6 +274,8 @@ def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:
         if speaks_of_quota(job.error):
             pause(session.store, scope, f"{batch.provider}: the job failed for a quota: {job.error}", session.now())
             return Ending(Reason.NOT_SENT, job.error, error=job.error)
+    if job.state is JobState.FAILED or job.error:
+        log.warning("%s: %s: %s", session.describe(batch), job.raw_state, job.error or "no reason given")
     reason_absent, why = _ABSENT.get(job.state, (Reason.MISSING, "no line came back"))
     return Ending(reason_absent, why.format(error=job.error or "no reason given"), error=job.error or None)
 
@@ -244,7 +290,7 @@ def _settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: En
     usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in merged.usage.items()}
     if merged.strangers or merged.keyless:
         log.warning(
-            "%s: %d lines with keys that were never sent and %d without a key are left aside",
+            "%s: %d lines for requests that it does not hold and %d without a key are left aside",
             session.describe(batch),
             len(merged.strangers),
             merged.keyless,

@@ -1,7 +1,8 @@
 """Result files: from the provider to the disk, whole or not at all.
 
-Silent truncation and pages of proxies with status 200 are real, so a download is believed only when it looks like JSON
-lines and either answers every request or comes back twice the same.
+Silent truncation, and pages and errors of proxies with status 200 are real. So a download is believed only when it
+answers every request; or else when it answers some, has as many lines as the provider has counted, and comes back twice
+the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -24,11 +26,12 @@ from batchgen.session import Session
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 
 
-def fetch(session: Session, remote: Remote, batch: Batch, job: Job, keys: Mapping[str, int]) -> bytes:
+def fetch(session: Session, remote: Remote, batch: Batch, job: Job, keys: Mapping[str, int], *, strict: bool) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
-    when a file that the job names cannot be had yet, or is no result file.
+    when a file that the job names cannot be had yet, or is no result file, or (if `strict`) answers nothing or has
+    fewer lines than the provider says there are.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -36,7 +39,7 @@ def fetch(session: Session, remote: Remote, batch: Batch, job: Job, keys: Mappin
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
-    bodies = _believable(remote, list(missing.values()), frozenset(keys), on_disk)
+    bodies = _believable(remote, list(missing.values()), _Wanted(frozenset(keys), job.rows or 1, on_disk, strict))
     for path, body in zip(missing, bodies, strict=True):
         _keep(path, body)
     return b"\n".join([*on_disk, *bodies])
@@ -50,19 +53,36 @@ def _keep(path: Path, raw: bytes) -> None:
     crashpoint("result_file_written")
 
 
-def _believable(remote: Remote, file_ids: list[str], expected: frozenset[str], on_disk: list[bytes]) -> list[bytes]:
-    """The files' bytes, once they are believable: together all of the expected keys, or twice the same."""
+class _Wanted(NamedTuple):
+    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already."""
+
+    keys: frozenset[str]
+    lines: int
+    on_disk: list[bytes]
+    strict: bool
+
+
+def _believable(remote: Remote, file_ids: list[str], wanted: _Wanted) -> list[bytes]:
+    """The files' bytes, once they are believable: all of the wanted keys, or twice the same and long enough."""
     if not file_ids:
         return []
     before: list[bytes] = []
     for _ in range(DOWNLOADS):
         bodies = [_once(remote, file_id) for file_id in file_ids]
-        if bodies == before or expected <= answered([*on_disk, *bodies]):
+        if not all(looks_like_results(body, strict=wanted.strict) for body in bodies):
+            before = []
+            continue
+        every = [*wanted.on_disk, *bodies]
+        if wanted.keys and wanted.keys <= answered(every):
+            return bodies
+        if bodies == before:
+            found = sum(len(read_lines(body)) for body in every)
+            if found < wanted.lines and wanted.strict:
+                raise NotReady(f"the results {', '.join(file_ids)} have {found} lines, {wanted.lines} or more are due.")
             return bodies
         before = bodies
-    raise NotReady(
-        f"the results {', '.join(file_ids)} come back different at every download.", do="The next tick tries again."
-    )
+    flaw = "come back different at every download" if before else "are no JSON lines"
+    raise NotReady(f"the results {', '.join(file_ids)} {flaw}.")
 
 
 def _once(remote: Remote, file_id: str) -> bytes:
@@ -72,20 +92,18 @@ def _once(remote: Remote, file_id: str) -> bytes:
         return buffer.getvalue()
 
     try:
-        raw = patiently(call)
+        return patiently(call)
     except JobMissing as error:
-        raise NotReady(
-            f"the result file {file_id} is not there yet ({error}).", do="The next tick tries again."
-        ) from None
-    if not looks_like_results(raw):
-        raise NotReady(f"the result file {file_id} is no JSON lines.", do="The next tick tries again.")
-    return raw
+        raise NotReady(f"the result file {file_id} is not there ({error}).") from None
 
 
-def looks_like_results(raw: bytes) -> bool:
-    """Whether the body starts as a JSON object does; an HTML page does not. An empty file is a result too."""
+def looks_like_results(raw: bytes, *, strict: bool) -> bool:
+    """Whether a body is a result file: some line answers a key; or (if not `strict`) it starts as a JSON object does.
+
+    A page or an error of somebody in between does neither; an empty file is a result too.
+    """
     start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return start in (b"", b"{")
+    return not start or bool(answered([raw])) or (start == b"{" and not strict)
 
 
 def answered(bodies: Sequence[bytes]) -> set[str]:
@@ -97,6 +115,8 @@ def answered(bodies: Sequence[bytes]) -> set[str]:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            if isinstance(row, dict):
-                found.add(str(row.get("key") or row.get("custom_id") or as_object(row.get("metadata")).get("key")))
+            row = as_object(row)
+            key = row.get("key") or row.get("custom_id") or as_object(row.get("metadata")).get("key")
+            if isinstance(key, str):
+                found.add(key)
     return found

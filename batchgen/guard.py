@@ -5,8 +5,10 @@ from __future__ import annotations
 from batchgen.dialogue import Step
 from batchgen.errors import StageStopped
 from batchgen.session import Session
+from batchgen.status import LIVE_STATES
 
 ENOUGH = 5  # settled conversations before a share means anything; all of them in a smaller run
+ALL = 2**62
 
 
 def stopped(session: Session, step: Step) -> StageStopped | None:
@@ -17,11 +19,25 @@ def stopped(session: Session, step: Step) -> StageStopped | None:
     limit = session.settings.stage(step.stage).max_rejected_share
     if settled < min(ENOUGH, session.conversations) or left <= limit * settled:
         return None
+    came_back = settled + _asked_again(session, step)
+    if left <= limit * came_back:
+        return None
     return StageStopped(
-        f"{step}: {left} of {settled} conversations were left behind ({_reasons(session, step)});"
+        f"{step}: {left} of {came_back} conversations were left behind ({_reasons(session, step)});"
         f" max_rejected_share = {limit:g} stops the step.",
         do=f"Read data/rejected.jsonl. Then raise max_rejected_share in [{step.stage}], or: batchgen retry.",
     )
+
+
+def _asked_again(session: Session, step: Step) -> int:
+    """Conversations that failed by accident and may still succeed: an outage is no reason to stop."""
+    waiting = sum(
+        len(session.store.ready(step, attempt, after=0, limit=ALL))
+        for attempt in session.store.ready_attempts(step)
+        if attempt
+    )
+    live = session.store.batches(*LIVE_STATES)
+    return waiting + sum(batch.requests for batch in live if batch.step == step and batch.attempt > 1)
 
 
 def _reasons(session: Session, step: Step) -> str:

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from batchgen.dialogue import Step
 from batchgen.errors import BatchgenError, KeyRefused, NotReady, SetupError
+from batchgen.late import may_appear
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import CreateRefused, JobMissing, ModelGone
+from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
 from batchgen.reconcile import reconcile
+from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session, log
-
-NOT_THERE = (CreateRefused, JobMissing, ModelGone)
 
 
 def cancel(session: Session) -> int:
@@ -34,35 +34,54 @@ def cancel(session: Session) -> int:
         except BatchgenError as error:
             session.trouble(error)
             continue
-        except NOT_THERE as error:
-            session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
+        except REFUSALS as error:
+            if _has_ended(session, provider, batch):
+                log.info("%s: has ended already; the next tick reads what it left", session.describe(batch))
+            else:
+                session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
             continue
+        session.store.update(batch, error=CANCEL_ASKED)
         log.info("%s: cancellation asked for", session.describe(batch))
         asked += 1
     return asked
 
 
-def clean(session: Session) -> int:
-    """Delete the remote input files of batches that are settled. Returns how many were deleted.
+def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:
+    try:
+        return session.remote(provider).get(batch.remote_id or "").state.ended
+    except (BatchgenError, *REFUSALS):
+        return False
+
+
+def clean(session: Session, only: Provider | None = None) -> int:
+    """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted.
 
     Results and jobs stay where they are: neither provider offers a delete for both that is known to work.
     """
-    deleted = 0
+    deleted, failing = 0, set[str]()
     for batch in session.store.batches("collected", "refused", "abandoned", "lost"):
         provider = provider_row(batch.provider)
-        if not batch.remote_file or batch.key_fingerprint != session.fingerprint(provider):
+        if not batch.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
-        if batch.state == "abandoned":
-            continue  # its job may still appear and would need the file
+        if batch.key_fingerprint != session.fingerprint(provider):
+            continue
+        if batch.state == "abandoned" and may_appear(session, batch):
+            continue  # its job would need the file
         try:
             session.remote(provider).delete_file(batch.remote_file)
         except (KeyRefused, SetupError):
             raise
         except BatchgenError as error:
             session.trouble(error)
+            failing.add(batch.provider)  # the next delete would only fail again
             continue
-        except NOT_THERE:
+        except (FileGone, JobMissing):
             log.debug("%s: the input file was gone already", batch.name)
+        except REFUSALS as error:
+            session.trouble(
+                NotReady(f"{batch.name}: its input file stays: {error}", do="`batchgen clean` tries again.")
+            )
+            continue
         session.store.update(batch, remote_file=None)
         deleted += 1
     return deleted

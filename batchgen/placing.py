@@ -1,53 +1,136 @@
 """Does a reply stand under the right key? A check by content, for services that mix up answers. Pure.
 
-A reply is misplaced when it shares no distinctive word with its own request but several with exactly one other request
-of the same batch. Words that many requests share say nothing; a reply that fits nobody is left alone: it may merely be
-bad, and that is not this check's business.
+One reply that seems to fit another request better than its own says little: people ask similar things, and a bad reply
+fits nobody. Mixed-up replies leave a pattern, though: the request that a reply fits has lost its own one. So a reply is
+misplaced when following "fits rather" from it leads back to it (two were swapped, three went round, ...), or when so
+many replies of a batch fit elsewhere that the whole batch must be out of order.
+
+Measured on ten sets of 200 to 775 real English and Chinese pairs: no reply in its right place was flagged, and every
+set in random order was. Of single swapped pairs 3 % (short questions) to 87 % (corrections) were found: it is a net
+with wide meshes. Of 3,000 batches of up to 120 drawn from these sets, three had a few replies flagged wrongly.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import log, sqrt
+from typing import NamedTuple
 
-COMMON_SHARE = 0.02  # a word in more than this share of the requests does not distinguish them (at least COMMON_LEAST)
+WHOLE_BATCH_SHARE = 0.01  # with more misplaced replies than this no key of the batch is to be believed ...
+WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by accident
+
+COMMON_SHARE = 0.02  # a word in more than this share of the texts distinguishes none (but COMMON_LEAST may, or half)
 COMMON_LEAST = 3
+AT_HOME = 3  # so many distinctive words of a reply in its own request, and it is in its place
 SHARED_LEAST = 3  # distinctive words that a reply must share with a foreign request
-WHOLE_BATCH_SHARE = 0.01  # from here on no key of the batch is to be believed
+FIT = 0.05  # the least likeness (0 to 1) that counts as fitting; half of all replies are more than 0.1 like their own
+TIMES = 4.0  # how much more like the foreign request than like its own a reply must be
+LEAD = 1.3  # and how much more like it than like the next best
+ALIKE = 0.06  # requests so much like each other may have each other's replies: nobody could tell
+OUT_OF_ORDER_SHARE = 0.12  # in order at most 0.05 of a batch seem to fit elsewhere, in random order at least 0.17
+OUT_OF_ORDER_LEAST = 6
+CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's first
 
-_WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}|[㐀-鿿]{2}")
+_ASCII_WORDS = re.compile(r"[a-z]{4,}|\d{2,}")
+_CJK = "㐀-鿿぀-ヿ가-힯"
+_WORDS = re.compile(rf"[^\W\d_{_CJK}]{{4,}}|\d{{2,}}")
+_CJK_PAIRS = re.compile(rf"(?=([{_CJK}]{{2}}))")
 
 
 def words(text: str) -> set[str]:
-    """Content words: runs of four or more letters, numbers, and pairs of CJK characters."""
-    return set(_WORDS.findall(text.lower()))
+    """The words of a lower-case text: runs of four letters or more, numbers, every two neighbouring CJK characters."""
+    if text.isascii():
+        return set(_ASCII_WORDS.findall(text))
+    return {*_WORDS.findall(text), *_CJK_PAIRS.findall(text)}
 
 
 def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
     """Keys whose reply belongs to another request: {key: the key it fits}. Both maps are key -> text."""
-    asked = {key: words(text) for key, text in requests.items()}
-    frequency = Counter(word for found in asked.values() for word in found)
-    limit = max(COMMON_LEAST, COMMON_SHARE * len(asked))
-    owners: dict[str, list[str]] = {}
-    for key, found in asked.items():
-        for word in found:
-            if frequency[word] <= limit:
+    said = {key: words(text[:CHARACTERS].lower()) for key, text in replies.items() if key in requests}
+    asked = {key: text[-CHARACTERS:].lower() for key, text in requests.items()}
+    distinctive = _distinctive(said)
+    # Nearly all replies are at home at the first glance; only the others and their requests are compared.
+    away = {key: found for key, found in said.items() if not _at_home(asked[key], found & distinctive)}
+    lost = _Requests.of({key: words(text) for key, text in asked.items() if key in away or key not in said})
+    found = _pattern(lost.elsewhere(away), len(said))
+    if not found:
+        return {}
+    every = _Requests.of({key: words(text) for key, text in asked.items()})
+    return {key: fits for key, fits in found.items() if not every.alike(key, fits)}
+
+
+def _pattern(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
+    """The part of `elsewhere` that accidents do not explain."""
+    # Different owners: a text that everybody gets has one at most.
+    if len(set(elsewhere.values())) >= max(OUT_OF_ORDER_SHARE * replies, OUT_OF_ORDER_LEAST):
+        return dict(elsewhere)
+    return {key: fits for key, fits in elsewhere.items() if key in _followed(elsewhere, fits)}
+
+
+def _distinctive(texts: Mapping[str, set[str]]) -> set[str]:
+    """The words that few of the texts have."""
+    frequency = Counter(word for found in texts.values() for word in found)
+    limit = max(min(COMMON_LEAST, len(texts) // 2), COMMON_SHARE * len(texts))
+    return {word for word, count in frequency.items() if count <= limit}
+
+
+def _at_home(asked: str, said: set[str]) -> bool:
+    return sum(word in asked for word in said) >= AT_HOME
+
+
+def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
+    """The keys that "fits rather" leads to from `key` on, once around at most."""
+    for _ in range(len(elsewhere)):
+        yield key
+        if key not in elsewhere:
+            return
+        key = elsewhere[key]
+
+
+class _Requests(NamedTuple):
+    """Requests as weighted sets of words: the weights, each one's length, and whom a distinctive word belongs to."""
+
+    asked: Mapping[str, set[str]]
+    weights: Mapping[str, float]
+    strange: float  # the weight of a word that nobody asked with
+    lengths: Mapping[str, float]
+    owners: Mapping[str, list[str]]
+
+    @classmethod
+    def of(cls, asked: Mapping[str, set[str]]) -> _Requests:
+        frequency = Counter(word for found in asked.values() for word in found)
+        # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
+        weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
+        lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
+        distinctive = _distinctive(asked)
+        owners: dict[str, list[str]] = {}
+        for key, found in asked.items():
+            for word in found & distinctive:
                 owners.setdefault(word, []).append(key)
-    wrong = {}
-    for key, text in replies.items():
-        said = words(text)
-        if said & asked.get(key, said):
-            continue
-        if fits := _owner(said, owners):
-            wrong[key] = fits
-    return wrong
+        return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
 
+    def elsewhere(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
+        """The replies (key -> words) that fit another request rather than their own: {key: the key it fits}."""
+        return {key: fits for key, said in replies.items() if (fits := self._owner(key, said)) is not None}
 
-def _owner(said: set[str], owners: Mapping[str, list[str]]) -> str | None:
-    """The one request that shares clearly more distinctive words with a reply than any other."""
-    shared = Counter(owner for word in said for owner in owners.get(word, ()))
-    best = shared.most_common(2)
-    if not best or best[0][1] < SHARED_LEAST or (len(best) > 1 and best[1][1] * 2 > best[0][1]):
-        return None
-    return best[0][0]
+    def _owner(self, key: str, said: set[str]) -> str | None:
+        """The one other request that a reply under `key` is clearly more like than its own, if there is one."""
+        shared = Counter(other for word in said for other in self.owners.get(word, ()) if other != key)
+        near = [other for other, count in shared.most_common(5) if count >= SHARED_LEAST]
+        if not near:
+            return None
+        length = sqrt(sum(self.weights.get(word, self.strange) for word in said))
+        best, *others = sorted(((self._likeness(other, said, length), other) for other in near), reverse=True)
+        if best[0] < max(FIT, TIMES * self._likeness(key, said, length)) or (others and others[0][0] * LEAD > best[0]):
+            return None
+        return best[1]
+
+    def alike(self, one: str, other: str) -> bool:
+        return self._likeness(one, self.asked[other], self.lengths[other]) >= ALIKE
+
+    def _likeness(self, key: str, said: set[str], length: float) -> float:
+        """The cosine of the angle between a request and a reply (or another request)."""
+        common = sum(self.weights[word] for word in said & self.asked[key])
+        return common / (self.lengths[key] * length) if common else 0.0

@@ -29,7 +29,8 @@ MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes =
 ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
     WHERE state IN ('uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
 MONEY = """SELECT coalesce(sum(estimated_usd), 0),
-    coalesce(sum(CASE WHEN state IN ('creating', 'in_flight', 'lost') THEN reserved_usd END), 0) FROM batches"""
+    coalesce(sum(CASE WHEN state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') THEN reserved_usd END), 0)
+    FROM batches"""
 SPENT = "SELECT coalesce(sum(usd), 0) FROM outcomes"
 OUTPUT_OF = """SELECT coalesce(sum(o.requests), 0), coalesce(sum(o.output_tokens), 0)
     FROM batches b JOIN outcomes o USING (batch) WHERE b.position = :at AND o.reason = 'accepted'"""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from batchgen.dialogue import Step
 from batchgen.outcomes import Reason
 
+CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the batch has ended
+
 
 class Batch(NamedTuple):
     """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown)."""

@@ -25,7 +25,7 @@ def refresh(session: Session) -> list[Path]:
     stale = set(session.store.stale())
     for number in range(1, session.settings.rounds + 1):
         name = f"round{number}"
-        if name in stale or (number == 1 and not session.layout.history(1).exists()):
+        if name in stale or (not _there(session, number) and _reached(session, number)):
             written += _write_round(session, number)
             crashpoint("round_files_written")
             session.store.fresh(name)
@@ -34,6 +34,15 @@ def refresh(session: Session) -> list[Path]:
         session.store.fresh(REJECTED)
         written.append(session.layout.rejected)
     return written
+
+
+def _there(session: Session, number: int) -> bool:
+    return session.layout.single_turn(number).exists() and session.layout.history(number).exists()
+
+
+def _reached(session: Session, number: int) -> bool:
+    """Whether any conversation is complete up to that round."""
+    return number == 1 or bool(session.store.totals()[1].get(number * len(STAGES) - 1))
 
 
 def _write_round(session: Session, number: int) -> list[Path]:

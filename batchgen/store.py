@@ -7,6 +7,7 @@ transaction. Every query is a named constant, so that a test can hold each to it
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,11 @@ class Store:
             "PRAGMA cache_size = -65536"
         )  # a batch's transaction fits, so readers wait for its commit only
         store = cls(database)
-        store._migrate()
+        try:
+            store._migrate()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @classmethod
@@ -52,9 +57,14 @@ class Store:
         """Open the store for reading beside a writer, or None when there is none yet."""
         if not path.exists():
             return None
-        address = f"file:{quote(str(path.absolute()))}?mode=ro"
-        database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
-        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+        try:
+            database, version = _look(path, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
+            database, version = _look(path, "rw")
+        if version == 0:
             database.close()
             return None
         return cls(database)
@@ -376,6 +386,18 @@ class Store:
 
     def _mark_stale(self, *files: str) -> None:
         self._database.executemany("INSERT OR IGNORE INTO stale VALUES (?)", [(file,) for file in files])
+
+
+def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
+    """A connection that has read the store's version: whatever stands in the way of reading shows here."""
+    address = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    except BaseException:
+        database.close()
+        raise
+    return database, int(version)
 
 
 def turns(texts: Sequence[str]) -> Iterator[Turn]:

@@ -103,12 +103,15 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
     accepted = dict(session.store.texts_of(batch))
     if not accepted:
         return
+    results = session.layout.results(batch.step, batch.name)
+    if not results.exists():
+        yield f"{results}: the result file is gone, {len(accepted)} texts came from it"
+        return
     raw, names = _raw_texts(session, batch), session.names()
     for number, text in accepted.items():
         key = names.key(number, batch.step, batch.attempt)
         if text not in raw.get(key, ()):
-            path = session.layout.results(batch.step, batch.name)
-            yield f"{names.id(number)} {batch.step}: its text is in no line {key!r} of {path}"
+            yield f"{names.id(number)} {batch.step}: its text is in no line {key!r} of {results}"
 
 
 def _raw_texts(session: Session, batch: Batch) -> dict[str, set[str]]:

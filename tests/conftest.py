@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import certifi
+import hypothesis
 import pytest
+import reliability
 import stamina
 
 from batchgen import clock
@@ -21,10 +24,24 @@ from batchgen.cli import main
 from batchgen.local.backends import Scripted
 from batchgen.local.server import LocalService
 
+# A deadline per example measures the machine's other work, not ours.
+hypothesis.settings.register_profile("batchgen", deadline=None)
+hypothesis.settings.load_profile("batchgen")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"  # real rows beside the repository; tests must pass without them
 GEMINI_KEY = "AIzaSyPLANTED0gemini0key0000000000000000"
 TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", action="store_true", help="Write the table of docs/reliability.md and stop.")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("--reliability"):
+        reliability.write(session.items)
+        pytest.exit("docs/reliability.md is written", returncode=0)
 
 
 class Result(NamedTuple):
@@ -136,9 +153,18 @@ def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     stamina.set_testing(False)
 
 
+@pytest.fixture(scope="session")
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trust store with one certificate: reading the machine's whole one is most of a command's time in a test."""
+    path = tmp_path_factory.mktemp("trust") / "one.pem"
+    first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----\n")
+    path.write_text(first + end, "utf-8")
+    return path
+
+
 @pytest.fixture
 def make_bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_certificate: Path
 ) -> Iterator[Callable[..., Bench]]:
     """Makes benches: the last one made owns the environment and the clock."""
     services: list[LocalService] = []
@@ -148,7 +174,7 @@ def make_bench(
         service.start()
         services.append(service)
         bench = Bench(tmp_path / root, service, capsys)
-        for name, value in bench.environment.items():
+        for name, value in {**bench.environment, "SSL_CERT_FILE": str(one_certificate)}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(clock, "now", service.world.now)
         monkeypatch.setattr(clock, "sleep", service.world.advance)

@@ -1,0 +1,470 @@
+"""Batches that wait, end oddly, vanish or come back late: jobs bought, rows kept, words said, files the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import GEMINI_KEY, Bench
+from invariants import ledger, undisturbed
+from scenes import HOUR, MINUTE, Make, Scene, spent
+
+from batchgen.local.faults import Drop, Fault, Hang, Status
+
+ENDS = [
+    ("gemini", "BATCH_STATE_EXPIRED"),
+    ("gemini", "BATCH_STATE_FAILED"),
+    ("gemini", "BATCH_STATE_CANCELLED"),
+    ("gemini", "JOB_STATE_PARTIALLY_SUCCEEDED"),  # fault 20
+    ("together", "EXPIRED"),
+    ("together", "FAILED"),
+    ("together", "CANCELLED"),
+]
+POSITION = {"gemini": 3, "together": 4}
+RETRY = [("collected", 1), ("collected", 2)]
+
+
+def reach(scene: Scene, provider: str) -> None:
+    """Ticks until the provider's first batch is in flight."""
+    for _ in range(1 if provider == "gemini" else 2):
+        assert scene.tick().code == 0
+
+
+# ---------------------------------------------------------------- waiting
+
+
+@pytest.mark.fault(
+    17,
+    "a job waits for 60 h and then expires",
+    injected="clock and state",
+    seen="a warning after 24 h, nothing bought before the end, then batches half as large",
+)
+def test_pending_for_60_hours_then_expired(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    faults = scene.bench.service.faults
+    faults.job(provider="gemini", times=1, states=[["BATCH_STATE_PENDING", 60 * HOUR]], end="BATCH_STATE_EXPIRED")
+    scene.tick()
+    assert scene.tick(23 * HOUR) == (0, "", "")
+    stale = scene.tick(2 * HOUR)
+    assert stale.code == 0
+    assert "in flight for 25 h" in stale.err
+    assert scene.tick(33 * HOUR).code == 0
+    assert scene.jobs() == 1  # nothing is bought again on suspicion
+    assert scene.tick(3 * HOUR).code == 0
+    assert scene.batches() == [(1, 4, "collected"), (2, 2, "in_flight"), (2, 2, "in_flight")]  # half as large
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    17, "jobs expire again and again", injected="state", seen="three attempts, then status 3 and data/rejected.jsonl"
+)
+def test_expired_at_every_attempt_ends(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(key=r"question", end="BATCH_STATE_EXPIRED")
+    codes = [result.code for result in scene.finish(every=16 * MINUTE)]
+    assert [(attempt, requests) for attempt, requests, _ in scene.batches()] == [(1, 4), (2, 2), (2, 2)] + [(3, 1)] * 4
+    assert codes[-1] == 3  # the step stops and says so
+    rejected = scene.bench.rows("rejected.jsonl")
+    assert [row["id"] for row in rejected] == [f"r1-00000{number}" for number in range(1, 5)]
+    assert {(row["round"], row["stage"], row["reason"], row["detail"], row["attempts"]) for row in rejected} == {
+        (2, "question", "missing", "the job expired", 3)
+    }
+    assert scene.tick() == (0, "", "")
+    assert scene.jobs() == 7
+
+
+@pytest.mark.fault(
+    20, "a job succeeds in part", injected="state", seen="like a success; what is missing is asked again"
+)
+@pytest.mark.fault(
+    18,
+    "a job expires, fails, or is cancelled, with 40 % of its rows done",
+    injected="state and result file",
+    seen="those rows are kept and booked, only the others are asked again",
+)
+@pytest.mark.parametrize(("provider", "end"), ENDS)
+def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    scene.bench.service.faults.job(provider=provider, times=1, end=end, share=0.4)
+    reach(scene, provider)
+    before = spent(scene.bench)
+    assert scene.tick().code == 0
+    assert spent(scene.bench) > before
+    [step] = [step for step in scene.bench.status()["steps"] if step["done"] == 2]
+    assert (step["in_flight"], step["rejected"]) == (3, 0)
+    assert [part[:2] for part in scene.batches(POSITION[provider])] == [(1, 5), (2, 2), (2, 1)]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    19,
+    "a state nobody knows, then none at all",
+    injected="state",
+    seen="a warning at each tick, status 3 after 6 h, no second job; collected when it says more",
+)
+@pytest.mark.parametrize(("provider", "odd"), [("gemini", "BATCH_STATE_FOO"), ("together", "DREAMING")])
+def test_an_unknown_or_missing_state_is_polled_until_it_says_more(make_bench: Make, provider: str, odd: str) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    states = [[odd, 3 * HOUR], [None, 9 * HOUR]]
+    scene.bench.service.faults.job(provider=provider, times=1, states=states)
+    reach(scene, provider)
+    unknown = scene.tick(1 * HOUR)
+    assert unknown.code == 0
+    assert re.search(
+        rf"unknown state '(JOB_STATE_)?{odd.removeprefix('BATCH_STATE_')}'; it stays in flight", unknown.err
+    )
+    missing = scene.tick(4 * HOUR)
+    assert missing.code == 0
+    assert "no state at all; it stays in flight" in missing.err
+    alarm = scene.tick(2 * HOUR)
+    assert alarm.code == 3
+    assert "no state at all, 7 h after it was submitted" in alarm.err
+    assert "batchgen cancel" in alarm.err
+    bought = scene.jobs(provider)
+    assert scene.tick(6 * HOUR).code == 0
+    assert bought == 1
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+def test_cancelling_is_no_end(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5, job_seconds=100.0)
+    for after in (0, 100):
+        scene.tick(after)
+    scene.bench.service.world.advance(60)
+    assert scene.run("cancel").out == "1 batches: cancellation asked for.\n"
+    scene.tick(5)
+    assert scene.batches(4) == [(1, 5, "in_flight")]
+    assert scene.bench.status()["batches"][-1]["remote_state"] == "CANCELING"
+    scene.tick(15)
+    assert [part[:2] for part in scene.batches(4)] == [(1, 5), (2, 2), (2, 1)]  # two rows were done by then
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 6, most=2)
+    scene.bench.service.faults.job(provider="gemini", times=1, states=[["BATCH_STATE_RUNNING", 30 * HOUR]])
+    for _ in range(5):
+        scene.tick(MINUTE)
+    assert scene.bench.status()["complete"] == 4
+    scene.finish(every=10 * HOUR)
+
+
+# ---------------------------------------------------------------- polling
+
+
+@pytest.mark.fault(
+    21,
+    "polls fail: 503, dropped, no answer, 404 three times, 429",
+    injected="answers to get",
+    seen="status 75 each time; never lost, collected once",
+)
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4, "batches.http_timeout_seconds = 0.3\n")
+    reach(scene, provider)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider=provider, endpoint="get", action=Status(503), times=3))
+    faults.add(Fault(provider=provider, endpoint="get", action=Drop(), times=3))
+    faults.add(Fault(provider=provider, endpoint="get", action=Hang(), times=1))
+    faults.add(Fault(provider=provider, endpoint="get", action=Status(404, "Not found."), times=3))
+    faults.add(Fault(provider=provider, endpoint="get", action=Status(429, "Slow down."), times=1))
+    codes = [scene.tick(HOUR) for _ in range(7)]
+    assert [result.code for result in codes] == [75] * 7
+    assert "does not know it at the moment (3 times)" in codes[5].err
+    assert scene.jobs(provider) == 1
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    22,
+    "a job's own address answers 404 for two hours",
+    injected="answers to get",
+    seen="status 3, the job is lost, its rows are asked again",
+)
+def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.tick()
+    [job] = scene.bench.service.world.jobs
+    scene.bench.service.faults.add(Fault(endpoint="get", contains=job, action=Status(404, "Not found."), times=0))
+    for after in (0, 50, 50):  # three answers in 100 minutes, and two more at once: long enough is not often enough
+        assert scene.tick(after * MINUTE).code == 75
+    for _ in range(5):
+        assert scene.tick(MINUTE).code == 75
+    assert scene.jobs() == 1
+    lost = scene.tick(20 * MINUTE)
+    assert lost.code == 3
+    assert f"the provider has lost the job batches/{job}; what it cost is unknown" in lost.err
+    assert scene.batches() == [(1, 4, "lost"), (2, 2, "in_flight"), (2, 2, "in_flight")]
+    assert scene.bench.status()["cost"]["reserved_usd"] > 0
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+def test_a_job_missing_from_a_listing_is_not_lost(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5, most=1, job_seconds=2 * HOUR)
+    scene.bench.service.faults.job(provider="gemini", times=2, unlisted_seconds=50 * HOUR)
+    scene.tick()
+    for _ in range(8):
+        assert scene.tick(10 * MINUTE).code == 0
+    assert scene.bench.service.world.seen("gemini", "list")
+    scene.finish(every=HOUR)
+    assert scene.jobs() == 15
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    22,
+    "the key is another one than the job was made with",
+    injected="environment",
+    seen="status 3 naming the variable; nothing is asked, lost or bought",
+)
+def test_jobs_of_another_key_are_left_alone(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.tick()
+    asked = len(scene.bench.service.world.seen("gemini"))
+    monkeypatch.setenv("GEMINI_API_KEY", "AIzaSy-some-other-key-0000000000000000000")
+    for _ in range(7):
+        result = scene.tick(HOUR)
+        assert result.code == 3
+        assert "was submitted with another key" in result.err
+        assert "in GEMINI_API_KEY to collect it" in result.err
+    assert scene.batches() == [(1, 4, "in_flight")]
+    assert len(scene.bench.service.world.seen("gemini")) == asked
+    assert scene.run("cancel").code == 0
+    monkeypatch.setenv("GEMINI_API_KEY", GEMINI_KEY)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+# ---------------------------------------------------------------- failed
+
+
+@pytest.mark.fault(
+    23,
+    "a failed job whose reason the SDK drops",
+    injected="operation error",
+    seen="the reason is shown and recorded, the rows are asked again",
+)
+def test_a_failure_whose_reason_stands_in_the_operation_only(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    error = {"code": 13, "message": "The quokka tripped over the cable."}
+    scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
+    scene.tick()
+    result = scene.tick()
+    assert "code 13: The quokka tripped over the cable." in result.err
+    assert ledger(scene.bench).batches[0]["error"] == "code 13: The quokka tripped over the cable."
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    23,
+    "a job fails because the model is gone",
+    injected="operation error",
+    seen="status 3, one job, nothing more is sent until `retry`",
+)
+def test_a_job_that_fails_for_its_model_halts_the_model(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    error = {"code": 5, "message": "models/gemini-2.5-flash-lite is not found for API version v1beta"}
+    scene.bench.service.faults.job(times=0, end="BATCH_STATE_FAILED", error=error)
+    scene.tick()
+    for _ in range(3):
+        result = scene.tick(HOUR)
+        assert result.code == 3
+        assert "gemini does not serve gemini-2.5-flash-lite" in result.err
+    assert scene.jobs() == 1  # no storm
+    scene.bench.service.faults.clear()
+    assert "1 halts were lifted" in scene.run("retry").out
+    scene.finish()
+    assert scene.bench.rows("rejected.jsonl") == []
+
+
+def test_a_job_that_fails_for_a_quota_waits(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    error = {"code": 8, "message": "Resource has been exhausted (e.g. check quota)."}
+    scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
+    scene.tick()
+    result = scene.tick()
+    assert result.code == 75
+    assert "Resource has been exhausted" in result.err
+    assert scene.jobs() == 1
+    scene.finish()
+    assert max(row["strikes"] for row in ledger(scene.bench).conversations) == 0
+
+
+# ---------------------------------------------------------------- where results are
+
+
+@pytest.mark.fault(
+    24,
+    "a success without results, which then stand in one of three places",
+    injected="operation",
+    seen="status 75 until they are there; the same files",
+)
+@pytest.mark.parametrize("output", ["response", "metadata", "inline"])
+def test_results_are_found_wherever_they_are_and_whenever_they_come(make_bench: Make, output: str) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(provider="gemini", output=output, output_after_seconds=1800.0)
+    scene.tick()
+    early = scene.tick()
+    assert early.code == 75
+    assert "has ended (JOB_STATE_SUCCEEDED), but names no results" in early.err
+    scene.finish(every=20 * MINUTE)
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    24,
+    "a success whose results never come",
+    injected="operation",
+    seen="status 75, after 6 h status 3, after 72 h lost and asked again",
+)
+def test_results_that_never_come_call_somebody_and_are_given_up_in_the_end(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(provider="gemini", times=1, output="none")
+    scene.tick()
+    assert scene.tick().code == 75
+    assert scene.tick(5 * HOUR).code == 75
+    alarm = scene.tick(2 * HOUR)
+    assert alarm.code == 3
+    assert "It ended 7 h ago" in alarm.err
+    assert "in the provider's console" in alarm.err
+    assert scene.jobs() == 1
+    lost = scene.tick(66 * HOUR)
+    assert lost.code == 3
+    assert "what it cost is unknown" in lost.err
+    assert [part[0] for part in scene.batches()] == [1, 2, 2]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+# ---------------------------------------------------------------- late
+
+
+def cancelled_at_60_seconds(make_bench: Make, how: str) -> Scene:
+    scene = Scene.of(make_bench, 5, job_seconds=100.0)
+    scene.bench.service.faults.job(provider="gemini", times=1, cancel=how)
+    scene.tick()
+    scene.bench.service.world.advance(60)
+    assert scene.run("cancel").code == 0
+    return scene
+
+
+@pytest.mark.fault(
+    35,
+    "a cancelled job ends as a success with part of its rows",
+    injected="cancel",
+    seen="its rows are kept, only the others are asked again",
+)
+def test_a_cancelled_job_that_succeeds_with_the_rows_it_had(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_at_60_seconds(make_bench, "succeeded")
+    again = scene.run("cancel")  # it has ended by now: nothing to stop, nothing wrong
+    assert (again.code, again.out) == (0, "0 batches: cancellation asked for.\n")
+    result = scene.tick(5)
+    assert "2 of 5 accepted (2 accepted, 3 cancelled)" in result.err
+    assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 1)]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    35,
+    "a cancelled job delivers everything, at once or after it said it was cancelled",
+    injected="cancel",
+    seen="everything is kept, nothing bought again",
+)
+@pytest.mark.parametrize("how", ["ignored", "late"])
+def test_a_cancelled_job_that_delivers_everything_is_not_bought_again(make_bench: Make, how: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_at_60_seconds(make_bench, how)
+    for _ in range(4):
+        scene.tick(30)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(make_bench: Make) -> None:
+    scene = cancelled_at_60_seconds(make_bench, "cancelled")
+    assert scene.tick().code == 75
+    assert scene.tick(16 * MINUTE).code == 0
+    assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 2), (2, 1)]
+    scene.finish()
+
+
+def hidden_for_an_hour(make_bench: Make, job_seconds: float) -> Scene:
+    """A create call without an answer, whose job no listing shows until it was given up and bought again."""
+    scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
+    assert scene.tick().code == 75
+    assert scene.tick(6 * MINUTE).code == 75
+    scene.duplicates = 1  # from here on the hidden job is nobody's
+    assert scene.tick(10 * MINUTE).code == 0
+    assert [(part[0], part[2]) for part in scene.batches()] == [(1, "abandoned"), (2, "in_flight"), (2, "in_flight")]
+    return scene
+
+
+def texts_and_bill(bench: Bench) -> tuple[dict[int, tuple[int | None, str]], float]:
+    return ledger(bench).texts, spent(bench)
+
+
+@pytest.mark.fault(
+    35,
+    "the job of an unanswered create turns up after it was given up",
+    injected="listing",
+    seen="it is named, its cost is booked, no text changes",
+)
+def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = hidden_for_an_hour(make_bench, 0.0)
+    for _ in range(3):
+        scene.tick()
+    texts, paid = texts_and_bill(scene.bench)
+    scene.duplicates = 0  # found and reported
+    result = scene.tick(HOUR)
+    assert "given up, but its job batches/" in result.err
+    assert "exists after all" in result.err
+    now, more = texts_and_bill(scene.bench)
+    assert texts.items() <= now.items()
+    assert more > paid
+    scene.finish()
+    assert scene.bench.files() == expected
+    calls = len(scene.bench.service.world.requests)
+    assert scene.tick(HOUR) == (0, "", "")
+    assert len(scene.bench.service.world.requests) == calls
+
+
+@pytest.mark.fault(
+    35, "such a job turns up while it is still running", injected="listing", seen="it is named and cancelled"
+)
+def test_a_live_job_that_turns_up_after_it_was_given_up_is_cancelled(make_bench: Make) -> None:
+    scene = hidden_for_an_hour(make_bench, 2 * HOUR)
+    scene.duplicates = 0
+    scene.tick(HOUR)
+    world = scene.bench.service.world
+    assert world.jobs_created("gemini")[0].phase == "ended"
+    assert len(world.seen("gemini", "cancel")) == 1
+    scene.finish(every=HOUR)
+    assert len(world.seen("gemini", "cancel")) == 1

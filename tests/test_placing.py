@@ -1,0 +1,201 @@
+"""The check by content: mixed-up replies are found, replies in their right place never suspected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from random import Random
+
+import pytest
+from conftest import SHARED
+
+from batchgen.local.backends import Message, Prompt, default_text
+from batchgen.placing import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
+
+Pairs = tuple[dict[str, str], dict[str, str]]  # requests and replies, by key
+
+SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
+
+
+def made_up(count: int, *, own_words: int = 6, seed: int = 1) -> Pairs:
+    """Dialogues with some words that nobody else uses, in sentences that everybody uses."""
+    chance = Random(seed)
+    requests, replies = {}, {}
+    for number in range(count):
+        own = ["".join(chance.choices(SYLLABLES, k=4)) for _ in range(own_words)]
+        key = f"r1-{number:06d}"
+        requests[key] = f"Could you tell me more about {' and '.join(own)} before winter begins?"
+        replies[key] = f"There is much to say about {' and '.join(own[: own_words - 1])}, before winter and after it."
+    return requests, replies
+
+
+def shuffled(replies: dict[str, str], seed: int = 1) -> dict[str, str]:
+    keys = list(replies)
+    Random(seed).shuffle(keys)
+    return dict(zip(replies, (replies[key] for key in keys), strict=True))
+
+
+def swapped(replies: dict[str, str], *pairs: tuple[str, str]) -> dict[str, str]:
+    changed = dict(replies)
+    for one, other in pairs:
+        changed[one], changed[other] = replies[other], replies[one]
+    return changed
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 300])
+def test_replies_in_their_place_are_left_alone(count: int) -> None:
+    assert misplaced(*made_up(count)) == {}
+
+
+@pytest.mark.parametrize("count", [3, 10, 300])
+def test_two_swapped_replies_name_each_other(count: int) -> None:
+    requests, replies = made_up(count)
+    one, other = "r1-000000", "r1-000001"
+    assert misplaced(requests, swapped(replies, (one, other))) == {one: other, other: one}
+
+
+def test_three_replies_that_went_round() -> None:
+    requests, replies = made_up(50)
+    a, b, c = "r1-000003", "r1-000007", "r1-000011"
+    turned = {**replies, a: replies[b], b: replies[c], c: replies[a]}
+    assert misplaced(requests, turned) == {a: b, b: c, c: a}
+
+
+def test_a_batch_in_random_order() -> None:
+    requests, replies = made_up(200)
+    mixed = shuffled(replies)
+    moved = sum(mixed[key] != replies[key] for key in replies)
+    assert len(misplaced(requests, mixed)) == moved > WHOLE_BATCH_SHARE * len(replies)
+
+
+def test_a_reply_that_fits_another_request_which_has_its_own_is_left_alone() -> None:
+    """Two people asked nearly the same; one of them got a strange reply."""
+    requests, replies = made_up(50)
+    strange = {**replies, "r1-000003": replies["r1-000007"]}
+    assert misplaced(requests, strange) == {}
+
+
+def test_a_reply_that_fits_nobody_is_left_alone() -> None:
+    requests, replies = made_up(50)
+    assert misplaced(requests, {**replies, "r1-000003": "Quite another matter altogether, utterly irrelevant."}) == {}
+
+
+def test_swapped_replies_of_nearly_the_same_request_are_left_alone() -> None:
+    requests, replies = made_up(50)
+    one, other = "r1-000000", "r1-000001"
+    requests[one] = requests[other] = f"{requests[one]} {requests[other]}"
+    assert misplaced(requests, swapped(replies, (one, other))) == {}
+
+
+def test_replies_that_are_missing_or_strange_do_not_disturb() -> None:
+    requests, replies = made_up(50)
+    one, other = "r1-000000", "r1-000001"
+    some = {key: text for key, text in swapped(replies, (one, other)).items() if key < "r1-000020"}
+    assert misplaced(requests, {**some, "nobody": replies["r1-000030"]}) == {one: other, other: one}
+    assert misplaced(requests, {}) == {}
+    assert misplaced({}, replies) == {}
+
+
+GENERIC: dict[str, Callable[[str, str], str]] = {
+    "nothing": lambda *_: "",
+    "yes": lambda *_: "Yes.",
+    "the same": lambda *_: "I am sorry, but I cannot help with that particular request. Please ask something else.",
+    "its id": lambda key, _: key,
+    "its number": lambda key, _: f"Reply {key[-6:]}",
+    "another's number": lambda key, _: f"Reply number {(int(key[-6:]) * 7 + 1) % 100:06d} of {int(key[-6:]) % 13}",
+    "a hash": lambda key, _: sha256(key.encode()).hexdigest(),
+    "many hashes": lambda key, _: " ".join(sha256(f"{key}{i}".encode()).hexdigest() for i in range(20)),
+    "random letters": lambda key, _: " ".join("".join(Random(f"{key}{i}").choices("abcdefgh", k=5)) for i in range(30)),
+    "the script": lambda _, asked: default_text(Prompt((Message("user", asked),))),
+    "the first request, for all": lambda *_: made_up(1)[0]["r1-000000"],
+}
+
+
+@pytest.mark.parametrize("kind", GENERIC)
+@pytest.mark.parametrize("count", [5, 100])
+def test_texts_that_say_nothing_of_their_request_are_left_alone(kind: str, count: int) -> None:
+    requests, _ = made_up(count)
+    numbered = {
+        key: f"{text} Plant number {int(key[-6:])}, {int(key[-6:]) * 3} leaves." for key, text in requests.items()
+    }
+    for asked in (requests, numbered):
+        assert misplaced(asked, {key: GENERIC[kind](key, text) for key, text in asked.items()}) == {}
+
+
+def test_words_of_any_script() -> None:
+    assert words("the quick brown fox, 42 times; 7 is too short") == {"quick", "brown", "times", "short", "42"}
+    assert words("草莓酱 über") == {"草莓", "莓酱", "über"}
+    assert words("приветствие и ещё") == {"приветствие"}
+
+
+def test_long_texts_cost_little() -> None:
+    requests, replies = made_up(4)
+    long = {key: "lorem ipsum dolor 12 " * 50_000 + text for key, text in requests.items()}
+    one, other = "r1-000000", "r1-000001"
+    assert misplaced(long, swapped(replies, (one, other))) == {one: other, other: one}
+
+
+# ---------------------------------------------------------------- real rows, where they are at hand
+
+
+def real() -> Iterator[tuple[str, Pairs]]:
+    """Pairs of what was asked and what was answered, of real dialogues; nothing where the rows are not at hand."""
+    source = SHARED / "aligner20k" / "round3_history.jsonl"
+    rows = [json.loads(line) for line in source.read_bytes().splitlines()] if source.exists() else []
+    for number in range(3) if rows else ():
+        for position, stage in enumerate(("question", "answer", "correction")):
+            before = [[text for turn in row["rounds"][:number] for text in turn.values()] for row in rows]
+            turns = [list(row["rounds"][number].values()) for row in rows]
+            asked = [" ".join([*old, *turn[:position]]) for old, turn in zip(before, turns, strict=True)]
+            if all(asked):
+                yield f"round {number + 1} {stage}", pairs(asked, [turn[position] for turn in turns])
+    source = SHARED / "oasst1_rm_zh_triples.jsonl"
+    rows = [json.loads(line) for line in source.read_bytes().splitlines()] if source.exists() else []
+    if rows:
+        yield "zh answer", pairs([row["question"] for row in rows], [row["answer"] for row in rows])
+        asked = [f"{row['question']} {row['answer']}" for row in rows]
+        yield "zh correction", pairs(asked, [row["correction"] for row in rows])
+
+
+def pairs(asked: list[str], answered: list[str]) -> Pairs:
+    keys = [f"r1-{number:06d}" for number in range(len(asked))]
+    return dict(zip(keys, asked, strict=True)), dict(zip(keys, answered, strict=True))
+
+
+REAL = list(real())
+on_real_rows = pytest.mark.parametrize("pairs", [pair for _, pair in REAL], ids=[name for name, _ in REAL])
+
+
+@on_real_rows
+def test_no_real_reply_in_its_place_is_suspected(pairs: Pairs) -> None:
+    requests, replies = pairs
+    assert misplaced(requests, replies) == {}
+
+
+@on_real_rows
+def test_in_small_batches_next_to_none_is_suspected(pairs: Pairs) -> None:
+    """Few requests say little of which words are common; two people who ask who one is may get mixed up."""
+    requests, replies = pairs
+    looked_at = suspected = 0
+    for size in (2, 5, 10, 25, 60):
+        for seed in range(4):
+            some = Random(seed).sample(list(requests), size)
+            suspected += len(misplaced({key: requests[key] for key in some}, {key: replies[key] for key in some}))
+            looked_at += size
+    assert suspected <= 0.005 * looked_at
+
+
+@on_real_rows
+def test_real_replies_in_random_order_are_noticed(pairs: Pairs) -> None:
+    requests, replies = pairs
+    found = misplaced(requests, shuffled(replies))
+    assert len(found) >= max(OUT_OF_ORDER_LEAST, 3, WHOLE_BATCH_SHARE * len(replies))
+
+
+@on_real_rows
+def test_when_real_replies_are_swapped_no_other_is_suspected(pairs: Pairs) -> None:
+    requests, replies = pairs
+    for seed in range(5):
+        one, other = Random(seed).sample(list(requests), 2)
+        assert misplaced(requests, swapped(replies, (one, other))).keys() <= {one, other}
