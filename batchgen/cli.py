@@ -5,11 +5,13 @@ Nothing heavy is imported at the top: cron pays for every import at every tick.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from batchgen.settings import Settings
 
 INTERRUPTED = 130
+BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
+EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 
 
 class Context:
@@ -61,10 +65,11 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
     75 temporary trouble (the next tick goes on).
     """
-    from batchgen.logs import Redact, configure
+    from batchgen.logs import configure, learn
 
-    redact = Redact(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
-    configure(verbose=verbose, quiet=quiet, redact=redact)
+    for name in KEY_VARIABLES:
+        learn(os.environ.get(name, "").strip())
+    configure(verbose=verbose, quiet=quiet)
     context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 
@@ -285,6 +290,36 @@ def verify(context: Context, *, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--format", "form", type=click.Choice(EXPORT_FORMATS), required=True, help="Who it is for.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="A .jsonl or .parquet file, or a folder."
+)
+@click.option("--flags", default="keep", show_default=True, help="keep, or drop:NAME,... to leave flagged records out.")
+@click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Split off a test set.")
+@click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the split.")
+@json_option
+@click.pass_obj
+def export(  # noqa: PLR0913 - one parameter an option
+    context: Context, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
+) -> None:
+    """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
+
+    \b
+      batchgen export --format messages --output messages.jsonl
+      batchgen export --format preference --output dpo --test-share 0.1 --flags drop:refusal:correction
+      batchgen export --format parquet --output dialogues.parquet
+    """
+    from batchgen.export import Options, describe
+    from batchgen.export import export as run
+
+    options = Options(form, output.absolute(), flags, test_share, split_seed)
+    with working(context) as session:
+        prepared(session)
+        value, text = describe(options, run(session, options))
+        answer(value, as_json=as_json, text=text)
+
+
+@cli.command()
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option("--reason", help="Only conversations rejected for this reason (see data/rejected.jsonl).")
@@ -333,6 +368,24 @@ def clean(context: Context, *, as_json: bool) -> None:
         conclude(session)
 
 
+@cli.command()
+@json_option
+@click.pass_obj
+def doctor(context: Context, *, as_json: bool) -> None:
+    """Check keys, addresses, proxy and CA, that each model is really served (a one-token call), limits and prices.
+
+    \b
+      batchgen doctor && batchgen submit --stage question
+    """
+    from batchgen.doctor import describe, examine, verdict
+    from batchgen.settings import environment
+
+    found = examine(context.settings(), environment(context.root))
+    answer(found, as_json=as_json, text=describe(found))
+    if problem := verdict(found):
+        raise problem
+
+
 # ---------------------------------------------------------------- the local service
 
 
@@ -376,12 +429,11 @@ def demo(context: Context, conversations: int, backend: str, output: Path) -> No
 
 def tell(error: BatchgenError) -> None:
     """One trouble for people, on stderr: what happened, and what to do next."""
-    from batchgen.logs import Redact
+    from batchgen.logs import redacted
 
-    redact = Redact(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
-    click.echo(f"batchgen: {redact.text(str(error))}", err=True)
+    click.echo(f"batchgen: {redacted(str(error))}", err=True)
     if error.do:
-        click.echo(f"  {redact.text(error.do)}", err=True)
+        click.echo(f"  {redacted(error.do)}", err=True)
 
 
 def main(arguments: Sequence[str] | None = None, *, standalone_mode: bool = True) -> None:
@@ -390,6 +442,7 @@ def main(arguments: Sequence[str] | None = None, *, standalone_mode: bool = True
     `standalone_mode` is click's word; here it changes nothing, a success always returns.
     """
     del standalone_mode
+    _speak_utf8()
     try:
         code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
@@ -398,13 +451,33 @@ def main(arguments: Sequence[str] | None = None, *, standalone_mode: bool = True
     except BatchgenError as error:
         tell(error)
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. Nothing is lost: the next tick goes on from here.", err=True)
-        code = INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as error:
+        code = _interrupted(error)
     except OSError as error:
         code = _os_error(error)
     if isinstance(code, int) and code:
         sys.exit(code)
+
+
+def _speak_utf8() -> None:
+    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _interrupted(error: BaseException) -> int:
+    """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
+    if isinstance(error.__cause__, EOFError):
+        folder = Path(__file__).parent
+        trouble = SetupError(
+            f"A compiled file of the program is damaged ({error.__cause__}): the disk was full when it was written.",
+            do=f"Delete the __pycache__ folders under {folder} and of the installed packages.",
+        )
+        tell(trouble)
+        return trouble.exit_code
+    click.echo("Interrupted. Nothing is lost: the next tick goes on from here.", err=True)
+    return INTERRUPTED
 
 
 def _os_error(error: OSError) -> int:
@@ -414,9 +487,7 @@ def _os_error(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):
         return 0
     trouble: BatchgenError | None = disk_trouble(error)
-    if trouble is None and isinstance(
-        error, (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-    ):
+    if trouble is None and error.errno in BAD_PATH:
         trouble = SetupError(f"{error.filename}: {error.strerror}.", do="Check the path and its permissions.")
     if trouble is None:
         raise error

@@ -1,0 +1,244 @@
+"""The dataset card: README.md beside an export, with the metadata block that the Hugging Face hub reads.
+
+It says only what the store and the export know, and no date of today: the same dataset has the same card.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from batchgen import __version__
+from batchgen.dialogue import Conversation, Stage, Turn
+from batchgen.formats import FORMATS
+from batchgen.patterns import LANGUAGES
+from batchgen.prompts import prompt
+from batchgen.quality import FLAGS, LABELS
+from batchgen.seeds import container
+from batchgen.session import Session
+from batchgen.status import timestamp
+
+CARD = "README.md"
+MARK = "<!-- written by batchgen export -->"
+LICENSE = "cc-by-nc-4.0"
+MANY = 0.05  # a writing system that begins at least this share of the conversations names a language of the dataset
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+
+
+class Part(NamedTuple):
+    """One file of an export and its number of records."""
+
+    path: Path
+    rows: int
+
+
+class Facts(NamedTuple):
+    """What an export knows about itself. `labels` counts records by label, `scripts` dialogues by writing system."""
+
+    form: str
+    parts: Mapping[str, Part]
+    conversations: int
+    labels: Mapping[str, int]
+    left_out: Mapping[str, int]
+    scripts: Mapping[str, int]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts.values())
+
+
+def card(session: Session, facts: Facts, command: str) -> str:
+    """The whole README.md of an export that `command` makes again."""
+    sections = [
+        _introduction(session, facts),
+        "## Content warning\n\n" + _WARNING,
+        _format(session, facts, command),
+        _growth(session),
+        _prompts(session),
+        _left_behind(session, facts),
+        _flags(facts),
+        "## Licence\n\n" + _LICENCE,
+    ]
+    return f"---\n{_metadata(session, facts)}\n---\n{MARK}\n\n" + "\n\n".join(sections) + "\n"
+
+
+def is_card(path: Path) -> bool:
+    """Whether `path` may be replaced by a card: it is one, or it does not exist."""
+    return not path.exists() or MARK in path.read_text("utf-8", errors="replace")
+
+
+def stated_rows(path: Path) -> dict[str, int]:
+    """How many records a card says that each split has; {} when there is no card."""
+    from huggingface_hub import DatasetCard
+
+    if not path.exists():
+        return {}
+    stated = DatasetCard.load(path, ignore_metadata_errors=True).data.get("dataset_info") or {}
+    return {str(split["name"]): int(split["num_examples"]) for split in stated.get("splits", [])}
+
+
+# ---------------------------------------------------------------- the metadata block
+
+
+def _metadata(session: Session, facts: Facts) -> str:
+    from huggingface_hub import DatasetCardData
+
+    form = FORMATS[facts.form]
+    source = _source(session)
+    schema = form.schema(session.settings.rounds)
+    splits = [{"name": split, "num_examples": part.rows} for split, part in facts.parts.items()]
+    data = DatasetCardData(
+        language=_languages(facts.scripts),
+        license=LICENSE,
+        annotations_creators="machine-generated",
+        language_creators=["found", "machine-generated"],
+        size_categories=next((name for limit, name in SIZES if facts.rows < limit), "n>10M"),
+        source_datasets=[source] if "/" in source else None,
+        task_categories=["text-generation"],
+        pretty_name=f"Multi-turn dialogues grown from {source}, {facts.form}",
+        tags=["multi-turn", "synthetic", *form.tags, "not-for-all-audiences"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": part.path.name} for split, part in facts.parts.items()],
+            }
+        ],
+        dataset_info={"features": [_feature(name, kind) for name, kind in schema.items()], "splits": splits},
+    )
+    return data.to_yaml()
+
+
+def _feature(name: str, kind: Any) -> dict[str, Any]:
+    """A column in the words of the `datasets` library."""
+    return {"name": name, **_feature_type(kind)}
+
+
+def _feature_type(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, (pl.List, pl.Array)):
+        inner = _feature_type(kind.inner)
+        length = {"length": kind.size} if isinstance(kind, pl.Array) else {}
+        return {"list": inner.get("dtype") or inner["struct"], **length}
+    if isinstance(kind, pl.Struct):
+        return {"struct": [_feature(field.name, field.dtype) for field in kind.fields]}
+    return {"dtype": "int64" if kind == pl.Int64 else "string"}
+
+
+def _languages(scripts: Mapping[str, int]) -> list[str]:
+    """The languages by what a writing system usually stands for: Latin is taken for English."""
+    total = sum(scripts.values())
+    common = [name for name, count in sorted(scripts.items(), key=lambda item: -item[1]) if count >= MANY * total]
+    return [LANGUAGES[name] for name in common if name in LANGUAGES] or ["und"]
+
+
+def _source(session: Session) -> str:
+    """The seeds' dataset id, or the name of their file without where it lay."""
+    source = session.store.meta("source") or "unknown seeds"
+    is_file = container(source) is not None or source.count("/") != 1 or source.startswith((".", "/"))
+    return Path(source).name if is_file else source
+
+
+# ---------------------------------------------------------------- the text
+
+
+_WARNING = (
+    "The seeds come from safety data: questions and answers may be violent, sexual, hateful or otherwise offensive, and"
+    " answers are bad on purpose. Rejected answers and uncorrected text are there to learn what not to say. Facts in"
+    " any text may be wrong; none of it was checked by a person."
+)
+_LICENCE = (
+    f"`{LICENSE}`, inherited from aligner-20K (PKU-Alignment): non-commercial use, with attribution. Seeds of your own"
+    " have their own licence; change the metadata above accordingly. The texts of the later rounds were written by the"
+    " models named above, and their makers' terms apply to what may be trained on them."
+)
+
+
+def _introduction(session: Session, facts: Facts) -> str:
+    rounds = session.settings.rounds
+    return (
+        f"# {facts.conversations} dialogues of {rounds} rounds\n\n"
+        f"Grown from the single-turn triples of {_source(session)}: each round has a question, a first answer that is"
+        f" not good, and its correction. Round 1 is the seed; rounds 2 to {rounds} were written by language models"
+        f" through batch APIs with batchgen {__version__}."
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(head), *(list(map(str, row)) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _format(session: Session, facts: Facts, command: str) -> str:
+    form = FORMATS[facts.form]
+    columns = _table(("column", "type"), form.schema(session.settings.rounds).items())
+    parts = _table(
+        ("split", "file", "rows"), ((split, part.path.name, part.rows) for split, part in facts.parts.items())
+    )
+    split = (
+        "\n\nConversations that begin with the same question, or that nearly copy each other, are on the same side of"
+        " the split."
+        if len(facts.parts) > 1
+        else ""
+    )
+    return f"## Format\n\n`{facts.form}`: {form.meaning}.\n\n{columns}\n\n{parts}{split}\n\nMade by `{command}`."
+
+
+def _growth(session: Session) -> str:
+    """Who wrote what, when, for how much."""
+    batches = session.store.batches("collected")
+    written = Counter[tuple[int, str, str, str]]()
+    for batch in batches:
+        written[batch.step.round, batch.step.stage, batch.provider, batch.model] += batch.requests
+    rows = [(1, "all", "seed", _source(session), session.conversations)]
+    table = _table(("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())])
+    began = timestamp(min((batch.submitted_at or batch.planned_at for batch in batches), default=None))
+    ended = timestamp(max((batch.collected_at or batch.planned_at for batch in batches), default=None))
+    spent = session.store.money()[2]
+    return (
+        f"## How it was made\n\n{table}\n\nFirst batch sent {began}, last one read {ended}. All batches together cost"
+        f" ${spent:.4f} by the prices known to batchgen."
+    )
+
+
+def _prompts(session: Session) -> str:
+    """The system texts of each stage; the dialogue itself follows them as data."""
+    example = Conversation(1, (Turn("-"),))
+    said = []
+    for stage in Stage:
+        settings = session.settings.stage(stage)
+        length, history = settings.target_characters, session.settings.history_messages
+        text = prompt(example, stage, target_characters=length, history_messages=history).system
+        said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
+    return "## Prompts\n\n" + "\n\n".join(said)
+
+
+def _left_behind(session: Session, facts: Facts) -> str:
+    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in session.store.left_behind())
+    rejected = sum(reasons.values())
+    lines = [f"## What is not in it\n\n{rejected} of {session.conversations} conversations were left behind."]
+    if reasons:
+        lines.append(_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items()))))
+    if facts.left_out:
+        lines.append("Records left out of this export:")
+        lines.append(_table(("reason", "records"), sorted(facts.left_out.items())))
+    return "\n\n".join(lines)
+
+
+def _flags(facts: Facts) -> str:
+    """Every label with its meaning, and how many of the records have it."""
+    rows = [
+        (f"`{label}`", FLAGS[name].meaning, count := facts.labels.get(label, 0), f"{count / max(facts.rows, 1):.1%}")
+        for label, (name, _) in LABELS.items()
+    ]
+    what = "Flags describe; nothing was removed because of them unless the table above says so."
+    return f"## Flags\n\n{what}\n\n" + _table(("flag", "meaning", "records", "share"), rows)

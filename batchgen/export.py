@@ -1,0 +1,367 @@
+"""The finished dataset in the forms that trainers read, and whether a file in such a form still says what the store
+says.
+
+Two passes over the store in chunks of whole conversations: the first looks at the dataset as a whole (usual lengths,
+near-duplicates, who belongs together), the second flags and writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple
+
+import orjson
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from batchgen.card import CARD, Facts, Part, card, is_card, stated_rows
+from batchgen.dialogue import STAGES, Conversation
+from batchgen.errors import SetupError
+from batchgen.files import replacing, write_durably
+from batchgen.formats import FORMATS, Dialogue, Format
+from batchgen.quality import FLAGS, LABELS, expand, labels, table
+from batchgen.session import Session, log
+from batchgen.status import status
+from batchgen.store import Store
+from batchgen.survey import Survey, held_out, survey
+
+CHUNK = 1000  # conversations, or records, in memory at once
+ROW_GROUP = 5000
+TRAIN, TEST = "train", "test"
+FILE_SUFFIXES = (".jsonl", ".parquet")
+OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")
+EQUAL = "chosen_equals_rejected"
+MOST_PROBLEMS = 100
+
+Record = Mapping[str, Any]
+Sink = Callable[[Record], object]
+
+
+class Options(NamedTuple):
+    """What to write where: `flags` is "keep" or "drop:NAME,..."; `test_share` 0 makes no split."""
+
+    form: str
+    output: Path
+    flags: str = "keep"
+    test_share: float = 0.0
+    split_seed: int = 42
+
+
+class Exported(NamedTuple):
+    """What was written. `labels` counts the records that carry a label, `left_out` those that were not written."""
+
+    parts: Mapping[str, Part]
+    conversations: int
+    labels: Mapping[str, int]
+    left_out: Mapping[str, int]
+    finished: bool
+
+
+def export(session: Session, options: Options) -> Exported:
+    """Write every conversation that is complete in all rounds. Raises SetupError when there is none, for flags that
+    do not exist, and for an output that is no place for an export.
+    """
+    form, dropped = FORMATS[options.form], _dropped(options.flags)
+    outputs = _outputs(session, options)
+    if next(_complete(session), None) is None:
+        raise SetupError(
+            f"No conversation has all {session.settings.rounds} rounds yet; there is nothing to export.",
+            do="See `batchgen status`; `batchgen collect --advance` goes on.",
+        )
+    finished = bool(status(session.store, session.settings, session.now())["finished"])
+    if not finished:
+        log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
+    whole = survey(map(table, _chunks(_complete(session))))
+    test = _test(whole, options)
+    writing = _Writing(form, dropped, test)
+    with ExitStack() as stack:
+        schema = form.schema(session.settings.rounds)
+        sinks = {split: stack.enter_context(_sink(path, schema)) for split, path in outputs.items()}
+        for number, dialogue in stack.enter_context(closing(_dialogues(session, whole))):
+            writing.write(sinks, number, dialogue)
+    parts = {split: Part(path, writing.rows[split]) for split, path in outputs.items()}
+    done = Exported(parts, len(writing.conversations), writing.labels, writing.left_out, finished)
+    if options.output.is_dir():
+        facts = Facts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
+        write_durably(options.output / CARD, [card(session, facts, _command(options)).encode()])
+    return done
+
+
+class _Writing:
+    """The second pass: which records are written to which split, and what was counted on the way."""
+
+    def __init__(self, form: Format, dropped: frozenset[str], test: frozenset[int]) -> None:
+        self._form, self._dropped, self._test = form, dropped, test
+        self.rows, self.labels, self.left_out = Counter[str](), Counter[str](), Counter[str]()
+        self.conversations: set[int] = set()
+
+    def write(self, sinks: Mapping[str, Sink], number: int, dialogue: Dialogue) -> None:
+        split = TEST if number in self._test else TRAIN
+        for unit in self._form.units(dialogue):
+            found = self._form.labels(unit)
+            reasons = [label for label in found if label in self._dropped] + [EQUAL] * self._form.same(unit)
+            if reasons:
+                self.left_out[reasons[0]] += 1
+                continue
+            sinks[split](self._form.record(unit))
+            self.rows[split] += 1
+            self.labels.update(found)
+            self.conversations.add(number)
+
+
+def _dropped(flags: str) -> frozenset[str]:
+    """The labels that `--flags` leaves out."""
+    word, _, names = flags.partition(":")
+    if flags == "keep":
+        return frozenset()
+    wanted = {name.strip(): expand(name.strip()) for name in names.split(",")}
+    unknown = [name for name, found in wanted.items() if not found]
+    if word != "drop" or unknown:
+        raise SetupError(
+            f"--flags {flags}: {'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'keep or drop:NAME,...'}.",
+            do=f"Flags: {', '.join(FLAGS)}; or one field of one: {', '.join(set(LABELS) - set(FLAGS))}.",
+        )
+    return frozenset(label for found in wanted.values() for label in found)
+
+
+# ---------------------------------------------------------------- where to
+
+
+def _outputs(session: Session, options: Options) -> dict[str, Path]:
+    """The files to write, by split. A path with a suffix is one file, any other a directory with a card."""
+    output = options.output
+    own = [session.layout.data, session.layout.root / "requests", session.layout.root / "results"]
+    if any(output.resolve().is_relative_to(folder.resolve()) for folder in own):
+        raise SetupError(f"{output} lies among the run's own files.", do="Choose an --output elsewhere.")
+    if output.suffix in FILE_SUFFIXES and not output.is_dir():
+        if options.test_share:
+            raise SetupError("A split makes several files.", do="Name a directory: --output with no suffix.")
+        return {TRAIN: output}
+    if output.suffix in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
+        raise SetupError(f"{output} is no place for an export.", do="End it in .jsonl or .parquet, or in no suffix.")
+    return _in_directory(output, options)
+
+
+def _in_directory(folder: Path, options: Options) -> dict[str, Path]:
+    """The files of an export in `folder`, which must hold nothing that they would be mistaken for or would destroy."""
+    suffix = ".parquet" if options.form == "parquet" else ".jsonl"
+    splits = [TRAIN, TEST] if options.test_share else [TRAIN]
+    files = {split: folder / f"{split}{suffix}" for split in splits}
+    others = {folder / f"{split}{each}" for split in (TRAIN, TEST) for each in FILE_SUFFIXES} - set(files.values())
+    if left := sorted(path.name for path in others if path.exists()):
+        raise SetupError(
+            f"{folder} holds {', '.join(left)} of another export.", do="Delete it, or choose another --output."
+        )
+    if not is_card(folder / CARD):
+        raise SetupError(f"{folder / CARD} was not written by an export.", do="Choose another --output.")
+    return files
+
+
+@contextmanager
+def _jsonl(path: Path) -> Iterator[Sink]:
+    with replacing(path) as stream:
+        yield lambda record: stream.write(orjson.dumps(record) + b"\n")
+
+
+@contextmanager
+def _parquet(path: Path, schema: pl.Schema) -> Iterator[Sink]:
+    """Collects lines in a nameless file and makes columns of them at the end, a chunk at a time."""
+    with replacing(path) as stream, TemporaryFile(dir=path.parent) as lines:
+        yield lambda record: lines.write(orjson.dumps(record) + b"\n")
+        source = register_io_source(lambda *_: _frames(lines, schema), schema=schema)
+        source.sink_parquet(stream, row_group_size=ROW_GROUP)
+
+
+def _frames(lines: IO[bytes], schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    lines.seek(0)
+    while chunk := list(islice(lines, CHUNK)):
+        yield pl.DataFrame(list(map(orjson.loads, chunk)), schema=schema, orient="row")
+
+
+def _sink(path: Path, schema: pl.Schema) -> AbstractContextManager[Sink]:
+    return _parquet(path, schema) if path.suffix == ".parquet" else _jsonl(path)
+
+
+def _test(whole: Survey, options: Options) -> frozenset[int]:
+    """The conversations of the test split."""
+    if not options.test_share:
+        return frozenset()
+    test = held_out(whole.together, options.test_share, options.split_seed)
+    if not test:
+        raise SetupError("All conversations begin with the same question; they cannot be split.", do="Do not split.")
+    return test
+
+
+def _command(options: Options) -> str:
+    """The command that makes the same files again."""
+    parts = ["batchgen export", f"--format {options.form}", f"--output {options.output.name}"]
+    if options.flags != "keep":
+        parts.append(f"--flags {options.flags}")
+    if options.test_share:
+        parts.append(f"--test-share {options.test_share:g} --split-seed {options.split_seed}")
+    return " ".join(parts)
+
+
+# ---------------------------------------------------------------- the store as dialogues
+
+
+def _complete(session: Session) -> Iterator[Conversation]:
+    return session.store.dialogues(session.settings.rounds * len(STAGES))
+
+
+def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
+    while chunk := list(islice(conversations, CHUNK)):
+        yield chunk
+
+
+def _dialogues(session: Session, whole: Survey) -> Generator[tuple[int, Dialogue]]:
+    """(number, dialogue) of every complete conversation, flagged, in seed order."""
+    names, writers = session.names(), _Writers(session.store, session.settings.rounds)
+    for chunk in _chunks(_complete(session)):
+        found = iter(labels(whole.measure(table(chunk))))
+        for one in chunk:
+            marks = tuple(tuple(marks) for marks in islice(found, len(one.turns)))
+            yield one.number, Dialogue(names.id(one.number), one.turns, marks, writers.of(one.number))
+
+
+class _Writers:
+    """Which model wrote each text, from the ledger. Only a step that changed its model is looked up row by row."""
+
+    def __init__(self, store: Store, rounds: int) -> None:
+        self._places = range(rounds * len(STAGES))
+        self._only: dict[int, str] = {}
+        self._rows: dict[int, dict[int, str]] = {}
+        collected = store.batches("collected")
+        for position in self._places:
+            batches = [batch for batch in collected if batch.position == position]
+            models = {batch.model for batch in batches}
+            if len(models) == 1:
+                self._only[position] = models.pop()
+            else:
+                self._rows[position] = {number: each.model for each in batches for number, _ in store.texts_of(each)}
+
+    def of(self, number: int) -> tuple[str | None, ...]:
+        """The model behind each text of a conversation, None for the seed's."""
+        return tuple(self._only.get(place) or self._rows[place].get(number) for place in self._places)
+
+
+# ---------------------------------------------------------------- the way back
+
+
+def verify_exports(path: Path, session: Session) -> list[str]:
+    """What is wrong with an export, one line each: a file, or a directory with its card. At most MOST_PROBLEMS lines.
+
+    Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
+    be in two splits; the card must count what the files hold.
+    """
+    files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
+    problems: list[str] = [] if files else [f"{path}: no .jsonl or .parquet file"]
+    seen: dict[str, Path] = {}
+    stated = stated_rows(path / CARD) if path.is_dir() else {}
+    for file in files:
+        rows, found = 0, _Reading(session, file)
+        try:
+            for chunk in found.chunks():
+                rows += len(chunk)
+                problems += found.check(chunk)
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            problems.append(f"{file}: cannot be read ({str(error).splitlines()[0]})")
+        problems += [f"{file}: {name} is also in {seen[name]}" for name in sorted(found.identities & seen.keys())]
+        seen.update(dict.fromkeys(found.identities, file))
+        if path.is_dir() and rows != stated.get(file.stem):
+            problems.append(f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}")
+    return problems[:MOST_PROBLEMS]
+
+
+class _Reading:
+    """One exported file, read back."""
+
+    def __init__(self, session: Session, path: Path) -> None:
+        self._session, self._path, self._names = session, path, session.names()
+        self._rounds = session.settings.rounds
+        self._writers = _Writers(session.store, self._rounds)
+        self._forms = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
+        self._records: set[tuple[str, int]] = set()
+        self.identities: set[str] = set()
+
+    def chunks(self) -> Iterator[Sequence[Record]]:
+        if self._path.suffix == ".parquet":
+            frame = pl.read_parquet(self._path)
+            form = self._forms.get(frozenset(frame.columns))
+            if form and frame.schema != form.schema(self._rounds):
+                raise ValueError(f"its columns are {frame.schema}")
+            yield from (part.to_dicts() for part in frame.iter_slices(CHUNK))
+            return
+        with self._path.open("rb") as stream:
+            while lines := list(islice(stream, CHUNK)):
+                yield list(map(orjson.loads, lines))
+
+    def check(self, chunk: Sequence[Record]) -> Iterable[str]:
+        """What is wrong with some records."""
+        numbers = {number for record in chunk if (number := _number(record)) is not None}
+        known = {one.number: one for one in self._session.store.conversations(sorted(numbers))}
+        for record in chunk:
+            if flaw := self._flaw(record, known.get(_number(record) or 0)):
+                yield f"{self._path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
+
+    def _flaw(self, record: Record, one: Conversation | None) -> str:
+        form = self._forms.get(frozenset(record)) if isinstance(record, dict) else None
+        if form is None:
+            return "not a record of any format"
+        if one is None or record["id"] != self._names.id(one.number):
+            return "no conversation of this run"
+        if len(one.turns) < self._rounds or not one.turns[self._rounds - 1].correction:
+            return "the conversation is not complete"
+        number = record.get("round", self._rounds)
+        if number not in range(1, self._rounds + 1) or (record["id"], number) in self._records:
+            return f"round {number} does not exist or is there twice"
+        self._records.add((record["id"], number))
+        self.identities.add(record["id"])
+        return _difference(record, form, Dialogue(record["id"], one.turns, (), self._writers.of(one.number)), number)
+
+
+def _difference(record: Record, form: Format, dialogue: Dialogue, number: int) -> str:
+    """What a record says otherwise than the dialogue it is about; its flags need only exist."""
+    expected = form.record(dialogue.until(number))
+    wrong = [name for name in expected if name != "flags" and record[name] != expected[name]]
+    if wrong:
+        return f"{', '.join(wrong)}: not what the store holds"
+    flags = record.get("flags", [])
+    known = isinstance(flags, list) and all(isinstance(flag, str) and flag in LABELS for flag in flags)
+    return "" if known else f"unknown flags {flags}"
+
+
+def _number(record: Any) -> int | None:
+    """The conversation that a record is about, None when it does not say."""
+    identity = record.get("id") if isinstance(record, dict) else None
+    match = re.fullmatch(r"r1-(\d{1,12})", identity) if isinstance(identity, str) else None
+    return int(match[1]) if match else None
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def describe(options: Options, done: Exported) -> tuple[dict[str, Any], str]:
+    """(JSON value, text) of what was exported."""
+    rows = sum(part.rows for part in done.parts.values())
+    value = {
+        "format": options.form,
+        "output": str(options.output),
+        "files": [{"split": split, "path": str(part.path), "rows": part.rows} for split, part in done.parts.items()],
+        "conversations": done.conversations,
+        "rows": rows,
+        "left_out": dict(done.left_out),
+        "flags": dict(done.labels),
+        "finished": done.finished,
+    }
+    lines = [f"{done.conversations} conversations exported as {options.form}, {rows} rows:"]
+    lines += [f"  {part.path}: {part.rows}" for part in done.parts.values()]
+    lines += [f"  left out: {count} {reason}" for reason, count in sorted(done.left_out.items())]
+    lines += [f"  flagged: {done.labels[label]} {label}" for label in LABELS if label in done.labels]
+    return value, "\n".join(lines)

@@ -1,0 +1,178 @@
+"""The forms that trainers read, each as a pure function: a finished dialogue in, one record out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from batchgen.dialogue import STAGES, Stage, Turn
+from batchgen.quality import LABELS
+
+_ORDER = {label: place for place, label in enumerate(LABELS)}
+
+
+class Dialogue(NamedTuple):
+    """A finished conversation: its id, turns, the labels of each turn, and who wrote each text (None: the seed)."""
+
+    identity: str
+    turns: tuple[Turn, ...]
+    labels: tuple[tuple[str, ...], ...]
+    models: tuple[str | None, ...]
+
+    def until(self, number: int) -> Dialogue:
+        """The dialogue as it was after round `number`."""
+        return Dialogue(self.identity, self.turns[:number], self.labels[:number], self.models[: number * len(STAGES)])
+
+    def flags(self) -> list[str]:
+        """Every label that a turn has, once, in the order of quality.LABELS."""
+        return sorted({label for labels in self.labels for label in labels}, key=_ORDER.__getitem__)
+
+
+class Format(NamedTuple):
+    """A form: whether a record is a `turn` with what was said before it or a whole conversation, and what is in it.
+
+    `same` tells a dialogue whose last turn has nothing to teach in this form.
+    """
+
+    per_turn: bool
+    meaning: str
+    record: Callable[[Dialogue], dict[str, Any]]
+    schema: Callable[[int], pl.Schema]
+    tags: tuple[str, ...] = ()
+    same: Callable[[Dialogue], bool] = lambda _: False
+
+    def units(self, dialogue: Dialogue) -> Iterator[Dialogue]:
+        """What `record` is asked for: the dialogue itself, or as it was after each of its turns."""
+        if self.per_turn:
+            yield from (dialogue.until(number) for number in range(1, len(dialogue.turns) + 1))
+        else:
+            yield dialogue
+
+    def labels(self, unit: Dialogue) -> list[str]:
+        """The labels that speak of a record: of its own turn, or of all turns."""
+        return list(unit.labels[-1]) if self.per_turn else unit.flags()
+
+
+def chat(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
+    """Turns as chat messages; the assistant says the corrections."""
+    return [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in (("user", turn.question), ("assistant", turn.correction))
+    ]
+
+
+def _messages(dialogue: Dialogue) -> dict[str, Any]:
+    return {"id": dialogue.identity, "messages": chat(dialogue.turns), "flags": dialogue.flags()}
+
+
+def _sharegpt(dialogue: Dialogue) -> dict[str, Any]:
+    speakers = {"user": "human", "assistant": "gpt"}
+    said = [{"from": speakers[each["role"]], "value": each["content"]} for each in chat(dialogue.turns)]
+    return {"id": dialogue.identity, "conversations": said}
+
+
+def _preference(dialogue: Dialogue) -> dict[str, Any]:
+    *before, turn = dialogue.turns
+    return {
+        "prompt": [*chat(tuple(before)), {"role": "user", "content": turn.question}],
+        "chosen": [{"role": "assistant", "content": turn.correction}],
+        "rejected": [{"role": "assistant", "content": turn.answer}],
+        "id": dialogue.identity,
+        "round": len(dialogue.turns),
+    }
+
+
+def _chosen_is_rejected(dialogue: Dialogue) -> bool:
+    turn = dialogue.turns[-1]
+    return turn.correction == turn.answer
+
+
+def with_history(turns: tuple[Turn, ...]) -> str:
+    """The last question with what was said before it: "USER: ...", "ASSISTANT: ..." on lines of their own. Without
+    history it is the bare question, as in aligner-20K.
+    """
+    *before, turn = turns
+    if not before:
+        return turn.question
+    speakers = {"user": "USER", "assistant": "ASSISTANT"}
+    said = [f"{speakers[each['role']]}: {each['content']}" for each in chat(tuple(before))]
+    return "\n".join([*said, f"USER: {turn.question}"])
+
+
+def _aligner(dialogue: Dialogue) -> dict[str, Any]:
+    turn = dialogue.turns[-1]
+    return {
+        "question": with_history(dialogue.turns),
+        "answer": turn.answer,
+        "correction": turn.correction,
+        "id": dialogue.identity,
+        "round": len(dialogue.turns),
+    }
+
+
+def _columns(dialogue: Dialogue) -> dict[str, Any]:
+    texts = dict(zip(Turn._fields, map(list, zip(*dialogue.turns, strict=True)), strict=True))
+    models = {f"{stage}_models": list(dialogue.models[place :: len(STAGES)]) for place, stage in enumerate(STAGES)}
+    return {"id": dialogue.identity, **texts, "flags": dialogue.flags(), **models}
+
+
+Columns = dict[str, pl.DataType]
+
+_TEXT, _TEXTS, _NUMBER = pl.String(), pl.List(pl.String()), pl.Int64()
+_MESSAGE = pl.List(pl.Struct({"role": _TEXT, "content": _TEXT}))
+_SAYING = pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))
+_MESSAGES: Columns = {"id": _TEXT, "messages": _MESSAGE, "flags": _TEXTS}
+_SHAREGPT: Columns = {"id": _TEXT, "conversations": _SAYING}
+_PREFERENCE: Columns = {**dict.fromkeys(("prompt", "chosen", "rejected"), _MESSAGE), "id": _TEXT, "round": _NUMBER}
+_ALIGNER: Columns = {**dict.fromkeys(Turn._fields, _TEXT), "id": _TEXT, "round": _NUMBER}
+
+
+def _wide(rounds: int) -> pl.Schema:
+    array = pl.Array(_TEXT, rounds)
+    models = dict.fromkeys((f"{stage}_models" for stage in Stage), array)
+    columns: Columns = {"id": _TEXT, **dict.fromkeys(Turn._fields, array), "flags": _TEXTS, **models}
+    return pl.Schema(columns)
+
+
+FORMATS: Mapping[str, Format] = {
+    "messages": Format(
+        per_turn=False,
+        meaning="one conversation a row as chat messages; the assistant says the corrections",
+        record=_messages,
+        schema=lambda _: pl.Schema(_MESSAGES),
+        tags=("conversational", "sft"),
+    ),
+    "sharegpt": Format(
+        per_turn=False,
+        meaning="one conversation a row as ShareGPT turns; gpt says the corrections",
+        record=_sharegpt,
+        schema=lambda _: pl.Schema(_SHAREGPT),
+        tags=("conversational", "sft", "sharegpt"),
+    ),
+    "preference": Format(
+        per_turn=True,
+        meaning="one turn a row in TRL's conversational preference format with an explicit prompt: the correction is"
+        " chosen, the answer rejected",
+        record=_preference,
+        schema=lambda _: pl.Schema(_PREFERENCE),
+        tags=("conversational", "preference", "dpo", "trl"),
+        same=_chosen_is_rejected,
+    ),
+    "aligner": Format(
+        per_turn=True,
+        meaning="one turn a row as aligner-20K's triple; the question carries the dialogue before it",
+        record=_aligner,
+        schema=lambda _: pl.Schema(_ALIGNER),
+        tags=("aligner",),
+    ),
+    "parquet": Format(
+        per_turn=False,
+        meaning="one conversation a row; question, answer and correction are arrays with one text a round",
+        record=_columns,
+        schema=_wide,
+        tags=("conversational", "aligner"),
+    ),
+}

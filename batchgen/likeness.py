@@ -1,0 +1,129 @@
+"""How alike texts are: normal forms, verbatim runs, repetition, writing systems, near-duplicates. Pure, row by row.
+
+What polars can say as an expression is in `quality`; here is what needs a look into one text or a pair of texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import zstandard
+from rapidfuzz.distance import Indel, Levenshtein
+
+from batchgen.patterns import SCRIPTS
+
+NEARLY_EQUAL = 0.95
+SAME_QUESTION = 0.9
+RUN_BYTES = 120  # UTF-8: 120 Latin letters or 40 Chinese characters, about a sentence and a half
+WHOLE_BYTES = 40  # a text this long that stands in another as a whole
+LOOP_LEAST_BYTES = 100
+LOOP_RATIO = 6.0  # good prose of this length stays below 3, tables below 5
+LOOP_WORDS = 8
+LOOP_TIMES = 4
+LOOP_SHARE = 0.25
+DRIFT_LEAST = 12  # letters; below, a text is a name or a number
+DRIFT_DISTANCE = 0.5
+
+_NO_WORD = re.compile(r"[\W_]+")
+_SHINGLED = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3]|[^\\W_]+")
+_SHINGLE_WORDS = 3
+_ASCII_WORDS = bytes(code if chr(code).isalnum() else ord(" ") for code in range(128)) + bytes(range(128, 256))
+_SCRIPTS = {name: (re.compile(f"[{ranges}]"), weight) for name, (ranges, weight) in SCRIPTS.items()}
+
+
+def plain(text: str) -> str:
+    """The words alone: no case, punctuation or spacing. A text without a word stays as it is."""
+    return _NO_WORD.sub(" ", text.casefold()).strip() or text
+
+
+def nearly_equal(one: str, other: str) -> bool:
+    """More than 95 % alike (Levenshtein), and not equal."""
+    return one != other and Levenshtein.normalized_similarity(one, other, score_cutoff=NEARLY_EQUAL) > NEARLY_EQUAL
+
+
+def same_question(one: str, other: str) -> bool:
+    """Two questions in `plain` form that are equal or nearly so."""
+    return Indel.normalized_similarity(one, other, score_cutoff=SAME_QUESTION) >= SAME_QUESTION
+
+
+def echoes(text: bytes, source: bytes) -> bool:
+    """Whether UTF-8 `text` equals `source`, contains the whole of it, or has a run of RUN_BYTES in common with it."""
+    if len(source) >= WHOLE_BYTES and source in text:
+        return True
+    if min(len(text), len(source)) < RUN_BYTES:
+        return False
+    # A common run that long covers one of these blocks completely, wherever it begins; few blocks are ever found.
+    half = RUN_BYTES // 2
+    blocks = range(0, len(source) - half + 1, half)
+    found = [at for at in blocks if source[at : at + half] in text]
+    return any(_run_around(text, source, at, half) for at in found)
+
+
+def _run_around(text: bytes, source: bytes, at: int, length: int) -> bool:
+    """Whether a run of RUN_BYTES that covers `source[at:at + length]` is in `text`."""
+    first, last = max(at + length - RUN_BYTES, 0), min(at, len(source) - RUN_BYTES)
+    return any(source[start : start + RUN_BYTES] in text for start in range(first, last + 1))
+
+
+def loops(text: str) -> bool:
+    """Whether a text repeats itself over and over: it compresses too well, or one eight-word run fills a quarter."""
+    words: Sequence[str] = text.split()
+    data = " ".join(words).encode()  # indented code is no loop
+    if len(data) < LOOP_LEAST_BYTES:
+        return False
+    if len(data) > LOOP_RATIO * len(_compressor().compress(data)):
+        return True
+    if len(words) * 12 < len(text):
+        words = _NO_WORD.sub("", text)  # a script without spaces: runs of characters
+    if len(words) < LOOP_WORDS * LOOP_TIMES or len(set(words)) * 10 > len(words) * 9:
+        return False
+    runs = Counter(zip(*(words[start:] for start in range(LOOP_WORDS)), strict=False))
+    times = max(runs.values())
+    return times >= LOOP_TIMES and times * LOOP_WORDS >= LOOP_SHARE * len(words)
+
+
+@cache
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=1, write_content_size=False)
+
+
+def scripts(text: str) -> Mapping[str, float]:
+    """Letters by writing system, ideographs and syllables weighted; {} for a text without letters."""
+    if text.isascii():
+        return {"latin": float(len(text))} if any(map(str.isalpha, text)) else {}
+    counts = {name: float(weight * len(pattern.findall(text))) for name, (pattern, weight) in _SCRIPTS.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def main_script(text: str) -> str | None:
+    """The writing system most of a text is in, None for a text without letters."""
+    found = scripts(text)
+    return max(found, key=lambda name: found[name]) if found else None
+
+
+def drifts(text: str, seed: Mapping[str, float]) -> bool:
+    """Whether more than half of a text would have to change its writing system to be mixed like `seed`."""
+    found = scripts(text)
+    total, seed_total = sum(found.values()), sum(seed.values())
+    if total < DRIFT_LEAST or not seed_total:
+        return False
+    common = sum(min(count / total, seed.get(name, 0.0) / seed_total) for name, count in found.items())
+    return 1 - common > DRIFT_DISTANCE
+
+
+def shingles(text: str) -> list[str]:
+    """Runs of three words (for scripts without spaces: of three characters), the set that MinHash compares."""
+    words = _words(text)
+    if len(words) < _SHINGLE_WORDS:
+        return [text]
+    return list(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
+
+
+def _words(text: str) -> list[str]:
+    """Words in small letters; ideographs and syllables one by one."""
+    if text.isascii():
+        return text.lower().encode().translate(_ASCII_WORDS).decode().split()
+    return _SHINGLED.findall(text.lower())

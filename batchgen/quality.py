@@ -1,0 +1,229 @@
+"""What may be wrong with a finished turn: flags, to be read, counted and filtered by. A flag rejects nothing by itself.
+
+A flag is a pure function of a frame of turns (schema TURNS, whole conversations in order, with the columns that
+`survey.Survey.measure` adds) and of the field it looks at; it gives one Boolean a turn. FLAGS lists them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import groupby
+from typing import NamedTuple
+
+import polars as pl
+
+from batchgen import patterns
+from batchgen.dialogue import FIRST_ROUND, Conversation, Stage, Turn
+from batchgen.likeness import drifts, echoes, loops, nearly_equal, plain, same_question, scripts
+from batchgen.prompts import prompt
+
+TURNS = pl.Schema(
+    {"number": pl.Int64, "round": pl.Int64, "question": pl.String, "answer": pl.String, "correction": pl.String}
+)
+# Of the whole dataset: the first conversation that this one nearly copies, and the usual lengths of each field.
+CONTEXT = pl.Schema(
+    {
+        "near_duplicate_of": pl.Int64,
+        **{f"{field}_{end}": pl.Float64 for field in Turn._fields for end in ("least", "most")},
+    }
+)
+ALL = Turn._fields
+TURN = ("",)  # a flag of the turn as a whole
+LEAST_CLAUSE = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
+
+
+class Flag(NamedTuple):
+    """What a flag means in one line, where it looks, and how."""
+
+    meaning: str
+    fields: tuple[str, ...]
+    find: Callable[[pl.DataFrame, str], pl.Series]
+
+
+def table(conversations: Iterable[Conversation]) -> pl.DataFrame:
+    """Finished conversations as one row a turn (schema TURNS), in their order."""
+    rows = [(one.number, number, *turn) for one in conversations for number, turn in enumerate(one.turns, start=1)]
+    return pl.DataFrame(rows, schema=TURNS, orient="row")
+
+
+def labels(turns: pl.DataFrame) -> list[list[str]]:
+    """The labels of every turn, in row order: "name", or "name:field" where a flag looks at several fields."""
+    found: list[list[str]] = [[] for _ in range(turns.height)]
+    for label, (name, field) in LABELS.items():
+        for row in FLAGS[name].find(turns, field).arg_true():
+            found[row].append(label)
+    return found
+
+
+def expand(name: str) -> tuple[str, ...]:
+    """The labels that a user means by `name`: a flag in all its fields, or one label. () when there is no such flag."""
+    if name in LABELS:
+        return (name,)
+    return tuple(label for label, (flag, _) in LABELS.items() if flag == name)
+
+
+# ---------------------------------------------------------------- the correction beside the answer
+
+
+def correction_equals_answer(turns: pl.DataFrame, field: str) -> pl.Series:
+    """The correction is the answer, character for character. Nothing was wrong with it: 13.5 % of aligner-20K."""
+    return turns[field] == turns["answer"]
+
+
+def correction_nearly_answer(turns: pl.DataFrame, field: str) -> pl.Series:
+    """The correction differs from the answer in less than 5 % of its characters, but does differ."""
+    return _series(map(nearly_equal, turns["answer"], turns[field]))
+
+
+# ---------------------------------------------------------------- the question
+
+
+def question_repeats(turns: pl.DataFrame, field: str) -> pl.Series:
+    """An earlier question of the same conversation, in the same words or nearly so."""
+    return _series(
+        any(same_question(question, before) for before in questions[:at])
+        for questions in _by_conversation(turns, field, plain)
+        for at, question in enumerate(questions)
+    )
+
+
+def question_asks_nothing(turns: pl.DataFrame, field: str) -> pl.Series:
+    """No question mark of any script, no interrogative and no request. Seeds (round 1) may be statements."""
+    return _bought(turns) & ~turns[field].str.contains(patterns.ASKING)
+
+
+def question_offers(turns: pl.DataFrame, field: str) -> pl.Series:
+    """The assistant speaks in the user's place and offers its help. Seeds (round 1) are left alone."""
+    return _bought(turns) & turns[field].str.contains(patterns.OFFER)
+
+
+# ---------------------------------------------------------------- any text
+
+
+def refusal(turns: pl.DataFrame, field: str) -> pl.Series:
+    """The text begins like a refusal. Right where the question is harmful, a loss where it is not."""
+    return turns[field].str.slice(0, patterns.REFUSAL_CHARACTERS).str.contains(patterns.REFUSAL)
+
+
+def language_drift(turns: pl.DataFrame, field: str) -> pl.Series:
+    """Another writing system than the seed turn's (question and correction). Languages of one script look alike."""
+    first = turns["round"] == 1
+    seeds = (turns["question"] + "\n" + turns["correction"]).filter(first)
+    mixtures = dict(zip(turns["number"].filter(first), map(scripts, seeds), strict=True))
+    later = zip(turns["number"], turns["round"], turns[field], strict=True)
+    return _series(number > 1 and drifts(text, mixtures.get(conversation, {})) for conversation, number, text in later)
+
+
+def template_artefact(turns: pl.DataFrame, field: str) -> pl.Series:
+    """Markup of a chat template, a role or a label in front, "Here is the corrected answer", a left-over wrapper."""
+    return turns[field].str.contains(patterns.TEMPLATE)
+
+
+def leaked_instruction(turns: pl.DataFrame, field: str) -> pl.Series:
+    """A sentence of our own prompts stands in the text."""
+    return turns[field].str.contains_any(_instructions(), ascii_case_insensitive=True)
+
+
+def degenerate_repetition(turns: pl.DataFrame, field: str) -> pl.Series:
+    """The text repeats itself: it compresses more than six times, or one eight-word run fills a quarter of it."""
+    return _series(map(loops, turns[field]))
+
+
+def length_outlier(turns: pl.DataFrame, field: str) -> pl.Series:
+    """Much shorter or longer than usual for this round and field (3.5 robust deviations of the logarithm)."""
+    length = turns[field].str.len_chars()
+    return ((length < turns[f"{field}_least"]) | (length > turns[f"{field}_most"])).fill_null(value=False)
+
+
+def prompt_echo(turns: pl.DataFrame, field: str) -> pl.Series:
+    """The text is, contains or quotes at length (120 bytes) what its writer was shown. The answer that a correction
+    corrects does not count, and neither do a question's predecessors: other flags compare those.
+    """
+    return _series(
+        any(echoes(turn[field], source) for source in _shown(before, turn, field))
+        for dialogue in _dialogues(turns)
+        for turn, before in ((turn, dialogue[:at]) for at, turn in enumerate(dialogue))
+    )
+
+
+def near_duplicate(turns: pl.DataFrame, _: str) -> pl.Series:
+    """The conversation is nearly the same as an earlier one (MinHash, Jaccard of three-word runs >= 0.8)."""
+    return turns["near_duplicate_of"].is_not_null()
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _series(values: Iterable[bool]) -> pl.Series:
+    return pl.Series(list(values), dtype=pl.Boolean)
+
+
+def _bought(turns: pl.DataFrame) -> pl.Series:
+    """Turns that a model wrote: round 1 is the seed."""
+    return turns["round"] >= FIRST_ROUND
+
+
+def _by_conversation(turns: pl.DataFrame, field: str, change: Callable[[str], str]) -> Iterator[list[str]]:
+    """`field` of each conversation's turns."""
+    rows = zip(turns["number"], turns[field], strict=True)
+    for _, texts in groupby(rows, key=lambda row: row[0]):
+        yield [change(text) for _, text in texts]
+
+
+def _dialogues(turns: pl.DataFrame) -> Iterator[list[Mapping[str, bytes]]]:
+    """Each conversation's turns as UTF-8."""
+    rows = turns.select("number", *ALL).iter_rows()
+    for _, dialogue in groupby(rows, key=lambda row: row[0]):
+        yield [dict(zip(ALL, (text.encode() for text in row[1:]), strict=True)) for row in dialogue]
+
+
+def _shown(before: Iterable[Mapping[str, bytes]], turn: Mapping[str, bytes], field: str) -> Iterator[bytes]:
+    """What the writer of `field` was shown, but for what other flags compare."""
+    if field == Stage.ANSWER:
+        earlier: tuple[str, ...] = ("question", "correction")
+    else:
+        earlier = ("answer", "correction") if field == Stage.QUESTION else ALL
+    if field != Stage.QUESTION:
+        yield turn["question"]
+    for one in before:
+        yield from (one[name] for name in earlier)
+
+
+@cache
+def _instructions() -> list[str]:
+    """Sentences and clauses of the system prompts that nobody else would write."""
+    empty = Conversation(0, (Turn("-", "-", "-"),))
+    said = " ".join(prompt(empty, stage, target_characters=0, history_messages=2).system for stage in Stage)
+    unmeasured = re.sub(r",? in about \d+ characters", ".", said)
+    parts = [*unmeasured.split("."), *re.split("[.:;]", unmeasured)]
+    return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= LEAST_CLAUSE})
+
+
+FLAGS: Mapping[str, Flag] = {
+    "correction_equals_answer": Flag(
+        "the correction is the answer unchanged", ("correction",), correction_equals_answer
+    ),
+    "correction_nearly_answer": Flag(
+        "the correction differs from the answer in less than 5 % of its characters",
+        ("correction",),
+        correction_nearly_answer,
+    ),
+    "question_repeats": Flag("the question was asked before in this conversation", ("question",), question_repeats),
+    "question_asks_nothing": Flag("the question neither asks nor requests", ("question",), question_asks_nothing),
+    "question_offers": Flag("the question is the assistant offering help", ("question",), question_offers),
+    "refusal": Flag("the text begins like a refusal", ("answer", "correction"), refusal),
+    "language_drift": Flag("the text is in another writing system than the seed", ALL, language_drift),
+    "template_artefact": Flag("chat markup, a role, a label or a wrapper was left in the text", ALL, template_artefact),
+    "leaked_instruction": Flag("the text holds a sentence of the prompts", ALL, leaked_instruction),
+    "degenerate_repetition": Flag("the text repeats itself over and over", ALL, degenerate_repetition),
+    "length_outlier": Flag("far shorter or longer than usual for its round and field", ALL, length_outlier),
+    "prompt_echo": Flag("the text is or quotes at length what its writer was shown", ALL, prompt_echo),
+    "near_duplicate": Flag("the conversation nearly copies an earlier one", TURN, near_duplicate),
+}
+LABELS: Mapping[str, tuple[str, str]] = {
+    f"{name}:{field}" if len(flag.fields) > 1 else name: (name, field)
+    for name, flag in FLAGS.items()
+    for field in flag.fields
+}
