@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test docs soak bench bench-cost clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -16,8 +16,17 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal
 
+docs: $(VENV)/.dev
+	$(BIN)/pytest -q --reliability -p no:xdist
+
+soak: $(VENV)/.dev
+	SOAK_KILLS=1000 $(BIN)/pytest -q -n auto tests/test_crash.py -k random
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
+
+bench-cost: $(VENV)/.dev
+	$(BIN)/python benchmarks/cost.py
 
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("batchgen")
 
 DEMO_CONFIG = """\
-# Short replies, because a small model on this machine writes them.
+# Short prompts and replies, because a small model on this machine reads and writes them.
+history_messages = 2
 [question]
-max_output_tokens = 64
+max_output_tokens = 48
 [answer]
-max_output_tokens = 160
-target_characters = 250
+max_output_tokens = 112
+target_characters = 200
 [correction]
-max_output_tokens = 192
-target_characters = 250
+max_output_tokens = 128
+target_characters = 200
 """
 NOTE = (
     "The text of a demo comes from a very small local model (SmolLM2, 135 million parameters). It shows how the"
@@ -60,9 +61,7 @@ def make_backend(name: str) -> Backend:
 
 def serve(ports: tuple[int, int], backend: str, data_dir: Path | None, job_seconds: float) -> None:
     """Serve until Ctrl-C."""
-    from threading import Event
-
-    from batchgen.local.server import LocalService
+    from batchgen.local.server import LocalService, run_service
 
     service = LocalService(
         make_backend(backend),
@@ -72,20 +71,13 @@ def serve(ports: tuple[int, int], backend: str, data_dir: Path | None, job_secon
         together_port=ports[1],
         log=log.info,
     )
-    try:
-        service.start()
-    except OSError as error:
-        raise SetupError(
-            f"The ports {ports} cannot be used: {error.strerror}.", do="Choose others, 0 for any."
-        ) from None
-    try:
-        log.info("export GOOGLE_GEMINI_BASE_URL=%s TOGETHER_BASE_URL=%s", service.gemini_url, service.together_url)
-        log.info("export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1")
-        Event().wait()
-    except KeyboardInterrupt:
-        log.info("stopped")
-    finally:
-        service.stop()
+
+    run_service(service, ready=_announce)
+
+
+def _announce(service: LocalService) -> None:
+    log.info("export GOOGLE_GEMINI_BASE_URL=%s TOGETHER_BASE_URL=%s", service.gemini_url, service.together_url)
+    log.info("export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1")
 
 
 def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Callable[[str], None]) -> None:

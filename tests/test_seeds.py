@@ -716,7 +716,7 @@ def test_shipped_examples() -> None:
     rows, report = read(EXAMPLES)
     assert report == SeedReport(read=36, kept=36, copies=1)
     assert sum(is_chinese(row.question) for row in rows) >= 12
-    assert [is_chinese(row.question) for row in rows[:10]].count(True) == 3
+    assert [is_chinese(row.question) for row in rows[:10]].count(True) == 1  # the demo's model reads English
     assert sum(row.answer == row.correction for row in rows) == 1
     assert all(130 <= len(row.correction) <= 450 for row in rows)
     data = EXAMPLES.read_bytes()

@@ -1,0 +1,123 @@
+"""Is everything in place to spend money? Keys, addresses, proxy and CA, models really served, prices, limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from batchgen.costs import rate
+from batchgen.dialogue import STAGES
+from batchgen.errors import BatchgenError, SetupError, Temporary, UnknownModel
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
+from batchgen.settings import Settings, api_key
+
+SDKS = {"gemini": "google-genai", "together": "together"}
+SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def examine(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What was found, for machines. `problem` of a provider is empty when a run could start with it."""
+    names = dict.fromkeys(settings.stage(stage).provider for stage in STAGES)
+    return {
+        "providers": [_provider(provider_row(name), settings, environment) for name in names],
+        "surroundings": dict(_surroundings()),
+    }
+
+
+def _provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+    wanted = settings.provider(provider.name)
+    found: dict[str, Any] = {
+        "name": provider.name,
+        "sdk": f"{SDKS[provider.name]} {version(SDKS[provider.name])}" if provider.name in SDKS else "",
+        "url": masked(environment.get(provider.url_variable) or "the provider's own"),
+        "enqueued_tokens": wanted.enqueued_tokens,
+        "concurrent_batches": wanted.concurrent_batches,
+        "models": [],
+        "problem": "",
+    }
+    try:
+        key = api_key(dict(environment), provider.key_variable)
+        url = environment.get(provider.url_variable) or None
+        remote = provider.connect(Access(key, url, settings.batches.http_timeout_seconds, wanted.api_version))
+        try:
+            found["models"] = [_model(remote, model, settings) for model in wanted.models]
+        finally:
+            remote.close()
+    except BatchgenError as error:
+        found["problem"] = str(error)
+        found["exit_code"] = error.exit_code
+        return found
+    if all(model["served"] == "no" for model in found["models"]):
+        found["problem"] = f"{provider.name} serves none of the configured models"
+        found["exit_code"] = UnknownModel.exit_code
+    return found
+
+
+def _model(remote: Remote, model: str, settings: Settings) -> dict[str, Any]:
+    """One one-token call: a listing is no proof that a model is served. Raises KeyRefused, Temporary."""
+    served, detail = "yes", ""
+    try:
+        remote.probe(model)
+    except ModelGone as error:
+        served, detail = "no", str(error)
+    except (CreateRefused, JobMissing) as error:
+        served, detail = "unclear", str(error)
+    price = rate(model, settings.prices)
+    return {
+        "model": model,
+        "served": served,
+        "detail": detail,
+        "price": None if price is None else {"input": price.input, "output": price.output},
+        "price_source": "unknown" if price is None else price.source,
+        "price_seen": str(price.read_on) if price and price.read_on else None,
+    }
+
+
+def _surroundings() -> Iterator[tuple[str, str]]:
+    for name in SURROUNDINGS:
+        value = os.environ.get(name) or os.environ.get(name.lower())
+        if value:
+            yield name, masked(value)
+
+
+def masked(url: str) -> str:
+    """An address without the password that may stand in it."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    lines = []
+    for provider in found["providers"]:
+        lines.append(f"{provider['name']} ({provider['sdk']}), {provider['url']}")
+        lines += [f"  {_model_line(model)}" for model in provider["models"]]
+        tokens = f"{provider['enqueued_tokens']:,} tokens enqueued"
+        lines.append(f"  limits in use: {provider['concurrent_batches']} batches, {tokens}")
+        lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else 'ready'}")
+    lines += [f"{name}={value}" for name, value in found["surroundings"].items()]
+    return "\n".join(lines)
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    served = {"yes": "served", "no": "NOT SERVED", "unclear": "could not be asked"}[model["served"]]
+    price = model["price"]
+    cost = "price unknown" if price is None else f"${price['input']:g} in, ${price['output']:g} out per million tokens"
+    seen = f", seen {model['price_seen']}" if model["price_seen"] else ""
+    why = f" ({model['detail']})" if model["detail"] else ""
+    return f"{model['model']}: {served}{why}; {cost} ({model['price_source']}{seen})"
+
+
+def verdict(found: Mapping[str, Any]) -> BatchgenError | None:
+    """The first problem as the error to leave with."""
+    problems = [provider for provider in found["providers"] if provider["problem"]]
+    if not problems:
+        return None
+    first = problems[0]
+    kind = {Temporary.exit_code: Temporary}.get(first["exit_code"], SetupError)
+    return kind(first["problem"], do="Mend it, then run doctor again.")

@@ -1,0 +1,54 @@
+"""Documents that could drift are compared with what they describe."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+import reliability
+from conftest import REPOSITORY
+
+from batchgen.cli import cli
+from batchgen.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def test_reliability_page_lists_every_fault_test(request: pytest.FixtureRequest) -> None:
+    page = reliability.PAGE.read_text("utf-8")
+    missing = [row for row in reliability.rows(request.session.items) if row not in page]
+    assert not missing, "run: make docs"
+
+
+def test_readme_shows_the_defaults() -> None:
+    """The TOML of the README, laid over the defaults, changes nothing but the example price."""
+    (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
+    shown = tomllib.loads(block)
+    shown.pop("prices")
+    defaults = msgspec.json.decode(msgspec.json.encode(Settings()))
+    for key, value in shown.items():
+        if isinstance(value, dict):
+            assert {name: defaults[key][name] for name in value} == value, key
+        else:
+            assert defaults[key] == value, key
+
+
+def test_every_command_has_help_and_stands_in_the_readme() -> None:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help, name
+        assert re.search(rf"\b(cli\.py|batchgen|make) {name}\b|`{name}`", README), name
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
