@@ -5,13 +5,11 @@ Nothing heavy is imported at the top: cron pays for every import at every tick.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +18,12 @@ import click
 from batchgen import __version__
 from batchgen.dialogue import FIRST_ROUND, Stage
 from batchgen.errors import BatchgenError, SetupError
+from batchgen.exits import interrupted, os_error, speak_utf8, tell
 
 if TYPE_CHECKING:
     from batchgen.session import Session
     from batchgen.settings import Settings
 
-INTERRUPTED = 130
-BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
 EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 
@@ -371,6 +368,24 @@ def clean(context: Context, *, as_json: bool) -> None:
 @cli.command()
 @json_option
 @click.pass_obj
+def rebuild(context: Context, *, as_json: bool) -> None:
+    """Build a lost store again from `requests/` and `results/` alone. No network, nothing is paid.
+
+    \b
+      mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
+    """
+    from batchgen.rebuild import rebuild as run
+
+    with working(context) as session:
+        done = run(session)
+        text = f"{done.conversations} conversations, {done.settled} batches settled again"
+        text += f", {done.open} whose end is not known (see status)." if done.open else "."
+        answer(done._asdict(), as_json=as_json, text=text)
+
+
+@cli.command()
+@json_option
+@click.pass_obj
 def doctor(context: Context, *, as_json: bool) -> None:
     """Check keys, addresses, proxy and CA, that each model is really served (a one-token call), limits and prices.
 
@@ -424,25 +439,13 @@ def demo(context: Context, conversations: int, backend: str, output: Path) -> No
     run(output.absolute(), conversations, backend, live=live, say=click.echo)
 
 
-# ---------------------------------------------------------------- the end of every command
-
-
-def tell(error: BatchgenError) -> None:
-    """One trouble for people, on stderr: what happened, and what to do next."""
-    from batchgen.logs import redacted
-
-    click.echo(f"batchgen: {redacted(str(error))}", err=True)
-    if error.do:
-        click.echo(f"  {redacted(error.do)}", err=True)
-
-
 def main(arguments: Sequence[str] | None = None, *, standalone_mode: bool = True) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status.
 
     `standalone_mode` is click's word; here it changes nothing, a success always returns.
     """
     del standalone_mode
-    _speak_utf8()
+    speak_utf8()
     try:
         code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
@@ -452,44 +455,8 @@ def main(arguments: Sequence[str] | None = None, *, standalone_mode: bool = True
         tell(error)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        code = _interrupted(error)
+        code = interrupted(error)
     except OSError as error:
-        code = _os_error(error)
+        code = os_error(error)
     if isinstance(code, int) and code:
         sys.exit(code)
-
-
-def _speak_utf8() -> None:
-    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-
-
-def _interrupted(error: BaseException) -> int:
-    """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
-    if isinstance(error.__cause__, EOFError):
-        folder = Path(__file__).parent
-        trouble = SetupError(
-            f"A compiled file of the program is damaged ({error.__cause__}): the disk was full when it was written.",
-            do=f"Delete the __pycache__ folders under {folder} and of the installed packages.",
-        )
-        tell(trouble)
-        return trouble.exit_code
-    click.echo("Interrupted. Nothing is lost: the next tick goes on from here.", err=True)
-    return INTERRUPTED
-
-
-def _os_error(error: OSError) -> int:
-    """A full disk is temporary; a missing permission is the user's to mend; anything else is a bug and is shown."""
-    from batchgen.files import disk_trouble
-
-    if isinstance(error, BrokenPipeError):
-        return 0
-    trouble: BatchgenError | None = disk_trouble(error)
-    if trouble is None and error.errno in BAD_PATH:
-        trouble = SetupError(f"{error.filename}: {error.strerror}.", do="Check the path and its permissions.")
-    if trouble is None:
-        raise error
-    tell(trouble)
-    return trouble.exit_code

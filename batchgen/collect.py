@@ -9,19 +9,16 @@ the first look.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from batchgen.costs import Rate
+from batchgen import booking
+from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, KeyRefused, NeedsPerson, NotReady, SetupError, StageStopped
 from batchgen.fetch import fetch
 from batchgen.late import look_for_late_jobs
-from batchgen.outcomes import Reason, Reply, accept
-from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
-from batchgen.prompts import field_of
+from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider
-from batchgen.providers.reading import read_lines
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
 from batchgen.records import CANCEL_ASKED, Batch, Wait
 from batchgen.session import Session, log
@@ -142,7 +139,7 @@ def _missing(session: Session, batch: Batch) -> bool:
             f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
-    _settle(session, batch, [], Ending(Reason.LOST, "the provider lost the job", state="lost"))
+    booking.settle(session, batch, [], Ending(Reason.LOST, "the provider lost the job", state="lost"))
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: the provider has lost the job {batch.remote_id}; what it cost is unknown.",
@@ -196,7 +193,7 @@ def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
             do=f"Look at {batch.remote_id} in the provider's console. Ticks go on trying; after"
             f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
         )
-    _settle(session, batch, [], Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why))
+    booking.settle(session, batch, [], Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why))
     session.trouble(
         BatchLost(
             f"{message} Nothing could be had for {hours}; it is given up, and what it cost is unknown.",
@@ -208,50 +205,8 @@ def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
 
 def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes) -> None:
     """Settle every request of an ended batch by the raw lines that came back. Needs no network."""
-    field = field_of(batch.step.stage)
-    replies = [accept(batch.step.stage, provider.reply(line, field)) for line in read_lines(raw)]
-    replies = _placed(session, batch, replies)
-    _settle(session, batch, replies, _ending(session, batch, job, bool(replies)))
-
-
-def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Reply]:
-    """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
-    accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
-    wrong = misplaced(_requests(session, batch), accepted)
-    if not wrong:
-        return list(replies)
-    every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, WHOLE_BATCH_LEAST)
-    log.warning(
-        "%s: %d replies answer another request of the batch%s",
-        session.describe(batch),
-        len(wrong),
-        "; none of its keys is believed" if every else "",
-    )
-    return [
-        reply._replace(reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(reply.key, 'another')}")
-        if reply.reason is Reason.ACCEPTED and (every or reply.key in wrong)
-        else reply
-        for reply in replies
-    ]
-
-
-def _requests(session: Session, batch: Batch) -> dict[str, str]:
-    """key -> everything the dialogue says so far, for every request of a batch."""
-    numbers = [row.number for row in session.store.held(batch.batch)]
-    names = session.names()
-    return {
-        names.key(one.number, batch.step, batch.attempt): " ".join(text for turn in one.turns for text in turn)
-        for one in session.store.conversations(numbers)
-    }
-
-
-class Ending(NamedTuple):
-    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error."""
-
-    absent: Reason
-    why: str
-    state: str = "collected"
-    error: str | None = None
+    replies = booking.replies(session, provider, batch, raw)
+    booking.settle(session, batch, replies, _ending(session, batch, job, bool(replies)))
 
 
 _ABSENT = {
@@ -278,34 +233,3 @@ def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:
         log.warning("%s: %s: %s", session.describe(batch), job.raw_state, job.error or "no reason given")
     reason_absent, why = _ABSENT.get(job.state, (Reason.MISSING, "no line came back"))
     return Ending(reason_absent, why.format(error=job.error or "no reason given"), error=job.error or None)
-
-
-def _settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: Ending) -> None:
-    """One transaction: texts, failures, tokens and money, and the end of the batch."""
-    from batchgen.merge import merge
-
-    keys = session.names().keys(session.store.held(batch.batch), batch)
-    merged = merge(keys, replies, ending.absent, ending.why)
-    rate: Rate | None = session.rate(batch.model)
-    usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in merged.usage.items()}
-    if merged.strangers or merged.keyless:
-        log.warning(
-            "%s: %d lines for requests that it does not hold and %d without a key are left aside",
-            session.describe(batch),
-            len(merged.strangers),
-            merged.keyless,
-        )
-    session.store.settle(
-        batch,
-        merged.settled,
-        usages,
-        state=ending.state,
-        max_attempts=session.settings.batches.max_attempts,
-        collected_at=session.now(),
-        error=ending.error,
-    )
-    crashpoint("batch_settled")
-    done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
-    level = log.info if done else log.warning
-    reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
-    level("%s: %d of %d accepted (%s)", session.describe(batch), done, batch.requests, reasons)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from batchgen.dialogue import Turn
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout
+from batchgen.rebuild import keep_seeds
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
@@ -58,6 +59,7 @@ def prepare(session: Session, options: Options) -> Prepared:
     )
     meta = {"prepared": identity, "source": options.source, "run": secrets.token_hex(4)}
     count = session.store.replace_seeds(_turns(seeds), meta)
+    keep_seeds(session, meta)
     refresh(session)
     return Prepared(count, path, report)
 

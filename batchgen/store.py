@@ -185,13 +185,14 @@ class Store:
 
     # ---- the ledger
 
-    def plan(self, plan: Plan, rows: Sequence[Row]) -> Batch:
-        """Enter a batch whose file is durable, and give it its conversations."""
+    def plan(self, plan: Plan, rows: Sequence[Row], *, number: int | None = None) -> Batch:
+        """Enter a batch whose file is durable, and give it its conversations. `number`: its own, if it has one."""
         with self.transaction():
             marks = ", ".join("?" * len(plan))
             cursor = self._database.execute(
-                f"INSERT INTO batches ({', '.join(plan._fields)}, state) VALUES ({marks}, 'planned')",  # noqa: S608
-                plan,
+                f"INSERT INTO batches (batch, {', '.join(plan._fields)}, state)"  # noqa: S608 - field names of Plan
+                f" VALUES (?, {marks}, 'planned')",
+                (number, *plan),
             )
             batch = cursor.lastrowid
             claimed = self._database.executemany(
@@ -201,6 +202,14 @@ class Store:
             if claimed.rowcount != len(rows):
                 raise AssertionError("a conversation was to be bought twice")
         return self.batch(int(batch or 0))
+
+    def make_free(self, numbers: Sequence[int], position: int) -> None:
+        """Undo the rejection of conversations that were asked again later (by `retry`)."""
+        self._database.executemany(
+            "UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0"
+            " WHERE number = ? AND at = ? AND reason IS NOT NULL",
+            [(number, position) for number in numbers],
+        )
 
     def next_batch(self) -> int:
         """The number the next batch will have."""

@@ -1,0 +1,118 @@
+"""Raw result lines -> the store: judged, placed, matched, and settled in one transaction. No network.
+
+How a batch ended is kept beside its result files (`BATCH.ending.json`), so that the store can be built again from what
+was sent and what came back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from batchgen.costs import Rate
+from batchgen.crash import crashpoint
+from batchgen.files import Layout, write_durably
+from batchgen.outcomes import Reason, Reply, accept
+from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
+from batchgen.prompts import field_of
+from batchgen.providers.base import Provider
+from batchgen.providers.reading import read_lines
+from batchgen.records import Batch
+from batchgen.session import Session, log
+
+
+class Ending(NamedTuple):
+    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error."""
+
+    absent: Reason
+    why: str
+    state: str = "collected"
+    error: str | None = None
+
+
+def ending_file(layout: Layout, batch: Batch) -> Path:
+    """Where a batch's ending is kept."""
+    return layout.results(batch.step, batch.name).with_suffix(".ending.json")
+
+
+def read_ending(path: Path) -> Ending | None:
+    """The ending kept in `path`, None when the batch has not ended."""
+    if not path.exists():
+        return None
+    value = orjson.loads(path.read_bytes())
+    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"])
+
+
+def replies(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
+    """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer."""
+    field = field_of(batch.step.stage)
+    judged = [accept(batch.step.stage, provider.reply(line, field)) for line in read_lines(raw)]
+    return _placed(session, batch, judged)
+
+
+def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Reply]:
+    """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
+    accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
+    wrong = misplaced(_requests(session, batch), accepted)
+    if not wrong:
+        return list(replies)
+    every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, WHOLE_BATCH_LEAST)
+    log.warning(
+        "%s: %d replies answer another request of the batch%s",
+        session.describe(batch),
+        len(wrong),
+        "; none of its keys is believed" if every else "",
+    )
+    return [
+        reply._replace(reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(reply.key, 'another')}")
+        if reply.reason is Reason.ACCEPTED and (every or reply.key in wrong)
+        else reply
+        for reply in replies
+    ]
+
+
+def _requests(session: Session, batch: Batch) -> dict[str, str]:
+    """key -> everything the dialogue says so far, for every request of a batch."""
+    numbers = [row.number for row in session.store.held(batch.batch)]
+    names = session.names()
+    return {
+        names.key(one.number, batch.step, batch.attempt): " ".join(text for turn in one.turns for text in turn)
+        for one in session.store.conversations(numbers)
+    }
+
+
+def settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: Ending) -> None:
+    """One transaction: texts, failures, tokens and money, and the end of the batch."""
+    from batchgen.merge import merge
+
+    record = {"model": batch.model, "provider": batch.provider, **ending._asdict()}
+    write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
+    crashpoint("ending_written")
+    keys = session.names().keys(session.store.held(batch.batch), batch)
+    merged = merge(keys, replies, ending.absent, ending.why)
+    rate: Rate | None = session.rate(batch.model)
+    usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in merged.usage.items()}
+    if merged.strangers or merged.keyless:
+        log.warning(
+            "%s: %d lines for requests that it does not hold and %d without a key are left aside",
+            session.describe(batch),
+            len(merged.strangers),
+            merged.keyless,
+        )
+    session.store.settle(
+        batch,
+        merged.settled,
+        usages,
+        state=ending.state,
+        max_attempts=session.settings.batches.max_attempts,
+        collected_at=session.now(),
+        error=ending.error,
+    )
+    crashpoint("batch_settled")
+    done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
+    level = log.info if done else log.warning
+    reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
+    level("%s: %d of %d accepted (%s)", session.describe(batch), done, batch.requests, reasons)

@@ -1,0 +1,60 @@
+"""The end of every command: an error becomes a line on stderr and an exit status; no traceback reaches a user."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+
+import click
+
+from batchgen.errors import BatchgenError, SetupError
+
+INTERRUPTED = 130
+BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
+
+
+def tell(error: BatchgenError) -> None:
+    """One trouble for people, on stderr: what happened, and what to do next."""
+    from batchgen.logs import redacted
+
+    click.echo(f"batchgen: {redacted(str(error))}", err=True)
+    if error.do:
+        click.echo(f"  {redacted(error.do)}", err=True)
+
+
+def speak_utf8() -> None:
+    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def interrupted(error: BaseException) -> int:
+    """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
+    if isinstance(error.__cause__, EOFError):
+        folder = Path(__file__).parent
+        trouble = SetupError(
+            f"A compiled file of the program is damaged ({error.__cause__}): the disk was full when it was written.",
+            do=f"Delete the __pycache__ folders under {folder} and of the installed packages.",
+        )
+        tell(trouble)
+        return trouble.exit_code
+    click.echo("Interrupted. Nothing is lost: the next tick goes on from here.", err=True)
+    return INTERRUPTED
+
+
+def os_error(error: OSError) -> int:
+    """A full disk is temporary; a missing permission is the user's to mend; anything else is a bug and is shown."""
+    from batchgen.files import disk_trouble
+
+    if isinstance(error, BrokenPipeError):
+        return 0
+    trouble: BatchgenError | None = disk_trouble(error)
+    if trouble is None and error.errno in BAD_PATH:
+        trouble = SetupError(f"{error.filename}: {error.strerror}.", do="Check the path and its permissions.")
+    if trouble is None:
+        raise error
+    tell(trouble)
+    return trouble.exit_code

@@ -1,0 +1,174 @@
+"""The store, built again from `requests/` and `results/` alone. No network, nothing is paid.
+
+What was sent and what came back is enough: every request file is entered in the order in which it was planned, and
+settled by its result lines and its ending, by the same code that settled it the first time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+import zstandard
+
+from batchgen import booking
+from batchgen.dialogue import Stage, Step, Turn, parse_key
+from batchgen.errors import InputError, SetupError
+from batchgen.files import Layout, hash_file, write_durably
+from batchgen.providers import provider as provider_row
+from batchgen.providers.reading import read_lines
+from batchgen.records import Batch, Plan, Row
+from batchgen.rounds import refresh
+from batchgen.session import Session, log
+
+_NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
+
+
+class Rebuilt(NamedTuple):
+    """What was found: conversations, batches settled again, batches whose end is not known."""
+
+    conversations: int
+    settled: int
+    open: int
+
+
+class _Sent(NamedTuple):
+    """One request file."""
+
+    path: Path
+    step: Step
+    serial: int
+    attempt: int
+    provider: str
+    model: str
+    numbers: tuple[int, ...]
+
+
+def keep_seeds(session: Session, facts: Mapping[str, str]) -> None:
+    """Lay a run's facts and its seeds beside its requests, where `rebuild` finds them."""
+    folder = session.layout.root / "requests"
+
+    def lines() -> Iterator[bytes]:
+        compressor = zstandard.ZstdCompressor().compressobj()
+        for conversation in session.store.dialogues(len(Turn._fields)):
+            yield compressor.compress(orjson.dumps(tuple(conversation.turns[0])) + b"\n")
+        yield compressor.flush()
+
+    write_durably(folder / "seeds.jsonl.zst", lines())
+    write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
+
+
+def rebuild(session: Session) -> Rebuilt:
+    """Fill an empty store from the files. Raises SetupError when it is not empty, InputError without the files."""
+    if session.conversations:
+        raise SetupError(
+            f"{session.layout.store} holds a run already; nothing was changed.",
+            do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
+        )
+    sent = sorted(_request_files(session.layout), key=lambda one: one.serial)
+    conversations = session.store.replace_seeds(_seeds(session.layout), _facts(session.layout))
+    latest = {number: one.serial for one in sent for number in one.numbers}
+    settled = unknown = 0
+    for one in sent:
+        batch = _enter(session, one)
+        ending = booking.read_ending(booking.ending_file(session.layout, batch))
+        if ending is not None:
+            _settle(session, batch, ending)
+            settled += 1
+        elif all(latest[number] > one.serial for number in one.numbers):
+            session.store.release(batch, "refused", error="left no results, and its conversations were asked again")
+        else:
+            _leave_open(session, batch)
+            unknown += 1
+    refresh(session)
+    return Rebuilt(conversations, settled, unknown)
+
+
+def _facts(layout: Layout) -> dict[str, str]:
+    path = layout.root / "requests" / "run.json"
+    try:
+        return dict(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None
+
+
+def _seeds(layout: Layout) -> Iterator[Turn]:
+    path = layout.root / "requests" / "seeds.jsonl.zst"
+    try:
+        with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as reader:
+            rest = b""
+            while block := reader.read(1 << 20):
+                *whole, rest = (rest + block).split(b"\n")
+                yield from (Turn(*orjson.loads(line)) for line in whole)
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None
+
+
+def _request_files(layout: Layout) -> Iterator[_Sent]:
+    for path in (layout.root / "requests").glob("round*/*/*.jsonl"):
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            log.warning("%s: not a request file of this program; it is passed over", path)
+            continue
+        rows = [orjson.loads(line) for line in read_lines(path.read_bytes())]
+        keys = [parse_key(str(row.get("key") or row.get("custom_id"))) for row in rows]
+        yield _Sent(
+            path=path,
+            step=Step(int(match["round"]), Stage(match["stage"])),
+            serial=int(match["serial"]),
+            attempt=int(match["attempt"]),
+            provider="together" if rows and "custom_id" in rows[0] else "gemini",
+            model=str(rows[0].get("body", {}).get("model", "")) if rows else "",
+            numbers=tuple(key.number for key in keys if key),
+        )
+
+
+def _enter(session: Session, one: _Sent) -> Batch:
+    """Plan the batch as it was planned, under its own number."""
+    written = hash_file(one.path)
+    facts = _ending_facts(session.layout, one)
+    plan = Plan(
+        name=one.path.stem,
+        position=one.step.position,
+        attempt=one.attempt,
+        provider=one.provider,
+        model=one.model or str(facts.get("model", "")),
+        requests=len(one.numbers),
+        bytes=written.size,
+        sha256=written.sha256,
+        input_tokens=0,
+        output_ceiling=0,
+        estimated_usd=None,
+        reserved_usd=None,
+        planned_at=one.path.stat().st_mtime,
+    )
+    rows = [Row(number, one.step.position, one.attempt, 0, 0) for number in one.numbers]
+    session.store.make_free([row.number for row in rows], one.step.position)
+    return session.store.plan(plan, rows, number=one.serial)
+
+
+def _ending_facts(layout: Layout, one: _Sent) -> dict[str, object]:
+    path = layout.results(one.step, one.path.stem).with_suffix(".ending.json")
+    return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+
+
+def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
+    batch = session.store.update(batch, state="in_flight", intent_at=batch.planned_at, submitted_at=batch.planned_at)
+    provider = provider_row(batch.provider)
+    if batch.model:
+        session.store.set_meta(f"model:{batch.provider}", batch.model)
+    raw = b"\n".join(path.read_bytes() for path in _result_files(session.layout, batch) if path.exists())
+    booking.settle(session, batch, booking.replies(session, provider, batch, raw), ending)
+
+
+def _result_files(layout: Layout, batch: Batch) -> Sequence[Path]:
+    return layout.results(batch.step, batch.name), layout.errors(batch.step, batch.name)
+
+
+def _leave_open(session: Session, batch: Batch) -> None:
+    """A batch without an ending may be in flight: it is treated as an unanswered create, and never bought again."""
+    log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
+    session.store.update(batch, state="creating", intent_at=batch.planned_at, key_fingerprint="unknown")

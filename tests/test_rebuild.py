@@ -1,0 +1,68 @@
+"""The store can be lost: what was sent and what came back builds it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conftest import Bench, seeds
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def troubled(bench: Bench) -> None:
+    """A finished run with failures of several kinds in it."""
+    faults = bench.service.faults
+    faults.rows("blocked_prompt", key=r"r1-000002\.r2\.question")
+    faults.rows("truncated", key=r"r1-000003\.r2\.answer\.a1")
+    faults.rows("missing", key=r"r1-000004\.r3\.correction\.a1")
+    faults.rows("error", key=r"r1-000005\.r3\.question", code=13)
+    bench.prepare(seeds(8))
+    bench.ticks()
+    assert bench.status()["finished"]
+
+
+def test_a_lost_store_is_built_again_without_network(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    troubled(bench)
+    before, files = bench.status(), bench.files()
+    for path in (bench.root / "data").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    monkeypatch.delenv("GEMINI_API_KEY")
+    monkeypatch.delenv("TOGETHER_API_KEY")
+    calls = len(bench.service.world.seen())
+    rebuilt = bench.run("rebuild", "--json")
+    assert rebuilt.code == 0, rebuilt.err
+    assert rebuilt.json["conversations"] == 8
+    assert bench.files() == files
+    assert {row["reason"] for row in bench.rows("rejected.jsonl")} == {"blocked_prompt", "provider_error"}
+    after = bench.status()
+    assert after["steps"] == before["steps"]
+    assert after["models"] == before["models"]
+    assert after["cost"]["spent_usd"] == before["cost"]["spent_usd"]
+    assert bench.run("verify").code == 0
+    assert len(bench.service.world.seen()) == calls
+
+
+def test_a_batch_whose_end_is_not_known_is_not_bought_again(bench: Bench) -> None:
+    bench.prepare(seeds(3))
+    bench.run("submit", "--stage", "question")
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    assert bench.run("rebuild", "--json").json["open"] == 1
+    posts = len(bench.service.world.posts)
+    assert bench.run("collect", "--advance").code == 3
+    assert len(bench.service.world.posts) == posts
+
+
+def test_a_store_that_holds_a_run_is_left_alone(bench: Bench) -> None:
+    bench.prepare(seeds(2))
+    refused = bench.run("rebuild")
+    assert refused.code == 2
+    assert "Move it away first" in refused.err
+
+
+def test_without_the_files_nothing_is_built(bench: Bench) -> None:
+    refused = bench.run("rebuild")
+    assert refused.code == 2
+    assert "run.json" in refused.err
+    assert bench.status()["conversations"] == 0
