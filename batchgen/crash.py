@@ -11,14 +11,14 @@ import os
 import signal
 from collections import Counter
 
-_wanted, _, _nth = os.environ.get("BATCHGEN_CRASH", "").partition(":")
 _passed: Counter[str] = Counter()
 
 
 def crashpoint(name: str) -> None:
     """Die here by SIGKILL if the environment names this point."""
-    if name != _wanted:
+    wanted, _, nth = os.environ.get("BATCHGEN_CRASH", "").partition(":")
+    if name != wanted:
         return
     _passed[name] += 1
-    if _passed[name] == int(_nth or 1):
+    if _passed[name] == int(nth or 1):
         os.kill(os.getpid(), signal.SIGKILL)

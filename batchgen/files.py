@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -93,6 +93,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         crashpoint("file_before_rename")
         part.replace(path)
+        crashpoint("file_renamed")
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -103,11 +104,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
     """Replace `path` by `chunks`; its size and hash come from the bytes as they were written."""
     digest, size = sha256(), 0
-    with replacing(path) as stream:
-        for chunk in chunks:
-            digest.update(chunk)
-            size += len(chunk)
-            stream.write(chunk)
+    try:
+        with replacing(path) as stream:
+            for chunk in chunks:
+                digest.update(chunk)
+                size += len(chunk)
+                stream.write(chunk)
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()  # it may be reading the store; a write that failed must not leave that open
     return Written(size, digest.hexdigest())
 
 

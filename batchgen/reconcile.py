@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from batchgen.crash import crashpoint
-from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson
+from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import Job, Provider, label
+from batchgen.providers.base import REFUSALS, Job, Provider, label
 from batchgen.records import Batch
 from batchgen.session import Session, log
 
@@ -29,7 +29,7 @@ def reconcile(session: Session) -> None:
         if not mine:
             continue
         try:
-            found = jobs_by_label(session.remote(provider).jobs())
+            found = listed(session, provider)
         except BatchgenError as error:
             session.trouble(error)
             continue
@@ -37,8 +37,12 @@ def reconcile(session: Session) -> None:
             _settle(session, provider, batch, found)
 
 
-def jobs_by_label(jobs: Sequence[Job]) -> Mapping[str, list[Job]]:
-    """A provider's jobs by what they can be found by, the oldest first."""
+def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
+    """A provider's jobs by what they can be found by, the oldest first. Raises Temporary when they cannot be listed."""
+    try:
+        jobs = session.remote(provider).jobs()
+    except REFUSALS as error:
+        raise Temporary(f"{provider.name} refuses to list batches: {error}.", do="The next tick asks again.") from None
     found: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.created_at):
         if job.label:
@@ -91,6 +95,8 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
                 session.remote(provider).cancel(job.remote_id)
             except BatchgenError as error:
                 session.trouble(error)
+            except REFUSALS as error:
+                session.trouble(Temporary(f"{provider.name}: {job.remote_id} could not be cancelled: {error}."))
     return batch
 
 
@@ -102,6 +108,7 @@ def _not_there(session: Session, batch: Batch) -> None:
     if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
         log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
         session.store.release(batch, "abandoned", error="no job was found for an unanswered create call")
+        crashpoint("abandoned")
         return
     session.store.update(batch, blanks=min(blanks, BLANKS), first_blank_at=first)
     session.trouble(

@@ -26,9 +26,10 @@ from batchgen.errors import (
 )
 from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
+from batchgen.housekeeping import clean
 from batchgen.outcomes import Reason
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
-from batchgen.reconcile import adopt, jobs_by_label
+from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch, Plan, Wait
 from batchgen.session import Session, log
 from batchgen.waits import in_force, pause
@@ -36,6 +37,10 @@ from batchgen.waits import in_force, pause
 
 class _Stop(Exception):
     """Nothing more of this model can be submitted in this command; the trouble is noted."""
+
+
+class _Processing(NotReady):
+    """An uploaded file may not be used yet. Says nothing about the next one."""
 
 
 def submit(session: Session, steps: Sequence[Step]) -> int:
@@ -60,7 +65,7 @@ def _resume(session: Session, steps: Sequence[Step], halted: set[str]) -> int:
     """Batches whose file was written in an earlier command and that were not created yet."""
     sent = 0
     for batch in session.store.batches("planned", "uploaded"):
-        if batch.step in steps:
+        if batch.step in steps and _affordable(session, batch.step, batch.reserved_usd, counted=True):
             sent += _guarded(session, batch, halted)
     return sent
 
@@ -75,10 +80,11 @@ def _submit_step(session: Session, step: Step, tried: int, halted: set[str]) -> 
         if not _admitted(session, shard, halted):
             break
         batch = plan(session, shard)
-        if not _guarded(session, batch, halted):
+        if _guarded(session, batch, halted):
+            session.store.end_wait(_scope(step))
+            sent += 1
+        elif f"{batch.provider}/{batch.model}" in halted:
             break
-        session.store.end_wait(_scope(step))
-        sent += 1
     return sent
 
 
@@ -96,7 +102,7 @@ def _guarded(session: Session, batch: Batch, halted: set[str]) -> bool:
         raise
     except BatchgenError as error:
         session.trouble(error)
-        if not isinstance(error, NotReady):
+        if not isinstance(error, _Processing):
             halted.add(scope)
         return False
     return True
@@ -143,7 +149,7 @@ def _admitted(session: Session, shard: Shard, halted: set[str]) -> bool:
             f"{tokens} tokens are enqueued at {provider.name} and the next batch has {shard.input_tokens};"
             f" enqueued_tokens allows {bounds.enqueued_tokens}"
         )
-    elif not _affordable(session, shard):
+    elif not _affordable(session, shard.step, shard.reserved_usd):
         reason = f"max_usd = {session.settings.max_usd:g} would be passed"
     if reason:
         session.store.wait(Wait(_scope(shard.step), None, 0, reason))
@@ -151,17 +157,20 @@ def _admitted(session: Session, shard: Shard, halted: set[str]) -> bool:
     return not reason
 
 
-def _affordable(session: Session, shard: Shard) -> bool:
+def _affordable(session: Session, step: Step, need_usd: float | None, *, counted: bool = False) -> bool:
+    """Whether `max_usd` allows a batch that costs at most `need_usd` (`counted`: what is reserved includes it)."""
     cap = session.settings.max_usd
     if not cap:
         return True
     _, reserved, spent = session.store.money()
-    if shard.reserved_usd is not None and spent + reserved + shard.reserved_usd <= cap:
+    if counted:
+        reserved -= need_usd or 0
+    if need_usd is not None and spent + reserved + need_usd <= cap:
         return True
-    need = "an unknown price" if shard.reserved_usd is None else f"up to ${shard.reserved_usd:.4f}"
+    need = "an unknown price" if need_usd is None else f"up to ${need_usd:.4f}"
     session.trouble(
         BudgetReached(
-            f"{shard.step}: the next batch costs {need}; ${max(cap - spent - reserved, 0):.4f} of max_usd ="
+            f"{step}: the next batch costs {need}; ${max(cap - spent - reserved, 0):.4f} of max_usd ="
             f" {cap:g} is left (spent ${spent:.4f}, reserved ${reserved:.4f}). It was not sent.",
             do="Raise max_usd in batchgen.toml, or let what is in flight come back first.",
         )
@@ -227,13 +236,17 @@ def _upload(session: Session, provider: Provider, batch: Batch) -> Batch:
             )
             crashpoint("uploaded")
     except QuotaReached as error:
+        if freed := clean(session, provider):
+            log.info("%s: %d input files that were no longer needed are deleted to make room", provider.name, freed)
         _pause(session, batch, error)
     except (FileGone, JobMissing) as error:
         _file_gone(session, batch, error)
+    except ModelGone as error:
+        _model_gone(session, batch, str(error))
     except CreateRefused as error:
         _halt(session, batch, str(error))
     if not ready:
-        raise NotReady(
+        raise _Processing(
             f"{session.describe(batch)}: the provider is still processing the uploaded file.",
             do="The next tick goes on.",
         )
@@ -257,7 +270,7 @@ def _check_file(session: Session, batch: Batch) -> None:
 def _found_again(session: Session, provider: Provider, batch: Batch) -> Batch | None:
     """Before a name that was ever tried is tried again: it may exist after all."""
     wanted = label(provider, name=batch.name, remote_file=batch.remote_file or "")
-    matches = jobs_by_label(session.remote(provider).jobs()).get(wanted, [])
+    matches = listed(session, provider).get(wanted, [])
     return adopt(session, provider, batch, matches) if matches else None
 
 

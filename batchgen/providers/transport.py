@@ -40,12 +40,19 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and " " not in url
+    except ValueError:
+        return False
+
+
 @contextmanager
 def setting_up(provider: str, url: str) -> Iterator[None]:
     """The making of a provider's client. Raises SetupError for an address or a proxy that nobody can talk to."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write its base URL as https://host[:port].")
+    if not _is_address(url):
+        raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write it as https://host[:port].")
     try:
         yield
     except BatchgenError:

@@ -1,0 +1,152 @@
+"""Commands as real processes, without paying for the imports each time.
+
+A helper process has everything imported and forks one child an order. The child is a process of its own: it can be
+killed by SIGKILL at a named point or after its N-th effect, and whatever only exists in memory is gone with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, Self
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+KILLED = -signal.SIGKILL
+# What reaches beyond the process: the disk, the store, the network.
+EFFECTS = {
+    *(("posix", name) for name in ("fsync", "replace", "rename", "unlink", "mkdir", "truncate")),
+    *(("BufferedWriter", name) for name in ("write", "flush", "close")),
+    *(("Connection", name) for name in ("execute", "executemany")),
+    *(("socket", name) for name in ("send", "sendall", "recv", "connect")),
+}
+
+
+class Order(NamedTuple):
+    """One command. `offset` is added to the clock; `crash` is a crash point.
+
+    `signal` ends the process after effect number `effect`; 0 lets it live.
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+    offset: float = 0.0
+    crash: str = ""
+    effect: int = 0
+    signal: int = signal.SIGKILL
+
+
+class Outcome(NamedTuple):
+    """What a process left: exit status (negative: the signal) and its output."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Forks:
+    """The helper process, as a context manager."""
+
+    def __enter__(self) -> Self:
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}"}
+        command = [sys.executable, "-W", "error", str(Path(__file__))]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._folder = tempfile.TemporaryDirectory()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        self._folder.cleanup()
+
+    def run(self, order: Order) -> Outcome:
+        """Carry out one order and wait for its end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        paths = {name: str(Path(self._folder.name) / name) for name in ("out", "err")}
+        self._process.stdin.write(json.dumps({**order._asdict(), **paths}) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        out, err = (Path(path).read_text("utf-8") for path in paths.values())
+        return Outcome(code, out, err)
+
+
+def _serve() -> None:
+    import google.genai  # noqa: F401 - paid for once
+    import together  # noqa: F401
+
+    import batchgen.collect
+    import batchgen.pipeline
+    import batchgen.providers.gemini_remote
+    import batchgen.providers.together_remote  # noqa: F401
+
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            _carry_out(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _carry_out(order: dict[str, Any]) -> None:
+    import time
+
+    import stamina
+
+    from batchgen import clock
+    from batchgen.cli import main
+
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.clear()
+    os.environ.update(order["environment"], BATCHGEN_CRASH=order["crash"])
+    stamina.set_testing(True, attempts=3)
+    setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
+    if order["effect"]:
+        _die_after(order["effect"], order["signal"])
+    code: Any = 1
+    try:
+        main(order["arguments"])
+        code = 0
+    except SystemExit as done:
+        code = done.code or 0
+    except BaseException:  # noqa: BLE001 - the child must not go on as a second helper
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_after(last: int, deadly: int) -> None:
+    """Count effects from here on; the process dies by signal `deadly` right after number `last`."""
+    count = 0
+
+    def profile(_frame: FrameType, event: str, function: Any) -> None:
+        nonlocal count
+        if event != "c_return":
+            return
+        owner = getattr(function, "__self__", None)
+        kind = getattr(owner, "__name__", type(owner).__name__)
+        if (kind, function.__name__) in EFFECTS:
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), deadly)
+
+    sys.setprofile(profile)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,199 @@
+"""What must hold after every command, whatever went wrong: the oracles of the fault tests.
+
+What a root says of itself is held against what the service was really asked to do.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import Any, NamedTuple
+
+from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
+
+from batchgen.dialogue import Step, conversation_id, request_key
+
+ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # anything else is an end
+END = 4
+
+
+class Ledger(NamedTuple):
+    """The store as it lies on disk."""
+
+    batches: list[dict[str, Any]]
+    conversations: list[dict[str, Any]]
+    texts: dict[int, tuple[int | None, str]]
+    meta: dict[str, str]
+
+
+def ledger(bench: Bench) -> Ledger:
+    """Read without the program: a second opinion."""
+    path = bench.root / "data" / "batchgen.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        batches = [dict(row) for row in database.execute("SELECT * FROM batches ORDER BY batch")]
+        conversations = [dict(row) for row in database.execute("SELECT * FROM conversations ORDER BY number")]
+        texts = {place: (batch, text) for place, batch, text in database.execute("SELECT * FROM texts")}
+        meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
+    return Ledger(batches, conversations, texts, meta)
+
+
+class Watch:
+    """Looks at a bench again and again: what was true must stay true."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._states: dict[int, int] = {}
+        self._attempts: dict[tuple[int, int], int] = {}
+        self._texts: dict[int, tuple[int | None, str]] = {}
+
+    def check(self, *, duplicates: int = 0, said: Iterable[str] = ()) -> Ledger:
+        """Every invariant that can be seen now. `duplicates` jobs were bought twice and reported as such."""
+        now = ledger(self.bench)
+        self._bought(now, duplicates)
+        self._write_once(now)
+        self._forward(now)
+        self._accounted(now)
+        self._provenance(now)
+        no_key_anywhere(self.bench, said)
+        return now
+
+    def _bought(self, now: Ledger, duplicates: int) -> None:
+        """I1: jobs created are the ledger's, or are looked for, or were reported."""
+        jobs = self.bench.service.world.jobs
+        known = {batch["remote_id"].removeprefix("batches/") for batch in now.batches if batch["remote_id"]}
+        assert known <= set(jobs)
+        sought = {batch["name"] for batch in now.batches if batch["state"] == "creating"}
+        sought |= {batch["remote_file"] for batch in now.batches if batch["state"] == "creating"}
+        strangers = [job for job in jobs.values() if job.id not in known and not {job.name, job.input_file} & sought]
+        assert len(strangers) == duplicates, [job.name for job in strangers]
+        twice = [key for key, count in Counter(self.bench.service.world.bought_keys).items() if count > 1]
+        assert duplicates or not twice, twice
+
+    def _write_once(self, now: Ledger) -> None:
+        """I2: a text that stands never changes."""
+        assert self._texts.items() <= now.texts.items()
+        self._texts = now.texts
+
+    def _forward(self, now: Ledger) -> None:
+        """I8: batches move towards an end and attempts only grow. Only a clear no leads back to an upload."""
+        for batch in now.batches:
+            rank = ORDER.get(batch["state"], END)
+            before = self._states.get(batch["batch"], 0)
+            assert rank >= before or before == ORDER["creating"] or before == ORDER["uploaded"], batch
+            self._states[batch["batch"]] = rank
+        for row in now.conversations:
+            place = (row["number"], row["at"])
+            assert row["attempt"] >= self._attempts.get(place, 0)
+            self._attempts[place] = row["attempt"]
+
+    def _accounted(self, now: Ledger) -> None:
+        """I4: every conversation is held by a live batch, ready, left behind or complete, and by one batch only."""
+        live = {batch["batch"]: batch for batch in now.batches if batch["state"] in ORDER}
+        held = Counter(row["batch"] for row in now.conversations if row["batch"] is not None)
+        assert held == {number: batch["requests"] for number, batch in live.items()}
+        assert all(row["reason"] is None for row in now.conversations if row["batch"] is not None)
+        assert all(row["at"] == live[row["batch"]]["position"] for row in now.conversations if row["batch"])
+        assert len(now.conversations) == int(now.meta.get("conversations", 0))
+
+    def _provenance(self, now: Ledger) -> None:
+        """I3: an accepted text was asked for, under its own key, in the job of its batch."""
+        batches = {batch["batch"]: batch for batch in now.batches}
+        keys = {job: set(keys) for job, keys in self.bench.service.world.keys_by_job.items()}
+        for place, (source, _) in now.texts.items():
+            if source is None:
+                continue
+            number, position = divmod(place, 256)
+            batch = batches[source]
+            digits = int(now.meta["id_digits"])
+            key = request_key(conversation_id(number, digits), Step.at(position), batch["attempt"], now.meta["run"])
+            assert key in keys[batch["remote_id"].removeprefix("batches/")]
+
+
+def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
+    """I5: the planted keys are in no file and in nothing that was said."""
+    secrets = [key.encode() for key in (GEMINI_KEY, TOGETHER_KEY)]
+    for path in bench.root.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(secret in data for secret in secrets), path
+    for text in said:
+        assert not any(secret in text.encode() for secret in secrets), text
+
+
+def finished(bench: Bench, *, duplicates: int = 0) -> Ledger:
+    """The end of every story: finished, verified, nothing open, nothing bought that is not accounted for."""
+    assert bench.status()["finished"]
+    result = bench.run("verify")
+    assert result.code == 0, result
+    now = Watch(bench).check(duplicates=duplicates)
+    assert not [batch for batch in now.batches if batch["state"] in ORDER]
+    return now
+
+
+Make = Callable[..., Bench]
+ROUNDS = "rounds = 2\n"
+CONVERSATIONS = 4
+_undisturbed: dict[int, dict[str, bytes]] = {}
+
+
+def undisturbed(make_bench: Make, conversations: int) -> dict[str, bytes]:
+    """The files of a run of two rounds to which nothing happened; make the bench of the test after this."""
+    if conversations not in _undisturbed:
+        bench = make_bench(root=f"undisturbed{conversations}")
+        bench.configure(ROUNDS)
+        bench.prepare(seeds(conversations))
+        bench.ticks()
+        finished(bench)
+        _undisturbed[conversations] = bench.files()
+    return _undisturbed[conversations]
+
+
+def bought_once(bench: Bench) -> None:
+    """Every step of every conversation was paid for once, under whatever key: our faults are no reason to pay again."""
+    conversations, steps = int(ledger(bench).meta["conversations"]), len(bench.status()["steps"])
+    assert len(bench.service.world.bought_keys) == conversations * steps
+
+
+def start(bench: Bench, batches: str = "", more: str = "") -> Bench:
+    """A prepared bench; `batches` goes into that table, `more` before it."""
+    bench.configure(f"{ROUNDS}{more}\n[batches]\n{batches}")
+    assert bench.prepare(seeds(CONVERSATIONS)).code == 0
+    return bench
+
+
+def tick(bench: Bench, after: float = 0.0) -> Result:
+    """`collect --advance`, so many seconds later."""
+    bench.service.world.advance(after)
+    return bench.run("collect", "--advance")
+
+
+def until(bench: Bench, code: int) -> Result:
+    """Ticks, until one leaves with `code`; the others go well."""
+    for _ in range(10):
+        result = tick(bench)
+        if result.code == code:
+            return result
+        assert result.code == 0, result
+    raise AssertionError(f"no tick left with {code}")
+
+
+def posts(bench: Bench, provider: str = "gemini") -> int:
+    """Create calls that reached a provider."""
+    return len(bench.service.world.seen(provider, "create"))
+
+
+def strikes(bench: Bench) -> set[int]:
+    """Failures that count against max_attempts, over all conversations."""
+    return {row["strikes"] for row in ledger(bench).conversations}
+
+
+def end(bench: Bench, expected: dict[str, bytes], *, jobs: int = 0) -> None:
+    """The run ends as the undisturbed one, with so many jobs (0: whatever was needed) and no request bought twice."""
+    bench.ticks(seconds=600)
+    finished(bench)
+    assert bench.files() == expected
+    bought_once(bench)
+    assert not jobs or bench.service.world.batches_bought == jobs
