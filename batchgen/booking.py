@@ -17,7 +17,7 @@ from batchgen.crash import crashpoint
 from batchgen.files import Layout, write_durably
 from batchgen.outcomes import Reason, Reply, accept
 from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
-from batchgen.prompts import field_of
+from batchgen.prompts import fields_of
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
@@ -48,8 +48,8 @@ def read_ending(path: Path) -> Ending | None:
 
 def replies(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
     """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer."""
-    field = field_of(batch.step.stage)
-    judged = [accept(batch.step.stage, provider.reply(line, field)) for line in read_lines(raw)]
+    fields = fields_of(batch.step.stage, follow_up=bool(batch.follow_up))
+    judged = [accept(batch.step.stage, provider.reply(line, fields)) for line in read_lines(raw)]
     return _placed(session, batch, judged)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from batchgen.costs import FORMULAS, prompt_tokens
-from batchgen.dialogue import Step
+from batchgen.dialogue import Stage, Step
 from batchgen.outcomes import Usage
 from batchgen.prompts import prompt
 from batchgen.providers.base import Parameters
@@ -40,6 +40,7 @@ class Shard(NamedTuple):
     output_ceiling: int
     estimated_usd: float | None
     reserved_usd: float | None
+    follow_up: bool
 
     @property
     def size(self) -> int:
@@ -93,6 +94,13 @@ def shard(session: Session, step: Step, tried: int, *, after: int = 0) -> Shard 
     return _shard(session, step, attempt, taken, too_large) if taken or too_large else None
 
 
+def follow_up(session: Session, step: Step) -> bool:
+    """Whether requests of `step` ask for the next round's question along: `ask_next`, but not in the last round."""
+    return (
+        step.stage is Stage.CORRECTION and step.round < session.settings.rounds and session.settings.correction.ask_next
+    )
+
+
 def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterator[Line]:
     """The request of each row, in order, encoded for the stage's provider."""
     provider = session.provider(step.stage)
@@ -100,15 +108,17 @@ def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterat
     model = session.model(provider)
     formula = FORMULAS.get(provider.name, FORMULAS["gemini"])
     conversations = session.store.conversations([row.number for row in rows])
-    names = session.names()
+    names, along = session.names(), follow_up(session, step)
+    most = wanted.max_output_tokens + (session.settings.question.max_output_tokens if along else 0)
     for row, conversation in zip(rows, conversations, strict=True):
         asked = prompt(
             conversation,
             step.stage,
             target_characters=wanted.target_characters,
             history_messages=session.settings.history_messages,
+            follow_up=along,
         )
-        ceiling = wanted.max_output_tokens << row.ceiling
+        ceiling = most << row.ceiling
         encoded = provider.line(
             names.key(row.number, step, attempt), asked, Parameters(model, ceiling, wanted.temperature)
         )
@@ -131,4 +141,5 @@ def _shard(session: Session, step: Step, attempt: int, taken: list[Line], too_la
         output_ceiling=ceiling,
         estimated_usd=rate.usd(Usage(input=tokens, output=expected * len(taken))) if rate else None,
         reserved_usd=rate.usd(Usage(input=tokens, output=ceiling)) if rate else None,
+        follow_up=follow_up(session, step),
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
+from batchgen.build import follow_up
 from batchgen.costs import FORMULAS, prompt_tokens, standard_rate
 from batchgen.dialogue import STAGES, Conversation, Stage, Step
 from batchgen.outcomes import Usage
@@ -48,9 +49,11 @@ def estimate(session: Session) -> list[StepEstimate]:
     means = _mean_inputs(session, _sample(session), replies)
     found = []
     for step in session.steps():
+        along = _brought_along(session, step)
         flying = sum(by_state.get((step.position, state), 0) for state in ("creating", "in_flight"))
-        requests = max(alive - accepted.get(step.position, 0) - flying, 0)
-        found.append(_step(session, step, requests, means.get(step.position, 0.0), replies[step.stage]))
+        requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
+        reply = replies[step.stage] + (replies[Stage.QUESTION] if follow_up(session, step) else 0)
+        found.append(_step(session, step, requests, means.get(step.position, 0.0), reply))
     return found
 
 
@@ -71,6 +74,11 @@ def _step(session: Session, step: Step, requests: int, mean_input: float, reply:
         usd=batch.usd(used) if batch else None,
         online_usd=online.usd(used) if online else None,
     )
+
+
+def _brought_along(session: Session, step: Step) -> bool:
+    """Whether a question is written together with the correction before it."""
+    return step.stage is Stage.QUESTION and follow_up(session, Step(step.round - 1, Stage.CORRECTION))
 
 
 def _reply_tokens(session: Session, stage: Stage) -> float:
@@ -113,6 +121,7 @@ def _input(session: Session, conversation: Conversation, step: Step) -> int:
         step.stage,
         target_characters=wanted.target_characters,
         history_messages=session.settings.history_messages,
+        follow_up=follow_up(session, step),
     )
     return prompt_tokens(asked, FORMULAS.get(wanted.provider, FORMULAS["gemini"]))
 

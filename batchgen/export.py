@@ -239,12 +239,18 @@ class _Writers:
         self._rows: dict[int, dict[int, str]] = {}
         collected = store.batches("collected")
         for position in self._places:
-            batches = [batch for batch in collected if batch.position == position]
+            # A question may have come along with the correction before it.
+            batches = [each for each in collected if each.position <= position < each.position + each.texts]
             models = {batch.model for batch in batches}
             if len(models) == 1:
                 self._only[position] = models.pop()
             else:
-                self._rows[position] = {number: each.model for each in batches for number, _ in store.texts_of(each)}
+                self._rows[position] = {
+                    number: each.model
+                    for each in batches
+                    for number, step, _ in store.texts_of(each)
+                    if step.position == position
+                }
 
     def of(self, number: int) -> tuple[str | None, ...]:
         """The model behind each text of a conversation, None for the seed's."""

@@ -74,7 +74,7 @@ def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
     from batchgen.merge import merge
 
     raw = fetch(session, session.remote(provider), batch, job, {}, strict=False)
-    replies = [provider.reply(line, "") for line in read_lines(raw)]
+    replies = [provider.reply(line, ()) for line in read_lines(raw)]
     rate = session.rate(batch.model)
     usage = merge({}, replies, Reason.MISSING, "").usage
     usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}

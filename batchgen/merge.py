@@ -16,8 +16,16 @@ from batchgen.records import Settled
 
 SENT = pl.Schema({"number": pl.Int64, "key": pl.String})
 OUTCOMES = pl.Schema(
-    {"key": pl.String, "reason": pl.String, "text": pl.String, "detail": pl.String, "reply": pl.UInt32}
+    {
+        "key": pl.String,
+        "reason": pl.String,
+        "text": pl.String,
+        "detail": pl.String,
+        "follow_up": pl.String,
+        "reply": pl.UInt32,
+    }
 )
+SETTLED = ("number", "reason", "text", "detail", "follow_up")
 
 
 class Merged(NamedTuple):
@@ -46,6 +54,7 @@ def outcomes(replies: Sequence[Reply]) -> pl.DataFrame:
         "reason": [str(reply.reason) for reply in replies],
         "text": [reply.text for reply in replies],
         "detail": [reply.detail for reply in replies],
+        "follow_up": [reply.follow_up for reply in replies],
         "reply": range(len(replies)),
     }
     return pl.DataFrame(columns, schema=OUTCOMES)
@@ -55,7 +64,9 @@ def settle(requests: pl.DataFrame, found: pl.DataFrame, absent: Reason, why: str
     """One row per request sent, in its order; a request without an outcome is `absent`."""
     joined = requests.join(found, on="key", how="left", validate="1:1", maintain_order="left")
     return joined.with_columns(
-        pl.col("detail").fill_null(why), pl.col("reason").fill_null(str(absent)), pl.col("text").fill_null("")
+        pl.col("detail").fill_null(why),
+        pl.col("reason").fill_null(str(absent)),
+        pl.col("text", "follow_up").fill_null(""),
     )
 
 
@@ -69,8 +80,8 @@ def merge(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why
     keyless = [reply for reply in replies if not reply.key]
     return Merged(
         settled=[
-            Settled(number, Reason(reason), text, detail)
-            for number, reason, text, detail in table.select("number", "reason", "text", "detail").iter_rows()
+            Settled(number, Reason(reason), text, detail, follow_up)
+            for number, reason, text, detail, follow_up in table.select(SETTLED).iter_rows()
         ],
         usage=_usage(table, strangers, kept, [reply for reply in keyless if any(reply.usage)]),
         strangers=strangers["key"].to_list(),

@@ -90,6 +90,7 @@ class Reply(NamedTuple):
     detail: str = ""
     usage: Usage = Usage()
     model: str = ""  # the model version that wrote it, as the provider says
+    follow_up: str = ""  # the next round's question, where a correction was asked to bring it along
 
 
 DETAIL_CHARACTERS = 300
@@ -128,10 +129,16 @@ def accept(stage: Stage, reply: Reply) -> Reply:
     """
     if reply.reason is not Reason.ACCEPTED:
         return reply
-    text = clean(reply.text)
-    if not any(map(_says_something, text)):
-        return reply._replace(reason=Reason.EMPTY, text="", detail=f"no word in the {stage}")
-    return reply._replace(text=text)
+    text, follow_up = clean(reply.text), clean(reply.follow_up)
+    if not _says(text):
+        return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {stage}")
+    if reply.follow_up and not _says(follow_up):
+        return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail="no word in the next question")
+    return reply._replace(text=text, follow_up=follow_up)
+
+
+def _says(text: str) -> bool:
+    return any(map(_says_something, text))
 
 
 def _says_something(character: str) -> bool:
@@ -161,7 +168,7 @@ def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
 def _agree(copies: Collection[Reply]) -> Reply:
     """What different lines for one request come to: its text, or the failure that stands first in Reason."""
     usage = total(reply.usage for reply in copies)
-    if len({reply.text for reply in copies if reply.reason is Reason.ACCEPTED}) > 1:
+    if len({(reply.text, reply.follow_up) for reply in copies if reply.reason is Reason.ACCEPTED}) > 1:
         detail = "several different lines for one request"
         return Reply(min(copies).key, Reason.CONFLICT, detail=detail, usage=usage)
     order = list(Reason)  # ACCEPTED is its first

@@ -26,11 +26,11 @@ class Message(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What is asked: a system text, messages, and the one JSON field wanted back ("" for plain text)."""
+    """What is asked: a system text, messages, and the JSON fields wanted back, in order (none: plain text)."""
 
     system: str
     messages: tuple[Message, ...]
-    field: str
+    fields: tuple[str, ...]
 
 
 _QUESTION = (
@@ -50,22 +50,35 @@ _CORRECTION = (
 )
 
 
-def prompt(conversation: Conversation, stage: Stage, *, target_characters: int, history_messages: int) -> Prompt:
+_ASK_NEXT = (
+    " Then write the user's next message: one specific question that follows up your answer and was not asked before,"
+    " in the dialogue's language; speak as the user, never offer help."
+)
+
+
+def prompt(
+    conversation: Conversation, stage: Stage, *, target_characters: int, history_messages: int, follow_up: bool = False
+) -> Prompt:
     """What `stage` is asked for `conversation`, whose last turn is the one being written.
+
+    With `follow_up` a correction is asked to bring the next round's question along.
 
     Only the last `history_messages` messages are shown (two a turn, the turn being written not counted).
     """
     turns = recent(conversation.turns, history_messages)
     if stage is Stage.QUESTION:
-        return Prompt(_QUESTION, (Message("user", fence(turns)),), field_of(stage))
+        return Prompt(_QUESTION, (Message("user", fence(turns)),), fields_of(stage))
     if stage is Stage.ANSWER:
-        return Prompt(_ANSWER.format(length=target_characters), chat(turns), field_of(stage))
-    return Prompt(_CORRECTION.format(length=target_characters), (Message("user", fence(turns)),), field_of(stage))
+        return Prompt(_ANSWER.format(length=target_characters), chat(turns), fields_of(stage))
+    system = _CORRECTION.format(length=target_characters) + (_ASK_NEXT if follow_up else "")
+    return Prompt(system, (Message("user", fence(turns)),), fields_of(stage, follow_up=follow_up))
 
 
-def field_of(stage: Stage) -> str:
-    """The JSON field in which `stage` wants its reply, "" for plain text."""
-    return {Stage.QUESTION: "question", Stage.ANSWER: "", Stage.CORRECTION: "correction"}[stage]
+def fields_of(stage: Stage, *, follow_up: bool = False) -> tuple[str, ...]:
+    """The JSON fields in which `stage` wants its reply, in the order of writing; none for plain text."""
+    if stage is Stage.ANSWER:
+        return ()
+    return (stage.value, Stage.QUESTION.value) if follow_up else (stage.value,)
 
 
 def recent(turns: Sequence[Turn], history_messages: int) -> Sequence[Turn]:

@@ -17,8 +17,8 @@ TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
 LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
-ACCEPTED = """SELECT b.position, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
-    WHERE o.reason = 'accepted' GROUP BY b.position"""
+ACCEPTED = """SELECT b.position, b.follow_up, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
+    WHERE o.reason = 'accepted' GROUP BY b.position, b.follow_up"""
 REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
 LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations
     WHERE reason IS NOT NULL ORDER BY number"""

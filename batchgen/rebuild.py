@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import zstandard
@@ -18,8 +18,9 @@ from batchgen import booking
 from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
+from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
-from batchgen.providers.reading import read_lines
+from batchgen.providers.reading import as_object, read_lines
 from batchgen.records import Batch, Plan, Row
 from batchgen.rounds import refresh
 from batchgen.session import Session, log
@@ -44,6 +45,7 @@ class _Sent(NamedTuple):
     attempt: int
     provider: str
     model: str
+    follow_up: bool
     numbers: tuple[int, ...]
 
 
@@ -122,8 +124,17 @@ def _request_files(layout: Layout) -> Iterator[_Sent]:
             attempt=int(match["attempt"]),
             provider="together" if rows and "custom_id" in rows[0] else "gemini",
             model=str(rows[0].get("body", {}).get("model", "")) if rows else "",
+            follow_up=bool(rows) and _wants(rows[0]) == fields_of(Stage.CORRECTION, follow_up=True),
             numbers=tuple(key.number for key in keys if key),
         )
+
+
+def _wants(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The JSON fields that a request asks for."""
+    gemini = as_object(as_object(as_object(row.get("request")).get("generationConfig")).get("responseSchema"))
+    together = as_object(as_object(as_object(row.get("body")).get("response_format")).get("json_schema"))
+    schema = gemini or as_object(together.get("schema"))
+    return tuple(schema.get("required", ()))
 
 
 def _enter(session: Session, one: _Sent) -> Batch:
@@ -144,6 +155,7 @@ def _enter(session: Session, one: _Sent) -> Batch:
         estimated_usd=None,
         reserved_usd=None,
         planned_at=one.path.stat().st_mtime,
+        follow_up=one.follow_up,
     )
     rows = [Row(number, one.step.position, one.attempt, 0, 0) for number in one.numbers]
     session.store.make_free([row.number for row in rows], one.step.position)

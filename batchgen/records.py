@@ -11,7 +11,10 @@ CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the b
 
 
 class Batch(NamedTuple):
-    """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown)."""
+    """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown).
+
+    `follow_up` is 1 when its replies bring the next round's question along: they are two texts each.
+    """
 
     batch: int
     name: str
@@ -28,6 +31,7 @@ class Batch(NamedTuple):
     estimated_usd: float | None
     reserved_usd: float | None
     planned_at: float
+    follow_up: int
     key_fingerprint: str | None
     remote_file: str | None
     uploaded_at: float | None
@@ -43,6 +47,11 @@ class Batch(NamedTuple):
     ended_at: float | None
     collected_at: float | None
     error: str | None
+
+    @property
+    def texts(self) -> int:
+        """How many texts an accepted reply brings."""
+        return 1 + self.follow_up
 
     @property
     def step(self) -> Step:
@@ -65,6 +74,7 @@ class Plan(NamedTuple):
     estimated_usd: float | None
     reserved_usd: float | None
     planned_at: float
+    follow_up: int = 0
 
 
 class Row(NamedTuple):
@@ -78,12 +88,13 @@ class Row(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What became of one conversation's request."""
+    """What became of one conversation's request; `follow_up` is the next round's question that came along."""
 
     number: int
     reason: Reason
     text: str
     detail: str
+    follow_up: str = ""
 
 
 class Wait(NamedTuple):

@@ -48,6 +48,7 @@ MIGRATIONS: tuple[str, ...] = (
         estimated_usd REAL,
         reserved_usd REAL,
         planned_at REAL NOT NULL,
+        follow_up INTEGER NOT NULL DEFAULT 0,
         key_fingerprint TEXT,
         remote_file TEXT,
         uploaded_at REAL,

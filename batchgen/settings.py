@@ -41,6 +41,7 @@ class StageSettings(Section, frozen=True):
     max_output_tokens: Positive
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     target_characters: Positive = 400
+    ask_next: bool = False
     max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
 
 

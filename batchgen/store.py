@@ -173,10 +173,10 @@ class Store:
             if len(texts) == positions:
                 yield Conversation(number, tuple(turns(texts)))
 
-    def texts_of(self, batch: Batch) -> Iterator[tuple[int, str]]:
-        """(number, text) of every text that came from `batch`."""
+    def texts_of(self, batch: Batch) -> Iterator[tuple[int, Step, str]]:
+        """(number, step, text) of every text that came from `batch`."""
         for place, text in self._database.execute(queries.TEXTS_OF, {"batch": batch.batch}):
-            yield place // PLACES, text
+            yield place // PLACES, Step.at(place % PLACES), text
 
     def left_behind(self) -> Iterator[tuple[int, Step, str, str, int]]:
         """(number, step, reason, detail, attempts) of every rejected conversation, in seed order."""
@@ -298,12 +298,16 @@ class Store:
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:
         self._database.executemany(
             "INSERT INTO texts VALUES (?, ?, ?)",
-            [(one.number * PLACES + batch.position, batch.batch, one.text) for one in accepted],
+            [
+                (one.number * PLACES + batch.position + after, batch.batch, text)
+                for one in accepted
+                for after, text in enumerate((one.text, one.follow_up)[: batch.texts])
+            ],
         )
         moved = self._database.executemany(
             "UPDATE conversations SET at = ?, batch = NULL, attempt = 0, strikes = 0, ceiling = 0"
             " WHERE number = ? AND batch = ?",
-            [(batch.position + 1, one.number, batch.batch) for one in accepted],
+            [(batch.position + batch.texts, one.number, batch.batch) for one in accepted],
         )
         if accepted and moved.rowcount != len(accepted):
             raise AssertionError("a text was accepted for a conversation that its batch does not hold")
@@ -382,7 +386,11 @@ class Store:
         by_state = {
             (position, state): requests for position, state, _, requests in self._database.execute(queries.BATCH_TOTALS)
         }
-        return by_state, dict(self._database.execute(queries.ACCEPTED)), dict(self._database.execute(queries.REJECTED))
+        accepted: dict[int, int] = {}
+        for position, follow_up, requests in self._database.execute(queries.ACCEPTED):
+            for brought in range(position, position + 1 + follow_up):
+                accepted[brought] = accepted.get(brought, 0) + requests
+        return by_state, accepted, dict(self._database.execute(queries.REJECTED))
 
     # ---- derived files
 

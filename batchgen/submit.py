@@ -202,6 +202,7 @@ def plan(session: Session, shard: Shard) -> Batch:
         estimated_usd=shard.estimated_usd,
         reserved_usd=shard.reserved_usd,
         planned_at=session.now(),
+        follow_up=shard.follow_up,
     )
     batch = session.store.plan(entry, shard.rows)
     crashpoint("batch_planned")

@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from batchgen.dialogue import STAGES
+from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
 from batchgen.outcomes import Reason, accept
-from batchgen.prompts import field_of
+from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
@@ -100,7 +100,7 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
             yield f"{requests}: the request file is gone"
         elif hash_file(requests).sha256 != batch.sha256:
             yield f"{requests}: not the bytes that were sent"
-    accepted = dict(session.store.texts_of(batch))
+    accepted = list(session.store.texts_of(batch))
     if not accepted:
         return
     results = session.layout.results(batch.step, batch.name)
@@ -108,19 +108,21 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
         yield f"{results}: the result file is gone, {len(accepted)} texts came from it"
         return
     raw, names = _raw_texts(session, batch), session.names()
-    for number, text in accepted.items():
+    for number, step, text in accepted:
         key = names.key(number, batch.step, batch.attempt)
-        if text not in raw.get(key, ()):
-            yield f"{names.id(number)} {batch.step}: its text is in no line {key!r} of {results}"
+        if (step.stage, text) not in raw.get(key, ()):
+            yield f"{names.id(number)} {step}: its text is in no line {key!r} of {results}"
 
 
-def _raw_texts(session: Session, batch: Batch) -> dict[str, set[str]]:
-    """The acceptable texts of a batch's raw result files, by key."""
+def _raw_texts(session: Session, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
+    """The acceptable texts of a batch's raw result files, by key: what each is, and what it says."""
     provider, stage = provider_row(batch.provider), batch.step.stage
-    texts: dict[str, set[str]] = {}
+    fields = fields_of(stage, follow_up=bool(batch.follow_up))
+    texts: dict[str, set[tuple[Stage, str]]] = {}
     for path in (session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)):
         for line in read_lines(path.read_bytes()) if path.exists() else ():
-            reply = accept(stage, provider.reply(line, field_of(stage)))
+            reply = accept(stage, provider.reply(line, fields))
             if reply.reason is Reason.ACCEPTED:
-                texts.setdefault(reply.key, set()).add(reply.text)
+                found = {(stage, reply.text), (Stage.QUESTION, reply.follow_up)}
+                texts.setdefault(reply.key, set()).update(found)
     return texts

@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 from batchgen.costs import FORMULAS, rate, standard_rate, tokens  # noqa: E402 - the repository is found first
 from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, steps  # noqa: E402
 from batchgen.outcomes import Usage  # noqa: E402
-from batchgen.prompts import Prompt, field_of, prompt  # noqa: E402
+from batchgen.prompts import Prompt, fields_of, prompt  # noqa: E402
 from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.settings import Settings  # noqa: E402
 
@@ -67,8 +67,8 @@ def exchanges(conversation: Conversation) -> Iterator[tuple[Step, Prompt, str]]:
 
 
 def reply_text(stage: Stage, text: str) -> str:
-    field = field_of(stage)
-    return orjson.dumps({field: text}).decode() if field else text
+    fields = fields_of(stage)
+    return orjson.dumps({fields[0]: text}).decode() if fields else text
 
 
 def count(provider: str, text: str) -> int:

@@ -99,7 +99,7 @@ def test_both_ways_of_counting_follow_the_definition(text: str) -> None:
 
 def test_a_prompt_costs_its_texts_and_a_little_more() -> None:
     formula = FORMULAS["gemini"]
-    asked = Prompt("Be brief.", (Message("user", "One two."), Message("assistant", "三")), "")
+    asked = Prompt("Be brief.", (Message("user", "One two."), Message("assistant", "三")), ())
     said = sum(tokens(text, formula) for text in ("Be brief.", "One two.", "三"))
     assert prompt_tokens(asked, formula) == round(said) + REQUEST_OVERHEAD_TOKENS
 

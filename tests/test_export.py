@@ -238,7 +238,7 @@ def test_aligner_is_the_triple_with_its_history(finished: Bench, tmp_path: Path)
 def test_who_wrote_a_text_is_known_row_by_row(finished: Bench, tmp_path: Path) -> None:
     with closing(Store.open(Layout(finished.root).store)) as store:
         batch = next(batch for batch in store.batches("collected") if str(batch.step) == "round 2 answer")
-        changed = {f"r1-{number:06}" for number, _ in store.texts_of(batch)}
+        changed = {f"r1-{number:06}" for number, _, _ in store.texts_of(batch)}
         store.update(batch, model="another")
     assert 0 < len(changed) < COUNT - 1
     export(finished, "parquet", tmp_path / "wide.parquet")

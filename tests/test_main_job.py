@@ -81,3 +81,24 @@ def test_real_rows(bench: Bench) -> None:
     bench.ticks()
     assert shape(bench) == (200, {(3, 3)})
     assert bench.run("verify").code == 0
+
+
+def test_a_correction_brings_the_next_question_along(bench: Bench) -> None:
+    """`ask_next` saves a batch a round and changes nothing else: shape, verify, rebuild, the count of every step."""
+    bench.configure("[correction]\nask_next = true\n")
+    bench.prepare(seeds(4))
+    bench.service.faults.rows("empty", key=r"r1-000002\.r2\.correction\.a1")
+    bench.ticks()
+    assert shape(bench) == (4, {(3, 3)})
+    status = bench.status()
+    assert [step["done"] for step in status["steps"]] == [4] * 6
+    sent = [(batch["round"], batch["stage"], batch["attempt"]) for batch in status["batches"]]
+    assert (2, "correction", 2) in sent  # a reply without its question is asked again as a whole
+    assert (3, "question", 1) not in sent
+    assert bench.run("verify").code == 0
+    questions = [row["rounds"][2]["question"] for row in bench.rows("round3/round3_history.jsonl")]
+    assert len(set(questions)) == 4
+    files = bench.files()
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    assert bench.run("rebuild").code == 0
+    assert bench.files() == files

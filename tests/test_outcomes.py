@@ -148,7 +148,8 @@ def test_neither_order_nor_copies_matter(lines: list[Reply], random: st.DataObje
     assert one_per_key(list(settled.values())) == settled
     assert total(reply.usage for reply in settled.values()) == total(reply.usage for reply in set(lines))
     for key, reply in settled.items():
-        texts = {line.text for line in lines if line.key == key and line.reason is Reason.ACCEPTED}
+        accepted = [line for line in lines if line.key == key and line.reason is Reason.ACCEPTED]
+        texts = {(line.text, line.follow_up) for line in accepted}
         assert (reply.reason is Reason.ACCEPTED) is (len(texts) == 1)
 
 

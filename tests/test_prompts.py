@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.dialogue import Conversation, Stage, Turn
-from batchgen.prompts import MESSAGES_PER_TURN, Prompt, chat, fence, field_of, prompt, recent
+from batchgen.prompts import MESSAGES_PER_TURN, Prompt, chat, fence, fields_of, prompt, recent
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 
@@ -136,5 +136,5 @@ def test_the_length_wanted_stands_in_the_prompt() -> None:
 
 @pytest.mark.parametrize("stage", Stage)
 def test_gemini_stages_answer_in_json(stage: Stage) -> None:
-    assert field_of(stage) == ("" if stage is Stage.ANSWER else stage.value)
-    assert asked_for(stage, [Turn("q", "a", "c"), Turn("q")]).field == field_of(stage)
+    assert fields_of(stage) == (() if stage is Stage.ANSWER else (stage.value,))
+    assert asked_for(stage, [Turn("q", "a", "c"), Turn("q")]).fields == fields_of(stage)

@@ -5,7 +5,7 @@ The codec functions of a row are pure; `connect` gives a `Remote`, the only thin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -119,7 +119,7 @@ class Provider:
     found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
     states: Mapping[str, JobState]
     line: Callable[[str, Prompt, Parameters], bytes]
-    reply: Callable[[bytes, str], Reply]
+    reply: Callable[[bytes, Sequence[str]], Reply]
     connect: Callable[[Access], Remote]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -80,13 +80,15 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
         "maxOutputTokens": parameters.max_output_tokens,
         **thinking_off(parameters.model),
     }
-    if prompt.field:
+    if prompt.fields:
         generation["responseMimeType"] = "application/json"
         generation["responseSchema"] = {
             "type": "OBJECT",
-            "properties": {prompt.field: {"type": "STRING"}},
-            "required": [prompt.field],
+            "properties": {field: {"type": "STRING"} for field in prompt.fields},
+            "required": list(prompt.fields),
         }
+        if len(prompt.fields) > 1:  # otherwise written in alphabetical order
+            generation["responseSchema"]["propertyOrdering"] = list(prompt.fields)
     request = {
         "systemInstruction": {"parts": [{"text": prompt.system}]},
         "contents": [
@@ -98,10 +100,10 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
     return request_line({"key": key, "request": request})
 
 
-def reply(raw: bytes, field: str) -> Reply:
+def reply(raw: bytes, fields: Sequence[str]) -> Reply:
     """One result line read by reason: error, blocked prompt, finish reason, and only then the text.
 
-    `field` is the JSON field that was asked for, "" for plain text.
+    `fields` are the JSON fields that were asked for, none for plain text.
     """
     row = load_row(raw)
     if isinstance(row, Reply):
@@ -113,7 +115,7 @@ def reply(raw: bytes, field: str) -> Reply:
         return _failed_row(key, trouble)
     if not isinstance(response, dict):
         return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
-    return _response(key, response, field)
+    return _response(key, response, fields)
 
 
 def _failed_row(key: str, error: Any) -> Reply:
@@ -128,7 +130,7 @@ def _words(error: Any) -> str:
     return short(f"code {code}: {message or 'no message'}" if code else message or error)
 
 
-def _response(key: str, response: dict[str, Any], field: str) -> Reply:
+def _response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
     usage = _usage(as_object(response.get("usageMetadata")))
     model = as_text(response.get("modelVersion"))
     candidates = response.get("candidates")
@@ -144,8 +146,8 @@ def _response(key: str, response: dict[str, Any], field: str) -> Reply:
     text = _text(candidate)
     if text is None or not text.strip():
         return Reply(key, Reason.EMPTY, detail="no text", usage=usage, model=model)
-    if field:
-        return unwrap(text, field, Reply(key, Reason.ACCEPTED, usage=usage, model=model))
+    if fields:
+        return unwrap(text, fields, Reply(key, Reason.ACCEPTED, usage=usage, model=model))
     return Reply(key, Reason.ACCEPTED, text, usage=usage, model=model)
 
 

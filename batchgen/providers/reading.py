@@ -48,16 +48,22 @@ def _loosely(raw: bytes) -> Any:
         return None
 
 
-def unwrap(text: str, field: str, read: Reply) -> Reply:
-    """The one field of a JSON reply; a Markdown fence around it is tolerated, anything else is MALFORMED."""
+def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
+    """The fields of a JSON reply; a Markdown fence around it is tolerated, anything else is MALFORMED.
+
+    The first is the reply's text, a second one its follow-up.
+    """
     try:
         value = json.loads(_unfenced(text))  # not orjson: a lone surrogate escape is mended by outcomes.clean
     except (ValueError, RecursionError) as error:
         return read._replace(reason=Reason.MALFORMED, detail=short(f"not JSON: {error}"))
-    found = value.get(field) if isinstance(value, dict) else None
-    if not isinstance(found, str):
-        return read._replace(reason=Reason.MALFORMED, detail=f"no text in field {field!r}")
-    return read._replace(text=found)
+    found: list[str] = []
+    for field in fields:
+        words = value.get(field) if isinstance(value, dict) else None
+        if not isinstance(words, str) or (found and not words.strip()):
+            return read._replace(reason=Reason.MALFORMED, detail=f"no text in field {field!r}")
+        found.append(words)
+    return read._replace(text=found[0], follow_up=found[1] if len(found) > 1 else "")
 
 
 def _unfenced(text: str) -> str:

@@ -6,7 +6,7 @@ Facts come from the provider's documentation and the SDK's source (together 3.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -55,14 +55,15 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
     }
     if _REASONING.search(parameters.model):
         body["reasoning"] = {"enabled": False}
-    if prompt.field:
-        schema = {"type": "object", "properties": {prompt.field: {"type": "string"}}, "required": [prompt.field]}
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.field, "schema": schema}}
+    if prompt.fields:
+        properties = {field: {"type": "string"} for field in prompt.fields}
+        schema = {"type": "object", "properties": properties, "required": list(prompt.fields)}
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.fields[0], "schema": schema}}
     return request_line({"custom_id": key, "body": body})
 
 
-def reply(raw: bytes, field: str) -> Reply:
-    """One line of an output or an error file, read by reason. `field`: the JSON field asked for, "" for text."""
+def reply(raw: bytes, fields: Sequence[str]) -> Reply:
+    """One line of an output or an error file, read by reason. `fields`: the JSON fields asked for, if any."""
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
@@ -76,7 +77,7 @@ def reply(raw: bytes, field: str) -> Reply:
         return _failed_row(key, trouble, status)
     if not body:
         return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
-    return _completion(key, body, field)
+    return _completion(key, body, fields)
 
 
 def _failed_row(key: str, error: Any, status: Any) -> Reply:
@@ -93,7 +94,7 @@ def _words(error: Any) -> str:
     return short(as_object(error).get("message") or error or "")
 
 
-def _completion(key: str, body: dict[str, Any], field: str) -> Reply:
+def _completion(key: str, body: dict[str, Any], fields: Sequence[str]) -> Reply:
     usage = _usage(as_object(body.get("usage")))
     read = Reply(key, Reason.ACCEPTED, usage=usage, model=as_text(body.get("model")))
     choices = body.get("choices")
@@ -110,7 +111,7 @@ def _completion(key: str, body: dict[str, Any], field: str) -> Reply:
     text = message.get("content")
     if not isinstance(text, str) or not text.strip():
         return read._replace(reason=Reason.EMPTY, detail="no text")
-    return unwrap(text, field, read) if field else read._replace(text=text)
+    return unwrap(text, fields, read) if fields else read._replace(text=text)
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
