@@ -41,8 +41,13 @@ class StageSettings(Section, frozen=True):
     max_output_tokens: Positive
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     target_characters: Positive = 400
-    ask_next: bool = False
     max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+
+
+class CorrectionSettings(StageSettings, frozen=True):
+    """`ask_next`: the correction of a middle round brings the next round's question along."""
+
+    ask_next: bool = False
 
 
 class BatchSettings(Section, frozen=True):
@@ -78,7 +83,7 @@ class Settings(Section, frozen=True):
     )
     question: StageSettings = StageSettings(provider="gemini", max_output_tokens=128)
     answer: StageSettings = StageSettings(provider="together", max_output_tokens=512)
-    correction: StageSettings = StageSettings(provider="gemini", max_output_tokens=512)
+    correction: CorrectionSettings = CorrectionSettings(provider="gemini", max_output_tokens=512)
     batches: BatchSettings = BatchSettings()
     prices: dict[str, Price] = {}
 

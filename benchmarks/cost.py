@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.costs import FORMULAS, rate, standard_rate, tokens  # noqa: E402 - the repository is found first
-from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, steps  # noqa: E402
+from batchgen.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps  # noqa: E402
 from batchgen.outcomes import Usage  # noqa: E402
 from batchgen.prompts import Prompt, fields_of, prompt  # noqa: E402
 from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
@@ -48,73 +48,87 @@ def conversations(path: Path) -> list[Conversation]:
     return [Conversation(n, (Turn(*seed),) * 3) for n, seed in enumerate(seeds, start=1)]
 
 
-def exchanges(conversation: Conversation) -> Iterator[tuple[Step, Prompt, str]]:
+def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[Step, Prompt, str]]:
     """Every request of a finished conversation, with the reply it got."""
     settings = Settings()
-    for step in steps(len(conversation.turns)):
-        done = conversation.turns[: step.round - 1]
-        current = conversation.turns[step.round - 1]
+    rounds = len(conversation.turns)
+    for step in steps(rounds):
+        along = ask_next and step.stage is Stage.CORRECTION and step.round < rounds
+        if ask_next and step.stage is Stage.QUESTION and step.round > FIRST_ROUND:
+            continue  # it came along with the correction before it
+        done, current = conversation.turns[: step.round - 1], conversation.turns[step.round - 1]
         written = STAGES.index(step.stage)
-        texts = list(current)[:written]
-        shown = (*done, Turn(*texts)) if texts else done
+        shown = (*done, Turn(*list(current)[:written])) if written else done
         asked = prompt(
             Conversation(conversation.number, shown),
             step.stage,
             target_characters=settings.stage(step.stage).target_characters,
             history_messages=settings.history_messages,
+            follow_up=along,
         )
-        yield step, asked, current[written]
-
-
-def reply_text(stage: Stage, text: str) -> str:
-    fields = fields_of(stage)
-    return orjson.dumps({fields[0]: text}).decode() if fields else text
+        replies = [current[written], conversation.turns[step.round].question] if along else [current[written]]
+        fields = fields_of(step.stage, follow_up=along)
+        values = dict(zip(fields, replies, strict=True)) if fields else {}
+        yield step, asked, orjson.dumps(values).decode() if values else replies[0]
 
 
 def count(provider: str, text: str) -> int:
     return len(TOKENIZERS[provider].encode_ordinary(text))
 
 
-def measure(found: list[Conversation]) -> tuple[dict[Step, Usage], Counter[str]]:
-    """Tokens by step, and the estimate's totals by provider beside them."""
+def measure(found: list[Conversation], *, ask_next: bool) -> tuple[dict[Step, Usage], Counter[str]]:
+    """Tokens by step, and the estimate's input tokens by provider beside them."""
     settings = Settings()
     totals: dict[Step, Usage] = {}
     estimated: Counter[str] = Counter()
     for conversation in found:
-        for step, asked, reply in exchanges(conversation):
+        for step, asked, reply in exchanges(conversation, ask_next=ask_next):
             provider = settings.stage(step.stage).provider
             texts = [asked.system, *(message.text for message in asked.messages)]
             used = sum(count(provider, text) for text in texts)
-            written = count(provider, reply_text(step.stage, reply))
             before = totals.get(step, Usage())
-            totals[step] = Usage(input=before.input + used, output=before.output + written)
+            totals[step] = Usage(input=before.input + used, output=before.output + count(provider, reply))
             estimated[provider] += round(sum(tokens(text, FORMULAS[provider]) for text in texts))
     return totals, estimated
+
+
+def by_provider(totals: dict[Step, Usage]) -> dict[str, Usage]:
+    settings = Settings()
+    sums: dict[str, Usage] = {name: Usage() for name in TOKENIZERS}
+    for step, used in totals.items():
+        provider = settings.stage(step.stage).provider
+        before = sums[provider]
+        sums[provider] = Usage(input=before.input + used.input, output=before.output + used.output)
+    return sums
+
+
+def usd(parts: dict[str, Usage], model: str, *, batch: bool) -> float:
+    price = (lambda name: rate(name, {})) if batch else standard_rate
+    found = [(price(GEMINI), parts["gemini"]), (price(model), parts["together"])]
+    return sum(one.usd(used) for one, used in found if one)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--history", type=Path, default=HISTORY)
     found = conversations(parser.parse_args().history)
-    totals, estimated = measure(found)
-    settings = Settings()
-    sums: dict[str, Usage] = {name: Usage() for name in TOKENIZERS}
-    print(f"{len(found)} conversations, rounds 2 and 3\n\n{'step':<20}{'tokens in':>12}{'tokens out':>12}")
-    for step, used in sorted(totals.items(), key=lambda item: item[0].position):
-        print(f"{step!s:<20}{used.input:>12,}{used.output:>12,}")
-        provider = settings.stage(step.stage).provider
-        before = sums[provider]
-        sums[provider] = Usage(input=before.input + used.input, output=before.output + used.output)
-    print()
-    for name, used in sums.items():
-        error = estimated[name] / used.input - 1
-        print(f"{name:<10} {used.input:>9,} in {used.output:>9,} out; the estimate of the input is {error:+.1%} off")
-    print()
+    sums = {}
+    for mode in (False, True):
+        totals, estimated = measure(found, ask_next=mode)
+        print(f"\n{len(found)} conversations, rounds 2 and 3, ask_next = {str(mode).lower()}\n")
+        print("| step | tokens in | tokens out |\n| --- | ---: | ---: |")
+        for step, used in sorted(totals.items(), key=lambda item: item[0].position):
+            print(f"| {step} | {used.input:,} | {used.output:,} |")
+        sums[mode] = by_provider(totals)
+        for name, used in sums[mode].items():
+            error = estimated[name] / used.input - 1
+            print(f"| **{name}** (the estimate of its input: {error:+.1%}) | {used.input:,} | {used.output:,} |")
+    print("\n| answers by | online baseline | ours | ours, ask_next |\n| --- | ---: | ---: | ---: |")
     for model in CHOICES:
-        ours = [(rate(GEMINI, {}), sums["gemini"]), (rate(model, {}), sums["together"])]
-        listed = [(standard_rate(GEMINI), BASELINE["gemini"]), (standard_rate(model), BASELINE["together"])]
-        batch, online = (sum(price.usd(used) for price, used in parts if price) for parts in (ours, listed))
-        print(f"{GEMINI} + {model}: ours ${batch:.4f}, online baseline ${online:.4f}, {batch / online:.0%}")
+        online = usd(BASELINE, model, batch=False)
+        ours = [usd(sums[mode], model, batch=True) for mode in (False, True)]
+        cells = [f"${ours[0]:.4f} ({ours[0] / online:.0%})", f"${ours[1]:.4f} ({ours[1] / online:.0%})"]
+        print(f"| {model} | ${online:.4f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

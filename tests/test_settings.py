@@ -72,6 +72,8 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
 ) -> None:
     if isinstance(default, str):
         other, wrong = ("'together'" if path[-1] == "provider" and default == "gemini" else f"'{default}'"), "7"
+    elif isinstance(default, bool):
+        other, wrong = "true", "2"
     elif isinstance(default, tuple):
         other, wrong = "['another']", "'another'"
     else:
