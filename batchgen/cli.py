@@ -19,6 +19,7 @@ from batchgen import __version__
 from batchgen.dialogue import FIRST_ROUND, Stage
 from batchgen.errors import BatchgenError, SetupError
 from batchgen.exits import interrupted, os_error, speak_utf8, tell
+from batchgen.words import counted
 
 if TYPE_CHECKING:
     from batchgen.session import Session
@@ -71,14 +72,19 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
 
 
 @contextmanager
-def working(context: Context) -> Iterator[Session]:
-    """A session that holds the root's lock. Raises Locked when another command has it."""
+def working(context: Context, *, create: bool = False) -> Iterator[Session]:
+    """A session that holds the root's lock; only with `create` in a root that holds no run yet.
+
+    Raises Locked when another command has the lock, SetupError when nothing is prepared.
+    """
     from batchgen.files import Layout, exclusive
     from batchgen.session import Session
     from batchgen.settings import environment
     from batchgen.store import Store, translating
 
     settings, layout = context.settings(), Layout(context.root)
+    if not create and not layout.store.exists():
+        raise unprepared(layout.root)
     with exclusive(layout), translating(layout.store):
         session = Session(layout, settings, Store.open(layout.store), environment(context.root))
         try:
@@ -89,10 +95,11 @@ def working(context: Context) -> Iterator[Session]:
 
 def prepared(session: Session) -> None:
     if not session.conversations:
-        raise SetupError(
-            f"Nothing is prepared in {session.layout.root} yet.",
-            do="Run: batchgen prepare --input aligner/aligner-20K",
-        )
+        raise unprepared(session.layout.root)
+
+
+def unprepared(root: Path) -> SetupError:
+    return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
 
 
 def refresh_files(session: Session) -> None:
@@ -147,7 +154,7 @@ def prepare(  # noqa: PLR0913 - one parameter an option
     from batchgen.prepare import prepare as run
 
     options = Options(source, None if everything else limit, sample_seed, not no_shuffle)
-    with working(context) as session:
+    with working(context, create=True) as session:
         done = run(session, options)
         value, text = describe(done)
         answer(value, as_json=as_json, text=text)
@@ -194,7 +201,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
             answer(value, as_json=as_json, text=text)
             return
         sent = submit_steps(session, wanted)
-        answer({"submitted": sent}, as_json=as_json, text=f"{sent} batches submitted." if sent else "")
+        answer({"submitted": sent}, as_json=as_json, text=f"{counted(sent, 'batch')} submitted." if sent else "")
         if not sent and not session.troubles and not as_json:
             click.echo(f"No conversation is ready for a {stage}.", err=True)
         conclude(session)
@@ -219,7 +226,7 @@ def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> No
             _wait(session, context, advance=advance)
         else:
             done = tick(session, advance=advance)
-            text = f"{done.collected} batches collected, {done.submitted} submitted." if done.moved else ""
+            text = f"{counted(done.collected, 'batch')} collected, {done.submitted} submitted." if done.moved else ""
             answer(
                 {"collected": done.collected, "submitted": done.submitted, "written": [str(p) for p in done.written]},
                 as_json=as_json,
@@ -334,7 +341,7 @@ def retry(context: Context, stage: str | None, number: int | None, reason: str |
         prepared(session)
         steps = [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
         done = run(session, steps, reason)
-        text = f"{done.conversations} conversations are ready again, {done.halts} halts were lifted."
+        text = f"{counted(done.conversations, 'conversation')} ready again, {counted(done.halts, 'halt')} lifted."
         answer(done._asdict(), as_json=as_json, text=text)
         refresh_files(session)
 
@@ -348,7 +355,7 @@ def cancel(context: Context, *, as_json: bool) -> None:
 
     with working(context) as session:
         asked = run(session)
-        answer({"cancelled": asked}, as_json=as_json, text=f"{asked} batches: cancellation asked for.")
+        answer({"cancelled": asked}, as_json=as_json, text=f"{counted(asked, 'batch')}: cancellation asked for.")
         conclude(session)
 
 
@@ -361,7 +368,7 @@ def clean(context: Context, *, as_json: bool) -> None:
 
     with working(context) as session:
         deleted = run(session)
-        answer({"deleted": deleted}, as_json=as_json, text=f"{deleted} input files deleted.")
+        answer({"deleted": deleted}, as_json=as_json, text=f"{counted(deleted, 'input file')} deleted.")
         conclude(session)
 
 
@@ -376,9 +383,9 @@ def rebuild(context: Context, *, as_json: bool) -> None:
     """
     from batchgen.rebuild import rebuild as run
 
-    with working(context) as session:
+    with working(context, create=True) as session:
         done = run(session)
-        text = f"{done.conversations} conversations, {done.settled} batches settled again"
+        text = f"{counted(done.conversations, 'conversation')}, {counted(done.settled, 'batch')} settled again"
         text += f", {done.open} whose end is not known (see status)." if done.open else "."
         answer(done._asdict(), as_json=as_json, text=text)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchgen.submit import Preview
+from batchgen.words import counted
 
 
 def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[str, Any], str]:
@@ -27,7 +28,7 @@ def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[s
 def _line(one: Preview) -> str:
     price = "price unknown" if one.estimated_usd is None else f"about ${one.estimated_usd:.4f}"
     return (
-        f"{one.step}: {one.requests} requests to {one.provider} {one.model}, {one.bytes} bytes,"
+        f"{one.step}: {counted(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes} bytes,"
         f" {one.input_tokens} input tokens, {price}"
     )
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from batchgen.status import LIVE_STATES, duration, status
+from batchgen.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,7 +79,7 @@ def render(answer: Mapping[str, Any]) -> RenderableType:
         table.add_row(name, bar, *(str(row[key]) for key in ("done", "in_flight", "ready", "rejected")))
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
     lines = [
-        f"  {batch['batch']}  {batch['requests']} requests  {batch['remote_state'] or batch['state']}"
+        f"  {batch['batch']}  {counted(batch['requests'], 'request')}  {batch['remote_state'] or batch['state']}"
         f"  {duration(batch['age_seconds'])}"
         for batch in live[:BATCHES_SHOWN]
     ]

@@ -19,6 +19,7 @@ from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone
 from batchgen.records import Batch, Row
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
+from batchgen.words import counted
 
 log = logging.getLogger("batchgen")
 
@@ -162,4 +163,4 @@ class Session:
         return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
 
     def describe(self, batch: Batch) -> str:
-        return f"{batch.name} ({batch.step}, {batch.requests} requests, {batch.provider})"
+        return f"{batch.name} ({batch.step}, {counted(batch.requests, 'request')}, {batch.provider})"

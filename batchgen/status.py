@@ -10,6 +10,7 @@ from batchgen.dialogue import Step, steps
 from batchgen.records import Batch
 from batchgen.settings import Settings
 from batchgen.store import Store
+from batchgen.words import counted
 
 LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")
 FLYING = ("creating", "in_flight")  # money may be owed for these
@@ -121,7 +122,7 @@ def as_text(answer: Mapping[str, Any]) -> str:
     lines += ["", "batches in flight:"] if live else []
     for batch in live:
         lines.append(
-            f"  {batch['batch']}  {batch['requests']} requests  {batch['provider']}"
+            f"  {batch['batch']}  {counted(batch['requests'], 'request')}  {batch['provider']}"
             f"  {batch['remote_state'] or batch['state']}  {duration(batch['age_seconds'])}"
         )
     lines += [f"waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]

@@ -161,7 +161,7 @@ def test_the_root_is_found(
     root = {"relative": ["--root", bench.root.name], "absolute": ["--root", str(bench.root)]}.get(how, [])
     capsys.readouterr()
     main([*root, "submit", "--stage", "question"])
-    assert capsys.readouterr().out == "1 batches submitted.\n"
+    assert capsys.readouterr().out == "1 batch submitted.\n"
     assert (bench.root / "requests" / "round2" / "question").is_dir()
 
 

@@ -138,7 +138,7 @@ def test_cancelling_is_no_end(make_bench: Make) -> None:
     for after in (0, 100):
         scene.tick(after)
     scene.bench.service.world.advance(60)
-    assert scene.run("cancel").out == "1 batches: cancellation asked for.\n"
+    assert scene.run("cancel").out == "1 batch: cancellation asked for.\n"
     scene.tick(5)
     assert scene.batches(4) == [(1, 5, "in_flight")]
     assert scene.bench.status()["batches"][-1]["remote_state"] == "CANCELING"
@@ -290,7 +290,7 @@ def test_a_job_that_fails_for_its_model_halts_the_model(make_bench: Make) -> Non
         assert "gemini does not serve gemini-2.5-flash-lite" in result.err
     assert scene.jobs() == 1  # no storm
     scene.bench.service.faults.clear()
-    assert "1 halts were lifted" in scene.run("retry").out
+    assert "1 halt lifted" in scene.run("retry").out
     scene.finish()
     assert scene.bench.rows("rejected.jsonl") == []
 

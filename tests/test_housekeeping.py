@@ -44,9 +44,9 @@ def test_another_run_is_not_touched(make_bench: Make, tmp_path: Path, capsys: py
     assert {phase for _, phase in before[0]} == {"ended", "pending"}
     scene.tick()
     world.advance(50)
-    assert scene.run("cancel").out == "1 batches: cancellation asked for.\n"
+    assert scene.run("cancel").out == "1 batch: cancellation asked for.\n"
     scene.tick(HOUR)
-    assert scene.run("clean").out == "1 input files deleted.\n"
+    assert scene.run("clean").out == "1 input file deleted.\n"
     after = remains(world, foreign)
     assert [job for job, _ in after[0]] == [job for job, _ in before[0]]
     assert not [job for job in world.jobs.values() if job.cancelled_at and foreign & set(job.keys)]
@@ -64,7 +64,7 @@ def test_clean_deletes_what_is_settled_once(make_bench: Make) -> None:
     scene.tick()
     assert scene.run("clean") == (0, "0 input files deleted.\n", "")  # its job is in flight
     scene.tick()
-    assert scene.run("clean").out == "1 input files deleted.\n"
+    assert scene.run("clean").out == "1 input file deleted.\n"
     scene.finish()
     assert scene.run("clean", "--json").json == {"deleted": 2}
     world = scene.bench.service.world
@@ -85,14 +85,14 @@ def test_clean_goes_on_where_it_was_interrupted(make_bench: Make) -> None:
     faults = scene.bench.service.faults
     faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(503), times=0))
     first = scene.run("clean")
-    assert (first.code, first.out) == (75, "1 input files deleted.\n")
+    assert (first.code, first.out) == (75, "1 input file deleted.\n")
     faults.clear()
     faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(400, BUSY)))
     second = scene.run("clean")
-    assert (second.code, second.out) == (75, "1 input files deleted.\n")
+    assert (second.code, second.out) == (75, "1 input file deleted.\n")
     assert "its input file stays" in second.err
     faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(404, "Not found.")))
-    assert scene.run("clean") == (0, "1 input files deleted.\n", "")
+    assert scene.run("clean") == (0, "1 input file deleted.\n", "")
     assert scene.run("clean") == (0, "0 input files deleted.\n", "")
 
 
@@ -118,7 +118,7 @@ def test_cancel_as_often_as_one_likes(make_bench: Make) -> None:
     scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(503)))
     scene.bench.service.world.advance(50)
     first = scene.run("cancel")
-    assert (first.code, first.out) == (75, "1 batches: cancellation asked for.\n")
+    assert (first.code, first.out) == (75, "1 batch: cancellation asked for.\n")
     for _ in range(3):
         again = scene.run("cancel")
         assert again.code == 0
@@ -142,7 +142,7 @@ def test_cancel_finds_the_job_of_an_unanswered_create(make_bench: Make) -> None:
     scene.bench.service.faults.add(Fault(endpoint="create", action=Drop(), after_effect=True))
     assert scene.tick().code == 75
     scene.bench.service.world.advance(50)
-    assert scene.run("cancel").out == "1 batches: cancellation asked for.\n"
+    assert scene.run("cancel").out == "1 batch: cancellation asked for.\n"
     assert [job.phase for job in scene.bench.service.world.jobs.values()] == ["ended"]
     scene.finish()
 
@@ -160,7 +160,7 @@ def test_retry_by_round_stage_and_reason(make_bench: Make) -> None:
         == [("question", "blocked_prompt")] * 2 + [("question", "blocked_output")] + [("answer", "invalid_request")] * 2
     )
     scene.bench.service.faults.clear()
-    nothing = "0 conversations are ready again, 0 halts were lifted.\n"
+    nothing = "0 conversations ready again, 0 halts lifted.\n"
     assert scene.run("retry", "--round", "3").out == nothing
     assert scene.run("retry", "--stage", "correction").out == nothing
     assert scene.run("retry", "--stage", "answer", "--reason", "blocked_prompt").out == nothing
@@ -178,6 +178,8 @@ def test_retry_by_round_stage_and_reason(make_bench: Make) -> None:
 
 @pytest.mark.parametrize("command", ["retry", "cancel", "clean"])
 def test_on_a_root_without_anything(make_bench: Make, command: str) -> None:
-    result = make_bench().run(command)
-    assert result.code == (2 if command == "retry" else 0)
+    bench = make_bench()
+    result = bench.run(command)
+    assert result.code == 2
+    assert not (bench.root / "data").exists()
     assert "Traceback" not in result.err
