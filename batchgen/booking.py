@@ -6,8 +6,9 @@ was sent and what came back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -25,12 +26,16 @@ from batchgen.session import Session, log
 
 
 class Ending(NamedTuple):
-    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error."""
+    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error.
+
+    `refused` are conversations that a batch which bought nothing leaves behind: number -> why.
+    """
 
     absent: Reason
     why: str
     state: str = "collected"
     error: str | None = None
+    refused: Mapping[int, str] = MappingProxyType({})
 
 
 def ending_file(layout: Layout, batch: Batch) -> Path:
@@ -43,7 +48,23 @@ def read_ending(path: Path) -> Ending | None:
     if not path.exists():
         return None
     value = orjson.loads(path.read_bytes())
-    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"])
+    refused = {int(number): why for number, why in value.get("refused", {}).items()}
+    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused)
+
+
+def release(
+    session: Session, batch: Batch, state: str, *, error: str, refused: Mapping[int, str] | None = None
+) -> None:
+    """End a batch that bought nothing: its ending is kept, its conversations are ready again but for the `refused`."""
+    ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}))
+    _keep_ending(session, batch, ending)
+    session.store.release(batch, state, error=error, refused=refused)
+
+
+def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
+    record = {"model": batch.model, "provider": batch.provider, **ending._asdict()}
+    record["refused"] = {str(number): why for number, why in ending.refused.items()}
+    write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
 
 
 def replies(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
@@ -88,8 +109,7 @@ def settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: End
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
     from batchgen.merge import merge
 
-    record = {"model": batch.model, "provider": batch.provider, **ending._asdict()}
-    write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
+    _keep_ending(session, batch, ending)
     crashpoint("ending_written")
     keys = session.names().keys(session.store.held(batch.batch), batch)
     merged = merge(keys, replies, ending.absent, ending.why)

@@ -14,6 +14,8 @@ from batchgen.records import Row
 from batchgen.session import Session
 
 EXPECTED_CHARACTERS_PER_TOKEN = 4.5  # English; what a reply of the wanted length is expected to cost
+MOST_HALVINGS = 3  # of a batch for further attempts
+MOST_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
 
 
 class Limits(NamedTuple):
@@ -56,15 +58,12 @@ class Line(NamedTuple):
     output_ceiling: int
 
 
-def limits(session: Session, step: Step, attempt: int) -> Limits:
-    """The provider's limits and the configured ones; each further attempt goes in batches half as large.
-
-    A shard is the unit of loss, and large jobs expire more.
-    """
+def limits(session: Session, step: Step) -> Limits:
+    """The provider's limits and the configured ones."""
     provider = session.provider(step.stage)
     batches = session.settings.batches
     return Limits(
-        requests=max(min(batches.max_requests, provider.max_file_requests) >> (attempt - 1), 1),
+        requests=min(batches.max_requests, provider.max_file_requests),
         bytes=min(batches.max_bytes, provider.max_file_bytes),
         tokens=session.settings.provider(provider.name).enqueued_tokens,
         line_bytes=min(provider.max_line_bytes, batches.max_bytes, provider.max_file_bytes),
@@ -78,11 +77,12 @@ def shard(session: Session, step: Step, tried: int, *, after: int = 0) -> Shard 
     in `too_large` and left out.
     """
     attempt = tried + 1
-    bounds = limits(session, step, attempt)
+    bounds = limits(session, step)
+    rows = _fewer(session.store.ready(step, tried, after=after, limit=bounds.requests), bounds.requests)
     taken: list[Line] = []
     too_large: list[Row] = []
     size = tokens = 0
-    for line in lines(session, step, session.store.ready(step, tried, after=after, limit=bounds.requests), attempt):
+    for line in lines(session, step, rows, attempt):
         if len(line.line) > bounds.line_bytes or line.input_tokens > bounds.tokens:
             too_large.append(line.row)
             continue
@@ -92,6 +92,14 @@ def shard(session: Session, step: Step, tried: int, *, after: int = 0) -> Shard 
         size += len(line.line)
         tokens += line.input_tokens
     return _shard(session, step, attempt, taken, too_large) if taken or too_large else None
+
+
+def _fewer(rows: list[Row], most: int) -> list[Row]:
+    """Half as many for each time they failed: a batch is the unit of loss, and large jobs expire more.
+
+    What was never bought (a refusal, a create that was given up) is no failure.
+    """
+    return rows[: max(most >> min(rows[0].strikes, MOST_HALVINGS), 1)] if rows else rows
 
 
 def follow_up(session: Session, step: Step) -> bool:
@@ -118,7 +126,7 @@ def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterat
             history_messages=session.settings.history_messages,
             follow_up=along,
         )
-        ceiling = most << row.ceiling
+        ceiling = most << min(row.ceiling, MOST_DOUBLINGS)
         encoded = provider.line(
             names.key(row.number, step, attempt), asked, Parameters(model, ceiling, wanted.temperature)
         )

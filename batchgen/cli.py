@@ -96,6 +96,8 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 def prepared(session: Session) -> None:
     if not session.conversations:
         raise unprepared(session.layout.root)
+    if session.store.meta("rebuilding"):
+        raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
 
 def unprepared(root: Path) -> SetupError:
@@ -202,8 +204,14 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
             return
         sent = submit_steps(session, wanted)
         answer({"submitted": sent}, as_json=as_json, text=f"{counted(sent, 'batch')} submitted." if sent else "")
+        ready = any(session.store.ready_attempts(step) for step in wanted)
         if not sent and not session.troubles and not as_json:
-            click.echo(f"No conversation is ready for a {stage}.", err=True)
+            click.echo(
+                f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for."
+                if ready
+                else f"No conversation is ready for the {stage} stage.",
+                err=True,
+            )
         conclude(session)
 
 
@@ -223,7 +231,7 @@ def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> No
     with working(context) as session:
         prepared(session)
         if wait:
-            _wait(session, context, advance=advance)
+            _wait(session, context, advance=advance, as_json=as_json)
         else:
             done = tick(session, advance=advance)
             text = f"{counted(done.collected, 'batch')} collected, {done.submitted} submitted." if done.moved else ""
@@ -244,11 +252,11 @@ def run(context: Context) -> None:
     """
     with working(context) as session:
         prepared(session)
-        _wait(session, context, advance=True)
+        _wait(session, context, advance=True, as_json=False)
         conclude(session)
 
 
-def _wait(session: Session, context: Context, *, advance: bool) -> None:
+def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
     from batchgen import clock
     from batchgen.pipeline import wait
     from batchgen.progress import showing, summary
@@ -257,7 +265,8 @@ def _wait(session: Session, context: Context, *, advance: bool) -> None:
     live = sys.stderr.isatty() and not context.quiet
     with showing(session, live=live) as show:
         wait(session, advance=advance, sleep=clock.sleep, show=show)
-    click.echo(summary(read(session.store, session.settings, session.now())))
+    value = read(session.store, session.settings, session.now())
+    answer(value, as_json=as_json, text=summary(value))
 
 
 @cli.command()
@@ -350,7 +359,10 @@ def retry(context: Context, stage: str | None, number: int | None, reason: str |
 @json_option
 @click.pass_obj
 def cancel(context: Context, *, as_json: bool) -> None:
-    """Ask the providers to stop every batch in flight. What they finished until then is still collected."""
+    """Ask the providers to stop every batch in flight. What they finished until then is still collected.
+
+    What they did not finish is ready again: stop cron first, or the next `collect --advance` submits it.
+    """
     from batchgen.housekeeping import cancel as run
 
     with working(context) as session:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from batchgen import booking
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
-from batchgen.errors import BatchgenError, BatchLost, KeyRefused, NeedsPerson, NotReady, SetupError, StageStopped
+from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError, StageStopped
 from batchgen.fetch import fetch
 from batchgen.late import look_for_late_jobs
 from batchgen.outcomes import Reason
@@ -39,7 +39,10 @@ def collect(session: Session) -> int:
     in_flight = session.store.batches("in_flight")
     for name in dict.fromkeys(batch.provider for batch in in_flight):
         mine = [batch for batch in in_flight if batch.provider == name]
-        collected += _collect_provider(session, provider_row(name), mine)
+        try:
+            collected += _collect_provider(session, provider_row(name), mine)
+        except SetupError as error:
+            session.trouble(error)  # one provider's refused key is no reason to let the other's results expire
     look_for_late_jobs(session)
     return collected
 
@@ -51,7 +54,7 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
     for batch in own:
         try:
             collected += _visit(session, provider, batch, listed.get(batch.remote_id or ""))
-        except (KeyRefused, SetupError):
+        except SetupError:
             raise
         except NotReady as error:
             session.trouble(error)
@@ -81,7 +84,7 @@ def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> d
         return {}
     try:
         return {job.remote_id: job for job in session.remote(provider).jobs()}
-    except (KeyRefused, SetupError):
+    except SetupError:
         raise
     except (BatchgenError, *REFUSALS) as error:
         log.info("%s: no listing (%s); each batch is asked for", provider.name, error)

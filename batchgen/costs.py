@@ -38,6 +38,9 @@ FORMULAS: Mapping[str, Formula] = {
 }
 REQUEST_OVERHEAD_TOKENS = 12  # chat template and, where asked for, the JSON schema
 
+OTHER_LETTER_TOKENS = 0.5  # Cyrillic, Arabic, Thai, ...: not fitted, but a cap must not take them for nothing
+
+_LETTERS_OF_ANY_SCRIPT = re.compile(r"[^\W\d_]")
 _CJK = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]+")
 _ASCII_LATIN = re.compile(rb"[A-Za-z]+")
@@ -89,8 +92,16 @@ def _ascii(text: bytes) -> tuple[int, int, int, int, int, int]:
 
 def prompt_tokens(prompt: Prompt, formula: Formula) -> int:
     """Estimated input tokens of one request."""
-    said = sum(tokens(message.text, formula) for message in prompt.messages)
+    said = sum(tokens(message.text, formula) + other_scripts(message.text) for message in prompt.messages)
     return round(_system_tokens(prompt.system, formula) + said) + REQUEST_OVERHEAD_TOKENS
+
+
+def other_scripts(text: str) -> float:
+    """Estimated tokens of letters that the formula has no term for."""
+    if text.isascii():
+        return 0.0
+    fitted = len(_CJK.findall(text)) + sum(map(len, _LATIN.findall(text)))
+    return OTHER_LETTER_TOKENS * max(len(_LETTERS_OF_ANY_SCRIPT.findall(text)) - fitted, 0)
 
 
 @cache

@@ -44,13 +44,13 @@ class StepEstimate(NamedTuple):
 def estimate(session: Session) -> list[StepEstimate]:
     """The steps of the run that are not bought yet, in order."""
     by_state, accepted, rejected = session.store.totals()
-    alive = session.conversations - sum(rejected.values())
     replies = {stage: _reply_tokens(session, stage) for stage in STAGES}
     means = _mean_inputs(session, _sample(session), replies)
     found = []
     for step in session.steps():
         along = _brought_along(session, step)
         flying = sum(by_state.get((step.position, state), 0) for state in ("creating", "in_flight"))
+        alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
         reply = replies[step.stage] + (replies[Stage.QUESTION] if follow_up(session, step) else 0)
         found.append(_step(session, step, requests, means.get(step.position, 0.0), reply))
@@ -94,7 +94,7 @@ def _reply_tokens(session: Session, stage: Stage) -> float:
 def _sample(session: Session) -> Iterable[Conversation]:
     """Up to SAMPLE conversations, evenly spread over the run."""
     total = session.conversations
-    return session.store.conversations(list(range(1, total + 1, max(total // SAMPLE, 1))))
+    return session.store.conversations(list(range(1, total + 1, max(-(-total // SAMPLE), 1))))
 
 
 def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapping[Stage, float]) -> dict[int, float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from batchgen.dialogue import Step
-from batchgen.errors import BatchgenError, KeyRefused, NotReady, SetupError
+from batchgen.errors import BatchgenError, NotReady, SetupError
 from batchgen.late import may_appear
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
 from batchgen.reconcile import reconcile
-from batchgen.records import CANCEL_ASKED, Batch
+from batchgen.records import CANCEL_ASKED, KEY_UNKNOWN, Batch
 from batchgen.session import Session, log
 
 
@@ -29,7 +29,7 @@ def cancel(session: Session) -> int:
             continue
         try:
             session.remote(provider).cancel(batch.remote_id or "")
-        except (KeyRefused, SetupError):
+        except SetupError:
             raise
         except BatchgenError as error:
             session.trouble(error)
@@ -69,7 +69,7 @@ def clean(session: Session, only: Provider | None = None) -> int:
             continue  # its job would need the file
         try:
             session.remote(provider).delete_file(batch.remote_file)
-        except (KeyRefused, SetupError):
+        except SetupError:
             raise
         except BatchgenError as error:
             session.trouble(error)
@@ -101,4 +101,7 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
         if wait.until is None and not wait.scope.startswith("step/"):
             session.store.end_wait(wait.scope)
             halts += 1
+    for batch in session.store.batches("creating"):
+        if batch.key_fingerprint == KEY_UNKNOWN:  # the person who calls has looked: there is no such job
+            session.store.release(batch, "abandoned", error="given up by hand after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)

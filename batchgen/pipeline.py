@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 from batchgen.collect import collect
 from batchgen.dialogue import Step
-from batchgen.errors import NeedsPerson
+from batchgen.errors import NeedsPerson, SetupError
 from batchgen.guard import stopped
+from batchgen.providers import provider
 from batchgen.reconcile import reconcile
+from batchgen.records import Batch
 from batchgen.rounds import refresh
 from batchgen.session import Session
 from batchgen.settings import is_loopback
-from batchgen.status import LIVE_STATES
+from batchgen.status import FLYING, LIVE_STATES
 from batchgen.submit import submit
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -74,11 +76,21 @@ def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], sho
 
 def over(session: Session, *, advance: bool) -> bool:
     """Whether waiting longer changes nothing."""
-    if session.store.batches(*LIVE_STATES):
-        return False
-    if not advance or any(isinstance(error, NeedsPerson) for error in session.troubles):
+    if any(isinstance(error, SetupError) for error in session.troubles):
         return True
+    stuck = any(isinstance(error, NeedsPerson) for error in session.troubles)
+    if any(_watched(session, batch) for batch in session.store.batches(*FLYING)):
+        return False
+    if not advance or stuck:
+        return True
+    if session.store.batches(*LIVE_STATES):
+        return False  # planned or uploaded: the next tick submits them
     return not any(session.store.ready_attempts(step) for step in session.steps())
+
+
+def _watched(session: Session, batch: Batch) -> bool:
+    """Whether ticks with the keys at hand can learn how `batch` ends."""
+    return batch.key_fingerprint == session.fingerprint(provider(batch.provider))
 
 
 def longest_pause(session: Session) -> float:

@@ -24,6 +24,7 @@ WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by
 COMMON_SHARE = 0.02  # a word in more than this share of the texts distinguishes none (but COMMON_LEAST may, or half)
 COMMON_LEAST = 3
 AT_HOME = 3  # so many distinctive words of a reply in its own request, and it is in its place
+SMALL = 20  # replies
 SHARED_LEAST = 3  # distinctive words that a reply must share with a foreign request
 FIT = 0.05  # the least likeness (0 to 1) that counts as fitting; half of all replies are more than 0.1 like their own
 TIMES = 4.0  # how much more like the foreign request than like its own a reply must be
@@ -52,7 +53,9 @@ def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[s
     asked = {key: text[-CHARACTERS:].lower() for key, text in requests.items()}
     distinctive = _distinctive(said)
     # Nearly all replies are at home at the first glance; only the others and their requests are compared.
-    away = {key: found for key, found in said.items() if not _at_home(asked[key], found & distinctive)}
+    # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
+    least = AT_HOME if len(said) >= SMALL else 1
+    away = {key: found for key, found in said.items() if not _at_home(asked[key], found & distinctive, least)}
     lost = _Requests.of({key: words(text) for key, text in asked.items() if key in away or key not in said})
     found = _pattern(lost.elsewhere(away), len(said))
     if not found:
@@ -76,8 +79,8 @@ def _distinctive(texts: Mapping[str, set[str]]) -> set[str]:
     return {word for word, count in frequency.items() if count <= limit}
 
 
-def _at_home(asked: str, said: set[str]) -> bool:
-    return sum(word in asked for word in said) >= AT_HOME
+def _at_home(asked: str, said: set[str], least: int) -> bool:
+    return sum(word in asked for word in said) >= least
 
 
 def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:

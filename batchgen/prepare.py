@@ -12,7 +12,7 @@ from typing import NamedTuple
 from batchgen.dialogue import Turn
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout
-from batchgen.rebuild import keep_seeds
+from batchgen.rebuild import FACTS, keep_seeds, seeds_are_kept
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
@@ -44,6 +44,8 @@ def prepare(session: Session, options: Options) -> Prepared:
     path = resolve(options.source)
     identity = _identity(path, options)
     if session.store.meta("prepared") == identity:
+        if not seeds_are_kept(session):
+            keep_seeds(session, {name: session.store.meta(name) or "" for name in FACTS})
         refresh(session)
         return Prepared(session.conversations, path, None)
     if session.store.paid():

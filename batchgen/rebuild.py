@@ -21,11 +21,14 @@ from batchgen.files import Layout, hash_file, write_durably
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import as_object, read_lines
-from batchgen.records import Batch, Plan, Row
+from batchgen.records import KEY_UNKNOWN, Batch, Plan, Row
 from batchgen.rounds import refresh
 from batchgen.session import Session, log
 
 _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
+RELEASED = ("refused", "abandoned")
+REBUILDING = "rebuilding"
+FACTS = ("prepared", "source", "run")
 
 
 class Rebuilt(NamedTuple):
@@ -63,28 +66,43 @@ def keep_seeds(session: Session, facts: Mapping[str, str]) -> None:
     write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
 
 
+def seeds_are_kept(session: Session) -> bool:
+    """Whether the files beside the requests belong to this run. A kill may have come between the store and them."""
+    if not (session.layout.root / "requests" / "seeds.jsonl.zst").exists():
+        return False
+    try:
+        return _facts(session.layout).get("run") == session.store.meta("run")
+    except InputError:
+        return False
+
+
 def rebuild(session: Session) -> Rebuilt:
     """Fill an empty store from the files. Raises SetupError when it is not empty, InputError without the files."""
-    if session.conversations:
+    if session.conversations and not session.store.meta(REBUILDING):
         raise SetupError(
             f"{session.layout.store} holds a run already; nothing was changed.",
             do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
         )
     sent = sorted(_request_files(session.layout), key=lambda one: one.serial)
-    conversations = session.store.replace_seeds(_seeds(session.layout), _facts(session.layout))
+    # Until the end nothing else may work with this store: it would buy what is not settled again yet.
+    facts = {**_facts(session.layout), REBUILDING: "1"}
+    conversations = session.store.replace_seeds(_seeds(session.layout), facts)
     latest = {number: one.serial for one in sent for number in one.numbers}
     settled = unknown = 0
     for one in sent:
         batch = _enter(session, one)
         ending = booking.read_ending(booking.ending_file(session.layout, batch))
-        if ending is not None:
+        if ending is not None and ending.state in RELEASED:
+            session.store.release(batch, ending.state, error=ending.why, refused=ending.refused)
+        elif ending is not None:
             _settle(session, batch, ending)
             settled += 1
-        elif all(latest[number] > one.serial for number in one.numbers):
+        elif any(latest[number] > one.serial for number in one.numbers):
             session.store.release(batch, "refused", error="left no results, and its conversations were asked again")
         else:
             _leave_open(session, batch)
             unknown += 1
+    session.store.forget_meta(REBUILDING)
     refresh(session)
     return Rebuilt(conversations, settled, unknown)
 
@@ -183,4 +201,4 @@ def _result_files(layout: Layout, batch: Batch) -> Sequence[Path]:
 def _leave_open(session: Session, batch: Batch) -> None:
     """A batch without an ending may be in flight: it is treated as an unanswered create, and never bought again."""
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
-    session.store.update(batch, state="creating", intent_at=batch.planned_at, key_fingerprint="unknown")
+    session.store.update(batch, state="creating", intent_at=batch.planned_at, key_fingerprint=KEY_UNKNOWN)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from batchgen import booking
 from batchgen.crash import crashpoint
 from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.records import Batch
+from batchgen.records import KEY_UNKNOWN, Batch
 from batchgen.session import Session, log
 
 BLANKS = 2  # complete listings without the job
@@ -25,10 +26,10 @@ def reconcile(session: Session) -> None:
     unanswered = sorted(session.store.batches("creating"), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
         provider = provider_row(name)
-        mine = [batch for batch in group if _own(session, provider, batch)]
-        if not mine:
-            continue
         try:
+            mine = [batch for batch in group if _own(session, provider, batch)]
+            if not mine:
+                continue
             found = listed(session, provider)
         except BatchgenError as error:
             session.trouble(error)
@@ -53,6 +54,17 @@ def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
 def _own(session: Session, provider: Provider, batch: Batch) -> bool:
     if batch.key_fingerprint == session.fingerprint(provider):
         return True
+    if batch.key_fingerprint == KEY_UNKNOWN and provider.found_by_name:
+        return True
+    if batch.key_fingerprint == KEY_UNKNOWN:
+        session.trouble(
+            NeedsPerson(
+                f"{session.describe(batch)}: whether it was submitted is not known since the store was rebuilt.",
+                do=f"Look for a job with the input file {batch.name}.jsonl in the provider's console. If there is"
+                " none: batchgen retry makes its conversations ready again.",
+            )
+        )
+        return False
     session.trouble(
         NeedsPerson(
             f"{session.describe(batch)}: its create call was made with another key ({batch.key_fingerprint}).",
@@ -78,6 +90,7 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
         batch,
         state="in_flight",
         remote_id=oldest.remote_id,
+        key_fingerprint=session.fingerprint(provider),
         submitted_at=batch.intent_at,
         blanks=0,
         first_blank_at=None,
@@ -107,7 +120,7 @@ def _not_there(session: Session, batch: Batch) -> None:
     waited = now - (batch.intent_at or now)
     if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
         log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
-        session.store.release(batch, "abandoned", error="no job was found for an unanswered create call")
+        booking.release(session, batch, "abandoned", error="no job was found for an unanswered create call")
         crashpoint("abandoned")
         return
     session.store.update(batch, blanks=min(blanks, BLANKS), first_blank_at=first)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from batchgen.dialogue import Step
 from batchgen.outcomes import Reason
 
+KEY_UNKNOWN = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
 CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the batch has ended
 
 

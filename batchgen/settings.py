@@ -144,7 +144,8 @@ def environment(root: Path) -> dict[str, str]:
         name, sign, value = line.strip().removeprefix("export ").partition("=")
         if sign and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("\"'")
-    return {**values, **os.environ}
+    # An empty variable (KEY= in a crontab) hides nothing.
+    return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
 
 
 def api_key(variables: dict[str, str], name: str) -> str:

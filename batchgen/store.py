@@ -96,6 +96,18 @@ class Store:
                 self._database.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several reads of one moment, while somebody else writes. Inside a transaction they are that already."""
+        own = not self._database.in_transaction
+        if own:
+            self._database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if own:
+                self._database.execute("COMMIT")
+
     # ---- what a run is
 
     def meta(self, key: str) -> str | None:
@@ -106,6 +118,9 @@ class Store:
         """Learn a fact; one write only when it is new."""
         if self.meta(key) != value:
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def forget_meta(self, key: str) -> None:
+        self._database.execute("DELETE FROM meta WHERE key = ?", (key,))
 
     def replace_seeds(self, seeds: Iterable[Turn], meta: Mapping[str, str]) -> int:
         """Fill an unpaid store with round 1, in place of whatever it held. Returns the number of conversations."""

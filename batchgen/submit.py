@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from batchgen import build
+from batchgen import booking, build
 from batchgen.build import Shard
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
@@ -28,6 +28,7 @@ from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
 from batchgen.housekeeping import clean
 from batchgen.outcomes import Reason
+from batchgen.providers import provider as provider_row
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
 from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch, Plan, Wait
@@ -55,7 +56,11 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
         if not attempts:
             session.store.end_wait(_scope(step))
             continue
-        session.pin_models()
+        try:
+            session.pin_models()
+        except Temporary as error:
+            session.trouble(error)
+            break
         for tried in attempts:
             sent += _submit_step(session, step, tried, halted)
     return sent
@@ -98,7 +103,7 @@ def _guarded(session: Session, batch: Batch, halted: set[str]) -> bool:
     except _Stop:
         halted.add(scope)
         return False
-    except (KeyRefused, SetupError):
+    except SetupError:
         raise
     except BatchgenError as error:
         session.trouble(error)
@@ -211,7 +216,7 @@ def plan(session: Session, shard: Shard) -> Batch:
 
 def _send(session: Session, batch: Batch) -> Batch:
     """Bring one planned batch to the provider. Raises what went wrong; the ledger says how far it came."""
-    provider = session.provider(batch.step.stage)
+    provider = provider_row(batch.provider)
     batch = _upload(session, provider, batch)
     if batch.intent_at is not None and (found := _found_again(session, provider, batch)):
         return found
@@ -262,7 +267,7 @@ def _check_file(session: Session, batch: Batch) -> None:
     except FileNotFoundError:
         same = False
     if not same:
-        session.store.release(batch, "refused", error="the request file is not what was planned")
+        booking.release(session, batch, "refused", error="the request file is not what was planned")
         raise Temporary(
             f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."
         )
@@ -333,7 +338,7 @@ def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoRetu
     refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
     if not refused:
         _halt(session, batch, str(error))
-    session.store.release(batch, "refused", error=str(error), refused=refused)
+    booking.release(session, batch, "refused", error=str(error), refused=refused)
     raise Temporary(
         f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
         do="See data/rejected.jsonl; the others are submitted again.",
@@ -342,7 +347,7 @@ def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoRetu
 
 def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
     reason = f"{batch.provider} does not serve {batch.model}: {message}"
-    session.store.release(batch, "refused", error=reason)
+    booking.release(session, batch, "refused", error=reason)
     session.store.wait(Wait(f"{batch.provider}/{batch.model}", None, 1, reason))
     session.trouble(StageStopped(reason, do=f"Set another model in batchgen.toml: [{batch.provider}] models = [...]."))
     raise _Stop
@@ -350,7 +355,7 @@ def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
 
 def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
     """A refusal that would come again: the step waits for a person instead of asking at every tick."""
-    session.store.release(batch, "refused", error=message)
+    booking.release(session, batch, "refused", error=message)
     session.store.wait(Wait(f"halt/{batch.position}", None, 1, f"{batch.step} was refused: {message}"))
     session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
     raise _Stop

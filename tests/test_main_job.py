@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conftest import SHARED, Bench, seeds
+
+from batchgen.local.faults import Fault, Status
+
+if TYPE_CHECKING:
+    import pytest
 
 STAGES = ("question", "answer", "correction")
 
@@ -71,6 +77,28 @@ def test_rows_flow_in_several_batches_and_steps_at_once(make_bench: Callable[...
     assert [batch["requests"] for batch in bench.status()["batches"]] == [3, 3, 3, 1]
     bench.ticks(seconds=10.0)
     assert shape(bench) == (10, {(3, 3)})
+
+
+def test_waiting_ends_when_nothing_can_be_learnt(bench: Bench) -> None:
+    """What is uploaded but not created is no reason to wait without --advance, nor what max_usd forbids with it."""
+    bench.prepare(seeds(3))
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota"), times=1))
+    assert bench.run("submit", "--stage", "question").code == 75
+    assert bench.run("collect", "--wait").code == 0
+    bench.configure("max_usd = 0.0000001\n")
+    bench.service.world.advance(3 * 3600)
+    assert bench.run("run").code == 3
+
+
+def test_one_refused_key_does_not_hold_back_the_other_provider(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.configure("[batches]\nmax_requests = 2\n")
+    bench.prepare(seeds(4))
+    bench.run("submit", "--stage", "question")
+    bench.run("collect")
+    bench.run("submit", "--stage", "answer")
+    monkeypatch.delenv("GEMINI_API_KEY")
+    assert bench.run("collect").code == 0
+    assert bench.status()["steps"][1]["done"] == 4
 
 
 def test_real_rows(bench: Bench) -> None:

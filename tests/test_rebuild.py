@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from conftest import Bench, seeds
 
+from batchgen.local.faults import Fault, Status
+
 if TYPE_CHECKING:
     import pytest
 
@@ -44,14 +46,61 @@ def test_a_lost_store_is_built_again_without_network(bench: Bench, monkeypatch: 
     assert len(bench.service.world.seen()) == calls
 
 
-def test_a_batch_whose_end_is_not_known_is_not_bought_again(bench: Bench) -> None:
+def forget(bench: Bench) -> None:
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+
+
+def test_a_batch_whose_end_is_not_known_is_looked_for_and_adopted(bench: Bench) -> None:
     bench.prepare(seeds(3))
     bench.run("submit", "--stage", "question")
-    (bench.root / "data" / "batchgen.sqlite").unlink()
+    forget(bench)
     assert bench.run("rebuild", "--json").json["open"] == 1
     posts = len(bench.service.world.posts)
-    assert bench.run("collect", "--advance").code == 3
+    assert bench.run("collect").code == 0
+    assert bench.status()["steps"][0]["done"] == 3
     assert len(bench.service.world.posts) == posts
+
+
+def test_at_together_somebody_must_look(bench: Bench) -> None:
+    """Its jobs carry no name of ours, and which file was uploaded is forgotten."""
+    bench.prepare(seeds(3))
+    bench.run("submit", "--stage", "question")
+    bench.run("collect")
+    bench.run("submit", "--stage", "answer")
+    forget(bench)
+    assert bench.run("rebuild", "--json").json["open"] == 1
+    posts = len(bench.service.world.posts)
+    asked = bench.run("collect", "--advance")
+    assert asked.code == 3
+    assert "batchgen retry" in asked.err
+    assert len(bench.service.world.posts) == posts
+    bench.run("retry")
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+
+
+def test_lines_that_were_refused_are_remembered(bench: Bench) -> None:
+    bench.service.faults.add(
+        Fault(provider="gemini", endpoint="create", action=Status(400, "Error on line 2: invalid JSON"))
+    )
+    bench.prepare(seeds(4))
+    bench.ticks()
+    files = bench.files()
+    assert [row["reason"] for row in bench.rows("rejected.jsonl")] == ["invalid_request"]
+    forget(bench)
+    assert bench.run("rebuild").code == 0
+    assert bench.files() == files
+
+
+def test_an_interrupted_rebuild_is_worked_with_by_nobody(bench: Bench) -> None:
+    troubled(bench)
+    files = bench.files()
+    forget(bench)
+    assert bench.spawn("rebuild", BATCHGEN_CRASH="batch_settled:2").returncode < 0
+    refused = bench.run("collect", "--advance")
+    assert (refused.code, "half rebuilt" in refused.err) == (2, True)
+    assert bench.run("rebuild").code == 0
+    assert bench.files() == files
 
 
 def test_a_store_that_holds_a_run_is_left_alone(bench: Bench) -> None:
