@@ -21,11 +21,6 @@ def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any
     wanted = steps(settings.rounds)
     if store is None:
         return _answer(0, settings, [_step(step, 0, 0, 0, 0) for step in wanted], [], (0.0, 0.0, 0.0), {}, {})
-    with store.snapshot():
-        return _status(store, settings, now, wanted)
-
-
-def _status(store: Store, settings: Settings, now: float, wanted: list[Step]) -> dict[str, Any]:
     total = int(store.meta("conversations") or 0)
     by_state, accepted, rejected = store.totals()
     rows, entered = [], total

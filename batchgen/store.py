@@ -96,18 +96,6 @@ class Store:
                 self._database.execute("ROLLBACK")
             raise
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Several reads of one moment, while somebody else writes. Inside a transaction they are that already."""
-        own = not self._database.in_transaction
-        if own:
-            self._database.execute("BEGIN")
-        try:
-            yield
-        finally:
-            if own:
-                self._database.execute("COMMIT")
-
     # ---- what a run is
 
     def meta(self, key: str) -> str | None:
