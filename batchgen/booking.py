@@ -16,7 +16,7 @@ import orjson
 from batchgen.costs import Rate
 from batchgen.crash import crashpoint
 from batchgen.files import Layout, write_durably
-from batchgen.outcomes import Reason, Reply, accept
+from batchgen.outcomes import Reason, Reply, Usage, accept
 from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 from batchgen.prompts import fields_of
 from batchgen.providers.base import Provider
@@ -105,6 +105,23 @@ def _requests(session: Session, batch: Batch) -> dict[str, str]:
     }
 
 
+def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
+    """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
+    from batchgen.merge import merge
+
+    replies = [provider.reply(line, ()) for line in read_lines(raw)]
+    usages = _priced(session, batch, merge({}, replies, Reason.MISSING, "").usage)
+    session.store.settle(batch, [], usages, state=batch.state, max_attempts=1, collected_at=session.now())
+
+
+def _priced(
+    session: Session, batch: Batch, usage: Mapping[Reason, tuple[int, Usage]]
+) -> dict[Reason, tuple[int, Usage, float | None]]:
+    """(requests, tokens, USD) by reason; USD None where the model's price is unknown."""
+    rate: Rate | None = session.rate(batch.model)
+    return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
+
+
 def settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: Ending) -> None:
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
     from batchgen.merge import merge
@@ -113,8 +130,7 @@ def settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: End
     crashpoint("ending_written")
     keys = session.names().keys(session.store.held(batch.batch), batch)
     merged = merge(keys, replies, ending.absent, ending.why)
-    rate: Rate | None = session.rate(batch.model)
-    usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in merged.usage.items()}
+    usages = _priced(session, batch, merged.usage)
     if merged.strangers or merged.keyless:
         log.warning(
             "%s: %d lines for requests that it does not hold and %d without a key are left aside",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from batchgen.costs import FORMULAS, prompt_tokens
-from batchgen.dialogue import Stage, Step
+from batchgen.costs import FORMULAS, input_margin, prompt_tokens
+from batchgen.dialogue import Step
+from batchgen.forecast import follow_up, output_tokens
 from batchgen.outcomes import Usage
 from batchgen.prompts import prompt
 from batchgen.providers.base import Parameters
 from batchgen.records import Row
 from batchgen.session import Session
 
-EXPECTED_CHARACTERS_PER_TOKEN = 4.5  # English; what a reply of the wanted length is expected to cost
 MOST_HALVINGS = 3  # of a batch for further attempts
 MOST_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
 
@@ -30,7 +30,8 @@ class Limits(NamedTuple):
 class Shard(NamedTuple):
     """The content of one request file, and what it is expected to cost (USD; None: price unknown).
 
-    `reserved_usd` is the most it can cost: every reply as long as its ceiling.
+    `reserved_usd` is the most it can cost: every reply as long as its ceiling, the input by its margin more than
+    estimated.
     """
 
     step: Step
@@ -102,13 +103,6 @@ def _fewer(rows: list[Row], most: int) -> list[Row]:
     return rows[: max(most >> min(rows[0].strikes, MOST_HALVINGS), 1)] if rows else rows
 
 
-def follow_up(session: Session, step: Step) -> bool:
-    """Whether requests of `step` ask for the next round's question along: `ask_next`, but not in the last round."""
-    return (
-        step.stage is Stage.CORRECTION and step.round < session.settings.rounds and session.settings.correction.ask_next
-    )
-
-
 def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterator[Line]:
     """The request of each row, in order, encoded for the stage's provider."""
     provider = session.provider(step.stage)
@@ -134,11 +128,11 @@ def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterat
 
 
 def _shard(session: Session, step: Step, attempt: int, taken: list[Line], too_large: list[Row]) -> Shard:
-    wanted = session.settings.stage(step.stage)
     rate = session.rate(session.model(session.provider(step.stage)))
     tokens = sum(line.input_tokens for line in taken)
     ceiling = sum(line.output_ceiling for line in taken)
-    expected = min(round(wanted.target_characters / EXPECTED_CHARACTERS_PER_TOKEN), wanted.max_output_tokens)
+    expected = Usage(input=tokens, output=round(output_tokens(session, step) * len(taken)))
+    most = Usage(input=round(tokens * (1 + input_margin(len(taken)))), output=ceiling)
     return Shard(
         step=step,
         attempt=attempt,
@@ -147,7 +141,7 @@ def _shard(session: Session, step: Step, attempt: int, taken: list[Line], too_la
         too_large=tuple(too_large),
         input_tokens=tokens,
         output_ceiling=ceiling,
-        estimated_usd=rate.usd(Usage(input=tokens, output=expected * len(taken))) if rate else None,
-        reserved_usd=rate.usd(Usage(input=tokens, output=ceiling)) if rate else None,
+        estimated_usd=rate.usd(expected) if rate else None,
+        reserved_usd=rate.usd(most) if rate else None,
         follow_up=follow_up(session, step),
     )

@@ -18,6 +18,7 @@ from batchgen.formats import FORMATS
 from batchgen.patterns import LANGUAGES
 from batchgen.prompts import prompt
 from batchgen.quality import FLAGS, LABELS
+from batchgen.receipt import money
 from batchgen.seeds import container
 from batchgen.session import Session
 from batchgen.status import timestamp
@@ -203,10 +204,11 @@ def _growth(session: Session) -> str:
     table = _table(("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())])
     began = timestamp(min((batch.submitted_at or batch.planned_at for batch in batches), default=None))
     ended = timestamp(max((batch.collected_at or batch.planned_at for batch in batches), default=None))
-    spent = session.store.money()[2]
+    paid = money(session.store, session.settings)
+    least = "at least " if paid.unpriced else ""
     return (
         f"## How it was made\n\n{table}\n\nFirst batch sent {began}, last one read {ended}. All batches together cost"
-        f" ${spent:.4f} by the prices known to batchgen."
+        f" {least}${paid.spent:.4f} by the prices known to batchgen."
     )
 
 

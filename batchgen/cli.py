@@ -19,6 +19,7 @@ from batchgen import __version__
 from batchgen.dialogue import FIRST_ROUND, Stage
 from batchgen.errors import BatchgenError, SetupError
 from batchgen.exits import interrupted, os_error, speak_utf8, tell
+from batchgen.outcomes import Reason
 from batchgen.words import counted
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from batchgen.settings import Settings
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
+REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 
 
@@ -290,6 +292,29 @@ def status(context: Context, *, as_json: bool) -> None:
 @cli.command()
 @json_option
 @click.pass_obj
+def receipt(context: Context, *, as_json: bool) -> None:
+    """What was really paid, per step and model, beside the estimate. Works beside other commands.
+
+    The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
+    """
+    from batchgen.dialogue import steps
+    from batchgen.files import Layout
+    from batchgen.receipt import as_text
+    from batchgen.receipt import receipt as read
+    from batchgen.store import Store, translating
+
+    path, settings = Layout(context.root).store, context.settings()
+    with translating(path):
+        store = Store.read(path)
+        if store is None:
+            raise unprepared(context.root)
+        value = read(store, settings, steps(settings.rounds))
+    answer(value, as_json=as_json, text=as_text(value))
+
+
+@cli.command()
+@json_option
+@click.pass_obj
 def verify(context: Context, *, as_json: bool) -> None:
     """Check the finished dataset: schema, shape, and every text against the raw result line it came from."""
     from batchgen.verify import verify as run
@@ -335,11 +360,16 @@ def export(  # noqa: PLR0913 - one parameter an option
 @cli.command()
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
-@click.option("--reason", help="Only conversations rejected for this reason (see data/rejected.jsonl).")
+@click.option(
+    "--reason",
+    type=click.Choice(REASONS),
+    metavar="REASON",
+    help="Only conversations rejected for this reason (see data/rejected.jsonl).",
+)
 @json_option
 @click.pass_obj
 def retry(context: Context, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
-    """Make rejected conversations ready again, with all their attempts before them, and lift halts.
+    """Make rejected conversations ready again, with all their attempts before them, and lift halts of their steps.
 
     \b
       batchgen retry --stage correction --reason truncated
@@ -375,13 +405,40 @@ def cancel(context: Context, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def clean(context: Context, *, as_json: bool) -> None:
-    """Delete the input files of settled batches at the providers. Touches nothing that this run did not create."""
+    """Delete input files and finished jobs at the providers. Touches nothing that this run did not create.
+
+    Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
+    """
     from batchgen.housekeeping import clean as run
 
     with working(context) as session:
-        deleted = run(session)
-        answer({"deleted": deleted}, as_json=as_json, text=f"{counted(deleted, 'input file')} deleted.")
+        done = run(session)
+        text = f"{counted(done.files, 'input file')} and {counted(done.jobs, 'finished job')} deleted."
+        answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
         conclude(session)
+
+
+@cli.command()
+@click.argument("provider", type=click.Choice(["gemini", "together"]))
+@click.argument("model", required=False)
+@json_option
+@click.pass_obj
+def switch(context: Context, provider: str, model: str | None, *, as_json: bool) -> None:
+    """Ask another model from now on: MODEL, or the next one of the provider's list that is served.
+
+    A run stays with the model that it began with. When that model is gone its stages halt (status 3) until this
+    command, or a changed list in batchgen.toml, names another. What is in flight stays where it is.
+
+    \b
+      batchgen switch together
+      batchgen switch together Qwen/Qwen3.5-9B
+    """
+    from batchgen.housekeeping import switch as run
+
+    with working(context) as session:
+        prepared(session)
+        chosen = run(session, provider, model)
+        answer({"provider": provider, "model": chosen}, as_json=as_json, text=f"{provider}: {chosen} from now on.")
 
 
 @cli.command()

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from batchgen import booking
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
-from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError, StageStopped
+from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
 from batchgen.fetch import fetch
 from batchgen.late import look_for_late_jobs
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
-from batchgen.records import CANCEL_ASKED, Batch, Wait
+from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session, log
 from batchgen.waits import pause
 
@@ -224,11 +224,9 @@ def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:
     if job.state is JobState.FAILED and not has_rows:
         scope = f"{batch.provider}/{batch.model}"
         if speaks_of_model(job.error):
-            reason = f"{batch.provider} does not serve {batch.model}: {job.error}"
-            session.store.wait(Wait(scope, None, 1, reason))
-            do = f"Set another model in batchgen.toml: [{batch.provider}] models = [...]."
-            session.trouble(StageStopped(reason, do=do))
-            return Ending(Reason.NOT_SENT, reason, error=job.error)
+            session.model_gone(batch.provider, batch.model, job.error)
+            why = f"{batch.provider} does not serve {batch.model}: {job.error}"
+            return Ending(Reason.NOT_SENT, why, error=job.error)
         if speaks_of_quota(job.error):
             pause(session.store, scope, f"{batch.provider}: the job failed for a quota: {job.error}", session.now())
             return Ending(Reason.NOT_SENT, job.error, error=job.error)

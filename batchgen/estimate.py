@@ -1,8 +1,7 @@
 """What the rest of a run will cost, before it is paid: tokens, dollars and batches per step. No network.
 
 A sample of the conversations is carried on to the end with filler of the expected length in place of texts that do not
-exist yet, and each request is built and counted as `submit` would. Where a stage has answered already, its replies are
-expected to be as long as they really were.
+exist yet, and each request is built and counted as `submit` would.
 """
 
 from __future__ import annotations
@@ -12,18 +11,16 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-from batchgen.build import follow_up
 from batchgen.costs import FORMULAS, prompt_tokens, standard_rate
 from batchgen.dialogue import STAGES, Conversation, Stage, Step
+from batchgen.forecast import follow_up, output_tokens, text_tokens
 from batchgen.outcomes import Usage
 from batchgen.prompts import prompt
+from batchgen.receipt import money
 from batchgen.session import Session
 from batchgen.store import turns
 
 SAMPLE = 200
-QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
-CHARACTERS_PER_TOKEN = 4.5  # English
-JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
 FILLER = "word "  # about one token each
 
 
@@ -44,23 +41,22 @@ class StepEstimate(NamedTuple):
 def estimate(session: Session) -> list[StepEstimate]:
     """The steps of the run that are not bought yet, in order."""
     by_state, accepted, rejected = session.store.totals()
-    replies = {stage: _reply_tokens(session, stage) for stage in STAGES}
-    means = _mean_inputs(session, _sample(session), replies)
+    texts = {stage: text_tokens(session, stage) for stage in STAGES}
+    means = _mean_inputs(session, _sample(session), texts)
     found = []
     for step in session.steps():
         along = _brought_along(session, step)
         flying = sum(by_state.get((step.position, state), 0) for state in ("creating", "in_flight"))
         alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
-        reply = replies[step.stage] + (replies[Stage.QUESTION] if follow_up(session, step) else 0)
-        found.append(_step(session, step, requests, means.get(step.position, 0.0), reply))
+        found.append(_step(session, step, requests, means.get(step.position, 0.0)))
     return found
 
 
-def _step(session: Session, step: Step, requests: int, mean_input: float, reply: float) -> StepEstimate:
+def _step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
     provider = session.provider(step.stage)
     model = session.model(provider)
-    used = Usage(input=round(mean_input * requests), output=round(reply * requests))
+    used = Usage(input=round(mean_input * requests), output=round(output_tokens(session, step) * requests))
     batch, online = session.rate(model), standard_rate(model)
     limits = session.settings.batches
     return StepEstimate(
@@ -79,16 +75,6 @@ def _step(session: Session, step: Step, requests: int, mean_input: float, reply:
 def _brought_along(session: Session, step: Step) -> bool:
     """Whether a question is written together with the correction before it."""
     return step.stage is Stage.QUESTION and follow_up(session, Step(step.round - 1, Stage.CORRECTION))
-
-
-def _reply_tokens(session: Session, stage: Stage) -> float:
-    """Expected output tokens of one reply: what the stage's accepted replies really took, else what it is asked for."""
-    requests, tokens = session.store.output_of([step.position for step in session.steps() if step.stage is stage])
-    if requests:
-        return tokens / requests
-    wanted = session.settings.stage(stage)
-    text = QUESTION_TOKENS if stage is Stage.QUESTION else wanted.target_characters / CHARACTERS_PER_TOKEN
-    return min(text + (0 if stage is Stage.ANSWER else JSON_TOKENS), wanted.max_output_tokens)
 
 
 def _sample(session: Session) -> Iterable[Conversation]:
@@ -128,7 +114,8 @@ def _input(session: Session, conversation: Conversation, step: Step) -> int:
 
 def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:
     """(JSON value, text) of an estimate, with the rates it was made with and the dates they were seen."""
-    _, reserved, spent = session.store.money()
+    paid = money(session.store, session.settings)
+    least = "at least " if paid.unpriced else ""
     total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
     value = {
         "steps": [
@@ -141,8 +128,9 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         ],
         "usd": total,
         "online_usd": online,
-        "spent_usd": spent,
-        "reserved_usd": reserved,
+        "spent_usd": paid.spent,
+        "reserved_usd": paid.reserved,
+        "unpriced_requests": paid.unpriced,
     }
     lines = [
         f"{'step':<20}{'requests':>9}{'batches':>8}{'tokens in':>12}{'tokens out':>12}{'batch $':>10}{'online $':>10}"
@@ -154,7 +142,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
     ]
     lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>10}", ""]
     lines += [_rate_line(session, model) for model in dict.fromkeys(one.model for one in found)]
-    lines.append(f"spent so far ${spent:.4f}, reserved for what is in flight ${reserved:.4f}")
+    lines.append(f"spent so far {least}${paid.spent:.4f}, reserved for what is in flight {least}${paid.reserved:.4f}")
     return value, "\n".join(lines)
 
 

@@ -35,6 +35,10 @@ class Layout(NamedTuple):
     def rejected(self) -> Path:
         return self.data / "rejected.jsonl"
 
+    @property
+    def receipt(self) -> Path:
+        return self.data / "receipt.json"
+
     def requests(self, step: Step, batch: str) -> Path:
         return self.root / "requests" / f"round{step.round}" / step.stage / f"{batch}.jsonl"
 

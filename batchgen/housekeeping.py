@@ -1,4 +1,4 @@
-"""`cancel`, `clean` and `retry`. Only what this run created is ever touched."""
+"""`cancel`, `clean`, `retry` and `switch`. Only what this run created is ever touched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchgen.late import may_appear
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
 from batchgen.reconcile import reconcile
-from batchgen.records import CANCEL_ASKED, KEY_UNKNOWN, Batch
+from batchgen.records import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.session import Session, log
 
 
@@ -53,11 +53,48 @@ def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:
         return False
 
 
-def clean(session: Session, only: Provider | None = None) -> int:
-    """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted.
+class Cleaned(NamedTuple):
+    """How much `clean` deleted at the providers."""
 
-    Results and jobs stay where they are: neither provider offers a delete for both that is known to work.
-    """
+    files: int
+    jobs: int
+
+
+def clean(session: Session) -> Cleaned:
+    """Delete the remote input files of settled batches, and the finished jobs whose results are on this disk."""
+    return Cleaned(clean_files(session), _clean_jobs(session))
+
+
+def _clean_jobs(session: Session) -> int:
+    """Delete the remote jobs of collected batches, where the provider has a call for it."""
+    deleted, failing = 0, set[str]()
+    for batch in session.store.batches("collected"):
+        provider = provider_row(batch.provider)
+        if not batch.remote_id or batch.remote_state == JOB_DELETED or batch.provider in failing:
+            continue
+        if batch.key_fingerprint != session.fingerprint(provider):
+            continue
+        try:
+            gone = session.remote(provider).delete_job(batch.remote_id)
+        except SetupError:
+            raise
+        except JobMissing:
+            gone = True
+        except REFUSALS as error:
+            log.warning("%s: its job stays: %s", batch.name, error)
+            continue
+        except BatchgenError as error:
+            session.trouble(error)
+            failing.add(batch.provider)
+            continue
+        if gone:
+            session.store.update(batch, remote_state=JOB_DELETED)
+            deleted += 1
+    return deleted
+
+
+def clean_files(session: Session, only: Provider | None = None) -> int:
+    """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted."""
     deleted, failing = 0, set[str]()
     for batch in session.store.batches("collected", "refused", "abandoned", "lost"):
         provider = provider_row(batch.provider)
@@ -97,11 +134,32 @@ class Retried(NamedTuple):
 def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and lift halts."""
     halts = 0
+    scopes = {f"halt/{step.position}" for step in steps}
+    names = {session.provider(step.stage).name for step in steps}
     for wait in session.store.waits().values():
-        if wait.until is None and not wait.scope.startswith("step/"):
+        if wait.until is None and (wait.scope in scopes or wait.scope.partition("/")[0] in names):
             session.store.end_wait(wait.scope)
             halts += 1
     for batch in session.store.batches("creating"):
-        if batch.key_fingerprint == KEY_UNKNOWN:  # the person who calls has looked: there is no such job
+        if batch.key_fingerprint == KEY_UNKNOWN and batch.step in steps:  # who calls has looked: there is no such job
             session.store.release(batch, "abandoned", error="given up by hand after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
+
+
+def switch(session: Session, name: str, model: str | None) -> str:
+    """Pin another model of provider `name` for the rest of the run: `model`, or the next served one of its list.
+
+    What is in flight stays with the model that it was sent to. Returns the model. Raises SetupError, UnknownModel.
+    """
+    provider = provider_row(name)
+    listed = session.settings.provider(name).models
+    if model is not None and model not in listed:
+        raise SetupError(
+            f"{model} is not in the list of {name}: {', '.join(listed)}.",
+            do=f"Add it in batchgen.toml first: [{name}] models = [...].",
+        )
+    current = session.pinned(provider)
+    wanted = [model] if model is not None else [one for one in listed if one != current]
+    if model is not None:
+        session.store.end_wait(f"{name}/{model}")  # who names it wants it asked again
+    return session.pin(provider, wanted)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchgen.booking import supersede
 from batchgen.errors import BatchgenError
 from batchgen.fetch import fetch
-from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.providers.reading import read_lines
 from batchgen.reconcile import listed
 from batchgen.records import Batch
 from batchgen.session import Session, log
@@ -70,12 +69,5 @@ def _settle(session: Session, provider: Provider, batch: Batch, job: Job) -> Non
 
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
-    """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
-    from batchgen.merge import merge
-
     raw = fetch(session, session.remote(provider), batch, job, {}, strict=False)
-    replies = [provider.reply(line, ()) for line in read_lines(raw)]
-    rate = session.rate(batch.model)
-    usage = merge({}, replies, Reason.MISSING, "").usage
-    usages = {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
-    session.store.settle(batch, [], usages, state=batch.state, max_attempts=1, collected_at=session.now())
+    supersede(session, provider, batch, raw)

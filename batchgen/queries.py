@@ -28,11 +28,21 @@ MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes =
     WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)"""
 ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
     WHERE state IN ('uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
-MONEY = """SELECT coalesce(sum(estimated_usd), 0),
+LEDGER_USD = """SELECT coalesce(sum(estimated_usd), 0),
     coalesce(sum(CASE WHEN state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') THEN reserved_usd END), 0)
-    FROM batches"""
-SPENT = "SELECT coalesce(sum(usd), 0) FROM outcomes"
+    FROM batches WHERE state NOT IN ('refused', 'abandoned')"""
+RESERVED_WITHOUT_PRICE = """SELECT model, sum(requests), sum(input_tokens), sum(output_ceiling) FROM batches
+    WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') AND reserved_usd IS NULL
+    GROUP BY model ORDER BY model"""
+ESTIMATED = """SELECT position, coalesce(sum(estimated_usd), 0) FROM batches WHERE state = 'collected'
+    GROUP BY position"""
+BILLS = """SELECT b.position, b.provider, b.model, o.reason, sum(o.requests), sum(o.usd),
+    sum(o.input_tokens), sum(o.cached_tokens), sum(o.output_tokens), sum(o.thought_tokens)
+    FROM batches b JOIN outcomes o USING (batch)
+    GROUP BY b.position, b.provider, b.model, o.reason, o.usd IS NULL
+    ORDER BY b.position, b.provider, b.model, o.reason"""
 OUTPUT_OF = """SELECT coalesce(sum(o.requests), 0), coalesce(sum(o.output_tokens), 0)
-    FROM batches b JOIN outcomes o USING (batch) WHERE b.position = :at AND o.reason = 'accepted'"""
+    FROM batches b JOIN outcomes o USING (batch)
+    WHERE b.position = :at AND b.follow_up = :follow_up AND o.reason = 'accepted'"""
 STALE = "SELECT file FROM stale ORDER BY file"
 WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"

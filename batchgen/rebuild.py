@@ -94,6 +94,7 @@ def rebuild(session: Session) -> Rebuilt:
         ending = booking.read_ending(booking.ending_file(session.layout, batch))
         if ending is not None and ending.state in RELEASED:
             session.store.release(batch, ending.state, error=ending.why, refused=ending.refused)
+            _supersede(session, batch, ending.state)
         elif ending is not None:
             _settle(session, batch, ending)
             settled += 1
@@ -190,8 +191,18 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
     provider = provider_row(batch.provider)
     if batch.model:
         session.store.set_meta(f"model:{batch.provider}", batch.model)
-    raw = b"\n".join(path.read_bytes() for path in _result_files(session.layout, batch) if path.exists())
-    booking.settle(session, batch, booking.replies(session, provider, batch, raw), ending)
+    booking.settle(session, batch, booking.replies(session, provider, batch, _raw(session.layout, batch)), ending)
+
+
+def _supersede(session: Session, batch: Batch, state: str) -> None:
+    """The results of a job that turned up after it had been given up: billed, and used by nobody."""
+    if raw := _raw(session.layout, batch):
+        booking.supersede(session, provider_row(batch.provider), batch._replace(state=state), raw)
+
+
+def _raw(layout: Layout, batch: Batch) -> bytes:
+    """Everything that came back for a batch."""
+    return b"\n".join(path.read_bytes() for path in _result_files(layout, batch) if path.exists())
 
 
 def _result_files(layout: Layout, batch: Batch) -> Sequence[Path]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from batchgen.dialogue import Step
-from batchgen.outcomes import Reason
+from batchgen.outcomes import Reason, Usage
 
 KEY_UNKNOWN = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
+JOB_DELETED = "deleted"  # stands in `remote_state` of a collected batch whose job `clean` has removed
 CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the batch has ended
 
 
@@ -105,3 +106,15 @@ class Wait(NamedTuple):
     until: float | None
     hits: int
     reason: str
+
+
+class Bill(NamedTuple):
+    """What one step's requests to one model with one reason were billed; `usd` None: no price was known."""
+
+    position: int
+    provider: str
+    model: str
+    reason: Reason
+    requests: int
+    usd: float | None
+    usage: Usage

@@ -1,4 +1,4 @@
-"""The files that people read: each round's turns and histories, and who was left behind.
+"""The files that people read: each round's turns and histories, who was left behind, and the receipt.
 
 They are derived from the store and can be written anew at any time. A round file is replaced as a whole, atomically,
 when a conversation has completed that round.
@@ -14,9 +14,11 @@ import orjson
 from batchgen.crash import crashpoint
 from batchgen.dialogue import STAGES
 from batchgen.files import write_durably
+from batchgen.receipt import receipt
 from batchgen.session import Session
 
-REJECTED = "rejected"
+REJECTED, RECEIPT = "rejected", "receipt"
+PRICES = "receipt_prices"  # the user's prices that the receipt was written with
 
 
 def refresh(session: Session) -> list[Path]:
@@ -33,7 +35,17 @@ def refresh(session: Session) -> list[Path]:
         write_durably(session.layout.rejected, rejected_lines(session))
         session.store.fresh(REJECTED)
         written.append(session.layout.rejected)
+    if RECEIPT in stale or not session.layout.receipt.exists() or _prices_changed(session):
+        write_durably(session.layout.receipt, [receipt_line(session)])
+        session.store.set_meta(PRICES, repr(session.settings.prices))
+        session.store.fresh(RECEIPT)
+        written.append(session.layout.receipt)
     return written
+
+
+def _prices_changed(session: Session) -> bool:
+    """Whether the user has set prices since the receipt was written: what was unpriced may have one now."""
+    return session.store.meta(PRICES) != repr(session.settings.prices)
 
 
 def _there(session: Session, number: int) -> bool:
@@ -81,3 +93,8 @@ def rejected_lines(session: Session) -> Iterator[bytes]:
             "attempts": attempts,
         }
         yield orjson.dumps(row) + b"\n"
+
+
+def receipt_line(session: Session) -> bytes:
+    """The receipt as one JSON object."""
+    return orjson.dumps(receipt(session.store, session.settings, session.steps()), option=orjson.OPT_INDENT_2) + b"\n"

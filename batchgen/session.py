@@ -10,18 +10,27 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from batchgen import clock
-from batchgen.costs import Rate, rate
+from batchgen.costs import Rate, listed_models, rate
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, request_key, steps
-from batchgen.errors import BatchgenError, Temporary, UnknownModel
+from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
-from batchgen.records import Batch, Row
+from batchgen.records import Batch, Row, Wait
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.words import counted
 
 log = logging.getLogger("batchgen")
+
+
+def _pin(provider: str) -> str:
+    return f"model:{provider}"
+
+
+def _unproven(provider: str) -> str:
+    """The fact that a pinned model could not be asked beforehand."""
+    return f"unproven:{provider}"
 
 
 class Names(NamedTuple):
@@ -113,7 +122,7 @@ class Session:
 
     def pinned(self, provider: Provider) -> str | None:
         """The model this run was found to be served by, as long as the configuration still lists it."""
-        model = self.store.meta(f"model:{provider.name}")
+        model = self.store.meta(_pin(provider.name))
         return model if model in self.settings.provider(provider.name).models else None
 
     def model(self, provider: Provider) -> str:
@@ -130,12 +139,22 @@ class Session:
             self.fingerprint(provider)
         for provider in self.providers():
             if self.pinned(provider) is None:
-                model = self._first_served(provider)
-                self.store.set_meta(f"model:{provider.name}", model)
-                log.info("%s: %s is pinned for this run", provider.name, model)
+                self.pin(provider, self.settings.provider(provider.name).models)
 
-    def _first_served(self, provider: Provider) -> str:
-        models = self.settings.provider(provider.name).models
+    def pin(self, provider: Provider, models: Sequence[str]) -> str:
+        """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
+        before = self.store.meta(_pin(provider.name))
+        halted = {scope for scope, wait in self.store.waits().items() if wait.until is None}
+        model, proven = self._first_served(provider, [m for m in models if f"{provider.name}/{m}" not in halted])
+        self.store.set_meta(_pin(provider.name), model)
+        self.store.set_meta(_unproven(provider.name), "" if proven else model)
+        if before and before != model:
+            self.store.end_wait(f"{provider.name}/{before}")
+        log.info("%s: %s is pinned for this run", provider.name, model)
+        return model
+
+    def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool]:
+        """(model, whether it has really answered)."""
         for model in models:
             try:
                 self.remote(provider).probe(model)
@@ -145,11 +164,33 @@ class Session:
             except (CreateRefused, JobMissing) as error:
                 # A no that does not speak of the model (an endpoint without this call) proves nothing against it.
                 log.warning("%s: whether %s is served could not be asked: %s", provider.name, model, error)
-            return model
+                return model, False
+            return model, True
         raise UnknownModel(
-            f"{provider.name} serves none of: {', '.join(models)}.",
-            do=f"Name one that is served in batchgen.toml: [{provider.name}] models = [...].",
+            f"{provider.name} serves none of: {', '.join(self.settings.provider(provider.name).models)}.",
+            do=f"Name one that is served in batchgen.toml: [{provider.name}] models = [...]. {self._choices(provider)}",
         )
+
+    def _choices(self, provider: Provider) -> str:
+        """The provider's models that have a known price, to choose from."""
+        offers = {model: known for model in listed_models(provider.name) if (known := self.rate(model))}
+        named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
+        return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
+
+    def model_gone(self, provider: str, model: str, message: str) -> None:
+        """A provider's clear no to the model of a batch: it is halted, and only a person chooses another.
+
+        A model that could not be asked before the first batch was never proven to be served: then the next one of
+        the list is tried, nothing of the run was written by it.
+        """
+        reason = f"{provider} does not serve {model}: {message}"
+        self.store.wait(Wait(f"{provider}/{model}", None, 1, reason))
+        if self.store.meta(_unproven(provider)) == model:
+            self.store.forget_meta(_pin(provider))
+            log.warning("%s; the next model of the list is tried", reason)
+        elif self.store.meta(_pin(provider)) == model:
+            do = f"Pin another: batchgen switch {provider} [MODEL] (or change [{provider}] models in batchgen.toml)."
+            self.trouble(StageStopped(reason, do=do))
 
     # ---- troubles
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchgen.dialogue import Step, steps
+from batchgen.receipt import RECEIPT_DIGITS, Money, money
 from batchgen.records import Batch
 from batchgen.settings import Settings
 from batchgen.store import Store
@@ -20,7 +21,9 @@ def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any
     """The answer of `status --json` (CONTRACT.md); `store` None is a root that was never prepared."""
     wanted = steps(settings.rounds)
     if store is None:
-        return _answer(0, settings, [_step(step, 0, 0, 0, 0) for step in wanted], [], (0.0, 0.0, 0.0), {}, {})
+        return _answer(
+            0, settings, [_step(step, 0, 0, 0, 0) for step in wanted], [], Money(0.0, 0.0, 0.0, 0, ()), {}, {}
+        )
     total = int(store.meta("conversations") or 0)
     by_state, accepted, rejected = store.totals()
     rows, entered = [], total
@@ -33,7 +36,7 @@ def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any
     batches = [_batch(batch, now) for batch in store.batches()]
     pinned = {name: store.meta(f"model:{name}") for name in ("gemini", "together")}
     waits = {wait.scope: wait.reason for wait in store.waits().values()}
-    return _answer(total, settings, rows, batches, store.money(), pinned, waits)
+    return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)
 
 
 def _step(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
     settings: Settings,
     rows: list[dict[str, Any]],
     batches: list[dict[str, Any]],
-    money: tuple[float, float, float],
+    amounts: Money,
     pinned: Mapping[str, str | None],
     waits: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -92,9 +95,11 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
         "batches": batches,
         "waiting": [{"for": _scope_name(scope), "reason": reason} for scope, reason in waits.items()],
         "cost": {
-            "estimated_usd": round(money[0], 6),
-            "reserved_usd": round(money[1], 6),
-            "spent_usd": round(money[2], 6),
+            "estimated_usd": round(amounts.estimated, RECEIPT_DIGITS),
+            "reserved_usd": round(amounts.reserved, RECEIPT_DIGITS),
+            "spent_usd": round(amounts.spent, RECEIPT_DIGITS),
+            "unpriced_requests": amounts.unpriced,
+            "unpriced_models": list(amounts.unpriced_models),
         },
     }
 
@@ -126,15 +131,25 @@ def as_text(answer: Mapping[str, Any]) -> str:
             f"  {batch['remote_state'] or batch['state']}  {duration(batch['age_seconds'])}"
         )
     lines += [f"waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]
-    cost = answer["cost"]
-    lines += [
-        "",
-        (
-            f"spent ${cost['spent_usd']:.4f}, reserved ${cost['reserved_usd']:.4f} for what is in flight"
-            f" (estimated ${cost['estimated_usd']:.4f} for everything submitted so far)"
-        ),
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *cost_lines(answer["cost"])])
+
+
+def cost_lines(cost: Mapping[str, Any]) -> list[str]:
+    """The money of a run in words; where a price is unknown, as the lower bound that it is."""
+    unpriced = cost["unpriced_requests"]
+    least = "at least " if unpriced else ""
+    text = (
+        f"spent {least}${cost['spent_usd']:.4f}, reserved {least}${cost['reserved_usd']:.4f} for what is in flight"
+        f" (estimated {least}${cost['estimated_usd']:.4f} for everything submitted so far)"
+    )
+    lines = [text]
+    if unpriced:
+        names = ", ".join(cost["unpriced_models"])
+        lines.append(
+            f"{counted(unpriced, 'request')} to {names} have no known price: set it in batchgen.toml"
+            f' ([prices."MODEL"] input = ..., output = ...), and they are counted.'
+        )
+    return lines
 
 
 def duration(seconds: float) -> str:

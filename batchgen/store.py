@@ -20,7 +20,7 @@ from batchgen.crash import crashpoint
 from batchgen.dialogue import ID_DIGITS, STAGES, Conversation, Step, Turn
 from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Plan, Row, Settled, Wait
+from batchgen.records import Batch, Bill, Plan, Row, Settled, Wait
 from batchgen.schema import MIGRATIONS, PLACES
 
 BUSY_SECONDS = 60.0
@@ -124,7 +124,7 @@ class Store:
                 )
             facts = {**meta, "conversations": str(number), "id_digits": str(max(ID_DIGITS, len(str(number))))}
             self._database.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
-            self._mark_stale("round1", "rejected")
+            self._mark_stale("round1", "rejected", "receipt")
         return number
 
     def paid(self) -> bool:
@@ -297,6 +297,7 @@ class Store:
                 [(batch.batch, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
             )
             self.update(batch, state=state, **changes)
+            self._mark_stale("receipt")
 
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:
         self._database.executemany(
@@ -359,15 +360,33 @@ class Store:
         batches, tokens = self._database.execute(queries.ENQUEUED, {"provider": provider, "model": model}).fetchone()
         return batches, tokens
 
-    def money(self) -> tuple[float, float, float]:
-        """(estimated, reserved, spent) in USD: of all batches, of those in flight, as really billed."""
-        estimated, reserved = self._database.execute(queries.MONEY).fetchone()
-        (spent,) = self._database.execute(queries.SPENT).fetchone()
-        return float(estimated), float(reserved), float(spent)
+    def ledger_usd(self) -> tuple[float, float]:
+        """(estimated, reserved) in USD, as far as prices were known: of what was or is bought, of what is open."""
+        estimated, reserved = self._database.execute(queries.LEDGER_USD).fetchone()
+        return float(estimated), float(reserved)
 
-    def output_of(self, positions: Sequence[int]) -> tuple[int, int]:
-        """(accepted requests, output tokens billed for them) over some positions."""
-        found = [self._database.execute(queries.OUTPUT_OF, {"at": position}).fetchone() for position in positions]
+    def reserved_without_price(self) -> list[tuple[str, int, int, int]]:
+        """(model, requests, input tokens, output ceiling) of open batches whose price was unknown when planned."""
+        return list(self._database.execute(queries.RESERVED_WITHOUT_PRICE))
+
+    def bills(self) -> list[Bill]:
+        """What was billed, by step, model and reason, apart from what had no price when it was booked."""
+        rows = self._database.execute(queries.BILLS)
+        return [
+            Bill(position, provider, model, Reason(reason), requests, usd, Usage(*tokens))
+            for position, provider, model, reason, requests, usd, *tokens in rows
+        ]
+
+    def estimated_by_position(self) -> dict[int, float]:
+        """USD that the collected batches of each position were expected to cost."""
+        return dict(self._database.execute(queries.ESTIMATED))
+
+    def output_of(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
+        """(accepted requests, output tokens billed for them) over some positions, with or without a question along."""
+        found = [
+            self._database.execute(queries.OUTPUT_OF, {"at": position, "follow_up": follow_up}).fetchone()
+            for position in positions
+        ]
         return sum(requests for requests, _ in found), sum(tokens for _, tokens in found)
 
     def waits(self) -> dict[str, Wait]:

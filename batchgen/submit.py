@@ -26,10 +26,11 @@ from batchgen.errors import (
 )
 from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
-from batchgen.housekeeping import clean
-from batchgen.outcomes import Reason
+from batchgen.housekeeping import clean_files
+from batchgen.outcomes import Reason, Usage
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
+from batchgen.receipt import Money, money
 from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch, Plan, Wait
 from batchgen.session import Session, log
@@ -70,7 +71,9 @@ def _resume(session: Session, steps: Sequence[Step], halted: set[str]) -> int:
     """Batches whose file was written in an earlier command and that were not created yet."""
     sent = 0
     for batch in session.store.batches("planned", "uploaded"):
-        if batch.step in steps and _affordable(session, batch.step, batch.reserved_usd, counted=True):
+        if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
+            booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
+        elif batch.step in steps and _affordable(session, batch.step, _need(session, batch), counted=True):
             sent += _guarded(session, batch, halted)
     return sent
 
@@ -167,20 +170,37 @@ def _affordable(session: Session, step: Step, need_usd: float | None, *, counted
     cap = session.settings.max_usd
     if not cap:
         return True
-    _, reserved, spent = session.store.money()
-    if counted:
-        reserved -= need_usd or 0
-    if need_usd is not None and spent + reserved + need_usd <= cap:
+    held = money(session.store, session.settings)
+    reserved = held.reserved - ((need_usd or 0) if counted else 0)
+    left = cap - held.spent - reserved
+    if need_usd is not None and need_usd <= left and not held.unpriced:
         return True
-    need = "an unknown price" if need_usd is None else f"up to ${need_usd:.4f}"
-    session.trouble(
-        BudgetReached(
-            f"{step}: the next batch costs {need}; ${max(cap - spent - reserved, 0):.4f} of max_usd ="
-            f" {cap:g} is left (spent ${spent:.4f}, reserved ${reserved:.4f}). It was not sent.",
-            do="Raise max_usd in batchgen.toml, or let what is in flight come back first.",
-        )
-    )
+    session.trouble(_over_budget(session, step, need_usd, left, held))
     return False
+
+
+def _need(session: Session, batch: Batch) -> float | None:
+    """The most that a planned batch can cost, by a price that may have become known since."""
+    if batch.reserved_usd is not None:
+        return batch.reserved_usd
+    rate = session.rate(batch.model)
+    return rate.usd(Usage(input=batch.input_tokens, output=batch.output_ceiling)) if rate else None
+
+
+def _over_budget(session: Session, step: Step, need_usd: float | None, left: float, held: Money) -> BudgetReached:
+    if need_usd is None or held.unpriced:
+        models = held.unpriced_models or (session.model(session.provider(step.stage)),)
+        return BudgetReached(
+            f"{step}: it was not sent, because max_usd = {session.settings.max_usd:g} cannot be kept: the price of"
+            f" {', '.join(models)} is unknown.",
+            do=f'Set it in batchgen.toml: [prices."{models[0]}"] input = ..., output = ... (USD per million tokens).',
+        )
+    return BudgetReached(
+        f"{step}: the next batch costs up to ${need_usd:.4f}; ${max(left, 0):.4f} of max_usd ="
+        f" {session.settings.max_usd:g} is left (spent ${held.spent:.4f}, reserved ${held.reserved:.4f})."
+        " It was not sent.",
+        do="Raise max_usd in batchgen.toml, or let what is in flight come back first.",
+    )
 
 
 # ---------------------------------------------------------------- the protocol
@@ -242,7 +262,7 @@ def _upload(session: Session, provider: Provider, batch: Batch) -> Batch:
             )
             crashpoint("uploaded")
     except QuotaReached as error:
-        if freed := clean(session, provider):
+        if freed := clean_files(session, provider):
             log.info("%s: %d input files that were no longer needed are deleted to make room", provider.name, freed)
         _pause(session, batch, error)
     except (FileGone, JobMissing) as error:
@@ -346,10 +366,8 @@ def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoRetu
 
 
 def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
-    reason = f"{batch.provider} does not serve {batch.model}: {message}"
-    booking.release(session, batch, "refused", error=reason)
-    session.store.wait(Wait(f"{batch.provider}/{batch.model}", None, 1, reason))
-    session.trouble(StageStopped(reason, do=f"Set another model in batchgen.toml: [{batch.provider}] models = [...]."))
+    booking.release(session, batch, "refused", error=f"{batch.provider} does not serve {batch.model}: {message}")
+    session.model_gone(batch.provider, batch.model, message)
     raise _Stop
 
 

@@ -46,7 +46,7 @@ def test_another_run_is_not_touched(make_bench: Make, tmp_path: Path, capsys: py
     world.advance(50)
     assert scene.run("cancel").out == "1 batch: cancellation asked for.\n"
     scene.tick(HOUR)
-    assert scene.run("clean").out == "1 input file deleted.\n"
+    assert scene.run("clean").out == "1 input file and 1 finished job deleted.\n"
     after = remains(world, foreign)
     assert [job for job, _ in after[0]] == [job for job, _ in before[0]]
     assert not [job for job in world.jobs.values() if job.cancelled_at and foreign & set(job.keys)]
@@ -62,19 +62,19 @@ def test_another_run_is_not_touched(make_bench: Make, tmp_path: Path, capsys: py
 def test_clean_deletes_what_is_settled_once(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4)
     scene.tick()
-    assert scene.run("clean") == (0, "0 input files deleted.\n", "")  # its job is in flight
+    assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")  # its job is in flight
     scene.tick()
-    assert scene.run("clean").out == "1 input file deleted.\n"
+    assert scene.run("clean").out == "1 input file and 1 finished job deleted.\n"
     scene.finish()
-    assert scene.run("clean", "--json").json == {"deleted": 2}
+    assert scene.run("clean", "--json").json == {"deleted": 2, "jobs": 1}
     world = scene.bench.service.world
     calls = len(world.requests)
-    assert scene.run("clean").out == "0 input files deleted.\n"
+    assert scene.run("clean").out == "0 input files and 0 finished jobs deleted.\n"
     assert len(world.requests) == calls
     left = [file for file in world.files.values() if file.id in {job.input_file for job in world.jobs.values()}]
     assert left == []
     assert len(world.files) == 3  # the results stay
-    assert not [job for job in world.jobs.values() if job.deleted]
+    assert {job.provider for job in world.jobs.values() if job.deleted} == {"gemini"}
     assert scene.run("verify").code == 0
     assert scene.tick() == (0, "", "")
 
@@ -85,15 +85,15 @@ def test_clean_goes_on_where_it_was_interrupted(make_bench: Make) -> None:
     faults = scene.bench.service.faults
     faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(503), times=0))
     first = scene.run("clean")
-    assert (first.code, first.out) == (75, "1 input file deleted.\n")
+    assert (first.code, first.out) == (75, "1 input file and 2 finished jobs deleted.\n")
     faults.clear()
     faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(400, BUSY)))
     second = scene.run("clean")
-    assert (second.code, second.out) == (75, "1 input file deleted.\n")
+    assert (second.code, second.out) == (75, "1 input file and 0 finished jobs deleted.\n")
     assert "its input file stays" in second.err
     faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(404, "Not found.")))
-    assert scene.run("clean") == (0, "1 input file deleted.\n", "")
-    assert scene.run("clean") == (0, "0 input files deleted.\n", "")
+    assert scene.run("clean") == (0, "1 input file and 0 finished jobs deleted.\n", "")
+    assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")
 
 
 def test_clean_and_cancel_leave_what_another_key_made(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_clean_and_cancel_leave_what_another_key_made(make_bench: Make, monkeypa
     result = scene.run("cancel")
     assert (result.code, result.out) == (0, "0 batches: cancellation asked for.\n")
     assert "was submitted with another key; it is left alone" in result.err
-    assert scene.run("clean").out == "0 input files deleted.\n"
+    assert scene.run("clean").out == "0 input files and 0 finished jobs deleted.\n"
     assert len(scene.bench.service.world.requests) == calls
 
 

@@ -263,7 +263,7 @@ RowOutcome = Literal[
     # what the row says
     "error", "status", "neither", "blocked_prompt", "safety", "recitation", "finish", "truncated", "no_parts",
     "thought_only", "empty", "blank", "text", "malformed_json", "fenced", "separators", "nul", "lone_surrogate",
-    "http_status", "extra_fields",
+    "http_status", "extra_fields", "thoughts_and_cache",
     # which rows there are
     "missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped",
     # how the line is written

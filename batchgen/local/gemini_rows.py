@@ -206,6 +206,15 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
     return old | {"response": old["response"] | {"usageMetadata": usage, "novelty": {"a": [1]}}, "tags": []}
 
 
+def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
+    """Half of the prompt came from a cache; seven tokens of thought are billed as output."""
+    _ = fault
+    usage = dict(old["response"]["usageMetadata"])
+    usage |= {"cachedContentTokenCount": usage["promptTokenCount"] // 2, "thoughtsTokenCount": 7}
+    usage["totalTokenCount"] += 7
+    return old | {"response": old["response"] | {"usageMetadata": usage}}
+
+
 FORMAT = RowFormat(
     key_field="key",
     body_field="request",
@@ -229,6 +238,7 @@ FORMAT = RowFormat(
         "no_parts": lambda old, _: _candidate(old, "STOP", {"role": "model"}),
         "thought_only": _thought_only,
         "extra_fields": _extra_fields,
+        "thoughts_and_cache": _thoughts_and_cache,
         **dict.fromkeys(EDITS, _edited_text),
     },
 )

@@ -182,6 +182,17 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
     return {**old, "response": {**old["response"], "body": body}, "novelty": {"a": [1]}}
 
 
+def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
+    """Half of the prompt came from a cache; seven tokens of reasoning are part of the completion."""
+    _ = fault
+    body = old["response"]["body"]
+    usage = dict(body["usage"])
+    usage |= {"cached_tokens": usage["prompt_tokens"] // 2, "reasoning_tokens": 7}
+    usage["completion_tokens"] += 7
+    usage["total_tokens"] += 7
+    return {**old, "response": {**old["response"], "body": {**body, "usage": usage}}}
+
+
 FORMAT = RowFormat(
     key_field="custom_id",
     body_field="body",
@@ -205,6 +216,7 @@ FORMAT = RowFormat(
         "no_parts": _no_parts,
         "thought_only": _thought_only,
         "extra_fields": _extra_fields,
+        "thoughts_and_cache": _thoughts_and_cache,
         **dict.fromkeys(EDITS, _edited_text),
     },
 )

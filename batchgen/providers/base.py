@@ -98,6 +98,10 @@ class Remote(Protocol):
 
     def delete_file(self, file_id: str) -> None: ...
 
+    def delete_job(self, remote_id: str) -> bool:
+        """Remove a finished job from the provider's list. False where the provider has no such call."""
+        ...
+
     def probe(self, model: str) -> None:
         """One one-token call. Raises ModelGone when the provider clearly says that it does not serve `model`."""
         ...

@@ -203,6 +203,11 @@ class GeminiRemote:
         with _calling("delete an input file"):
             self._client.files.delete(name=file_id)
 
+    def delete_job(self, remote_id: str) -> bool:
+        with _calling("delete a finished batch"):
+            self._client.batches.delete(name=remote_id)
+        return True
+
     def probe(self, model: str) -> None:
         with _calling("ask the model for one token"):
             self._client.models.generate_content(

@@ -138,6 +138,9 @@ class TogetherRemote:
         with _calling("delete an input file"):
             self._client.files.delete(file_id)
 
+    def delete_job(self, remote_id: str) -> bool:  # noqa: ARG002 - the API has no call for it
+        return False
+
     def probe(self, model: str) -> None:
         with _calling("ask the model for one token"):
             self._client.chat.completions.create(

@@ -1,0 +1,46 @@
+"""How long replies will be: the one expectation that `estimate`, `submit --dry-run` and the ledger share.
+
+Where a stage has answered already, its replies are expected to be as long as they really were.
+"""
+
+from __future__ import annotations
+
+from batchgen.dialogue import Stage, Step
+from batchgen.session import Session
+
+QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
+CHARACTERS_PER_TOKEN = 4.5  # English
+JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
+
+
+def follow_up(session: Session, step: Step) -> bool:
+    """Whether requests of `step` ask for the next round's question along: `ask_next`, but not in the last round."""
+    return (
+        step.stage is Stage.CORRECTION and step.round < session.settings.rounds and session.settings.correction.ask_next
+    )
+
+
+def output_tokens(session: Session, step: Step) -> float:
+    """Expected output tokens of one reply of `step`, with the question that it may bring along."""
+    if not follow_up(session, step):
+        return text_tokens(session, step.stage)
+    measured = _measured(session, step.stage, along=True)
+    return measured or text_tokens(session, step.stage) + text_tokens(session, Stage.QUESTION)
+
+
+def text_tokens(session: Session, stage: Stage) -> float:
+    """Expected output tokens of one reply of `stage` that brings nothing else along."""
+    if measured := _measured(session, stage, along=False):
+        return measured
+    if stage is Stage.CORRECTION and (both := _measured(session, stage, along=True)):
+        return max(both - text_tokens(session, Stage.QUESTION), 1.0)
+    wanted = session.settings.stage(stage)
+    text = QUESTION_TOKENS if stage is Stage.QUESTION else wanted.target_characters / CHARACTERS_PER_TOKEN
+    return min(text + (0 if stage is Stage.ANSWER else JSON_TOKENS), wanted.max_output_tokens)
+
+
+def _measured(session: Session, stage: Stage, *, along: bool) -> float:
+    """Mean output tokens of the accepted replies of `stage`, 0 when there is none."""
+    positions = [step.position for step in session.steps() if step.stage is stage]
+    requests, tokens = session.store.output_of(positions, follow_up=along)
+    return tokens / requests if requests else 0.0
