@@ -16,8 +16,9 @@ import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
 from huggingface_hub import DatasetCard
 
-from batchgen import card, cli, clock
+from batchgen import card, clock
 from batchgen import export as exporting
+from batchgen.commands.dataset import EXPORT_FORMATS
 from batchgen.export import verify_exports
 from batchgen.files import Layout
 from batchgen.formats import FORMATS, Dialogue
@@ -369,7 +370,7 @@ def test_the_answer_for_people(finished: Bench, tmp_path: Path) -> None:
 
 
 def test_the_command_offers_every_format() -> None:
-    assert set(cli.EXPORT_FORMATS) == set(FORMATS)
+    assert set(EXPORT_FORMATS) == set(FORMATS)
 
 
 # ---------------------------------------------------------------- the card

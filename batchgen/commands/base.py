@@ -1,0 +1,84 @@
+"""What every command shares: the options before it, a session under the root's lock, and how an answer is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchgen.errors import SetupError
+from batchgen.exits import tell
+
+if TYPE_CHECKING:
+    from batchgen.session import Session
+    from batchgen.settings import Settings
+
+
+class Context:
+    """The options before the command."""
+
+    def __init__(self, root: Path, config: Path | None, *, verbose: bool, quiet: bool) -> None:
+        self.root, self.config, self.verbose, self.quiet = root, config, verbose, quiet
+
+    def settings(self) -> Settings:
+        from batchgen.settings import load
+
+        return load(self.root, self.config)
+
+
+@contextmanager
+def working(context: Context, *, create: bool = False) -> Iterator[Session]:
+    """A session that holds the root's lock; only with `create` in a root that holds no run yet.
+
+    Raises Locked when another command has the lock, SetupError when nothing is prepared.
+    """
+    from batchgen.files import Layout, exclusive
+    from batchgen.session import Session
+    from batchgen.settings import environment
+    from batchgen.store import Store, translating
+
+    settings, layout = context.settings(), Layout(context.root)
+    if not create and not layout.store.exists():
+        raise unprepared(layout.root)
+    with exclusive(layout), translating(layout.store):
+        session = Session(layout, settings, Store.open(layout.store), environment(context.root))
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+def prepared(session: Session) -> None:
+    if not session.conversations:
+        raise unprepared(session.layout.root)
+    if session.store.meta("rebuilding"):
+        raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+
+
+def unprepared(root: Path) -> SetupError:
+    return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
+
+
+def answer(value: Any, *, as_json: bool, text: str) -> None:
+    """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
+    if as_json:
+        click.echo(json.dumps(value, ensure_ascii=False))
+    elif text:
+        click.echo(text)
+
+
+def conclude(session: Session) -> None:
+    """Tell every trouble that did not stop the command, and leave with the status of the worst."""
+    worst = session.worst()
+    for trouble in session.troubles:
+        if trouble is not worst:
+            tell(trouble)
+    if worst is not None:
+        raise worst
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer as one JSON object.")

@@ -1,0 +1,57 @@
+"""The finished dataset: is it what it claims to be, and in what form is it wanted?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from batchgen.commands.base import Context, answer, json_option, prepared, working
+
+EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def verify(context: Context, *, as_json: bool) -> None:
+    """Check the finished dataset: schema, shape, and every text against the raw result line it came from."""
+    from batchgen.verify import verify as run
+
+    with working(context) as session:
+        prepared(session)
+        found = run(session)
+        answer({"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well.")
+        if found:
+            sys.exit(1)
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(EXPORT_FORMATS), required=True, help="Who it is for.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="A .jsonl or .parquet file, or a folder."
+)
+@click.option("--flags", default="keep", show_default=True, help="keep, or drop:NAME,... to leave flagged records out.")
+@click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Split off a test set.")
+@click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the split.")
+@json_option
+@click.pass_obj
+def export(  # noqa: PLR0913 - one parameter an option
+    context: Context, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
+) -> None:
+    """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
+
+    \b
+      batchgen export --format messages --output messages.jsonl
+      batchgen export --format preference --output dpo --test-share 0.1 --flags drop:refusal:correction
+      batchgen export --format parquet --output dialogues.parquet
+    """
+    from batchgen.export import Options, describe
+    from batchgen.export import export as run
+
+    options = Options(form, output.absolute(), flags, test_share, split_seed)
+    with working(context) as session:
+        prepared(session)
+        value, text = describe(options, run(session, options))
+        answer(value, as_json=as_json, text=text)

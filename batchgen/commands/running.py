@@ -1,0 +1,192 @@
+"""The run itself: prepare, look ahead, submit, collect, see where it stands and what it cost."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, working
+from batchgen.dialogue import FIRST_ROUND, Stage
+from batchgen.errors import SetupError
+from batchgen.words import counted
+
+if TYPE_CHECKING:
+    from batchgen.session import Session
+
+
+@click.command()
+@click.option("--input", "source", default="aligner/aligner-20K", show_default=True, help="A file or a dataset id.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="How many rows to draw.")
+@click.option("--all", "everything", is_flag=True, help="Take every row, in file order.")
+@click.option("--sample-seed", type=int, default=42, show_default=True, help="Seed of the random draw.")
+@click.option("--no-shuffle", is_flag=True, help="Take the first rows in file order instead of drawing.")
+@json_option
+@click.pass_obj
+def prepare(  # noqa: PLR0913 - one parameter an option
+    context: Context, source: str, limit: int, *, everything: bool, sample_seed: int, no_shuffle: bool, as_json: bool
+) -> None:
+    """Read single-turn triples, keep the good ones, write round 1.
+
+    \b
+    Files: .jsonl, .json (array), .csv, each also .gz/.xz/.zst, and .parquet; or a Hugging Face dataset id.
+      batchgen prepare --input train.jsonl.xz --limit 200
+      batchgen prepare --input aligner/aligner-20K --all
+    """
+    from batchgen.prepare import Options, describe
+    from batchgen.prepare import prepare as run
+
+    options = Options(source, None if everything else limit, sample_seed, not no_shuffle)
+    with working(context, create=True) as session:
+        done = run(session, options)
+        value, text = describe(done)
+        answer(value, as_json=as_json, text=text)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def estimate(context: Context, *, as_json: bool) -> None:
+    """Tokens, dollars and batches per step, before anything is paid. No network."""
+    from batchgen.estimate import describe
+    from batchgen.estimate import estimate as run
+
+    with working(context) as session:
+        prepared(session)
+        value, text = describe(session, run(session))
+        answer(value, as_json=as_json, text=text)
+
+
+@click.command()
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), required=True, help="What to ask for.")
+@click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent and what it would cost; send nothing.")
+@json_option
+@click.pass_obj
+def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, as_json: bool) -> None:
+    """Send every conversation that is ready for a stage: request files, uploads, batches.
+
+    \b
+      batchgen submit --stage question --dry-run
+      batchgen submit --stage correction --round 2
+    """
+    from batchgen.pipeline import submit_steps
+    from batchgen.previews import describe
+    from batchgen.submit import preview
+
+    with working(context) as session:
+        prepared(session)
+        wanted = [step for step in session.steps() if step.stage == stage and number in (None, step.round)]
+        if not wanted:
+            raise SetupError(f"Round {number} is not bought: this run has {session.settings.rounds} rounds.")
+        if dry_run:
+            value, text = describe(preview(session, wanted), show_request=context.verbose)
+            answer(value, as_json=as_json, text=text)
+            return
+        sent = submit_steps(session, wanted)
+        answer({"submitted": sent}, as_json=as_json, text=f"{counted(sent, 'batch')} submitted." if sent else "")
+        ready = any(session.store.ready_attempts(step) for step in wanted)
+        if not sent and not session.troubles and not as_json:
+            click.echo(
+                f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for."
+                if ready
+                else f"No conversation is ready for the {stage} stage.",
+                err=True,
+            )
+        conclude(session)
+
+
+@click.command()
+@click.option("--advance", is_flag=True, help="Then submit every stage that has become ready (the cron line).")
+@click.option("--wait", is_flag=True, help="Keep polling until nothing is in flight; with --advance until finished.")
+@json_option
+@click.pass_obj
+def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> None:
+    """Poll every batch in flight, read what has ended, write the round files.
+
+    \b
+      */5 * * * *  batchgen --root /data/run1 collect --advance
+    """
+    from batchgen.pipeline import tick
+
+    with working(context) as session:
+        prepared(session)
+        if wait:
+            _wait(session, context, advance=advance, as_json=as_json)
+        else:
+            done = tick(session, advance=advance)
+            text = f"{counted(done.collected, 'batch')} collected, {done.submitted} submitted." if done.moved else ""
+            answer(
+                {"collected": done.collected, "submitted": done.submitted, "written": [str(p) for p in done.written]},
+                as_json=as_json,
+                text=text,
+            )
+        conclude(session)
+
+
+@click.command()
+@click.pass_obj
+def run(context: Context) -> None:
+    """Everything that is left to do, in the foreground (`prepare` must have run).
+
+    Ctrl-C loses nothing: run it again, or let cron go on with `collect --advance`.
+    """
+    with working(context) as session:
+        prepared(session)
+        _wait(session, context, advance=True, as_json=False)
+        conclude(session)
+
+
+def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
+    from batchgen import clock
+    from batchgen.pipeline import wait
+    from batchgen.progress import showing, summary
+    from batchgen.status import status as read
+
+    live = sys.stderr.isatty() and not context.quiet
+    with showing(session, live=live) as show:
+        wait(session, advance=advance, sleep=clock.sleep, show=show)
+    value = read(session.store, session.settings, session.now())
+    answer(value, as_json=as_json, text=summary(value))
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def status(context: Context, *, as_json: bool) -> None:
+    """Where every conversation and every batch is. Works beside other commands."""
+    from batchgen import clock
+    from batchgen.files import Layout
+    from batchgen.status import as_text
+    from batchgen.status import status as read
+    from batchgen.store import Store, translating
+
+    path = Layout(context.root).store
+    with translating(path):
+        store = Store.read(path)
+        value = read(store, context.settings(), clock.now())
+    answer(value, as_json=as_json, text=as_text(value))
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def receipt(context: Context, *, as_json: bool) -> None:
+    """What was really paid, per step and model, beside the estimate. Works beside other commands.
+
+    The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
+    """
+    from batchgen.dialogue import steps
+    from batchgen.files import Layout
+    from batchgen.receipt import as_text
+    from batchgen.receipt import receipt as read
+    from batchgen.store import Store, translating
+
+    path, settings = Layout(context.root).store, context.settings()
+    with translating(path):
+        store = Store.read(path)
+        if store is None:
+            raise unprepared(context.root)
+        value = read(store, settings, steps(settings.rounds))
+    answer(value, as_json=as_json, text=as_text(value))

@@ -1,0 +1,45 @@
+"""The local service, and the whole job on it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from batchgen.commands.base import Context
+
+
+@click.command()
+@click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True)
+@click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True)
+@click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Keep files and jobs here across restarts.")
+@click.option("--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least job duration.")
+def serve(gemini_port: int, together_port: int, backend: str, data_dir: Path | None, job_seconds: float) -> None:
+    """Both providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
+
+    \b
+      batchgen serve --backend http://127.0.0.1:8000/v1     # vLLM, llama-server, Ollama, ...
+      export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8801 TOGETHER_BASE_URL=http://127.0.0.1:8802
+      export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1
+    """
+    from batchgen.demo import serve as run
+
+    run((gemini_port, together_port), backend, data_dir, job_seconds)
+
+
+@click.command()
+@click.option("--conversations", type=click.IntRange(1, 36), default=10, show_default=True)
+@click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Its root.")
+@click.pass_obj
+def demo(context: Context, conversations: int, backend: str, output: Path) -> None:
+    """The whole pipeline on shipped example seeds, through the local service: no key, no network.
+
+    The text comes from a very small model (SmolLM2, 135 million parameters) and is for demonstration only.
+    """
+    from batchgen.demo import demo as run
+
+    live = sys.stderr.isatty() and not context.quiet
+    run(output.absolute(), conversations, backend, live=live, say=click.echo)

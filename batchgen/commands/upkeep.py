@@ -1,0 +1,133 @@
+"""What a person does between ticks: try again, stop, tidy up, choose a model, mend the store, check the set-up."""
+
+from __future__ import annotations
+
+import click
+
+from batchgen.commands.base import Context, answer, conclude, json_option, prepared, working
+from batchgen.dialogue import FIRST_ROUND, Stage
+from batchgen.outcomes import Reason
+from batchgen.words import counted
+
+REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
+
+
+@click.command()
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
+@click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
+@click.option(
+    "--reason",
+    type=click.Choice(REASONS),
+    metavar="REASON",
+    help="Only conversations rejected for this reason (see data/rejected.jsonl).",
+)
+@json_option
+@click.pass_obj
+def retry(context: Context, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
+    """Make rejected conversations ready again, with all their attempts before them, and lift halts of their steps.
+
+    \b
+      batchgen retry --stage correction --reason truncated
+    """
+    from batchgen.housekeeping import retry as run
+    from batchgen.rounds import refresh
+
+    with working(context) as session:
+        prepared(session)
+        steps = [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
+        done = run(session, steps, reason)
+        text = f"{counted(done.conversations, 'conversation')} ready again, {counted(done.halts, 'halt')} lifted."
+        answer(done._asdict(), as_json=as_json, text=text)
+        refresh(session)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def cancel(context: Context, *, as_json: bool) -> None:
+    """Ask the providers to stop every batch in flight. What they finished until then is still collected.
+
+    What they did not finish is ready again: stop cron first, or the next `collect --advance` submits it.
+    """
+    from batchgen.housekeeping import cancel as run
+
+    with working(context) as session:
+        asked = run(session)
+        answer({"cancelled": asked}, as_json=as_json, text=f"{counted(asked, 'batch')}: cancellation asked for.")
+        conclude(session)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def clean(context: Context, *, as_json: bool) -> None:
+    """Delete input files and finished jobs at the providers. Touches nothing that this run did not create.
+
+    Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
+    """
+    from batchgen.housekeeping import clean as run
+
+    with working(context) as session:
+        done = run(session)
+        text = f"{counted(done.files, 'input file')} and {counted(done.jobs, 'finished job')} deleted."
+        answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
+        conclude(session)
+
+
+@click.command()
+@click.argument("provider", type=click.Choice(["gemini", "together"]))
+@click.argument("model", required=False)
+@json_option
+@click.pass_obj
+def switch(context: Context, provider: str, model: str | None, *, as_json: bool) -> None:
+    """Ask another model from now on: MODEL, or the next one of the provider's list that is served.
+
+    A run stays with the model that it began with. When that model is gone its stages halt (status 3) until this
+    command, or a changed list in batchgen.toml, names another. What is in flight stays where it is.
+
+    \b
+      batchgen switch together
+      batchgen switch together Qwen/Qwen3.5-9B
+    """
+    from batchgen.housekeeping import switch as run
+
+    with working(context) as session:
+        prepared(session)
+        chosen = run(session, provider, model)
+        answer({"provider": provider, "model": chosen}, as_json=as_json, text=f"{provider}: {chosen} from now on.")
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def rebuild(context: Context, *, as_json: bool) -> None:
+    """Build a lost store again from `requests/` and `results/` alone. No network, nothing is paid.
+
+    \b
+      mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
+    """
+    from batchgen.rebuild import rebuild as run
+
+    with working(context, create=True) as session:
+        done = run(session)
+        text = f"{counted(done.conversations, 'conversation')}, {counted(done.settled, 'batch')} settled again"
+        text += f", {done.open} whose end is not known (see status)." if done.open else "."
+        answer(done._asdict(), as_json=as_json, text=text)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def doctor(context: Context, *, as_json: bool) -> None:
+    """Check keys, addresses, proxy and CA, that each model is really served (a one-token call), limits and prices.
+
+    \b
+      batchgen doctor && batchgen submit --stage question
+    """
+    from batchgen.doctor import describe, examine, verdict
+    from batchgen.settings import environment
+
+    found = examine(context.settings(), environment(context.root))
+    answer(found, as_json=as_json, text=describe(found))
+    if problem := verdict(found):
+        raise problem
