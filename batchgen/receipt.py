@@ -178,7 +178,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     head = f"{'step':<20}{'estimated $':>12}{'paid $':>11}{'failed $':>11}{'late $':>11}"
     lines = [head + f"{'tokens in':>12}{'cached':>10}{'tokens out':>12}{'thoughts':>10}"]
     named = [(f"round {row['round']} {row['stage']}", row) for row in found["steps"]]
-    for name, row in [*named, ("together", found["total"])]:
+    for name, row in [*named, ("all", found["total"])]:
         lines.append(
             f"{name:<20}{row['estimated_usd']:>12.4f}{_paid(row):>11}{row['failed_usd']:>11.4f}"
             f"{row['superseded_usd']:>11.4f}{row['input_tokens']:>12}{row['cached_tokens']:>10}"
