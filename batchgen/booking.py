@@ -16,6 +16,7 @@ import orjson
 from batchgen.costs import Rate
 from batchgen.crash import crashpoint
 from batchgen.files import Layout, write_durably
+from batchgen.flagged import ask_again
 from batchgen.outcomes import Reason, Reply, Usage, accept
 from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 from batchgen.prompts import fields_of
@@ -28,7 +29,8 @@ from batchgen.session import Session, log
 class Ending(NamedTuple):
     """How a batch ends: what a request without a row means and why, the batch's state and the job's own error.
 
-    `refused` are conversations that a batch which bought nothing leaves behind: number -> why.
+    `refused` are conversations that a batch which bought nothing leaves behind: number -> why. `retry_flags` are the
+    quality flags for which its texts were not accepted: the configuration may say otherwise when the store is rebuilt.
     """
 
     absent: Reason
@@ -36,6 +38,7 @@ class Ending(NamedTuple):
     state: str = "collected"
     error: str | None = None
     refused: Mapping[int, str] = MappingProxyType({})
+    retry_flags: tuple[str, ...] = ()
 
 
 def ending_file(layout: Layout, batch: Batch) -> Path:
@@ -49,7 +52,8 @@ def read_ending(path: Path) -> Ending | None:
         return None
     value = orjson.loads(path.read_bytes())
     refused = {int(number): why for number, why in value.get("refused", {}).items()}
-    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused)
+    flags = tuple(value.get("retry_flags", ()))
+    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags)
 
 
 def release(
@@ -67,11 +71,15 @@ def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
     write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
 
 
-def replies(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
-    """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer."""
+def replies(
+    session: Session, provider: Provider, batch: Batch, raw: bytes, retry_flags: Sequence[str] = ()
+) -> list[Reply]:
+    """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer, and
+    by the quality flags that are reasons to ask again.
+    """
     fields = fields_of(batch.step.stage, follow_up=bool(batch.follow_up))
     judged = [accept(batch.step.stage, provider.reply(line, fields)) for line in read_lines(raw)]
-    return _placed(session, batch, judged)
+    return ask_again(session, batch, _placed(session, batch, judged), retry_flags)
 
 
 def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Reply]:

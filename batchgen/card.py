@@ -219,7 +219,8 @@ def _prompts(session: Session) -> str:
     for stage in Stage:
         settings = session.settings.stage(stage)
         length, history = settings.target_characters, session.settings.history_messages
-        text = prompt(example, stage, target_characters=length, history_messages=history).system
+        along = stage is Stage.CORRECTION and any(batch.follow_up for batch in session.store.batches("collected"))
+        text = prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
         said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
     return "## Prompts\n\n" + "\n\n".join(said)
 

@@ -208,8 +208,10 @@ def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
 
 def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes) -> None:
     """Settle every request of an ended batch by the raw lines that came back. Needs no network."""
-    replies = booking.replies(session, provider, batch, raw)
-    booking.settle(session, batch, replies, _ending(session, batch, job, bool(replies)))
+    flags = session.settings.stage(batch.step.stage).retry_flags
+    replies = booking.replies(session, provider, batch, raw, flags)
+    ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags)
+    booking.settle(session, batch, replies, ending)
 
 
 _ABSENT = {

@@ -38,6 +38,7 @@ FILE_SUFFIXES = (".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")
 EQUAL = "chosen_equals_rejected"
 MOST_PROBLEMS = 100
+WRITTEN = "exports"  # the fact that holds where exports were written, for `verify`
 
 Record = Mapping[str, Any]
 Sink = Callable[[Record], object]
@@ -90,7 +91,19 @@ def export(session: Session, options: Options) -> Exported:
     if options.output.is_dir():
         facts = Facts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
         write_durably(options.output / CARD, [card(session, facts, _command(options)).encode()])
+    _remember(session, options.output)
     return done
+
+
+def _remember(session: Session, output: Path) -> None:
+    places = {*map(str, written_exports(session)), str(output)}
+    session.store.set_meta(WRITTEN, orjson.dumps(sorted(places)).decode())
+
+
+def written_exports(session: Session) -> list[Path]:
+    """Where this run's exports were written; those that are gone by now are left out."""
+    places = orjson.loads(session.store.meta(WRITTEN) or "[]")
+    return [path for path in map(Path, places) if path.exists()]
 
 
 class _Writing:

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     MISSING = "missing"  # no line came back
     CONFLICT = "conflict"  # several different lines came back
     MISPLACED = "misplaced"  # the text answers another request of the same batch
+    FLAGGED = "flagged"  # the text raises a quality flag that the configuration makes a reason to ask again
     TOO_LARGE = "too_large"  # does not fit the provider's limits; never sent
     NOT_SENT = "not_sent"  # the batch was refused or given up; nothing was bought
     LOST = "lost"  # the provider lost the job
@@ -65,6 +66,7 @@ POLICY: Mapping[Reason, Verdict] = {
     Reason.MISSING: Verdict(again=True),
     Reason.CONFLICT: Verdict(again=True),
     Reason.MISPLACED: Verdict(again=True),
+    Reason.FLAGGED: Verdict(again=True),
     Reason.TOO_LARGE: Verdict(again=False),
     Reason.NOT_SENT: Verdict(again=True, counts=False),
     Reason.LOST: Verdict(again=True),

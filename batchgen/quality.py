@@ -195,7 +195,10 @@ def _shown(before: Iterable[Mapping[str, bytes]], turn: Mapping[str, bytes], fie
 def _instructions() -> list[str]:
     """Sentences and clauses of the system prompts that nobody else would write."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
-    said = " ".join(prompt(empty, stage, target_characters=0, history_messages=2).system for stage in Stage)
+    said = " ".join(
+        prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
+        for stage in Stage
+    )
     unmeasured = re.sub(r",? in about \d+ characters", ".", said)
     parts = [*unmeasured.split("."), *re.split("[.:;]", unmeasured)]
     return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= LEAST_CLAUSE})

@@ -191,7 +191,8 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
     provider = provider_row(batch.provider)
     if batch.model:
         session.store.set_meta(f"model:{batch.provider}", batch.model)
-    booking.settle(session, batch, booking.replies(session, provider, batch, _raw(session.layout, batch)), ending)
+    replies = booking.replies(session, provider, batch, _raw(session.layout, batch), ending.retry_flags)
+    booking.settle(session, batch, replies, ending)
 
 
 def _supersede(session: Session, batch: Batch, state: str) -> None:

@@ -20,6 +20,15 @@ Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
 
 
+# Quality flags that a text and its own dialogue decide, by the stage whose text they look at (batchgen/quality.py).
+_ANY_TEXT = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
+RETRY_FLAGS = {
+    Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_TEXT),
+    Stage.ANSWER: ("refusal", *_ANY_TEXT),
+    Stage.CORRECTION: ("correction_equals_answer", "correction_nearly_answer", "refusal", *_ANY_TEXT),
+}
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the file. Unknown keys are refused: a misspelt limit must not be ignored."""
 
@@ -34,7 +43,8 @@ class ProviderSettings(Section, frozen=True):
 
 class StageSettings(Section, frozen=True):
     """One stage: who writes it, and how. `target_characters` is the length the prompt asks for; when more than
-    `max_rejected_share` of the settled conversations were left behind, the step stops itself.
+    `max_rejected_share` of the settled conversations were left behind, the step stops itself; a reply that raises one
+    of `retry_flags` is asked again.
     """
 
     provider: Literal["gemini", "together"]
@@ -42,6 +52,7 @@ class StageSettings(Section, frozen=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     target_characters: Positive = 400
     max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    retry_flags: tuple[str, ...] = ()
 
 
 class CorrectionSettings(StageSettings, frozen=True):
@@ -119,9 +130,16 @@ def _convert(path: Path, table: dict[str, object]) -> Settings:
         section = merged.get(key)
         merged[key] = {**section, **value} if isinstance(section, dict) and isinstance(value, dict) else value
     try:
-        return msgspec.convert(merged, Settings)
+        settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         raise SetupError(f"{path}: {error}", do="README lists every key and what it takes.") from None
+    for stage, known in RETRY_FLAGS.items():
+        if unknown := [name for name in settings.stage(stage).retry_flags if name not in known]:
+            raise SetupError(
+                f"{path}: [{stage}] retry_flags: no reply is asked again for {', '.join(unknown)}.",
+                do=f"Flags that can: {', '.join(known)}.",
+            )
+    return settings
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
-from batchgen.rounds import history_lines, rejected_lines, single_turn_lines
+from batchgen.rounds import history_lines, receipt_line, rejected_lines, single_turn_lines
 from batchgen.schemas import validator
 from batchgen.session import Session
 from batchgen.status import LIVE_STATES, status
@@ -48,8 +48,28 @@ def _problems(session: Session) -> Iterator[str]:
         yield from _file(single, single_turn_lines(session, number), "single_turn", None)
         yield from _file(history, history_lines(session, number), "history", number)
     yield from _file(session.layout.rejected, rejected_lines(session), "rejected", None)
+    yield from _receipt(session)
     for batch in session.store.batches():
         yield from _batch(session, batch)
+    yield from _exports(session)
+
+
+def _receipt(session: Session) -> Iterator[str]:
+    try:
+        same = session.layout.receipt.read_bytes() == receipt_line(session)
+    except OSError as error:
+        yield f"{session.layout.receipt}: {error.strerror}"
+        return
+    if not same:
+        yield f"{session.layout.receipt}: not what the store holds"
+
+
+def _exports(session: Session) -> Iterator[str]:
+    """Every export of this run that is still where it was written."""
+    from batchgen.export import verify_exports, written_exports  # here: polars, which a run without exports needs not
+
+    for path in written_exports(session):
+        yield from verify_exports(path, session)
 
 
 def _unfinished(session: Session) -> Iterator[str]:

@@ -493,3 +493,33 @@ def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeyp
             export(finished, form, tmp_path / f"chunks{suffix}")
             assert problems(finished, tmp_path / f"chunks{suffix}") == []
         assert records(tmp_path / f"whole{suffix}") == records(tmp_path / f"chunks{suffix}")
+
+
+def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_path: Path) -> None:
+    """Every format, where it was written; what was changed is named, what was deleted is nobody's business."""
+    for form in FORMATS:
+        export(finished, form, tmp_path / form, "--test-share", "0.2")
+    single = tmp_path / "one.parquet"
+    export(finished, "parquet", single)
+    assert finished.run("verify").code == 0
+    spoil(tmp_path / "aligner" / "train.jsonl", lambda rows: rows[0].update(correction="Something else."))
+    single.write_bytes(b"PAR1")
+    found = finished.run("verify", "--json")
+    assert found.code == 1
+    assert sorted(str(tmp_path) in problem for problem in found.json["problems"]) == [True, True]
+    assert "correction: not what the store holds" in found.out
+    shutil.rmtree(tmp_path / "aligner")
+    export(finished, "parquet", single)
+    assert finished.run("verify").code == 0
+
+
+def test_verify_sees_a_receipt_that_was_changed(finished: Bench) -> None:
+    path = finished.root / "data" / "receipt.json"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b'"usd": 0.', b'"usd": 1.', 1))
+    assert "receipt.json: not what the store holds" in finished.run("verify").out
+    path.unlink()
+    assert finished.run("verify").code == 1
+    assert finished.run("collect").code == 0
+    assert path.read_bytes() == before
+    assert finished.run("verify").code == 0

@@ -16,7 +16,10 @@ EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 @json_option
 @click.pass_obj
 def verify(context: Context, *, as_json: bool) -> None:
-    """Check the finished dataset: schema, shape, and every text against the raw result line it came from."""
+    """Check the finished dataset: schema, shape, and every text against the raw result line it came from.
+
+    Exports are checked too, as long as they lie where they were written: each record against the store.
+    """
     from batchgen.verify import verify as run
 
     with working(context) as session:
@@ -41,6 +44,8 @@ def export(  # noqa: PLR0913 - one parameter an option
     context: Context, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
 ) -> None:
     """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
+
+    `batchgen verify` looks at it again as long as it lies there.
 
     \b
       batchgen export --format messages --output messages.jsonl

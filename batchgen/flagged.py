@@ -1,0 +1,84 @@
+"""Quality flags that the configuration makes a reason to ask again (`retry_flags` of a stage).
+
+Only flags that the text and its own dialogue decide: what needs the whole dataset (usual lengths, near-duplicates)
+cannot be known yet when a batch comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from batchgen.dialogue import Conversation, Stage, Turn
+from batchgen.outcomes import Reason, Reply
+from batchgen.records import Batch
+from batchgen.session import Session
+
+
+class _Written(NamedTuple):
+    """A dialogue with one new text, which belongs to the last turn."""
+
+    key: str
+    stage: Stage
+    dialogue: Conversation
+
+
+def ask_again(session: Session, batch: Batch, replies: Sequence[Reply], names: Sequence[str]) -> list[Reply]:
+    """`replies`, those of them FLAGGED whose accepted text raises one of the flags `names`."""
+    if not names:
+        return list(replies)
+    accepted = {reply.key: reply for reply in replies if reply.reason is Reason.ACCEPTED}
+    raised = _raised(list(_written(session, batch, accepted)), names)
+    return [
+        reply._replace(reason=Reason.FLAGGED, text="", follow_up="", detail=", ".join(raised[reply.key]))
+        if reply.reason is Reason.ACCEPTED and reply.key in raised
+        else reply
+        for reply in replies
+    ]
+
+
+def _written(session: Session, batch: Batch, accepted: dict[str, Reply]) -> Iterator[_Written]:
+    stage, names = batch.step.stage, session.names()
+    held = [row.number for row in session.store.held(batch.batch)]
+    for one in session.store.conversations(held):
+        key = names.key(one.number, batch.step, batch.attempt)
+        reply = accepted.get(key)
+        if reply is None:
+            continue
+        turns = _with(one.turns, stage, reply.text)
+        yield _Written(key, stage, Conversation(one.number, turns))
+        if reply.follow_up:
+            yield _Written(key, Stage.QUESTION, Conversation(one.number, (*turns, Turn(reply.follow_up, "", ""))))
+
+
+def _with(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, ...]:
+    """The turns with `text` as what `stage` wrote: a question begins a new one."""
+    if stage is Stage.QUESTION:
+        return (*turns, Turn(text, "", ""))
+    return (*turns[:-1], turns[-1]._replace(**{stage.value: text}))
+
+
+def _raised(written: Sequence[_Written], names: Sequence[str]) -> dict[str, list[str]]:
+    """key -> the flags that its text raises."""
+    from batchgen.quality import FLAGS, table  # here: a run without retry flags needs none of it
+
+    found: dict[str, list[str]] = {}
+    for stage in {one.stage for one in written}:
+        mine = [one for one in written if one.stage is stage]
+        turns = table(_numbered(mine))
+        last = [end - 1 for end in accumulate(len(one.dialogue.turns) for one in mine)]
+        for name in names:
+            if stage not in FLAGS[name].fields:
+                continue
+            hits = FLAGS[name].find(turns, stage)
+            for one, row in zip(mine, last, strict=True):
+                if hits[row]:
+                    found.setdefault(one.key, []).append(name)
+    return found
+
+
+def _numbered(written: Iterable[_Written]) -> Iterator[Conversation]:
+    """Dialogues under numbers of their own: the flags tell conversations apart by them."""
+    for number, one in enumerate(written):
+        yield Conversation(number, one.dialogue.turns)
