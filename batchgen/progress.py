@@ -7,16 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from batchgen.status import LIVE_STATES, duration, status
-from batchgen.words import counted
+from batchgen.status import status
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from batchgen.session import Session
 
 log = logging.getLogger("batchgen")
-BATCHES_SHOWN = 10
 
 
 @contextmanager
@@ -29,13 +25,20 @@ def showing(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
     if not live:
         yield _lines(answer)
         return
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
+    from rich.text import Text
 
-    with Live(render(answer()), console=Console(stderr=True), auto_refresh=False) as view:
+    from batchgen.tables import overview
+
+    def view() -> Group:
+        now = answer()
+        return Group(overview(now), Text(summary(now)))
+
+    with Live(view(), console=Console(stderr=True, markup=False, emoji=False), auto_refresh=False) as live_view:
 
         def show() -> None:
-            view.update(render(answer()), refresh=True)
+            live_view.update(view(), refresh=True)
 
         yield show
 
@@ -61,29 +64,3 @@ def summary(answer: Mapping[str, Any]) -> str:
         f"{answer['complete']}/{answer['conversations']} complete, {flying} in flight,"
         f" {answer['rejected']} rejected, ${answer['cost']['spent_usd']:.4f} spent"
     )
-
-
-def render(answer: Mapping[str, Any]) -> RenderableType:
-    """The live view: per step done / in flight / ready / rejected, the batches with their age, the cost so far."""
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2))
-    for heading in ("step", "", "done", "in flight", "ready", "rejected"):
-        table.add_column(heading, justify="left" if heading in ("step", "") else "right")
-    for row in answer["steps"]:
-        bar = ProgressBar(total=answer["conversations"] or 1, completed=row["done"] + row["rejected"], width=24)
-        name = f"round {row['round']} {row['stage']}"
-        table.add_row(name, bar, *(str(row[key]) for key in ("done", "in_flight", "ready", "rejected")))
-    live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
-    lines = [
-        f"  {batch['batch']}  {counted(batch['requests'], 'request')}  {batch['remote_state'] or batch['state']}"
-        f"  {duration(batch['age_seconds'])}"
-        for batch in live[:BATCHES_SHOWN]
-    ]
-    if len(live) > BATCHES_SHOWN:
-        lines.append(f"  and {len(live) - BATCHES_SHOWN} batches more")
-    lines += [f"  waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]
-    return Group(table, Text("\n".join(lines)), Text(summary(answer)))

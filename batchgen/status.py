@@ -110,13 +110,22 @@ def _scope_name(scope: str) -> str:
     return str(Step.at(int(rest))) if kind in ("step", "halt") else rest
 
 
+def headline(answer: Mapping[str, Any]) -> str:
+    """Where the run is, in one sentence."""
+    if not answer["conversations"]:
+        return "Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K"
+    return (
+        f"{answer['complete']} of {answer['conversations']} conversations have {answer['rounds']} rounds,"
+        f" {answer['rejected']} were left behind" + (": finished." if answer["finished"] else ".")
+    )
+
+
 def as_text(answer: Mapping[str, Any]) -> str:
     """`status` for people, as plain text."""
     if not answer["conversations"]:
-        return "Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K"
+        return headline(answer)
     lines = [
-        f"{answer['complete']} of {answer['conversations']} conversations have {answer['rounds']} rounds,"
-        f" {answer['rejected']} were left behind" + (": finished." if answer["finished"] else "."),
+        headline(answer),
         "",
         f"{'step':<20}{'ready':>8}{'in flight':>11}{'done':>8}{'rejected':>10}",
     ]

@@ -166,7 +166,12 @@ def status(context: Context, *, as_json: bool) -> None:
     with translating(path):
         store = Store.read(path)
         value = read(store, context.settings(), clock.now())
-    answer(value, as_json=as_json, text=as_text(value))
+    if sys.stdout.isatty() and not as_json:
+        from batchgen.tables import show
+
+        show(value)
+    else:
+        answer(value, as_json=as_json, text=as_text(value))
 
 
 @click.command()

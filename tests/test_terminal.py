@@ -1,0 +1,73 @@
+"""What a person at a terminal sees of `status`: a table with the same facts as the JSON."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, seeds
+from invariants import ROUNDS
+from scenes import Make, Scene
+
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+def at_a_terminal(scene: Scene, *arguments: str, columns: int = 100) -> str:
+    """What a command prints on a terminal, without its colours."""
+    mine, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(scene.bench.root), *arguments],
+        env={**scene.bench.environment, "COLUMNS": str(columns), "TERM": "xterm"},
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while block := os.read(mine, 65536):
+            said += block
+    except OSError:  # how Linux ends a terminal
+        pass
+    os.close(mine)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+    return COLOURS.sub("", said.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [72, 100, 200])
+def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -> None:
+    unknown = 'question.max_rejected_share = 1.0\ngemini.models = ["gemini-nobody-knows"]\n'
+    scene = Scene.of(make_bench, 8, unknown, most=4, job_seconds=500.0)
+    scene.bench.service.faults.rows("blocked_prompt", key=r"r1-000003.*question")
+    for _ in range(4):
+        scene.tick(300)
+    facts = scene.bench.status()
+    shown = at_a_terminal(scene, "status", columns=columns)
+    assert f"0 of 8 conversations have {facts['rounds']} rounds, 1 were left behind." in shown
+    for row in facts["steps"]:
+        wanted = [row[name] or "·" for name in ("done", "in_flight", "ready", "rejected")]
+        (line,) = [line for line in shown.split("\n") if line.startswith(f"round {row['round']} {row['stage']}")]
+        assert line.split()[-4:] == [str(count) for count in wanted]
+    live = [batch for batch in facts["batches"] if batch["state"] == "in_flight"]
+    assert live
+    assert all(re.search(rf"{batch['batch']} +{batch['requests']} +{batch['provider']}", shown) for batch in live)
+    assert '[prices."MODEL"]' in shown  # brackets are no markup
+    assert "gemini-nobody-knows" in shown
+    assert max(map(len, shown.split("\n"))) <= columns
+
+
+def test_json_stays_json_at_a_terminal(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 2)
+    assert at_a_terminal(scene, "status", "--json").startswith('{"conversations": 2')
+
+
+def test_status_of_an_empty_root(make_bench: Make) -> None:
+    bench = make_bench()
+    bench.configure(ROUNDS)
+    scene = Scene(bench)
+    assert at_a_terminal(scene, "status").startswith("Nothing is prepared here yet.")
+    assert bench.prepare(seeds(1)).code == 0
