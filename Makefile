@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak bench bench-cost clean
+.PHONY: demo test docs soak check-trl bench bench-cost clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -21,6 +21,10 @@ docs: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	SOAK_KILLS=1000 $(BIN)/pytest -q -n auto tests/test_crash.py -k random
+
+check-trl: $(VENV)/.demo $(VENV)-trl/.trl
+	$(BIN)/python cli.py -q demo --backend scripted --conversations 36 --output $(VENV)-trl/run
+	$(VENV)-trl/bin/python tests/trainers/check_trl.py $(VENV)-trl/run
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
@@ -41,5 +45,10 @@ $(VENV)/.dev: $(VENV)/.base requirements-dev.txt
 	$(BIN)/pip install $(QUIET) -r requirements-dev.txt
 	touch $@
 
+$(VENV)-trl/.trl: requirements-trl.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)-trl
+	$(VENV)-trl/bin/pip install $(QUIET) -r requirements-trl.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-trl .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
