@@ -97,7 +97,10 @@ def _metadata(session: Session, facts: Facts) -> str:
     form = FORMATS[facts.form]
     source = _source(session)
     schema = form.schema(session.settings.rounds)
-    splits = [{"name": split, "num_examples": part.rows} for split, part in facts.parts.items()]
+    splits = [
+        {"name": split, "num_bytes": part.path.stat().st_size, "num_examples": part.rows}
+        for split, part in facts.parts.items()
+    ]
     data = DatasetCardData(
         language=_languages(facts.scripts),
         license=LICENSE,
