@@ -7,7 +7,7 @@ settled by its result lines and its ending, by the same code that settled it the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def rebuild(session: Session) -> Rebuilt:
             f"{session.layout.store} holds a run already; nothing was changed.",
             do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
         )
-    sent = sorted(_request_files(session.layout), key=lambda one: one.serial)
+    sent = _planned(session.layout, _request_files(session.layout))
     # Until the end nothing else may work with this store: it would buy what is not settled again yet.
     facts = {**_facts(session.layout), REBUILDING: "1"}
     conversations = session.store.replace_seeds(_seeds(session.layout), facts)
@@ -128,13 +128,27 @@ def _seeds(layout: Layout) -> Iterator[Turn]:
         raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None
 
 
+def _planned(layout: Layout, found: Iterable[_Sent]) -> list[_Sent]:
+    """One file for each number of the ledger, in its order.
+
+    A kill between a request file and the ledger leaves a file that nobody refers to; the number went to a later one,
+    which has an ending or is at least the younger file.
+    """
+    kept: dict[int, _Sent] = {}
+    for one in sorted(found, key=lambda one: (bool(_ending_facts(layout, one)), one.path.stat().st_mtime)):
+        if before := kept.get(one.serial):
+            log.warning("%s: was never sent; %s has its number", before.path, one.path.name)
+        kept[one.serial] = one
+    return [kept[serial] for serial in sorted(kept)]
+
+
 def _request_files(layout: Layout) -> Iterator[_Sent]:
     for path in (layout.root / "requests").glob("round*/*/*.jsonl"):
         match = _NAME.fullmatch(path.stem)
         if match is None:
             log.warning("%s: not a request file of this program; it is passed over", path)
             continue
-        rows = [orjson.loads(line) for line in read_lines(path.read_bytes())]
+        rows = list(_rows(path))
         keys = [parse_key(str(row.get("key") or row.get("custom_id"))) for row in rows]
         yield _Sent(
             path=path,
@@ -146,6 +160,16 @@ def _request_files(layout: Layout) -> Iterator[_Sent]:
             follow_up=bool(rows) and _wants(rows[0]) == fields_of(Stage.CORRECTION, follow_up=True),
             numbers=tuple(key.number for key in keys if key),
         )
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(read_lines(path.read_bytes()), start=1):
+        try:
+            yield as_object(orjson.loads(line))
+        except orjson.JSONDecodeError as error:
+            raise InputError(
+                f"{path}:{number}: not what was sent ({error}).", do="rebuild needs requests/ as the run left it."
+            ) from None
 
 
 def _wants(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any
         entered = done
     batches = [_batch(batch, now) for batch in store.batches()]
     pinned = {name: store.meta(f"model:{name}") for name in ("gemini", "together")}
-    waits = {wait.scope: wait.reason for wait in store.waits().values()}
+    waits = {wait.scope: wait.reason for wait in store.waits().values() if wait.until is None or wait.until > now}
     return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from conftest import Bench, seeds
+from invariants import ROUNDS
 
 from batchgen.local.faults import Fault, Status
 
@@ -115,3 +116,32 @@ def test_without_the_files_nothing_is_built(bench: Bench) -> None:
     assert refused.code == 2
     assert "run.json" in refused.err
     assert bench.status()["conversations"] == 0
+
+
+def test_a_file_that_was_never_sent_is_passed_over(bench: Bench) -> None:
+    """A kill between a request file and the ledger leaves an orphan whose number went to a later batch."""
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(4))
+    bench.ticks()
+    files = bench.files()
+    (sent,) = (bench.root / "requests" / "round2" / "answer").glob("*.jsonl")
+    orphan = bench.root / "requests" / "round2" / "correction" / sent.name.replace("answer", "correction")
+    orphan.write_bytes(sent.read_bytes().replace(b".answer.", b".correction."))
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    result = bench.run("rebuild")
+    assert result.code == 0
+    assert f"{orphan}: was never sent" in result.err
+    assert bench.files() == files
+    assert bench.run("verify").code == 0
+
+
+def test_a_torn_request_file_is_named(bench: Bench) -> None:
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(4))
+    bench.ticks()
+    (sent,) = (bench.root / "requests" / "round2" / "answer").glob("*.jsonl")
+    sent.write_bytes(sent.read_bytes()[:-40])
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    result = bench.run("rebuild")
+    assert result.code == 2
+    assert f"{sent}:4: not what was sent" in result.err
