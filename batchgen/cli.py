@@ -61,12 +61,8 @@ for _command in COMMANDS:
     cli.add_command(_command)
 
 
-def main(arguments: Sequence[str] | None = None, *, standalone_mode: bool = True) -> None:
-    """The entry point: runs a command, and turns an error into a line and an exit status.
-
-    `standalone_mode` is click's word; here it changes nothing, a success always returns.
-    """
-    del standalone_mode
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
     speak_utf8()
     try:
         code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)

@@ -19,7 +19,7 @@ from batchgen.progress import showing
 from batchgen.providers import PROVIDERS
 from batchgen.session import Session
 from batchgen.settings import load
-from batchgen.store import Store
+from batchgen.store import Store, translating
 from batchgen.verify import verify
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Calla
     say(NOTE)
     layout = Layout(root)
     config = root / "batchgen.toml"
-    with exclusive(layout):
+    with exclusive(layout), translating(layout.store):
         if not config.exists():
             write_durably(config, [DEMO_CONFIG.encode()])
         with LocalService(make_backend(backend), job_seconds=1.0, data_dir=root / "service") as service:

@@ -2,7 +2,6 @@
 
 BatchgenError
 ├── Locked            0  another command of the same root is at work
-├── DatasetError      1  verify found something wrong
 ├── SetupError        2  the user can fix it, nothing was sent
 │   ├── InputError       a file that cannot be read as what it should be
 │   ├── KeyRefused       a missing or refused API key
@@ -35,10 +34,6 @@ class Locked(BatchgenError):
     """Another command of the same root is at work. Nothing is wrong: cron overlaps."""
 
     exit_code = 0
-
-
-class DatasetError(BatchgenError):
-    """The dataset is not what it should be."""
 
 
 class SetupError(BatchgenError):

@@ -16,6 +16,7 @@ from batchgen.rebuild import FACTS, keep_seeds, seeds_are_kept
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
+from batchgen.words import counted
 
 
 class Options(NamedTuple):
@@ -97,10 +98,13 @@ def describe(done: Prepared) -> tuple[dict[str, object], str]:
         }, f"{done.conversations} conversations are prepared already; nothing changed."
     report = done.report
     value |= {"read": report.read, "kept": report.kept, "left_out": dict(report.left_out)}
+    value["repeated_questions"] = report.copies
     value["examples"] = {reason: list(lines) for reason, lines in report.examples.items()}
     lines = [f"{done.conversations} conversations prepared from {done.source} ({report.read} rows read)."]
     for reason, count in sorted(report.left_out.items()):
         where = ", ".join(map(str, report.examples.get(reason, ())))
         more = ", ..." if count > len(report.examples.get(reason, ())) else ""
         lines.append(f"  left out: {count} {reason} (line {where}{more})")
+    if report.copies:
+        lines.append(f"  {counted(report.copies, 'usable row')} of the input ask what an earlier row asked")
     return value, "\n".join(lines)
