@@ -44,5 +44,7 @@ BILLS = """SELECT b.position, b.provider, b.model, o.reason, sum(o.requests), su
 OUTPUT_OF = """SELECT coalesce(sum(o.requests), 0), coalesce(sum(o.output_tokens), 0)
     FROM batches b JOIN outcomes o USING (batch)
     WHERE b.position = :at AND b.follow_up = :follow_up AND o.reason = 'accepted'"""
+STANDINGS = """SELECT number, at, batch, reason, detail, strikes FROM conversations
+    WHERE number BETWEEN :first AND :last ORDER BY number"""
 STALE = "SELECT file FROM stale ORDER BY file"
 WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"

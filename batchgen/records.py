@@ -89,6 +89,17 @@ class Row(NamedTuple):
     ceiling: int
 
 
+class Standing(NamedTuple):
+    """Where a conversation stands: `batch` holds it, `reason` is why it was left behind after `strikes` failures."""
+
+    number: int
+    at: int
+    batch: int | None
+    reason: str | None
+    detail: str | None
+    strikes: int
+
+
 class Settled(NamedTuple):
     """What became of one conversation's request; `follow_up` is the next round's question that came along."""
 

@@ -20,7 +20,7 @@ from batchgen.crash import crashpoint
 from batchgen.dialogue import ID_DIGITS, STAGES, Conversation, Step, Turn
 from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Bill, Plan, Row, Settled, Wait
+from batchgen.records import Batch, Bill, Plan, Row, Settled, Standing, Wait
 from batchgen.schema import MIGRATIONS, PLACES
 
 BUSY_SECONDS = 60.0
@@ -185,6 +185,10 @@ class Store:
         """(number, step, reason, detail, attempts) of every rejected conversation, in seed order."""
         for number, at, reason, detail, attempts in self._database.execute(queries.LEFT_BEHIND):
             yield number, Step.at(at), reason, detail or "", attempts
+
+    def standings(self, first: int, last: int) -> list[Standing]:
+        """Where conversations number `first` to `last` stand, in seed order."""
+        return [Standing(*row) for row in self._database.execute(queries.STANDINGS, {"first": first, "last": last})]
 
     # ---- the ledger
 
