@@ -21,7 +21,7 @@ from batchgen.exits import interrupted, os_error, speak_utf8, tell
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
 COMMANDS = (
     *(running.prepare, running.estimate, running.submit, running.collect, running.run, running.status, running.receipt),
-    *(dataset.verify, dataset.export),
+    *(dataset.verify, dataset.report, dataset.export),
     *(upkeep.retry, upkeep.cancel, upkeep.clean, upkeep.switch, upkeep.rebuild, upkeep.doctor),
     *(service.serve, service.demo),
 )

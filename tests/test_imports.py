@@ -12,6 +12,9 @@ import pytest
 from conftest import REPOSITORY, Bench, seeds
 
 HEAVY = {
+    "altair",
+    "jinja2",
+    "vl_convert",
     "polars",
     "jsonschema",
     "google.genai",

@@ -52,6 +52,26 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
             session.close()
 
 
+@contextmanager
+def reading(context: Context) -> Iterator[Session]:
+    """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
+    from batchgen.files import Layout
+    from batchgen.session import Session
+    from batchgen.store import Store, translating
+
+    settings, layout = context.settings(), Layout(context.root)
+    with translating(layout.store):
+        store = Store.read(layout.store)
+        if store is None:
+            raise unprepared(layout.root)
+        session = Session(layout, settings, store, {})
+        try:
+            prepared(session)
+            yield session
+        finally:
+            session.close()
+
+
 def prepared(session: Session) -> None:
     if not session.conversations:
         raise unprepared(session.layout.root)

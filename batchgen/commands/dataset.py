@@ -1,4 +1,4 @@
-"""The finished dataset: is it what it claims to be, and in what form is it wanted?"""
+"""The dataset: is it what it claims to be, how does it read, and in what form is it wanted?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from batchgen.commands.base import Context, answer, json_option, prepared, working
+from batchgen.commands.base import Context, answer, json_option, prepared, reading, working
 
 EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 
@@ -28,6 +28,31 @@ def verify(context: Context, *, as_json: bool) -> None:
         answer({"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well.")
         if found:
             sys.exit(1)
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), help="An .html file. Default: ROOT/data/report.html.")
+@click.option(
+    "--conversations", type=click.IntRange(min=1), default=2000, show_default=True, help="Most to read in the page."
+)
+@json_option
+@click.pass_obj
+def report(context: Context, output: Path | None, conversations: int, *, as_json: bool) -> None:
+    """Write one HTML page about the run: steps, cost, batches, lengths, flags, and the conversations to read.
+
+    The page needs no network, neither when it is written nor when it is read. Works beside other commands.
+
+    \b
+      batchgen report && xdg-open data/report.html
+      batchgen report --output run1.html --conversations 20000
+    """
+    from batchgen.report.write import describe
+    from batchgen.report.write import report as run
+
+    with reading(context) as session:
+        path = output.absolute() if output else session.layout.data / "report.html"
+        value, text = describe(run(session, path, conversations))
+        answer(value, as_json=as_json, text=text)
 
 
 @click.command()

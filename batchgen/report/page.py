@@ -1,0 +1,257 @@
+"""Facts, drawings and conversations -> one HTML file that needs nothing but itself.
+
+Texts never touch the markup: they travel compressed and in base64 and are rendered as text nodes. Everything else that
+comes from outside (models, errors, reasons) goes through the template's escaping. The policy forbids the page any
+script or style but its own, and every request.
+"""
+
+from __future__ import annotations
+
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from batchgen import __version__
+from batchgen.dialogue import Turn
+from batchgen.quality import FLAGS, LABELS
+from batchgen.records import Batch
+from batchgen.report import charts
+from batchgen.report.facts import Facts, StepFacts, middle_and_most
+from batchgen.report.sample import EACH
+from batchgen.report.texts import Texts
+from batchgen.status import duration, timestamp
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ASSETS = Path(__file__).with_name("assets")
+NEWEST = 200  # batches in the ledger's table
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+DASH = "\N{EN DASH}"
+
+
+def page(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> Iterator[bytes]:
+    """The page, in pieces. `bill` is that of `bills.bill`."""
+    style, script = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
+    marker = "@packed@"
+    html = (
+        _environment()
+        .from_string((ASSETS / "page.html.j2").read_text("utf-8"))
+        .render(**view(facts, texts, bill), style=style, script=script, policy=policy(style, script), packed=marker)
+    )
+    before, _, after = html.rpartition(marker)  # the last one: the script below it is ours
+    yield from (before.encode(), packed(texts), after.encode())
+
+
+def policy(style: str, script: str) -> str:
+    """What the page may do: run this script, use this style, nothing else, and reach nobody."""
+    hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (script, style)]
+    return (
+        f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}';"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def packed(texts: Texts) -> bytes:
+    """The conversations as the page's script unpacks them: JSON, zlib, base64."""
+    names = orjson.dumps([[label, FLAGS[LABELS[label][0]].meaning] for label in texts.names])
+    squeeze = zlib.compressobj(6)
+    parts = [squeeze.compress(b'{"labels":' + names + b',"items":[')]
+    for at, record in enumerate(texts.shown):
+        parts.append(squeeze.compress(b"," + record if at else record))
+    return b64encode(b"".join([*parts, squeeze.compress(b"]}"), squeeze.flush()]))
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        usd=usd,
+        whole=whole,
+        share=share,
+        lasted=lasted,
+        words=words,
+        drawn=Markup,  # charts hold no words but ours
+    )
+    return environment
+
+
+# ---------------------------------------------------------------- words
+
+
+def usd(value: float | None) -> str:
+    """Dollars as people read them: tiny sums keep four digits."""
+    if value is None:
+        return "unknown"
+    return f"${value:,.4f}" if abs(value) < 10 else f"${value:,.2f}"  # noqa: PLR2004
+
+
+def whole(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent; what is there is never shown as nothing, nor nearly all as all."""
+    if value is None:
+        return DASH
+    percent = 100 * value
+    if 0 < percent < 0.1:  # noqa: PLR2004
+        return "< 0.1 %"
+    if 99.9 < percent < 100:  # noqa: PLR2004
+        return "> 99.9 %"
+    return f"{percent:.0f} %" if percent in (0, 100) else f"{percent:.1f} %"
+
+
+def lasted(value: float | None) -> str:
+    return DASH if value is None else duration(value)
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ").replace(":", " · ")
+
+
+# ---------------------------------------------------------------- what the template shows
+
+
+def view(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> dict[str, Any]:
+    """Every value of the template but the page's own style and script."""
+    answer = facts.answer
+    return {
+        "answer": answer,
+        "headline": _headline(answer),
+        "lead": _lead(facts),
+        "tiles": list(_tiles(facts, texts, bill)),
+        "steps": facts.steps,
+        "flow": charts.flow(facts.steps),
+        "bill": bill,
+        "timeline": charts.timeline(facts.batches, facts.now),
+        "turnaround": list(map(_turnaround, filter(_sent, facts.steps))),
+        "ledger": [_ledger(batch) for batch in reversed(facts.batches[-NEWEST:])],
+        "ledger_total": len(facts.batches),
+        "lengths": charts.lengths(texts.lengths),
+        "quantiles": list(_quantiles(texts.lengths)),
+        "rounds": range(1, answer["rounds"] + 1),
+        "quality": _quality(texts, answer["rounds"]),
+        "shown_about": "Answer and correction stand side by side: dotted is only in the answer, underlined only in the"
+        " correction.",
+        "partial": _partial(answer["conversations"], len(texts.shown)),
+        "foot": f"Written by batchgen {__version__} on {_clock(facts.now)} from the run's store; nothing in this page"
+        " reaches the network.",
+    }
+
+
+def _headline(answer: Mapping[str, Any]) -> str:
+    done = f"{whole(answer['complete'])} of {whole(answer['conversations'])} conversations complete"
+    if answer["finished"]:
+        return f"Finished: {done}" + (f", {whole(answer['rejected'])} left behind" if answer["rejected"] else "")
+    return f"At work: {done} so far"
+
+
+def _lead(facts: Facts) -> str:
+    if facts.began is None:
+        return f"Prepared, nothing submitted yet. As of {_clock(facts.now)}."
+    end = facts.last or facts.now
+    models = " and ".join(model for model in facts.answer["models"].values() if model)
+    return (
+        f"{facts.answer['rounds']} rounds with {models}. First submitted {_clock(facts.began)}, newest result"
+        f" {duration(max(end - facts.began, 0))} later. As of {_clock(facts.now)}."
+    )
+
+
+def _tiles(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    answer, total = facts.answer, facts.answer["conversations"]
+    complete, left = answer["complete"], answer["rejected"]
+    flying = sum(step.in_flight for step in facts.steps)
+    spent = bill["total"]
+    yield _tile("Complete", whole(complete), f"{share(complete / total)} of {whole(total)}" if total else "")
+    yield _tile("Left behind", whole(left), share(left / total) if total else "")
+    yield _tile("On their way", whole(total - complete - left), f"{whole(flying)} in flight")
+    yield _tile("Spent", spent["at_least"] + usd(spent["usd"]), f"estimated {usd(spent['estimated'])}")
+    each = spent["usd"] / complete * 1000 if complete and spent["usd"] is not None else None
+    yield _tile("Per 1,000 complete", DASH if each is None else spent["at_least"] + usd(each), "at this run's yield")
+    flagged = texts.flagged / texts.complete if texts.complete else None
+    yield _tile("With a quality flag", share(flagged), f"{whole(texts.flagged)} of {whole(texts.complete)} complete")
+
+
+def _tile(name: str, value: str, note: str) -> dict[str, str]:
+    return {"name": name, "value": value, "note": note}
+
+
+def _clock(seconds: float | None) -> str:
+    """A time as people read it, in UTC."""
+    return (timestamp(seconds) or DASH).replace("T", " ").removesuffix("Z")[:16] + " UTC"
+
+
+def _sent(step: StepFacts) -> bool:
+    return step.batches > 0
+
+
+def _turnaround(step: StepFacts) -> dict[str, Any]:
+    times = [value for spans in (step.waited, step.ran) for value in middle_and_most(spans) or (None, None)]
+    return {"name": step.name, "batches": step.batches, "times": times}
+
+
+def _ledger(batch: Batch) -> dict[str, Any]:
+    begin, middle, end = batch.submitted_at, batch.started_at, batch.ended_at
+    return {
+        "name": batch.name,
+        "requests": batch.requests,
+        "state": batch.state,
+        "error": batch.error,
+        "model": batch.model,
+        "submitted": DASH if begin is None else _clock(begin).removesuffix(" UTC"),
+        "waited": None if begin is None or middle is None else max(middle - begin, 0),
+        "ran": None if middle is None or end is None else max(end - middle, 0),
+    }
+
+
+def _quantiles(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Exact, from counts by length (schema texts.LENGTHS)."""
+    order = list(Turn._fields)
+    groups = {key: group for key, group in frame.group_by("round", "field")}  # noqa: C416 - an iterator of pairs
+    for number, field in sorted(groups, key=lambda key: (key[0], order.index(str(key[1])))):
+        group = groups[number, field].sort("length")
+        yield {
+            "round": number,
+            "field": field,
+            "texts": group["texts"].sum(),
+            "lengths": [_quantile(group, part) for part in QUANTILES],
+        }
+
+
+def _quantile(group: pl.DataFrame, part: float) -> int:
+    """The least length that at least `part` of the texts do not exceed."""
+    reached = group["texts"].cum_sum()
+    return int(group["length"][int((reached < part * reached[-1]).sum())])
+
+
+def _quality(texts: Texts, rounds: int) -> dict[str, Any]:
+    turns = texts.complete * rounds
+    rows: list[dict[str, Any]] = []
+    for label in sorted(LABELS, key=lambda label: -sum(texts.labels[label, at + 1] for at in range(rounds))):
+        counts = [texts.labels[label, number] for number in range(1, rounds + 1)]
+        if sum(counts):
+            meaning = FLAGS[LABELS[label][0]].meaning
+            row = {"label": label, "meaning": meaning, "turns": sum(counts), "share": sum(counts) / turns}
+            rows.append({**row, "by_round": counts})
+    return {
+        "rows": rows,
+        "turns": turns,
+        "complete": texts.complete,
+        "empty": "No flag was raised." if texts.complete else "No conversation is complete yet.",
+    }
+
+
+def _partial(total: int, shown: int) -> str:
+    if shown == total:
+        return ""
+    return (
+        f"This page shows {whole(shown)} of {whole(total)} conversations, drawn by their ids: first up to {EACH} of"
+        " every flag, rejection reason and number of rounds, then any. All figures above are about all of them."
+    )

@@ -1,0 +1,180 @@
+"""What the page says about the texts: their lengths, their flags, and the conversations that it shows.
+
+The store is read in short ranges, so that a report never keeps a tick from its commit; two passes for the statistics,
+and what was drawn is read once more. A conversation is held only as long as its range is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+
+from batchgen.dialogue import STAGES, Conversation, Step, Turn
+from batchgen.quality import LABELS, labels, table
+from batchgen.records import Standing
+from batchgen.report.marks import marked
+from batchgen.report.sample import Sample
+from batchgen.session import Names, Session
+from batchgen.survey import Survey, survey
+
+RANGE = 1000  # conversations in memory at once
+MOST_CHARACTERS = 10_000  # of one text in the page; the files have it whole
+BYTES_A_CONVERSATION = 12_000  # on average, before compression
+COMPLETE, OPEN, REJECTED = "complete", "open", "rejected"
+LENGTHS = pl.Schema({"round": pl.Int64, "field": pl.String, "length": pl.Int64, "texts": pl.Int64})
+
+
+class Seen(NamedTuple):
+    """A conversation with its accepted texts, and where it stands."""
+
+    conversation: Conversation
+    standing: Standing
+
+    def state(self, rounds: int) -> str:
+        if self.standing.reason:
+            return REJECTED
+        return COMPLETE if complete(self.conversation, rounds) else OPEN
+
+
+class Note(NamedTuple):
+    """What is known of a conversation that may be shown: its state, its labels by turn, where it stands."""
+
+    state: str
+    labels: tuple[tuple[str, ...], ...]
+    standing: Standing
+
+
+class Texts(NamedTuple):
+    """`lengths` counts texts by round, field and characters; `labels` counts turns by (label, round).
+
+    `flagged` conversations have a label, of `complete` ones; `shown` are the page's conversations as JSON, in seed
+    order; `names` is what their labels' numbers mean.
+    """
+
+    lengths: pl.DataFrame
+    labels: Counter[tuple[str, int]]
+    flagged: int
+    complete: int
+    shown: list[bytes]
+    names: tuple[str, ...] = tuple(LABELS)
+
+
+def read(session: Session, most: int) -> Texts:
+    """Look at every conversation; at most `most` are drawn to be shown."""
+    rounds = session.settings.rounds
+    whole = survey(table(done) for seen in ranges(session) if (done := finished(seen, rounds)))
+    return _Reading(session, whole, most).texts()
+
+
+def ranges(session: Session) -> Iterator[list[Seen]]:
+    """Every conversation, RANGE at a time. No cursor is left open between them: others may write."""
+    rounds = session.settings.rounds
+    for first in range(1, session.conversations + 1, RANGE):
+        standings = session.store.standings(first, first + RANGE - 1)
+        if not standings:
+            return
+        found = {one.number: one for one in session.store.conversations([row.number for row in standings])}
+        yield [Seen(one._replace(turns=one.turns[:rounds]), row) for row in standings if (one := found.get(row.number))]
+
+
+def complete(conversation: Conversation, rounds: int) -> bool:
+    return len(conversation.turns) == rounds and all(conversation.turns[-1])
+
+
+def finished(seen: Sequence[Seen], rounds: int) -> list[Conversation]:
+    """Those that have all rounds: flags are about them alone, as in an export."""
+    return [one.conversation for one in seen if complete(one.conversation, rounds)]
+
+
+class _Reading:
+    """The second pass: lengths, labels, and the draw."""
+
+    def __init__(self, session: Session, whole: Survey, most: int) -> None:
+        self._session, self._whole, self._rounds = session, whole, session.settings.rounds
+        self._most, self._sample = most, Sample[Note](most)
+        self._lengths = pl.DataFrame(schema=LENGTHS)
+        self._labels, self._flagged, self._complete = Counter[tuple[str, int]](), 0, 0
+
+    def texts(self) -> Texts:
+        for seen in ranges(self._session):
+            self._lengths = (
+                pl.concat([self._lengths, lengths(seen)]).group_by(*LENGTHS.names()[:3]).agg(pl.col("texts").sum())
+            )
+            found = self._found(seen)
+            for one in seen:
+                self._offer(one, found.get(one.conversation.number, ()))
+        order = self._lengths.sort(*LENGTHS.names()[:3])
+        return Texts(order, self._labels, self._flagged, self._complete, self._shown())
+
+    def _found(self, seen: Sequence[Seen]) -> dict[int, tuple[tuple[str, ...], ...]]:
+        """The labels of each complete conversation's turns."""
+        whole = finished(seen, self._rounds)
+        found = iter(labels(self._whole.measure(table(whole))) if whole else [])
+        return {one.number: tuple(tuple(next(found)) for _ in one.turns) for one in whole}
+
+    def _offer(self, one: Seen, found: tuple[tuple[str, ...], ...]) -> None:
+        state = one.state(self._rounds)
+        self._complete += state == COMPLETE
+        self._flagged += any(found)
+        for number, marks in enumerate(found, start=1):
+            self._labels.update((label, number) for label in marks)
+        names = {label for marks in found for label in marks} | {state, f"round {len(one.conversation.turns)}"}
+        if one.standing.reason:
+            names.add(f"{REJECTED}: {one.standing.reason}")
+        self._sample.offer(one.conversation.number, names, Note(state, found, one.standing))
+
+    def _shown(self) -> list[bytes]:
+        """The drawn conversations as JSON, in seed order, as many as the page has room for."""
+        names, room = self._session.names(), self._most * BYTES_A_CONVERSATION
+        records: dict[int, bytes] = {}
+        for number, note in self._sample.chosen():
+            for one in self._session.store.conversations([number]):
+                record = orjson.dumps(shown(one, note, names, self._rounds))
+                room -= len(record)
+                if room < 0 and records:
+                    return [records[number] for number in sorted(records)]
+                records[number] = record
+        return [records[number] for number in sorted(records)]
+
+
+def lengths(seen: Sequence[Seen]) -> pl.DataFrame:
+    """Characters of every text, counted (schema LENGTHS)."""
+    rows = Counter(
+        (number, field, len(text))
+        for one in seen
+        for number, turn in enumerate(one.conversation.turns, start=1)
+        for field, text in zip(Turn._fields, turn, strict=True)
+        if text
+    )
+    return pl.DataFrame([(*key, count) for key, count in rows.items()], schema=LENGTHS, orient="row")
+
+
+def shown(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str, Any]:
+    """A conversation as the page's script reads it.
+
+    `i` id, `s` state, `t` turns: each the question, the segments of answer and correction (report.marks), the numbers
+    of its labels, and whether a text was cut. `w` of a rejected one: round, stage, reason, detail, attempts.
+    """
+    marks = note.labels or ((),) * len(one.turns)
+    turns = [_turn(turn, found) for turn, found in zip(one.turns[:rounds], marks, strict=False)]
+    record: dict[str, Any] = {"i": names.id(one.number), "s": note.state, "t": turns}
+    step = Step.at(min(note.standing.at, rounds * len(STAGES) - 1))
+    if note.state == REJECTED:
+        row = note.standing
+        record["w"] = [step.round, step.stage, row.reason, row.detail or "", row.strikes]
+    elif note.state == OPEN:
+        record["w"] = [step.round, step.stage, "in flight" if note.standing.batch else "ready"]
+    return record
+
+
+def _turn(turn: Turn, found: Sequence[str]) -> list[Any]:
+    question, answer, correction = (text[:MOST_CHARACTERS] for text in turn)
+    alone = ([answer] * bool(answer), [correction] * bool(correction))
+    both = marked(answer, correction) if answer and correction else alone
+    order = list(LABELS)
+    cut = max(map(len, turn)) > MOST_CHARACTERS
+    return [question, *both, [order.index(label) for label in found], *([1] if cut else [])]

@@ -1,0 +1,53 @@
+"""Ask, look, draw, write: the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batchgen.errors import SetupError
+from batchgen.files import write_durably
+from batchgen.receipt import receipt
+from batchgen.report.bills import bill
+from batchgen.report.facts import facts
+from batchgen.report.page import page
+from batchgen.report.texts import read
+from batchgen.session import Session
+from batchgen.words import counted
+
+SUFFIXES = (".html", ".htm")
+
+
+class Reported(NamedTuple):
+    """The page that was written, its size, how many conversations it shows, and of how many."""
+
+    output: Path
+    bytes: int
+    shown: int
+    conversations: int
+    complete: int
+    rejected: int
+
+
+def report(session: Session, output: Path, most: int) -> Reported:
+    """Write the page to `output`; at most `most` conversations can be read in it. Only reads the store.
+
+    Raises SetupError for an output that is no HTML file.
+    """
+    if output.suffix.lower() not in SUFFIXES or output.is_dir():
+        raise SetupError(f"{output} is no place for a report.", do="End --output in .html.")
+    known = facts(session)
+    texts = read(session, most)
+    written = write_durably(output, page(known, texts, bill(receipt(session.store, session.settings, session.steps()))))
+    answer = known.answer
+    return Reported(
+        output, written.size, len(texts.shown), answer["conversations"], answer["complete"], answer["rejected"]
+    )
+
+
+def describe(done: Reported) -> tuple[dict[str, Any], str]:
+    """(JSON value, text) of what was written."""
+    value = {**done._asdict(), "output": str(done.output)}
+    shown = counted(done.shown, "conversation")
+    some = "" if done.shown == done.conversations else f" of {done.conversations}"
+    return value, f"{done.output}: {shown}{some} to read, {done.bytes / 1e6:.1f} MB."
