@@ -212,9 +212,11 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench) -> None:
     with closing(store):
         before = written(finished)[1]
         database = store._database
-        database.execute("UPDATE batches SET error = 'x', model = model")
+        database.execute("INSERT INTO waits VALUES ('gemini/x', NULL, 1, 'x')")
+        database.execute("UPDATE batches SET error = 'x'")
         plain = written(finished)[1]
-        database.execute("UPDATE batches SET error = ?, model = ?, state = state", (HOSTILE, HOSTILE))
+        database.execute("UPDATE waits SET scope = ?, reason = ?", (f"gemini/{HOSTILE}", HOSTILE))
+        database.execute("UPDATE batches SET error = ?, model = ?", (HOSTILE, HOSTILE))
         database.execute("UPDATE meta SET value = ? WHERE key LIKE 'model:%'", (HOSTILE,))
         database.execute("UPDATE conversations SET detail = ? WHERE reason IS NOT NULL", (HOSTILE,))
         after = written(finished)[1]
@@ -223,6 +225,7 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench) -> None:
     assert kinds == ["script", "script"]
     assert Counter(after.tags)["td"] == Counter(plain.tags)["td"]
     assert HOSTILE in after.texts("code")
+    assert f"Waiting, {HOSTILE}: {HOSTILE}" in after.texts("p")
     assert {item["w"][3] for item in after.unpacked()["items"] if item["s"] == "rejected"} == {HOSTILE}
 
 

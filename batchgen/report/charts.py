@@ -103,7 +103,7 @@ def flow(steps: Sequence[StepFacts]) -> Drawing:
         for one in steps
         for order, (kind, count) in enumerate(zip(STATES, _counts(one), strict=True))
     ]
-    frame = pl.DataFrame(rows)
+    frame, most = pl.DataFrame(rows), max(one.entered for one in steps)
 
     def chart(width: int) -> alt.TopLevelMixin:
         axis = alt.Axis(title="conversations", tickMinStep=1, tickCount=_ticks(width), format=",d")
@@ -111,7 +111,7 @@ def flow(steps: Sequence[StepFacts]) -> Drawing:
             alt.Chart(frame, width=width - STEP_LABEL, height=ROW * len(steps))
             .mark_bar()
             .encode(
-                x=alt.X("conversations:Q", axis=axis),
+                x=alt.X("conversations:Q", axis=axis, scale=alt.Scale(domainMax=most, nice=False)),
                 y=_steps([one.name for one in steps]),
                 color=_colour(STATES),
                 order="order:Q",
@@ -137,11 +137,7 @@ def money(rows: Sequence[Mapping[str, Any]]) -> Drawing:
         for row in rows
         for order, (kind, key) in enumerate(zip(MONEY, ("accepted", "wasted"), strict=False))
     ]
-    ticks = [
-        {"step": row["step"], "kind": "estimated", "usd": row["estimated"]}
-        for row in rows
-        if row["estimated"] is not None
-    ]
+    ticks = [{"step": row["step"], "kind": "estimated", "usd": row["estimated"]} for row in rows if row["estimated"]]
     marks = pl.DataFrame(ticks, schema={"step": pl.String, "kind": pl.String, "usd": pl.Float64})
 
     def chart(width: int) -> alt.TopLevelMixin:

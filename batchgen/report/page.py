@@ -172,7 +172,7 @@ def _tiles(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> Iterator[dict
     yield _tile("Complete", whole(complete), f"{share(complete / total)} of {whole(total)}" if total else "")
     yield _tile("Left behind", whole(left), share(left / total) if total else "")
     yield _tile("On their way", whole(total - complete - left), f"{whole(flying)} in flight")
-    yield _tile("Spent", spent["at_least"] + usd(spent["usd"]), f"estimated {usd(spent['estimated'])}")
+    yield _tile("Spent", spent["at_least"] + usd(spent["usd"]), f"estimated {usd(spent['estimated'])} for the same")
     each = spent["usd"] / complete * 1000 if complete and spent["usd"] is not None else None
     yield _tile("Per 1,000 complete", DASH if each is None else spent["at_least"] + usd(each), "at this run's yield")
     flagged = texts.flagged / texts.complete if texts.complete else None

@@ -5,6 +5,7 @@
   const SPARE = 6; // rows drawn above and below what is seen
   const SLICE = 12; // milliseconds of searching before the page gets its turn
   const REST = 120; // milliseconds after the last key before a search begins
+  const REWRITTEN = 35; // percent kept of an answer; below, lines under nearly every word only hinder reading
   const STATES = { complete: "complete", open: "on its way", rejected: "left behind" };
   const by = (id) => document.getElementById(id);
 
@@ -217,15 +218,17 @@
     function kept(turn) {
       const same = turn[1].filter((_, at) => at % 2 === 0).join("").length;
       const whole = turn[1].join("").length;
-      return whole && turn[2].length ? `, ${Math.round((100 * same) / whole)} % of the answer kept` : "";
+      return whole && turn[2].length ? Math.round((100 * same) / whole) : null;
     }
 
     function round(turn, at) {
       const node = make("section", "round");
       const head = make("h4", "", `Round ${at + 1}`);
       if (at === 0) head.append(make("span", "size", "the seed"));
-      const pair = make("div", "pair");
-      pair.append(part("answer", turn[1], "del", ""), part("correction", turn[2], "ins", kept(turn)));
+      const share = kept(turn);
+      const pair = make("div", share !== null && share < REWRITTEN ? "pair rewritten" : "pair");
+      const beside = share === null ? "" : `, ${share} % of the answer kept`;
+      pair.append(part("answer", turn[1], "del", ""), part("correction", turn[2], "ins", beside));
       node.append(head, flagsOf(turn), part("question", [turn[0]], "", ""), pair);
       if (turn[4]) node.append(make("p", "note", "Long texts are cut here; the files have them whole."));
       return node;
