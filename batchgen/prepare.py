@@ -106,5 +106,5 @@ def describe(done: Prepared) -> tuple[dict[str, object], str]:
         more = ", ..." if count > len(report.examples.get(reason, ())) else ""
         lines.append(f"  left out: {count} {reason} (line {where}{more})")
     if report.copies:
-        lines.append(f"  {counted(report.copies, 'usable row')} of the input ask what an earlier row asked")
+        lines.append(f"  {counted(report.copies, 'row')} with a question that an earlier row asks too")
     return value, "\n".join(lines)
