@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-cost clean
+.PHONY: demo test docs soak check-trl bench bench-cost bench-makespan clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -31,6 +31,9 @@ bench: $(VENV)/.dev
 
 bench-cost: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py
+
+bench-makespan: $(VENV)/.dev
+	$(BIN)/python benchmarks/makespan.py --write
 
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,226 @@
+"""A run of batchgen without providers: batches are cut, admitted, wait, come back and flow on, in simulated time.
+
+Nothing here knows a distribution: `Plan.draw` says how each batch fares. A batch has a random generator of its own,
+made of the seed, its step, its first conversation and its attempt, so that two plans that send the same batch see the
+same fate. What batchgen does itself (build, upload, collect: seconds a tick) takes no time here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int32]
+MOST_HALVINGS = 3  # as in batchgen.build: half as many requests for each time they failed
+
+
+class Work(NamedTuple):
+    """One step: who does it, and what one of its requests weighs."""
+
+    name: str
+    provider: str
+    tokens: int
+    bytes: int
+
+
+class Limits(NamedTuple):
+    """What a provider lets one account have in flight."""
+
+    enqueued_tokens: int
+    concurrent_batches: int
+
+
+class Fate(NamedTuple):
+    """How a batch ends: so many seconds after its create call, with its rows or without."""
+
+    seconds: float
+    rows: bool = True
+
+
+Draw = Callable[[Work, int, np.random.Generator], Fate]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is simulated. `draw` is told the work and the number of requests of a batch.
+
+    failing, blocked   shares of the rows that come back: asked again; left behind at once
+    flow               rows go on as soon as their batch is collected; else a step waits for the whole step before it
+    """
+
+    conversations: int
+    max_requests: int
+    work: Sequence[Work]
+    limits: Mapping[str, Limits]
+    draw: Draw
+    flow: bool = True
+    failing: float = 0.0
+    blocked: float = 0.0
+    max_attempts: int = 3
+    max_bytes: int = 50_000_000
+    tick_seconds: int = 300
+    seed: int = 0
+
+
+class Result(NamedTuple):
+    """How a run went; `completed` says how many conversations were completed at which second, `peak` how many
+    batches a provider had in flight at most.
+    """
+
+    seconds: int
+    complete: int
+    rejected: int
+    batches: int
+    requests: int
+    completed: tuple[tuple[int, int], ...]
+    peak: Mapping[str, int]
+
+    def seconds_until(self, share: float) -> int:
+        """When `share` of the conversations that were completed in the end were complete."""
+        wanted, done = share * self.complete, 0
+        for second, count in self.completed:
+            done += count
+            if done >= wanted:
+                return second
+        return self.seconds
+
+
+class _Batch(NamedTuple):
+    step: int
+    tried: int
+    rows: Rows
+    fate: Fate
+    random: np.random.Generator
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Conversations ready for one step and attempt: those of earlier ticks first, each tick's by number."""
+
+    pieces: deque[Rows] = field(default_factory=deque)
+    arrived: list[Rows] = field(default_factory=list)
+    size: int = 0
+
+    def put(self, rows: Rows) -> None:
+        if len(rows):
+            self.arrived.append(rows)
+            self.size += len(rows)
+
+    def take(self, count: int) -> Rows:
+        if self.arrived:
+            self.pieces.append(np.sort(np.concatenate(self.arrived)))
+            self.arrived.clear()
+        taken: list[Rows] = []
+        missing = min(count, self.size)
+        self.size -= missing
+        while missing:
+            piece = self.pieces.popleft()
+            taken.append(piece[:missing])
+            if len(piece) > missing:
+                self.pieces.appendleft(piece[missing:])
+            missing -= len(taken[-1])
+        return np.concatenate(taken)
+
+
+class _Run:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.now = 0
+        self.ready: dict[tuple[int, int], _Pool] = defaultdict(_Pool)
+        self.flying: list[tuple[int, int, _Batch]] = []
+        self.open = Counter({0: plan.conversations})  # conversations at each step, ready or in flight
+        self.batches_at: Counter[str] = Counter()
+        self.tokens_at: Counter[str] = Counter()
+        self.peak: Counter[str] = Counter()
+        self.batches = self.requests = self.rejected = 0
+        self.completed: list[tuple[int, int]] = []
+        self.ready[0, 0].put(np.arange(plan.conversations, dtype=np.int32))
+
+    def run(self) -> Result:
+        self.submit()
+        while self.flying:
+            self.now = self.flying[0][0]
+            while self.flying and self.flying[0][0] == self.now:
+                self.collect(heapq.heappop(self.flying)[2])
+            self.submit()
+        complete = sum(count for _, count in self.completed)
+        return Result(self.now, complete, self.rejected, self.batches, self.requests, tuple(self.completed), self.peak)
+
+    def submit(self) -> None:
+        """The earliest step first, as batchgen does; a step that does not fit leaves room to the ones behind it."""
+        for step, work in enumerate(self.plan.work):
+            for tried in range(self.plan.max_attempts):
+                pool = self.ready.get((step, tried))
+                while pool and pool.size:
+                    count = min(self._most(work, tried), pool.size)
+                    if not self._admitted(work, count):
+                        break
+                    self._send(step, tried, pool.take(count))
+            if not self.plan.flow and self.open[step]:
+                return
+
+    def _most(self, work: Work, tried: int) -> int:
+        plan = self.plan
+        halved = plan.max_requests >> min(tried, MOST_HALVINGS)
+        tokens = plan.limits[work.provider].enqueued_tokens // work.tokens
+        return max(1, min(halved, plan.max_bytes // work.bytes, tokens))
+
+    def _admitted(self, work: Work, count: int) -> bool:
+        batches, limits = self.batches_at[work.provider], self.plan.limits[work.provider]
+        tokens = self.tokens_at[work.provider] + count * work.tokens
+        return not batches or (batches < limits.concurrent_batches and tokens <= limits.enqueued_tokens)
+
+    def _send(self, step: int, tried: int, rows: Rows) -> None:
+        plan, work = self.plan, self.plan.work[step]
+        # The number of the step must not depend on the steps a plan leaves out.
+        random = np.random.default_rng((plan.seed, *work.name.encode(), int(rows[0]), tried))
+        fate = plan.draw(work, len(rows), random)
+        batch = _Batch(step, tried, rows, fate, random, len(rows) * work.tokens)
+        ticks = max(1, -int(-fate.seconds // plan.tick_seconds))  # the first tick that finds it ended
+        self.batches += 1
+        self.requests += len(rows)
+        self.batches_at[work.provider] += 1
+        self.peak[work.provider] = max(self.peak[work.provider], self.batches_at[work.provider])
+        self.tokens_at[work.provider] += batch.tokens
+        heapq.heappush(self.flying, (self.now + ticks * plan.tick_seconds, self.batches, batch))
+
+    def collect(self, batch: _Batch) -> None:
+        provider = self.plan.work[batch.step].provider
+        self.batches_at[provider] -= 1
+        self.tokens_at[provider] -= batch.tokens
+        accepted, again, left = self._judged(batch)
+        if batch.tried + 1 < self.plan.max_attempts:
+            self.ready[batch.step, batch.tried + 1].put(again)
+        else:
+            left += len(again)
+        self.open[batch.step] -= len(accepted) + left
+        self.rejected += left
+        if batch.step + 1 < len(self.plan.work):
+            self.ready[batch.step + 1, 0].put(accepted)
+            self.open[batch.step + 1] += len(accepted)
+        elif len(accepted):
+            self.completed.append((self.now, len(accepted)))
+
+    def _judged(self, batch: _Batch) -> tuple[Rows, Rows, int]:
+        """(accepted, to be asked again, how many are left behind)."""
+        plan, rows = self.plan, batch.rows
+        if not batch.fate.rows:
+            return rows[:0], rows, 0
+        if not plan.failing and not plan.blocked:
+            return rows, rows[:0], 0
+        luck = batch.random.random(len(rows))
+        blocked = luck < plan.blocked
+        failed = ~blocked & (luck < plan.blocked + plan.failing)
+        return rows[~(blocked | failed)], rows[failed], int(blocked.sum())
+
+
+def simulate(plan: Plan) -> Result:
+    """The whole run, from the first submit to the tick that settles the last conversation."""
+    return _Run(plan).run()
