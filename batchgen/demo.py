@@ -46,25 +46,30 @@ NOTE = (
 )
 
 
-def make_backend(name: str) -> Backend:
-    """`smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError."""
+def make_backend(name: str, concurrency: int | None = None) -> Backend:
+    """`smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError.
+
+    `concurrency` rows are asked at once; None is the backend's own number.
+    """
     from batchgen.local import backends
 
     if name == "scripted":
         return backends.Scripted()
     if name.startswith(("http://", "https://")):
-        return backends.OpenAICompatible(name)
+        return backends.OpenAICompatible(name, parallel=concurrency or backends.CONCURRENCY)
     if name == "smollm":
-        return backends.SmolLM()
+        return backends.SmolLM(parallel=concurrency or backends.SMOLLM_CONCURRENCY)
     raise SetupError(f"--backend {name!r} is unknown.", do="Use smollm, scripted, or http://HOST:PORT/v1.")
 
 
-def serve(ports: tuple[int, int], backend: str, data_dir: Path | None, job_seconds: float) -> None:
+def serve(
+    ports: tuple[int, int], backend: str, data_dir: Path | None, job_seconds: float, concurrency: int | None
+) -> None:
     """Serve until Ctrl-C."""
     from batchgen.local.server import LocalService, run_service
 
     service = LocalService(
-        make_backend(backend),
+        make_backend(backend, concurrency),
         job_seconds=job_seconds,
         data_dir=data_dir,
         gemini_port=ports[0],

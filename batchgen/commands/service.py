@@ -16,7 +16,17 @@ from batchgen.commands.base import Context
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Keep files and jobs here across restarts.")
 @click.option("--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least job duration.")
-def serve(gemini_port: int, together_port: int, backend: str, data_dir: Path | None, job_seconds: float) -> None:
+@click.option(
+    "--concurrency", type=click.IntRange(1, 4096), help="Rows asked at once.  [default: 64 of a server, 8 of smollm]"
+)
+def serve(
+    gemini_port: int,
+    together_port: int,
+    backend: str,
+    data_dir: Path | None,
+    job_seconds: float,
+    concurrency: int | None,
+) -> None:
     """Both providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
 
     \b
@@ -26,7 +36,7 @@ def serve(gemini_port: int, together_port: int, backend: str, data_dir: Path | N
     """
     from batchgen.demo import serve as run
 
-    run((gemini_port, together_port), backend, data_dir, job_seconds)
+    run((gemini_port, together_port), backend, data_dir, job_seconds, concurrency)
 
 
 @click.command()

@@ -51,6 +51,14 @@ class BackendError(Exception):
     """A row that could not be answered: it becomes the provider's internal error."""
 
 
+class BackendBusy(BackendError):
+    """A row that could not be answered now and may be asked again, `after_seconds` from now if the server said so."""
+
+    def __init__(self, message: str, after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+
+
 class Backend(Protocol):
     """`instant` backends are asked when a job is due, the others by `parallel` worker threads as soon as it exists."""
 
@@ -58,7 +66,7 @@ class Backend(Protocol):
     parallel: int
 
     def answer(self, prompt: Prompt) -> Answer:
-        """The reply to one prompt; BackendError when there is none."""
+        """The reply to one prompt; BackendError when there is none, BackendBusy when there is none yet."""
 
     def close(self) -> None:
         """Let go of whatever it holds."""
@@ -139,6 +147,9 @@ LEAST_CHARACTERS = 20
 FIRST_WIDE = "\u2e80"  # where the scripts of East Asia begin
 
 
+SMOLLM_CONCURRENCY = 8
+
+
 class SmolLM:
     """SmolLM2-135M-Instruct in this process, `parallel` rows at once (continuous batching).
 
@@ -151,7 +162,7 @@ class SmolLM:
 
     instant = False
 
-    def __init__(self, *, parallel: int = 8, threads: int = 0) -> None:
+    def __init__(self, *, parallel: int = SMOLLM_CONCURRENCY, threads: int = 0) -> None:
         self.parallel = parallel
         self._server: Any = _llama_server(_model_path(), parallel, threads or min(2, os.cpu_count() or 1))
 
@@ -239,16 +250,30 @@ def _fitting(messages: tuple[Message, ...], characters: int) -> list[dict[str, s
     return kept[::-1]
 
 
+# Overload, a restart, a proxy whose servers are all busy: the same request may succeed later.
+BUSY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+CONCURRENCY = 64
+PROBES = 4  # single calls that need not wait for a batch's rows
+
+
 class OpenAICompatible:
     """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
 
     `url` may end in /v1 or not. `model` "" is the first one the server lists; the rows' own model names are the
-    providers' and mean nothing there.
+    providers' and mean nothing there. A server that is busy, broken or not there is BackendBusy.
     """
 
     instant = False
 
-    def __init__(self, url: str, *, model: str = "", api_key: str = "", parallel: int = 8) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "",
+        api_key: str = "",
+        parallel: int = CONCURRENCY,
+        timeout_seconds: float = 600,
+    ) -> None:
         import httpx
 
         self.parallel = parallel
@@ -256,8 +281,8 @@ class OpenAICompatible:
         self._client: httpx.Client = httpx.Client(
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(600, connect=10),
-            limits=httpx.Limits(max_connections=parallel),
+            timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 10)),
+            limits=httpx.Limits(max_connections=parallel + PROBES),
         )
 
     def answer(self, prompt: Prompt) -> Answer:
@@ -277,13 +302,29 @@ class OpenAICompatible:
 
         try:
             response = self._client.request(method, path, json=body)
-            response.raise_for_status()
+        except httpx.TransportError as error:
+            raise BackendBusy(f"the model server failed: {type(error).__name__} {error}") from error
+        if response.status_code in BUSY_STATUS:
+            raise BackendBusy(f"the model server failed: {_says(response)}", _wish(response))
+        if not response.is_success:
+            raise BackendError(f"the model server failed: {_says(response)}")
+        try:
             return response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise BackendError(f"the model server failed: {error}") from error
+        except ValueError as error:  # a proxy's page, or a reply that was cut
+            raise BackendBusy(f"the model server sent no JSON: {response.text[:200]}") from error
 
     def close(self) -> None:
         self._client.close()
+
+
+def _says(response: httpx.Response) -> str:
+    return f"{response.status_code} {response.text[:200]}"
+
+
+def _wish(response: httpx.Response) -> float:
+    """Retry-After in seconds; 0 where there is none, or a date."""
+    wish = response.headers.get("retry-after", "")
+    return float(wish) if wish.isdecimal() else 0.0
 
 
 def chat_body(prompt: Prompt, max_tokens: int | None) -> dict[str, Any]:

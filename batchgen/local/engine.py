@@ -1,23 +1,22 @@
 """Jobs take time: they wait, run, get their rows answered, and end.
 
 Nothing happens by itself: `settle` brings all jobs up to the world's time whenever somebody asks. Backends that take
-real time are fed by Workers; what they have answered counts when the job is due.
+real time are fed by `workers`; what they have answered counts when the job is due.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
-from typing import NamedTuple
 
 import orjson
 
 from batchgen.local import gemini_rows, together_rows
-from batchgen.local.backends import BackendError
+from batchgen.local.backends import BackendBusy, BackendError
 from batchgen.local.results import render
 from batchgen.local.rows import Row, RowFormat
-from batchgen.local.world import PENDING_SHARE, Job, Progress, StoredFile, World
+from batchgen.local.store import Blob
+from batchgen.local.world import PENDING_SHARE, Job, StoredFile, World
 
 FORMATS: dict[str, RowFormat] = {"gemini": gemini_rows.FORMAT, "together": together_rows.FORMAT}
 SUCCESS = {"gemini": "BATCH_STATE_SUCCEEDED", "together": "COMPLETED"}
@@ -26,17 +25,23 @@ CANCELLED = {"gemini": "BATCH_STATE_CANCELLED", "together": "CANCELLED"}
 EXPIRED = {"gemini": "BATCH_STATE_EXPIRED", "together": "EXPIRED"}
 WITH_RESULTS = frozenset({"SUCCEEDED", "COMPLETED"})  # how a state ends that has all rows unless a fault says otherwise
 
+RowOf = Callable[[int], Row]
+
 GEMINI_LIMIT_SECONDS = 48 * 3600.0  # pending or running for longer: EXPIRED
 GEMINI_RESULT_SECONDS = 42 * 86400.0  # results are kept for six weeks
-IDLE_SECONDS = 0.5  # how often an idle worker looks at the clock
 
 
 def settle(world: World) -> None:
     """Bring every job up to the world's time. Hold the world's lock."""
-    now = world.now()
     for job in world.active_jobs():
-        if now >= job.created:
-            _settle(world, job, now)
+        settle_job(world, job)
+
+
+def settle_job(world: World, job: Job) -> None:
+    """Bring one job up to the world's time. Hold the world's lock."""
+    now = world.now()
+    if now >= job.created:
+        _settle(world, job, now)
 
 
 def _settle(world: World, job: Job, now: float) -> None:
@@ -114,12 +119,12 @@ def _end(world: World, job: Job, state: str, at: float, served: int) -> None:
     job.state = job.plan.end if job.plan.end and natural else state
     if natural and not job.error:
         served = wanted(job) if state != EXPIRED[job.provider] or job.plan.share is not None else served
-    rows = _rows(world, job, served)
+    indexes, row_of = _rows(world, job, served)
     if job.cancelled_at and state == SUCCESS[job.provider] and job.plan.cancel != "late":
-        rows += _unserved(job, {index for index, _ in rows})
+        indexes, row_of = _with_unserved(job, indexes, row_of)
     if job.plan.error is not None:
         job.error = job.plan.error
-    _publish(world, job, rows, at)
+    _publish(world, job, indexes, row_of, at)
     job.phase, job.ended_at = "ended", at
     del world.progress[job.id]
     world.save(job)
@@ -127,33 +132,44 @@ def _end(world: World, job: Job, state: str, at: float, served: int) -> None:
     world.release_blob(job.sha256)
 
 
-def _rows(world: World, job: Job, served: int) -> list[tuple[int, Row]]:
+def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowOf]:
+    """Which rows were answered, and how to get at each."""
     progress = world.progress[job.id]
     if not world.backend.instant:
-        return sorted(progress.answers.items())[:served]
-    lines = enumerate(progress.lines[:served])
-    return [(index, answer_row(job, index, line, world)) for index, line in lines]
+        return progress.answers.indexes()[:served], progress.answers.row
+    rows = {index: answer_row(job, index, progress.lines[index], world) for index in range(served)}
+    return list(rows), rows.__getitem__
 
 
-def _unserved(job: Job, served: set[int]) -> list[tuple[int, Row]]:
+def _with_unserved(job: Job, indexes: list[int], row_of: RowOf) -> tuple[list[int], RowOf]:
+    """The answered rows and those that a cancel left unserved, where the provider has a line for them."""
     cancelled = FORMATS[job.provider].cancelled
-    rows = ((index, cancelled(key)) for index, key in enumerate(job.keys) if index not in served)
-    return [(index, row) for index, row in rows if row is not None]
+    served = set(indexes)
+    rows = {index: cancelled(key) for index, key in enumerate(job.keys) if index not in served}
+    others = {index: row for index, row in rows.items() if row is not None}
+    return [*indexes, *others], lambda index: row_of(index) if index in served else others[index]
 
 
-def _publish(world: World, job: Job, rows: list[tuple[int, Row]], at: float) -> None:
-    results = render(FORMATS[job.provider], job, rows, world.faults)
-    job.served, job.failed = results.served, results.failed
+def _publish(world: World, job: Job, indexes: list[int], row_of: RowOf, at: float) -> None:
+    output, errors = world.store.new_blob(), world.store.new_blob()
+    try:
+        job.served, job.failed = render(FORMATS[job.provider], job, (indexes, row_of), world.faults, (output, errors))
+    except BaseException:  # a full disk: the next look tries again
+        output.drop()
+        errors.drop()
+        raise
     # Gemini always names a file after a success; a Together file exists only with a row in it.
     always = job.provider == "gemini" and job.state.endswith(tuple(WITH_RESULTS))
-    if results.output or always:
-        job.output = _result_file(world, job, "output.jsonl", results.output, at)
-    if results.errors:
-        job.errors = _result_file(world, job, "errors.jsonl", results.errors, at)
+    job.output = _result_file(world, job, "output.jsonl", output, at, always=always)
+    job.errors = _result_file(world, job, "errors.jsonl", errors, at)
 
 
-def _result_file(world: World, job: Job, name: str, data: bytes, at: float) -> str:
+def _result_file(world: World, job: Job, name: str, blob: Blob, at: float, *, always: bool = False) -> str:
+    if not blob.size and not always:
+        blob.drop()
+        return ""
     gemini = job.provider == "gemini"
+    written = blob.finish()
     file = StoredFile(
         id=f"batch-{job.id}" if gemini else f"file-{world.new_id(24)}",
         provider=job.provider,
@@ -161,16 +177,16 @@ def _result_file(world: World, job: Job, name: str, data: bytes, at: float) -> s
         name=name,
         mime_type="application/jsonl",
         purpose="batch-api",
-        size=len(data),
-        sha256=sha256(data).hexdigest(),
+        size=written.size,
+        sha256=written.sha256,
         created=at,
         expires=at + GEMINI_RESULT_SECONDS if gemini else 0.0,
     )
-    return world.add_file(file, data).id
+    return world.enter_file(file).id
 
 
 def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
-    """The result line of one request line. The lock is not needed."""
+    """The result line of one request line; BackendBusy when it may be asked again. The lock is not needed."""
     form = FORMATS[job.provider]
     body = orjson.loads(line)[form.body_field]
     key = job.keys[index]
@@ -181,6 +197,8 @@ def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
     model = prompt.model.removeprefix("models/") or job.model
     try:
         return form.row(key, model, world.backend.answer(replace(prompt, model=model)))
+    except BackendBusy:
+        raise
     except BackendError as error:
         return form.failure(key, str(error))
 
@@ -201,77 +219,3 @@ def shown_state(world: World, job: Job) -> tuple[bool, str | None]:
         job.shown += 1
         job.shown_since = since + seconds
     return False, None
-
-
-class Task(NamedTuple):
-    """One row for a worker."""
-
-    job: Job
-    row: int
-    line: bytes
-
-
-def next_task(world: World) -> Task | None:
-    """The next row nobody has taken yet, of the oldest job that has one. Hold the world's lock."""
-    settle(world)
-    for job in world.active_jobs():
-        if job.phase != "running" and not (job.phase == "cancelling" and job.plan.cancel == "late"):
-            continue
-        progress = world.progress[job.id]
-        while progress.taken < wanted(job):
-            index = progress.taken
-            progress.taken += 1
-            if index not in progress.answers:
-                return Task(job, index, progress.lines[index])
-    return None
-
-
-def record(world: World, task: Task, row: Row) -> None:
-    """Keep what a worker found. Hold the world's lock."""
-    progress: Progress | None = world.progress.get(task.job.id)
-    if progress is not None:  # else the job has ended meanwhile and the row comes too late
-        progress.answers[task.row] = row
-        world.store.append_answer(task.job.id, orjson.dumps({"index": task.row, "row": row}))
-        settle(world)
-        world.wake.notify_all()
-
-
-class Workers:
-    """Threads that keep a slow backend busy with as many rows as it takes at once."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._stopping = False
-        count = 0 if world.backend.instant else world.backend.parallel
-        self._threads = [threading.Thread(target=self._work, name=f"row-{i}", daemon=True) for i in range(count)]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self, patience_seconds: float = 30.0) -> None:
-        """Let rows under way come to their end; no new ones are taken."""
-        with self._world.wake:
-            self._stopping = True
-            self._world.wake.notify_all()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(patience_seconds)
-
-    def _work(self) -> None:
-        world = self._world
-        while True:
-            with world.wake:
-                if self._stopping:
-                    return
-                task = next_task(world)
-                if task is None:
-                    world.wake.wait(IDLE_SECONDS)
-                    continue
-            try:
-                row = answer_row(task.job, task.row, task.line, world)
-            except Exception as error:  # noqa: BLE001 - a dead worker would leave its row unanswered for ever
-                world.crashes.append(error)
-                row = FORMATS[task.job.provider].failure(task.job.keys[task.row], repr(error))
-            with world.lock:
-                record(world, task, row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from batchgen.local.errors import ApiError
 from batchgen.local.gemini_rows import generated, line_problem, prompt
 from batchgen.local.routing import Call, Route, Router
 from batchgen.local.wire import Request, Response, json_response
-from batchgen.local.world import Job, StoredFile, Upload, World, request_lines, rfc3339
+from batchgen.local.world import Job, StoredFile, Upload, World, rfc3339
 
 Item = TypeVar("Item", StoredFile, Job)
 
@@ -215,7 +216,7 @@ def create(call: Call) -> Response:
     file = _found_file(call._replace(ids={"id": name.removeprefix("files/")}))
     if world.now() < file.active_at:
         raise ApiError(400, f"The File {file.id} is not in an ACTIVE state and usage is not allowed.")
-    lines, keys = _checked_lines(world.content(file))
+    lines, keys = _checked_lines(world.lines(file))
     active = sum(job.owner == call.owner and job.provider == "gemini" for job in world.active_jobs())
     if world.max_active_jobs and active >= world.max_active_jobs:
         raise ApiError(429, "You exceeded your current quota, please check your plan and billing details.")
@@ -240,9 +241,8 @@ def _input_config(batch: dict[str, Any]) -> dict[str, Any]:
     return batch.get("inputConfig") or batch.get("input_config") or {}
 
 
-def _checked_lines(data: bytes) -> tuple[list[bytes], list[str]]:
+def _checked_lines(lines: Sequence[bytes]) -> tuple[Sequence[bytes], list[str]]:
     """The request lines and their keys; ApiError 400 naming every bad line."""
-    lines = request_lines(data)
     checked = [(number, line_problem(line)) for number, line in enumerate(lines, 1)]
     problems = [f"Error on line {number}: {problem}" for number, problem in checked if problem]
     if problems or not lines:
@@ -335,8 +335,7 @@ def _add_results(world: World, job: Job, operation: dict[str, Any], *, listed: b
 
 def _inline(world: World, job: Job) -> list[dict[str, Any]]:
     """The rows as an inline job has them: the key in metadata."""
-    data = world.content(world.files["gemini", job.output])
-    rows = [orjson.loads(line) for line in request_lines(data)]
+    rows = [orjson.loads(line) for line in world.lines(world.files["gemini", job.output])]
     return [{**row, "metadata": {"key": row.pop("key", "")}} for row in rows]
 
 

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import orjson
 
 from batchgen.local.faults import Faults, RowFault, RowOutcome
 from batchgen.local.rows import Row, RowFormat
+from batchgen.local.store import Blob
 from batchgen.local.texts import restore_surrogates
 from batchgen.local.world import Job
 
 BOM = b"\xef\xbb\xbf"
 SET_OUTCOMES = frozenset({"missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped"})
 LINE_OUTCOMES = frozenset({"crlf", "blank_line", "bom", "invalid_utf8", "torn", "not_json"})
-
-
-class Results(NamedTuple):
-    """A result file, an error file (Together only), and how many rows of both kinds they hold."""
-
-    output: bytes
-    errors: bytes
-    served: int
-    failed: int
 
 
 @dataclass(slots=True)
@@ -35,17 +26,44 @@ class _Line:
     how: frozenset[str] = field(default_factory=frozenset)
 
 
-def render(form: RowFormat, job: Job, rows: list[tuple[int, Row]], faults: Faults) -> Results:
-    """The files of a job from the lines of its rows, (index in the input, line): in no order, as in real life."""
-    lines = [_Line(row, zlib.crc32(f"{job.id}:{index}".encode())) for index, row in rows]
+Rows = tuple[list[int], Callable[[int], Row]]  # which rows there are, and how to get at each
+
+
+def render(form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]) -> tuple[int, int]:
+    """Write a job's result and error file (Together only): in no order, as in real life.
+
+    Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows are faulty.
+    """
+    indexes, row_of = rows
+    split = job.provider == "together"
     if faults.row_faults(job.provider):
-        lines = _struck(form, job.provider, zip((index for index, _ in rows), lines, strict=True), faults)
+        return _render_faulty(form, job, rows, faults, files)
+    served = failed = 0
+    for index in sorted(indexes, key=lambda index: _order(job, index)):
+        row = row_of(index)
+        bad = form.failed(row)
+        files[bad and split].write(restore_surrogates(orjson.dumps(row)) + b"\n")
+        served, failed = served + (not bad), failed + bad
+    return served, failed
+
+
+def _order(job: Job, index: int) -> int:
+    return zlib.crc32(f"{job.id}:{index}".encode())
+
+
+def _render_faulty(form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]) -> tuple[int, int]:
+    indexes, row_of = rows
+    plain = [_Line(row_of(index), _order(job, index)) for index in indexes]
+    lines = _struck(form, job.provider, zip(indexes, plain, strict=True), faults)
     lines.sort(key=lambda line: line.order)
     failed = [line for line in lines if form.failed(line.row)]
     if job.provider == "together":
         good = [line for line in lines if not form.failed(line.row)]
-        return Results(_file(good), _file(failed), len(good), len(failed))
-    return Results(_file(lines), b"", len(lines) - len(failed), len(failed))
+        files[0].write(_file(good))
+        files[1].write(_file(failed))
+        return len(good), len(failed)
+    files[0].write(_file(lines))
+    return len(lines) - len(failed), len(failed)
 
 
 def _struck(form: RowFormat, provider: str, lines: Iterable[tuple[int, _Line]], faults: Faults) -> list[_Line]:

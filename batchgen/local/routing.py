@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from batchgen.local.backends import BackendBusy, BackendError
 from batchgen.local.engine import settle
 from batchgen.local.errors import ApiError, error_body
 from batchgen.local.faults import Fault, LateCommit
@@ -83,7 +84,8 @@ class Router:
             if fault is not None and isinstance(fault.action, LateCommit):
                 world.late_seconds = fault.action.seconds
             return route.function(call)
-        except ApiError as error:
+        except (ApiError, BackendError) as found:
+            error = found if isinstance(found, ApiError) else _unanswered(found)
             return json_response(error_body(self.provider, route.endpoint, error), error.status, error.headers)
         finally:
             world.late_seconds = 0.0
@@ -99,6 +101,11 @@ class Router:
             job = next(reversed(world.jobs)) if created else ""
             retry = request.headers.get("x-stainless-retry-count", "")
             world.posts.append(Post(self.provider, call.owner, status, job, now, retry, request.body))
+
+
+def _unanswered(error: BackendError) -> ApiError:
+    """A call that is answered at once has no later: busy is the provider's word for both."""
+    return ApiError(503 if isinstance(error, BackendBusy) else 500, str(error))
 
 
 def _not_found(call: Call) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class RowFormat:
     key_field: str
     body_field: str
     prompt: Callable[[Row], Prompt]
-    invalid: Callable[[list[bytes], Callable[[str], bool]], str]
+    invalid: Callable[[Sequence[bytes], Callable[[str], bool]], str]
     refusal: Callable[[Row, Callable[[str], bool]], str]
     row: Callable[[str, str, Answer], Row]
     failure: Callable[[str, str], Row]

@@ -19,10 +19,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from batchgen.errors import SetupError
 from batchgen.local import control, gemini, together
 from batchgen.local.backends import Backend, Scripted
-from batchgen.local.engine import Workers, settle
+from batchgen.local.engine import settle
 from batchgen.local.faults import Faults
 from batchgen.local.store import DirectoryStore, MemoryStore
 from batchgen.local.wire import Request, Response, json_response
+from batchgen.local.workers import Workers
 from batchgen.local.world import World
 
 HOST = "127.0.0.1"
@@ -180,7 +181,7 @@ class LocalService:
         store = DirectoryStore(data_dir) if data_dir else MemoryStore()
         self.world = World(backend or Scripted(), store=store, job_seconds=job_seconds)
         self.world.load()
-        self.log = log
+        self.log = self.world.log = log
         self._ports = (gemini_port, together_port)
         self._servers: list[_Server] = []
         self._threads: list[threading.Thread] = []

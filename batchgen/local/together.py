@@ -6,6 +6,7 @@ Sources: docs.together.ai/docs/inference/batch (overview, tutorial, manage; read
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -17,7 +18,7 @@ from batchgen.local.errors import ApiError
 from batchgen.local.routing import Call, Route, Router
 from batchgen.local.together_rows import completion, not_serverless, prompt
 from batchgen.local.wire import Request, Response, json_response
-from batchgen.local.world import Job, StoredFile, Upload, World, request_lines, rfc3339
+from batchgen.local.world import Job, StoredFile, Upload, World, rfc3339
 
 MAX_FILE_BYTES = 100_000_000  # per batch (docs.together.ai/docs/inference/batch/overview)
 DEADLINE_SECONDS = 24 * 3600.0
@@ -186,8 +187,7 @@ def create(call: Call) -> Response:
     if world.max_active_jobs and active >= world.max_active_jobs:
         raise ApiError(429, "You have reached the rate limit: too many batches in progress")
     file = world.file("together", call.owner, identity)
-    data = world.content(file) if file else b""
-    lines = request_lines(data)
+    lines = world.lines(file) if file else []
     job = Job(
         id=_uuid(world),
         provider="together",
@@ -197,7 +197,7 @@ def create(call: Call) -> Response:
         endpoint=str(body["endpoint"]),
         input_file=identity,
         sha256=file.sha256 if file else "",
-        size=len(data),
+        size=file.size if file else 0,
         serial=world.serial,
         created=world.now() + world.late_seconds,
         keys=[_custom_id(line) for line in lines],
@@ -232,7 +232,7 @@ def _custom_id(line: bytes) -> str:
     return str(_parsed(line).get("custom_id", ""))
 
 
-def _first_model(lines: list[bytes]) -> str:
+def _first_model(lines: Sequence[bytes]) -> str:
     body = _parsed(lines[0]).get("body") if lines else None
     return str(body.get("model", "")) if isinstance(body, dict) else ""
 

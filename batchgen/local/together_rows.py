@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -46,7 +46,7 @@ MAX_REQUESTS = 50_000  # per batch (docs.together.ai/docs/inference/batch/overvi
 MAX_LINE_BYTES = 10_000_000
 
 
-def invalid(lines: list[bytes], serves: Callable[[str], bool]) -> str:
+def invalid(lines: Sequence[bytes], serves: Callable[[str], bool]) -> str:
     """Why the whole job fails in validation, "" when it does not."""
     if not lines or len(lines) > MAX_REQUESTS:
         return f"Failed to calculate tokens: input format error: {len(lines)} requests, 1 to {MAX_REQUESTS} allowed"

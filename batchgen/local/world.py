@@ -5,18 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import orjson
 
 from batchgen.local.backends import Backend, Scripted
 from batchgen.local.faults import NO_JOB_FAULT, Faults, JobFault
-from batchgen.local.store import MemoryStore, Store
+from batchgen.local.store import Answers, MemoryStore, Store
 
 REMEMBERED_REQUESTS = 100_000
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -79,9 +78,10 @@ class Job(msgspec.Struct, kw_only=True):
 class Progress:
     """The rows of a job under way; gone once it has ended. `answers` are result lines by index in the input."""
 
-    lines: list[bytes]
-    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    lines: Sequence[bytes]
+    answers: Answers
     taken: int = 0  # rows handed to workers so far, in file order
+    again: list[tuple[float, int, int]] = field(default_factory=list)  # a heap: (when, row, refusals so far)
 
 
 @dataclass(slots=True)
@@ -154,6 +154,7 @@ class World:
         self.faults = Faults()
         self.store: Store = store or MemoryStore()
         self.clock = clock
+        self.log: Callable[[str], None] = lambda _: None
         self.job_seconds = job_seconds
         self.seed = seed
         self.offset = 0.0
@@ -212,6 +213,10 @@ class World:
 
     def add_file(self, file: StoredFile, data: bytes) -> StoredFile:
         self.store.write_blob(file.sha256, data)
+        return self.enter_file(file)
+
+    def enter_file(self, file: StoredFile) -> StoredFile:
+        """A file whose contents are in the store."""
         self.files[file.provider, file.id] = file
         self.save(file)
         return file
@@ -231,6 +236,10 @@ class World:
     def content(self, file: StoredFile) -> bytes:
         return self.store.read_blob(file.sha256)
 
+    def lines(self, file: StoredFile) -> Sequence[bytes]:
+        """The lines of a request file, blank ones left out."""
+        return self.store.lines(file.sha256)
+
     def remove_file(self, file: StoredFile) -> None:
         del self.files[file.provider, file.id]
         self.store.drop(f"{file.provider}-files", file.id)
@@ -242,10 +251,10 @@ class World:
         if not used and not any(name == job.sha256 for job in self.jobs.values() if job.id in self.progress):
             self.store.drop_blob(name)
 
-    def add_job(self, job: Job, lines: list[bytes]) -> Job:
+    def add_job(self, job: Job, lines: Sequence[bytes]) -> Job:
         job.plan = self.faults.plan(job.provider, job.model, job.keys)
         self.jobs[job.id] = job
-        self.progress[job.id] = Progress(lines)
+        self.progress[job.id] = Progress(lines, self.store.answers(job.id))
         self.save(job)
         self.wake.notify_all()
         return job
@@ -283,9 +292,8 @@ class World:
             self.jobs[job.id] = job
             self.serial = max(self.serial, job.serial)
             if job.phase != "ended":
-                lines = request_lines(self.store.read_blob(job.sha256)) if job.sha256 else []
-                answers = map(orjson.loads, self.store.answers(job.id))
-                self.progress[job.id] = Progress(lines, {answer["index"]: answer["row"] for answer in answers})
+                lines = self.store.lines(job.sha256) if job.sha256 else []
+                self.progress[job.id] = Progress(lines, self.store.answers(job.id))
 
     # What tests ask
 
@@ -332,11 +340,6 @@ class World:
 
     def created_stamp(self) -> int:
         return int(self.now() * 1e6)
-
-
-def request_lines(data: bytes) -> list[bytes]:
-    """The lines of a request file, blank ones left out."""
-    return [line for line in data.split(b"\n") if line.strip()]
 
 
 def fingerprint(key: str) -> str:

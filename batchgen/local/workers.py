@@ -1,0 +1,153 @@
+"""Threads that keep a slow backend busy, and take back what it was too busy for."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from typing import NamedTuple
+
+from batchgen.local.backends import BackendBusy
+from batchgen.local.engine import FORMATS, answer_row, settle, settle_job, wanted
+from batchgen.local.rows import Row
+from batchgen.local.throttle import Throttle
+from batchgen.local.world import Job, Progress, World
+
+IDLE_SECONDS = 0.5  # how often an idle worker looks at the clock
+MOST_TRIES = 10  # of a row at a server that is busy; then the row fails as the provider's rows do
+
+
+class Task(NamedTuple):
+    """One row for a worker; `tries` counts the refusals so far."""
+
+    job: Job
+    row: int
+    line: bytes
+    tries: int = 0
+
+
+def next_task(world: World) -> Task | None:
+    """The next row that is due again or that nobody has taken yet, of the oldest job. Hold the world's lock."""
+    settle(world)
+    now = world.now()
+    for job in world.active_jobs():
+        if job.phase != "running" and not (job.phase == "cancelling" and job.plan.cancel == "late"):
+            continue
+        progress = world.progress[job.id]
+        if progress.again and progress.again[0][0] <= now:
+            _, index, tries = heapq.heappop(progress.again)
+            return Task(job, index, progress.lines[index], tries)
+        while progress.taken < wanted(job):
+            index = progress.taken
+            progress.taken += 1
+            if index not in progress.answers:
+                return Task(job, index, progress.lines[index])
+    return None
+
+
+class Workers:
+    """As many threads as the backend takes rows at once; a throttle says how many of them may ask."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._stopping = False
+        count = 0 if world.backend.instant else world.backend.parallel
+        self.throttle = Throttle(max(count, 1))
+        self._threads = [threading.Thread(target=self._work, name=f"row-{i}", daemon=True) for i in range(count)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, patience_seconds: float = 30.0) -> None:
+        """Let rows under way come to their end; no new ones are taken."""
+        with self._world.wake:
+            self._stopping = True
+            self._world.wake.notify_all()
+        end = time.monotonic() + patience_seconds
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(end - time.monotonic(), 0.0))
+
+    def _work(self) -> None:
+        while not self._stopping:
+            task = self._take()
+            if task is not None:
+                self._do(task)
+
+    def _take(self) -> Task | None:
+        world = self._world
+        with world.wake:
+            task = self._next() if self.throttle.may_ask(world.now()) and not self._stopping else None
+            if task is not None:
+                self.throttle.asked += 1
+            elif not self._stopping:
+                world.wake.wait(IDLE_SECONDS)
+            return task
+
+    def _next(self) -> Task | None:
+        try:
+            return next_task(self._world)
+        except OSError as error:  # a job that ends here has its files written
+            self._world.log(f"the disk refused a result file: {error}")
+            return None
+
+    def _do(self, task: Task) -> None:
+        world = self._world
+        form = FORMATS[task.job.provider]
+        busy: BackendBusy | None = None
+        try:
+            row = answer_row(task.job, task.row, task.line, world)
+        except BackendBusy as error:
+            busy, row = error, form.failure(task.job.keys[task.row], str(error))
+        except Exception as error:  # noqa: BLE001 - a dead worker would leave its row unanswered for ever
+            if self._stopping:
+                return  # the backend was closed under it: the row is asked again after the restart
+            world.crashes.append(error)
+            row = form.failure(task.job.keys[task.row], repr(error))
+        with world.lock:
+            self.throttle.asked -= 1
+            if busy is None:
+                self._came_back()
+            else:
+                self._turned_away(busy)
+            if busy is not None and (self._stopping or task.tries + 1 < MOST_TRIES):
+                self._put_back(task, busy.after_seconds)
+            else:
+                self._keep(task, row)
+
+    def _keep(self, task: Task, row: Row) -> None:
+        """Write down what a row came to, and end its job if it was the last one."""
+        world = self._world
+        progress: Progress | None = world.progress.get(task.job.id)
+        if progress is None:
+            return  # the job has ended meanwhile and the row comes too late
+        try:
+            progress.answers.add(task.row, row)
+        except OSError as error:
+            world.log(f"the disk refused an answer, it is asked for again: {error}")
+            self._put_back(task, 0.0)
+            return
+        try:
+            settle_job(world, task.job)
+        except OSError as error:
+            world.log(f"the disk refused a result file: {error}")
+        world.wake.notify_all()
+
+    def _came_back(self) -> None:
+        if self.throttle.down:
+            self._world.log("the model server answers again")
+        self.throttle.succeeded()
+
+    def _turned_away(self, error: BackendBusy) -> None:
+        down = self.throttle.down
+        self.throttle.refused(self._world.now())
+        if self.throttle.down and not down:
+            self._world.log(f"{error}; rows wait until it answers again")
+
+    def _put_back(self, task: Task, wish_seconds: float) -> None:
+        world = self._world
+        progress = world.progress.get(task.job.id)
+        if progress is not None:
+            tries = task.tries + 1
+            heapq.heappush(progress.again, (self.throttle.later(world.now(), tries, wish_seconds), task.row, tries))
