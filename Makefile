@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-cost bench-makespan clean
+.PHONY: demo test docs soak check-trl bench bench-cost bench-makespan bench-serve clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -21,6 +21,7 @@ docs: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	SOAK_KILLS=1000 $(BIN)/pytest -q -n auto tests/test_crash.py -k random
+	SOAK_ROWS=50000 $(BIN)/pytest -q -p no:xdist tests/local/test_local_upstream.py -k memory
 
 check-trl: $(VENV)/.demo $(VENV)-trl/.trl
 	$(BIN)/python cli.py -q demo --backend scripted --conversations 36 --output $(VENV)-trl/run
@@ -34,6 +35,9 @@ bench-cost: $(VENV)/.dev
 
 bench-makespan: $(VENV)/.dev
 	$(BIN)/python benchmarks/makespan.py --write
+
+bench-serve: $(VENV)/.dev
+	$(BIN)/python benchmarks/serving.py
 
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """`serve` in front of a chat server: how near it comes to rows * latency / concurrency, and what it holds in memory.
 
-The service runs as its users run it, in a process of its own, driven by the together SDK; behind it stands a chat server
-on loopback that answers each row after a fixed time.
+The service runs as its users run it, in a process of its own, driven by the together SDK; behind it stands a chat
+server on loopback that answers each row after a fixed time.
 
     python benchmarks/serving.py [--rows 2000] [--milliseconds 50] [--concurrency 64]
 """
@@ -25,7 +25,6 @@ from upstream import Upstream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
-ENDPOINT = "/v1/chat/completions"
 PADDING = "The harbour wall was rebuilt after the storm, and the boats lie behind it in two rows. " * 12
 
 
@@ -84,20 +83,20 @@ def request_file(path: Path, rows: int) -> Path:
     return path
 
 
-def measure(rows: int, seconds: float, concurrency: int) -> Measured:
-    """One job of `rows` rows, through the SDK, to its result file."""
+def measure(rows: int, seconds: float, concurrency: int, text: str = PADDING) -> Measured:
+    """One job of `rows` rows, each answered with `text`, through the SDK to its result file."""
     import together
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        Upstream(seconds=seconds) as upstream,
+        Upstream(seconds=seconds, text=text) as upstream,
         serving(Path(folder, "data"), upstream.url, "--concurrency", str(concurrency)) as service,
         together.Together(api_key="local", base_url=service.together_url, max_retries=0) as client,
     ):
         idle = memory_mb(service.process)
         source = client.files.upload(request_file(Path(folder, "r.jsonl"), rows), purpose="batch-api", check=False)
         start = time.perf_counter()
-        job = client.batches.create(input_file_id=source.id, endpoint=ENDPOINT).job
+        job = client.batches.create(input_file_id=source.id, endpoint="/v1/chat/completions").job
         assert job
         assert job.id
         working = 0.0

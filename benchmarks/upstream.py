@@ -36,10 +36,18 @@ def kind(_asked: str, _before: int) -> Reply:
 
 
 class Upstream:
-    """A context manager. `asked` counts requests by their last message, `peak` is the most that were in flight."""
+    """A context manager. `asked` counts requests by their last message, `peak` is the most that were in flight.
 
-    def __init__(self, *, seconds: float = 0.0, text: str = "I heard: ", behaviour: Behaviour = kind) -> None:
-        self.seconds, self.text, self.behaviour = seconds, text, behaviour
+    seconds   how long every answer takes
+    gather    nobody is answered before so many requests have been in flight at once
+    """
+
+    def __init__(
+        self, *, seconds: float = 0.0, gather: int = 1, text: str = "I heard: ", behaviour: Behaviour = kind
+    ) -> None:
+        self.seconds, self.gather, self.text, self.behaviour = seconds, gather, text, behaviour
+        self._gathered = asyncio.Event()
+        self._news = threading.Condition()
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.peak = self._flying = 0
@@ -73,6 +81,11 @@ class Upstream:
     def shut(self) -> None:
         """Refuse connections and drop those there are."""
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result(10)
+
+    def until_answered(self, count: int, seconds: float = 60.0) -> None:
+        """Wait until `count` requests were answered."""
+        with self._news:
+            assert self._news.wait_for(lambda: self.answered.total() >= count, seconds), self.answered.total()
 
     async def _open(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, backlog=1024)
@@ -117,12 +130,17 @@ class Upstream:
         self._flying += 1
         self.peak = max(self.peak, self._flying)
         try:
+            if self._flying >= self.gather:
+                self._gathered.set()
+            await self._gathered.wait()
             reply = self.behaviour(message, before)
             await asyncio.sleep(3600 if reply.hang else self.seconds)
         finally:
             self._flying -= 1
         if reply.status == 200 and reply.body is None and not reply.drop:
-            self.answered[message] += 1
+            with self._news:
+                self.answered[message] += 1
+                self._news.notify_all()
             return reply._replace(body=_completion(self.text + message))
         return reply
 
@@ -137,6 +155,6 @@ async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
     body = reply.body if reply.body is not None else b'{"error": {"message": "no"}}'
     wish = f"Retry-After: {reply.retry_after}\r\n" if reply.retry_after else ""
     reason = REASONS.get(reply.status, "Unknown")
-    head = f"HTTP/1.1 {reply.status} {reason}\r\nContent-Type: application/json\r\n{wish}Content-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    head = f"HTTP/1.1 {reply.status} {reason}\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}{wish}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -52,11 +55,15 @@ class BackendError(Exception):
 
 
 class BackendBusy(BackendError):
-    """A row that could not be answered now and may be asked again, `after_seconds` from now if the server said so."""
+    """A row that could not be answered now and may be asked again, `after_seconds` from now if the server said so.
 
-    def __init__(self, message: str, after_seconds: float = 0.0) -> None:
+    `everybody`: it would have happened to any row. Else it may be this row's own fault.
+    """
+
+    def __init__(self, message: str, after_seconds: float = 0.0, *, everybody: bool = True) -> None:
         super().__init__(message)
         self.after_seconds = after_seconds
+        self.everybody = everybody
 
 
 class Backend(Protocol):
@@ -252,8 +259,8 @@ def _fitting(messages: tuple[Message, ...], characters: int) -> list[dict[str, s
 
 # Overload, a restart, a proxy whose servers are all busy: the same request may succeed later.
 BUSY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+OWN_FAULT_STATUS = frozenset({408, 500, 504})  # a prompt that takes too long or breaks the model looks like this
 CONCURRENCY = 64
-PROBES = 4  # single calls that need not wait for a batch's rows
 
 
 class OpenAICompatible:
@@ -278,12 +285,16 @@ class OpenAICompatible:
 
         self.parallel = parallel
         self._model = model
-        self._client: httpx.Client = httpx.Client(
+        self._idle: deque[httpx.Client] = deque()
+        # One connection each: 64 threads that share a client spend three times as long in its pool as with the server.
+        self._new_client = partial(
+            httpx.Client,
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 10)),
-            limits=httpx.Limits(max_connections=parallel + PROBES),
+            verify=httpx.create_ssl_context(),
         )
+        self._closed = False
 
     def answer(self, prompt: Prompt) -> Answer:
         self._model = self._model or self._first_model()
@@ -300,21 +311,41 @@ class OpenAICompatible:
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         import httpx
 
+        client = self._client()
         try:
-            response = self._client.request(method, path, json=body)
+            response = client.request(method, path, json=body)
         except httpx.TransportError as error:
-            raise BackendBusy(f"the model server failed: {type(error).__name__} {error}") from error
+            slow = isinstance(error, httpx.ReadTimeout)
+            said = f"the model server failed: {type(error).__name__} {error}"
+            raise BackendBusy(said, everybody=not slow) from error
+        finally:
+            self._put_back(client)
         if response.status_code in BUSY_STATUS:
-            raise BackendBusy(f"the model server failed: {_says(response)}", _wish(response))
+            everybody = response.status_code not in OWN_FAULT_STATUS
+            raise BackendBusy(f"the model server failed: {_says(response)}", _wish(response), everybody=everybody)
         if not response.is_success:
             raise BackendError(f"the model server failed: {_says(response)}")
         try:
             return response.json()
         except ValueError as error:  # a proxy's page, or a reply that was cut
-            raise BackendBusy(f"the model server sent no JSON: {response.text[:200]}") from error
+            raise BackendBusy(f"the model server sent no JSON: {response.text[:200]}", everybody=False) from error
+
+    def _client(self) -> httpx.Client:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_client()
+
+    def _put_back(self, client: httpx.Client) -> None:
+        self._idle.append(client)
+        if self._closed:
+            self.close()
 
     def close(self) -> None:
-        self._client.close()
+        self._closed = True
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
 
 def _says(response: httpx.Response) -> str:

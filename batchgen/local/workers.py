@@ -109,7 +109,7 @@ class Workers:
             self.throttle.asked -= 1
             if busy is None:
                 self._came_back()
-            else:
+            elif busy.everybody:
                 self._turned_away(busy)
             if busy is not None and (self._stopping or task.tries + 1 < MOST_TRIES):
                 self._put_back(task, busy.after_seconds)

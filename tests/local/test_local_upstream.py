@@ -1,0 +1,286 @@
+"""`serve` in front of an OpenAI-compatible server, over real HTTP: many rows at once, trouble, restarts, memory."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Bench, seeds
+from serving import measure, serving
+from together import Together
+from upstream import Reply, Upstream
+
+from batchgen.local.backends import BackendBusy, BackendError, Message, OpenAICompatible, Prompt
+from batchgen.local.server import LocalService
+from batchgen.local.workers import MOST_TRIES
+from local.helpers import (
+    KEY,
+    by_key,
+    gemini_client,
+    gemini_job,
+    gemini_output,
+    jsonl,
+    parsed,
+    raw,
+    together_client,
+    together_create,
+    together_job,
+    together_output,
+    together_rows,
+    together_text,
+    together_upload,
+)
+
+LOOKS, LOOK_SECONDS = 3000, 0.01
+HELLO = Prompt((Message("user", "How do tides work?"),))
+ROWS = int(os.environ.get("SOAK_ROWS", "4000"))
+
+
+def over(service: LocalService, *, seconds: float = 0.0) -> None:
+    """Wait for the workers until every job has ended; `seconds` of back-off pass at each look."""
+    world = service.world
+    with world.wake:
+        for _ in range(LOOKS):
+            if not world.active_jobs():
+                return
+            world.wake.wait(LOOK_SECONDS)
+            world.advance(seconds)
+    raise AssertionError("the jobs do not end")
+
+
+def number_of(message: str) -> int:
+    return int("".join(filter(str.isdigit, message)))
+
+
+def test_as_many_rows_at_once_as_allowed_and_no_more() -> None:
+    with Upstream(gather=16) as upstream:  # answers nobody before 16 have come
+        with LocalService(OpenAICompatible(upstream.url, parallel=16)) as service, together_client(service) as client:
+            job = together_job(client, 80)
+            over(service)
+            rows = by_key(together_output(client, job), "custom_id")
+        assert upstream.peak == 16
+        assert set(upstream.asked.values()) == {1}
+    assert {key: together_text(row) for key, row in rows.items()} == {
+        f"k{number}": f"I heard: What is boat {number}?" for number in range(80)
+    }
+
+
+def test_the_time_of_a_job_is_that_of_its_rows_shared_by_those_at_once() -> None:
+    found = measure(400, 0.05, 32)
+    assert found.rows == 400
+    assert 400 * 0.05 / 32 <= found.seconds < 400 * 0.05 / 3
+
+
+TROUBLES = (
+    Reply(429, retry_after="30"),
+    Reply(429, retry_after="Wed, 21 Oct 2026 07:28:00 GMT"),
+    Reply(503),
+    Reply(500),
+    Reply(502, body=b"<html>Bad gateway</html>"),
+    Reply(200, body=b"<html>Sign in</html>"),
+    Reply(200, body=b'{"choices": [{"mess'),
+    Reply(drop=True),
+)
+
+
+def troubled(message: str, before: int) -> Reply:
+    """One row in three meets each trouble once, one after another."""
+    if number_of(message) % 3 == 0 and before < len(TROUBLES):
+        return TROUBLES[before]
+    return Reply()
+
+
+def test_a_busy_or_broken_server_loses_no_row() -> None:
+    with Upstream(behaviour=troubled) as upstream:
+        with LocalService(OpenAICompatible(upstream.url, parallel=8)) as service, together_client(service) as client:
+            start = service.world.now()
+            job = together_job(client, 60)
+            over(service, seconds=20.0)
+            rows = by_key(together_output(client, job), "custom_id")
+            assert service.world.now() - start > 30  # the server's wish
+            assert client.batches.retrieve(job).error_file_id is None
+        assert len(rows) == 60
+        assert set(upstream.answered.values()) == {1}
+        assert {number_of(message) % 3 for message, times in upstream.asked.items() if times > 1} == {0}
+        assert max(upstream.asked.values()) == len(TROUBLES) + 1
+
+
+def hanging(message: str, before: int) -> Reply:
+    return Reply(hang=number_of(message) < 3 and before == 0)
+
+
+def test_an_answer_that_never_comes_is_asked_for_again() -> None:
+    with Upstream(behaviour=hanging) as upstream:
+        backend = OpenAICompatible(upstream.url, parallel=8, timeout_seconds=0.3)
+        with LocalService(backend) as service, together_client(service) as client:
+            job = together_job(client, 12)
+            over(service, seconds=20.0)
+            assert len(parsed(together_output(client, job))) == 12
+        assert sorted(upstream.asked.values()) == [1] * 9 + [2] * 3
+
+
+def hopeless(message: str, before: int) -> Reply:
+    return Reply({0: 503, 1: 400}.get(number_of(message), 200))
+
+
+def test_what_the_server_never_answers_fails_as_the_providers_rows_do() -> None:
+    with Upstream(behaviour=hopeless) as upstream:
+        backend = OpenAICompatible(upstream.url, parallel=4)
+        with (
+            LocalService(backend) as service,
+            together_client(service) as together,
+            gemini_client(service) as gemini,
+        ):
+            first = together_job(together, 5)
+            over(service, seconds=20.0)
+            good = by_key(together_output(together, first), "custom_id")
+            errors = together.batches.retrieve(first).error_file_id
+            assert errors
+            bad = by_key(together.files.content(errors).read(), "custom_id")
+            second = gemini_job(gemini, 3, plain=True)
+            over(service, seconds=20.0)
+            rows = by_key(gemini_output(gemini, second))
+        asked = [upstream.asked[f"What is boat {number}?"] for number in range(5)]
+    assert set(good) == {"k2", "k3", "k4"}
+    assert {key: row["error"]["code"] for key, row in bad.items()} == dict.fromkeys(["k0", "k1"], "batch_client_error")
+    assert "503" in bad["k0"]["error"]["message"]
+    assert asked == [MOST_TRIES, 1, 1, 1, 1]
+    assert [rows[f"k{number}"].get("error", {}).get("code") for number in range(3)] == [13, 13, None]
+
+
+def test_rows_wait_for_a_server_that_is_down() -> None:
+    said: list[str] = []
+    with Upstream() as upstream:
+        backend = OpenAICompatible(upstream.url, parallel=8)
+        with LocalService(backend, log=said.append) as service, together_client(service) as client:
+            source = together_upload(client, jsonl(together_rows(100)))
+            upstream.shut()
+            job = together_create(client, source)
+            throttle, world = service._workers.throttle, service.world
+            with world.wake:
+                end = world.now() + 200
+                while world.now() < end:
+                    world.wake.wait(LOOK_SECONDS)
+                    world.advance(2.0)
+                assert throttle.down
+                tries = sum(tries for _, _, tries in world.progress[job].again)
+            assert tries < 40  # not one for each row: the server is tried one row at a time, less and less often
+            upstream.open()
+            over(service, seconds=5.0)
+            assert len(parsed(together_output(client, job))) == 100
+    assert sum("rows wait until it answers again" in line for line in said) == 1
+    assert sum("answers again" in line for line in said) == 2
+
+
+def test_a_single_call_says_that_the_server_is_down() -> None:
+    with Upstream() as upstream:
+        url = upstream.url
+    with LocalService(OpenAICompatible(url)) as service, raw(service) as client:
+        body = {"contents": [{"parts": [{"text": "hi"}]}]}
+        answer = client.post("/v1/models/gemini-x:generateContent", json=body)
+    assert (answer.status_code, answer.json()["error"]["status"]) == (503, "UNAVAILABLE")
+
+
+def test_busy_is_not_wrong() -> None:
+    with Upstream(behaviour=lambda _, before: Reply(503 if before == 0 else 404)) as upstream:
+        backend = OpenAICompatible(upstream.url, model="m")
+        with pytest.raises(BackendBusy):
+            backend.answer(HELLO)
+        with pytest.raises(BackendError, match="404") as caught:
+            backend.answer(HELLO)
+        assert not isinstance(caught.value, BackendBusy)
+        backend.close()
+
+
+def finish(url: str, job: str) -> bytes:
+    """The result file of a job whose rows are all answered: it ends within a few looks."""
+    with Together(api_key=KEY, base_url=url, max_retries=0) as client:
+        for _ in range(LOOKS):
+            if output := client.batches.retrieve(job).output_file_id:
+                return client.files.content(output).read()
+    raise AssertionError("the job does not end")
+
+
+def test_killed_in_mid_job_nothing_answered_is_asked_again(tmp_path: Path) -> None:
+    rows, at_once = 300, 4
+    with Upstream(seconds=0.005) as upstream:
+        with serving(tmp_path, upstream.url, "--concurrency", str(at_once)) as service:
+            with Together(api_key=KEY, base_url=service.together_url, max_retries=0) as client:
+                job = together_create(client, together_upload(client, jsonl(together_rows(rows))))
+            upstream.until_answered(100)
+            service.process.kill()  # -9
+            service.process.wait()
+        before = upstream.asked.total()
+        assert before < rows
+        with serving(tmp_path, upstream.url, "--concurrency", str(at_once)) as service:
+            upstream.until_answered(rows)
+            found = by_key(finish(service.together_url, job), "custom_id")
+        assert len(found) == rows
+        assert len(upstream.asked) == rows
+        assert upstream.asked.total() <= rows + at_once  # those that were under way
+        assert max(upstream.asked.values()) <= 2
+
+
+def test_a_disk_that_refuses_answers_costs_time_and_no_row(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Upstream() as upstream:
+        service = LocalService(OpenAICompatible(upstream.url, parallel=1), data_dir=tmp_path, log=said.append)
+        with service, together_client(service) as client:
+            source = together_upload(client, jsonl(together_rows(3)))
+            with service.world.lock:
+                job = together_create_soon(service, source)
+                answers = tmp_path / "answers" / f"{job}.jsonl"
+                answers.symlink_to("/dev/full")
+            upstream.until_answered(3)
+            answers.unlink()
+            over(service, seconds=20.0)
+            assert len(parsed(together_output(client, job))) == 3
+    assert any("refused an answer" in line for line in said)
+
+
+def together_create_soon(service: LocalService, source: str) -> str:
+    """A job that no worker has seen yet. Hold the world's lock."""
+    from batchgen.local import together
+    from batchgen.local.wire import Request
+
+    body = jsonl([{"input_file_id": source, "endpoint": "/v1/chat/completions"}])
+    request = Request("POST", "/v1/batches", headers={"authorization": f"Bearer {KEY}"}, body=body)
+    return str(parsed(together.handle(request, service.world).body)[0]["job"]["id"])
+
+
+def test_memory_does_not_grow_with_the_rows_of_a_job() -> None:
+    """Four kilobytes of text for each row: held in memory, the answers of 4,000 rows alone are more than the bound."""
+    found = measure(ROWS, 0.0, 32, text="The boats lie behind the harbour wall. " * 100)
+    assert found.rows == ROWS
+    assert found.working_mb - found.idle_mb < 12
+
+
+def test_the_configuration_of_the_page_grows_a_dataset(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (REPOSITORY / "docs" / "scale.md").read_text("utf-8")
+    block = page.partition("```toml\n")[2].partition("```")[0]
+    model = tomllib.loads(block)["together"]["models"][0]
+    with Upstream(text="It is drowned by whoever asks about ") as upstream:
+        backend = OpenAICompatible(upstream.url, parallel=8)
+        with LocalService(backend, data_dir=tmp_path / "serve") as own:
+            monkeypatch.setenv("TOGETHER_BASE_URL", own.together_url)
+            monkeypatch.setenv("TOGETHER_API_KEY", "local")
+            bench.configure(block)
+            bench.prepare(seeds(5))
+            for _ in range(20):
+                bench.run("collect", "--advance")
+                if bench.status()["finished"]:
+                    break
+                over(own)
+                bench.service.world.advance(60)
+            assert bench.run("verify").code == 0
+            assert not bench.service.world.jobs_created("together")
+            assert {job.model for job in own.world.jobs_created()} == {model}
+        assert upstream.answered.total() >= 10
+    status = bench.status()
+    assert (status["complete"], status["models"]["together"]) == (5, model)
+    answers = [turn["answer"] for row in bench.rows("round3/round3_history.jsonl") for turn in row["rounds"][1:]]
+    assert all(answer.startswith("It is drowned by") for answer in answers)
