@@ -180,7 +180,7 @@ def download(call: Call) -> Response:
     file = _found_file(call)
     if not file.id.startswith("batch-"):
         raise ApiError(400, f"File {file.id} is not a generated file: only those can be downloaded.")
-    return Response(200, {"Content-Type": "application/octet-stream"}, call.world.content(file))
+    return call.world.download(file, "application/octet-stream")
 
 
 def _page(call: Call, found: list[Item]) -> tuple[list[Item], str]:

@@ -64,7 +64,7 @@ class Router:
             if fault is None or fault.after:
                 response = self._effect(route, call, key, fault)
             if fault is not None:
-                response = fault.action.apply(response, (self.provider, route.endpoint))
+                response = fault.action.apply(response.whole(), (self.provider, route.endpoint))
             self._log(route, call, response, created=len(world.jobs) > jobs)
         return response
 

@@ -29,6 +29,7 @@ from batchgen.local.world import World
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
 DRIP_PIECES = 20
+PIECE_BYTES = 1 << 20  # of a file that is sent from disk
 LINGER_NOT = struct.pack("ii", 1, 0)  # closing sends RST
 Handle = Callable[[Request, World], Response]
 
@@ -125,7 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in response.headers.items():
             self.send_header(name, value)
         if how.declare_length:
-            self.send_header("Content-Length", str(len(response.body)))
+            size = response.file.stat().st_size if response.file else len(response.body)
+            self.send_header("Content-Length", str(size))
         else:
             self.send_header("Connection", "close")
         self.end_headers()
@@ -136,6 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _pieces(self, response: Response) -> Iterator[bytes]:
+        if response.file:
+            with response.file.open("rb") as file:
+                while piece := file.read(PIECE_BYTES):
+                    yield piece
+            return
         how = response.transport
         body = response.body if how.keep_bytes is None else response.body[: how.keep_bytes]
         if not how.drip_seconds:

@@ -47,6 +47,7 @@ class Store(Protocol):
     def new_blob(self) -> Blob: ...
     def read_blob(self, name: str) -> bytes: ...
     def drop_blob(self, name: str) -> None: ...
+    def path(self, name: str) -> Path | None: ...
     def lines(self, name: str) -> Sequence[bytes]: ...
     def save(self, kind: str, identity: str, record: bytes) -> None: ...
     def drop(self, kind: str, identity: str) -> None: ...
@@ -77,6 +78,10 @@ class MemoryStore:
 
     def drop_blob(self, name: str) -> None:
         self._blobs.pop(name, None)
+
+    def path(self, name: str) -> Path | None:
+        _ = name
+        return None
 
     def lines(self, name: str) -> Sequence[bytes]:
         return request_lines(self._blobs[name])
@@ -165,6 +170,9 @@ class DirectoryStore:
 
     def drop_blob(self, name: str) -> None:
         self._blob(name).unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path | None:
+        return self._blob(name)
 
     def lines(self, name: str) -> Sequence[bytes]:
         return FileLines(self._blob(name))

@@ -170,7 +170,7 @@ def file_delete(call: Call) -> Response:
 
 
 def download(call: Call) -> Response:
-    return Response(200, {"Content-Type": "text/plain; charset=utf-8"}, call.world.content(_found_file(call)))
+    return call.world.download(_found_file(call), "text/plain; charset=utf-8")
 
 
 # Batches

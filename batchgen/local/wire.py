@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -52,12 +53,17 @@ PLAIN = Transport()
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response, and what the transport shall do to it."""
+    """A response, and what the transport shall do to it. With a `file` the body is its content, sent piece by piece."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     transport: Transport = PLAIN
+    file: Path | None = None
+
+    def whole(self) -> Response:
+        """The same with its body in memory, where a fault can get at it."""
+        return self if self.file is None else replace(self, body=self.file.read_bytes(), file=None)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

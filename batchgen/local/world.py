@@ -16,6 +16,7 @@ import msgspec
 from batchgen.local.backends import Backend, Scripted
 from batchgen.local.faults import NO_JOB_FAULT, Faults, JobFault
 from batchgen.local.store import Answers, MemoryStore, Store
+from batchgen.local.wire import Response
 
 REMEMBERED_REQUESTS = 100_000
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -235,6 +236,11 @@ class World:
 
     def content(self, file: StoredFile) -> bytes:
         return self.store.read_blob(file.sha256)
+
+    def download(self, file: StoredFile, mime_type: str) -> Response:
+        """The content of a file as the answer to a download."""
+        path = self.store.path(file.sha256)
+        return Response(200, {"Content-Type": mime_type}, b"" if path else self.store.read_blob(file.sha256), file=path)
 
     def lines(self, file: StoredFile) -> Sequence[bytes]:
         """The lines of a request file, blank ones left out."""
