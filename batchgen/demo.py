@@ -51,12 +51,12 @@ def make_backend(name: str, concurrency: int | None = None) -> Backend:
 
     `concurrency` rows are asked at once; None is the backend's own number.
     """
-    from batchgen.local import backends
+    from batchgen.local import backends, chat
 
     if name == "scripted":
         return backends.Scripted()
     if name.startswith(("http://", "https://")):
-        return backends.OpenAICompatible(name, parallel=concurrency or backends.CONCURRENCY)
+        return chat.OpenAICompatible(name, parallel=concurrency or chat.CONCURRENCY)
     if name == "smollm":
         return backends.SmolLM(parallel=concurrency or backends.SMOLLM_CONCURRENCY)
     raise SetupError(f"--backend {name!r} is unknown.", do="Use smollm, scripted, or http://HOST:PORT/v1.")

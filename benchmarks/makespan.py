@@ -260,11 +260,12 @@ def plot(counts: list[int], seeds: int) -> None:
             x=alt.X("size:Q", scale=alt.Scale(type="log", domain=[80, 25_000]), axis=axis),
             y=alt.Y("hours:Q", scale=alt.Scale(type="log", domainMin=10), title="hours"),
             color=alt.Color("tier:N", title="tier"),
-            strokeDash=alt.StrokeDash("until:N", title="until", sort=["99 %", "the last"]),
+            strokeDash=alt.StrokeDash("until:N", legend=None, sort=["99 %", "the last"]),
         )
         .properties(width=230, height=240)
         .facet(alt.Column("conversations:N", title=None, sort=[f"{count:,} conversations" for count in counts]))
         .resolve_scale(y="independent")
+        .properties(title="Hours until 99 % are complete (solid) and until the last is settled (dashed)")
     )
     chart.save(PLOT)
 

@@ -34,14 +34,17 @@ def next_task(world: World) -> Task | None:
         if job.phase != "running" and not (job.phase == "cancelling" and job.plan.cancel == "late"):
             continue
         progress = world.progress[job.id]
+        # A line is read before its row counts as taken: the disk may refuse it, and the row must not be lost.
         if progress.again and progress.again[0][0] <= now:
-            _, index, tries = heapq.heappop(progress.again)
-            return Task(job, index, progress.lines[index], tries)
-        while progress.taken < wanted(job):
-            index = progress.taken
+            _, index, tries = progress.again[0]
+            task = Task(job, index, progress.lines[index], tries)
+            heapq.heappop(progress.again)
+            return task
+        while (index := progress.taken) < wanted(job):
+            fresh = None if index in progress.answers else Task(job, index, progress.lines[index])
             progress.taken += 1
-            if index not in progress.answers:
-                return Task(job, index, progress.lines[index])
+            if fresh is not None:
+                return fresh
     return None
 
 
@@ -88,8 +91,8 @@ class Workers:
     def _next(self) -> Task | None:
         try:
             return next_task(self._world)
-        except OSError as error:  # a job that ends here has its files written
-            self._world.log(f"the disk refused a result file: {error}")
+        except OSError as error:  # a request line is read, and a job that ends here has its files written
+            self._world.log(f"the disk refused: {error}")
             return None
 
     def _do(self, task: Task) -> None:
@@ -130,7 +133,7 @@ class Workers:
             return
         try:
             settle_job(world, task.job)
-        except OSError as error:
+        except OSError as error:  # the next look at the job tries again
             world.log(f"the disk refused a result file: {error}")
         world.wake.notify_all()
 

@@ -14,12 +14,12 @@ from batchgen.local.backends import (
     Answer,
     BackendError,
     Message,
-    OpenAICompatible,
     Prompt,
     Scripted,
     SmolLM,
     bounded_schema,
 )
+from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService
 from local.helpers import KEY, gemini_client, gemini_job, gemini_output, gemini_text, parsed
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from batchgen.errors import SetupError
-from batchgen.local.backends import OpenAICompatible
+from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService, run_service
 from local.helpers import gemini_job, together_client
 

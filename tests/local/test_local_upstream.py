@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY, Bench, seeds
@@ -12,7 +15,8 @@ from serving import measure, serving
 from together import Together
 from upstream import Reply, Upstream
 
-from batchgen.local.backends import BackendBusy, BackendError, Message, OpenAICompatible, Prompt
+from batchgen.local.backends import BackendBusy, BackendError, Message, Prompt
+from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService
 from batchgen.local.workers import MOST_TRIES
 from local.helpers import (
@@ -238,6 +242,43 @@ def test_a_disk_that_refuses_answers_costs_time_and_no_row(tmp_path: Path) -> No
             over(service, seconds=20.0)
             assert len(parsed(together_output(client, job))) == 3
     assert any("refused an answer" in line for line in said)
+
+
+class Refusing(Sequence[bytes]):
+    """Request lines that the disk refuses at the first look."""
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self.lines = lines
+        self.refused: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self.refused:
+            return self.lines[index]
+        self.refused.add(index)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_disk_that_refuses_request_lines_costs_no_row() -> None:
+    upstream = Upstream(behaviour=lambda _, before: Reply(503 if before == 0 else 200))
+    with (
+        upstream,
+        LocalService(OpenAICompatible(upstream.url, parallel=2)) as service,
+        together_client(service) as client,
+    ):
+        source = together_upload(client, jsonl(together_rows(4)))
+        with service.world.lock:
+            job = together_create_soon(service, source)
+            progress = service.world.progress[job]
+            progress.lines = refusing = Refusing(progress.lines)
+        over(service, seconds=20.0)
+        assert len(parsed(together_output(client, job))) == 4
+    assert refusing.refused == {0, 1, 2, 3}
 
 
 def together_create_soon(service: LocalService, source: str) -> str:

@@ -1,0 +1,113 @@
+"""Any OpenAI-compatible server as the writer of texts, and what its trouble means."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from batchgen.local.backends import Answer, BackendBusy, BackendError, Prompt, chat_body, read_reply
+
+if TYPE_CHECKING:
+    import httpx
+
+# Overload, a restart, a proxy whose servers are all busy: the same request may succeed later.
+BUSY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+OWN_FAULT_STATUS = frozenset({408, 500, 504})  # a prompt that takes too long or breaks the model looks like this
+CONCURRENCY = 64
+
+
+class OpenAICompatible:
+    """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
+
+    `url` may end in /v1 or not. `model` "" is the first one the server lists; the rows' own model names are the
+    providers' and mean nothing there. A server that is busy, broken or not there is BackendBusy.
+    """
+
+    instant = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "",
+        api_key: str = "",
+        parallel: int = CONCURRENCY,
+        timeout_seconds: float = 600,
+    ) -> None:
+        import httpx
+
+        self.parallel = parallel
+        self._model = model
+        self._idle: deque[httpx.Client] = deque()
+        # One connection each: 64 threads that share a client spend three times as long in its pool as with the server.
+        self._new_client = partial(
+            httpx.Client,
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 10)),
+            verify=httpx.create_ssl_context(),
+        )
+        self._closed = False
+
+    def answer(self, prompt: Prompt) -> Answer:
+        self._model = self._model or self._first_model()
+        body = chat_body(prompt, prompt.max_tokens) | {"model": self._model}
+        return read_reply(self._call("POST", "/v1/chat/completions", body))
+
+    def _first_model(self) -> str:
+        listed = self._call("GET", "/v1/models")
+        models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
+        if not models:
+            raise BackendError("the model server lists no model")
+        return str(models[0]["id"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        import httpx
+
+        client = self._client()
+        try:
+            response = client.request(method, path, json=body)
+        except httpx.RequestError as error:
+            own_fault = isinstance(error, httpx.ReadTimeout | httpx.DecodingError)
+            said = f"the model server failed: {type(error).__name__} {error}"
+            raise BackendBusy(said, everybody=not own_fault) from error
+        finally:
+            self._put_back(client)
+        if response.status_code in BUSY_STATUS:
+            everybody = response.status_code not in OWN_FAULT_STATUS
+            raise BackendBusy(f"the model server failed: {_says(response)}", _wish(response), everybody=everybody)
+        if not response.is_success:
+            raise BackendError(f"the model server failed: {_says(response)}")
+        try:
+            return response.json()
+        except ValueError as error:  # a proxy's page, or a reply that was cut
+            raise BackendBusy(f"the model server sent no JSON: {response.text[:200]}", everybody=False) from error
+
+    def _client(self) -> httpx.Client:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_client()
+
+    def _put_back(self, client: httpx.Client) -> None:
+        self._idle.append(client)
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        self._closed = True
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+
+def _says(response: httpx.Response) -> str:
+    return f"{response.status_code} {response.text[:200]}"
+
+
+def _wish(response: httpx.Response) -> float:
+    """Retry-After in seconds; 0 where there is none, or a date."""
+    wish = response.headers.get("retry-after", "")
+    return float(wish) if wish.isdecimal() else 0.0
