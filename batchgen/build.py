@@ -1,18 +1,27 @@
-"""Ready conversations -> the lines of one request file, cut to every limit. Pure but for reading the store."""
+"""Ready conversations -> the lines of one request file, cut to every limit. Pure but for reading the store.
+
+A file is encoded and counted as a whole; only when that comes near a limit are its lines made and weighed one by one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
-from batchgen.costs import FORMULAS, input_margin, prompt_tokens
-from batchgen.dialogue import Step
+from batchgen.costs import FORMULAS, Formula, input_margin, prompt_tokens, requests_tokens
+from batchgen.counting import Features
+from batchgen.dialogue import Conversation, Step
 from batchgen.forecast import follow_up, output_tokens
+from batchgen.lines import fill, form
 from batchgen.outcomes import Usage
-from batchgen.prompts import prompt
+from batchgen.prompts import Prompt, prompt
 from batchgen.providers.base import Parameters
 from batchgen.records import Row
 from batchgen.session import Session
+from batchgen.store import turns
 
 MOST_HALVINGS = 3  # of a batch for further attempts
 MOST_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
@@ -37,7 +46,7 @@ class Shard(NamedTuple):
     step: Step
     attempt: int
     rows: tuple[Row, ...]
-    lines: tuple[bytes, ...]
+    body: bytes
     too_large: tuple[Row, ...]
     input_tokens: int
     output_ceiling: int
@@ -47,7 +56,11 @@ class Shard(NamedTuple):
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.lines))
+        return len(self.body)
+
+    @property
+    def first_line(self) -> bytes:
+        return self.body[: self.body.find(b"\n") + 1]
 
 
 class Line(NamedTuple):
@@ -56,7 +69,15 @@ class Line(NamedTuple):
     row: Row
     line: bytes
     input_tokens: int
-    output_ceiling: int
+
+
+class _Lines(NamedTuple):
+    """Request lines as one piece, and their estimated input tokens."""
+
+    rows: list[Row]
+    body: bytes
+    input_tokens: int
+    too_large: list[Row]
 
 
 def limits(session: Session, step: Step) -> Limits:
@@ -80,6 +101,23 @@ def shard(session: Session, step: Step, tried: int, *, after: int = 0) -> Shard 
     attempt = tried + 1
     bounds = limits(session, step)
     rows = _fewer(session.store.ready(step, tried, after=after, limit=bounds.requests), bounds.requests)
+    if not rows:
+        return None
+    found = _whole(session, step, rows, attempt)
+    if not _within(found, bounds):
+        found = _cut(session, step, rows, attempt, bounds)
+    return _shard(session, step, attempt, found)
+
+
+def _within(found: _Lines, bounds: Limits) -> bool:
+    """Whether lines that were made as one piece need no cutting."""
+    if found.input_tokens > bounds.tokens or len(found.body) > bounds.bytes or not found.rows:
+        return False
+    return len(found.body) <= bounds.line_bytes or max(map(len, found.body.split(b"\n"))) < bounds.line_bytes
+
+
+def _cut(session: Session, step: Step, rows: list[Row], attempt: int, bounds: Limits) -> _Lines:
+    """As many requests as the limits allow, made one by one."""
     taken: list[Line] = []
     too_large: list[Row] = []
     size = tokens = 0
@@ -92,7 +130,7 @@ def shard(session: Session, step: Step, tried: int, *, after: int = 0) -> Shard 
         taken.append(line)
         size += len(line.line)
         tokens += line.input_tokens
-    return _shard(session, step, attempt, taken, too_large) if taken or too_large else None
+    return _Lines([line.row for line in taken], b"".join(line.line for line in taken), tokens, too_large)
 
 
 def _fewer(rows: list[Row], most: int) -> list[Row]:
@@ -103,42 +141,77 @@ def _fewer(rows: list[Row], most: int) -> list[Row]:
     return rows[: max(most >> min(rows[0].strikes, MOST_HALVINGS), 1)] if rows else rows
 
 
+def _ask(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
+    """What `step` asks for a conversation, as configured."""
+    target = session.settings.stage(step.stage).target_characters
+    history, along = session.settings.history_messages, follow_up(session, step)
+
+    def ask(conversation: Conversation) -> Prompt:
+        return prompt(conversation, step.stage, target_characters=target, history_messages=history, follow_up=along)
+
+    return ask
+
+
+def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
+    """How a request is to be answered whose output ceiling was doubled `ceiling` times."""
+    wanted = session.settings.stage(step.stage)
+    most = wanted.max_output_tokens
+    if follow_up(session, step):
+        most += session.settings.question.max_output_tokens
+    model = session.model(session.provider(step.stage))
+    return Parameters(model, most << min(ceiling, MOST_DOUBLINGS), wanted.temperature)
+
+
+def _formula(session: Session, step: Step) -> Formula:
+    return FORMULAS.get(session.provider(step.stage).name, FORMULAS["gemini"])
+
+
 def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterator[Line]:
     """The request of each row, in order, encoded for the stage's provider."""
-    provider = session.provider(step.stage)
-    wanted = session.settings.stage(step.stage)
-    model = session.model(provider)
-    formula = FORMULAS.get(provider.name, FORMULAS["gemini"])
+    encode, ask, formula = session.provider(step.stage).line, _ask(session, step), _formula(session, step)
     conversations = session.store.conversations([row.number for row in rows])
-    names, along = session.names(), follow_up(session, step)
-    most = wanted.max_output_tokens + (session.settings.question.max_output_tokens if along else 0)
+    names = session.names()
+    parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.ceiling for row in rows}}
     for row, conversation in zip(rows, conversations, strict=True):
-        asked = prompt(
-            conversation,
-            step.stage,
-            target_characters=wanted.target_characters,
-            history_messages=session.settings.history_messages,
-            follow_up=along,
-        )
-        ceiling = most << min(row.ceiling, MOST_DOUBLINGS)
-        encoded = provider.line(
-            names.key(row.number, step, attempt), asked, Parameters(model, ceiling, wanted.temperature)
-        )
-        yield Line(row, encoded + b"\n", prompt_tokens(asked, formula), ceiling)
+        asked = ask(conversation)
+        line = encode(names.key(row.number, step, attempt), asked, parameters[row.ceiling])
+        yield Line(row, line + b"\n", prompt_tokens(asked, formula))
 
 
-def _shard(session: Session, step: Step, attempt: int, taken: list[Line], too_large: list[Row]) -> Shard:
+def _whole(session: Session, step: Step, rows: list[Row], attempt: int) -> _Lines:
+    """The same lines as one piece, many times as fast. No rows where that cannot be done: a text is empty."""
+    encode, ask, key = session.provider(step.stage).line, _ask(session, step), session.names().key_format(step, attempt)
+    bodies, said, system = list[bytes](), Features(), ""
+    for ceiling, alike in groupby(rows, key=attrgetter("ceiling")):
+        group, parameters = list(alike), _parameters(session, step, ceiling)
+        mould = form(
+            step.position,
+            lambda texts: ask(Conversation(0, tuple(turns(texts)))),
+            lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
+        )
+        texts = session.store.ready_texts(group, mould.shown)
+        if "" in texts or len(texts) != len(group) * len(mould.shown):
+            return _Lines([], b"", 0, [])
+        body, counted = fill(mould, [key % row.number for row in group], texts)
+        bodies.append(body)
+        said, system = said.plus(counted), mould.system
+    tokens = requests_tokens(system, said, len(rows), _formula(session, step))
+    return _Lines(rows, b"".join(bodies), tokens, [])
+
+
+def _shard(session: Session, step: Step, attempt: int, found: _Lines) -> Shard:
     rate = session.rate(session.model(session.provider(step.stage)))
-    tokens = sum(line.input_tokens for line in taken)
-    ceiling = sum(line.output_ceiling for line in taken)
-    expected = Usage(input=tokens, output=round(output_tokens(session, step) * len(taken)))
-    most = Usage(input=round(tokens * (1 + input_margin(len(taken)))), output=ceiling)
+    tokens = found.input_tokens
+    ceilings = Counter(row.ceiling for row in found.rows)
+    ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())
+    expected = Usage(input=tokens, output=round(output_tokens(session, step) * len(found.rows)))
+    most = Usage(input=round(tokens * (1 + input_margin(len(found.rows)))), output=ceiling)
     return Shard(
         step=step,
         attempt=attempt,
-        rows=tuple(line.row for line in taken),
-        lines=tuple(line.line for line in taken),
-        too_large=tuple(too_large),
+        rows=tuple(found.rows),
+        body=found.body,
+        too_large=tuple(found.too_large),
         input_tokens=tokens,
         output_ceiling=ceiling,
         estimated_usd=rate.usd(expected) if rate else None,

@@ -75,6 +75,11 @@ def request_key(identity: str, step: Step, attempt: int, run: str) -> str:
     return f"{identity}.r{step.round}.{step.stage}.a{attempt}.{run}"
 
 
+def key_format(step: Step, attempt: int, run: str, digits: int) -> bytes:
+    """The same for many requests: `key_format(...) % number` is a request's key in a file."""
+    return request_key(f"r1-%0{digits}d", step, attempt, run).encode()
+
+
 _KEY = re.compile(r"r1-(?P<number>\d+)\.r(?P<round>\d+)\.(?P<stage>question|answer|correction)\.a(?P<attempt>\d+)\.\w+")
 
 

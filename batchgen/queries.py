@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchgen.records import Batch
+from batchgen.schema import PLACES
 
 BATCH_COLUMNS = ", ".join(Batch._fields)
 
@@ -10,6 +11,12 @@ READY_ATTEMPTS = "SELECT DISTINCT attempt FROM conversations WHERE batch IS NULL
 READY = """SELECT number, at, attempt, strikes, ceiling FROM conversations
     WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt = :attempt AND number > :after
     ORDER BY number LIMIT :limit"""
+READY_TEXTS = f"""SELECT t.text FROM conversations c
+    JOIN texts t ON t.place BETWEEN c.number * {PLACES} + :low AND c.number * {PLACES} + :high
+    WHERE c.batch IS NULL AND c.reason IS NULL AND c.at = :at AND c.attempt = :attempt
+    AND c.number BETWEEN :first AND :last ORDER BY c.number, t.place"""  # noqa: S608 - a constant
+CLAIM = """UPDATE conversations SET batch = :batch, attempt = :attempt
+    WHERE number BETWEEN :first AND :last AND at = :at AND batch IS NULL"""
 HELD = """SELECT number, at, attempt, strikes, ceiling FROM conversations
     WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
 TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from batchgen import clock
 from batchgen.costs import Rate, listed_models, rate
-from batchgen.dialogue import STAGES, Stage, Step, conversation_id, request_key, steps
+from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
 from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
 from batchgen.providers import provider as provider_row
@@ -45,9 +45,14 @@ class Names(NamedTuple):
     def key(self, number: int, step: Step, attempt: int) -> str:
         return request_key(conversation_id(number, self.digits), step, attempt, self.run)
 
+    def key_format(self, step: Step, attempt: int) -> bytes:
+        """For many keys at once: `names.key_format(step, attempt) % number`."""
+        return key_format(step, attempt, self.run, self.digits)
+
     def keys(self, rows: Sequence[Row], batch: Batch) -> dict[str, int]:
         """key -> conversation number of a batch's requests, in file order."""
-        return {self.key(row.number, batch.step, batch.attempt): row.number for row in rows}
+        form = self.key_format(batch.step, batch.attempt).decode()
+        return {form % row.number: row.number for row in rows}
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from urllib.parse import quote
 
@@ -142,11 +142,18 @@ class Store:
     def ready(self, step: Step, attempt: int, *, after: int, limit: int) -> list[Row]:
         """The next conversations ready for `step`, in seed order."""
         query = {"at": step.position, "attempt": attempt, "after": after, "limit": limit}
-        return [Row(*row) for row in self._database.execute(queries.READY, query)]
+        return list(map(Row._make, self._database.execute(queries.READY, query)))
+
+    def ready_texts(self, rows: Sequence[Row], places: range) -> list[str]:
+        """The texts at `places` of the dialogues of `rows`, which are consecutive ready ones, one behind the other."""
+        first, last = rows[0], rows[-1]
+        query = {"at": first.at, "attempt": first.attempt, "first": first.number, "last": last.number}
+        query |= {"low": places.start, "high": places.stop - 1}
+        return list(chain.from_iterable(self._database.execute(queries.READY_TEXTS, query)))
 
     def held(self, batch: int) -> list[Row]:
         """The conversations that a live batch holds, in seed order."""
-        return [Row(*row) for row in self._database.execute(queries.HELD, {"batch": batch})]
+        return list(map(Row._make, self._database.execute(queries.HELD, {"batch": batch})))
 
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         """The dialogues of `numbers`, which ascend, with every text accepted so far."""
@@ -203,8 +210,11 @@ class Store:
             )
             batch = cursor.lastrowid
             claimed = self._database.executemany(
-                "UPDATE conversations SET batch = ?, attempt = ? WHERE number = ? AND at = ? AND batch IS NULL",
-                [(batch, plan.attempt, row.number, row.at) for row in rows],
+                queries.CLAIM,
+                [
+                    {"batch": batch, "attempt": plan.attempt, "at": plan.position, "first": first, "last": last}
+                    for first, last in runs([row.number for row in rows])
+                ],
             )
             if claimed.rowcount != len(rows):
                 raise AssertionError("a conversation was to be bought twice")
@@ -429,6 +439,17 @@ class Store:
 
     def _mark_stale(self, *files: str) -> None:
         self._database.executemany("INSERT OR IGNORE INTO stale VALUES (?)", [(file,) for file in files])
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as (first, last) of unbroken runs: one statement serves a whole run of rows."""
+    if not numbers:
+        return []
+    if numbers[-1] - numbers[0] + 1 == len(numbers):
+        return [(numbers[0], numbers[-1])]
+    breaks = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
+    starts, ends = [0, *breaks], [*breaks, len(numbers)]
+    return [(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]
 
 
 def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:

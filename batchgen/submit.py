@@ -211,7 +211,7 @@ def plan(session: Session, shard: Shard) -> Batch:
     provider = session.provider(shard.step.stage)
     number = session.store.next_batch()
     name = f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}"
-    written = write_durably(session.layout.requests(shard.step, name), shard.lines)
+    written = write_durably(session.layout.requests(shard.step, name), [shard.body])
     crashpoint("request_file_written")
     entry = Plan(
         name=name,
@@ -416,7 +416,7 @@ def preview(session: Session, steps: Sequence[Step]) -> list[Preview]:
                             shard.size,
                             shard.input_tokens,
                             shard.estimated_usd,
-                            shard.lines[0].decode(),
+                            shard.first_line.decode(),
                         )
                     )
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -12,15 +12,19 @@ from batchgen.outcomes import Reason, Reply, mend, short
 
 MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
 # Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.
-_SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+LINE_ENDS = ("\u2028", "\u2029", "\x85")
 
 
 def request_line(request: dict[str, Any]) -> bytes:
     """One request as a line of JSON, without the line feed, that no reader can take for two."""
-    line = orjson.dumps(request)
-    for raw, escaped in _SEPARATORS:
-        line = line.replace(raw, escaped)
-    return line
+    return one_line(orjson.dumps(request))
+
+
+def one_line(encoded: bytes, ends: Iterable[str] = LINE_ENDS) -> bytes:
+    """JSON in which none of `ends` ends a line for any reader."""
+    for end in ends:
+        encoded = encoded.replace(end.encode(), b"\\u%04x" % ord(end))
+    return encoded
 
 
 def read_lines(raw: bytes) -> Sequence[bytes]:

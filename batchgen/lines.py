@@ -1,0 +1,109 @@
+"""Request lines in bulk: what is the same in every line is encoded once, and only keys and texts are filled in. Pure.
+
+A form is learnt from a provider's own codec: a dialogue of marks is encoded, and the line is cut at the marks. Texts
+are escaped all at once, by the same encoder, so that the lines are byte for byte those that the codec writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from batchgen.counting import Features, features
+from batchgen.prompts import Prompt
+from batchgen.providers.reading import LINE_ENDS, one_line
+
+_MARK = "batchgen-mark-%d-"
+_KEY_MARK = "batchgen-mark-key-"
+# The key as it is, a text as a string of JSON, or as one within a string of JSON.
+_MARKS = re.compile(rb'batchgen-mark-key-|(\\?)"batchgen-mark-(\d+)-\1"')
+_BETWEEN = ",\n  "  # what orjson, indenting, puts between the items of a list; no string holds a raw line feed
+_HEAD, _TAIL = "[\n  ", "\n]"
+
+
+class Form(NamedTuple):
+    """The lines of one step: `constants` around the holes, and what fills each hole: a text's place in the dialogue, or
+    None for the key. `fenced` texts are JSON within JSON. `told` are the features of what one request's messages say
+    besides the texts; `system` is its system text.
+    """
+
+    constants: tuple[bytes, ...]
+    holes: tuple[int | None, ...]
+    fenced: bool
+    told: Features
+    system: str
+
+    @property
+    def shown(self) -> range:
+        """The places of the dialogue that the lines may show: the first that they do show, and all behind it."""
+        places = [place for place in self.holes if place is not None]
+        return range(min(places), max(places) + 1)
+
+
+def form(places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]) -> Form:
+    """The form of the requests for dialogues of `places` texts: `ask` says what is asked, `encode` is a codec."""
+    marks = [_MARK % place for place in range(places)]
+    asked = ask(marks)
+    constants: list[bytes] = []
+    holes: list[int | None] = []
+    line, end, fenced = encode(_KEY_MARK, asked) + b"\n", 0, False
+    for found in _MARKS.finditer(line):
+        constants.append(line[end : found.start()])
+        holes.append(int(found[2]) if found[2] else None)
+        fenced = fenced or bool(found[1])
+        end = found.end()
+    return Form((*constants, line[end:]), tuple(holes), fenced, _told(asked, marks, fenced=fenced), asked.system)
+
+
+def _told(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Features:
+    said = " ".join(message.text for message in asked.messages)
+    found = features(said)
+    for mark in marks:
+        shown = f'"{mark}"' if fenced else mark
+        if shown in said:
+            found = found.plus(features(shown), -1)
+    return found
+
+
+def fill(form: Form, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, Features]:
+    """The lines of requests with `keys`, one behind the other, and the features of all that their messages say.
+
+    `texts` has the texts at `form.shown` of each dialogue, none of them empty.
+    """
+    shown = form.shown
+    wanted = [place - shown.start for place in form.holes if place is not None]
+    if len(wanted) < len(shown):
+        kept = [texts[place :: len(shown)] for place in sorted(wanted)]
+        texts = [text for dialogue in zip(*kept, strict=True) for text in dialogue]
+    pieces, said = _fenced(texts) if form.fenced else _plain(texts)
+    columns = {place: pieces[order :: len(wanted)] for order, place in enumerate(sorted(wanted))}
+    width = 2 * len(form.holes) + 1
+    parts: list[bytes] = [b""] * (width * len(keys))
+    for order, constant in enumerate(form.constants):
+        parts[2 * order :: width] = [constant] * len(keys)
+    for order, hole in enumerate(form.holes):
+        parts[2 * order + 1 :: width] = keys if hole is None else columns[hole - shown.start]
+    return b"".join(parts), said.plus(form.told, len(keys))
+
+
+def _plain(texts: list[str]) -> tuple[list[bytes], Features]:
+    """Each text as a string of JSON."""
+    said = " ".join(texts)
+    encoded = _one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2), said)
+    return encoded[len(_HEAD) : -len(_TAIL)].split(_BETWEEN.encode()), features(said)
+
+
+def _fenced(texts: list[str]) -> tuple[list[bytes], Features]:
+    """Each text as a string of JSON within a string of JSON, without the outer quotation marks."""
+    inner = orjson.dumps(texts, option=orjson.OPT_INDENT_2).decode()[len(_HEAD) : -len(_TAIL)]
+    # Escaped once more, the line feed between two items still differs from one within an item, which is \\n.
+    pieces = _one_line(orjson.dumps(inner), inner)[1:-1].split(orjson.dumps(_BETWEEN)[1:-1])
+    return pieces, features(inner).plus(features(_BETWEEN), 1 - len(texts))
+
+
+def _one_line(encoded: bytes, text: str) -> bytes:
+    """Looking for rare characters in a text is many times as fast as in its bytes."""
+    return one_line(encoded, [end for end in LINE_ENDS if end in text])

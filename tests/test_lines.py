@@ -1,0 +1,131 @@
+"""Request lines made in bulk are, byte for byte and token for token, those that the codecs write one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchgen import build
+from batchgen.costs import FORMULAS, prompt_tokens, requests_tokens
+from batchgen.counting import Features, features
+from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key
+from batchgen.files import Layout
+from batchgen.lines import fill, form
+from batchgen.prompts import Prompt, prompt
+from batchgen.providers import PROVIDERS
+from batchgen.providers.base import Parameters, Provider
+from batchgen.session import Session
+from batchgen.settings import BatchSettings, ProviderSettings, Settings
+from batchgen.store import Store, turns
+
+AWKWARD = [
+    'ends with a quote and a comma",',
+    "ends with a backslash\\",
+    '",\n  "',
+    "\n",
+    ",\\n  ",
+    "batchgen-mark-0-",
+    "batchgen-mark-key-",
+    "a\u2028b\u2029c\x85d",
+    "na\u00efve caf\u00e9",
+    "多少钱，三个。",
+    "%d %s",
+]
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(AWKWARD)
+STEPS = [Step(number, stage) for number in (2, 3, 4) for stage in STAGES]
+
+
+def asked(texts: list[str], stage: Stage, history: int, *, follow_up: bool) -> Prompt:
+    conversation = Conversation(0, tuple(turns(texts)))
+    return prompt(conversation, stage, target_characters=400, history_messages=history, follow_up=follow_up)
+
+
+@pytest.mark.parametrize("row", PROVIDERS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("step", STEPS, ids=str)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObject) -> None:
+    dialogues = data.draw(
+        st.lists(st.lists(TEXTS, min_size=step.position, max_size=step.position), min_size=1, max_size=4)
+    )
+    history, along = data.draw(st.integers(2, 8)), step.stage is Stage.CORRECTION and data.draw(st.booleans())
+    parameters = Parameters("gemini-2.5-flash-lite", 128, 1.0)
+    keys = [f"r1-{number:06d}.k" for number in range(len(dialogues))]
+
+    def ask(texts: list[str]) -> Prompt:
+        return asked(texts, step.stage, history, follow_up=along)
+
+    mould = form(step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters))
+    shown = [text for texts in dialogues for text in texts[mould.shown.start : mould.shown.stop]]
+    body, said = fill(mould, [key.encode() for key in keys], shown)
+    prompts = [ask(texts) for texts in dialogues]
+    assert body == b"".join(row.line(key, one, parameters) + b"\n" for key, one in zip(keys, prompts, strict=True))
+    formula = FORMULAS[row.name]
+    total = requests_tokens(mould.system, said, len(dialogues), formula)
+    one_by_one = sum(prompt_tokens(one, formula) for one in prompts)
+    assert abs(total - one_by_one) <= 0.5 * (len(dialogues) + 1)  # each of them is rounded
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
+def test_features_of_joined_texts_are_the_sums_of_theirs(texts: list[str]) -> None:
+    total = Features()
+    for text in texts:
+        total = total.plus(features(text))
+    assert features(" ".join(texts)) == total
+
+
+def test_a_key_from_its_format() -> None:
+    step = Step(3, Stage.ANSWER)
+    assert (key_format(step, 2, "beef", 7) % 42).decode() == request_key("r1-0000042", step, 2, "beef")
+
+
+def session(root: Path, seeds: list[Turn], configured: Settings) -> Session:
+    layout = Layout(root)
+    layout.data.mkdir(parents=True)
+    store = Store.open(layout.store)
+    store.replace_seeds(seeds, {"run": "beef", "prepared": ""})
+    return Session(layout, configured, store, {})
+
+
+SEEDS = [Turn(f"Question {number}? " + "why " * number, "An answer.", "A correction.") for number in range(1, 9)]
+FIRST = Step(2, Stage.QUESTION)
+
+
+@pytest.mark.parametrize("limit", ["bytes", "tokens", "none"])
+def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path: Path) -> None:
+    whole = session(tmp_path / "whole", SEEDS, Settings())
+    lines = list(build.lines(whole, FIRST, whole.store.ready(FIRST, 0, after=0, limit=8), 1))
+    size, tokens = sum(len(line.line) for line in lines[:5]), sum(line.input_tokens for line in lines[:5])
+    configured = {
+        "bytes": Settings(batches=BatchSettings(max_bytes=size)),
+        "tokens": Settings(gemini=ProviderSettings(models=("m",), enqueued_tokens=tokens)),
+        "none": Settings(),
+    }[limit]
+    shard = build.shard(session(tmp_path / "cut", SEEDS, configured), FIRST, 0)
+    assert shard is not None
+    assert [row.number for row in shard.rows] == list(range(1, 9 if limit == "none" else 6))
+    if limit != "tokens":  # another model's lines differ in its name
+        assert shard.body == b"".join(line.line for line in lines[: len(shard.rows)])
+
+
+def test_an_empty_text_is_asked_about_all_the_same(tmp_path: Path) -> None:
+    """Such a text is left out of the prompt, so that its line has another form."""
+    run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], Settings())
+    shard = build.shard(run, FIRST, 0)
+    assert shard is not None
+    rows = run.store.ready(FIRST, 0, after=0, limit=2)
+    assert shard.body == b"".join(line.line for line in build.lines(run, FIRST, rows, 1))
+    assert shard.body.count(b"\n") == 2
+
+
+def test_raised_ceilings_stand_in_their_own_lines(tmp_path: Path) -> None:
+    run = session(tmp_path, SEEDS, Settings())
+    run.store._database.execute("UPDATE conversations SET ceiling = number % 3")
+    shard = build.shard(run, FIRST, 0)
+    assert shard is not None
+    lines = list(build.lines(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
+    assert shard.body == b"".join(line.line for line in lines)
+    assert shard.output_ceiling == sum(128 << (number % 3) for number in range(1, 9))
