@@ -105,12 +105,10 @@ def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Re
 
 def _requests(session: Session, batch: Batch) -> dict[str, str]:
     """key -> everything the dialogue says so far, for every request of a batch."""
-    numbers = [row.number for row in session.store.held(batch.batch)]
-    names = session.names()
-    return {
-        names.key(one.number, batch.step, batch.attempt): " ".join(text for turn in one.turns for text in turn)
-        for one in session.store.conversations(numbers)
-    }
+    keys = session.keys(batch)
+    texts = session.store.held_texts(batch)
+    dialogues = zip(*(texts[place :: batch.position] for place in range(batch.position)), strict=True)
+    return dict(zip(keys, map(" ".join, dialogues), strict=True))
 
 
 def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
@@ -136,7 +134,7 @@ def settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: End
 
     _keep_ending(session, batch, ending)
     crashpoint("ending_written")
-    keys = session.names().keys(session.store.held(batch.batch), batch)
+    keys = session.keys(batch)
     merged = merge(keys, replies, ending.absent, ending.why)
     usages = _priced(session, batch, merged.usage)
     if merged.strangers or merged.keyless:

@@ -155,7 +155,7 @@ def _missing(session: Session, batch: Batch) -> bool:
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> bool:
     """Fetch whatever an ended job offers, and book it."""
     waited = session.now() - (batch.ended_at or session.now())
-    keys = session.names().keys(session.store.held(batch.batch), batch)
+    keys = session.keys(batch)
     try:
         _expect_results(session, batch, job, waited)
         raw = fetch(session, session.remote(provider), batch, job, keys, strict=batch.blanks < SHORT_LOOKS)

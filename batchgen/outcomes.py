@@ -109,6 +109,8 @@ def mend(text: str) -> str:
 
 def clean(text: str) -> str:
     """The text as it may be stored: no lone surrogates, line ends as newlines, no other control character but tab."""
+    if text.isprintable():  # nearly all are, and the empty one is
+        return text.strip()
     text = mend(text)
     if _UNCLEAN.search(text):
         text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
@@ -136,11 +138,13 @@ def accept(stage: Stage, reply: Reply) -> Reply:
         return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {stage}")
     if reply.follow_up and not _says(follow_up):
         return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail="no word in the next question")
+    if (text, follow_up) == (reply.text, reply.follow_up):
+        return reply
     return reply._replace(text=text, follow_up=follow_up)
 
 
 def _says(text: str) -> bool:
-    return any(map(_says_something, text))
+    return text[:1].isalnum() or any(map(_says_something, text))
 
 
 def _says_something(character: str) -> bool:

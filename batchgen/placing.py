@@ -15,7 +15,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from math import log, sqrt
+from operator import add
+from string import ascii_letters
 from typing import NamedTuple
 
 WHOLE_BATCH_SHARE = 0.01  # with more misplaced replies than this no key of the batch is to be believed ...
@@ -34,23 +37,40 @@ OUT_OF_ORDER_SHARE = 0.12  # in order at most 0.05 of a batch seem to fit elsewh
 OUT_OF_ORDER_LEAST = 6
 CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's first
 
-_ASCII_WORDS = re.compile(r"[a-z]{4,}|\d{2,}")
 _CJK = "㐀-鿿぀-ヿ가-힯"
-_WORDS = re.compile(rf"[^\W\d_{_CJK}]{{4,}}|\d{{2,}}")
-_CJK_PAIRS = re.compile(rf"(?=([{_CJK}]{{2}}))")
+_CJK_RUNS = re.compile(f"[{_CJK}]+")
+_WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}")
+_NUMBERS = re.compile(r"\d{2,}")
+_WORD_LEAST = 4
+_BLANKS = bytes(ord(chr(byte).lower()) if chr(byte) in ascii_letters else ord(" ") for byte in range(256))
+_NO_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
 
 
 def words(text: str) -> set[str]:
-    """The words of a lower-case text: runs of four letters or more, numbers, every two neighbouring CJK characters."""
+    """A text's words in lower case: runs of four letters or more, numbers, two neighbouring CJK characters each."""
     if text.isascii():
-        return set(_ASCII_WORDS.findall(text))
-    return {*_WORDS.findall(text), *_CJK_PAIRS.findall(text)}
+        return _ascii_words(text)
+    text = text.lower()
+    rest = _CJK_RUNS.sub(" ", text)
+    found = _ascii_words(rest) if rest.isascii() else set(_WORDS.findall(rest))
+    for run in _CJK_RUNS.findall(text):
+        found.update(map(add, run, run[1:]))
+    return found
+
+
+def _ascii_words(text: str) -> set[str]:
+    """Blanking out all but letters and splitting is four times as fast as a regular expression."""
+    encoded = text.encode()
+    found = {word for word in encoded.translate(_BLANKS).decode().split() if len(word) >= _WORD_LEAST}
+    if encoded.translate(None, _NO_DIGITS):
+        found.update(_NUMBERS.findall(text))
+    return found
 
 
 def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
     """Keys whose reply belongs to another request: {key: the key it fits}. Both maps are key -> text."""
-    said = {key: words(text[:CHARACTERS].lower()) for key, text in replies.items() if key in requests}
-    asked = {key: text[-CHARACTERS:].lower() for key, text in requests.items()}
+    said = {key: words(text[:CHARACTERS]) for key, text in replies.items() if key in requests}
+    asked = {key: text[-CHARACTERS:] for key, text in requests.items()}
     distinctive = _distinctive(said)
     # Nearly all replies are at home at the first glance; only the others and their requests are compared.
     # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
@@ -74,13 +94,18 @@ def _pattern(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
 
 def _distinctive(texts: Mapping[str, set[str]]) -> set[str]:
     """The words that few of the texts have."""
-    frequency = Counter(word for found in texts.values() for word in found)
+    frequency = Counter(chain.from_iterable(texts.values()))
     limit = max(min(COMMON_LEAST, len(texts) // 2), COMMON_SHARE * len(texts))
     return {word for word, count in frequency.items() if count <= limit}
 
 
 def _at_home(asked: str, said: set[str], least: int) -> bool:
-    return sum(word in asked for word in said) >= least
+    # Most words of a request are in lower case as they stand: most requests need not be put into it.
+    return _shared(asked, said) >= least or _shared(asked.lower(), said) >= least
+
+
+def _shared(asked: str, said: set[str]) -> int:
+    return len([word for word in said if word in asked])
 
 
 def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
@@ -103,7 +128,7 @@ class _Requests(NamedTuple):
 
     @classmethod
     def of(cls, asked: Mapping[str, set[str]]) -> _Requests:
-        frequency = Counter(word for found in asked.values() for word in found)
+        frequency = Counter(chain.from_iterable(asked.values()))
         # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
         weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
         lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}

@@ -19,6 +19,13 @@ CLAIM = """UPDATE conversations SET batch = :batch, attempt = :attempt
     WHERE number BETWEEN :first AND :last AND at = :at AND batch IS NULL"""
 HELD = """SELECT number, at, attempt, strikes, ceiling FROM conversations
     WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
+HELD_NUMBERS = """SELECT number FROM conversations
+    WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
+HELD_TEXTS = f"""SELECT t.text FROM conversations c
+    JOIN texts t ON t.place BETWEEN c.number * {PLACES} AND c.number * {PLACES} + :last
+    WHERE c.batch IS NOT NULL AND c.batch = :batch ORDER BY c.number, t.place"""  # noqa: S608 - a constant
+ADVANCE = """UPDATE conversations SET at = :at, batch = NULL, attempt = 0, strikes = 0, ceiling = 0
+    WHERE number BETWEEN :first AND :last AND batch = :batch"""
 TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
 TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
 LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only

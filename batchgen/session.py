@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,7 +16,7 @@ from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
-from batchgen.records import Batch, Row, Wait
+from batchgen.records import Batch, Wait
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.words import counted
@@ -49,11 +49,6 @@ class Names(NamedTuple):
         """For many keys at once: `names.key_format(step, attempt) % number`."""
         return key_format(step, attempt, self.run, self.digits)
 
-    def keys(self, rows: Sequence[Row], batch: Batch) -> dict[str, int]:
-        """key -> conversation number of a batch's requests, in file order."""
-        form = self.key_format(batch.step, batch.attempt).decode()
-        return {form % row.number: row.number for row in rows}
-
 
 @dataclass(slots=True)
 class Session:
@@ -82,6 +77,12 @@ class Session:
     def names(self) -> Names:
         """How this run's conversations and requests are called; ask once, use often."""
         return Names(self.store.meta("run") or "", int(self.store.meta("id_digits") or 0))
+
+    def keys(self, batch: Batch) -> dict[str, int]:
+        """key -> conversation number of a live batch's requests, in file order."""
+        numbers = self.store.held_numbers(batch.batch)
+        key = self.names().key_format(batch.step, batch.attempt).decode()
+        return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
 
     def steps(self) -> list[Step]:
         return steps(self.settings.rounds)

@@ -155,6 +155,15 @@ class Store:
         """The conversations that a live batch holds, in seed order."""
         return list(map(Row._make, self._database.execute(queries.HELD, {"batch": batch})))
 
+    def held_numbers(self, batch: int) -> list[int]:
+        """Their numbers alone."""
+        return list(chain.from_iterable(self._database.execute(queries.HELD_NUMBERS, {"batch": batch})))
+
+    def held_texts(self, batch: Batch) -> list[str]:
+        """All texts before its own of the dialogues that a live batch holds, one behind the other."""
+        query = {"batch": batch.batch, "last": batch.position - 1}
+        return list(chain.from_iterable(self._database.execute(queries.HELD_TEXTS, query)))
+
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         """The dialogues of `numbers`, which ascend, with every text accepted so far."""
         if not numbers:
@@ -300,9 +309,13 @@ class Store:
         `settled` has one entry for every conversation the batch holds; `usages` maps a reason to (requests, tokens,
         USD).
         """
-        rows = {row.number: row for row in self.held(batch.batch)}
         accepted = [one for one in settled if one.reason is Reason.ACCEPTED]
-        failed = [(rows[one.number], one.reason, one.detail) for one in settled if one.reason is not Reason.ACCEPTED]
+        failed: list[tuple[Row, Reason, str]] = []
+        if len(accepted) < len(settled):
+            rows = {row.number: row for row in self.held(batch.batch)}
+            failed = [
+                (rows[one.number], one.reason, one.detail) for one in settled if one.reason is not Reason.ACCEPTED
+            ]
         with self.transaction():
             self._advance(batch, accepted)
             self._fail(batch, failed, max_attempts=max_attempts)
@@ -316,16 +329,17 @@ class Store:
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:
         self._database.executemany(
             "INSERT INTO texts VALUES (?, ?, ?)",
-            [
-                (one.number * PLACES + batch.position + after, batch.batch, text)
-                for one in accepted
-                for after, text in enumerate((one.text, one.follow_up)[: batch.texts])
-            ],
+            [(one.number * PLACES + batch.position, batch.batch, one.text) for one in accepted],
         )
+        if batch.follow_up:
+            self._database.executemany(
+                "INSERT INTO texts VALUES (?, ?, ?)",
+                [(one.number * PLACES + batch.position + 1, batch.batch, one.follow_up) for one in accepted],
+            )
+        to = {"at": batch.position + batch.texts, "batch": batch.batch}
         moved = self._database.executemany(
-            "UPDATE conversations SET at = ?, batch = NULL, attempt = 0, strikes = 0, ceiling = 0"
-            " WHERE number = ? AND batch = ?",
-            [(batch.position + batch.texts, one.number, batch.batch) for one in accepted],
+            queries.ADVANCE,
+            [{**to, "first": first, "last": last} for first, last in runs(sorted(one.number for one in accepted))],
         )
         if accepted and moved.rowcount != len(accepted):
             raise AssertionError("a text was accepted for a conversation that its batch does not hold")

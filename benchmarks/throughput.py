@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
+from random import Random
 
 import orjson
 
@@ -41,14 +42,25 @@ from batchgen.settings import Settings  # noqa: E402
 from batchgen.store import Store  # noqa: E402
 
 QUESTION = Step(2, Stage.QUESTION)
-REPLY = "Which of these would you begin with if there were only ten minutes left, and why that one? " * 2
+SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
+
+
+def topic(number: int) -> str:
+    """Words that hardly another conversation has, as real ones have them."""
+    chance = Random(number)
+    return " and ".join("".join(chance.choices(SYLLABLES, k=4)) for _ in range(4))
 
 
 def seeds(rows: int) -> Iterator[Turn]:
-    """`rows` conversations made from the shipped examples, each made different by its number."""
+    """`rows` conversations made from the shipped examples, each about something else."""
     examples = list(read_seeds(REPOSITORY / "batchgen" / "examples.jsonl", SeedReport()))
-    for number, seed in enumerate(islice(cycle(examples), rows)):
-        yield Turn(f"{seed.question} ({number})", seed.answer, seed.correction)
+    for number, seed in enumerate(islice(cycle(examples), rows), start=1):
+        yield Turn(f"{seed.question} It is about {topic(number)}.", seed.answer, seed.correction)
+
+
+def reply(number: int) -> str:
+    """A follow-up question of some 150 characters about conversation `number`."""
+    return f"Thank you, that helps. Now with {topic(number)}: which would you begin with if only ten minutes were left?"
 
 
 def session(root: Path, rows: int) -> Session:
@@ -74,7 +86,7 @@ def result_lines(run: Session, batch: Batch) -> bytes:
     lines = []
     names = run.names()
     for row in run.store.held(batch.batch):
-        text = orjson.dumps({"question": f"{REPLY}({row.number})"}).decode()
+        text = orjson.dumps({"question": reply(row.number)}).decode()
         response = {
             "candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP"}],
             "usageMetadata": {"promptTokenCount": 300, "candidatesTokenCount": 40, "totalTokenCount": 340},
@@ -132,7 +144,7 @@ def floor_collect(rows: int, root: Path) -> dict[str, float]:
     seconds = 0.0
     for batch in build_all(run):
         raw = result_lines(run, batch)
-        keys = list(run.names().keys(run.store.held(batch.batch), batch))
+        keys = list(run.keys(batch))
         start = time.perf_counter()
         parsed = [orjson.loads(line) for line in raw.split(b"\n") if line]
         texts = [row["response"]["candidates"][0]["content"]["parts"][0]["text"] for row in parsed]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.merge import OUTCOMES, SENT, Merged, merge, outcomes, sent, settle
+from batchgen.merge import FOUND, SENT, Merged, found, matched, merge, sent
 from batchgen.outcomes import Reason, Reply, Usage, one_per_key, total
 
 KEYS = {f"key-{number}": number for number in range(1, 9)}
@@ -109,11 +109,11 @@ def test_an_empty_batch() -> None:
 
 def test_tables_have_their_schemas() -> None:
     assert sent(KEYS).schema == SENT
-    assert outcomes([]).schema == outcomes([Reply("k", Reason.ACCEPTED, "x")]).schema == OUTCOMES
+    assert found([]).schema == found([Reply("k", Reason.ACCEPTED, "x")]).schema == FOUND
 
 
 def test_a_key_that_is_there_twice_is_an_error_and_no_extra_row() -> None:
     """one_per_key settles copies before the join; the join itself refuses them."""
-    doubled = outcomes([Reply("key-1", Reason.ACCEPTED, "x"), Reply("key-1", Reason.ACCEPTED, "y")])
+    doubled = found([Reply("key-1", Reason.ACCEPTED, "x"), Reply("key-1", Reason.ACCEPTED, "y")])
     with pytest.raises(pl.exceptions.ComputeError):
-        settle(sent(KEYS), doubled, Reason.MISSING, "")
+        matched(sent(KEYS), doubled)

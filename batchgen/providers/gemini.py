@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -105,6 +106,19 @@ def reply(raw: bytes, fields: Sequence[str]) -> Reply:
 
     `fields` are the JSON fields that were asked for, none for plain text.
     """
+    return _plain()(raw, fields) or careful_reply(raw, fields)
+
+
+@cache
+def _plain() -> Callable[[bytes, Sequence[str]], Reply | None]:
+    """Imported at the first line: an idle tick reads none."""
+    from batchgen.providers import plain
+
+    return plain.gemini
+
+
+def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
+    """The same for a line that may be anything."""
     row = load_row(raw)
     if isinstance(row, Reply):
         return row

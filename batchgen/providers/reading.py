@@ -58,7 +58,7 @@ def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
     The first is the reply's text, a second one its follow-up.
     """
     try:
-        value = json.loads(_unfenced(text))  # not orjson: a lone surrogate escape is mended by outcomes.clean
+        value = _value(_unfenced(text))
     except (ValueError, RecursionError) as error:
         return read._replace(reason=Reason.MALFORMED, detail=short(f"not JSON: {error}"))
     found: list[str] = []
@@ -67,7 +67,16 @@ def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
         if not isinstance(words, str) or (found and not words.strip()):
             return read._replace(reason=Reason.MALFORMED, detail=f"no text in field {field!r}")
         found.append(words)
-    return read._replace(text=found[0], follow_up=found[1] if len(found) > 1 else "")
+    follow_up = found[1] if len(found) > 1 else ""
+    return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up)
+
+
+def _value(text: str) -> Any:
+    """The value of a text of JSON. What orjson refuses may be a lone surrogate escape, which outcomes.clean mends."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _unfenced(text: str) -> str:
@@ -83,6 +92,8 @@ _FENCE = "```"
 
 def count(value: Any) -> int:
     """A token count; the protocol writes int64 as a string here and as a number there. Nonsense counts 0."""
+    if type(value) is int and 0 <= value <= MOST_TOKENS:  # nearly all are
+        return value
     try:
         number = int(value or 0)
     except (TypeError, ValueError, OverflowError):
