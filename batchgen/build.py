@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from batchgen.costs import FORMULAS, Formula, input_margin, prompt_tokens, requests_tokens
 from batchgen.counting import Features
-from batchgen.dialogue import Conversation, Step
+from batchgen.dialogue import Conversation, Step, turns
 from batchgen.forecast import follow_up, output_tokens
 from batchgen.lines import fill, form
 from batchgen.outcomes import Usage
@@ -21,7 +21,6 @@ from batchgen.prompts import Prompt, prompt
 from batchgen.providers.base import Parameters
 from batchgen.records import Row
 from batchgen.session import Session
-from batchgen.store import turns
 
 MOST_HALVINGS = 3  # of a batch for further attempts
 MOST_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
@@ -184,17 +183,17 @@ def _whole(session: Session, step: Step, rows: list[Row], attempt: int) -> _Line
     bodies, said, system = list[bytes](), Features(), ""
     for ceiling, alike in groupby(rows, key=attrgetter("ceiling")):
         group, parameters = list(alike), _parameters(session, step, ceiling)
-        mould = form(
+        lined = form(
             step.position,
             lambda texts: ask(Conversation(0, tuple(turns(texts)))),
             lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
         )
-        texts = session.store.ready_texts(group, mould.shown)
-        if "" in texts or len(texts) != len(group) * len(mould.shown):
+        texts = session.store.ready_texts(group, lined.mould.shown)
+        if "" in texts or len(texts) != len(group) * len(lined.mould.shown):
             return _Lines([], b"", 0, [])
-        body, counted = fill(mould, [key % row.number for row in group], texts)
+        body, counted = fill(lined, [key % row.number for row in group], texts)
         bodies.append(body)
-        said, system = said.plus(counted), mould.system
+        said, system = said.plus(counted), lined.system
     tokens = requests_tokens(system, said, len(rows), _formula(session, step))
     return _Lines(rows, b"".join(bodies), tokens, [])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -56,6 +57,12 @@ class Conversation(NamedTuple):
 
     number: int
     turns: tuple[Turn, ...]
+
+
+def turns(texts: Sequence[str]) -> Iterator[Turn]:
+    """Consecutive texts of a dialogue as turns; the last one may lack its end."""
+    for start in range(0, len(texts), len(STAGES)):
+        yield Turn(*texts[start : start + len(STAGES)])
 
 
 ID_DIGITS = 6

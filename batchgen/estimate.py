@@ -12,13 +12,12 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from batchgen.costs import FORMULAS, prompt_tokens, standard_rate
-from batchgen.dialogue import STAGES, Conversation, Stage, Step
+from batchgen.dialogue import STAGES, Conversation, Stage, Step, turns
 from batchgen.forecast import follow_up, output_tokens, text_tokens
 from batchgen.outcomes import Usage
 from batchgen.prompts import prompt
 from batchgen.receipt import money
 from batchgen.session import Session
-from batchgen.store import turns
 
 SAMPLE = 200
 FILLER = "word "  # about one token each

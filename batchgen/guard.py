@@ -8,13 +8,11 @@ from batchgen.session import Session
 from batchgen.status import LIVE_STATES
 
 ENOUGH = 5  # settled conversations before a share means anything; all of them in a smaller run
-ALL = 2**62
 
 
 def stopped(session: Session, step: Step) -> StageStopped | None:
     """The reason why `step` may not go on, or None."""
-    _, accepted, rejected = session.store.totals()
-    left, done = rejected.get(step.position, 0), accepted.get(step.position, 0)
+    done, left = session.store.settled_at(step.position)
     settled = left + done
     limit = session.settings.stage(step.stage).max_rejected_share
     if settled < min(ENOUGH, session.conversations) or left <= limit * settled:
@@ -31,13 +29,10 @@ def stopped(session: Session, step: Step) -> StageStopped | None:
 
 def _asked_again(session: Session, step: Step) -> int:
     """Conversations that failed by accident and may still succeed: an outage is no reason to stop."""
-    waiting = sum(
-        len(session.store.ready(step, attempt, after=0, limit=ALL))
-        for attempt in session.store.ready_attempts(step)
-        if attempt
-    )
     live = session.store.batches(*LIVE_STATES)
-    return waiting + sum(batch.requests for batch in live if batch.step == step and batch.attempt > 1)
+    return session.store.ready_again(step) + sum(
+        batch.requests for batch in live if batch.step == step and batch.attempt > 1
+    )
 
 
 def _reasons(session: Session, step: Step) -> str:

@@ -7,7 +7,7 @@ are escaped all at once, by the same encoder, so that the lines are byte for byt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -17,45 +17,71 @@ from batchgen.prompts import Prompt
 from batchgen.providers.reading import LINE_ENDS, one_line
 
 _MARK = "batchgen-mark-%d-"
-_KEY_MARK = "batchgen-mark-key-"
+KEY_MARK = "batchgen-mark-key-"
 # The key as it is, a text as a string of JSON, or as one within a string of JSON.
 _MARKS = re.compile(rb'batchgen-mark-key-|(\\?)"batchgen-mark-(\d+)-\1"')
 _BETWEEN = ",\n  "  # what orjson, indenting, puts between the items of a list; no string holds a raw line feed
 _HEAD, _TAIL = "[\n  ", "\n]"
 
 
-class Form(NamedTuple):
-    """The lines of one step: `constants` around the holes, and what fills each hole: a text's place in the dialogue, or
-    None for the key. `fenced` texts are JSON within JSON. `told` are the features of what one request's messages say
-    besides the texts; `system` is its system text.
-    """
+class Mould(NamedTuple):
+    """A line with holes: `constants` around them, and what fills each: a text's place in the dialogue, None a key."""
 
     constants: tuple[bytes, ...]
     holes: tuple[int | None, ...]
+
+    @property
+    def shown(self) -> range:
+        """The places of the dialogue that the lines may show: from the first to the last that they do show."""
+        places = [place for place in self.holes if place is not None]
+        return range(min(places), max(places) + 1)
+
+    def lines(self, keys: Sequence[bytes], pieces: Mapping[int, Sequence[bytes]]) -> bytes:
+        """The lines of `keys`, one behind the other; `pieces` has each place's texts, encoded."""
+        width = 2 * len(self.holes) + 1
+        parts: list[bytes] = [b""] * (width * len(keys))
+        for order, constant in enumerate(self.constants):
+            parts[2 * order :: width] = [constant] * len(keys)
+        for order, hole in enumerate(self.holes):
+            parts[2 * order + 1 :: width] = keys if hole is None else pieces[hole]
+        return b"".join(parts)
+
+
+class Form(NamedTuple):
+    """The request lines of one step. `fenced` texts are JSON within JSON. `told` are the features of what one request's
+    messages say besides the texts; `system` is its system text.
+    """
+
+    mould: Mould
     fenced: bool
     told: Features
     system: str
 
-    @property
-    def shown(self) -> range:
-        """The places of the dialogue that the lines may show: the first that they do show, and all behind it."""
-        places = [place for place in self.holes if place is not None]
-        return range(min(places), max(places) + 1)
-
 
 def form(places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]) -> Form:
     """The form of the requests for dialogues of `places` texts: `ask` says what is asked, `encode` is a codec."""
-    marks = [_MARK % place for place in range(places)]
-    asked = ask(marks)
+    texts = marks(range(places))
+    asked = ask(texts)
+    line = encode(KEY_MARK, asked)
+    fenced = any(found[1] for found in _MARKS.finditer(line))
+    return Form(mould(line), fenced, _told(asked, texts, fenced=fenced), asked.system)
+
+
+def marks(places: Iterable[int]) -> list[str]:
+    """What stands for the texts at `places` in a line that is to become a mould."""
+    return [_MARK % place for place in places]
+
+
+def mould(line: bytes) -> Mould:
+    """A line of JSON, cut at its marks."""
     constants: list[bytes] = []
     holes: list[int | None] = []
-    line, end, fenced = encode(_KEY_MARK, asked) + b"\n", 0, False
+    end = 0
     for found in _MARKS.finditer(line):
         constants.append(line[end : found.start()])
         holes.append(int(found[2]) if found[2] else None)
-        fenced = fenced or bool(found[1])
         end = found.end()
-    return Form((*constants, line[end:]), tuple(holes), fenced, _told(asked, marks, fenced=fenced), asked.system)
+    return Mould((*constants, line[end:] + b"\n"), tuple(holes))
 
 
 def _told(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Features:
@@ -71,29 +97,31 @@ def _told(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Features:
 def fill(form: Form, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, Features]:
     """The lines of requests with `keys`, one behind the other, and the features of all that their messages say.
 
-    `texts` has the texts at `form.shown` of each dialogue, none of them empty.
+    `texts` has the texts at `form.mould.shown` of each dialogue, none of them empty.
     """
-    shown = form.shown
-    wanted = [place - shown.start for place in form.holes if place is not None]
+    shown = form.mould.shown
+    wanted = sorted(place - shown.start for place in form.mould.holes if place is not None)
     if len(wanted) < len(shown):
-        kept = [texts[place :: len(shown)] for place in sorted(wanted)]
+        kept = [texts[place :: len(shown)] for place in wanted]
         texts = [text for dialogue in zip(*kept, strict=True) for text in dialogue]
     pieces, said = _fenced(texts) if form.fenced else _plain(texts)
-    columns = {place: pieces[order :: len(wanted)] for order, place in enumerate(sorted(wanted))}
-    width = 2 * len(form.holes) + 1
-    parts: list[bytes] = [b""] * (width * len(keys))
-    for order, constant in enumerate(form.constants):
-        parts[2 * order :: width] = [constant] * len(keys)
-    for order, hole in enumerate(form.holes):
-        parts[2 * order + 1 :: width] = keys if hole is None else columns[hole - shown.start]
-    return b"".join(parts), said.plus(form.told, len(keys))
+    columns = {shown.start + place: pieces[order :: len(wanted)] for order, place in enumerate(wanted)}
+    return form.mould.lines(keys, columns), said.plus(form.told, len(keys))
 
 
 def _plain(texts: list[str]) -> tuple[list[bytes], Features]:
-    """Each text as a string of JSON."""
+    """Each text as a string of JSON in one line."""
     said = " ".join(texts)
-    encoded = _one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2), said)
-    return encoded[len(_HEAD) : -len(_TAIL)].split(_BETWEEN.encode()), features(said)
+    return _items(_one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2), said)), features(said)
+
+
+def strings(texts: list[str]) -> list[bytes]:
+    """Each text as a string of JSON."""
+    return _items(orjson.dumps(texts, option=orjson.OPT_INDENT_2))
+
+
+def _items(encoded: bytes) -> list[bytes]:
+    return encoded[len(_HEAD) : -len(_TAIL)].split(_BETWEEN.encode())
 
 
 def _fenced(texts: list[str]) -> tuple[list[bytes], Features]:

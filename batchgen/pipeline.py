@@ -13,10 +13,10 @@ from batchgen.guard import stopped
 from batchgen.providers import provider
 from batchgen.reconcile import reconcile
 from batchgen.records import Batch
-from batchgen.rounds import refresh
+from batchgen.rounds import refresh, under_way
 from batchgen.session import Session
 from batchgen.settings import is_loopback
-from batchgen.status import FLYING, LIVE_STATES
+from batchgen.status import FLYING
 from batchgen.submit import submit
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -83,9 +83,7 @@ def over(session: Session, *, advance: bool) -> bool:
         return False
     if not advance or stuck:
         return True
-    if session.store.batches(*LIVE_STATES):
-        return False  # planned or uploaded: the next tick submits them
-    return not any(session.store.ready_attempts(step) for step in session.steps())
+    return not under_way(session)
 
 
 def _watched(session: Session, batch: Batch) -> bool:

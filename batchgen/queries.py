@@ -7,7 +7,16 @@ from batchgen.schema import PLACES
 
 BATCH_COLUMNS = ", ".join(Batch._fields)
 
-READY_ATTEMPTS = "SELECT DISTINCT attempt FROM conversations WHERE batch IS NULL AND reason IS NULL AND at = :at"
+# From one attempt number to the next: DISTINCT would read every ready row.
+READY_ATTEMPTS = """WITH RECURSIVE attempts(attempt) AS (
+        SELECT min(attempt) FROM conversations WHERE batch IS NULL AND reason IS NULL AND at = :at
+        UNION ALL
+        SELECT (SELECT min(c.attempt) FROM conversations c
+            WHERE c.batch IS NULL AND c.reason IS NULL AND c.at = :at AND c.attempt > attempts.attempt)
+        FROM attempts WHERE attempt IS NOT NULL)
+    SELECT attempt FROM attempts WHERE attempt IS NOT NULL"""
+READY_AGAIN = """SELECT count(*) FROM conversations
+    WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt > 0"""
 READY = """SELECT number, at, attempt, strikes, ceiling FROM conversations
     WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt = :attempt AND number > :after
     ORDER BY number LIMIT :limit"""
@@ -26,15 +35,31 @@ HELD_TEXTS = f"""SELECT t.text FROM conversations c
     WHERE c.batch IS NOT NULL AND c.batch = :batch ORDER BY c.number, t.place"""  # noqa: S608 - a constant
 ADVANCE = """UPDATE conversations SET at = :at, batch = NULL, attempt = 0, strikes = 0, ceiling = 0
     WHERE number BETWEEN :first AND :last AND batch = :batch"""
+FAIL = """UPDATE conversations SET batch = NULL, strikes = ?, ceiling = ?, reason = ?, detail = ?
+    WHERE number = ? AND batch = ?"""
+REJECT = "UPDATE conversations SET reason = ?, detail = ?, strikes = strikes + 1 WHERE number = ? AND at = ?"
+MAKE_FREE = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
+    WHERE number = ? AND at = ? AND reason IS NOT NULL"""
+LAST_BATCH = "SELECT coalesce(max(batch), 0) FROM batches"
 TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
+REACHED = """SELECT number FROM conversations
+    WHERE number > :after AND at >= :positions ORDER BY number LIMIT :limit"""
+REACHED_TEXTS = f"""SELECT t.text FROM conversations c
+    JOIN texts t ON t.place BETWEEN c.number * {PLACES} + :low AND c.number * {PLACES} + :high
+    WHERE c.number BETWEEN :first AND :last AND c.at >= :positions ORDER BY c.number, t.place"""  # noqa: S608 - a constant
 TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
 LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
 ACCEPTED = """SELECT b.position, b.follow_up, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
     WHERE o.reason = 'accepted' GROUP BY b.position, b.follow_up"""
+ACCEPTED_AT = """SELECT coalesce(sum(o.requests), 0) FROM batches b
+    JOIN outcomes o ON o.batch = b.batch AND o.reason = 'accepted'
+    WHERE b.position IN (:at, :at - 1) AND (b.position = :at OR b.follow_up = 1)"""
+REJECTED_AT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL AND at = :at"
+ALL_REJECTED = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL"
 REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
-LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations
+LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations INDEXED BY left_behind
     WHERE reason IS NOT NULL ORDER BY number"""
 REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
     WHERE reason IS NOT NULL AND at = :at GROUP BY reason"""
@@ -60,5 +85,5 @@ OUTPUT_OF = """SELECT coalesce(sum(o.requests), 0), coalesce(sum(o.output_tokens
     WHERE b.position = :at AND b.follow_up = :follow_up AND o.reason = 'accepted'"""
 STANDINGS = """SELECT number, at, batch, reason, detail, strikes FROM conversations
     WHERE number BETWEEN :first AND :last ORDER BY number"""
-STALE = "SELECT file FROM stale ORDER BY file"
+STALE = "SELECT file, since FROM stale ORDER BY file"
 WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"

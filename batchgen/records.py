@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from batchgen.dialogue import Step
@@ -129,3 +130,14 @@ class Bill(NamedTuple):
     requests: int
     usd: float | None
     usage: Usage
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as (first, last) of unbroken runs: one statement serves a whole run of rows."""
+    if not numbers:
+        return []
+    if numbers[-1] - numbers[0] + 1 == len(numbers):
+        return [(numbers[0], numbers[-1])]
+    breaks = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
+    starts, ends = [0, *breaks], [*breaks, len(numbers)]
+    return [(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]

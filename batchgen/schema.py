@@ -93,4 +93,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID""",
     # Derived files (a round's, the rejected list) that are older than the store.
     "CREATE TABLE stale (file TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    # From when on a tick has put off writing it anew.
+    "ALTER TABLE stale ADD COLUMN since REAL",
+    "CREATE INDEX by_position ON batches (position, follow_up, batch)",
 )

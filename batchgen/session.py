@@ -45,6 +45,10 @@ class Names(NamedTuple):
     def key(self, number: int, step: Step, attempt: int) -> str:
         return request_key(conversation_id(number, self.digits), step, attempt, self.run)
 
+    def id_format(self) -> bytes:
+        """For many ids at once: `names.id_format() % number`."""
+        return f"r1-%0{self.digits}d".encode()
+
     def key_format(self, step: Step, attempt: int) -> bytes:
         """For many keys at once: `names.key_format(step, attempt) % number`."""
         return key_format(step, attempt, self.run, self.digits)

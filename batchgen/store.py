@@ -11,27 +11,25 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
 from batchgen import queries
 from batchgen.crash import crashpoint
-from batchgen.dialogue import ID_DIGITS, STAGES, Conversation, Step, Turn
+from batchgen.dialogue import ID_DIGITS, STAGES, Step, Turn
 from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Bill, Plan, Row, Settled, Standing, Wait
+from batchgen.records import Batch, Bill, Plan, Row, Settled, Standing, Wait, runs
 from batchgen.schema import MIGRATIONS, PLACES
+from batchgen.texts import Texts
 
 BUSY_SECONDS = 60.0
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
-class Store:
+class Store(Texts):
     """An open store. Writers hold the root's lock; `status` reads beside them."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
 
     # ---- opening
 
@@ -144,13 +142,6 @@ class Store:
         query = {"at": step.position, "attempt": attempt, "after": after, "limit": limit}
         return list(map(Row._make, self._database.execute(queries.READY, query)))
 
-    def ready_texts(self, rows: Sequence[Row], places: range) -> list[str]:
-        """The texts at `places` of the dialogues of `rows`, which are consecutive ready ones, one behind the other."""
-        first, last = rows[0], rows[-1]
-        query = {"at": first.at, "attempt": first.attempt, "first": first.number, "last": last.number}
-        query |= {"low": places.start, "high": places.stop - 1}
-        return list(chain.from_iterable(self._database.execute(queries.READY_TEXTS, query)))
-
     def held(self, batch: int) -> list[Row]:
         """The conversations that a live batch holds, in seed order."""
         return list(map(Row._make, self._database.execute(queries.HELD, {"batch": batch})))
@@ -158,44 +149,6 @@ class Store:
     def held_numbers(self, batch: int) -> list[int]:
         """Their numbers alone."""
         return list(chain.from_iterable(self._database.execute(queries.HELD_NUMBERS, {"batch": batch})))
-
-    def held_texts(self, batch: Batch) -> list[str]:
-        """All texts before its own of the dialogues that a live batch holds, one behind the other."""
-        query = {"batch": batch.batch, "last": batch.position - 1}
-        return list(chain.from_iterable(self._database.execute(queries.HELD_TEXTS, query)))
-
-    def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
-        """The dialogues of `numbers`, which ascend, with every text accepted so far."""
-        if not numbers:
-            return
-        if numbers[-1] - numbers[0] < 2 * len(numbers):
-            wanted = set(numbers)
-            yield from (one for one in self._range(numbers[0], numbers[-1]) if one.number in wanted)
-            return
-        for number in numbers:
-            yield from self._range(number, number)
-
-    def _range(self, first: int, last: int) -> Iterator[Conversation]:
-        """Every dialogue from number `first` to number `last`, in one read."""
-        query = {"first": first * PLACES, "last": last * PLACES + PLACES - 1}
-        rows = self._database.execute(queries.TEXTS, query)
-        for number, texts in groupby(rows, key=lambda row: row[0] // PLACES):
-            yield Conversation(number, tuple(turns([text for _, text in texts])))
-
-    def dialogues(self, positions: int) -> Iterator[Conversation]:
-        """Every dialogue that has at least `positions` texts, cut to them, in seed order, one at a time."""
-        number, texts = 0, list[str]()
-        for place, text in self._database.execute(queries.TEXTS, {"first": 0, "last": 2**62}):
-            if place // PLACES != number:
-                number, texts = place // PLACES, []
-            texts.append(text)
-            if len(texts) == positions:
-                yield Conversation(number, tuple(turns(texts)))
-
-    def texts_of(self, batch: Batch) -> Iterator[tuple[int, Step, str]]:
-        """(number, step, text) of every text that came from `batch`."""
-        for place, text in self._database.execute(queries.TEXTS_OF, {"batch": batch.batch}):
-            yield place // PLACES, Step.at(place % PLACES), text
 
     def left_behind(self) -> Iterator[tuple[int, Step, str, str, int]]:
         """(number, step, reason, detail, attempts) of every rejected conversation, in seed order."""
@@ -232,14 +185,13 @@ class Store:
     def make_free(self, numbers: Sequence[int], position: int) -> None:
         """Undo the rejection of conversations that were asked again later (by `retry`)."""
         self._database.executemany(
-            "UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0"
-            " WHERE number = ? AND at = ? AND reason IS NOT NULL",
+            queries.MAKE_FREE,
             [(number, position) for number in numbers],
         )
 
     def next_batch(self) -> int:
         """The number the next batch will have."""
-        (last,) = self._database.execute("SELECT coalesce(max(batch), 0) FROM batches").fetchone()
+        (last,) = self._database.execute(queries.LAST_BATCH).fetchone()
         return int(last) + 1
 
     def batch(self, batch: int) -> Batch:
@@ -289,7 +241,7 @@ class Store:
         """Leave a conversation behind that can never be asked for."""
         with self.transaction():
             self._database.execute(
-                "UPDATE conversations SET reason = ?, detail = ?, strikes = strikes + 1 WHERE number = ? AND at = ?",
+                queries.REJECT,
                 (reason, detail, row.number, row.at),
             )
             self._mark_stale("rejected")
@@ -355,8 +307,7 @@ class Store:
             why = (reason, detail) if final else (None, None)
             changes.append((strikes, row.ceiling + verdict.larger, *why, row.number, batch.batch))
         self._database.executemany(
-            "UPDATE conversations SET batch = NULL, strikes = ?, ceiling = ?, reason = ?, detail = ?"
-            " WHERE number = ? AND batch = ?",
+            queries.FAIL,
             changes,
         )
         self._database.executemany(
@@ -442,28 +393,35 @@ class Store:
                 accepted[brought] = accepted.get(brought, 0) + requests
         return by_state, accepted, dict(self._database.execute(queries.REJECTED))
 
+    def settled_at(self, position: int) -> tuple[int, int]:
+        """(accepted texts, rejected conversations) of one position."""
+        (accepted,) = self._database.execute(queries.ACCEPTED_AT, {"at": position}).fetchone()
+        (rejected,) = self._database.execute(queries.REJECTED_AT, {"at": position}).fetchone()
+        return accepted, rejected
+
+    def rejected(self) -> int:
+        """How many conversations were left behind."""
+        return int(self._database.execute(queries.ALL_REJECTED).fetchone()[0])
+
+    def ready_again(self, step: Step) -> int:
+        """How many conversations are ready for `step` that were asked before."""
+        return int(self._database.execute(queries.READY_AGAIN, {"at": step.position}).fetchone()[0])
+
     # ---- derived files
 
-    def stale(self) -> list[str]:
-        """Derived files that are older than the store."""
-        return [file for (file,) in self._database.execute(queries.STALE)]
+    def stale(self) -> dict[str, float | None]:
+        """Derived files that are older than the store, and since when their writing is put off."""
+        return dict(self._database.execute(queries.STALE))
+
+    def put_off(self, file: str, now: float) -> None:
+        """Note that a stale file was left as it is."""
+        self._database.execute("UPDATE stale SET since = ? WHERE file = ? AND since IS NULL", (now, file))
 
     def fresh(self, file: str) -> None:
         self._database.execute("DELETE FROM stale WHERE file = ?", (file,))
 
     def _mark_stale(self, *files: str) -> None:
-        self._database.executemany("INSERT OR IGNORE INTO stale VALUES (?)", [(file,) for file in files])
-
-
-def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending numbers as (first, last) of unbroken runs: one statement serves a whole run of rows."""
-    if not numbers:
-        return []
-    if numbers[-1] - numbers[0] + 1 == len(numbers):
-        return [(numbers[0], numbers[-1])]
-    breaks = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
-    starts, ends = [0, *breaks], [*breaks, len(numbers)]
-    return [(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]
+        self._database.executemany("INSERT OR IGNORE INTO stale (file) VALUES (?)", [(file,) for file in files])
 
 
 def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
@@ -476,12 +434,6 @@ def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
         database.close()
         raise
     return database, int(version)
-
-
-def turns(texts: Sequence[str]) -> Iterator[Turn]:
-    """Consecutive texts of a dialogue as turns; the last one may lack its end."""
-    for start in range(0, len(texts), len(STAGES)):
-        yield Turn(*texts[start : start + len(STAGES)])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
-from batchgen.rounds import history_lines, receipt_line, rejected_lines, single_turn_lines
+from batchgen.rounds import histories, receipt_line, rejected_lines, single_turns
 from batchgen.schemas import validator
 from batchgen.session import Session
 from batchgen.status import LIVE_STATES, status
@@ -41,17 +41,22 @@ def verify(session: Session) -> list[str]:
 def _problems(session: Session) -> Iterator[str]:
     yield from _unfinished(session)
     for number in range(1, session.settings.rounds + 1):
-        expected = session.store.totals()[1].get(number * len(STAGES) - 1, 0) if number > 1 else session.conversations
-        if not expected and number > 1:
+        if number > 1 and not session.store.settled_at(number * len(STAGES) - 1)[0]:
             continue
         single, history = session.layout.single_turn(number), session.layout.history(number)
-        yield from _file(single, single_turn_lines(session, number), "single_turn", None)
-        yield from _file(history, history_lines(session, number), "history", number)
+        yield from _file(single, _each(single_turns(session, number)), "single_turn", None)
+        yield from _file(history, _each(histories(session, number)), "history", number)
     yield from _file(session.layout.rejected, rejected_lines(session), "rejected", None)
     yield from _receipt(session)
     for batch in session.store.batches():
         yield from _batch(session, batch)
     yield from _exports(session)
+
+
+def _each(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of pieces that hold many each."""
+    for piece in pieces:
+        yield from piece.splitlines(keepends=True)
 
 
 def _receipt(session: Session) -> Iterator[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchgen import build
 from batchgen.costs import FORMULAS, prompt_tokens, requests_tokens
 from batchgen.counting import Features, features
-from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key
+from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
 from batchgen.files import Layout
 from batchgen.lines import fill, form
 from batchgen.prompts import Prompt, prompt
@@ -19,7 +19,7 @@ from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 from batchgen.session import Session
 from batchgen.settings import BatchSettings, ProviderSettings, Settings
-from batchgen.store import Store, turns
+from batchgen.store import Store
 
 AWKWARD = [
     'ends with a quote and a comma",',
@@ -58,13 +58,13 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     def ask(texts: list[str]) -> Prompt:
         return asked(texts, step.stage, history, follow_up=along)
 
-    mould = form(step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters))
-    shown = [text for texts in dialogues for text in texts[mould.shown.start : mould.shown.stop]]
-    body, said = fill(mould, [key.encode() for key in keys], shown)
+    lined = form(step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters))
+    shown = [text for texts in dialogues for text in texts[lined.mould.shown.start : lined.mould.shown.stop]]
+    body, said = fill(lined, [key.encode() for key in keys], shown)
     prompts = [ask(texts) for texts in dialogues]
     assert body == b"".join(row.line(key, one, parameters) + b"\n" for key, one in zip(keys, prompts, strict=True))
     formula = FORMULAS[row.name]
-    total = requests_tokens(mould.system, said, len(dialogues), formula)
+    total = requests_tokens(lined.system, said, len(dialogues), formula)
     one_by_one = sum(prompt_tokens(one, formula) for one in prompts)
     assert abs(total - one_by_one) <= 0.5 * (len(dialogues) + 1)  # each of them is rounded
 

@@ -20,10 +20,12 @@ def verify(context: Context, *, as_json: bool) -> None:
 
     Exports are checked too, as long as they lie where they were written: each record against the store.
     """
+    from batchgen.rounds import catch_up
     from batchgen.verify import verify as run
 
     with working(context) as session:
         prepared(session)
+        catch_up(session)
         found = run(session)
         answer({"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well.")
         if found:

@@ -1,0 +1,110 @@
+"""Every query of the store reads by its index: what it costs follows what it returns and not what the run holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchgen import queries
+from batchgen.dialogue import Stage, Step, Turn
+from batchgen.store import Store
+
+QUERIES = {
+    name: text
+    for name, text in vars(queries).items()
+    if isinstance(text, str) and text.startswith(("SELECT", "UPDATE", "WITH"))
+}
+PRIMARY = "INTEGER PRIMARY KEY"
+# query -> the index it must use. `rowid` ranges are the primary key of conversations and of texts.
+INDEX = {
+    "READY_ATTEMPTS": "INDEX ready",
+    "READY_AGAIN": "INDEX ready",
+    "READY": "INDEX ready",
+    "READY_TEXTS": "INDEX ready",
+    "CLAIM": PRIMARY,
+    "HELD": "INDEX held",
+    "HELD_NUMBERS": "COVERING INDEX held",
+    "HELD_TEXTS": "COVERING INDEX held",
+    "ADVANCE": "COVERING INDEX held",
+    "FAIL": PRIMARY,
+    "REJECT": PRIMARY,
+    "MAKE_FREE": PRIMARY,
+    "TEXTS": PRIMARY,
+    "TEXTS_OF": "INDEX provenance",
+    "REACHED": PRIMARY,
+    "STANDINGS": PRIMARY,
+    "REACHED_TEXTS": PRIMARY,
+    "REJECTED_AT": "INDEX left_behind",
+    "REJECTION_REASONS": "INDEX left_behind",
+    "MAKE_READY": "INDEX left_behind",
+    "LIVE": "INDEX by_state",
+    "ENQUEUED": "INDEX by_state",
+    "ACCEPTED_AT": "INDEX by_position",
+    "OUTPUT_OF": "INDEX by_position",
+}
+# These read all rejected conversations, whose number is bounded by max_rejected_share, and no other.
+ALL_REJECTED = {"LEFT_BEHIND", "REJECTED", "ALL_REJECTED"}
+# These read the ledger: a row a batch, a few a batch's outcomes. No conversation.
+LEDGER = {
+    *("ALL_BATCHES", "LAST_BATCH", "BATCH_TOTALS", "ACCEPTED", "BILLS", "ESTIMATED", "LEDGER_USD"),
+    *("RESERVED_WITHOUT_PRICE", "STALE", "WAITS"),
+}
+BIG = re.compile(r"SCAN (conversations|texts|c|t)\b(?! USING (COVERING )?INDEX left_behind)")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite")
+    opened.replace_seeds([Turn("q", "a", "c")] * 3, {"run": "beef", "prepared": ""})
+    yield opened
+    opened.close()
+
+
+def plan(store: Store, query: str) -> list[str]:
+    names = re.findall(r":(\w+)", query)
+    values: dict[str, int] | list[int] = dict.fromkeys(names, 1) if names else [1] * query.count("?")
+    return [step[3] for step in store._database.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+
+
+def test_every_query_is_spoken_for() -> None:
+    assert {*INDEX, *ALL_REJECTED, *LEDGER} == set(QUERIES)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_a_query_uses_its_index(name: str, store: Store) -> None:
+    steps = plan(store, QUERIES[name])
+    assert any(step.startswith("SEARCH") and INDEX[name] in step for step in steps), steps
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_reads_all_conversations_or_texts(name: str, store: Store) -> None:
+    steps = plan(store, QUERIES[name])
+    assert [step for step in steps if BIG.search(step)] == []
+    assert not any("AUTOMATIC" in step for step in steps)
+
+
+@pytest.mark.parametrize("name", sorted(LEDGER))
+def test_the_ledger_s_queries_know_no_conversation(name: str) -> None:
+    assert not re.search(r"\b(conversations|texts)\b", QUERIES[name])
+
+
+def test_queries_elsewhere_in_the_store_name_one_row() -> None:
+    """What is not named in queries.py changes single rows, or everything when a run is prepared."""
+    source = Path(queries.__file__).with_name("store.py").read_text("utf-8")
+    assert not re.search(r"(FROM|UPDATE) (conversations|texts)\b", source)
+
+
+def test_attempts_are_found_one_by_one(store: Store) -> None:
+    step = Step(2, Stage.QUESTION)
+    assert store.ready_attempts(step) == [0]
+    store._database.execute("UPDATE conversations SET attempt = number * 2 WHERE number > 1")
+    assert store.ready_attempts(step) == [0, 4, 6]
+    assert store.ready_again(step) == 2
+    store._database.execute("UPDATE conversations SET reason = 'empty' WHERE number = 2")
+    assert store.ready_attempts(step) == [0, 6]
+    assert store.ready_attempts(Step(2, Stage.ANSWER)) == []
+    assert store.settled_at(step.position) == (0, 1)
+    assert store.rejected() == 1
