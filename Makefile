@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-cost bench-makespan bench-serve clean
+.PHONY: demo test docs soak check-trl bench bench-million bench-cost bench-makespan bench-serve clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -29,6 +29,9 @@ check-trl: $(VENV)/.demo $(VENV)-trl/.trl
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
+
+bench-million: $(VENV)/.dev
+	$(BIN)/python benchmarks/million.py
 
 bench-cost: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py

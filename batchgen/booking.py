@@ -18,7 +18,6 @@ from batchgen.crash import crashpoint
 from batchgen.files import Layout, write_durably
 from batchgen.flagged import ask_again
 from batchgen.outcomes import Reason, Reply, Usage, accept
-from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 from batchgen.prompts import fields_of
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
@@ -84,6 +83,8 @@ def replies(
 
 def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Reply]:
     """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
+    from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
+
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     wrong = misplaced(_requests(session, batch), accepted)
     if not wrong:

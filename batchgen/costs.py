@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from math import sqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.counting import Features, features
 from batchgen.outcomes import Usage
-from batchgen.prompts import Prompt
-from batchgen.settings import Price
+
+if TYPE_CHECKING:
+    from batchgen.prompts import Prompt
+    from batchgen.settings import Price
 
 MILLION = 1_000_000
 TEXT_ERROR, CORPUS_ERROR = 0.28, 0.03  # of the token estimate: of 95 % of single texts, of whole corpora
@@ -104,6 +105,8 @@ class Rate(NamedTuple):
 @cache
 def price_list() -> Mapping[str, Mapping[str, Any]]:
     """The shipped price list (prices.toml), by model."""
+    import tomllib
+
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 
 

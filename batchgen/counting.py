@@ -6,7 +6,6 @@ texts joined by blanks are the sums of theirs, so a whole request file is counte
 
 from __future__ import annotations
 
-import re
 import string
 from collections import Counter
 from functools import cache
@@ -31,9 +30,7 @@ class Features(NamedTuple):
         return Features(*(mine + times * more for mine, more in zip(self, other, strict=True)))
 
 
-_CJK = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]")
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
-_PUNCTUATION = re.compile(r"[^\w\s]|_")
+_CJK = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x3040, 0x30FF), (0xAC00, 0xD7AF))
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
@@ -58,7 +55,7 @@ def features(text: str) -> Features:
     characters = len(leads)
     counted = Features(cjk=characters - len(open_leads), punctuation=encoded.count(_HEXAGRAMS))
     for character, count in _open_characters(encoded, open_leads).items():
-        if _LATIN.match(character):
+        if _latin(character):
             text = text.replace(character, "x")  # it may stand within a word
             characters -= count
         counted = counted.plus(_alone(character), count)
@@ -97,11 +94,16 @@ def _open_characters(encoded: bytes, leads: bytes) -> Counter[str]:
 @cache
 def _alone(character: str) -> Features:
     """The features of one character beyond ASCII, but for a Latin letter's, which belong to its word."""
-    cjk, latin = _CJK.match(character) is not None, _LATIN.match(character) is not None
+    cjk = any(first <= ord(character) <= last for first, last in _CJK)
     letter = character.isalnum() and not character.isdecimal()
     return Features(
         cjk=int(cjk),
         digits=int(character.isdecimal()),
-        punctuation=int(_PUNCTUATION.match(character) is not None),
-        other_letters=int(letter and not cjk and not latin),
+        punctuation=int(not character.isalnum() and not character.isspace()),
+        other_letters=int(letter and not cjk and not _latin(character)),
     )
+
+
+def _latin(character: str) -> bool:
+    """Whether a character beyond ASCII is a Latin letter."""
+    return "\u00c0" <= character <= "\u024f"

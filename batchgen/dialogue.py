@@ -87,7 +87,8 @@ def key_format(step: Step, attempt: int, run: str, digits: int) -> bytes:
     return request_key(f"r1-%0{digits}d", step, attempt, run).encode()
 
 
-_KEY = re.compile(r"r1-(?P<number>\d+)\.r(?P<round>\d+)\.(?P<stage>question|answer|correction)\.a(?P<attempt>\d+)\.\w+")
+# Patterns here and in other rooms of every command are compiled when they are first used: an idle tick uses none.
+_KEY = r"r1-(?P<number>\d+)\.r(?P<round>\d+)\.(?P<stage>question|answer|correction)\.a(?P<attempt>\d+)\.\w+"
 
 
 class ParsedKey(NamedTuple):
@@ -98,7 +99,7 @@ class ParsedKey(NamedTuple):
 
 def parse_key(key: str) -> ParsedKey | None:
     """What a request key says, or None when it is none of ours."""
-    match = _KEY.fullmatch(key)
+    match = re.fullmatch(_KEY, key)
     if match is None:
         return None
     step = Step(int(match["round"]), Stage(match["stage"]))

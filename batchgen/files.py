@@ -7,7 +7,6 @@ import fcntl
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -107,6 +106,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
     """Replace `path` by `chunks`; its size and hash come from the bytes as they were written."""
+    from hashlib import sha256  # here: loading OpenSSL takes longer than all else an idle tick does
+
     digest, size = sha256(), 0
     try:
         with replacing(path) as stream:
@@ -122,6 +123,8 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
 
 def hash_file(path: Path) -> Written:
     """Size and sha256 of a file on disk, read in blocks."""
+    from hashlib import sha256
+
     digest, size = sha256(), 0
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from batchgen.dialogue import Step
 from batchgen.errors import StageStopped
+from batchgen.records import LIVE_STATES
 from batchgen.session import Session
-from batchgen.status import LIVE_STATES
 
 ENOUGH = 5  # settled conversations before a share means anything; all of them in a smaller run
 

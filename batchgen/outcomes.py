@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
-from unicodedata import category
 
 from batchgen.dialogue import Stage
 
@@ -97,14 +96,14 @@ class Reply(NamedTuple):
 
 DETAIL_CHARACTERS = 300
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # U+0085 is a line end, not a control
+_LONE_SURROGATE = "[\ud800-\udfff]"
+_UNCLEAN = "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]"
+_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085 is a line end, not a control
 
 
 def mend(text: str) -> str:
     """The text without lone surrogates, which no file, no store and no request can carry."""
-    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_LONE_SURROGATE, "\ufffd", text)
 
 
 def clean(text: str) -> str:
@@ -112,8 +111,8 @@ def clean(text: str) -> str:
     if text.isprintable():  # nearly all are, and the empty one is
         return text.strip()
     text = mend(text)
-    if _UNCLEAN.search(text):
-        text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if re.search(_UNCLEAN, text):
+        text = re.sub(_CONTROL, "", text.replace("\r\n", "\n").replace("\r", "\n"))
     return text.strip()
 
 
@@ -151,6 +150,8 @@ def _says_something(character: str) -> bool:
     """Letters and digits of any script, and emoji; not punctuation, blanks, invisible or replacement characters."""
     if character.isalnum():
         return True
+    from unicodedata import category
+
     return not character.isascii() and character != "\ufffd" and category(character).startswith("S")
 
 

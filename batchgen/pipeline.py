@@ -6,18 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen.collect import collect
 from batchgen.dialogue import Step
 from batchgen.errors import NeedsPerson, SetupError
-from batchgen.guard import stopped
-from batchgen.providers import provider
-from batchgen.reconcile import reconcile
-from batchgen.records import Batch
+from batchgen.records import FLYING, Batch
 from batchgen.rounds import refresh, under_way
 from batchgen.session import Session
 from batchgen.settings import is_loopback
-from batchgen.status import FLYING
-from batchgen.submit import submit
 
 FIRST_PAUSE_SECONDS = 1.0
 PAUSE_GROWTH = 1.5
@@ -39,20 +33,40 @@ class Tick(NamedTuple):
 
 def tick(session: Session, *, advance: bool) -> Tick:
     """Settle unanswered creates, collect what has ended, write the files; with `advance` submit what is ready."""
+    collected = 0
     try:
-        reconcile(session)
-        collected = collect(session)
+        if session.store.batches("creating", "in_flight", "abandoned"):
+            collected = _collect(session)
     finally:
         written = refresh(session)
+    submitted = 0
+    if advance and (under_way(session) or session.store.waits()):
+        from batchgen.submit import submit
+
+        submitted = submit(session, session.steps())
+    return Tick(collected, submitted, tuple(written))
+
+
+def _collect(session: Session) -> int:
+    # Imported when there is something to do, like all that works: at most ticks nothing has ended, at many nothing is
+    # in flight.
+    from batchgen.collect import collect
+    from batchgen.guard import stopped
+    from batchgen.reconcile import reconcile
+
+    reconcile(session)
+    collected = collect(session)
     if collected:
         for stop in filter(None, (stopped(session, step) for step in session.steps())):
             session.trouble(stop)
-    submitted = submit(session, session.steps()) if advance else 0
-    return Tick(collected, submitted, tuple(written))
+    return collected
 
 
 def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
     """`submit`: unanswered creates first, because a name that was tried may exist."""
+    from batchgen.reconcile import reconcile
+    from batchgen.submit import submit
+
     reconcile(session)
     refresh(session)
     return submit(session, wanted)
@@ -88,6 +102,8 @@ def over(session: Session, *, advance: bool) -> bool:
 
 def _watched(session: Session, batch: Batch) -> bool:
     """Whether ticks with the keys at hand can learn how `batch` ends."""
+    from batchgen.providers import provider
+
     return batch.key_fingerprint == session.fingerprint(provider(batch.provider))
 
 

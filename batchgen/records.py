@@ -9,6 +9,8 @@ from batchgen.dialogue import Step
 from batchgen.outcomes import Reason, Usage
 
 KEY_UNKNOWN = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
+LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")
+FLYING = ("creating", "in_flight")  # money may be owed for these
 JOB_DELETED = "deleted"  # stands in `remote_state` of a collected batch whose job `clean` has removed
 CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the batch has ended
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
-
 from batchgen.crash import crashpoint
-from batchgen.dialogue import STAGES, Turn, turns
+from batchgen.dialogue import STAGES
 from batchgen.files import write_durably
-from batchgen.lines import KEY_MARK, Mould, marks, mould, strings
-from batchgen.receipt import receipt
+from batchgen.records import LIVE_STATES
 from batchgen.session import Session
-from batchgen.status import LIVE_STATES
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
 PRICES = "receipt_prices"  # the user's prices that the receipt was written with
@@ -28,7 +24,6 @@ SHARE = (
     0.25  # a larger one when so much of what it holds waits to be added: each line is written a few times in all ...
 )
 LONGEST_SECONDS = 3600.0  # ... or when it has waited so long, or when nothing is under way any more
-AT_ONCE = 1_000  # conversations that are read and written in one go
 
 
 def refresh(session: Session) -> list[Path]:
@@ -59,6 +54,8 @@ def _files(session: Session) -> Iterator[tuple[str, int, bool]]:
 
 
 def _write(session: Session, name: str, lines: int) -> list[Path]:
+    from batchgen.derived import rejected_lines  # here and below: an idle tick writes nothing
+
     if name == REJECTED:
         paths = [session.layout.rejected]
         write_durably(session.layout.rejected, rejected_lines(session))
@@ -72,6 +69,8 @@ def _write(session: Session, name: str, lines: int) -> list[Path]:
 
 
 def _write_receipt(session: Session) -> list[Path]:
+    from batchgen.derived import receipt_line
+
     write_durably(session.layout.receipt, [receipt_line(session)])
     session.store.set_meta(PRICES, repr(session.settings.prices))
     session.store.fresh(RECEIPT)
@@ -115,49 +114,9 @@ def _reached(session: Session, number: int) -> int:
 
 
 def _write_round(session: Session, number: int) -> list[Path]:
+    from batchgen.derived import histories, single_turns
+
     paths = [session.layout.single_turn(number), session.layout.history(number)]
     write_durably(paths[0], single_turns(session, number))
     write_durably(paths[1], histories(session, number))
     return paths
-
-
-def single_turns(session: Session, number: int) -> Iterator[bytes]:
-    """Round `number`'s turn of every conversation complete up to that round, sorted by id: many lines at a time."""
-    places = range((number - 1) * len(STAGES), number * len(STAGES))
-    record = {"id": KEY_MARK, **Turn(*marks(places))._asdict()}
-    return _lines(session, number, mould(orjson.dumps(record)))
-
-
-def histories(session: Session, number: int) -> Iterator[bytes]:
-    """The first `number` rounds of every conversation complete up to that round, likewise."""
-    texts = marks(range(number * len(STAGES)))
-    record = {"id": KEY_MARK, "rounds": [turn._asdict() for turn in turns(texts)]}
-    return _lines(session, number, mould(orjson.dumps(record)))
-
-
-def _lines(session: Session, number: int, form: Mould) -> Iterator[bytes]:
-    identity, places = session.names().id_format(), form.shown
-    for numbers, texts in session.store.reached(number * len(STAGES), places, AT_ONCE):
-        pieces = strings(texts)
-        columns = {place: pieces[order :: len(places)] for order, place in enumerate(places)}
-        yield form.lines([identity % one for one in numbers], columns)
-
-
-def rejected_lines(session: Session) -> Iterator[bytes]:
-    """Every conversation left behind, with the step it was at and why."""
-    names = session.names()
-    for number, step, reason, detail, attempts in session.store.left_behind():
-        row = {
-            "id": names.id(number),
-            "round": step.round,
-            "stage": step.stage,
-            "reason": reason,
-            "detail": detail,
-            "attempts": attempts,
-        }
-        yield orjson.dumps(row) + b"\n"
-
-
-def receipt_line(session: Session) -> bytes:
-    """The receipt as one JSON object."""
-    return orjson.dumps(receipt(session.store, session.settings, session.steps()), option=orjson.OPT_INDENT_2) + b"\n"

@@ -6,20 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen import clock
-from batchgen.costs import Rate, listed_models, rate
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
 from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
 from batchgen.records import Batch, Wait
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.words import counted
+
+if TYPE_CHECKING:
+    from batchgen.costs import Rate
+    from batchgen.providers.base import Provider, Remote
 
 log = logging.getLogger("batchgen")
 
@@ -95,6 +95,8 @@ class Session:
 
     def provider(self, stage: Stage) -> Provider:
         """Who writes `stage`, as configured."""
+        from batchgen.providers import provider as provider_row  # here and below: an idle tick asks nobody
+
         return provider_row(self.settings.stage(stage).provider)
 
     def providers(self) -> list[Provider]:
@@ -104,11 +106,15 @@ class Session:
     def fingerprint(self, provider: Provider) -> str:
         """Tells keys apart without telling the key: a job can only be read with the key that made it."""
         key = api_key(dict(self.environment), provider.key_variable)
+        from hashlib import sha256
+
         return sha256(key.encode()).hexdigest()[:8]
 
     def remote(self, provider: Provider) -> Remote:
         """The provider's calls, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
+            from batchgen.providers.base import Access
+
             access = Access(
                 key=api_key(dict(self.environment), provider.key_variable),
                 url=self.environment.get(provider.url_variable) or None,
@@ -126,6 +132,8 @@ class Session:
         self.store.close()
 
     def rate(self, model: str) -> Rate | None:
+        from batchgen.costs import rate
+
         return rate(model, self.settings.prices)
 
     # ---- models
@@ -165,6 +173,8 @@ class Session:
 
     def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool]:
         """(model, whether it has really answered)."""
+        from batchgen.providers.base import CreateRefused, JobMissing, ModelGone
+
         for model in models:
             try:
                 self.remote(provider).probe(model)
@@ -183,6 +193,8 @@ class Session:
 
     def _choices(self, provider: Provider) -> str:
         """The provider's models that have a known price, to choose from."""
+        from batchgen.costs import listed_models
+
         offers = {model: known for model in listed_models(provider.name) if (known := self.rate(model))}
         named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -112,12 +110,14 @@ def load(root: Path, config: Path | None = None) -> Settings:
     Raises SetupError naming the file and the key.
     """
     path = config or root / "batchgen.toml"
+    if config is None and not path.exists():
+        return Settings()
+    import tomllib
+
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        if config is not None:
-            raise SetupError(f"{path}: no such file.", do="Check --config.") from None
-        table = {}
+        raise SetupError(f"{path}: no such file.", do="Check --config.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SetupError(f"{path}: {error}", do="Mend the file; README lists every key.") from None
     return _convert(path, table)
@@ -183,4 +183,6 @@ def api_key(variables: dict[str, str], name: str) -> str:
 
 def is_loopback(url: str | None) -> bool:
     """Whether `url` points at this machine."""
+    from urllib.parse import urlsplit
+
     return url is not None and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}

@@ -8,13 +8,10 @@ from typing import Any
 
 from batchgen.dialogue import Step, steps
 from batchgen.receipt import RECEIPT_DIGITS, Money, money
-from batchgen.records import Batch
+from batchgen.records import FLYING, LIVE_STATES, Batch
 from batchgen.settings import Settings
 from batchgen.store import Store
 from batchgen.words import counted
-
-LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")
-FLYING = ("creating", "in_flight")  # money may be owed for these
 
 
 def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchgen.status import LIVE_STATES, cost_lines, duration, headline
+from batchgen.records import LIVE_STATES
+from batchgen.status import cost_lines, duration, headline
 from batchgen.words import counted
 
 BATCHES_SHOWN = 10

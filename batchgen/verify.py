@@ -13,17 +13,17 @@ from typing import Any
 
 import orjson
 
+from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
 from batchgen.outcomes import Reason, accept
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
-from batchgen.records import Batch
-from batchgen.rounds import histories, receipt_line, rejected_lines, single_turns
-from batchgen.schemas import validator
+from batchgen.records import LIVE_STATES, Batch
+from batchgen.schemas import plainly_valid, validator
 from batchgen.session import Session
-from batchgen.status import LIVE_STATES, status
+from batchgen.status import status
 
 MOST_PROBLEMS = 100
 
@@ -93,14 +93,14 @@ def _file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None
     except OSError as error:
         yield f"{path}: {error.strerror}"
         return
-    check = validator(schema)
+    check, plain = validator(schema), plainly_valid(schema)
     with stream:
         for number, (line, wanted) in enumerate(zip_longest(stream, expected), start=1):
             if line is None:
                 yield f"{path}:{number}: a line is missing"
             elif wanted is None:
                 yield f"{path}:{number}: a line too many"
-            else:
+            elif line != wanted or not plain(line):
                 yield from (f"{path}:{number}: {flaw}" for flaw in _line(line, wanted, check, rounds))
 
 

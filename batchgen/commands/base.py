@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +85,8 @@ def unprepared(root: Path) -> SetupError:
 def answer(value: Any, *, as_json: bool, text: str) -> None:
     """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
     if as_json:
+        import json
+
         click.echo(json.dumps(value, ensure_ascii=False))
     elif text:
         click.echo(text)
