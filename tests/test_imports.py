@@ -71,7 +71,25 @@ def test_status_of_a_run_loads_nothing_heavy(bench: Bench) -> None:
 
 def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
-    assert HEAVY & loaded(["collect"], bench.root) == set()
+    at_work = {
+        "orjson",
+        "hashlib",
+        "ssl",
+        "tomllib",
+        "email",
+        "batchgen.collect",
+        "batchgen.submit",
+        "batchgen.derived",
+    }
+    assert (HEAVY | at_work) & loaded(["collect"], bench.root) == set()
+
+
+def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
+    bench.configure("rounds = 2\n")
+    assert bench.prepare(seeds(2)).code == 0
+    bench.ticks()
+    at_work = {"orjson", "hashlib", "ssl", "email", "batchgen.collect", "batchgen.submit", "batchgen.derived"}
+    assert (HEAVY | at_work) & loaded(["collect", "--advance"], bench.root) == set()
 
 
 @pytest.mark.parametrize(
