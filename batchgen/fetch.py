@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -103,12 +103,15 @@ def looks_like_results(raw: bytes, *, strict: bool) -> bool:
     A page or an error of somebody in between does neither; an empty file is a result too.
     """
     start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return not start or bool(answered([raw])) or (start == b"{" and not strict)
+    return not start or next(_answers([raw]), None) is not None or (start == b"{" and not strict)
 
 
 def answered(bodies: Sequence[bytes]) -> set[str]:
     """The keys that whole lines of result files answer."""
-    found = set()
+    return set(_answers(bodies))
+
+
+def _answers(bodies: Sequence[bytes]) -> Iterator[str]:
     for body in bodies:
         for line in read_lines(body):
             try:
@@ -118,5 +121,4 @@ def answered(bodies: Sequence[bytes]) -> set[str]:
             row = as_object(row)
             key = row.get("key") or row.get("custom_id") or as_object(row.get("metadata")).get("key")
             if isinstance(key, str):
-                found.add(key)
-    return found
+                yield key

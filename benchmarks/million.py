@@ -9,6 +9,7 @@ is measured apart and left out of every rate. So the figures are this program's 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import resource
@@ -244,6 +245,10 @@ def main() -> None:
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(dir=options.root) as folder:
         figures = whole(Path(folder) / "root", options.conversations)
+    kept = {"conversations": options.conversations, **figures}
+    place = REPOSITORY / "benchmarks" / "figures"
+    place.mkdir(exist_ok=True)
+    (place / f"million-{options.conversations}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     print(f"{options.conversations} conversations")
     for name, value in figures.items():
         print(f"{name:<34}{value:>12,.{2 if value < 100 else 0}f}")

@@ -4,7 +4,7 @@ Build: prompt, encode, hash, durable write, ledger. Its floor: orjson and sha256
 Collect: parse, judge, join, store, round files. Its floor: orjson, polars 1:1 join and parquet of the same bytes.
 Each measurement runs in a process of its own, which also gives its peak memory.
 
-    python benchmarks/throughput.py [--rows 100000] [--runs 3]
+    python benchmarks/throughput.py [--rows 100000] [--runs 3]      # writes docs/performance.md
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -23,6 +25,7 @@ from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import orjson
 
@@ -96,17 +99,20 @@ def result_lines(run: Session, batch: Batch) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def measure_build(rows: int, root: Path) -> dict[str, float]:
+def measure_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
-    start = time.perf_counter()
-    build_all(run)
-    return {"seconds": time.perf_counter() - start}
+    seconds, start = [], time.perf_counter()
+    while shard := build.shard(run, QUESTION, 0):
+        submit.plan(run, shard)
+        seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    return seconds
 
 
-def floor_build(rows: int, root: Path) -> dict[str, float]:
+def floor_build(rows: int, root: Path) -> list[float]:
     """orjson and sha256 over the same request lines."""
     run = session(root, rows)
-    seconds = 0.0
+    seconds: list[float] = []
     after = 0
     while shard := build.shard(run, QUESTION, 0, after=after):
         after = shard.rows[-1].number
@@ -115,15 +121,15 @@ def floor_build(rows: int, root: Path) -> dict[str, float]:
         digest = hashlib.sha256()
         for value in values:
             digest.update(orjson.dumps(value))
-        seconds += time.perf_counter() - start
-    return {"seconds": seconds}
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
-def measure_collect(rows: int, root: Path) -> dict[str, float]:
+def measure_collect(rows: int, root: Path) -> list[float]:
     from batchgen.providers import PROVIDERS
 
     run = session(root, rows)
-    seconds = 0.0
+    seconds: list[float] = []
     job = Job("batches/x", JobState.SUCCEEDED, "JOB_STATE_SUCCEEDED")
     batches = [run.store.update(batch, state="in_flight", remote_id="x") for batch in build_all(run)]
     refresh(run)
@@ -132,16 +138,16 @@ def measure_collect(rows: int, root: Path) -> dict[str, float]:
         start = time.perf_counter()
         book(run, PROVIDERS["gemini"], batch, job, raw)
         refresh(run)
-        seconds += time.perf_counter() - start
-    return {"seconds": seconds}
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
-def floor_collect(rows: int, root: Path) -> dict[str, float]:
+def floor_collect(rows: int, root: Path) -> list[float]:
     """orjson, a polars 1:1 join and parquet over the same result lines."""
     import polars as pl
 
     run = session(root, rows)
-    seconds = 0.0
+    seconds: list[float] = []
     for batch in build_all(run):
         raw = result_lines(run, batch)
         keys = list(run.keys(batch))
@@ -151,8 +157,8 @@ def floor_collect(rows: int, root: Path) -> dict[str, float]:
         found = pl.DataFrame({"key": [row["key"] for row in parsed], "text": texts})
         joined = pl.DataFrame({"key": keys}).join(found, on="key", how="left", validate="1:1")
         joined.write_parquet(BytesIO())
-        seconds += time.perf_counter() - start
-    return {"seconds": seconds}
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 MEASURES = {
@@ -163,32 +169,122 @@ MEASURES = {
 }
 
 
-def in_own_process(name: str, rows: int) -> dict[str, float]:
+def in_own_process(name: str, rows: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", name, "--rows", str(rows)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def local_work(rows: int, runs: int) -> dict[str, float]:
+    """Rates, and shares of the floor: of the median seconds of a request file, run by run."""
+    rounds = [{name: in_own_process(name, rows) for name in MEASURES} for _ in range(runs)]
+    found = {}
+    for name in ("build", "collect"):
+        floors = [statistics.median(one[f"{name} floor"]["seconds"]) for one in rounds]
+        ours = [statistics.median(one[name]["seconds"]) for one in rounds]
+        found[f"{name}, rows/s"] = Settings().batches.max_requests / statistics.median(ours)
+        shares = [floor / mine for floor, mine in zip(floors, ours, strict=True)]
+        found[f"{name}, share of the floor"] = statistics.median(shares)
+        found[f"{name}, peak MB"] = statistics.median(one[name]["peak_mb"] for one in rounds)
+    return found
+
+
+def commands(conversations: int, runs: int) -> dict[str, float]:
+    """How long a tick and a status take where nothing is in flight, as multiples of `import click, sqlite3`."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        run = session(root, conversations)
+        refresh(run)
+        run.close()
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = {**kept, "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
+        cli = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(root)]
+        lines = {"base": [sys.executable, "-c", "import click, sqlite3"], "tick": [*cli, "collect"]}
+        lines["status"] = [*cli, "status"]
+        seconds: dict[str, list[float]] = {name: [] for name in lines}
+        for _ in range(runs + 1):
+            for name, line in lines.items():
+                start = time.perf_counter()
+                subprocess.run(line, check=True, capture_output=True, env=environment)
+                seconds[name].append(time.perf_counter() - start)
+        base = statistics.median(seconds["base"][1:])  # the first ones compile
+        return {
+            f"{name}, nothing in flight, {conversations} conversations": statistics.median(seconds[name][1:]) / base
+            for name in ("tick", "status")
+        }
+
+
+# ---------------------------------------------------------------- the page
+
+FIGURES = REPOSITORY / "benchmarks" / "figures"
+PAGE = REPOSITORY / "docs" / "performance.md"
+HEAD = """# How fast it is
+
+Written by `make bench` (this program's share of the work) from what it measured and from what `make bench-million` left
+in `benchmarks/figures/`. The providers take hours; this is what one machine does beside them.
+
+Build is prompt, encode, hash, durable write and ledger; its floor is orjson and sha256 of the same bytes. Collect is
+parse, judge, join, store and round files; its floor is orjson, a polars 1:1 join and parquet of the same bytes. Both
+are medians over request files of 2,000 rows; a share is measured side by side. A tick and a status are whole
+processes, as multiples of `python -c "import click, sqlite3"` on the same machine at the same time.
+"""
+
+
+def page() -> str:
+    """docs/performance.md, from the figures that lie there."""
+    after, before = (_figures(name) for name in ("after", "before"))
+    lines = [HEAD, f"Machine: {after.pop('machine')}.", ""]
+    note = before.pop("machine", "")
+    lines += ["| | before | now |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
+    lines += ["", f"Before: {note}."] if note else []
+    runs = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(FIGURES.glob("million-*.json"))}
+    if runs:
+        several = sorted(runs.values(), key=lambda run: run["conversations"])
+        lines += ["", "## A whole run", "", "In-process providers that answer at once; their time is left out.", ""]
+        lines += [f"| | {' | '.join(format(run['conversations'], ',') for run in several)} conversations |"]
+        lines += ["| --- |" + " ---: |" * len(several)]
+        names = [name for name in several[0] if name not in ("conversations", "machine")]
+        lines += [f"| {name} | {' | '.join(_number(run.get(name)) for run in several)} |" for name in names]
+    where = FIGURES / "where.md"
+    return "\n".join(lines) + "\n" + ("\n" + where.read_text("utf-8") if where.exists() else "")
+
+
+def _figures(name: str) -> dict[str, Any]:
+    path = FIGURES / f"{name}.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
+
+
+def machine() -> str:
+    return f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {platform.system()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--figures", default="after", help="Under which name the figures are kept.")
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         with tempfile.TemporaryDirectory() as folder:
-            result = MEASURES[options.measure](options.rows, Path(folder) / "root")
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(result))
+            seconds = MEASURES[options.measure](options.rows, Path(folder) / "root")
+        print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
-    print(f"{options.rows} rows, median of {options.runs} runs, each in a process of its own")
-    print(f"{'':<16}{'rows/s':>12}{'of floor':>10}{'peak MB':>10}")
-    rounds = [{name: in_own_process(name, options.rows) for name in MEASURES} for _ in range(options.runs)]
-    for name in MEASURES:
-        rate = statistics.median(options.rows / one[name]["seconds"] for one in rounds)
-        floor = name if name.endswith("floor") else f"{name} floor"
-        share = statistics.median(one[floor]["seconds"] / one[name]["seconds"] for one in rounds)
-        peak = statistics.median(one[name]["peak_mb"] for one in rounds)
-        print(f"{name:<16}{rate:>12,.0f}{share:>10.3f}{peak:>10.0f}")
+    found: dict[str, Any] = {"machine": machine(), **local_work(options.rows, options.runs)}
+    for conversations in (200, options.rows):
+        found |= commands(conversations, 5 * options.runs)
+    FIGURES.mkdir(exist_ok=True)
+    (FIGURES / f"{options.figures}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if options.figures == "after":
+        PAGE.write_text(page(), "utf-8")
+    for name, value in found.items():
+        print(f"{name:<55}{value if isinstance(value, str) else _number(value):>10}")
 
 
 if __name__ == "__main__":
