@@ -40,7 +40,7 @@ class Store(Texts):
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
         database.execute(
-            "PRAGMA cache_size = -65536"
+            "PRAGMA cache_size = -32768"
         )  # a batch's transaction fits, so readers wait for its commit only
         store = cls(database)
         try:
