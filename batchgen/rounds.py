@@ -19,11 +19,11 @@ ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
 PRICES = "receipt_prices"  # the user's prices that the receipt was written with
 
 
-SMALL = 20_000  # lines; a file of so many or fewer is written anew at once
-SHARE = (
-    0.25  # a larger one when so much of what it holds waits to be added: each line is written a few times in all ...
-)
-LONGEST_SECONDS = 3600.0  # ... or when it has waited so long, or when nothing is under way any more
+# A file of at most SMALL lines is written anew at once. A larger one is when SHARE of what it holds waits to be added
+# (so that each line is written a few times in all), when it has waited so long, or when nothing is under way any more.
+SMALL = 20_000
+SHARE = 0.25
+LONGEST_SECONDS = 3600.0
 
 
 def refresh(session: Session) -> list[Path]:
