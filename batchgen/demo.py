@@ -137,6 +137,7 @@ def _report(session: Session) -> str:
     rounds = session.settings.rounds
     lines = ["", f"dataset:  {session.layout.history(rounds)}", f"rejected: {session.layout.rejected}"]
     lines += [f"requests: {session.layout.root / 'requests'}", f"results:  {session.layout.root / 'results'}"]
+    lines.append(f"to read:  python cli.py --root {session.layout.root} report    # one HTML page")
     first = next(session.store.dialogues(rounds * 3), None)
     if first is None:
         return "\n".join([*lines, "", "No conversation was finished; see the rejected ones."])
