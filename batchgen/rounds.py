@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 from batchgen.crash import crashpoint
 from batchgen.dialogue import STAGES
@@ -16,7 +17,8 @@ from batchgen.records import LIVE_STATES
 from batchgen.session import Session
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
-PRICES = "receipt_prices"  # the user's prices that the receipt was written with
+PRICE_LIST = Path(__file__).with_name("prices.toml")
+PRICES = "receipt_prices"  # what the receipt was priced by: the user's prices and the shipped list
 
 
 # A file of at most SMALL lines is written anew at once. A larger one is when SHARE of what it holds waits to be added
@@ -42,7 +44,7 @@ def catch_up(session: Session) -> list[Path]:
     """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
     stale = session.store.stale()
     written = [path for name, lines, _ in _files(session) if name in stale for path in _write(session, name, lines)]
-    return written + (_write_receipt(session) if RECEIPT in stale else [])
+    return written + (_write_receipt(session) if RECEIPT in stale or _prices_changed(session) else [])
 
 
 def _files(session: Session) -> Iterator[tuple[str, int, bool]]:
@@ -72,7 +74,7 @@ def _write_receipt(session: Session) -> list[Path]:
     from batchgen.derived import receipt_line
 
     write_durably(session.layout.receipt, [receipt_line(session)])
-    session.store.set_meta(PRICES, repr(session.settings.prices))
+    session.store.set_meta(PRICES, _prices(session))
     session.store.fresh(RECEIPT)
     return [session.layout.receipt]
 
@@ -100,8 +102,13 @@ def under_way(session: Session) -> bool:
 
 
 def _prices_changed(session: Session) -> bool:
-    """Whether the user has set prices since the receipt was written: what was unpriced may have one now."""
-    return session.store.meta(PRICES) != repr(session.settings.prices)
+    """Whether prices were set or seen anew since the receipt was written, or no receipt ever was (an older program)."""
+    return session.store.meta(PRICES) != _prices(session)
+
+
+def _prices(session: Session) -> str:
+    # The list is told by a checksum: an idle tick need not read what it says.
+    return f"{crc32(PRICE_LIST.read_bytes()):08x} {session.settings.prices!r}"
 
 
 def _there(session: Session, number: int) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
 from huggingface_hub import DatasetCard
 
-from batchgen import card, clock
+from batchgen import card, clock, rounds
 from batchgen import export as exporting
 from batchgen.commands.dataset import EXPORT_FORMATS
 from batchgen.export import verify_exports
@@ -523,3 +523,23 @@ def test_verify_sees_a_receipt_that_was_changed(finished: Bench) -> None:
     assert finished.run("collect").code == 0
     assert path.read_bytes() == before
     assert finished.run("verify").code == 0
+
+
+@pytest.mark.parametrize("change", ["list", "program"])
+def test_verify_writes_the_receipt_anew_after_an_update(
+    finished: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    """A shipped price list with other dates, and a store whose program wrote no receipt yet."""
+    path = finished.root / "data" / "receipt.json"
+    before = path.read_bytes()
+    if change == "list":
+        shipped = tmp_path / "prices.toml"
+        shipped.write_bytes(rounds.PRICE_LIST.read_bytes() + b"# seen again\n")
+        monkeypatch.setattr(rounds, "PRICE_LIST", shipped)
+        path.write_bytes(before.replace(b"2026", b"2025"))
+    else:
+        path.unlink()
+        with closing(Store.open(Layout(finished.root).store)) as store:
+            store.forget_meta(rounds.PRICES)
+    assert finished.run("verify").code == 0
+    assert path.read_bytes() == before
