@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from batchgen import clock
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
@@ -163,7 +163,8 @@ class Session:
         """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
         before = self.store.meta(_pin(provider.name))
         halted = {scope for scope, wait in self.store.waits().items() if wait.until is None}
-        model, proven = self._first_served(provider, [m for m in models if f"{provider.name}/{m}" not in halted])
+        hopeful = [model for model in models if f"{provider.name}/{model}" not in halted]
+        model, proven = self._first_served(provider, hopeful) or self._none_served(provider, models)
         self.store.set_meta(_pin(provider.name), model)
         self.store.set_meta(_unproven(provider.name), "" if proven else model)
         if before and before != model:
@@ -171,8 +172,8 @@ class Session:
         log.info("%s: %s is pinned for this run", provider.name, model)
         return model
 
-    def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool]:
-        """(model, whether it has really answered)."""
+    def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool] | None:
+        """(model, whether it has really answered), None when none is served."""
         from batchgen.providers.base import CreateRefused, JobMissing, ModelGone
 
         for model in models:
@@ -186,8 +187,12 @@ class Session:
                 log.warning("%s: whether %s is served could not be asked: %s", provider.name, model, error)
                 return model, False
             return model, True
+        return None
+
+    def _none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
+        what = f"{provider.name} serves none of: {', '.join(models)}"
         raise UnknownModel(
-            f"{provider.name} serves none of: {', '.join(self.settings.provider(provider.name).models)}.",
+            f"{what}." if models else f"The list of {provider.name} has no other model.",
             do=f"Name one that is served in batchgen.toml: [{provider.name}] models = [...]. {self._choices(provider)}",
         )
 

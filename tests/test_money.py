@@ -119,7 +119,8 @@ def test_a_late_job_is_paid_and_booked_apart(make_bench: Make) -> None:
         assert again[name] == found["steps"][0][name], name
 
 
-def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make) -> None:
+@pytest.mark.parametrize("follower", ["collect", "verify"])
+def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, follower: str) -> None:
     """Unknown is not nothing: status and receipt say "at least", and count again when the price is set."""
     scene = Scene.of(make_bench, 4, 'together.models = ["nobody/knows-1B"]\n')
     scene.bench.ticks()
@@ -133,8 +134,9 @@ def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make) -> 
     assert ">= " in scene.bench.run("receipt").out
     own = '[prices."nobody/knows-1B"]\ninput = 1.0\noutput = 2.0\n'
     scene.bench.configure(f'{ROUNDS}together.models = ["nobody/knows-1B"]\n{own}')
-    assert scene.bench.run("collect").code == 0  # the receipt's file follows
+    assert scene.bench.run(follower).code == 0  # the receipt's file follows
     priced = receipt(scene.bench)
+    assert scene.bench.run("verify").code == 0
     row = priced["steps"][1]
     assert row["usd"] == pytest.approx((row["input_tokens"] * 1.0 + row["output_tokens"] * 2.0) / 1e6, abs=1e-6)
     assert priced["total"]["at_least"] is False
@@ -300,6 +302,15 @@ def test_switch_to_what_is_not_listed_or_not_served(make_bench: Make) -> None:
     assert scene.run("switch", "together", QWEN).code == 2
     assert scene.bench.status()["models"]["together"] is None
     assert scene.run("switch", "together", LLAMA).code == 0
+    assert scene.bench.status()["models"]["together"] == LLAMA
+
+
+def test_switch_without_another_model_says_so_of_the_list_and_not_of_the_provider(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4, f'together.models = ["{LLAMA}"]\n')
+    assert scene.run("switch", "together").code == 0
+    refused = scene.run("switch", "together")
+    assert refused.code == 2
+    assert "The list of together has no other model." in refused.err
     assert scene.bench.status()["models"]["together"] == LLAMA
 
 
