@@ -270,6 +270,8 @@ def read_reply(reply: Mapping[str, Any]) -> Answer:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
         finish = "length" if choice.get("finish_reason") == "length" else "stop"
         asked, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        return Answer(str(choice["message"].get("content") or ""), finish, asked, written)
+        text = str(choice["message"].get("content") or "")
+        # A lone surrogate cannot be written down; it is no reason to lose the text.
+        return Answer(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), finish, asked, written)
     except (KeyError, IndexError, TypeError) as error:
         raise BackendError(f"the model answered {str(reply)[:200]}") from error

@@ -6,6 +6,7 @@ import errno
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,25 @@ def test_a_busy_or_broken_server_loses_no_row() -> None:
         assert set(upstream.answered.values()) == {1}
         assert {number_of(message) % 3 for message, times in upstream.asked.items() if times > 1} == {0}
         assert max(upstream.asked.values()) == len(TROUBLES) + 1
+
+
+def half_a_character(message: str, _before: int) -> Reply:
+    """A server that cuts at tokens may cut an emoji in two."""
+    said = {"choices": [{"message": {"content": "\U0001f600 and \ud83d."}}]}
+    return Reply(body=dumps(said).encode()) if number_of(message) == 3 else Reply()
+
+
+def test_half_a_character_does_not_cost_the_row() -> None:
+    with (
+        Upstream(behaviour=half_a_character) as upstream,
+        LocalService(OpenAICompatible(upstream.url, parallel=4)) as service,
+        together_client(service) as client,
+    ):
+        job = together_job(client, 6)
+        over(service)
+        rows = by_key(together_output(client, job), "custom_id")
+    assert together_text(rows["k3"]) == "\U0001f600 and \ufffd."
+    assert len(rows) == 6
 
 
 def hanging(message: str, before: int) -> Reply:
