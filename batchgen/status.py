@@ -32,7 +32,11 @@ def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any
         entered = done
     batches = [_batch(batch, now) for batch in store.batches()]
     pinned = {name: store.meta(f"model:{name}") for name in ("gemini", "together")}
-    waits = {wait.scope: wait.reason for wait in store.waits().values() if wait.until is None or wait.until > now}
+    waits = {
+        wait.scope: wait.reason
+        for wait in store.waits().values()
+        if (wait.until is None or wait.until > now) and not _left(wait.scope, pinned)
+    }
     return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)
 
 
@@ -99,6 +103,12 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
             "unpriced_models": list(amounts.unpriced_models),
         },
     }
+
+
+def _left(scope: str, pinned: Mapping[str, str | None]) -> bool:
+    """Whether a wait is about a model that the run has left for another: nothing waits for it any more."""
+    provider, _, model = scope.partition("/")
+    return pinned.get(provider) not in {None, model}
 
 
 def _scope_name(scope: str) -> str:

@@ -293,6 +293,21 @@ def test_the_pinned_model_disappears_between_rounds(make_bench: Make, way: str) 
     assert {row["model"] for row in receipt(bench)["models"]} == {"gemini-2.5-flash-lite", LLAMA, QWEN}
 
 
+def test_nothing_waits_for_a_model_that_was_switched_away_while_its_batch_was_in_flight(make_bench: Make) -> None:
+    bench = make_bench(job_seconds=600.0)
+    bench.configure(f'rounds = 2\ntogether.models = ["{LLAMA}", "{QWEN}"]\n')
+    bench.prepare(seeds(5))
+    while not bench.run("collect", "--advance").code and not bench.status()["steps"][1]["in_flight"]:
+        bench.service.world.advance(300)
+    assert bench.run("switch", "together", QWEN).code == 0
+    bench.service.world.gone_models.add(LLAMA)
+    bench.ticks(seconds=300)
+    status = bench.status()
+    assert [batch["remote_state"] for batch in status["batches"]][1] == "FAILED"
+    assert status["finished"]
+    assert status["waiting"] == []
+
+
 def test_switch_to_what_is_not_listed_or_not_served(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4)
     refused = scene.run("switch", "together", "some/other")
