@@ -65,7 +65,8 @@ def release(
 
 
 def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
-    record = {"model": batch.model, "provider": batch.provider, **ending._asdict()}
+    ledger = {"model": batch.model, "provider": batch.provider, "estimated_usd": batch.estimated_usd}
+    record = {**ledger, **ending._asdict()}
     record["refused"] = {str(number): why for number, why in ending.refused.items()}
     write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
 

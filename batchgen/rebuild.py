@@ -15,12 +15,15 @@ import orjson
 import zstandard
 
 from batchgen import booking
+from batchgen.costs import FORMULAS, input_margin, requests_tokens
+from batchgen.counting import Features, features
 from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
+from batchgen.outcomes import Usage
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
-from batchgen.providers.reading import as_object, read_lines
+from batchgen.providers.reading import as_object, count, read_lines
 from batchgen.records import KEY_UNKNOWN, Batch, Plan, Row
 from batchgen.rounds import refresh
 from batchgen.session import Session, log
@@ -195,7 +198,7 @@ def _enter(session: Session, one: _Sent) -> Batch:
         sha256=written.sha256,
         input_tokens=0,
         output_ceiling=0,
-        estimated_usd=None,
+        estimated_usd=facts.get("estimated_usd"),  # None in an ending of an older program
         reserved_usd=None,
         planned_at=one.path.stat().st_mtime,
         follow_up=one.follow_up,
@@ -205,7 +208,7 @@ def _enter(session: Session, one: _Sent) -> Batch:
     return session.store.plan(plan, rows, number=one.serial)
 
 
-def _ending_facts(layout: Layout, one: _Sent) -> dict[str, object]:
+def _ending_facts(layout: Layout, one: _Sent) -> dict[str, Any]:
     path = layout.results(one.step, one.path.stem).with_suffix(".ending.json")
     return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
 
@@ -235,6 +238,44 @@ def _result_files(layout: Layout, batch: Batch) -> Sequence[Path]:
 
 
 def _leave_open(session: Session, batch: Batch) -> None:
-    """A batch without an ending may be in flight: it is treated as an unanswered create, and never bought again."""
+    """A batch without an ending may be in flight: it is treated as an unanswered create, and never bought again.
+
+    Money may be owed for it, so that it is reserved again. A file for Gemini does not name its model.
+    """
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
-    session.store.update(batch, state="creating", intent_at=batch.planned_at, key_fingerprint=KEY_UNKNOWN)
+    model = batch.model or session.model(provider_row(batch.provider))
+    tokens, ceiling = _asked(session.layout.requests(batch.step, batch.name), batch.provider)
+    most = Usage(input=round(tokens * (1 + input_margin(batch.requests))), output=ceiling)
+    rate = session.rate(model)
+    session.store.update(
+        batch,
+        state="creating",
+        model=model,
+        input_tokens=tokens,
+        output_ceiling=ceiling,
+        reserved_usd=rate.usd(most) if rate else None,
+        intent_at=batch.planned_at,
+        key_fingerprint=KEY_UNKNOWN,
+    )
+
+
+def _asked(path: Path, provider: str) -> tuple[int, int]:
+    """(estimated input tokens, output ceiling) of the requests in a file."""
+    said, ceiling, requests = Features(), 0, 0
+    for row in _rows(path):
+        texts, most = _together(row) if provider == "together" else _gemini(row)
+        said, ceiling, requests = said.plus(features(" ".join(texts))), ceiling + most, requests + 1
+    return requests_tokens("", said, requests, FORMULAS[provider]), ceiling
+
+
+def _gemini(row: Mapping[str, Any]) -> tuple[list[str], int]:
+    """What a request line says, and its output ceiling."""
+    request = as_object(row.get("request"))
+    contents = [as_object(request.get("systemInstruction")), *request.get("contents", ())]
+    texts = [str(part["text"]) for content in contents for part in content.get("parts", ())]
+    return texts, count(as_object(request.get("generationConfig")).get("maxOutputTokens"))
+
+
+def _together(row: Mapping[str, Any]) -> tuple[list[str], int]:
+    body = as_object(row.get("body"))
+    return [str(message["content"]) for message in body.get("messages", ())], count(body.get("max_tokens"))
