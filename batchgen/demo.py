@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from batchgen import clock
 from batchgen.errors import SetupError
 from batchgen.files import Layout, exclusive, write_durably
+from batchgen.logs import learn
 from batchgen.pipeline import wait
 from batchgen.prepare import Options, prepare
 from batchgen.progress import showing
@@ -23,6 +24,7 @@ from batchgen.store import Store, translating
 from batchgen.verify import verify
 
 if TYPE_CHECKING:
+    from batchgen.local import chat
     from batchgen.local.backends import Backend
     from batchgen.local.server import LocalService
 
@@ -40,6 +42,7 @@ target_characters = 200
 max_output_tokens = 128
 target_characters = 200
 """
+BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that wants one
 NOTE = (
     "The text of a demo comes from a very small local model (SmolLM2, 135 million parameters). It shows how the"
     " pipeline works, not what the data will be like."
@@ -52,14 +55,33 @@ def make_backend(name: str, concurrency: int | None = None) -> Backend:
     `concurrency` rows are asked at once; None is the backend's own number.
     """
     from batchgen.local import backends, chat
+    from batchgen.providers.transport import is_address
 
     if name == "scripted":
         return backends.Scripted()
-    if name.startswith(("http://", "https://")):
-        return chat.OpenAICompatible(name, parallel=concurrency or chat.CONCURRENCY)
+    if is_address(name):
+        key = os.environ.get(BACKEND_KEY, "").strip()
+        learn(key)
+        server = chat.OpenAICompatible(name, api_key=key, parallel=concurrency or chat.CONCURRENCY)
+        _look_at(server, name)
+        return server
     if name == "smollm":
         return backends.SmolLM(parallel=concurrency or backends.SMOLLM_CONCURRENCY)
     raise SetupError(f"--backend {name!r} is unknown.", do="Use smollm, scripted, or http://HOST:PORT/v1.")
+
+
+def _look_at(server: chat.OpenAICompatible, url: str) -> None:
+    """A typing mistake in the address would fail every row: it is found before any is asked. Raises SetupError."""
+    from batchgen.local.backends import BackendBusy, BackendError
+
+    try:
+        log.info("%s answers with %s", url, server.first_model())
+    except BackendBusy as error:
+        log.warning("%s; rows wait until it answers", error)
+    except (BackendError, KeyError, TypeError, ValueError) as error:
+        server.close()
+        do = f"It must end in /v1 and answer GET .../models; a key goes into {BACKEND_KEY}."
+        raise SetupError(f"--backend {url}: no OpenAI-compatible server ({error}).", do=do) from None
 
 
 def serve(

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 MODEL = "upstream/model"
-REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
+REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
 
 
 class Reply(NamedTuple):
@@ -36,7 +36,8 @@ def kind(_asked: str, _before: int) -> Reply:
 
 
 class Upstream:
-    """A context manager. `asked` counts requests by their last message, `peak` is the most that were in flight.
+    """A context manager. `asked` counts requests by their last message, `peak` is the most that were in flight,
+    `keys` are the Authorization headers that came.
 
     seconds   how long every answer takes
     gather    nobody is answered before so many requests have been in flight at once
@@ -50,6 +51,7 @@ class Upstream:
         self._news = threading.Condition()
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
+        self.keys: set[str] = set()
         self.peak = self._flying = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="upstream")
@@ -115,8 +117,12 @@ class Upstream:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         lengths = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
         body = await reader.readexactly(int(lengths[0].partition(":")[2])) if lengths else b""
+        said = [line.partition(": ")[2] for line in head.split("\r\n") if line.lower().startswith("authorization:")]
+        self.keys.update(said)
         if head.startswith("GET "):
-            await _send(writer, Reply(body=json.dumps({"data": [{"id": MODEL}]}).encode()))
+            found = head.startswith("GET /v1/models ")
+            models = json.dumps({"data": [{"id": MODEL}]}).encode()
+            await _send(writer, Reply(body=models) if found else Reply(404, body=b"{}"))
             return True
         reply = await self._answer(json.loads(body))
         if not reply.drop:

@@ -52,11 +52,12 @@ class OpenAICompatible:
         self._closed = False
 
     def answer(self, prompt: Prompt) -> Answer:
-        self._model = self._model or self._first_model()
+        self._model = self._model or self.first_model()
         body = chat_body(prompt, prompt.max_tokens) | {"model": self._model}
         return read_reply(self._call("POST", "/v1/chat/completions", body))
 
-    def _first_model(self) -> str:
+    def first_model(self) -> str:
+        """The first model that the server lists. Raises BackendBusy, BackendError."""
         listed = self._call("GET", "/v1/models")
         models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
         if not models:

@@ -40,7 +40,7 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def _is_address(url: str) -> bool:
+def is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and " " not in url
@@ -51,7 +51,7 @@ def _is_address(url: str) -> bool:
 @contextmanager
 def setting_up(provider: str, url: str) -> Iterator[None]:
     """The making of a provider's client. Raises SetupError for an address or a proxy that nobody can talk to."""
-    if not _is_address(url):
+    if not is_address(url):
         raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write it as https://host[:port].")
     try:
         yield

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import socket
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,13 @@ from serving import measure, serving
 from together import Together
 from upstream import Reply, Upstream
 
+from batchgen.demo import make_backend
+from batchgen.errors import SetupError
 from batchgen.local.backends import BackendBusy, BackendError, Message, Prompt
 from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService
 from batchgen.local.workers import MOST_TRIES
+from batchgen.logs import redacted
 from local.helpers import (
     KEY,
     by_key,
@@ -346,3 +352,39 @@ def test_the_configuration_of_the_page_grows_a_dataset(
     assert (status["complete"], status["models"]["together"]) == (5, model)
     answers = [turn["answer"] for row in bench.rows("round3/round3_history.jsonl") for turn in row["rounds"][1:]]
     assert all(answer.startswith("It is drowned by") for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://[bad", "is unknown"),
+        ("{}/v1/chat/completions", "no OpenAI-compatible server"),
+        ("{}/elsewhere", "no OpenAI-compatible server"),
+    ],
+)
+def test_a_mistyped_address_is_found_before_any_row_is_asked(url: str, said: str) -> None:
+    with Upstream() as upstream:
+        address = url.format(upstream.url.removesuffix("/v1"))
+        with pytest.raises(SetupError, match=said) as raised:
+            make_backend(address)
+        assert address in str(raised.value)
+        assert "/v1" in raised.value.do
+
+
+def test_a_server_that_is_down_may_come_up_later(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setattr(logging.getLogger("batchgen"), "propagate", True)
+    with closing(make_backend(f"http://127.0.0.1:{port}/v1")):
+        pass
+    assert "rows wait until it answers" in caplog.text
+
+
+def test_a_key_for_the_model_server_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHGEN_BACKEND_KEY", "sk-PLANTED-backend-key")
+    with Upstream() as upstream, closing(make_backend(upstream.url)) as backend:
+        assert backend.answer(HELLO).text
+        assert upstream.keys == {"Bearer sk-PLANTED-backend-key"}
+    assert redacted("no: sk-PLANTED-backend-key") == "no: ***"
