@@ -19,7 +19,7 @@ from invariants import (
     until,
 )
 
-from batchgen.local.faults import Drop, Fault, Status
+from batchgen.local.faults import Body, Drop, Fault, Status
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3
@@ -162,6 +162,36 @@ def test_8_upload_dropped(provider: str, endpoint: str, bench: Bench, expected: 
     codes = [tick(bench).code for _ in range(4)]
     assert sorted(set(codes)) == [0, 75]
     end(bench, expected, jobs=STEPS)
+
+
+LOST_ON_THE_WAY: dict[str, Status | Body] = {
+    # The SDK sends a chunk whose answer it lost again at the old offset, and this is what it is told.
+    "gemini": Status(400, "Offset does not match the bytes received.", headers={"X-Goog-Upload-Status": "final"}),
+    # Somebody in between takes the bytes with a 200; then the file cannot be finished.
+    "together": Body(json={}),
+}
+
+
+@pytest.mark.fault(
+    8,
+    "upload: refused, because something went wrong on the way",
+    injected="a stale offset; bytes that never arrived",
+    seen="uploaded once more from the start; nothing to see. Refused again: status 3",
+)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_8_upload_refused_once(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """One refusal of an upload is no reason to call a person: nothing is bought by uploading again."""
+    bench.service.faults.add(Fault(provider=provider, endpoint="upload_data", action=LOST_ON_THE_WAY[provider]))
+    assert {result.code for result in bench.ticks()} == {0}
+    end(bench, expected, jobs=STEPS)
+
+
+def test_8_upload_refused_twice(bench: Bench) -> None:
+    bench.service.faults.add(
+        Fault(provider="gemini", endpoint="upload_data", action=LOST_ON_THE_WAY["gemini"], times=2)
+    )
+    assert tick(bench).code == 3
+    assert posts(bench) == 0
 
 
 @pytest.mark.fault(

@@ -31,6 +31,7 @@ from batchgen.providers.reading import as_object
 from batchgen.providers.transport import (
     UNCLEAR,
     Refusal,
+    believing_the_second,
     meaning,
     patiently,
     retry_after,
@@ -90,7 +91,14 @@ class GeminiRemote:
         self._http.close()
 
     def upload(self, path: Path, size: int) -> RemoteFile:
-        """Upload a request file; each of the known MIME types in turn when the service does not know one (A6)."""
+        """Upload a request file, once more from the start where it is refused.
+
+        When the answer to a chunk is lost, the SDK sends it again at its old offset and is told that this is wrong.
+        """
+        return believing_the_second(lambda: self._upload_as_known(path, size))
+
+    def _upload_as_known(self, path: Path, size: int) -> RemoteFile:
+        """Each of the known MIME types in turn when the service does not know one (A6)."""
         for mime in self.MIME_TYPES[self.MIME_TYPES.index(self._mime) :]:
             self._mime = mime
             try:

@@ -23,6 +23,7 @@ from batchgen.providers.together import NAME, job
 from batchgen.providers.transport import (
     UNCLEAR,
     Refusal,
+    believing_the_second,
     meaning,
     patiently,
     retry_after,
@@ -59,6 +60,11 @@ class TogetherRemote:
         self._http.close()
 
     def upload(self, path: Path, size: int) -> RemoteFile:
+        """Upload a request file, once more from the start where it is refused.
+
+        When somebody in between swallows the bytes with a 200, it is the last of the three calls that fails.
+        """
+
         def call() -> RemoteFile:
             with _calling("upload a request file"):
                 # The SDK's check reads the file twice more; what it looks for holds by construction.
@@ -70,7 +76,7 @@ class TogetherRemote:
                 )
             return _checked(file)
 
-        return patiently(call)
+        return believing_the_second(lambda: patiently(call))
 
     def file(self, file_id: str) -> RemoteFile:
         def call() -> RemoteFile:

@@ -76,6 +76,14 @@ def patiently(call: Callable[[], T]) -> T:
     raise AssertionError("unreachable: retry_context ends by returning or raising")
 
 
+def believing_the_second(call: Callable[[], T]) -> T:
+    """`call`, once more when it is refused: a refused upload may be the end of one that went wrong on the way."""
+    try:
+        return call()
+    except CreateRefused:
+        return call()
+
+
 class TimedOut(Temporary):
     """No whole answer within the time-out. Waiting as long again at once would only hold the lock for longer."""
 
