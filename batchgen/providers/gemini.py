@@ -144,16 +144,22 @@ def _words(error: Any) -> str:
     return short(f"code {code}: {message or 'no message'}" if code else message or error)
 
 
+def _either(message: dict[str, Any], name: str) -> Any:
+    """A field in either spelling of the protocol's JSON: finishReason or finish_reason (faults C16)."""
+    value = message.get(name)
+    return message.get(re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)) if value is None else value
+
+
 def _response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
-    usage = _usage(as_object(response.get("usageMetadata")))
-    model = as_text(response.get("modelVersion"))
+    usage = _usage(as_object(_either(response, "usageMetadata")))
+    model = as_text(_either(response, "modelVersion"))
     candidates = response.get("candidates")
     if not isinstance(candidates, list) or not candidates:
-        block = as_object(response.get("promptFeedback")).get("blockReason")
+        block = _either(as_object(_either(response, "promptFeedback")), "blockReason")
         reason = Reason.BLOCKED_PROMPT if block else Reason.EMPTY
         return Reply(key, reason, detail=short(block or "no candidates"), usage=usage, model=model)
     candidate = as_object(candidates[0])
-    finish = as_text(candidate.get("finishReason"))
+    finish = as_text(_either(candidate, "finishReason"))
     reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
         return Reply(key, reason, detail=short(f"finish reason {finish or 'missing'}"), usage=usage, model=model)
@@ -175,11 +181,11 @@ def _text(candidate: dict[str, Any]) -> str | None:
 
 def _usage(usage: dict[str, Any]) -> Usage:
     """promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
-    thoughts = count(usage.get("thoughtsTokenCount"))
+    thoughts = count(_either(usage, "thoughtsTokenCount"))
     return Usage(
-        input=count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount")),
-        cached=count(usage.get("cachedContentTokenCount")),
-        output=count(usage.get("candidatesTokenCount")) + thoughts,
+        input=count(_either(usage, "promptTokenCount")) + count(_either(usage, "toolUsePromptTokenCount")),
+        cached=count(_either(usage, "cachedContentTokenCount")),
+        output=count(_either(usage, "candidatesTokenCount")) + thoughts,
         thoughts=thoughts,
     )
 

@@ -102,7 +102,7 @@ def gemini(raw: bytes, fields: Sequence[str]) -> Reply | None:
         return None
     response = row.response
     candidate, usage = response.candidates[0], response.usage_metadata
-    if candidate.finish != "STOP":
+    if candidate.finish != "STOP" or not usage.prompt_token_count:  # no count: perhaps in the other spelling
         return None
     used = Usage(
         usage.prompt_token_count + usage.tool_use_prompt_token_count,
