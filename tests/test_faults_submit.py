@@ -14,7 +14,7 @@ from conftest import Bench  # noqa: TC002 - not a library
 from forks import KILLED, Forks, Order
 from invariants import CONVERSATIONS, Make, Watch, end, ledger, posts, start, strikes, tick, undisturbed, until
 
-from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status
+from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3
@@ -174,6 +174,18 @@ def test_5_unavailable_three_times(bench: Bench, expected: dict[str, bytes]) -> 
         assert result.code == 75
     assert posts(bench) == 4
     assert bench.service.world.batches_bought == 1
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    14,
+    "Together: the job itself in place of one in a wrapper",
+    injected="body",
+    seen="the job's id is clear enough; nothing to see",
+)
+def test_14_a_job_without_its_wrapper(bench: Bench, expected: dict[str, bytes]) -> None:
+    bench.service.faults.add(Fault(provider="together", endpoint="create", action=Unwrap("job"), times=0))
+    assert {result.code for result in bench.ticks()} == {0}
     end(bench, expected, jobs=STEPS)
 
 

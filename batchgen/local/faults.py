@@ -165,6 +165,16 @@ class Merge(_AfterAction, frozen=True):
         return replace(response, body=orjson.dumps(merge(orjson.loads(response.body), self.patch)))
 
 
+class Unwrap(_AfterAction, frozen=True):
+    """The `member` of the right JSON answer in place of the whole: a job without its wrapper."""
+
+    member: str
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        _ = where
+        return replace(response, body=orjson.dumps(orjson.loads(response.body)[self.member]))
+
+
 class LateCommit(_AfterAction, frozen=True):
     """create only: the job comes into being `seconds` (virtual ones) later; the client meanwhile gets `then`."""
 
@@ -175,7 +185,7 @@ class LateCommit(_AfterAction, frozen=True):
         return self.then.apply(response, where)
 
 
-Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | LateCommit
+Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | Unwrap | LateCommit
 
 
 def merge(value: Any, patch: Any) -> Any:

@@ -101,6 +101,8 @@ class TogetherRemote:
         except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
             raise Ambiguous(f"together, create a batch: no clear answer ({type(error).__name__}).") from None
         created = getattr(answer, "job", None)
+        if created is None and getattr(answer, "input_file_id", None) == file_id:
+            created = answer  # the job itself, as every other call answers
         if created is None or not getattr(created, "id", None):
             warning = short(redacted(str(getattr(answer, "warning", None) or "")))
             raise Ambiguous(f"together, create a batch: an answer without a job. {warning}".rstrip())
