@@ -8,26 +8,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from batchgen import __version__
-from batchgen.commands import dataset, running, service, upkeep
 from batchgen.commands.base import Context
 from batchgen.errors import BatchgenError
 from batchgen.exits import interrupted, os_error, speak_utf8, tell
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
-COMMANDS = (
-    *(running.prepare, running.estimate, running.submit, running.collect, running.run, running.status, running.receipt),
-    *(dataset.verify, dataset.report, dataset.export),
-    *(upkeep.retry, upkeep.cancel, upkeep.clean, upkeep.switch, upkeep.rebuild, upkeep.doctor),
-    *(service.serve, service.demo),
-)
+ROOMS = {
+    "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
+    "dataset": ("verify", "report", "export"),
+    "upkeep": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
+    "service": ("serve", "demo"),
+}
+COMMANDS = {name: room for room, names in ROOMS.items() for name in names}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Door(click.Group):
+    """The commands by name; a room is entered when one of its commands is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"batchgen.commands.{COMMANDS[cmd_name]}"), cmd_name)
+        return found
+
+
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--root", type=click.Path(path_type=Path), envvar="BATCHGEN_ROOT", default=Path(), show_default="here")
 @click.option("--config", type=click.Path(path_type=Path), help="Default: ROOT/batchgen.toml.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, with times.")
@@ -55,10 +69,6 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
         learn(os.environ.get(name, "").strip())
     configure(verbose=verbose, quiet=quiet)
     context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
-
-
-for _command in COMMANDS:
-    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -77,10 +77,10 @@ def _price(bill: Bill, settings: Settings) -> float | None:
 
 def _reserved_later(store: Store, settings: Settings) -> tuple[int, float, set[str]]:
     """Batches reserved without a price: (requests still unpriced, USD of those that have a price by now, models)."""
-    from batchgen.costs import rate
-
     requests, usd, models = 0, 0.0, set[str]()
     for model, count, input_tokens, output_ceiling in store.reserved_without_price():
+        from batchgen.costs import rate  # here: most stores hold none
+
         known = rate(model, settings.prices)
         if known is None:
             requests += count

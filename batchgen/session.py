@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from batchgen import clock
@@ -54,19 +53,26 @@ class Names(NamedTuple):
         return key_format(step, attempt, self.run, self.digits)
 
 
-@dataclass(slots=True)
 class Session:
     """One command at work on one root.
 
     `troubles` collects what went wrong without stopping the rest: one provider's quota is not the other's.
     """
 
-    layout: Layout
-    settings: Settings
-    store: Store
-    environment: Mapping[str, str]
-    troubles: list[BatchgenError] = field(default_factory=list)
-    _remotes: dict[str, Remote] = field(default_factory=dict)
+    __slots__ = ("_remotes", "environment", "layout", "settings", "store", "troubles")
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        store: Store,
+        environment: Mapping[str, str],
+        remotes: Mapping[str, Remote] | None = None,
+    ) -> None:
+        """`remotes` are calls that are connected already, by provider."""
+        self.layout, self.settings, self.store, self.environment = layout, settings, store, environment
+        self.troubles: list[BatchgenError] = []
+        self._remotes: dict[str, Remote] = dict(remotes or {})
 
     def now(self) -> float:
         """Seconds since 1970 UTC."""

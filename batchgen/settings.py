@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Literal
-
-import msgspec
-from msgspec import Meta
+from typing import NamedTuple
 
 from batchgen.dialogue import Stage
 from batchgen.errors import KeyRefused, SetupError
 from batchgen.logs import learn
-
-Positive = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[float, Meta(ge=0)]
-
 
 # Quality flags that a text and its own dialogue decide, by the stage whose text they look at (batchgen/quality.py).
 _ANY_TEXT = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
@@ -27,62 +20,64 @@ RETRY_FLAGS = {
 }
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the file. Unknown keys are refused: a misspelt limit must not be ignored."""
-
-
-class ProviderSettings(Section, frozen=True):
-    models: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
-    enqueued_tokens: Positive
-    concurrent_batches: Positive = 100
+class ProviderSettings(NamedTuple):
+    models: tuple[str, ...]
+    enqueued_tokens: int
+    concurrent_batches: int = 100
     # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
     api_version: str = "v1beta"
 
 
-class StageSettings(Section, frozen=True):
+class StageSettings(NamedTuple):
     """One stage: who writes it, and how. `target_characters` is the length the prompt asks for; when more than
     `max_rejected_share` of the settled conversations were left behind, the step stops itself; a reply that raises one
     of `retry_flags` is asked again.
     """
 
-    provider: Literal["gemini", "together"]
-    max_output_tokens: Positive
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    target_characters: Positive = 400
-    max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    provider: str
+    max_output_tokens: int
+    temperature: float = 1.0
+    target_characters: int = 400
+    max_rejected_share: float = 0.5
     retry_flags: tuple[str, ...] = ()
 
 
-class CorrectionSettings(StageSettings, frozen=True):
-    """`ask_next`: the correction of a middle round brings the next round's question along."""
+class CorrectionSettings(NamedTuple):
+    """The same; `ask_next`: the correction of a middle round brings the next round's question along."""
 
+    provider: str
+    max_output_tokens: int
+    temperature: float = 1.0
+    target_characters: int = 400
+    max_rejected_share: float = 0.5
+    retry_flags: tuple[str, ...] = ()
     ask_next: bool = False
 
 
-class BatchSettings(Section, frozen=True):
+class BatchSettings(NamedTuple):
     """How requests are cut into batches, and how patient the program is. Sizes in bytes, times in seconds."""
 
-    max_requests: Positive = 2000
-    max_bytes: Positive = 50_000_000
-    max_attempts: Positive = 3
-    http_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120
-    reconcile_grace_seconds: NonNegative = 900
+    max_requests: int = 2000
+    max_bytes: int = 50_000_000
+    max_attempts: int = 3
+    http_timeout_seconds: float = 120
+    reconcile_grace_seconds: float = 900
 
 
-class Price(Section, frozen=True):
+class Price(NamedTuple):
     """USD per million tokens in batch, set by the user in place of the shipped price list."""
 
-    input: NonNegative
-    output: NonNegative
-    cached_input: NonNegative | None = None
+    input: float
+    output: float
+    cached_input: float | None = None
 
 
-class Settings(Section, frozen=True):
-    """A run's configuration."""
+class Settings(NamedTuple):
+    """A run's configuration. What each key takes stands in settings_file."""
 
-    rounds: Annotated[int, Meta(ge=2, le=50)] = 3
-    history_messages: Annotated[int, Meta(ge=2)] = 16
-    max_usd: NonNegative = 0
+    rounds: int = 3
+    history_messages: int = 16
+    max_usd: float = 0
     gemini: ProviderSettings = ProviderSettings(
         models=("gemini-2.5-flash-lite", "gemini-3.1-flash-lite"), enqueued_tokens=10_000_000
     )
@@ -94,10 +89,11 @@ class Settings(Section, frozen=True):
     answer: StageSettings = StageSettings(provider="together", max_output_tokens=512)
     correction: CorrectionSettings = CorrectionSettings(provider="gemini", max_output_tokens=512)
     batches: BatchSettings = BatchSettings()
-    prices: dict[str, Price] = {}
+    prices: dict[str, Price] = {}  # noqa: RUF012 - nobody changes it
 
-    def stage(self, stage: Stage) -> StageSettings:
-        return {Stage.QUESTION: self.question, Stage.ANSWER: self.answer, Stage.CORRECTION: self.correction}[stage]
+    def stage(self, stage: Stage) -> StageSettings | CorrectionSettings:
+        found: StageSettings | CorrectionSettings = getattr(self, stage)
+        return found
 
     def provider(self, name: str) -> ProviderSettings:
         found: ProviderSettings = getattr(self, name)
@@ -112,34 +108,9 @@ def load(root: Path, config: Path | None = None) -> Settings:
     path = config or root / "batchgen.toml"
     if config is None and not path.exists():
         return Settings()
-    import tomllib
+    from batchgen.settings_file import read
 
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise SetupError(f"{path}: no such file.", do="Check --config.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SetupError(f"{path}: {error}", do="Mend the file; README lists every key.") from None
-    return _convert(path, table)
-
-
-def _convert(path: Path, table: dict[str, object]) -> Settings:
-    """Lay the file's tables over the defaults, key by key, and check the whole."""
-    merged = msgspec.to_builtins(Settings())
-    for key, value in table.items():
-        section = merged.get(key)
-        merged[key] = {**section, **value} if isinstance(section, dict) and isinstance(value, dict) else value
-    try:
-        settings = msgspec.convert(merged, Settings)
-    except msgspec.ValidationError as error:
-        raise SetupError(f"{path}: {error}", do="README lists every key and what it takes.") from None
-    for stage, known in RETRY_FLAGS.items():
-        if unknown := [name for name in settings.stage(stage).retry_flags if name not in known]:
-            raise SetupError(
-                f"{path}: [{stage}] retry_flags: no reply is asked again for {', '.join(unknown)}.",
-                do=f"Flags that can: {', '.join(known)}.",
-            )
-    return settings
+    return read(path)
 
 
 def environment(root: Path) -> dict[str, str]:

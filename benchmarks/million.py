@@ -162,7 +162,7 @@ def prepared(root: Path, conversations: int) -> tuple[Run, float]:
     )
     keys = {"GEMINI_API_KEY": "no-real-key", "TOGETHER_API_KEY": "no-real-key"}
     providers = Instant("gemini"), Instant("together")
-    session = Session(layout, settings, Store.open(layout.store), keys, _remotes={one.name: one for one in providers})
+    session = Session(layout, settings, Store.open(layout.store), keys, remotes={one.name: one for one in providers})
     run = Run(session, providers)
     facts = {"run": "bench", "prepared": "bench", "source": "bench"}
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 import reliability
 from conftest import REPOSITORY
 
 from batchgen.cli import cli
 from batchgen.settings import Settings
+from batchgen.settings_file import tables
 
 if TYPE_CHECKING:
     import pytest
@@ -31,7 +32,7 @@ def test_readme_shows_the_defaults() -> None:
     (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
     shown = tomllib.loads(block)
     shown.pop("prices")
-    defaults = msgspec.json.decode(msgspec.json.encode(Settings()))
+    defaults = json.loads(json.dumps(tables(Settings())))
     for key, value in shown.items():
         if isinstance(value, dict):
             assert {name: defaults[key][name] for name in value} == value, key

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from batchgen.dialogue import Stage
 from batchgen.errors import KeyRefused, SetupError
 from batchgen.settings import ProviderSettings, Settings, api_key, environment, is_loopback, load
+from batchgen.settings_file import tables
 
 # Every key that users rely on, with its documented default.
 DOCUMENTED = """
@@ -58,7 +58,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
     return [leaf for key, inner in value.items() for leaf in leaves(inner, (*path, key))]
 
 
-KEYS = leaves(msgspec.to_builtins(Settings()))
+KEYS = leaves(tables(Settings()))
 
 
 def toml(path: tuple[str, ...], value: Any) -> str:
@@ -78,7 +78,7 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
         other, wrong = ("['prompt_echo']" if path[-1] == "retry_flags" else "['another']"), "'another'"
     else:
         other, wrong = ("0.25" if path[-1].endswith("_share") else "2"), "'2'"
-    found = msgspec.to_builtins(written(tmp_path, toml(path, other)))
+    found = tables(written(tmp_path, toml(path, other)))
     changed = [(key, value) for (key, value), (_, before) in zip(leaves(found), KEYS, strict=True) if value != before]
     assert [key for key, _ in changed] in ([path], [])
     with pytest.raises(SetupError) as raised:
@@ -89,7 +89,7 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
 
 def test_one_key_of_a_table_leaves_the_others(tmp_path: Path) -> None:
     found = written(tmp_path, "[question]\nmax_output_tokens = 77\n[gemini]\nmodels = ['m']\n")
-    assert found.question == msgspec.structs.replace(Settings().question, max_output_tokens=77)
+    assert found.question == Settings().question._replace(max_output_tokens=77)
     assert found.provider("gemini") == ProviderSettings(models=("m",), enqueued_tokens=10_000_000)
     assert found.provider("together") == Settings().together
     assert [found.stage(stage).provider for stage in Stage] == ["gemini", "together", "gemini"]
@@ -111,6 +111,13 @@ def test_prices_of_one_s_own(tmp_path: Path) -> None:
         ("[batches.more]\na = 1", "more` - at `$.batches"),
         ("[prices.m]\ninput = 1", "output"),
         ("[prices.m]\ninput = 1\noutput = 1\nbatch = 1", "batch"),
+        ("[prices.m]\ninput = 1\noutput = '1'", "output"),
+        ("[prices.m]\ninput = 1\noutput = nan", "output"),
+        ("[prices]\nm = 1", "prices"),
+        ("[question]\nask_next = true", "ask_next"),
+        ("[question]\nmax_rejected_share = 0", "question.max_rejected_share"),
+        ("[question]\nretry_flags = [1]", "question.retry_flags[0]"),
+        ("[question]\nretry_flags = ['near_duplicate']", "near_duplicate"),
         ("rounds = 1", "rounds"),
         ("rounds = 51", "rounds"),
         ("rounds = true", "rounds"),

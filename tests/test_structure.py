@@ -10,7 +10,7 @@ import click
 import pytest
 from conftest import REPOSITORY
 
-from batchgen.cli import cli
+from batchgen.cli import COMMANDS, cli
 
 MODULES = sorted((REPOSITORY / "batchgen").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 50
@@ -51,9 +51,16 @@ def test_modules_say_what_they_are() -> None:
     assert silent in ([], ["batchgen/__main__.py"])
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def command_called(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+    return command
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_explains_itself(name: str) -> None:
-    command = cli.commands[name]
+    command = command_called(name)
     assert command.help
     assert command.help.split("\n")[0].rstrip().endswith((".", "?")) or "\n" in command.help
     undocumented = [
@@ -66,6 +73,7 @@ def test_every_command_explains_itself(name: str) -> None:
 
 def test_commands_with_choices_show_an_example() -> None:
     """A command that cannot run without an option or argument shows how; the others are their own example."""
-    for name, command in cli.commands.items():
+    for name in COMMANDS:
+        command = command_called(name)
         if any(parameter.required for parameter in command.params):
             assert f"batchgen {name}" in (command.help or ""), name
