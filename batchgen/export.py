@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -78,7 +79,7 @@ def export(session: Session, options: Options) -> Exported:
     finished = bool(status(session.store, session.settings, session.now())["finished"])
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
-    whole = survey(map(table, _chunks(_complete(session))))
+    whole = survey(map(table, _chunks(_complete(session))), partial(_some, session))
     test = _test(whole, options)
     writing = _Writing(form, dropped, test)
     with ExitStack() as stack:
@@ -87,7 +88,7 @@ def export(session: Session, options: Options) -> Exported:
         for number, dialogue in stack.enter_context(closing(_dialogues(session, whole))):
             writing.write(sinks, number, dialogue)
     parts = {split: Part(path, writing.rows[split]) for split, path in outputs.items()}
-    done = Exported(parts, len(writing.conversations), writing.labels, writing.left_out, finished)
+    done = Exported(parts, writing.conversations, writing.labels, writing.left_out, finished)
     if options.output.is_dir():
         facts = Facts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
         write_durably(options.output / CARD, [card(session, facts, _command(options)).encode()])
@@ -112,7 +113,7 @@ class _Writing:
     def __init__(self, form: Format, dropped: frozenset[str], test: frozenset[int]) -> None:
         self._form, self._dropped, self._test = form, dropped, test
         self.rows, self.labels, self.left_out = Counter[str](), Counter[str](), Counter[str]()
-        self.conversations: set[int] = set()
+        self.conversations, self._last = 0, 0
 
     def write(self, sinks: Mapping[str, Sink], number: int, dialogue: Dialogue) -> None:
         split = TEST if number in self._test else TRAIN
@@ -125,7 +126,8 @@ class _Writing:
             sinks[split](self._form.record(unit))
             self.rows[split] += 1
             self.labels.update(found)
-            self.conversations.add(number)
+            self.conversations += number != self._last
+            self._last = number
 
 
 def _dropped(flags: str) -> frozenset[str]:
@@ -233,6 +235,13 @@ def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation
         yield chunk
 
 
+def _some(session: Session, numbers: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Complete conversations once more, by their numbers, as turns."""
+    rounds = session.settings.rounds
+    for chunk in _chunks(session.store.conversations(numbers)):
+        yield table(one._replace(turns=one.turns[:rounds]) for one in chunk)
+
+
 def _dialogues(session: Session, whole: Survey) -> Generator[tuple[int, Dialogue]]:
     """(number, dialogue) of every complete conversation, flagged, in seed order."""
     names, writers = session.names(), _Writers(session.store, session.settings.rounds)
@@ -311,15 +320,21 @@ class _Reading:
 
     def chunks(self) -> Iterator[Sequence[Record]]:
         if self._path.suffix == ".parquet":
-            frame = pl.read_parquet(self._path)
-            form = self._forms.get(frozenset(frame.columns))
-            if form and frame.schema != form.schema(self._rounds):
-                raise ValueError(f"its columns are {frame.schema}")
-            yield from (part.to_dicts() for part in frame.iter_slices(CHUNK))
+            yield from self._columns(pl.scan_parquet(self._path))
             return
         with self._path.open("rb") as stream:
             while lines := list(islice(stream, CHUNK)):
                 yield list(map(orjson.loads, lines))
+
+    def _columns(self, file: pl.LazyFrame) -> Iterator[Sequence[Record]]:
+        schema = file.collect_schema()
+        form = self._forms.get(frozenset(schema))
+        if form and schema != form.schema(self._rounds):
+            raise ValueError(f"its columns are {schema}")
+        start = 0
+        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, never the file
+            yield from (part.to_dicts() for part in group.iter_slices(CHUNK))
+            start += group.height
 
     def check(self, chunk: Sequence[Record]) -> Iterable[str]:
         """What is wrong with some records."""

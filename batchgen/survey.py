@@ -1,26 +1,21 @@
 """What only the whole dataset can tell: usual lengths, near-duplicate conversations, and which belong together.
 
-One pass over frames of turns, in seed order; what is kept of a conversation is a few numbers and a MinHash signature.
+One pass over frames of turns, in seed order, and a second look at the few that may be near-duplicates. What is kept of
+a conversation is a hundred bytes: its number, a hash of its question, hashes of its bands. Lengths are counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import polars as pl
-from rensa import RMinHash, RMinHashDeduplicator
 
+from batchgen.copies import Bands, copies
 from batchgen.dialogue import Turn
-from batchgen.likeness import main_script, plain, shingles
-from batchgen.quality import CONTEXT
-
-SIMILAR = 0.8
-PERMUTATIONS = 128
-BANDS = 16  # of 8 rows: finds 95 % of the pairs at SIMILAR; what it finds is checked against the whole signatures
-SIGNATURE_SEED = 42
+from batchgen.likeness import main_script, plain
 
 OUTLYING = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
 LEAST_DEVIATION = 0.2  # of the natural logarithm: what lies within a factor of two of the median is never an outlier
@@ -47,66 +42,81 @@ class Survey(NamedTuple):
 
     def measure(self, turns: pl.DataFrame) -> pl.DataFrame:
         """`turns` with the columns of quality.CONTEXT."""
-        copies = pl.DataFrame(
-            {"number": self.copies.keys(), "near_duplicate_of": self.copies.values()},
+        found = {number: self.copies[number] for number in turns["number"].unique() if number in self.copies}
+        copied = pl.DataFrame(
+            {"number": found.keys(), "near_duplicate_of": found.values()},
             schema={"number": pl.Int64, "near_duplicate_of": pl.Int64},
         )
-        return turns.join(copies, on="number", how="left", validate="m:1", maintain_order="left").join(
+        return turns.join(copied, on="number", how="left", validate="m:1", maintain_order="left").join(
             self.lengths, on="round", how="left", validate="m:1", maintain_order="left"
         )
 
 
-def survey(chunks: Iterable[pl.DataFrame]) -> Survey:
-    """Look at every turn once. A chunk holds whole conversations (schema quality.TURNS)."""
-    lengths: list[pl.DataFrame] = []
-    groups, known, scripts = _Groups(), _Known(), Counter[str]()
-    numbers: list[int] = []
+Again = Callable[[Sequence[int]], Iterable[pl.DataFrame]]
+
+
+def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None) -> Survey:
+    """Look at every turn. A chunk holds whole conversations (schema quality.TURNS).
+
+    `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated a
+    second time.
+    """
+    lengths, bands, asked, scripts = _Lengths(), Bands(), _Asked(), Counter[str]()
     for turns in chunks:
-        lengths.append(turns.select("round", pl.col(Turn._fields).str.len_chars()))
-        known.learn(turns)
-        for number, question in turns.filter(pl.col("round") == 1).select("number", "question").iter_rows():
-            numbers.append(number)
-            groups.join(number, groups.asked(question, number))
-            scripts[main_script(question) or "other"] += 1
-    for number, first in known.copies.items():
-        groups.join(number, first)
-    together = pl.DataFrame(
-        {"number": numbers, "group": [groups.find(number) for number in numbers]},
-        schema={"number": pl.Int64, "group": pl.Int64},
-    )
-    return Survey(_usual(lengths), known.copies, together, scripts)
+        lengths.learn(turns)
+        bands.learn(turns)
+        first = turns.filter(pl.col("round") == 1)
+        asked.learn(first)
+        scripts.update(main_script(question) or "other" for question in first["question"])
+    suspects = bands.shared()
+    del bands  # it is the most of what is kept
+    found = copies(again(suspects) if again else _among(chunks, suspects)) if suspects else {}
+    return Survey(lengths.usual(), found, asked.together(found), scripts)
 
 
-class _Known:
-    """Every conversation seen so far, by its MinHash signature; copies are counted but not kept."""
+def _among(chunks: Iterable[pl.DataFrame], numbers: Sequence[int]) -> Iterable[pl.DataFrame]:
+    wanted = pl.Series(numbers, dtype=pl.Int64).implode()
+    return (turns.filter(pl.col("number").is_in(wanted)) for turns in chunks)
+
+
+class _Asked:
+    """Which conversations belong together. A group is called by its smallest number."""
 
     def __init__(self) -> None:
-        self.copies: dict[int, int] = {}
-        self._seen = RMinHashDeduplicator(SIMILAR, PERMUTATIONS, use_lsh=True, num_bands=BANDS, seed=SIGNATURE_SEED)
+        self._chunks: list[pl.DataFrame] = []
 
-    def learn(self, turns: pl.DataFrame) -> None:
-        texts = turns.group_by("number", maintain_order=True).agg(
-            pl.concat_str(Turn._fields, separator="\n").str.join("\n").alias("text")
-        )
-        signatures = RMinHash.from_token_sets(list(map(shingles, texts["text"])), PERMUTATIONS, SIGNATURE_SEED)
-        for number, signature in zip(texts["number"], signatures, strict=True):
-            if found := self._seen.get_duplicates(signature):
-                self.copies[number] = min(map(int, found))
-            else:
-                self._seen.add(str(number), signature)
+    def learn(self, first: pl.DataFrame) -> None:
+        """See the first turns of some conversations."""
+        asked = [_digest(plain(question)) for question in first["question"]]
+        self._chunks.append(first.select("number", pl.Series("asked", asked, dtype=pl.UInt64)))
+
+    def together(self, copied: Mapping[int, int]) -> pl.DataFrame:
+        """(number, group): those that began with the same question, or of which one nearly copies the other."""
+        if not self._chunks:
+            return pl.DataFrame(schema={"number": pl.Int64, "group": pl.Int64})
+        every = pl.concat(self._chunks).select("number", pl.col("number").min().over("asked").alias("group"))
+        if not copied:
+            return every
+        involved = pl.Series([*copied.keys(), *copied.values()], dtype=pl.Int64).implode()
+        few = every.filter(pl.col("number").is_in(involved))
+        group_of = dict(zip(few["number"], few["group"], strict=True))
+        groups = _Groups()
+        for number, original in copied.items():
+            groups.join(group_of[number], group_of[original])
+        changed = {group: groups.find(group) for group in {*group_of.values()}}
+        old, new = (pl.Series(values, dtype=pl.Int64) for values in (changed.keys(), changed.values()))
+        return every.with_columns(pl.col("group").replace(old, new))
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
 class _Groups:
-    """Disjoint sets of conversations, each called by its smallest number."""
+    """Disjoint sets, each called by its smallest member."""
 
     def __init__(self) -> None:
         self._parents: dict[int, int] = {}
-        self._first_asked: dict[bytes, int] = {}
-
-    def asked(self, question: str, number: int) -> int:
-        """The first conversation that began with this question."""
-        key = blake2b(plain(question).encode(), digest_size=8).digest()
-        return self._first_asked.setdefault(key, number)
 
     def find(self, number: int) -> int:
         while (parent := self._parents.get(number, number)) != number:
@@ -119,29 +129,50 @@ class _Groups:
             self._parents[second] = first
 
 
-def _usual(lengths: list[pl.DataFrame]) -> pl.DataFrame:
-    """Per round, the least and most characters that are no outlier in each field; null where there are too few."""
-    if not lengths:
-        return pl.DataFrame(schema={"round": pl.Int64, **_bounds_schema()})
-    logarithms = pl.concat(lengths).with_columns((pl.col(Turn._fields) + 1).log())
-    bounds = [bound for field in Turn._fields for bound in _bounds(pl.col(field))]
-    return logarithms.group_by("round").agg(bounds).sort("round")
+class _Lengths:
+    """How many texts of a round and field have how many characters."""
+
+    def __init__(self) -> None:
+        self._counts = pl.DataFrame(
+            schema={"round": pl.Int64, "field": pl.String, "length": pl.UInt32, "texts": pl.Int64}
+        )
+
+    def learn(self, turns: pl.DataFrame) -> None:
+        found = turns.select("round", pl.col(Turn._fields).str.len_chars()).unpivot(
+            Turn._fields, index="round", variable_name="field", value_name="length"
+        )
+        counted = found.with_columns(pl.lit(1, pl.Int64).alias("texts"))
+        self._counts = pl.concat([self._counts, counted]).group_by("round", "field", "length").agg(pl.sum("texts"))
+
+    def usual(self) -> pl.DataFrame:
+        """Per round, the least and most characters that are no outlier in each field; null where there are too few."""
+        logarithms = self._counts.with_columns((pl.col("length") + 1).log())
+        found = logarithms.select("round").unique().sort("round")
+        for field in Turn._fields:
+            bounds = logarithms.filter(pl.col("field") == field).group_by("round").agg(_bounds(field))
+            found = found.join(bounds, on="round", how="left", validate="1:1", maintain_order="left")
+        return found
 
 
-def _bounds_schema() -> dict[str, pl.DataType]:
-    return {name: kind for name, kind in CONTEXT.items() if name.endswith(("_least", "_most"))}
-
-
-def _bounds(logarithm: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
     """The lengths beyond which a value lies more than OUTLYING robust deviations from the median of its group."""
-    middle = logarithm.median()
-    deviation = (logarithm - middle).abs().median() * MAD_TO_DEVIATION
+    logarithm, texts = pl.col("length"), pl.col("texts")
+    middle = _median(logarithm, texts)
+    deviation = _median((logarithm - middle).abs(), texts) * MAD_TO_DEVIATION
     reach = OUTLYING * pl.max_horizontal(deviation, LEAST_DEVIATION)
-    enough = pl.when(pl.len() >= LEAST_LENGTHS)
+    enough = pl.when(texts.sum() >= LEAST_LENGTHS)
     return (
-        enough.then((middle - reach).exp() - 1).name.suffix("_least"),
-        enough.then((middle + reach).exp() - 1).name.suffix("_most"),
+        enough.then((middle - reach).exp() - 1).alias(f"{field}_least"),
+        enough.then((middle + reach).exp() - 1).alias(f"{field}_most"),
     )
+
+
+def _median(value: pl.Expr, times: pl.Expr) -> pl.Expr:
+    """The median of values that stand for so many each."""
+    ordered, until = value.sort(), times.sort_by(value).cum_sum()
+    lower = ordered.filter(until > (times.sum() - 1) // 2).first()
+    upper = ordered.filter(until > times.sum() // 2).first()
+    return (lower + upper) / 2
 
 
 def held_out(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
@@ -149,8 +180,8 @@ def held_out(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
     `share` of all conversations is reached. At least one group goes to each side; a single one cannot be split.
     """
     sizes = together.group_by("group").agg(pl.len().alias("size")).sort("group")
-    drawn = [blake2b(f"{seed}/{group}".encode(), digest_size=8).hexdigest() for group in sizes["group"]]
-    order = sizes.with_columns(pl.Series("drawn", drawn, dtype=pl.String)).sort("drawn")
+    drawn = [_digest(f"{seed}/{group}") for group in sizes["group"]]
+    order = sizes.with_columns(pl.Series("drawn", drawn, dtype=pl.UInt64)).sort("drawn")
     before = pl.col("size").cum_sum() - pl.col("size")
     taken = order.filter(before < share * together.height)["group"]
     if taken.len() == order.height:

@@ -513,6 +513,24 @@ def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_pat
     assert finished.run("verify").code == 0
 
 
+def test_verify_reads_columns_a_few_rows_at_a_time(
+    finished: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is looked at, also where the last group is full, and of a file in another's shape none."""
+    path = tmp_path / "one.parquet"
+    export(finished, "parquet", path)
+    rows = pl.read_parquet(path)
+    for size in (1, 3, rows.height, rows.height + 1):
+        monkeypatch.setattr(exporting, "ROW_GROUP", size)
+        assert problems(finished, path) == []
+        rows.vstack(rows.tail(1)).write_parquet(tmp_path / "twice.parquet")
+        (said,) = problems(finished, tmp_path / "twice.parquet")
+        assert f"{rows['id'][-1]}: round 3 does not exist or is there twice" in said
+    rows.with_columns(pl.col("question").arr.to_list()).write_parquet(path)
+    (said,) = problems(finished, path)
+    assert "cannot be read (its columns are" in said
+
+
 def test_verify_sees_a_receipt_that_was_changed(finished: Bench) -> None:
     path = finished.root / "data" / "receipt.json"
     before = path.read_bytes()

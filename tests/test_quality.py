@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import exp
+from random import Random
 
 import orjson
 import polars as pl
@@ -12,11 +14,12 @@ from conftest import REPOSITORY, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen.copies import BANDS, Bands, copies
 from batchgen.dialogue import Conversation, Stage, Turn
 from batchgen.likeness import echoes, loops, scripts, shingles
 from batchgen.prompts import prompt
 from batchgen.quality import ALL, CONTEXT, FLAGS, LABELS, TURNS, expand, labels, table
-from batchgen.survey import held_out, survey
+from batchgen.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, held_out, survey
 
 PLAIN = Turn(
     "How do I store bread?", "Put it in a sealed bag in the sun.", "Keep it dry, in paper, at room temperature."
@@ -283,6 +286,61 @@ def test_chunks_do_not_change_what_is_found() -> None:
     assert whole.copies == parts.copies
     together = labels(whole.measure(table(dialogues)))
     assert together == [found for chunk in chunks for found in labels(parts.measure(chunk))]
+
+
+def related(chance: Random) -> list[Conversation]:
+    """Dialogues of all degrees of likeness: each is a few words off one of a handful."""
+    themes = [[f"word{chance.randrange(2000)}" for _ in range(90)] for _ in range(5)]
+    dialogues = []
+    for number in range(1, 61):
+        words = list(chance.choice(themes))
+        for _ in range(chance.randrange(12)):
+            words[chance.randrange(len(words))] = f"word{chance.randrange(2000)}"
+        dialogues.append(Conversation(number, (Turn(*(" ".join(words[at::3]) for at in range(3))),)))
+    return dialogues
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
+    dialogues = related(Random(seed))
+    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = copies(chunks)
+    assert expected
+    looked: list[int] = []
+
+    def again(numbers: Sequence[int]) -> list[pl.DataFrame]:
+        looked.extend(numbers)
+        return [table(dialogues[number - 1] for number in numbers)]
+
+    assert survey(chunks).copies == survey(iter(chunks), again).copies == expected
+    assert {*expected, *expected.values()} <= {*looked}
+    assert len(looked) < len(dialogues)
+
+
+def test_little_is_kept_of_a_conversation() -> None:
+    """However long its texts are: its number and four bytes for each band."""
+    kept = Bands()
+    kept.learn(table(Conversation(number, (Turn(f"{number} " * 2000, STORM * 9, "c"),)) for number in range(1, 101)))
+    columns = [*kept._numbers, *kept._hashes]
+    assert sum(column.estimated_size() for column in columns) <= 100 * (8 + 4 * BANDS)
+
+
+@pytest.mark.parametrize("size", [20, 21, 200])
+def test_usual_lengths_are_medians_of_logarithms(size: int) -> None:
+    """Lengths are counted, not kept; the bounds are those of the formula over all of them."""
+    chance = Random(size)
+    sizes = [chance.randrange(1, 60) for _ in range(size)]
+    turns = table(Conversation(number, (Turn("q", "a" * many, "c"),)) for number, many in enumerate(sizes, start=1))
+    logarithms = (pl.Series(sizes) + 1).log()
+    middle = logarithms.median()
+    assert isinstance(middle, float)
+    spread = (logarithms - middle).abs().median()
+    assert isinstance(spread, float)
+    reach = OUTLYING * max(spread * MAD_TO_DEVIATION, LEAST_DEVIATION)
+    found = survey([turns]).lengths.row(0, named=True)
+    assert found["answer_least"] == pytest.approx(exp(middle - reach) - 1)
+    assert found["answer_most"] == pytest.approx(exp(middle + reach) - 1)
+    assert survey([turns.head(19)]).lengths.row(0, named=True)["answer_most"] is None
 
 
 TEXT = st.text(max_size=60) | st.text(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -66,7 +67,8 @@ class Texts(NamedTuple):
 def read(session: Session, most: int) -> Texts:
     """Look at every conversation; at most `most` are drawn to be shown."""
     rounds = session.settings.rounds
-    whole = survey(table(done) for seen in ranges(session) if (done := finished(seen, rounds)))
+    done = (table(found) for seen in ranges(session) if (found := finished(seen, rounds)))
+    whole = survey(done, partial(_some, session))
     return _Reading(session, whole, most).texts()
 
 
@@ -79,6 +81,14 @@ def ranges(session: Session) -> Iterator[list[Seen]]:
             return
         found = {one.number: one for one in session.store.conversations([row.number for row in standings])}
         yield [Seen(one._replace(turns=one.turns[:rounds]), row) for row in standings if (one := found.get(row.number))]
+
+
+def _some(session: Session, numbers: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Complete conversations once more, by their numbers, as turns; no cursor is left open here either."""
+    rounds = session.settings.rounds
+    for first in range(0, len(numbers), RANGE):
+        found = list(session.store.conversations(numbers[first : first + RANGE]))
+        yield table(one._replace(turns=one.turns[:rounds]) for one in found)
 
 
 def complete(conversation: Conversation, rounds: int) -> bool:

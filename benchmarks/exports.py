@@ -1,0 +1,97 @@
+"""How much memory and time an export takes, by the number of conversations. Each runs in a process of its own.
+
+The store is filled at once with finished dialogues, each about something else; one in fifty nearly copies another.
+
+    python benchmarks/exports.py [--conversations 20000 200000] [--figures after]     # then: make bench, for the page
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from throughput import seeds, topic  # noqa: E402 - it lies beside this file
+
+from batchgen.dialogue import STAGES  # noqa: E402 - the repository is found first
+from batchgen.files import Layout  # noqa: E402
+from batchgen.schema import PLACES  # noqa: E402
+from batchgen.store import Store  # noqa: E402
+
+ROUNDS = 3
+COPIED = 50
+VOCABULARY = [topic(number).split()[0] for number in range(3000)]
+
+
+def fill(root: Path, conversations: int) -> None:
+    """A store whose conversations have all rounds."""
+    layout = Layout(root)
+    layout.data.mkdir(parents=True)
+    store = Store.open(layout.store)
+    store.replace_seeds(seeds(conversations), {"run": "bench", "prepared": "bench"})
+    rows = (row for number in range(1, conversations + 1) for row in later(number))
+    with store.transaction():
+        while some := list(islice(rows, 100_000)):
+            store._database.executemany("INSERT INTO texts (place, text) VALUES (?, ?)", some)  # noqa: SLF001
+    store.close()
+
+
+def later(number: int) -> list[tuple[int, str]]:
+    """The texts of rounds 2 and 3, of some 300 characters each."""
+    chance = Random(number - number % COPIED if number % COPIED == 1 else number)
+    texts = (" ".join(chance.choices(VOCABULARY, k=40)) + "?" for _ in range(len(STAGES) * (ROUNDS - 1)))
+    return list(enumerate(texts, start=number * PLACES + len(STAGES)))
+
+
+def measure(root: Path, form: str) -> dict[str, float]:
+    """Seconds and peak MB of an export in this process."""
+    from batchgen.cli import main
+
+    start = time.perf_counter()
+    main(["--quiet", "--root", str(root), "export", "--format", form, "--output", str(root / f"train.{form}.jsonl")])
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def in_own_process(root: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", str(root)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return dict(json.loads(said.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conversations", type=int, nargs="+", default=[20_000, 200_000])
+    parser.add_argument("--figures", default="after", help="Under which name the figures are kept.")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, "messages")))
+        return
+    found = {}
+    for conversations in options.conversations:
+        with tempfile.TemporaryDirectory() as folder:
+            fill(Path(folder) / "root", conversations)
+            one = in_own_process(Path(folder) / "root")
+        found[f"export, {conversations:,} conversations, s"] = one["seconds"]
+        found[f"export, {conversations:,} conversations, peak MB"] = one["peak_mb"]
+        print(f"{conversations:>10,} conversations{one['seconds']:>10.1f} s{one['peak_mb']:>10.0f} MB")
+    place = REPOSITORY / "benchmarks" / "figures"
+    place.mkdir(exist_ok=True)
+    (place / f"export-{options.figures}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
