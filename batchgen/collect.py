@@ -8,9 +8,10 @@ the first look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from batchgen import booking
+from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
@@ -50,10 +51,13 @@ def collect(session: Session) -> int:
 def _collect_provider(session: Session, provider: Provider, batches: Sequence[Batch]) -> int:
     collected = 0
     own = [batch for batch in batches if _readable(session, provider, batch)]
+    if not own:
+        return 0
     listed = _listed(session, provider, own)
+    remote = _ahead(session, provider, own, listed)
     for batch in own:
         try:
-            collected += _visit(session, provider, batch, listed.get(batch.remote_id or ""))
+            collected += _visit(session, provider, remote, batch, listed.get(batch.remote_id or ""))
         except SetupError:
             raise
         except NotReady as error:
@@ -91,12 +95,26 @@ def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> d
         return {}
 
 
-def _visit(session: Session, provider: Provider, batch: Batch, job: Job | None) -> bool:
+def _ahead(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Ahead:
+    """The provider's reads, with those batches fetched ahead that have ended, or of which nothing is known yet."""
+    wanted = [
+        Wanted(
+            batch.remote_id,
+            session.layout.results(batch.step, batch.name),
+            session.layout.errors(batch.step, batch.name),
+        )
+        for batch in batches
+        if batch.remote_id and ((job := listed.get(batch.remote_id)) is None or job.state.ended)
+    ]
+    return Ahead(session.remote(provider), wanted)
+
+
+def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job | None) -> bool:
     """Look at one batch; book it if it has ended. Returns whether it was collected."""
     # A listing does not show results; the job's own address does.
     if job is None or job.state.ended:
         try:
-            job = session.remote(provider).get(batch.remote_id or "")
+            job = remote.get(batch.remote_id or "")
         except JobMissing:
             return _missing(session, batch)
         except REFUSALS as error:
@@ -104,7 +122,7 @@ def _visit(session: Session, provider: Provider, batch: Batch, job: Job | None) 
     batch = _note(session, batch, job)
     if not job.state.ended:
         return False
-    return _book(session, provider, batch, job)
+    return _book(session, provider, remote, batch, job)
 
 
 def _note(session: Session, batch: Batch, job: Job) -> Batch:
@@ -152,18 +170,19 @@ def _missing(session: Session, batch: Batch) -> bool:
     return True
 
 
-def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> bool:
+def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job) -> bool:
     """Fetch whatever an ended job offers, and book it."""
     waited = session.now() - (batch.ended_at or session.now())
     keys = session.keys(batch)
     try:
         _expect_results(session, batch, job, waited)
-        raw = fetch(session, session.remote(provider), batch, job, keys, strict=batch.blanks < SHORT_LOOKS)
+        raw = fetch(session, remote, batch, job, keys, strict=batch.blanks < SHORT_LOOKS)
     except REFUSALS as error:
         return _withheld(session, batch, str(error), waited)
     except NotReady as error:
         batch = session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
         return _withheld(session, batch, str(error), waited)
+    remote.go_on(batch.remote_id or "")
     crashpoint("results_read")
     book(session, provider, batch, job, raw)
     return True

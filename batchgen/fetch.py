@@ -17,7 +17,7 @@ import orjson
 from batchgen.crash import crashpoint
 from batchgen.errors import NotReady
 from batchgen.files import replacing
-from batchgen.providers.base import Job, JobMissing, Remote
+from batchgen.providers.base import Job, JobMissing, Reader
 from batchgen.providers.reading import as_object, read_lines
 from batchgen.providers.transport import patiently
 from batchgen.records import Batch
@@ -26,7 +26,7 @@ from batchgen.session import Session
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 
 
-def fetch(session: Session, remote: Remote, batch: Batch, job: Job, keys: Mapping[str, int], *, strict: bool) -> bytes:
+def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mapping[str, int], *, strict: bool) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
@@ -62,7 +62,7 @@ class _Wanted(NamedTuple):
     strict: bool
 
 
-def _believable(remote: Remote, file_ids: list[str], wanted: _Wanted) -> list[bytes]:
+def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[bytes]:
     """The files' bytes, once they are believable: all of the wanted keys, or twice the same and long enough."""
     if not file_ids:
         return []
@@ -85,7 +85,7 @@ def _believable(remote: Remote, file_ids: list[str], wanted: _Wanted) -> list[by
     raise NotReady(f"the results {', '.join(file_ids)} {flaw}.")
 
 
-def _once(remote: Remote, file_id: str) -> bytes:
+def _once(remote: Reader, file_id: str) -> bytes:
     def call() -> bytes:
         buffer = BytesIO()
         remote.download(file_id, buffer)

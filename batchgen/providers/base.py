@@ -75,6 +75,14 @@ class Access(NamedTuple):
     api_version: str = ""
 
 
+class Reader(Protocol):
+    """What collecting a batch asks of its provider."""
+
+    def get(self, remote_id: str) -> Job: ...
+
+    def download(self, file_id: str, destination: BinaryIO) -> None: ...
+
+
 class Remote(Protocol):
     """The calls a provider offers. Every failure is a BatchgenError or one of the refusals below."""
 
