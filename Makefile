@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-million bench-cost bench-makespan bench-serve clean
+.PHONY: demo test docs soak check-trl bench bench-million bench-export bench-cost bench-makespan bench-serve clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -32,6 +32,9 @@ bench: $(VENV)/.dev
 
 bench-million: $(VENV)/.dev
 	$(BIN)/python benchmarks/million.py
+
+bench-export: $(VENV)/.dev
+	$(BIN)/python benchmarks/exports.py
 
 bench-cost: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py

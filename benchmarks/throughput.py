@@ -245,8 +245,20 @@ def page() -> str:
         lines += ["| --- |" + " ---: |" * len(several)]
         names = [name for name in several[0] if name not in ("conversations", "machine")]
         lines += [f"| {name} | {' | '.join(_number(run.get(name)) for run in several)} |" for name in names]
+    lines += _exports()
     where = FIGURES / "where.md"
     return "\n".join(lines) + "\n" + ("\n" + where.read_text("utf-8") if where.exists() else "")
+
+
+def _exports() -> list[str]:
+    """What benchmarks/exports.py found, if it was run."""
+    after, before = _figures("export-after"), _figures("export-before")
+    if not after:
+        return []
+    note = before.pop("machine", "")
+    rows = [f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
+    head = ["", "## An export", "", "`export --format messages` as a process, of dialogues of three rounds.", ""]
+    return [*head, "| | before | now |", "| --- | ---: | ---: |", *rows, *(["", f"Before: {note}."] if note else [])]
 
 
 def _figures(name: str) -> dict[str, Any]:
