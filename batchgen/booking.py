@@ -17,12 +17,13 @@ from batchgen.costs import Rate
 from batchgen.crash import crashpoint
 from batchgen.files import Layout, write_durably
 from batchgen.flagged import ask_again
+from batchgen.logs import log
 from batchgen.outcomes import Reason, Reply, Usage, accept
 from batchgen.prompts import fields_of
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
-from batchgen.session import Session, log
+from batchgen.session import Session
 
 
 class Ending(NamedTuple):

@@ -25,6 +25,7 @@ ROOMS = {
     "upkeep": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
     "service": ("serve", "demo"),
 }
+SILENT = ("collect", "status")  # they log nothing where there is nothing to do
 COMMANDS = {name: room for room, names in ROOMS.items() for name in names}
 
 
@@ -67,7 +68,7 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
 
     for name in KEY_VARIABLES:
         learn(os.environ.get(name, "").strip())
-    configure(verbose=verbose, quiet=quiet)
+    configure(verbose=verbose, quiet=quiet, at_once=context.invoked_subcommand not in SILENT)
     context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 

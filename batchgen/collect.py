@@ -17,12 +17,13 @@ from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
 from batchgen.fetch import fetch
 from batchgen.late import look_for_late_jobs
+from batchgen.logs import log
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
 from batchgen.records import CANCEL_ASKED, Batch
-from batchgen.session import Session, log
+from batchgen.session import Session
 from batchgen.waits import pause
 
 LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each

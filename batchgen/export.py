@@ -26,8 +26,9 @@ from batchgen.dialogue import STAGES, Conversation
 from batchgen.errors import SetupError
 from batchgen.files import replacing, write_durably
 from batchgen.formats import FORMATS, Dialogue, Format
+from batchgen.logs import log
 from batchgen.quality import FLAGS, LABELS, expand, labels, table
-from batchgen.session import Session, log
+from batchgen.session import Session
 from batchgen.status import status
 from batchgen.store import Store
 from batchgen.survey import Survey, held_out, survey

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from batchgen.dialogue import Step
 from batchgen.errors import BatchgenError, NotReady, SetupError
 from batchgen.late import may_appear
+from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
 from batchgen.reconcile import reconcile
 from batchgen.records import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
-from batchgen.session import Session, log
+from batchgen.session import Session
 
 
 def cancel(session: Session) -> int:

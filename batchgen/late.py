@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from batchgen.booking import supersede
 from batchgen.errors import BatchgenError
 from batchgen.fetch import fetch
+from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
 from batchgen.reconcile import listed
 from batchgen.records import Batch
-from batchgen.session import Session, log
+from batchgen.session import Session
 
 LATE_SECONDS = 72 * 3600.0  # how long a job that was given up is looked for
 

@@ -6,14 +6,18 @@ redacted where it enters (an answer may quote the key), and whatever the program
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
 
 _KEY_SHAPES = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|(?<=Bearer )\S+")
 SECRET_LENGTH = 6  # shorter values are no keys, and masking them would garble ordinary words
 
 _secrets: set[str] = set()
+_wanted: list[bool] = []  # (verbose, quiet) until the handlers are in place
 
 
 def learn(secret: str) -> None:
@@ -29,41 +33,36 @@ def redacted(message: str) -> str:
     return _KEY_SHAPES.sub("***", message)
 
 
-class _Redact(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redacted(record.getMessage()), ()
-        return True
-
-
-def configure(*, verbose: bool, quiet: bool) -> None:
-    """Send the program's own log to stderr, and of the libraries' logs only warnings, redacted like ours.
-
-    A handler at the root also keeps an SDK from making one of its own (TOGETHER_LOG=debug): httpx writes presigned
-    URLs into its log.
+def configure(*, verbose: bool, quiet: bool, at_once: bool = True) -> None:
+    """How much the program says. Not `at_once`: `logging` is loaded with the first line, or before a foreign library
+    may write one (`set_up`); a tick that finds nothing to do says nothing.
     """
-    handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s" if verbose else "%(message)s"))
-    own = logging.getLogger("batchgen")
-    own.handlers[:] = [handler]
-    own.propagate = False
-    own.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    foreign = _Foreign(logging.WARNING)
-    root = logging.getLogger()
-    root.handlers[:] = [*(before for before in root.handlers if not isinstance(before, _Foreign)), foreign]
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # each retry of a read is its business, not cron's
+    _wanted[:] = [verbose, quiet]
+    if at_once or "logging" in sys.modules:
+        set_up()
 
 
-class _Stderr(logging.Handler):
-    """Writes to whatever stderr is at that moment: the live view puts itself in its place, to write above the table."""
+def set_up() -> None:
+    """Put the log's handlers in place, if `configure` has left that for later."""
+    if _wanted:
+        from batchgen.log_handlers import install
 
-    def __init__(self, level: int = logging.NOTSET) -> None:
-        super().__init__(level)
-        self.addFilter(_Redact())
-
-    def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
-        sys.stderr.flush()
+        verbose, quiet = _wanted
+        _wanted.clear()
+        install(verbose=verbose, quiet=quiet)
 
 
-class _Foreign(_Stderr):
-    """Where the libraries' warnings go."""
+class _Log:
+    """The program's own logger, which is loaded when it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        set_up()
+        from logging import getLogger
+
+        return getattr(getLogger("batchgen"), name)
+
+
+if TYPE_CHECKING:
+    log: logging.Logger
+else:
+    log = _Log()

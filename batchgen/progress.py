@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from batchgen.logs import log
 from batchgen.status import status
 
 if TYPE_CHECKING:
     from batchgen.session import Session
-
-log = logging.getLogger("batchgen")
 
 
 @contextmanager

@@ -20,13 +20,14 @@ from batchgen.counting import Features, features
 from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
+from batchgen.logs import log
 from batchgen.outcomes import Usage
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import as_object, count, read_lines
 from batchgen.records import KEY_UNKNOWN, Batch, Plan, Row
 from batchgen.rounds import refresh
-from batchgen.session import Session, log
+from batchgen.session import Session
 
 _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
 RELEASED = ("refused", "abandoned")

@@ -13,10 +13,11 @@ from itertools import groupby
 from batchgen import booking
 from batchgen.crash import crashpoint
 from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
+from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
 from batchgen.records import KEY_UNKNOWN, Batch
-from batchgen.session import Session, log
+from batchgen.session import Session
 
 BLANKS = 2  # complete listings without the job
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -11,6 +10,7 @@ from batchgen import clock
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
 from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
+from batchgen.logs import log, set_up
 from batchgen.records import Batch, Wait
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
@@ -19,8 +19,6 @@ from batchgen.words import counted
 if TYPE_CHECKING:
     from batchgen.costs import Rate
     from batchgen.providers.base import Provider, Remote
-
-log = logging.getLogger("batchgen")
 
 
 def _pin(provider: str) -> str:
@@ -121,6 +119,7 @@ class Session:
         if provider.name not in self._remotes:
             from batchgen.providers.base import Access
 
+            set_up()  # an SDK may log
             access = Access(
                 key=api_key(dict(self.environment), provider.key_variable),
                 url=self.environment.get(provider.url_variable) or None,

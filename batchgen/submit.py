@@ -27,13 +27,14 @@ from batchgen.errors import (
 from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
 from batchgen.housekeeping import clean_files
+from batchgen.logs import log
 from batchgen.outcomes import Reason, Usage
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone, Provider, label
 from batchgen.receipt import Money, money
 from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch, Plan, Wait
-from batchgen.session import Session, log
+from batchgen.session import Session
 from batchgen.waits import in_force, pause
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Bench, seeds
+from conftest import GEMINI_KEY, REPOSITORY, Bench, seeds
+
+from batchgen.local.faults import Fault, Status
 
 HEAVY = {
     "altair",
@@ -65,13 +67,18 @@ def test_light_commands_load_nothing_heavy(argv: list[str], tmp_path: Path) -> N
 
 def test_status_of_a_run_loads_nothing_heavy(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
-    assert HEAVY & loaded(["status"], bench.root) == set()
-    assert HEAVY & loaded(["status", "--json"], bench.root) == set()
+    heavy = HEAVY | {"logging", "msgspec", "dataclasses", "batchgen.costs"}
+    assert heavy & loaded(["status"], bench.root) == set()
+    assert heavy & loaded(["status", "--json"], bench.root) == set()
 
 
 def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
     at_work = {
+        "logging",
+        "msgspec",
+        "dataclasses",
+        "batchgen.commands.dataset",
         "orjson",
         "hashlib",
         "ssl",
@@ -90,6 +97,18 @@ def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
     bench.ticks()
     at_work = {"orjson", "hashlib", "ssl", "email", "batchgen.collect", "batchgen.submit", "batchgen.derived"}
     assert (HEAVY | at_work) & loaded(["collect", "--advance"], bench.root) == set()
+
+
+def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None:
+    """In a process of its own, where the log is loaded with its first line."""
+    assert bench.prepare(seeds(2)).code == 0
+    bench.service.faults.add(Fault(endpoint="probe", action=Status(400, f"Unknown field {GEMINI_KEY}.")))
+    said = bench.spawn("collect", "--advance")
+    assert said.returncode == 0, said.stderr
+    assert "could not be asked" in said.stderr
+    assert "is pinned for this run" in said.stderr
+    assert GEMINI_KEY not in said.stderr
+    assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr
 
 
 @pytest.mark.parametrize(
