@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -81,15 +82,21 @@ class Forks:
         return Outcome(code, out, err)
 
 
+# What commands import when they need it; here once for all of them. Not polars: its threads would not survive a fork.
+PAID_FOR_ONCE = (
+    *("google.genai", "together", "stamina", "logging", "zstandard"),
+    *(f"batchgen.commands.{name}" for name in ("running", "dataset", "upkeep")),
+    *(f"batchgen.providers.{name}" for name in ("gemini_remote", "together_remote", "plain")),
+    *(
+        f"batchgen.{name}"
+        for name in ("cli", "collect", "pipeline", "derived", "settings_file", "log_handlers", "verify")
+    ),
+)
+
+
 def _serve() -> None:
-    import google.genai  # noqa: F401 - paid for once
-    import together  # noqa: F401
-
-    import batchgen.collect
-    import batchgen.pipeline
-    import batchgen.providers.gemini_remote
-    import batchgen.providers.together_remote  # noqa: F401
-
+    for name in PAID_FOR_ONCE:
+        import_module(name)
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
