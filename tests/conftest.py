@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import certifi
 import hypothesis
@@ -23,6 +24,9 @@ from batchgen import clock
 from batchgen.cli import main
 from batchgen.local.backends import Scripted
 from batchgen.local.server import LocalService
+
+if TYPE_CHECKING:
+    from forks import Forks
 
 # A deadline per example measures the machine's other work, not ours.
 hypothesis.settings.register_profile("batchgen", deadline=None)
@@ -130,6 +134,19 @@ class Bench:
         return {str(path.relative_to(self.root)): path.read_bytes() for path in found}
 
 
+class Capture:
+    """What capsys is to a test, for a run that outlives tests. The commands' output goes to `stream`."""
+
+    def __init__(self) -> None:
+        self.stream = StringIO()
+
+    def readouterr(self) -> Result:
+        said = self.stream.getvalue()
+        self.stream.seek(0)
+        self.stream.truncate()
+        return Result(0, said, "")
+
+
 def seeds(count: int) -> list[dict[str, str]]:
     """Self-written triples, each recognisable by its number."""
     return [
@@ -189,3 +206,20 @@ def make_bench(
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     """A bench whose jobs are done as soon as they are looked at."""
     return make_bench()
+
+
+@pytest.fixture
+def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
+    """The files of a run of the usual size in which nothing goes wrong."""
+    from invariants import CONVERSATIONS, undisturbed
+
+    return undisturbed(make_bench, CONVERSATIONS)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """Runs commands in children that may be killed."""
+    from forks import Forks
+
+    with Forks() as helper:
+        yield helper

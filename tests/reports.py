@@ -8,12 +8,11 @@ from base64 import b64decode
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, Result, seeds
+from conftest import Bench, Capture, seeds
 
 from batchgen import clock
 from batchgen.local.backends import Scripted
@@ -83,23 +82,10 @@ def arm(service: LocalService) -> None:
     service.faults.rows("truncated", key=r"r1-000006\.r2\.answer\.a1\.")
 
 
-class _Said:
-    """What capsys is to a test, for a run that outlives tests."""
-
-    def __init__(self) -> None:
-        self.stream = StringIO()
-
-    def readouterr(self) -> Result:
-        said = self.stream.getvalue()
-        self.stream.seek(0)
-        self.stream.truncate()
-        return Result(0, said, "")
-
-
 def grow(root: Path, prepare: Callable[[Bench], object], ticks: int = 40) -> Bench:
     """A run grown at `root` by a service of its own, which is gone afterwards: reports need none."""
-    said, service = _Said(), LocalService(backend=Scripted(), job_seconds=0.0)
-    bench = Bench(root, service, said)  # type: ignore[arg-type] # see _Said
+    said, service = Capture(), LocalService(backend=Scripted(), job_seconds=0.0)
+    bench = Bench(root, service, said)  # type: ignore[arg-type] # see Capture
     service.start()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said.stream):
         for name, value in bench.environment.items():

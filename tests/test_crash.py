@@ -9,7 +9,6 @@ import os
 import random
 import re
 import signal
-from collections.abc import Iterator
 
 import pytest
 from conftest import REPOSITORY, Bench, seeds
@@ -31,12 +30,6 @@ MOST_KILLS = 2  # at one point, then the run is left in peace
 RANDOM_KILLS = 5  # in one run
 RUNS = int(os.environ.get("SOAK_KILLS", "20")) // RANDOM_KILLS
 EFFECTS = 220  # a tick has hardly more
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as helper:
-        yield helper
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
 import pytest
-from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
+from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Capture, seeds
 from huggingface_hub import DatasetCard
 
 from batchgen import card, clock, rounds
@@ -56,19 +55,6 @@ def hostile_seeds() -> list[dict[str, str]]:
         rows[number - 1]["question"] = "Which twin am I?"
     rows[10]["question"] += HOSTILE
     return rows
-
-
-class Capture:
-    """What capsys is to a test, for a fixture that outlives tests."""
-
-    def __init__(self) -> None:
-        self.stream = StringIO()
-
-    def readouterr(self) -> Result:
-        said = self.stream.getvalue()
-        self.stream.seek(0)
-        self.stream.truncate()
-        return Result(0, said, "")
 
 
 @pytest.fixture(scope="module")

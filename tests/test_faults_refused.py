@@ -15,7 +15,6 @@ from invariants import (
     start,
     strikes,
     tick,
-    undisturbed,
     until,
 )
 
@@ -24,11 +23,6 @@ from batchgen.local.faults import Body, Drop, Fault, Status
 PROVIDERS = ("gemini", "together")
 STEPS = 3
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
-
-
-@pytest.fixture
-def expected(make_bench: Make) -> dict[str, bytes]:
-    return undisturbed(make_bench, CONVERSATIONS)
 
 
 @pytest.fixture

@@ -6,29 +6,17 @@ happened, with every job accounted for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Bench  # noqa: TC002 - not a library
 from forks import KILLED, Forks, Order
-from invariants import CONVERSATIONS, Make, Watch, end, ledger, posts, start, strikes, tick, undisturbed, until
+from invariants import Make, Watch, end, ledger, posts, start, strikes, tick, until
 
 from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as helper:
-        yield helper
-
-
-@pytest.fixture
-def expected(make_bench: Make) -> dict[str, bytes]:
-    return undisturbed(make_bench, CONVERSATIONS)
 
 
 @pytest.fixture

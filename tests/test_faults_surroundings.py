@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench
 from forks import KILLED, Forks, Order
 from invariants import (
-    CONVERSATIONS,
     ROUNDS,
     Make,
     Watch,
@@ -18,7 +15,6 @@ from invariants import (
     no_key_anywhere,
     start,
     tick,
-    undisturbed,
     until,
 )
 
@@ -37,17 +33,6 @@ output = 10.0
 input = 1.0
 output = 10.0
 """
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as helper:
-        yield helper
-
-
-@pytest.fixture
-def expected(make_bench: Make) -> dict[str, bytes]:
-    return undisturbed(make_bench, CONVERSATIONS)
 
 
 @pytest.fixture
