@@ -103,6 +103,7 @@ def _ahead(session: Session, provider: Provider, batches: Sequence[Batch], liste
             batch.remote_id,
             session.layout.results(batch.step, batch.name),
             session.layout.errors(batch.step, batch.name),
+            batch.bytes,
         )
         for batch in batches
         if batch.remote_id and ((job := listed.get(batch.remote_id)) is None or job.state.ended)

@@ -1,12 +1,54 @@
-"""`submit --dry-run` for people and for machines."""
+"""`submit --dry-run`: what would be sent, for people and for machines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from batchgen.submit import Preview
+from batchgen import build
+from batchgen.dialogue import Step
+from batchgen.session import Session
 from batchgen.words import counted
+
+
+class Preview(NamedTuple):
+    """What a submit would send as one batch (`submit --dry-run`)."""
+
+    step: Step
+    attempt: int
+    provider: str
+    model: str
+    requests: int
+    bytes: int
+    input_tokens: int
+    estimated_usd: float | None
+    first_request: str
+
+
+def preview(session: Session, steps: Sequence[Step]) -> list[Preview]:
+    """The batches that `submit` would create for `steps`. Sends nothing, writes nothing."""
+    found = []
+    for step in steps:
+        provider = session.provider(step.stage)
+        for tried in session.store.ready_attempts(step):
+            after = 0
+            while shard := build.shard(session, step, tried, after=after):
+                after = max(row.number for row in (*shard.rows, *shard.too_large))
+                if shard.rows:
+                    found.append(
+                        Preview(
+                            step,
+                            shard.attempt,
+                            provider.name,
+                            session.model(provider),
+                            len(shard.rows),
+                            shard.size,
+                            shard.input_tokens,
+                            shard.estimated_usd,
+                            shard.first_line.decode(),
+                        )
+                    )
+    return found
 
 
 def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[str, Any], str]:

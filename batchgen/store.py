@@ -220,6 +220,14 @@ class Store(Texts):
             )
         return batch._replace(**changes)  # type: ignore[arg-type] # names were checked against the fields above
 
+    def intend(self, batches: Sequence[Batch], now: float) -> list[Batch]:
+        """Note that `batches` are about to be created, durably and all of them or none, before anything is sent."""
+        with self.transaction():
+            return [
+                self.update(batch, state="creating", intent_at=now, blanks=0, first_blank_at=None, error=None)
+                for batch in batches
+            ]
+
     def release(self, batch: Batch, state: str, *, error: str, refused: Mapping[int, str] | None = None) -> None:
         """A batch that bought nothing: its conversations are ready again, but for the `refused` (number -> why)."""
         refused = refused or {}

@@ -31,7 +31,8 @@ EFFECTS = {
 class Order(NamedTuple):
     """One command. `offset` is added to the clock; `crash` is a crash point.
 
-    `signal` ends the process after effect number `effect`; 0 lets it live.
+    `signal` ends the process after effect number `effect`; 0 lets it live. `sure`: so many batches of a model are
+    created before several are at once (None: as ever).
     """
 
     arguments: list[str]
@@ -40,6 +41,7 @@ class Order(NamedTuple):
     crash: str = ""
     effect: int = 0
     signal: int = signal.SIGKILL
+    sure: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -111,7 +113,7 @@ def _carry_out(order: dict[str, Any]) -> None:
 
     import stamina
 
-    from batchgen import clock
+    from batchgen import clock, sending
     from batchgen.cli import main
 
     for number, name in ((1, "out"), (2, "err")):
@@ -120,6 +122,8 @@ def _carry_out(order: dict[str, Any]) -> None:
     os.environ.update(order["environment"], BATCHGEN_CRASH=order["crash"])
     stamina.set_testing(True, attempts=3)
     setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
+    if order["sure"] is not None:
+        sending.SURE = order["sure"]
     if order["effect"]:
         _die_after(order["effect"], order["signal"])
     code: Any = 1

@@ -26,6 +26,7 @@ class Ledger(NamedTuple):
     conversations: list[dict[str, Any]]
     texts: dict[int, tuple[int | None, str]]
     meta: dict[str, str]
+    waits: list[dict[str, Any]]
 
 
 def ledger(bench: Bench) -> Ledger:
@@ -37,7 +38,8 @@ def ledger(bench: Bench) -> Ledger:
         conversations = [dict(row) for row in database.execute("SELECT * FROM conversations ORDER BY number")]
         texts = {place: (batch, text) for place, batch, text in database.execute("SELECT * FROM texts")}
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
-    return Ledger(batches, conversations, texts, meta)
+        waits = [dict(row) for row in database.execute("SELECT * FROM waits ORDER BY scope")]
+    return Ledger(batches, conversations, texts, meta, waits)
 
 
 class Watch:

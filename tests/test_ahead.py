@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import wait
 from pathlib import Path
 from threading import Event, Thread
 from typing import BinaryIO
@@ -15,7 +16,7 @@ import pytest
 from conftest import REPOSITORY, Bench, seeds
 from invariants import ROUNDS, Make, Watch, finished, ledger
 
-from batchgen.ahead import DEPTH, Ahead, Wanted
+from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
 from batchgen.errors import NotReady
 from batchgen.local.faults import ALWAYS, Delay, Fault, Status
 from batchgen.providers.base import Job, JobMissing, JobState
@@ -82,13 +83,13 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
 
 
 def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
-    """Two downloads hang behind the one that is booked; the program ends at once, and the next tick goes on."""
+    """Every download behind the one that is booked hangs; the program ends at once, and the next tick goes on."""
     ready(bench, "gemini")
     bench.service.faults.add(Fault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), "collect"]
     process = subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + PATIENCE_SECONDS
-    while downloads(bench, "gemini") < 1 + DEPTH and time.monotonic() < end:
+    while downloads(bench, "gemini") < BATCHES and time.monotonic() < end:
         Event().wait(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
@@ -121,9 +122,9 @@ class Shelf:
             raise self.trouble.pop(name)
 
 
-def shelf(tmp_path: Path, **trouble: Exception) -> tuple[Shelf, Ahead]:
+def shelf(tmp_path: Path, size: int = 1, **trouble: Exception) -> tuple[Shelf, Ahead]:
     here = Shelf({name.replace("_", " "): error for name, error in trouble.items()})
-    wanted = [Wanted(name, tmp_path / name, tmp_path / f"{name}.errors") for name in "abcdef"]
+    wanted = [Wanted(name, tmp_path / name, tmp_path / f"{name}.errors", size) for name in "abcdef"]
     return here, Ahead(here, wanted)
 
 
@@ -134,25 +135,25 @@ def brought(ahead: Ahead, name: str, path: Path) -> bytes:
 
 
 def settle(ahead: Ahead) -> None:
-    for one in ahead._under_way.values():
-        one.join()
+    wait([one for one in ahead._under_way.values() if one])
 
 
 def test_nothing_is_asked_before_it_is_due_and_at_most_a_few_wait(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path)
+    depth = 2
+    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // depth)
     for at, name in enumerate("abcdef"):
         assert ahead.get(name).remote_id == name
         assert brought(ahead, name, tmp_path / "body") == f"file {name}".encode()
         settle(ahead)
-        assert len(here.asked) == 2 * min(at + DEPTH if at else 1, 6)
+        assert len(here.asked) == 2 * min(at + depth if at else 1, 6)
         ahead.go_on(name)
         settle(ahead)
-        assert len(here.asked) == 2 * min(at + 1 + DEPTH, 6)
+        assert len(here.asked) == 2 * min(at + 1 + depth, 6)
     assert set(here.asked.values()) == {1}
 
 
 def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, b=JobMissing("no b"), file_c=NotReady("no file c"))
+    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2, b=JobMissing("no b"), file_c=NotReady("no file c"))
     ahead.get("a")
     ahead.go_on("a")
     with pytest.raises(JobMissing, match="no b"):
@@ -166,7 +167,7 @@ def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> 
 
 
 def test_a_file_on_disk_is_not_fetched_ahead(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path)
+    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2)
     (tmp_path / "b").write_bytes(b"as it came")
     ahead.go_on("a")
     settle(ahead)

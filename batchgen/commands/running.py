@@ -72,8 +72,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
       batchgen submit --stage correction --round 2
     """
     from batchgen.pipeline import submit_steps
-    from batchgen.previews import describe
-    from batchgen.submit import preview
+    from batchgen.previews import describe, preview
 
     with working(context) as session:
         prepared(session)

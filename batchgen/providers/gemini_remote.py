@@ -55,6 +55,8 @@ class GeminiRemote:
         self._version = access.api_version
         self._headers = {"x-goog-api-key": access.key}
         self._mime = self.MIME_TYPES[0]
+        # A word of state that the SDK does not know; the answer stays readable. Not around the call: several threads.
+        warnings.filterwarnings("ignore", message=".* is not a valid ", module="google")
         with setting_up(NAME, self._base):
             trust = tls_context()
             self._http = self._own_client(access.timeout_seconds, trust)
@@ -148,9 +150,7 @@ class GeminiRemote:
     def create(self, *, model: str, file_id: str, name: str) -> str:
         """One POST; anything but a clear answer is Ambiguous, because the SDK does not protect a create call."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a state word that the SDK does not know; the answer stays readable
-                created = self._client.batches.create(model=model, src=file_id, config={"display_name": name})
+            created = self._client.batches.create(model=model, src=file_id, config={"display_name": name})
         except errors.APIError as error:
             raise _create_refusal(error) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:

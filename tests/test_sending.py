@@ -1,0 +1,270 @@
+"""Several batches on their way at once: uploads ahead, creates side by side, and still nothing is bought twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+
+import pytest
+from conftest import REPOSITORY, Bench, seeds
+from forks import KILLED, Forks, Order
+from invariants import ROUNDS, Make, Watch, finished, ledger
+
+from batchgen import sending
+from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
+
+BATCHES = 5
+PATIENCE_SECONDS = 20.0
+# The commands that lead up to the provider's first batches, and the one that sends them.
+UP_TO = {"gemini": [], "together": [["submit", "--stage", "question"], ["collect"]]}
+SEND = {"gemini": ["submit", "--stage", "question"], "together": ["submit", "--stage", "answer"]}
+GRACE = "reconcile_grace_seconds = 20\nhttp_timeout_seconds = 10\n"
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several batches at once from the second on."""
+    monkeypatch.setattr(sending, "SURE", 1)
+
+
+def ready(bench: Bench, provider: str, batches: int = BATCHES) -> Bench:
+    """Each conversation is a batch of its own, ready for the provider's first stage."""
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n{GRACE}")
+    assert bench.prepare(seeds(batches)).code == 0
+    for command in UP_TO[provider]:
+        assert bench.run(*command).code == 0
+    return bench
+
+
+def states(bench: Bench, provider: str) -> list[str]:
+    return [batch["state"] for batch in ledger(bench).batches if batch["provider"] == provider]
+
+
+def seen(bench: Bench, provider: str, endpoint: str) -> int:
+    return len(bench.service.world.seen(provider, endpoint))
+
+
+def waited_for(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE_SECONDS / 2
+    while not condition() and time.monotonic() < end:
+        Event().wait(0.005)
+    return condition()
+
+
+def overlapping(bench: Bench, provider: str, endpoint: str, count: int) -> Iterator[bool]:
+    """Calls of `endpoint` are answered only when `count` have been asked for; then whether they ever were."""
+    bench.service.faults.add(
+        Fault(provider=provider, endpoint=endpoint, nth=2, times=count - 1, action=Delay(PATIENCE_SECONDS))
+    )
+    met = list[bool]()
+
+    def meet() -> None:
+        met.append(waited_for(lambda: seen(bench, provider, endpoint) >= count))
+        bench.service.faults.release()
+
+    helper = Thread(target=meet)
+    helper.start()
+    yield True
+    helper.join()
+    yield met[0]
+
+
+@pytest.mark.parametrize("endpoint", ["upload_start", "create"])
+@pytest.mark.parametrize("provider", SEND)
+@pytest.mark.usefixtures("trusting")
+def test_calls_overlap(provider: str, endpoint: str, bench: Bench) -> None:
+    """Number two and those behind it are answered only when all have been asked for."""
+    ready(bench, provider)
+    overlap = overlapping(bench, provider, endpoint, BATCHES)
+    next(overlap)
+    done = bench.run(*SEND[provider], "--json")
+    assert next(overlap)
+    assert (done.code, done.json["submitted"]) == (0, BATCHES)
+    assert seen(bench, provider, "create") == BATCHES
+    bench.ticks()
+    finished(bench)
+
+
+@pytest.mark.parametrize("provider", SEND)
+def test_at_first_one_by_one(provider: str, bench: Bench) -> None:
+    """While a model is not known to say yes, its creates are not side by side: number three waits for number two."""
+    ready(bench, provider)
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
+    asked = list[int]()
+
+    def look() -> None:
+        waited_for(lambda: seen(bench, provider, "create") >= 2)
+        waited_for(lambda: seen(bench, provider, "upload_start") >= BATCHES)  # these do go on
+        asked.extend([seen(bench, provider, "upload_start"), seen(bench, provider, "create")])
+        bench.service.faults.release()
+
+    helper = Thread(target=look)
+    helper.start()
+    assert bench.run(*SEND[provider]).code == 0
+    helper.join()
+    assert asked == [BATCHES, 2]
+
+
+@pytest.mark.parametrize("provider", SEND)
+@pytest.mark.parametrize("endpoint", ["upload_start", "create"])
+def test_nothing_is_ahead_of_a_provider_that_has_said_no(endpoint: str, provider: str, bench: Bench) -> None:
+    """The first batch fails: no second one is planned, uploaded or created."""
+    ready(bench, provider)
+    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, times=ALWAYS, action=Status(503)))
+    assert bench.run(*SEND[provider]).code == 75
+    assert len(states(bench, provider)) == 1
+
+
+TROUBLE = {
+    "quota": Fault(endpoint="create", action=Status(429, "You exceeded your current quota.")),
+    "outage": Fault(endpoint="create", action=Status(503), times=3),
+    "answer lost": Fault(endpoint="create", action=Drop(), after_effect=True, times=2),
+    "never arrived": Fault(endpoint="create", action=Drop(), times=2),
+    "upload refused": Fault(endpoint="upload_start", action=Status(503), times=4),
+    "file storage full": Fault(endpoint="upload_start", action=Status(429, "file_storage_bytes")),
+    "upload lost": Fault(endpoint="upload_data", action=Drop(), times=3),
+    "key refused": Fault(endpoint="create", action=Status(401, "API key not valid.")),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("provider", SEND)
+@pytest.mark.usefixtures("trusting")
+def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> None:
+    """Whatever happens to some of the calls that are under way together, the others count and all ends well."""
+    ready(bench, provider)
+    watch = Watch(bench)
+    fault = TROUBLE[trouble]
+    bench.service.faults.add(
+        Fault(
+            provider=provider,
+            endpoint=fault.endpoint,
+            nth=3,
+            times=fault.times,
+            action=fault.action,
+            after_effect=fault.after_effect,
+        )
+    )
+    done = bench.run(*SEND[provider])
+    assert done.code in ({2} if trouble == "key refused" else {0, 75}), done
+    assert "Traceback" not in done.err
+    watch.check(said=(done.out, done.err))
+    assert states(bench, provider).count("in_flight") >= 1
+    bench.service.faults.clear()
+    for _ in range(2):
+        bench.service.world.advance(3 * 3600.0)  # beyond every back-off
+        bench.ticks()
+        watch.check()
+    finished(bench)
+
+
+@pytest.mark.parametrize("provider", SEND)
+@pytest.mark.usefixtures("trusting")
+def test_one_quota_is_one_pause(provider: str, bench: Bench) -> None:
+    """Several creates refused by one quota hold the model back once, not for longer and longer."""
+    ready(bench, provider)
+    no = Status(429, "You exceeded your current quota.")
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    assert bench.run(*SEND[provider]).code == 75
+    assert seen(bench, provider, "create") == BATCHES
+    assert [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)] == [1]
+    assert sorted(states(bench, provider)) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
+    bench.service.faults.clear()
+    bench.service.world.advance(3 * 3600.0)
+    bench.ticks()
+    finished(bench)
+    assert seen(bench, provider, "upload_start") == BATCHES * (2 if provider == "gemini" else 1)
+
+
+@pytest.mark.parametrize("provider", SEND)
+def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Bench) -> None:
+    """The second create meets a quota while the files behind it are on their way: they are kept for the next tick."""
+    ready(bench, provider)
+    no = Status(429, "You exceeded your current quota.")
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    assert bench.run(*SEND[provider]).code == 75
+    assert (seen(bench, provider, "create"), seen(bench, provider, "upload_start")) == (2, BATCHES)
+    assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
+    bench.service.faults.clear()
+    bench.service.world.advance(3 * 3600.0)
+    assert bench.run(*SEND[provider]).code == 0
+    assert seen(bench, provider, "upload_start") == BATCHES
+
+
+def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files do not fit: no upload begins before the one before it has become a batch."""
+    monkeypatch.setattr(sending, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(sending, "SURE", 1)
+    ready(bench, "gemini")
+    assert bench.run(*SEND["gemini"]).code == 0
+    order = [
+        call.endpoint for call in bench.service.world.seen("gemini") if call.endpoint in {"upload_start", "create"}
+    ]
+    assert order == ["upload_start", "create"] * BATCHES
+
+
+@pytest.mark.parametrize("endpoint", ["upload_data", "create"])
+def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
+    """Calls hang; the program ends at once, and what it did not learn is found out by later ticks."""
+    ready(bench, "gemini")
+    bench.service.faults.add(Fault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
+    command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *SEND["gemini"]]
+    process = subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True)
+    assert waited_for(lambda: seen(bench, "gemini", endpoint) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
+    assert process.returncode == 130
+    assert "Interrupted. Nothing is lost" in said
+    assert "Traceback" not in said
+    bench.service.faults.clear()
+    bench.ticks()
+    finished(bench)
+
+
+KILLS = 6
+POINTS = ("intent_before_create", "created_before_recorded", "created", "uploaded_before_recorded", "uploaded")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_among_several(point: str, make_bench: Make, forks: Forks) -> None:
+    """Killed at a boundary while several batches are on their way: each is found again, none is bought twice."""
+    bench = ready(make_bench(), "gemini")
+    watch = Watch(bench)
+    for crash in (point, point, ""):
+        order = Order(
+            ["--root", str(bench.root), "collect", "--advance"],
+            bench.environment,
+            bench.service.world.offset,
+            crash,
+            sure=0,
+        )
+        assert forks.run(order).code in {0, 75, KILLED}
+        watch.check()
+        bench.service.world.advance(30.0)
+    bench.ticks()
+    finished(bench)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_among_several(seed: int, make_bench: Make, forks: Forks) -> None:
+    """After any effect of the main thread, whatever the other threads were doing then."""
+    bench = ready(make_bench(), "gemini")
+    watch, chance = Watch(bench), random.Random(seed)
+    for _ in range(KILLS):
+        order = Order(
+            ["--root", str(bench.root), "collect", "--advance"],
+            bench.environment,
+            bench.service.world.offset,
+            effect=chance.randrange(1, 300),
+            sure=0,
+        )
+        assert forks.run(order).code in {0, 75, KILLED}
+        watch.check()
+        bench.service.world.advance(30.0)
+    bench.ticks()
+    finished(bench)
