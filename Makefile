@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-million bench-export bench-cost bench-makespan bench-serve clean
+.PHONY: demo test docs soak check-trl bench bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -44,6 +44,9 @@ bench-makespan: $(VENV)/.dev
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python benchmarks/serving.py
+
+bench-roundtrips: $(VENV)/.dev
+	$(BIN)/python benchmarks/roundtrips.py
 
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)

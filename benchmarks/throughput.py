@@ -229,6 +229,11 @@ processes, as multiples of `python -c "import click, sqlite3"` on the same machi
 """
 
 
+def write_page() -> None:
+    """Write docs/performance.md anew from the figures that lie there."""
+    PAGE.write_text(page(), "utf-8")
+
+
 def page() -> str:
     """docs/performance.md, from the figures that lie there."""
     after, before = (_figures(name) for name in ("after", "before"))
@@ -245,7 +250,7 @@ def page() -> str:
         lines += ["| --- |" + " ---: |" * len(several)]
         names = [name for name in several[0] if name not in ("conversations", "machine")]
         lines += [f"| {name} | {' | '.join(_number(run.get(name)) for run in several)} |" for name in names]
-    lines += _exports()
+    lines += _exports() + _round_trips()
     where = FIGURES / "where.md"
     return "\n".join(lines) + "\n" + ("\n" + where.read_text("utf-8") if where.exists() else "")
 
@@ -259,6 +264,22 @@ def _exports() -> list[str]:
     rows = [f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
     head = ["", "## An export", "", "`export --format messages` as a process, of dialogues of three rounds.", ""]
     return [*head, "| | before | now |", "| --- | ---: | ---: |", *rows, *(["", f"Before: {note}."] if note else [])]
+
+
+def _round_trips() -> list[str]:
+    """What benchmarks/roundtrips.py found, if it was run."""
+    found = _figures("roundtrips")
+    if not found:
+        return []
+    now, in_a_row = found["now"], found["in a row"]
+    rows = [f"| {name} | {in_a_row[name]:.0f} | {now[name]:.0f} |" for name in now]
+    late = f"{found['seconds'] * 1000:.0f} ms"
+    words = [
+        f"Whole commands beside a service whose every answer comes {late} late, in such delays: what a tick of many",
+        "batches waits for. The first create of a model goes alone, the next fifteen one by one beside uploads ahead of",
+        "them, then eight at once; results are fetched eight deep. In a row: the same program with none of that.",
+    ]
+    return ["", "## A slow network", "", *words, "", "| | in a row | now |", "| --- | ---: | ---: |", *rows]
 
 
 def _figures(name: str) -> dict[str, Any]:
@@ -294,7 +315,7 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / f"{options.figures}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if options.figures == "after":
-        PAGE.write_text(page(), "utf-8")
+        write_page()
     for name, value in found.items():
         print(f"{name:<55}{value if isinstance(value, str) else _number(value):>10}")
 
