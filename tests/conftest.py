@@ -77,6 +77,7 @@ class Bench:
             "GOOGLE_GEMINI_BASE_URL": self.service.gemini_url,
             "TOGETHER_BASE_URL": self.service.together_url,
             "NO_PROXY": "127.0.0.1",
+            **{name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ},
         }
 
     def run(self, *arguments: str) -> Result:

@@ -84,14 +84,25 @@ class Forks:
         return Outcome(code, out, err)
 
 
-# What commands import when they need it; here once for all of them. Not polars: its threads would not survive a fork.
+# What commands import when they need it; here once for all of them. polars only starts its threads, which would not
+# survive a fork, at the first join.
 PAID_FOR_ONCE = (
-    *("google.genai", "together", "stamina", "logging", "zstandard"),
+    *("google.genai", "together", "stamina", "logging", "zstandard", "polars"),
     *(f"batchgen.commands.{name}" for name in ("running", "dataset", "upkeep")),
     *(f"batchgen.providers.{name}" for name in ("gemini_remote", "together_remote", "plain")),
     *(
         f"batchgen.{name}"
-        for name in ("cli", "collect", "pipeline", "derived", "settings_file", "log_handlers", "verify")
+        for name in (
+            "cli",
+            "collect",
+            "merge",
+            "pipeline",
+            "submit",
+            "derived",
+            "settings_file",
+            "log_handlers",
+            "verify",
+        )
     ),
 )
 
