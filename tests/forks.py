@@ -12,10 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from conftest import Bench
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KILLED = -signal.SIGKILL
@@ -72,8 +76,12 @@ class Forks:
             self._process.stdin.close()
         self._folder.cleanup()
 
-    def run(self, order: Order) -> Outcome:
-        """Carry out one order and wait for its end."""
+    def run(self, bench: Bench, *arguments: str, **how: Any) -> Outcome:
+        """One command on a bench's root, at its service's time; `how` are fields of Order. The cron line by default."""
+        line = ["--root", str(bench.root), *(arguments or ("collect", "--advance"))]
+        return self._ask(Order(line, bench.environment, bench.service.world.offset, **how))
+
+    def _ask(self, order: Order) -> Outcome:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         paths = {name: str(Path(self._folder.name) / name) for name in ("out", "err")}
@@ -167,6 +175,7 @@ def _die_after(last: int, deadly: int) -> None:
             if count == last:
                 os.kill(os.getpid(), deadly)
 
+    threading.setprofile(profile)
     sys.setprofile(profile)
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from concurrent.futures import wait
 from pathlib import Path
-from threading import Event, Thread
 from typing import BinaryIO
 
 import pytest
-from conftest import REPOSITORY, Bench, seeds
+from conftest import Bench, seeds
 from invariants import ROUNDS, Make, Watch, finished, ledger
+from meanwhile import PATIENCE_SECONDS, interrupted, released
 
 from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
 from batchgen.errors import NotReady
@@ -22,7 +18,6 @@ from batchgen.local.faults import ALWAYS, Delay, Fault, Status
 from batchgen.providers.base import Job, JobMissing, JobState
 
 BATCHES = 5
-PATIENCE_SECONDS = 20.0
 BEFORE = {"gemini": [], "together": [["collect", "--advance"]]}  # commands after which its jobs are the next to end
 
 
@@ -45,21 +40,8 @@ def test_downloads_overlap(provider: str, bench: Bench) -> None:
     ready(bench, provider)
     held = Fault(provider=provider, endpoint="download", nth=2, times=2, action=Delay(PATIENCE_SECONDS))
     bench.service.faults.add(held)
-    met = Event()
-
-    def meet() -> None:
-        end = time.monotonic() + PATIENCE_SECONDS / 2
-        while downloads(bench, provider) < 3 and time.monotonic() < end:
-            met.wait(0.005)
-        if downloads(bench, provider) >= 3:
-            met.set()
-        bench.service.faults.release()
-
-    helper = Thread(target=meet)
-    helper.start()
-    done = bench.run("collect", "--json")
-    helper.join()
-    assert met.is_set()
+    with released(bench, lambda: downloads(bench, provider) >= 3):
+        done = bench.run("collect", "--json")
     assert (done.code, done.json["collected"]) == (0, BATCHES)
     assert downloads(bench, provider) == BATCHES
 
@@ -86,16 +68,7 @@ def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     """Every download behind the one that is booked hangs; the program ends at once, and the next tick goes on."""
     ready(bench, "gemini")
     bench.service.faults.add(Fault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
-    command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), "collect"]
-    process = subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + PATIENCE_SECONDS
-    while downloads(bench, "gemini") < BATCHES and time.monotonic() < end:
-        Event().wait(0.005)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
-    assert process.returncode == 130
-    assert "Interrupted. Nothing is lost" in said
-    assert "Traceback" not in said
+    interrupted(bench, ["collect"], lambda: downloads(bench, "gemini") >= BATCHES)
     bench.service.faults.clear()
     bench.ticks()
     Watch(bench).check()

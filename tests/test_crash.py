@@ -12,7 +12,7 @@ import signal
 
 import pytest
 from conftest import REPOSITORY, Bench, seeds
-from forks import KILLED, Forks, Order, Outcome
+from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, end, undisturbed
 
 from batchgen.local.faults import Drop, Fault
@@ -43,12 +43,6 @@ def prepared(bench: Bench, more: str = "") -> Bench:
     return bench
 
 
-def child(forks: Forks, bench: Bench, *arguments: str, crash: str = "", effect: int = 0, deadly: int = 9) -> Outcome:
-    """One command in a process of its own, at the service's time."""
-    command = ["--root", str(bench.root), *arguments]
-    return forks.run(Order(command, bench.environment, bench.service.world.offset, crash, effect, deadly))
-
-
 def survive(bench: Bench, watch: Watch) -> None:
     """What must hold right after a kill: the state opens and `status` works."""
     result = bench.run("status", "--json")
@@ -75,7 +69,7 @@ def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_benc
     watch = Watch(bench)
     kills = 0
     for _ in range(20):
-        outcome = child(forks, bench, "collect", "--advance", crash=point if kills < MOST_KILLS else "")
+        outcome = forks.run(bench, crash=point if kills < MOST_KILLS else "")
         assert outcome.code in {0, 75, KILLED}, outcome
         watch.check(said=(outcome.out, outcome.err))
         if outcome.code == KILLED:
@@ -105,7 +99,7 @@ def test_killed_at_random(seed: int, expected: dict[str, bytes], make_bench: Mak
     for _ in range(200):
         deadly = chance.choice([signal.SIGKILL, signal.SIGTERM])
         effect = chance.randint(1, EFFECTS) if kills < RANDOM_KILLS else 0
-        outcome = child(forks, bench, "collect", "--advance", effect=effect, deadly=deadly)
+        outcome = forks.run(bench, effect=effect, signal=deadly)
         kills += outcome.code < 0
         assert outcome.code in {0, 75, -deadly}, outcome
         survive(bench, watch)
@@ -131,7 +125,7 @@ def test_prepare_killed_is_prepared_again(
     for path in (bench.root / "data").rglob("*.jsonl"):
         path.unlink()
     arguments = ("prepare", "--input", str(bench.root / "seeds.jsonl"), "--all")
-    outcome = child(forks, bench, *arguments, effect=effect)
+    outcome = forks.run(bench, *arguments, effect=effect)
     assert outcome.code in {0, KILLED}
     assert bench.run("status").code == 0
     assert bench.run(*arguments).code == 0

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Bench  # noqa: TC002 - not a library
-from forks import KILLED, Forks, Order
+from forks import KILLED, Forks
 from invariants import Make, Watch, end, ledger, posts, start, strikes, tick, until
 
 from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
@@ -35,8 +35,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
 )
 def test_1_killed_before_the_create_call(bench: Bench, forks: Forks, expected: dict[str, bytes]) -> None:
     """The intent is on disk, the call was never made: looked for during the grace period, then a second attempt."""
-    order = Order(["--root", str(bench.root), "collect", "--advance"], bench.environment, crash="intent_before_create")
-    assert forks.run(order).code == KILLED
+    assert forks.run(bench, crash="intent_before_create").code == KILLED
     watch = Watch(bench)
     assert [batch["state"] for batch in watch.check().batches] == ["creating"]
     first = tick(bench)
@@ -58,8 +57,7 @@ def test_1_killed_before_the_create_call(bench: Bench, forks: Forks, expected: d
     seen="one listing is never enough: a second one, a third of the grace period later, before it is tried again",
 )
 def test_1_one_listing_is_not_enough(bench: Bench, forks: Forks, expected: dict[str, bytes]) -> None:
-    order = Order(["--root", str(bench.root), "collect", "--advance"], bench.environment, crash="intent_before_create")
-    assert forks.run(order).code == KILLED
+    assert forks.run(bench, crash="intent_before_create").code == KILLED
     assert [tick(bench, after).code for after in (7200, 10, 200)] == [75, 75, 75]
     assert posts(bench) == 0
     assert tick(bench, 100).code == 0
@@ -74,12 +72,8 @@ def test_1_one_listing_is_not_enough(bench: Bench, forks: Forks, expected: dict[
 )
 def test_2_killed_before_the_id_was_recorded(bench: Bench, forks: Forks, expected: dict[str, bytes]) -> None:
     """The job was bought and nobody knows its id: the next tick finds it by its label and buys nothing."""
-    crash = "created_before_recorded"
     for provider in PROVIDERS:
-        order = Order(
-            ["--root", str(bench.root), "collect", "--advance"], bench.environment, bench.service.world.offset, crash
-        )
-        assert forks.run(order).code == KILLED
+        assert forks.run(bench, crash="created_before_recorded").code == KILLED
         before = posts(bench, provider)
         assert tick(bench).code == 0
         assert posts(bench, provider) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench
-from forks import KILLED, Forks, Order
+from forks import KILLED, Forks
 from invariants import (
     ROUNDS,
     Make,
@@ -363,8 +363,7 @@ def test_44_a_reservation_survives_a_kill(
 ) -> None:
     """Money that a killed command was about to spend is still set aside, and a lowered cap is heeded."""
     bench = start(make_bench(), "", "max_usd = 10" + PRICES)
-    order = Order(["--root", str(bench.root), "submit", "--stage", "question"], bench.environment, crash=point)
-    assert forks.run(order).code == KILLED
+    assert forks.run(bench, "submit", "--stage", "question", crash=point).code == KILLED
     reserved = bench.status()["cost"]["reserved_usd"]
     assert reserved == pytest.approx(ledger(bench).batches[0]["reserved_usd"], abs=1e-6)
     assert reserved > 0

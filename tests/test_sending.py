@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from threading import Event, Thread
 
 import pytest
-from conftest import REPOSITORY, Bench, seeds
-from forks import KILLED, Forks, Order
+from conftest import Bench, seeds
+from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, finished, ledger
+from meanwhile import PATIENCE_SECONDS, interrupted, released
 
 from batchgen import sending
 from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
 
 BATCHES = 5
-PATIENCE_SECONDS = 20.0
 # The commands that lead up to the provider's first batches, and the one that sends them.
 UP_TO = {"gemini": [], "together": [["submit", "--stage", "question"], ["collect"]]}
 SEND = {"gemini": ["submit", "--stage", "question"], "together": ["submit", "--stage", "answer"]}
@@ -49,41 +44,17 @@ def seen(bench: Bench, provider: str, endpoint: str) -> int:
     return len(bench.service.world.seen(provider, endpoint))
 
 
-def waited_for(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE_SECONDS / 2
-    while not condition() and time.monotonic() < end:
-        Event().wait(0.005)
-    return condition()
-
-
-def overlapping(bench: Bench, provider: str, endpoint: str, count: int) -> Iterator[bool]:
-    """Calls of `endpoint` are answered only when `count` have been asked for; then whether they ever were."""
-    bench.service.faults.add(
-        Fault(provider=provider, endpoint=endpoint, nth=2, times=count - 1, action=Delay(PATIENCE_SECONDS))
-    )
-    met = list[bool]()
-
-    def meet() -> None:
-        met.append(waited_for(lambda: seen(bench, provider, endpoint) >= count))
-        bench.service.faults.release()
-
-    helper = Thread(target=meet)
-    helper.start()
-    yield True
-    helper.join()
-    yield met[0]
-
-
 @pytest.mark.parametrize("endpoint", ["upload_start", "create"])
 @pytest.mark.parametrize("provider", SEND)
 @pytest.mark.usefixtures("trusting")
 def test_calls_overlap(provider: str, endpoint: str, bench: Bench) -> None:
     """Number two and those behind it are answered only when all have been asked for."""
     ready(bench, provider)
-    overlap = overlapping(bench, provider, endpoint, BATCHES)
-    next(overlap)
-    done = bench.run(*SEND[provider], "--json")
-    assert next(overlap)
+    bench.service.faults.add(
+        Fault(provider=provider, endpoint=endpoint, nth=2, times=BATCHES - 1, action=Delay(PATIENCE_SECONDS))
+    )
+    with released(bench, lambda: seen(bench, provider, endpoint) >= BATCHES):
+        done = bench.run(*SEND[provider], "--json")
     assert (done.code, done.json["submitted"]) == (0, BATCHES)
     assert seen(bench, provider, "create") == BATCHES
     bench.ticks()
@@ -95,19 +66,14 @@ def test_at_first_one_by_one(provider: str, bench: Bench) -> None:
     """While a model is not known to say yes, its creates are not side by side: number three waits for number two."""
     ready(bench, provider)
     bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
+
+    def both() -> bool:
+        return seen(bench, provider, "create") >= 2 and seen(bench, provider, "upload_start") >= BATCHES
+
     asked = list[int]()
-
-    def look() -> None:
-        waited_for(lambda: seen(bench, provider, "create") >= 2)
-        waited_for(lambda: seen(bench, provider, "upload_start") >= BATCHES)  # these do go on
-        asked.extend([seen(bench, provider, "upload_start"), seen(bench, provider, "create")])
-        bench.service.faults.release()
-
-    helper = Thread(target=look)
-    helper.start()
-    assert bench.run(*SEND[provider]).code == 0
-    helper.join()
-    assert asked == [BATCHES, 2]
+    with released(bench, both, lambda: asked.append(seen(bench, provider, "create"))):
+        assert bench.run(*SEND[provider]).code == 0
+    assert asked == [2]
 
 
 @pytest.mark.parametrize("provider", SEND)
@@ -213,20 +179,15 @@ def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
     """Calls hang; the program ends at once, and what it did not learn is found out by later ticks."""
     ready(bench, "gemini")
     bench.service.faults.add(Fault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
-    command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *SEND["gemini"]]
-    process = subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True)
-    assert waited_for(lambda: seen(bench, "gemini", endpoint) >= 2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
-    assert process.returncode == 130
-    assert "Interrupted. Nothing is lost" in said
-    assert "Traceback" not in said
+    interrupted(bench, SEND["gemini"], lambda: seen(bench, "gemini", endpoint) >= 2)
     bench.service.faults.clear()
     bench.ticks()
     finished(bench)
 
 
-KILLS = 6
+KILLS = 6  # in one run
+RUNS = int(os.environ.get("SOAK_KILLS", "12")) // KILLS
+EFFECTS = 600  # a tick of five batches has hardly more
 POINTS = ("intent_before_create", "created_before_recorded", "created", "uploaded_before_recorded", "uploaded")
 
 
@@ -236,35 +197,24 @@ def test_killed_among_several(point: str, make_bench: Make, forks: Forks) -> Non
     bench = ready(make_bench(), "gemini")
     watch = Watch(bench)
     for crash in (point, point, ""):
-        order = Order(
-            ["--root", str(bench.root), "collect", "--advance"],
-            bench.environment,
-            bench.service.world.offset,
-            crash,
-            sure=0,
-        )
-        assert forks.run(order).code in {0, 75, KILLED}
+        assert forks.run(bench, crash=crash, sure=0).code in {0, 75, KILLED}
         watch.check()
         bench.service.world.advance(30.0)
     bench.ticks()
     finished(bench)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(RUNS))
 def test_killed_at_random_among_several(seed: int, make_bench: Make, forks: Forks) -> None:
-    """After any effect of the main thread, whatever the other threads were doing then."""
+    """After any effect of any thread, whatever the others were doing then."""
     bench = ready(make_bench(), "gemini")
-    watch, chance = Watch(bench), random.Random(seed)
+    watch, chance, killed = Watch(bench), random.Random(seed), 0
     for _ in range(KILLS):
-        order = Order(
-            ["--root", str(bench.root), "collect", "--advance"],
-            bench.environment,
-            bench.service.world.offset,
-            effect=chance.randrange(1, 300),
-            sure=0,
-        )
-        assert forks.run(order).code in {0, 75, KILLED}
-        watch.check()
+        outcome = forks.run(bench, effect=chance.randrange(1, EFFECTS), sure=0)
+        assert outcome.code in {0, 75, KILLED}, outcome
+        killed += outcome.code == KILLED
+        watch.check(said=(outcome.out, outcome.err))
         bench.service.world.advance(30.0)
+    assert killed
     bench.ticks()
     finished(bench)

@@ -1,0 +1,53 @@
+"""What happens while a command waits for an answer: somebody looks, lets go, or presses Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from conftest import REPOSITORY, Bench
+
+PATIENCE_SECONDS = 20.0  # how long an answer is held back that nobody lets go
+Condition = Callable[[], bool]
+
+
+def waited_for(condition: Condition) -> bool:
+    """Whether `condition` comes true long before an answer that is held back comes by itself."""
+    end = time.monotonic() + PATIENCE_SECONDS / 2
+    while not condition() and time.monotonic() < end:
+        Event().wait(0.005)
+    return condition()
+
+
+@contextmanager
+def released(bench: Bench, condition: Condition, then: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Beside what is done within, answers are held back until `condition` is true, as it must be; `then` looks."""
+    met = list[bool]()
+
+    def watch() -> None:
+        met.append(waited_for(condition))
+        then()
+        bench.service.faults.release()
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    yield
+    watcher.join()
+    assert met == [True]
+
+
+def interrupted(bench: Bench, arguments: Sequence[str], condition: Condition) -> None:
+    """Ctrl-C as soon as `condition` is true ends a command at once, and politely."""
+    command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments]
+    process = subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True)
+    assert waited_for(condition)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
+    assert process.returncode == 130
+    assert "Interrupted. Nothing is lost" in said
+    assert "Traceback" not in said
