@@ -17,6 +17,7 @@ import lzma
 import os
 import random
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ EXAMPLES = 20  # line numbers per reason
 DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
+SHAPELESS = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
 KINDS = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
 DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_FILES = {"aligner/aligner-20K": "train.jsonl.xz"}
@@ -109,11 +111,16 @@ def judge(row: object) -> tuple[Seed, int] | str:
         if not isinstance(value, str):
             return f"{name} is not text"
         text, replaced = clean(value)
-        if not text:
+        if not _visible(text):
             return f"{name} is blank"
         texts.append(text)
         surrogates += replaced
     return Seed(*texts), surrogates
+
+
+def _visible(text: str) -> bool:
+    """Whether anything can be seen: not only blanks and what has no shape (a zero-width space, a byte order mark)."""
+    return text[:1].isalnum() or any(unicodedata.category(one) not in SHAPELESS for one in text)
 
 
 def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:

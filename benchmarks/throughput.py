@@ -276,7 +276,7 @@ def _round_trips() -> list[str]:
     late = f"{found['seconds'] * 1000:.0f} ms"
     words = [
         f"Whole commands beside a service whose every answer comes {late} late, in such delays: what a tick of many",
-        "batches waits for. The first create of a model goes alone, the next fifteen one by one beside uploads ahead of",
+        "batches waits for. The first create of a model goes alone, fifteen more one by one beside uploads ahead of",
         "them, then eight at once; results are fetched eight deep. In a row: the same program with none of that.",
     ]
     return ["", "## A slow network", "", *words, "", "| | in a row | now |", "| --- | ---: | ---: |", *rows]
