@@ -18,7 +18,7 @@ from functools import partial
 from typing import NoReturn
 
 from batchgen import booking
-from batchgen.admission import halt_scope, held_back, model_scope
+from batchgen.admission import held_back, model_scope
 from batchgen.crash import crashpoint
 from batchgen.errors import (
     Ambiguous,
@@ -27,25 +27,16 @@ from batchgen.errors import (
     NotReady,
     QuotaReached,
     SetupError,
-    StageStopped,
     Temporary,
 )
 from batchgen.files import hash_file
 from batchgen.housekeeping import clean_files
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import (
-    REFUSALS,
-    CreateRefused,
-    FileGone,
-    JobMissing,
-    LinesRefused,
-    ModelGone,
-    RemoteFile,
-    label,
-)
+from batchgen.providers.base import REFUSALS, RemoteFile, label
 from batchgen.reconcile import adopt, listed
-from batchgen.records import Batch, Wait
+from batchgen.records import Batch
+from batchgen.refused import Stop, take_no
 from batchgen.session import Session
 from batchgen.threads import at_once, begin
 from batchgen.waits import pause
@@ -54,10 +45,6 @@ AHEAD = 8  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory
 SURE = 16  # batches of a model that were created one by one, before several are at once ...
 WIDTH = 8  # ... and so many are
-
-
-class _Stop(Exception):
-    """Nothing more of this model can be submitted in this command; the trouble is noted."""
 
 
 class _Processing(NotReady):
@@ -99,7 +86,7 @@ class Sender:
         """A failure is noted and, where it concerns the model, stops that model for this command."""
         try:
             yield
-        except _Stop:
+        except Stop:
             self.halted.add(model_scope(batch))
         except SetupError:
             raise
@@ -187,19 +174,15 @@ class Sender:
         """The batch once its file may be used."""
         session, batch = self._session, outgoing.batch
         if outgoing.upload is None:
-            raise _Stop
+            raise Stop
         try:
             file = outgoing.upload.result()
         except QuotaReached as error:
             if freed := clean_files(session, provider_row(batch.provider)):
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
             self._pause(batch, error)
-        except (FileGone, JobMissing) as error:
-            _file_gone(session, batch, error)
-        except ModelGone as error:
-            _model_gone(session, batch, str(error))
-        except CreateRefused as error:
-            _halt(session, batch, str(error))
+        except REFUSALS as error:
+            take_no(session, batch, error)
         batch = batch if outgoing.kept else _note_upload(session, batch, file)
         if not file.ready:
             raise _Processing(
@@ -246,14 +229,8 @@ class Sender:
         except (KeyRefused, Temporary, SetupError):
             session.store.update(batch, state="uploaded")  # a clear no, or never sent: nothing was bought
             raise
-        except (FileGone, JobMissing) as error:
-            _file_gone(session, batch, error)
-        except LinesRefused as error:
-            _refuse_lines(session, batch, error)
-        except ModelGone as error:
-            _model_gone(session, batch, str(error))
-        except CreateRefused as error:
-            _halt(session, batch, str(error))
+        except REFUSALS as error:
+            take_no(session, batch, error)
         crashpoint("created_before_recorded")
         batch = session.store.update(batch, state="in_flight", remote_id=remote_id, submitted_at=session.now())
         self._created[model_scope(batch)] += 1
@@ -267,7 +244,7 @@ class Sender:
         if scope not in self.halted:  # several at once may be refused by one quota
             seconds = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
             session.trouble(Temporary(str(error), do=f"{scope} waits {seconds:.0f} s; what was not submitted is kept."))
-        raise _Stop
+        raise Stop
 
 
 def _pull(source: Iterator[Batch], waiting: deque[_Outgoing]) -> bool:
@@ -325,40 +302,3 @@ def _found_again(session: Session, batch: Batch) -> bool:
     if matches:
         adopt(session, provider, batch, matches)
     return bool(matches)
-
-
-# ---------------------------------------------------------------- a clear no
-
-
-def _file_gone(session: Session, batch: Batch, error: Exception) -> NoReturn:
-    session.store.update(batch, state="planned", remote_file=None, uploaded_at=None)
-    raise Temporary(
-        f"{session.describe(batch)}: the uploaded file is gone ({error}).", do="The next tick uploads it again."
-    )
-
-
-def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
-    """The provider named bad lines: those conversations are left behind, the others go in a new batch."""
-    rows = session.store.held(batch.batch)
-    refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
-    if not refused:
-        _halt(session, batch, str(error))
-    booking.release(session, batch, "refused", error=str(error), refused=refused)
-    raise Temporary(
-        f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
-        do="See data/rejected.jsonl; the others are submitted again.",
-    )
-
-
-def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
-    booking.release(session, batch, "refused", error=f"{batch.provider} does not serve {batch.model}: {message}")
-    session.model_gone(batch.provider, batch.model, message)
-    raise _Stop
-
-
-def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
-    """A refusal that would come again: the step waits for a person instead of asking at every tick."""
-    booking.release(session, batch, "refused", error=message)
-    session.store.wait(Wait(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
-    session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
-    raise _Stop

@@ -1,0 +1,61 @@
+"""What follows from a clear no to an upload or a create call: nothing was bought, so nothing is waited for."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from batchgen import booking
+from batchgen.admission import halt_scope
+from batchgen.errors import StageStopped, Temporary
+from batchgen.providers.base import FileGone, JobMissing, LinesRefused, ModelGone
+from batchgen.records import Batch, Wait
+from batchgen.session import Session
+
+
+class Stop(Exception):
+    """Nothing more of this model can be submitted in this command; the trouble is noted."""
+
+
+def take_no(session: Session, batch: Batch, error: Exception) -> NoReturn:
+    """Release `batch`, or put it back to before its upload. Raises Stop, or Temporary where the next tick goes on."""
+    if isinstance(error, FileGone | JobMissing):
+        _file_gone(session, batch, error)
+    if isinstance(error, LinesRefused):
+        _refuse_lines(session, batch, error)
+    if isinstance(error, ModelGone):
+        _model_gone(session, batch, str(error))
+    _halt(session, batch, str(error))
+
+
+def _file_gone(session: Session, batch: Batch, error: Exception) -> NoReturn:
+    session.store.update(batch, state="planned", remote_file=None, uploaded_at=None)
+    raise Temporary(
+        f"{session.describe(batch)}: the uploaded file is gone ({error}).", do="The next tick uploads it again."
+    )
+
+
+def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
+    """The provider named bad lines: those conversations are left behind, the others go in a new batch."""
+    rows = session.store.held(batch.batch)
+    refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
+    if not refused:
+        _halt(session, batch, str(error))
+    booking.release(session, batch, "refused", error=str(error), refused=refused)
+    raise Temporary(
+        f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
+        do="See data/rejected.jsonl; the others are submitted again.",
+    )
+
+
+def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
+    booking.release(session, batch, "refused", error=f"{batch.provider} does not serve {batch.model}: {message}")
+    session.model_gone(batch.provider, batch.model, message)
+    raise Stop
+
+
+def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
+    """A refusal that would come again: the step waits for a person instead of asking at every tick."""
+    booking.release(session, batch, "refused", error=message)
+    session.store.wait(Wait(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
+    session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
+    raise Stop
