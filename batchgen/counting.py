@@ -6,6 +6,7 @@ texts joined by blanks are the sums of theirs, so a whole request file is counte
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from functools import cache
@@ -31,64 +32,65 @@ class Features(NamedTuple):
 
 
 _CJK = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x3040, 0x30FF), (0xAC00, 0xD7AF))
+# Characters that are CJK and nothing else: nearly all that a text has, and runs of them are counted at once.
+_SURE = "[\u3400-\u4dbf\u4e00-\u9fef\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3]+"
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
 _NO_PUNCTUATION = (string.ascii_letters + string.digits + string.whitespace + "\x1c\x1d\x1e\x1f").encode()
 _WORDS = bytes(ord("x") if byte in _LETTERS else ord(" ") for byte in range(256))
-_LINE_ENDS = bytes(ord("x") if byte == ord("\n") else ord(" ") for byte in range(256))
 
-# UTF-8: what is no lead byte of a character beyond ASCII; leads whose every character is CJK by the pattern above ...
-_NO_LEADS = bytes(byte for byte in range(256) if byte < 0xC0)  # noqa: PLR2004 - UTF-8's own numbers
-_SURE = bytes([*range(0xE4, 0xEA), 0xEB, 0xEC])
-_HEXAGRAMS = b"\xe4\xb7"  # ... U+4DC0 to U+4DFF among them, which are punctuation besides
-_LONGER = (0xE0, 0xF0)  # the first leads of three and of four bytes
+# UTF-8: a character beyond ASCII is a lead byte and its continuations. The leads from C3 to C8 begin Latin letters
+# only, C9 begins some; no other does.
+_ASCII = bytes(range(0x80))
+_CONTINUATIONS = bytes(range(0x80, 0xC0))
+_LATIN_LEADS = range(0xC3, 0xC9)
+_LATIN_BEHIND = rb"\xc9[\x80-\x8f]"
+_BASIC = bytes(byte if byte in _ASCII else ord("x" if byte in _LATIN_LEADS else " ") for byte in range(256))
 
 
 def features(text: str) -> Features:
     """Count `text`, without network and tokenizer."""
-    if text.isascii():
-        return _ascii(text.encode())
-    encoded = text.encode()
-    leads = encoded.translate(None, _NO_LEADS)
-    open_leads = leads.translate(None, _SURE)
-    characters = len(leads)
-    counted = Features(cjk=characters - len(open_leads), punctuation=encoded.count(_HEXAGRAMS))
-    for character, count in _open_characters(encoded, open_leads).items():
-        if _latin(character):
-            text = text.replace(character, "x")  # it may stand within a word
-            characters -= count
+    return features_of(text.encode())
+
+
+def features_of(encoded: bytes) -> Features:
+    """Count a text in UTF-8."""
+    if encoded.isascii():
+        return _ascii(encoded)
+    beyond = encoded.translate(None, _ASCII).decode()
+    rest = re.sub(_SURE, "", beyond)
+    counted = Features(cjk=len(beyond) - len(rest))
+    for character, count in Counter(rest).items():
         counted = counted.plus(_alone(character), count)
-    basic = _ascii(text.encode("ascii", "replace"))  # every other character as a question mark
-    return counted.plus(basic._replace(punctuation=basic.punctuation - characters))
+    if b"\xc9" in encoded:
+        encoded = re.sub(_LATIN_BEHIND, b"x", encoded)
+    # A Latin letter may stand within a word; every other character parts words as a blank does.
+    return counted.plus(_ascii(encoded.translate(_BASIC, _CONTINUATIONS)))
 
 
 def _ascii(text: bytes) -> Features:
     """Deleting a class of bytes and comparing lengths counts it, many times as fast as a regular expression."""
     no_letters = text.translate(None, _LETTERS)
     return Features(
-        words=_runs(text.translate(_WORDS)),
+        words=_words(text),
         letters=len(text) - len(no_letters),
         digits=len(no_letters) - len(no_letters.translate(None, _DIGITS)),
         punctuation=len(no_letters.translate(None, _NO_PUNCTUATION)),
-        newline_runs=_runs(text.translate(_LINE_ENDS)) if b"\n" in no_letters else 0,
+        newline_runs=_newline_runs(text),
     )
 
 
-def _runs(text: bytes) -> int:
-    """The runs of x in a text of x and blanks: each ends before a blank, or at the end."""
-    return text.count(b"x ") + text.endswith(b"x")
+def _words(text: bytes) -> int:
+    """The runs of letters: each ends before something else, or at the end."""
+    letters = text.translate(_WORDS)
+    return letters.count(b"x ") + letters.endswith(b"x")
 
 
-def _open_characters(encoded: bytes, leads: bytes) -> Counter[str]:
-    """How often each character occurs whose first byte does not tell what it is."""
-    found = Counter[str]()
-    for lead in set(leads):
-        follow = 1 + sum(lead >= longer for longer in _LONGER)
-        first = bytes([lead])
-        rest = Counter([piece[:follow] for piece in encoded.split(first)[1:]])
-        found.update({(first + tail).decode(): count for tail, count in rest.items()})
-    return found
+def _newline_runs(text: bytes) -> int:
+    """Between two line feeds of one run nothing stands."""
+    pieces = text.split(b"\n")
+    return len(pieces) - 1 - pieces[1:-1].count(b"")
 
 
 @cache
