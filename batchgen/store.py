@@ -25,6 +25,7 @@ from batchgen.schema import MIGRATIONS, PLACES
 from batchgen.texts import Texts
 
 BUSY_SECONDS = 60.0
+PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
@@ -37,6 +38,7 @@ class Store(Texts):
     def open(cls, path: Path) -> Store:
         """Open or create the store for writing. Raises NeedsPerson for a store of a newer program."""
         database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
         database.execute(
