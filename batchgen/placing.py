@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import log, sqrt
 from operator import add
 from string import ascii_letters
 from typing import NamedTuple
+
+import polars as pl
 
 WHOLE_BATCH_SHARE = 0.01  # with more misplaced replies than this no key of the batch is to be believed ...
 WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by accident
@@ -40,42 +42,53 @@ CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's 
 _CJK = "㐀-鿿぀-ヿ가-힯"
 _CJK_RUNS = re.compile(f"[{_CJK}]+")
 _WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}")
-_NUMBERS = re.compile(r"\d{2,}")
-_WORD_LEAST = 4
-_BLANKS = bytes(ord(chr(byte).lower()) if chr(byte) in ascii_letters else ord(" ") for byte in range(256))
+_WORD_LEAST, _NUMBER_LEAST = 4, 2
+_LETTERS = bytes(ord(chr(byte).lower()) if chr(byte) in ascii_letters else ord(" ") for byte in range(256))
+_DIGITS = bytes(byte if byte in b"0123456789" else ord(" ") for byte in range(256))
 _NO_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
+_ASCII = bytes(range(0x80))
+_TOKENS = pl.Schema({"reply": pl.UInt32, "word": pl.String})
+_BETWEEN = 0xFF  # parts texts in ASCII, and stays when all else but letters or digits is blanked out
 
 
 def words(text: str) -> set[str]:
     """A text's words in lower case: runs of four letters or more, numbers, two neighbouring CJK characters each."""
-    if text.isascii():
-        return _ascii_words(text)
+    plain = _plain(text)
+    if plain is not None:
+        return _ascii_words(plain)
     text = text.lower()
     rest = _CJK_RUNS.sub(" ", text)
-    found = _ascii_words(rest) if rest.isascii() else set(_WORDS.findall(rest))
+    plain = _plain(rest)
+    found = set(_WORDS.findall(rest)) if plain is None else _ascii_words(plain)
     for run in _CJK_RUNS.findall(text):
         found.update(map(add, run, run[1:]))
     return found
 
 
-def _ascii_words(text: str) -> set[str]:
+def _plain(text: str) -> bytes | None:
+    """The text in ASCII, with whatever else it has as question marks; None where a word has a letter beyond ASCII."""
+    if text.isascii():
+        return text.encode()
+    beyond = text.encode(errors="replace").translate(None, _ASCII).decode()
+    if any(map(str.isalnum, beyond)) or _CJK_RUNS.search(beyond):
+        return None
+    return text.encode("ascii", "replace")
+
+
+def _ascii_words(text: bytes) -> set[str]:
     """Blanking out all but letters and splitting is four times as fast as a regular expression."""
-    encoded = text.encode()
-    found = {word for word in encoded.translate(_BLANKS).decode().split() if len(word) >= _WORD_LEAST}
-    if encoded.translate(None, _NO_DIGITS):
-        found.update(_NUMBERS.findall(text))
+    found = {word for word in text.translate(_LETTERS).decode().split() if len(word) >= _WORD_LEAST}
+    if text.translate(None, _NO_DIGITS):
+        found.update(number for number in text.translate(_DIGITS).decode().split() if len(number) >= _NUMBER_LEAST)
     return found
 
 
 def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
     """Keys whose reply belongs to another request: {key: the key it fits}. Both maps are key -> text."""
-    said = {key: words(text[:CHARACTERS]) for key, text in replies.items() if key in requests}
+    said = {key: text[:CHARACTERS] for key, text in replies.items() if key in requests}
     asked = {key: text[-CHARACTERS:] for key, text in requests.items()}
-    distinctive = _distinctive(said)
     # Nearly all replies are at home at the first glance; only the others and their requests are compared.
-    # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
-    least = AT_HOME if len(said) >= SMALL else 1
-    away = {key: found for key, found in said.items() if not _at_home(asked[key], found & distinctive, least)}
+    away = _away(said, asked)
     lost = _Requests.of({key: words(text) for key, text in asked.items() if key in away or key not in said})
     found = _pattern(lost.elsewhere(away), len(said))
     if not found:
@@ -92,10 +105,69 @@ def _pattern(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
     return {key: fits for key, fits in elsewhere.items() if key in _followed(elsewhere, fits)}
 
 
+def _away(said: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, set[str]]:
+    """The replies with too few distinctive words of their own requests: {key: words}."""
+    keys, texts = list(said), list(said.values())
+    # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
+    least = AT_HOME if len(said) >= SMALL else 1
+    limit = _limit(len(said))
+    every = _tokens(texts)
+    # A word that is written no more often is in no more replies: these are distinctive, and mostly enough.
+    rare = every.filter(pl.len().over("word") <= limit)
+    own = pl.Series("asked", [asked[key] for key in keys], dtype=pl.String).gather(rare["reply"])
+    shared = rare.with_columns(own).filter(pl.col("asked").str.contains(pl.col("word"), literal=True))
+    count = shared.group_by("reply").agg(pl.col("word").n_unique())
+    home = set(count.filter(pl.col("word") >= least)["reply"])
+    doubtful = {keys[row]: words(texts[row]) for row in range(len(keys)) if row not in home}
+    if not doubtful:
+        return {}
+    distinctive = _rare_in(every, set(chain.from_iterable(doubtful.values())), limit)
+    return {key: found for key, found in doubtful.items() if not _at_home(asked[key], found & distinctive, least)}
+
+
+def _rare_in(every: pl.DataFrame, wanted: set[str], limit: float) -> set[str]:
+    """Those of the `wanted` words that no more than `limit` replies have."""
+    found = every.join(pl.DataFrame({"word": list(wanted)}, schema={"word": pl.String}), on="word", how="semi")
+    replies = found.group_by("word").agg(pl.col("reply").n_unique())
+    return set(replies.filter(pl.col("reply") <= limit)["word"])
+
+
+def _tokens(texts: Sequence[str]) -> pl.DataFrame:
+    """What `words` finds in each of the texts, as (reply, word): its position and a word, repeated where it is."""
+    plain = {row: ascii_text for row, text in enumerate(texts) if (ascii_text := _plain(text)) is not None}
+    other = [row for row in range(len(texts)) if row not in plain]
+    blob = bytes([_BETWEEN]).join(plain.values())
+    found = [
+        _split(list(plain), _blanked(blob, _LETTERS), _WORD_LEAST),
+        _split(other, [" ".join(words(texts[row])) for row in other], 1),
+    ]
+    if blob.translate(None, _NO_DIGITS):
+        numbers = [" ".join(text.split()) for text in _blanked(blob, _DIGITS)]  # which were mostly blanks
+        found.append(_split(list(plain), numbers, _NUMBER_LEAST))
+    return pl.concat(found)
+
+
+def _blanked(blob: bytes, table: bytes) -> list[str]:
+    """Texts with only what `table` keeps."""
+    return blob.translate(table[:_BETWEEN] + b"\n").decode().split("\n")
+
+
+def _split(rows: Sequence[int], texts: Sequence[str], least: int) -> pl.DataFrame:
+    """The words of at least so many characters, which blanks part in `texts`."""
+    frame = pl.DataFrame({"reply": rows, "word": texts if rows else []}, schema=_TOKENS)
+    words = frame.with_columns(pl.col("word").str.split(" ")).explode("word")
+    return words.filter(pl.col("word").str.len_bytes() >= least)
+
+
+def _limit(texts: int) -> float:
+    """How many of the texts may have a distinctive word."""
+    return max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
+
+
 def _distinctive(texts: Mapping[str, set[str]]) -> set[str]:
     """The words that few of the texts have."""
     frequency = Counter(chain.from_iterable(texts.values()))
-    limit = max(min(COMMON_LEAST, len(texts) // 2), COMMON_SHARE * len(texts))
+    limit = _limit(len(texts))
     return {word for word, count in frequency.items() if count <= limit}
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from random import Random
 
 import pytest
 from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
 
+from batchgen import placing
 from batchgen.local.backends import Message, Prompt, default_text
 from batchgen.placing import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
 
@@ -127,6 +131,45 @@ def test_words_of_any_script() -> None:
     assert words("the quick brown fox, 42 times; 7 is too short") == {"quick", "brown", "times", "short", "42"}
     assert words("草莓酱 über") == {"草莓", "莓酱", "über"}
     assert words("приветствие и ещё") == {"приветствие"}
+
+
+PLAIN = ["moss", "Moss", "mossy", "fern", "FERN", "ivy", "12", "1", "x7", "42nd", "_", ",", "-", "\n"]
+OTHER = [
+    "草莓",
+    "草莓酱",
+    "・",
+    "über",
+    "Straße",
+    "’",
+    "\u0130stanbul",
+    "\u212aelvin",
+    "\u0663\u0664",
+    "\U0001f642",
+    "\xff",
+    "e\u0301",
+]
+SNIPPETS = st.sampled_from(PLAIN + OTHER)
+SAYINGS = st.lists(st.tuples(SNIPPETS, st.sampled_from(["", " "])), max_size=12).map(
+    lambda parts: "".join(map("".join, parts))
+)
+
+
+@given(st.lists(st.tuples(SAYINGS, SAYINGS), max_size=30))
+def test_the_first_glance_at_a_whole_batch_sees_what_one_at_each_reply_sees(pairs: list[tuple[str, str]]) -> None:
+    asked, said = ({f"k{at}": pair[side] for at, pair in enumerate(pairs)} for side in (0, 1))
+    found = {key: words(text) for key, text in said.items()}
+    distinctive = placing._distinctive(found)
+    least = placing.AT_HOME if len(said) >= placing.SMALL else 1
+    away = {key: own for key, own in found.items() if not placing._at_home(asked[key], own & distinctive, least)}
+    assert placing._away(said, asked) == away
+
+
+@given(SAYINGS)
+def test_words_are_those_of_the_definition(text: str) -> None:
+    low = text.lower()
+    runs = re.findall(f"[{placing._CJK}]+", low)
+    pairs = {run[at : at + 2] for run in runs for at in range(len(run) - 1)}
+    assert words(text) == pairs | set(re.findall(r"[^\W\d_]{4,}|\d{2,}", re.sub(f"[{placing._CJK}]", " ", low)))
 
 
 def test_long_texts_cost_little() -> None:
