@@ -132,6 +132,8 @@ def accept(stage: Stage, reply: Reply) -> Reply:
     """
     if reply.reason is not Reason.ACCEPTED:
         return reply
+    if reply.text.isprintable() and reply.text[:1].isalnum() and reply.text[-1] != " " and not reply.follow_up:
+        return reply  # most are: one line, and nothing to clean
     text, follow_up = clean(reply.text), clean(reply.follow_up)
     if not _says(text):
         return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {stage}")

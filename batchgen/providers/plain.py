@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from batchgen.outcomes import Reason, Reply, Usage
-from batchgen.providers.reading import MOST_TOKENS, unwrap
+from batchgen.providers.reading import MOST_TOKENS, texts_in
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 Named = Annotated[str, msgspec.Meta(min_length=1)]
@@ -131,6 +131,10 @@ def together(raw: bytes, fields: Sequence[str]) -> Reply | None:
 def _reply(key: str, text: str, used: Usage, model: str, fields: Sequence[str]) -> Reply | None:
     if not text or text.isspace():
         return None
-    if fields:
-        return unwrap(text, fields, Reply(key, Reason.ACCEPTED, "", "", used, model))
-    return Reply(key, Reason.ACCEPTED, text, "", used, model)
+    if not fields:
+        return Reply(key, Reason.ACCEPTED, text, "", used, model)
+    try:
+        found = texts_in(text, fields)
+    except ValueError:
+        return None
+    return Reply(key, Reason.ACCEPTED, found[0], "", used, model, found[1] if len(found) > 1 else "")

@@ -53,26 +53,36 @@ def _loosely(raw: bytes) -> Any:
 
 
 def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
-    """The fields of a JSON reply; a Markdown fence around it is tolerated, anything else is MALFORMED.
-
-    The first is the reply's text, a second one its follow-up.
-    """
+    """The fields of a JSON reply, or why it is MALFORMED. The first is the reply's text, a second one its follow-up."""
     try:
-        value = _value(_unfenced(text))
-    except (ValueError, RecursionError) as error:
-        return read._replace(reason=Reason.MALFORMED, detail=short(f"not JSON: {error}"))
-    found: list[str] = []
-    for field in fields:
-        words = value.get(field) if isinstance(value, dict) else None
-        if not isinstance(words, str) or (found and not words.strip()):
-            return read._replace(reason=Reason.MALFORMED, detail=f"no text in field {field!r}")
-        found.append(words)
+        found = texts_in(text, fields)
+    except ValueError as error:
+        return read._replace(reason=Reason.MALFORMED, detail=short(error))
     follow_up = found[1] if len(found) > 1 else ""
     return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up)
 
 
+def texts_in(text: str, fields: Sequence[str]) -> list[str]:
+    """The fields of a text of JSON; a Markdown fence around it is tolerated. Raises ValueError for anything else."""
+    try:
+        value = _value(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    found: list[str] = []
+    for field in fields:
+        words = value.get(field) if isinstance(value, dict) else None
+        if not isinstance(words, str) or (found and not words.strip()):
+            raise ValueError(f"no text in field {field!r}")
+        found.append(words)
+    return found
+
+
 def _value(text: str) -> Any:
     """The value of a text of JSON. What orjson refuses may be a lone surrogate escape, which outcomes.clean mends."""
+    try:
+        return orjson.loads(text)  # nearly all are nothing else
+    except ValueError:
+        text = _unfenced(text)
     try:
         return orjson.loads(text)
     except ValueError:
