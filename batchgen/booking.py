@@ -6,7 +6,7 @@ was sent and what came back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -73,22 +73,23 @@ def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
 
 
 def replies(
-    session: Session, provider: Provider, batch: Batch, raw: bytes, retry_flags: Sequence[str] = ()
+    session: Session, provider: Provider, batch: Batch, raw: bytes, keys: Mapping[str, int], retry_flags: Sequence[str]
 ) -> list[Reply]:
     """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer, and
-    by the quality flags that are reasons to ask again.
+    by the quality flags that are reasons to ask again. `keys` are the batch's (`session.keys`), in order.
     """
-    fields = fields_of(batch.step.stage, follow_up=bool(batch.follow_up))
-    judged = [accept(batch.step.stage, provider.reply(line, fields)) for line in read_lines(raw)]
-    return ask_again(session, batch, _placed(session, batch, judged), retry_flags)
+    stage = batch.step.stage
+    fields, read = fields_of(stage, follow_up=bool(batch.follow_up)), provider.reply
+    judged = [accept(stage, read(line, fields)) for line in read_lines(raw)]
+    return ask_again(session, batch, _placed(session, batch, keys, judged), retry_flags)
 
 
-def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Reply]:
+def _placed(session: Session, batch: Batch, keys: Iterable[str], replies: Sequence[Reply]) -> list[Reply]:
     """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
     from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
-    wrong = misplaced(_requests(session, batch), accepted)
+    wrong = misplaced(_requests(session, batch, keys), accepted)
     if not wrong:
         return list(replies)
     every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, WHOLE_BATCH_LEAST)
@@ -106,9 +107,8 @@ def _placed(session: Session, batch: Batch, replies: Sequence[Reply]) -> list[Re
     ]
 
 
-def _requests(session: Session, batch: Batch) -> dict[str, str]:
+def _requests(session: Session, batch: Batch, keys: Iterable[str]) -> dict[str, str]:
     """key -> everything the dialogue says so far, for every request of a batch."""
-    keys = session.keys(batch)
     texts = session.store.held_texts(batch)
     dialogues = zip(*(texts[place :: batch.position] for place in range(batch.position)), strict=True)
     return dict(zip(keys, map(" ".join, dialogues), strict=True))
@@ -131,13 +131,12 @@ def _priced(
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 
-def settle(session: Session, batch: Batch, replies: Sequence[Reply], ending: Ending) -> None:
+def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
     from batchgen.merge import merge
 
     _keep_ending(session, batch, ending)
     crashpoint("ending_written")
-    keys = session.keys(batch)
     merged = merge(keys, replies, ending.absent, ending.why)
     usages = _priced(session, batch, merged.usage)
     if merged.strangers or merged.keyless:

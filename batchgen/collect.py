@@ -162,7 +162,9 @@ def _missing(session: Session, batch: Batch) -> bool:
             f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
-    booking.settle(session, batch, [], Ending(Reason.LOST, "the provider lost the job", state="lost"))
+    booking.settle(
+        session, batch, session.keys(batch), [], Ending(Reason.LOST, "the provider lost the job", state="lost")
+    )
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: the provider has lost the job {batch.remote_id}; what it cost is unknown.",
@@ -186,7 +188,7 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
         return _withheld(session, batch, str(error), waited)
     remote.go_on(batch.remote_id or "")
     crashpoint("results_read")
-    book(session, provider, batch, job, raw)
+    book(session, provider, batch, job, raw, keys)
     return True
 
 
@@ -217,7 +219,8 @@ def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
             do=f"Look at {batch.remote_id} in the provider's console. Ticks go on trying; after"
             f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
         )
-    booking.settle(session, batch, [], Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why))
+    ending = Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why)
+    booking.settle(session, batch, session.keys(batch), [], ending)
     session.trouble(
         BatchLost(
             f"{message} Nothing could be had for {hours}; it is given up, and what it cost is unknown.",
@@ -227,12 +230,12 @@ def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
     return True
 
 
-def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes) -> None:
-    """Settle every request of an ended batch by the raw lines that came back. Needs no network."""
+def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]) -> None:
+    """Settle every request (`keys`) of an ended batch by the raw lines that came back. Needs no network."""
     flags = session.settings.stage(batch.step.stage).retry_flags
-    replies = booking.replies(session, provider, batch, raw, flags)
+    replies = booking.replies(session, provider, batch, raw, keys, flags)
     ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags)
-    booking.settle(session, batch, replies, ending)
+    booking.settle(session, batch, keys, replies, ending)
 
 
 _ABSENT = {

@@ -219,8 +219,9 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
     provider = provider_row(batch.provider)
     if batch.model:
         session.store.set_meta(f"model:{batch.provider}", batch.model)
-    replies = booking.replies(session, provider, batch, _raw(session.layout, batch), ending.retry_flags)
-    booking.settle(session, batch, replies, ending)
+    keys = session.keys(batch)
+    replies = booking.replies(session, provider, batch, _raw(session.layout, batch), keys, ending.retry_flags)
+    booking.settle(session, batch, keys, replies, ending)
 
 
 def _supersede(session: Session, batch: Batch, state: str) -> None:

@@ -136,7 +136,7 @@ def measure_collect(rows: int, root: Path) -> list[float]:
     for batch in batches:
         raw = result_lines(run, batch)
         start = time.perf_counter()
-        book(run, PROVIDERS["gemini"], batch, job, raw)
+        book(run, PROVIDERS["gemini"], batch, job, raw, run.keys(batch))
         refresh(run)
         seconds.append(time.perf_counter() - start)
     return seconds
