@@ -38,7 +38,7 @@ _SURE = "[\u3400-\u4dbf\u4e00-\u9fef\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3]+"
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
 _NO_PUNCTUATION = (string.ascii_letters + string.digits + string.whitespace + "\x1c\x1d\x1e\x1f").encode()
-_WORDS = bytes(ord("x") if byte in _LETTERS else ord(" ") for byte in range(256))
+_NO_CAPITALS = bytes(byte for byte in range(256) if byte not in string.ascii_uppercase.encode())
 
 # UTF-8: a character beyond ASCII is a lead byte and its continuations. The leads from C3 to C8 begin Latin letters
 # only, C9 begins some; no other does.
@@ -82,13 +82,14 @@ def _ascii(text: bytes) -> Features:
 
 
 def _words(text: bytes) -> int:
-    """The runs of letters: each ends before something else, or at the end."""
-    letters = text.translate(_WORDS)
-    return letters.count(b"x ") + letters.endswith(b"x")
+    """The runs of letters: each has one capital when written as a title."""
+    return len(text.title().translate(None, _NO_CAPITALS))
 
 
 def _newline_runs(text: bytes) -> int:
     """Between two line feeds of one run nothing stands."""
+    if b"\n" not in text:
+        return 0
     pieces = text.split(b"\n")
     return len(pieces) - 1 - pieces[1:-1].count(b"")
 
