@@ -201,7 +201,7 @@ def _whole(session: Session, step: Step, rows: list[Row], attempt: int) -> _Line
 def _shard(session: Session, step: Step, attempt: int, found: _Lines) -> Shard:
     rate = session.rate(session.model(session.provider(step.stage)))
     tokens = found.input_tokens
-    ceilings = Counter(row.ceiling for row in found.rows)
+    ceilings = Counter(map(attrgetter("ceiling"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())
     expected = Usage(input=tokens, output=round(output_tokens(session, step) * len(found.rows)))
     most = Usage(input=round(tokens * (1 + input_margin(len(found.rows)))), output=ceiling)

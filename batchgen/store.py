@@ -26,6 +26,7 @@ from batchgen.texts import Texts
 
 BUSY_SECONDS = 60.0
 PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
+ROWS_AT_ONCE = 300  # three values each: SQLite before 3.32 takes 999 a statement
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
@@ -289,14 +290,10 @@ class Store(Texts):
             self._mark_stale("receipt")
 
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:
-        self._database.executemany(
-            "INSERT INTO texts VALUES (?, ?, ?)",
-            [(one.number * PLACES + batch.position, batch.batch, one.text) for one in accepted],
-        )
+        self._add_texts([(one.number * PLACES + batch.position, batch.batch, one.text) for one in accepted])
         if batch.follow_up:
-            self._database.executemany(
-                "INSERT INTO texts VALUES (?, ?, ?)",
-                [(one.number * PLACES + batch.position + 1, batch.batch, one.follow_up) for one in accepted],
+            self._add_texts(
+                [(one.number * PLACES + batch.position + 1, batch.batch, one.follow_up) for one in accepted]
             )
         to = {"at": batch.position + batch.texts, "batch": batch.batch}
         moved = self._database.executemany(
@@ -307,6 +304,13 @@ class Store(Texts):
             raise AssertionError("a text was accepted for a conversation that its batch does not hold")
         if accepted and batch.step.stage is STAGES[-1]:
             self._mark_stale(f"round{batch.step.round}")
+
+    def _add_texts(self, rows: Sequence[tuple[int, int, str]]) -> None:
+        """Enter (place, batch, text), many rows a statement."""
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            values = ", ".join(["(?, ?, ?)"] * len(some))
+            self._database.execute(f"INSERT INTO texts VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
     def _fail(self, batch: Batch, failed: Sequence[tuple[Row, Reason, str]], *, max_attempts: int) -> None:
         changes = []
