@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips clean
+.PHONY: demo test docs soak check-trl bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -29,6 +29,9 @@ check-trl: $(VENV)/.demo $(VENV)-trl/.trl
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
+
+bench-parts: $(VENV)/.dev
+	$(BIN)/python benchmarks/parts.py
 
 bench-million: $(VENV)/.dev
 	$(BIN)/python benchmarks/million.py
