@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from batchgen.records import Batch
+from batchgen.records import Batch, Shown
 from batchgen.schema import PLACES
 
 BATCH_COLUMNS = ", ".join(Batch._fields)
+SHOWN_COLUMNS = f"""{", ".join(Shown._fields[:-1])},
+    coalesce(nullif(submitted_at, 0), nullif(intent_at, 0), planned_at) AS since"""
 
 # From one attempt number to the next: DISTINCT would read every ready row.
 READY_ATTEMPTS = """WITH RECURSIVE attempts(attempt) AS (
@@ -50,6 +52,8 @@ REACHED_TEXTS = f"""SELECT t.text FROM conversations c
 TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
 LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
+SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
+ALL_SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
 ACCEPTED = """SELECT b.position, b.follow_up, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
     WHERE o.reason = 'accepted' GROUP BY b.position, b.follow_up"""

@@ -63,6 +63,23 @@ class Batch(NamedTuple):
         return Step.at(self.position)
 
 
+class Shown(NamedTuple):
+    """What `status` says of a batch; `since` is when it was sent, or else meant to be sent, or else planned."""
+
+    batch: int
+    name: str
+    position: int
+    attempt: int
+    provider: str
+    model: str
+    state: str
+    remote_state: str | None
+    remote_id: str | None
+    requests: int
+    submitted_at: float | None
+    since: float
+
+
 class Plan(NamedTuple):
     """A batch about to enter the ledger: its file is durable, nothing was sent."""
 

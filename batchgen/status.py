@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from batchgen.dialogue import Step, steps
 from batchgen.receipt import RECEIPT_DIGITS, Money, money
-from batchgen.records import FLYING, LIVE_STATES, Batch
+from batchgen.records import FLYING, LIVE_STATES, Shown
 from batchgen.settings import Settings
 from batchgen.store import Store
 from batchgen.words import counted
 
 
-def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any]:
-    """The answer of `status --json` (CONTRACT.md); `store` None is a root that was never prepared."""
+def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:
+    """The answer of `status`; `store` None is a root that was never prepared.
+
+    `batches` are those in flight, which are few at any size of a run; with `ended`, as `status --json` answers, also
+    the settled ones.
+    """
     wanted = steps(settings.rounds)
     if store is None:
         return _answer(
@@ -30,7 +35,7 @@ def status(store: Store | None, settings: Settings, now: float) -> dict[str, Any
         done, left = accepted.get(at, 0), rejected.get(at, 0)
         rows.append(_step(step, entered - flying - done - left, flying, done, left))
         entered = done
-    batches = [_batch(batch, now) for batch in store.batches()]
+    batches = _batches(store.shown() if ended else store.shown(*LIVE_STATES), now)
     pinned = {name: store.meta(f"model:{name}") for name in ("gemini", "together")}
     waits = {
         wait.scope: wait.reason
@@ -51,22 +56,25 @@ def _step(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> d
     }
 
 
-def _batch(batch: Batch, now: float) -> dict[str, Any]:
-    since = batch.submitted_at or batch.intent_at or batch.planned_at
-    return {
-        "batch": batch.name,
-        "round": batch.step.round,
-        "stage": str(batch.step.stage),
-        "provider": batch.provider,
-        "model": batch.model,
-        "attempt": batch.attempt,
-        "state": batch.state,
-        "remote_state": batch.remote_state,
-        "remote_id": batch.remote_id,
-        "requests": batch.requests,
-        "submitted_at": timestamp(batch.submitted_at),
-        "age_seconds": max(round(now - since), 0),  # a clock may have jumped back
-    }
+def _batches(shown: Iterable[Shown], now: float) -> list[dict[str, Any]]:
+    at = cache(Step.at)
+    return [
+        {
+            "batch": batch.name,
+            "round": at(batch.position).round,
+            "stage": at(batch.position).stage.value,
+            "provider": batch.provider,
+            "model": batch.model,
+            "attempt": batch.attempt,
+            "state": batch.state,
+            "remote_state": batch.remote_state,
+            "remote_id": batch.remote_id,
+            "requests": batch.requests,
+            "submitted_at": timestamp(batch.submitted_at),
+            "age_seconds": max(round(now - batch.since), 0),  # a clock may have jumped back
+        }
+        for batch in shown
+    ]
 
 
 def timestamp(seconds: float | None) -> str | None:

@@ -20,7 +20,7 @@ from batchgen.crash import crashpoint
 from batchgen.dialogue import ID_DIGITS, STAGES, Step, Turn
 from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Bill, Plan, Row, Settled, Standing, Wait, runs
+from batchgen.records import Batch, Bill, Plan, Row, Settled, Shown, Standing, Wait, runs
 from batchgen.schema import MIGRATIONS, PLACES
 from batchgen.texts import Texts
 
@@ -210,6 +210,13 @@ class Store(Texts):
             return [Batch(*row) for row in self._database.execute(queries.ALL_BATCHES)]
         found = [Batch(*row) for state in states for row in self._database.execute(queries.LIVE, {"state": state})]
         return sorted(found)
+
+    def shown(self, *states: str) -> list[Shown]:
+        """The same batches, as far as `status` speaks of them."""
+        if not states:
+            return list(map(Shown._make, self._database.execute(queries.ALL_SHOWN)))
+        rows = (row for state in states for row in self._database.execute(queries.SHOWN, {"state": state}))
+        return sorted(map(Shown._make, rows))
 
     def update(self, batch: Batch, **changes: float | str | None) -> Batch:
         """Change a batch's row, durably, and return it. Nothing is written when nothing changes."""

@@ -41,6 +41,7 @@ INDEX = {
     "REJECTION_REASONS": "INDEX left_behind",
     "MAKE_READY": "INDEX left_behind",
     "LIVE": "INDEX by_state",
+    "SHOWN": "INDEX by_state",
     "ENQUEUED": "INDEX by_state",
     "ACCEPTED_AT": "INDEX by_position",
     "OUTPUT_OF": "INDEX by_position",
@@ -49,7 +50,7 @@ INDEX = {
 ALL_REJECTED = {"LEFT_BEHIND", "REJECTED", "ALL_REJECTED"}
 # These read the ledger: a row a batch, a few a batch's outcomes. No conversation.
 LEDGER = {
-    *("ALL_BATCHES", "LAST_BATCH", "BATCH_TOTALS", "ACCEPTED", "BILLS", "ESTIMATED", "LEDGER_USD"),
+    *("ALL_BATCHES", "ALL_SHOWN", "LAST_BATCH", "BATCH_TOTALS", "ACCEPTED", "BILLS", "ESTIMATED", "LEDGER_USD"),
     *("RESERVED_WITHOUT_PRICE", "STALE", "WAITS"),
 }
 BIG = re.compile(r"SCAN (conversations|texts|c|t)\b(?! USING (COVERING )?INDEX left_behind)")

@@ -146,7 +146,7 @@ def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -
     live = sys.stderr.isatty() and not context.quiet
     with showing(session, live=live) as show:
         wait(session, advance=advance, sleep=clock.sleep, show=show)
-    value = read(session.store, session.settings, session.now())
+    value = read(session.store, session.settings, session.now(), ended=as_json)
     answer(value, as_json=as_json, text=summary(value))
 
 
@@ -164,7 +164,7 @@ def status(context: Context, *, as_json: bool) -> None:
     path = Layout(context.root).store
     with translating(path):
         store = Store.read(path)
-        value = read(store, context.settings(), clock.now())
+        value = read(store, context.settings(), clock.now(), ended=as_json)
     if sys.stdout.isatty() and not as_json:
         from batchgen.tables import show
 
