@@ -96,4 +96,7 @@ MIGRATIONS: tuple[str, ...] = (
     # From when on a tick has put off writing it anew.
     "ALTER TABLE stale ADD COLUMN since REAL",
     "CREATE INDEX by_position ON batches (position, follow_up, batch)",
+    # What the totals of a ledger need, a quarter of its bytes: `status` adds them up anew every time.
+    """CREATE INDEX ledger ON batches
+        (position, provider, model, follow_up, state, requests, estimated_usd, reserved_usd)""",
 )

@@ -92,6 +92,13 @@ def test_the_ledger_s_queries_know_no_conversation(name: str) -> None:
     assert not re.search(r"\b(conversations|texts)\b", QUERIES[name])
 
 
+@pytest.mark.parametrize("name", ["BATCH_TOTALS", "LEDGER_USD", "BILLS", "ACCEPTED"])
+def test_totals_of_the_ledger_are_added_up_from_an_index_alone(name: str, store: Store) -> None:
+    steps = plan(store, QUERIES[name])
+    assert any("USING COVERING INDEX" in step for step in steps if step.startswith("SCAN")), steps
+    assert not any(step.startswith("SCAN") and "COVERING" not in step for step in steps), steps
+
+
 def test_queries_elsewhere_in_the_store_name_one_row() -> None:
     """What is not named in queries.py changes single rows, or everything when a run is prepared."""
     source = Path(queries.__file__).with_name("store.py").read_text("utf-8")
