@@ -31,11 +31,13 @@ _NO_WORD = re.compile(r"[\W_]+")
 _SHINGLED = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3]|[^\\W_]+")
 _SHINGLE_WORDS = 3
 _ASCII_WORDS = bytes(code if chr(code).isalnum() else ord(" ") for code in range(128)) + bytes(range(128, 256))
-_SCRIPTS = {name: (re.compile(f"[{ranges}]"), weight) for name, (ranges, weight) in SCRIPTS.items()}
+_SCRIPTS = {name: re.compile(f"[{ranges}]") for name, (ranges, _) in SCRIPTS.items()}
 
 
 def plain(text: str) -> str:
     """The words alone: no case, punctuation or spacing. A text without a word stays as it is."""
+    if text.isascii():
+        return " ".join(_ascii_words(text)) or text
     return _NO_WORD.sub(" ", text.casefold()).strip() or text
 
 
@@ -80,9 +82,17 @@ def loops(text: str) -> bool:
         words = _NO_WORD.sub("", text)  # a script without spaces: runs of characters
     if len(words) < LOOP_WORDS * LOOP_TIMES or len(set(words)) * 10 > len(words) * 9:
         return False
-    runs = Counter(zip(*(words[start:] for start in range(LOOP_WORDS)), strict=False))
-    times = max(runs.values())
-    return times >= LOOP_TIMES and times * LOOP_WORDS >= LOOP_SHARE * len(words)
+    least = max(LOOP_TIMES, LOOP_SHARE * len(words) / LOOP_WORDS)
+    runs = _runs(words)
+    # Where hardly a run comes again, none has to be counted.
+    return len(runs) - len(set(runs)) >= least - 1 and max(Counter(runs).values()) >= least
+
+
+def _runs(words: Sequence[str]) -> Sequence[object]:
+    """Every run of LOOP_WORDS words; in a string, of as many characters."""
+    if isinstance(words, str):
+        return [words[start : start + LOOP_WORDS] for start in range(len(words) - LOOP_WORDS + 1)]
+    return list(zip(*(words[start:] for start in range(LOOP_WORDS)), strict=False))
 
 
 @cache
@@ -94,8 +104,22 @@ def scripts(text: str) -> Mapping[str, float]:
     """Letters by writing system, ideographs and syllables weighted; {} for a text without letters."""
     if text.isascii():
         return {"latin": float(len(text))} if any(map(str.isalpha, text)) else {}
-    counts = {name: float(weight * len(pattern.findall(text))) for name, (pattern, weight) in _SCRIPTS.items()}
+    counts = dict.fromkeys(SCRIPTS, 0.0)
+    for character, times in Counter(text).items():
+        for name in _CHARACTERS[character]:
+            counts[name] += times * SCRIPTS[name][1]
     return {name: count for name, count in counts.items() if count}
+
+
+class _Characters(dict[str, tuple[str, ...]]):
+    """The writing systems of a character, looked up once."""
+
+    def __missing__(self, character: str) -> tuple[str, ...]:
+        self[character] = tuple(name for name, pattern in _SCRIPTS.items() if pattern.match(character))
+        return self[character]
+
+
+_CHARACTERS = _Characters()
 
 
 def main_script(text: str) -> str | None:
@@ -124,6 +148,8 @@ def shingles(text: str) -> list[str]:
 
 def _words(text: str) -> list[str]:
     """Words in small letters; ideographs and syllables one by one."""
-    if text.isascii():
-        return text.lower().encode().translate(_ASCII_WORDS).decode().split()
-    return _SHINGLED.findall(text.lower())
+    return _ascii_words(text) if text.isascii() else _SHINGLED.findall(text.lower())
+
+
+def _ascii_words(text: str) -> list[str]:
+    return text.lower().encode().translate(_ASCII_WORDS).decode().split()

@@ -8,6 +8,12 @@ anybody.
 
 from __future__ import annotations
 
+# `\b` as what may be consumed on that side of a word, which comes to the same where it is only asked whether a text
+# matches: the quick automaton of `regex` gives `\b` up at the first character beyond ASCII.
+START = r"(?:^|\W)"
+END = r"(?:\W|$)"
+GAP = r"(?:\W|\W.{0,78}\W)"  # \b.{0,80}\b between two words
+
 _NOT = r"(?:can(?:no|['’])?t|cannot|unable|not able|won['’]t|will not|not (?:comfortable|possible|appropriate))"
 _SORRY = r"(?:i(?:['’]?m| am) (?:\w+ )?sorry|sorry|unfortunately|(?:my )?apologies|i apologi[sz]e|i understand)"
 _HELP = (
@@ -18,10 +24,10 @@ _HELP = (
 # A refusal says so at its beginning; the same words further down are usually part of an answer.
 REFUSAL_CHARACTERS = 160
 REFUSAL = (
-    rf"(?is)^\W*{_SORRY}\b.{{0,80}}\b{_NOT}\b"
-    rf"|\bI(?:['’]m| am)? {_NOT} (?:to |be able to )?{_HELP}\b"
-    rf"|\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b.{{0,80}}"
-    rf"\b(?:{_NOT}\b|(?:don['’]t|do not) (?:have the ability|{_HELP})\b)"
+    rf"(?is)^\W*{_SORRY}{GAP}{_NOT}{END}"
+    rf"|{START}I(?:['’]m| am)? {_NOT} (?:to |be able to )?{_HELP}{END}"
+    rf"|{START}as an? (?:AI|artificial intelligence|(?:large )?language model){GAP}"
+    rf"(?:{_NOT}|(?:don['’]t|do not) (?:have the ability|{_HELP})){END}"
     r"|^\W*(?:非常|很|十分)?(?:抱歉|对不起|不好意思|遗憾).{0,40}(?:不能|无法|没办法|不便|不可以|不会)"
     r"|我(?:不能|无法|没有办法|没办法|不会|不便)(?:帮|为|提供|回答|协助|支持|满足|参与|讨论|生成|给|执行)"
     r"|作为(?:一个|一名|一款)?(?:AI|人工智能|(?:大型)?语言模型)[^。，\n]{0,12}，我?[^。，\n]{0,12}(?:不能|无法|不会)"
@@ -29,12 +35,12 @@ REFUSAL = (
 
 # The assistant's voice in the user's place.
 OFFER = (
-    r"(?i)\b(?:would|do) you (?:like|want|prefer|need) me to\b"
-    r"|\bwould you like (?:(?:some|more|any|additional|further|to know) )+"
-    r"|\blet me know if\b|\b(?:feel free to|don['’]t hesitate to) (?:ask|reach|contact)\b"
-    r"|\bi(?:['’]d| would) be (?:happy|glad) to (?:help|assist|provide|explain|share|give|offer)\b"
-    r"|\bhow (?:can|may) i (?:help|assist) you\b|\bis there anything else (?:you|i can)\b"
-    r"|\bi can (?:help|assist|provide) you\b"
+    rf"(?i){START}(?:would|do) you (?:like|want|prefer|need) me to{END}"
+    rf"|{START}would you like (?:(?:some|more|any|additional|further|to know) )+"
+    rf"|{START}let me know if{END}|{START}(?:feel free to|don['’]t hesitate to) (?:ask|reach|contact){END}"
+    rf"|{START}i(?:['’]d| would) be (?:happy|glad) to (?:help|assist|provide|explain|share|give|offer){END}"
+    rf"|{START}how (?:can|may) i (?:help|assist) you{END}|{START}is there anything else (?:you|i can){END}"
+    rf"|{START}i can (?:help|assist|provide) you{END}"
     r"|需要我们?[^，。？！?]{0,12}?(?:您|你|提供|解释|推荐|介绍|列|详细|进一步|继续|帮|举|整理|生成|写|再|说明|分享)"
     r"[^。？！?]{0,40}[吗么]"
     r"|要不要我(?:们)?(?:为|帮|给|再|继续|来)|(?:想|希望|要)(?:让)?我(?:们)?(?:为|帮|给)(?:您|你)"
@@ -47,12 +53,13 @@ OFFER = (
 _QUESTION_MARK = "[?？¿؟\u037e՞፧᥅⁇⁈⁉‽⸮꘏︖﹖]"
 _START = r"(?:^|[.!,:;\n]\s*)(?:(?:and|so|then|now|but|also|well|ok|okay|yes|no|thanks)[,!.]* )*"
 ASKING = (
-    rf"(?i){_QUESTION_MARK}|\b(?:what|how|why|when|where|who|whom|whose|which|please|wonder(?:ing)?|curious)\b"
+    rf"(?i){_QUESTION_MARK}"
+    rf"|{START}(?:what|how|why|when|where|who|whom|whose|which|please|wonder(?:ing)?|curious){END}"
     rf"|{_START}(?:can|could|would|should|shall|will|do|does|did|is|are|am|was|were|may|might|have|has)(?:n['’]t)?"
-    r" (?:i|you|we|they|he|she|it|there|this|that|these|those|the|a|an|my|your|any|some)\b"
+    rf" (?:i|you|we|they|he|she|it|there|this|that|these|those|the|a|an|my|your|any|some){END}"
     rf"|{_START}(?:tell|explain|describe|give|show|list|name|help|suggest|recommend|compare|elaborate|clarify|write"
-    r"|share|define|summari[sz]e|translate|provide|walk|teach|let['’]s|go on|continue)\b"
-    r"|\bi(?:['’]d| would)? (?:want|need|like|love)(?: you)?(?: to)? (?:know|hear|see|understand|learn|more)\b"
+    rf"|share|define|summari[sz]e|translate|provide|walk|teach|let['’]s|go on|continue){END}"
+    rf"|{START}i(?:['’]d| would)? (?:want|need|like|love)(?: you)?(?: to)? (?:know|hear|see|understand|learn|more){END}"
     r"|什么|怎|为何|如何|哪|谁|多少|几(?:个|种|天|次|点|岁|年|月|号|步)|是否|吗|呢|何时|何处|何种|[么]\W*$"
     r"|能不能|可不可以|会不会|有没有|是不是|要不要|请|帮我|告诉我|解释|介绍|说明|举例|举个|推荐|想知道|想了解"
     r"|^(?:用.{1,16}?)?(?:查|写|编写|列|总结|翻译|分析|比较|生成|继续|展开|详细|说说|谈谈|讲|教|给我)"
@@ -70,10 +77,11 @@ _EDITED = r"(?:corrected|improved|revised|rewritten|better|refined|edited)"
 TEMPLATE = "|".join(
     (
         r"(?is)</?think(?:ing)?>|<\|[^|>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>",
-        r"^\s*<s>|</s>\s*$|\bBEGINNING OF CONVERSATION:|(?m:^#{2,4} ?(?:instruction|response|input|assistant):)",
+        r"^\s*<s>|</s>\s*$",
+        rf"{START}BEGINNING OF CONVERSATION:|(?m:^#{{2,4}} ?(?:instruction|response|input|assistant):)",
         rf"^[\s*#]*{_ROLE}[ *]*[:：]|(?m:^[ \t*#]*assistant[ \t*]*:)",
         rf"^[\s*#]*{_LABEL}[ *]*[:：]",
-        rf"\b(?:here(?:['’]s| is)|below is) {_ONE} (?:\w+ )?{_EDITED} (?:\w+ )?(?:answer|version|response)\b",
+        rf"{START}(?:here(?:['’]s| is)|below is) {_ONE} (?:\w+ )?{_EDITED} (?:\w+ )?(?:answer|version|response){END}",
         r"(?:修改|改进|修正|更正|优化|润色|纠正)(?:过)?后的(?:回答|答案|版本|回复)",
         r"^\s*```(?:json|markdown|md|te?xt|plaintext)?[ \t]*\n(?:[^`]|`[^`]|``[^`])*```\s*$",
         r'^\s*\{\s*"(?:question|answer|correction|response|text|reply|content)"\s*:',

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from itertools import groupby
+from functools import cache, lru_cache
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import polars as pl
 
 from batchgen import patterns
 from batchgen.dialogue import FIRST_ROUND, Conversation, Stage, Turn
-from batchgen.likeness import drifts, echoes, loops, nearly_equal, plain, same_question, scripts
+from batchgen.likeness import (
+    RUN_BYTES,
+    WHOLE_BYTES,
+    drifts,
+    echoes,
+    loops,
+    nearly_equal,
+    plain,
+    same_question,
+    scripts,
+)
 from batchgen.prompts import prompt
 
 TURNS = pl.Schema(
@@ -31,6 +41,7 @@ CONTEXT = pl.Schema(
 )
 ALL = Turn._fields
 TURN = ("",)  # a flag of the turn as a whole
+PAIRS = 10_000  # of turns of one conversation, that are compared at once
 LEAST_CLAUSE = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
 
 
@@ -109,11 +120,20 @@ def refusal(turns: pl.DataFrame, field: str) -> pl.Series:
 
 def language_drift(turns: pl.DataFrame, field: str) -> pl.Series:
     """Another writing system than the seed turn's (question and correction). Languages of one script look alike."""
-    first = turns["round"] == 1
-    seeds = (turns["question"] + "\n" + turns["correction"]).filter(first)
-    mixtures = dict(zip(turns["number"].filter(first), map(scripts, seeds), strict=True))
+    first = turns.filter(pl.col("round") == 1)
+    seeds = dict(zip(first["number"], first["question"] + "\n" + first["correction"], strict=True))
+    mixtures = {number: _seed_scripts(seed) for number, seed in seeds.items() if not seed.isascii()}
+
+    def drifted(conversation: int, text: str) -> bool:
+        if text.isascii() and conversation not in mixtures:
+            return False  # both are Latin, or no text at all
+        return drifts(text, mixtures.get(conversation) or scripts(seeds.get(conversation, "")))
+
     later = zip(turns["number"], turns["round"], turns[field], strict=True)
-    return _series(number > 1 and drifts(text, mixtures.get(conversation, {})) for conversation, number, text in later)
+    return _series(number > 1 and drifted(conversation, text) for conversation, number, text in later)
+
+
+_seed_scripts = lru_cache(1024)(scripts)  # each field of a conversation is held against the same seed
 
 
 def template_artefact(turns: pl.DataFrame, field: str) -> pl.Series:
@@ -141,11 +161,12 @@ def prompt_echo(turns: pl.DataFrame, field: str) -> pl.Series:
     """The text is, contains or quotes at length (120 bytes) what its writer was shown. The answer that a correction
     corrects does not count, and neither do a question's predecessors: other flags compare those.
     """
-    return _series(
-        any(echoes(turn[field], source) for source in _shown(before, turn, field))
-        for dialogue in _dialogues(turns)
-        for turn, before in ((turn, dialogue[:at]) for at, turn in enumerate(dialogue))
-    )
+    found = set[int]()
+    for some in _parts(turns.with_row_index("row")):
+        for row, text, source in _may_echo(some, field).iter_rows():
+            if row not in found and echoes(text, source):
+                found.add(row)
+    return _series(row in found for row in range(turns.height))
 
 
 def near_duplicate(turns: pl.DataFrame, _: str) -> pl.Series:
@@ -172,23 +193,40 @@ def _by_conversation(turns: pl.DataFrame, field: str, change: Callable[[str], st
         yield [change(text) for _, text in texts]
 
 
-def _dialogues(turns: pl.DataFrame) -> Iterator[list[Mapping[str, bytes]]]:
-    """Each conversation's turns as UTF-8."""
-    rows = turns.select("number", *ALL).iter_rows()
-    for _, dialogue in groupby(rows, key=lambda row: row[0]):
-        yield [dict(zip(ALL, (text.encode() for text in row[1:]), strict=True)) for row in dialogue]
+def _parts(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """`turns` a few conversations at a time: the pairs of texts in one grow with the square of its rounds."""
+    begins = turns.select((pl.col("number") != pl.col("number").shift()).fill_null(value=True).arg_true()).to_series()
+    longest = max(turns["round"], default=1)
+    ends = [*begins[:: max(PAIRS // longest**2, 1)], turns.height]
+    for start, end in pairwise(ends):
+        yield turns.slice(start, end - start)
 
 
-def _shown(before: Iterable[Mapping[str, bytes]], turn: Mapping[str, bytes], field: str) -> Iterator[bytes]:
-    """What the writer of `field` was shown, but for what other flags compare."""
+def _may_echo(turns: pl.DataFrame, field: str) -> pl.DataFrame:
+    """(row, text, source) where a text of `field` may echo a source that its writer was shown: `source` is short and
+    stands in `text`, or one of its blocks does. Whatever `echoes` finds is among them.
+    """
+    texts = turns.select("row", "number", "round", pl.col(field).cast(pl.Binary).alias("text"))
+    shown = pl.concat(
+        turns.select("number", pl.col("round").alias("shown") + later, pl.col(name).cast(pl.Binary).alias("source"))
+        for name, later in _shown(field).items()
+    ).filter(pl.col("source").bin.size() >= WHOLE_BYTES)
+    pairs = texts.join(shown, on="number", how="inner").filter(pl.col("shown") <= pl.col("round"))
+    last = pl.col("source").bin.size().cast(pl.Int64) - RUN_BYTES // 2
+    blocks = pairs.with_columns(pl.int_ranges(0, pl.max_horizontal(last, 0) + 1, RUN_BYTES // 2).alias("at")).explode(
+        "at"
+    )
+    found = blocks.filter(pl.col("text").bin.contains(pl.col("source").bin.slice(pl.col("at"), RUN_BYTES // 2)))
+    return found.unique(["row", "source"]).select("row", "text", "source")
+
+
+def _shown(field: str) -> Mapping[str, int]:
+    """What the writer of `field` was shown, but for what other flags compare: fields, and how many rounds later."""
+    if field == Stage.QUESTION:
+        return {"answer": 1, "correction": 1}
     if field == Stage.ANSWER:
-        earlier: tuple[str, ...] = ("question", "correction")
-    else:
-        earlier = ("answer", "correction") if field == Stage.QUESTION else ALL
-    if field != Stage.QUESTION:
-        yield turn["question"]
-    for one in before:
-        yield from (one[name] for name in earlier)
+        return {"question": 0, "correction": 1}
+    return {"question": 0, "answer": 1, "correction": 1}
 
 
 @cache

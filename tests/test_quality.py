@@ -14,6 +14,7 @@ from conftest import REPOSITORY, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen import patterns, quality
 from batchgen.copies import BANDS, Bands, copies
 from batchgen.dialogue import Conversation, Stage, Turn
 from batchgen.likeness import echoes, loops, scripts, shingles
@@ -54,6 +55,63 @@ def later(**fields: str) -> set[str]:
 def later_chinese(**fields: str) -> set[str]:
     second = Turn("能放几天？", "大概一个月吧。", "两到四天，吃不完就冷冻。")
     return last(CHINESE, second._replace(**fields))
+
+
+EDGES = {patterns.GAP: r"\b.{0,80}\b", patterns.START: r"\b", patterns.END: r"\b"}
+PIECES = (
+    *("I", "I'm sorry", "unfortunately", "As an AI", "cannot", "not able", "to", "help", "provide", "would you like"),
+    *("me to", "some", "let me know if", "feel free to", "ask", "how can", "help you", "please", "wonder", "tell"),
+    *("what", "the", "i", "want to know", "here is the", "corrected", "answer", "BEGINNING OF CONVERSATION:"),
+    *("é", "ſ", "\u212a", "我不能", "吗", "’", "_", "1", "-", " ", " ", " ", "\n", ". ", "x" * 78, "? "),
+)
+
+
+@pytest.mark.parametrize("name", ["REFUSAL", "OFFER", "ASKING", "TEMPLATE"])
+@settings(deadline=None, max_examples=100)
+@given(pieces=st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=1, max_size=20))
+def test_what_is_consumed_beside_a_word_is_what_its_edge_asks_for(name: str, pieces: list[str]) -> None:
+    quick = plainly = getattr(patterns, name)
+    for consumed, edge in EDGES.items():
+        plainly = plainly.replace(consumed, edge)
+    assert plainly != quick
+    texts = pl.Series([*pieces, " ".join(pieces)])
+    assert texts.str.contains(quick).to_list() == texts.str.contains(plainly).to_list()
+
+
+ECHO_WORDS = st.lists(st.sampled_from(["rain ", "storm ", "屋顶", "é", "x", ", "]), max_size=60).map("".join)
+
+
+@given(
+    dialogues=st.lists(st.lists(st.tuples(*[ECHO_WORDS] * 3), min_size=1, max_size=3), min_size=1, max_size=4),
+    quoted=st.lists(st.tuples(*[st.integers(0, 35)] * 2, st.integers(0, 60), st.integers(20, 130)), max_size=4),
+    pairs=st.sampled_from([1, 10_000]),
+)
+def test_whoever_was_shown_a_text_may_echo_it(
+    dialogues: list[list[tuple[str, str, str]]], quoted: list[tuple[int, int, int, int]], pairs: int
+) -> None:
+    """The search in bulk finds what a look at each pair of texts finds."""
+    texts = [[list(turn) for turn in dialogue] for dialogue in dialogues]
+    cells = [(dialogue, turn, field) for dialogue in texts for turn in dialogue for field in range(3)]
+    for source, target, start, length in quoted:
+        (_, one, field), (_, other, place) = cells[source % len(cells)], cells[target % len(cells)]
+        other[place] = other[place][:9] + one[field][start : start + length] + other[place][9:]
+    turns = table(Conversation(n, tuple(Turn(*turn) for turn in dialogue)) for n, dialogue in enumerate(texts))
+    earlier = {"question": (1, 2), "answer": (0, 2), "correction": (0, 1, 2)}
+    for place, field in enumerate(ALL):
+        expected = [
+            any(
+                echoes(turn[place].encode(), source.encode())
+                for source in (
+                    *turn[: 1 if place else 0],
+                    *(one[which] for one in dialogue[:at] for which in earlier[field]),
+                )
+            )
+            for dialogue in texts
+            for at, turn in enumerate(dialogue)
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(quality, "PAIRS", pairs)
+            assert FLAGS["prompt_echo"].find(turns, field).to_list() == expected
 
 
 def test_good_turns_have_no_flag() -> None:
