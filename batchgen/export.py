@@ -8,7 +8,7 @@ near-duplicates, who belongs together), the second flags and writes.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
@@ -26,6 +26,7 @@ from batchgen.dialogue import STAGES, Conversation
 from batchgen.errors import SetupError
 from batchgen.files import replacing, write_durably
 from batchgen.formats import FORMATS, Dialogue, Format
+from batchgen.hand import spread
 from batchgen.logs import log
 from batchgen.quality import FLAGS, LABELS, expand, labels, table
 from batchgen.session import Session
@@ -34,6 +35,7 @@ from batchgen.store import Store
 from batchgen.survey import Survey, held_out, survey
 
 CHUNK = 1000  # conversations, or records, in memory at once
+CHARACTERS = 4_000_000  # or so many, where texts are long
 ROW_GROUP = 5000
 TRAIN, TEST = "train", "test"
 FILE_SUFFIXES = (".jsonl", ".parquet")
@@ -80,7 +82,8 @@ def export(session: Session, options: Options) -> Exported:
     finished = bool(status(session.store, session.settings, session.now())["finished"])
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
-    whole = survey(map(table, _chunks(_complete(session))), partial(_some, session))
+    chunks = map(table, _chunks(_complete(session)))
+    whole = survey(chunks, partial(_some, session), groups=bool(options.test_share))
     test = _test(whole, options)
     writing = _Writing(form, dropped, test)
     with ExitStack() as stack:
@@ -232,52 +235,70 @@ def _complete(session: Session) -> Iterator[Conversation]:
 
 
 def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    while chunk := list(islice(conversations, CHUNK)):
+    """CHUNK conversations at a time, or as many as have CHARACTERS."""
+    chunk: list[Conversation] = []
+    room = CHARACTERS
+    for one in conversations:
+        chunk.append(one)
+        room -= sum(len(text) for turn in one.turns for text in turn)
+        if len(chunk) == CHUNK or room <= 0:
+            yield chunk
+            chunk, room = [], CHARACTERS
+    if chunk:
         yield chunk
 
 
-def _some(session: Session, numbers: Sequence[int]) -> Iterator[pl.DataFrame]:
+def _some(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
     """Complete conversations once more, by their numbers, as turns."""
     rounds = session.settings.rounds
-    for chunk in _chunks(session.store.conversations(numbers)):
-        yield table(one._replace(turns=one.turns[:rounds]) for one in chunk)
+    for start in range(0, numbers.len(), CHUNK):
+        some = session.store.conversations(numbers.slice(start, CHUNK).to_list())
+        yield from (table(one._replace(turns=one.turns[:rounds]) for one in chunk) for chunk in _chunks(some))
 
 
 def _dialogues(session: Session, whole: Survey) -> Generator[tuple[int, Dialogue]]:
     """(number, dialogue) of every complete conversation, flagged, in seed order."""
     names, writers = session.names(), _Writers(session.store, session.settings.rounds)
-    for chunk in _chunks(_complete(session)):
-        found = iter(labels(whole.measure(table(chunk))))
-        for one in chunk:
-            marks = tuple(tuple(marks) for marks in islice(found, len(one.turns)))
-            yield one.number, Dialogue(names.id(one.number), one.turns, marks, writers.of(one.number))
+    chunks: deque[list[Conversation]] = deque()
+
+    def frames() -> Iterator[pl.DataFrame]:
+        for chunk in _chunks(_complete(session)):
+            chunks.append(chunk)
+            yield whole.measure(table(chunk))
+
+    for _, found in spread(labels, frames()):
+        marks = iter(found)
+        for one in chunks.popleft():
+            turns = tuple(tuple(label) for label in islice(marks, len(one.turns)))
+            yield one.number, Dialogue(names.id(one.number), one.turns, turns, writers.of(one.number))
 
 
 class _Writers:
     """Which model wrote each text, from the ledger. Only a step that changed its model is looked up row by row."""
 
     def __init__(self, store: Store, rounds: int) -> None:
-        self._places = range(rounds * len(STAGES))
-        self._only: dict[int, str] = {}
-        self._rows: dict[int, dict[int, str]] = {}
+        self._store, self._places = store, range(rounds * len(STAGES))
+        self._models: dict[int, str] = {}
+        self._only: dict[int, str | None] = {}
         collected = store.batches("collected")
         for position in self._places:
             # A question may have come along with the correction before it.
             batches = [each for each in collected if each.position <= position < each.position + each.texts]
             models = {batch.model for batch in batches}
-            if len(models) == 1:
-                self._only[position] = models.pop()
+            if len(models) > 1:
+                self._models |= {batch.batch: batch.model for batch in batches}
             else:
-                self._rows[position] = {
-                    number: each.model
-                    for each in batches
-                    for number, step, _ in store.texts_of(each)
-                    if step.position == position
-                }
+                self._only[position] = models.pop() if models else None
 
     def of(self, number: int) -> tuple[str | None, ...]:
         """The model behind each text of a conversation, None for the seed's."""
-        return tuple(self._only.get(place) or self._rows[place].get(number) for place in self._places)
+        if not self._models:
+            return tuple(self._only.values())
+        sources = self._store.sources(number)
+        return tuple(
+            self._only[place] if place in self._only else self._models.get(sources.get(place, 0))
+            for place in self._places
+        )
 
 
 # ---------------------------------------------------------------- the way back
@@ -291,7 +312,7 @@ def verify_exports(path: Path, session: Session) -> list[str]:
     """
     files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
     problems: list[str] = [] if files else [f"{path}: no .jsonl or .parquet file"]
-    seen: dict[str, Path] = {}
+    seen: list[_Reading] = []
     stated = stated_rows(path / CARD) if path.is_dir() else {}
     for file in files:
         rows, found = 0, _Reading(session, file)
@@ -301,8 +322,8 @@ def verify_exports(path: Path, session: Session) -> list[str]:
                 problems += found.check(chunk)
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             problems.append(f"{file}: cannot be read ({str(error).splitlines()[0]})")
-        problems += [f"{file}: {name} is also in {seen[name]}" for name in sorted(found.identities & seen.keys())]
-        seen.update(dict.fromkeys(found.identities, file))
+        problems += [f"{file}: {name} is also in {other.path}" for other in seen for name in found.also_in(other)]
+        seen.append(found)
         if path.is_dir() and rows != stated.get(file.stem):
             problems.append(f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}")
     return problems[:MOST_PROBLEMS]
@@ -312,18 +333,26 @@ class _Reading:
     """One exported file, read back."""
 
     def __init__(self, session: Session, path: Path) -> None:
-        self._session, self._path, self._names = session, path, session.names()
+        self._session, self.path, self._names = session, path, session.names()
         self._rounds = session.settings.rounds
         self._writers = _Writers(session.store, self._rounds)
         self._forms = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
-        self._records: set[tuple[str, int]] = set()
-        self.identities: set[str] = set()
+        self._records = bytearray((session.conversations + 1) * self._rounds)  # which (conversation, round) were seen
+
+    def also_in(self, other: _Reading) -> Iterator[str]:
+        """The conversations that the other file has, too."""
+        for number in range(1, self._session.conversations + 1):
+            if self._has(number) and other._has(number):
+                yield self._names.id(number)
+
+    def _has(self, number: int) -> bool:
+        return any(self._records[number * self._rounds : (number + 1) * self._rounds])
 
     def chunks(self) -> Iterator[Sequence[Record]]:
-        if self._path.suffix == ".parquet":
-            yield from self._columns(pl.scan_parquet(self._path))
+        if self.path.suffix == ".parquet":
+            yield from self._columns(pl.scan_parquet(self.path))
             return
-        with self._path.open("rb") as stream:
+        with self.path.open("rb") as stream:
             while lines := list(islice(stream, CHUNK)):
                 yield list(map(orjson.loads, lines))
 
@@ -343,7 +372,7 @@ class _Reading:
         known = {one.number: one for one in self._session.store.conversations(sorted(numbers))}
         for record in chunk:
             if flaw := self._flaw(record, known.get(_number(record) or 0)):
-                yield f"{self._path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
+                yield f"{self.path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
 
     def _flaw(self, record: Record, one: Conversation | None) -> str:
         form = self._forms.get(frozenset(record)) if isinstance(record, dict) else None
@@ -354,10 +383,12 @@ class _Reading:
         if len(one.turns) < self._rounds or not one.turns[self._rounds - 1].correction:
             return "the conversation is not complete"
         number = record.get("round", self._rounds)
-        if number not in range(1, self._rounds + 1) or (record["id"], number) in self._records:
+        if number not in range(1, self._rounds + 1):
             return f"round {number} does not exist or is there twice"
-        self._records.add((record["id"], number))
-        self.identities.add(record["id"])
+        at = one.number * self._rounds + int(number) - 1
+        if self._records[at]:
+            return f"round {number} does not exist or is there twice"
+        self._records[at] = True
         return _difference(record, form, Dialogue(record["id"], one.turns, (), self._writers.of(one.number)), number)
 
 

@@ -66,8 +66,27 @@ def echoes(text: bytes, source: bytes) -> bool:
 
 def _run_around(text: bytes, source: bytes, at: int, length: int) -> bool:
     """Whether a run of RUN_BYTES that covers `source[at:at + length]` is in `text`."""
-    first, last = max(at + length - RUN_BYTES, 0), min(at, len(source) - RUN_BYTES)
-    return any(source[start : start + RUN_BYTES] in text for start in range(first, last + 1))
+    block, more = source[at : at + length], RUN_BYTES - length
+    before, after = source[max(at - more, 0) : at][::-1], source[at + length : at + RUN_BYTES]
+    place = text.find(block)
+    while place >= 0:
+        left = _in_common(before, text[max(place - more, 0) : place][::-1])
+        if left + _in_common(after, text[place + length : place + RUN_BYTES]) >= more:
+            return True
+        place = text.find(block, place + 1)
+    return False
+
+
+def _in_common(one: bytes, other: bytes) -> int:
+    """How long the beginning is that both have."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if one[:middle] == other[:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 def loops(text: str) -> bool:
@@ -148,7 +167,12 @@ def shingles(text: str) -> list[str]:
 
 def _words(text: str) -> list[str]:
     """Words in small letters; ideographs and syllables one by one."""
-    return _ascii_words(text) if text.isascii() else _SHINGLED.findall(text.lower())
+    if text.isascii():
+        return _ascii_words(text)
+    words: list[str] = []
+    for line in text.split("\n"):
+        words += _ascii_words(line) if line.isascii() else _SHINGLED.findall(line.lower())
+    return words
 
 
 def _ascii_words(text: str) -> list[str]:

@@ -44,6 +44,7 @@ MAKE_FREE = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 
     WHERE number = ? AND at = ? AND reason IS NOT NULL"""
 LAST_BATCH = "SELECT coalesce(max(batch), 0) FROM batches"
 TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
+SOURCES = "SELECT place, batch FROM texts WHERE place BETWEEN :first AND :last AND batch IS NOT NULL"
 REACHED = """SELECT number FROM conversations
     WHERE number > :after AND at >= :positions ORDER BY number LIMIT :limit"""
 REACHED_TEXTS = f"""SELECT t.text FROM conversations c

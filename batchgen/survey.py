@@ -1,20 +1,21 @@
 """What only the whole dataset can tell: usual lengths, near-duplicate conversations, and which belong together.
 
 One pass over frames of turns, in seed order, and a second look at the few that may be near-duplicates. What is kept of
-a conversation is a hundred bytes: its number, a hash of its question, hashes of its bands. Lengths are counted.
+a conversation is hashes of its bands, in a file; a split needs a hash of its question, too. Lengths are counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.copies import Bands, copies
+from batchgen.copies import Bands, Copies, band_hashes, copies
 from batchgen.dialogue import Turn
+from batchgen.hand import spread
 from batchgen.likeness import main_script, plain
 
 OUTLYING = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
@@ -28,17 +29,13 @@ class Survey(NamedTuple):
 
     `lengths` has the usual lengths per round; `copies` maps a conversation to the first one that it nearly copies;
     `together` has (number, group): conversations that share their seed question or nearly copy each other are one
-    group; `scripts` counts conversations by the writing system of their seed.
+    group (nothing where no groups were wanted); `scripts` counts conversations by the writing system of their seed.
     """
 
     lengths: pl.DataFrame
     copies: Mapping[int, int]
     together: pl.DataFrame
     scripts: Mapping[str, int]
-
-    @property
-    def conversations(self) -> int:
-        return self.together.height
 
     def measure(self, turns: pl.DataFrame) -> pl.DataFrame:
         """`turns` with the columns of quality.CONTEXT."""
@@ -52,30 +49,31 @@ class Survey(NamedTuple):
         )
 
 
-Again = Callable[[Sequence[int]], Iterable[pl.DataFrame]]
+Again = Callable[[pl.Series], Iterable[pl.DataFrame]]
 
 
-def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None) -> Survey:
+def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None, *, groups: bool = True) -> Survey:
     """Look at every turn. A chunk holds whole conversations (schema quality.TURNS).
 
     `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated a
     second time.
     """
-    lengths, bands, asked, scripts = _Lengths(), Bands(), _Asked(), Counter[str]()
-    for turns in chunks:
-        lengths.learn(turns)
-        bands.learn(turns)
-        first = turns.filter(pl.col("round") == 1)
-        asked.learn(first)
-        scripts.update(main_script(question) or "other" for question in first["question"])
-    suspects = bands.shared()
-    del bands  # it is the most of what is kept
-    found = copies(again(suspects) if again else _among(chunks, suspects)) if suspects else {}
+    lengths, asked, scripts = _Lengths(), _Asked(), Counter[str]()
+    with Bands() as bands:
+        for turns, hashes in spread(band_hashes, chunks):
+            lengths.learn(turns)
+            bands.learn(hashes)
+            first = turns.filter(pl.col("round") == 1)
+            if groups:
+                asked.learn(first)
+            scripts.update(main_script(question) or "other" for question in first["question"])
+        suspects = bands.shared()
+    found = copies(again(suspects) if again else _among(chunks, suspects)) if len(suspects) else Copies()
     return Survey(lengths.usual(), found, asked.together(found), scripts)
 
 
-def _among(chunks: Iterable[pl.DataFrame], numbers: Sequence[int]) -> Iterable[pl.DataFrame]:
-    wanted = pl.Series(numbers, dtype=pl.Int64).implode()
+def _among(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterable[pl.DataFrame]:
+    wanted = numbers.implode()
     return (turns.filter(pl.col("number").is_in(wanted)) for turns in chunks)
 
 

@@ -71,3 +71,8 @@ class Texts:
         """(number, step, text) of every text that came from `batch`."""
         for place, text in self._database.execute(queries.TEXTS_OF, {"batch": batch.batch}):
             yield place // PLACES, Step.at(place % PLACES), text
+
+    def sources(self, number: int) -> dict[int, int]:
+        """The batch that each text of a dialogue came from, by position; a seed's came from none."""
+        query = {"first": number * PLACES, "last": number * PLACES + PLACES - 1}
+        return {place % PLACES: batch for place, batch in self._database.execute(queries.SOURCES, query)}

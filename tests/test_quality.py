@@ -14,8 +14,9 @@ from conftest import REPOSITORY, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen import copies as near_copies
 from batchgen import patterns, quality
-from batchgen.copies import BANDS, Bands, copies
+from batchgen.copies import BANDS, Bands, band_hashes, copies
 from batchgen.dialogue import Conversation, Stage, Turn
 from batchgen.likeness import echoes, loops, scripts, shingles
 from batchgen.prompts import prompt
@@ -91,12 +92,12 @@ def test_whoever_was_shown_a_text_may_echo_it(
 ) -> None:
     """The search in bulk finds what a look at each pair of texts finds."""
     texts = [[list(turn) for turn in dialogue] for dialogue in dialogues]
-    cells = [(dialogue, turn, field) for dialogue in texts for turn in dialogue for field in range(3)]
+    cells = [(turn, field) for dialogue in texts for turn in dialogue for field in range(3)]
     for source, target, start, length in quoted:
-        (_, one, field), (_, other, place) = cells[source % len(cells)], cells[target % len(cells)]
-        other[place] = other[place][:9] + one[field][start : start + length] + other[place][9:]
+        (one, which), (other, at) = cells[source % len(cells)], cells[target % len(cells)]
+        other[at] = other[at][:9] + one[which][start : start + length] + other[at][9:]
     turns = table(Conversation(n, tuple(Turn(*turn) for turn in dialogue)) for n, dialogue in enumerate(texts))
-    earlier = {"question": (1, 2), "answer": (0, 2), "correction": (0, 1, 2)}
+    earlier: dict[str, tuple[int, ...]] = {"question": (1, 2), "answer": (0, 2), "correction": (0, 1, 2)}
     for place, field in enumerate(ALL):
         expected = [
             any(
@@ -366,7 +367,7 @@ def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
     assert expected
     looked: list[int] = []
 
-    def again(numbers: Sequence[int]) -> list[pl.DataFrame]:
+    def again(numbers: pl.Series) -> list[pl.DataFrame]:
         looked.extend(numbers)
         return [table(dialogues[number - 1] for number in numbers)]
 
@@ -377,10 +378,20 @@ def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
 
 def test_little_is_kept_of_a_conversation() -> None:
     """However long its texts are: its number and four bytes for each band."""
-    kept = Bands()
-    kept.learn(table(Conversation(number, (Turn(f"{number} " * 2000, STORM * 9, "c"),)) for number in range(1, 101)))
-    columns = [*kept._numbers, *kept._hashes]
-    assert sum(column.estimated_size() for column in columns) <= 100 * (8 + 4 * BANDS)
+    with Bands() as kept:
+        kept.learn(band_hashes(table(Conversation(n, (Turn(f"{n} " * 2000, STORM * 9, "c"),)) for n in range(1, 101))))
+        assert sum(frame.estimated_size() for frame in kept.frames) <= 100 * (8 + 4 * BANDS)
+
+
+@pytest.mark.parametrize("kept", [1, 25, 1000])
+def test_what_is_put_away_is_found_again(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    dialogues = related(Random(7))
+    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = survey(chunks).copies
+    assert expected
+    monkeypatch.setattr(near_copies, "IN_MEMORY", kept)
+    monkeypatch.setattr(near_copies, "_AT_ONCE", 7)
+    assert survey(chunks).copies == expected
 
 
 @pytest.mark.parametrize("size", [20, 21, 200])

@@ -33,6 +33,7 @@ INDEX = {
     "REJECT": PRIMARY,
     "MAKE_FREE": PRIMARY,
     "TEXTS": PRIMARY,
+    "SOURCES": PRIMARY,
     "TEXTS_OF": "INDEX provenance",
     "REACHED": PRIMARY,
     "STANDINGS": PRIMARY,

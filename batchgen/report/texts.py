@@ -6,7 +6,7 @@ and what was drawn is read once more. A conversation is held only as long as its
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import orjson
 import polars as pl
 
 from batchgen.dialogue import STAGES, Conversation, Step, Turn
+from batchgen.hand import spread
 from batchgen.quality import LABELS, labels, table
 from batchgen.records import Standing
 from batchgen.report.marks import marked
@@ -68,7 +69,7 @@ def read(session: Session, most: int) -> Texts:
     """Look at every conversation; at most `most` are drawn to be shown."""
     rounds = session.settings.rounds
     done = (table(found) for seen in ranges(session) if (found := finished(seen, rounds)))
-    whole = survey(done, partial(_some, session))
+    whole = survey(done, partial(_some, session), groups=False)
     return _Reading(session, whole, most).texts()
 
 
@@ -83,11 +84,11 @@ def ranges(session: Session) -> Iterator[list[Seen]]:
         yield [Seen(one._replace(turns=one.turns[:rounds]), row) for row in standings if (one := found.get(row.number))]
 
 
-def _some(session: Session, numbers: Sequence[int]) -> Iterator[pl.DataFrame]:
+def _some(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
     """Complete conversations once more, by their numbers, as turns; no cursor is left open here either."""
     rounds = session.settings.rounds
-    for first in range(0, len(numbers), RANGE):
-        found = list(session.store.conversations(numbers[first : first + RANGE]))
+    for first in range(0, numbers.len(), RANGE):
+        found = list(session.store.conversations(numbers.slice(first, RANGE).to_list()))
         yield table(one._replace(turns=one.turns[:rounds]) for one in found)
 
 
@@ -110,21 +111,28 @@ class _Reading:
         self._labels, self._flagged, self._complete = Counter[tuple[str, int]](), 0, 0
 
     def texts(self) -> Texts:
-        for seen in ranges(self._session):
+        for seen, found in self._flagged_ranges():
             self._lengths = (
                 pl.concat([self._lengths, lengths(seen)]).group_by(*LENGTHS.names()[:3]).agg(pl.col("texts").sum())
             )
-            found = self._found(seen)
             for one in seen:
                 self._offer(one, found.get(one.conversation.number, ()))
         order = self._lengths.sort(*LENGTHS.names()[:3])
         return Texts(order, self._labels, self._flagged, self._complete, self._shown())
 
-    def _found(self, seen: Sequence[Seen]) -> dict[int, tuple[tuple[str, ...], ...]]:
-        """The labels of each complete conversation's turns."""
-        whole = finished(seen, self._rounds)
-        found = iter(labels(self._whole.measure(table(whole))) if whole else [])
-        return {one.number: tuple(tuple(next(found)) for _ in one.turns) for one in whole}
+    def _flagged_ranges(self) -> Iterator[tuple[list[Seen], dict[int, tuple[tuple[str, ...], ...]]]]:
+        """Every range with the labels of each complete conversation's turns."""
+        waiting: deque[list[Seen]] = deque()
+
+        def frames() -> Iterator[pl.DataFrame]:
+            for seen in ranges(self._session):
+                waiting.append(seen)
+                yield self._whole.measure(table(finished(seen, self._rounds)))
+
+        for _, labelled in spread(labels, frames()):
+            seen, found = waiting.popleft(), iter(labelled)
+            whole = finished(seen, self._rounds)
+            yield seen, {one.number: tuple(tuple(next(found)) for _ in one.turns) for one in whole}
 
     def _offer(self, one: Seen, found: tuple[tuple[str, ...], ...]) -> None:
         state = one.state(self._rounds)

@@ -1,0 +1,88 @@
+"""Work that a second process shares: the same results in the same order, whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchgen import hand
+from batchgen.hand import spread
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def where(_: int) -> int:
+    return os.getpid()
+
+
+def dies_elsewhere(number: int) -> int:
+    if os.environ.get("HERE") != str(os.getpid()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fails(number: int) -> int:
+    if number == 5:
+        raise ValueError("not this one")
+    return number
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process finds this module, and is started whatever the machine has."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("HERE", str(os.getpid()))
+    monkeypatch.setattr(hand, "_cores", lambda: 2)
+
+
+@pytest.mark.parametrize("many", [0, 1, hand.ALONE, hand.ALONE + 1, hand.ALONE + 2, 12, 13])
+def test_every_piece_is_done_in_order(many: int) -> None:
+    assert list(spread(square, range(many))) == [(number, number * number) for number in range(many)]
+
+
+def test_every_second_piece_is_done_by_another_process() -> None:
+    here = [process == os.getpid() for _, process in spread(where, range(hand.ALONE + 6))]
+    assert here == [True] * hand.ALONE + [False, True] * 3
+
+
+def test_few_pieces_or_one_core_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {process for _, process in spread(where, range(hand.ALONE))} == {os.getpid()}
+    monkeypatch.setattr(hand, "_cores", lambda: 1)
+    assert {process for _, process in spread(where, range(9))} == {os.getpid()}
+
+
+def test_what_a_dead_process_does_not_answer_is_done_here() -> None:
+    assert [result for _, result in spread(dies_elsewhere, range(12))] == list(range(12))
+
+
+def test_an_error_is_the_caller_s() -> None:
+    with pytest.raises(ValueError, match="not this one"):
+        list(spread(fails, range(9)))
+
+
+def test_few_pieces_are_in_memory_at_once() -> None:
+    taken = 0
+
+    def pieces() -> Iterator[int]:
+        nonlocal taken
+        while taken < 50:
+            taken += 1
+            yield taken
+
+    for done, _ in spread(square, pieces()):
+        assert taken - done <= 2  # one in each process, one done
+
+
+def test_who_stops_early_leaves_no_process() -> None:
+    results = spread(where, range(50))
+    processes = {process for _, (_, process) in zip(range(9), results, strict=False)} - {os.getpid()}
+    results.close()  # type: ignore[attr-defined] # it is a generator
+    assert len(processes) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(processes.pop(), 0)
