@@ -1,5 +1,4 @@
-"""The finished dataset in the forms that trainers read, and whether a file in such a form still says what the store
-says.
+"""The finished dataset in the forms that trainers read; `readback` holds what was written against the store.
 
 Two passes over the store in chunks of whole conversations: the first looks at the dataset as a whole (usual lengths,
 near-duplicates, who belongs together), the second flags and writes.
@@ -7,9 +6,8 @@ near-duplicates, who belongs together), the second flags and writes.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
@@ -21,7 +19,7 @@ import orjson
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from batchgen.card import CARD, Facts, Part, card, is_card, stated_rows
+from batchgen.card import CARD, Facts, Part, card, is_card
 from batchgen.dialogue import STAGES, Conversation
 from batchgen.errors import SetupError
 from batchgen.files import replacing, write_durably
@@ -31,8 +29,8 @@ from batchgen.logs import log
 from batchgen.quality import FLAGS, LABELS, expand, labels, table
 from batchgen.session import Session
 from batchgen.status import status
-from batchgen.store import Store
 from batchgen.survey import Survey, held_out, survey
+from batchgen.writers import Writers
 
 CHUNK = 1000  # conversations, or records, in memory at once
 CHARACTERS = 4_000_000  # or so many, where texts are long
@@ -41,7 +39,6 @@ TRAIN, TEST = "train", "test"
 FILE_SUFFIXES = (".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")
 EQUAL = "chosen_equals_rejected"
-MOST_PROBLEMS = 100
 WRITTEN = "exports"  # the fact that holds where exports were written, for `verify`
 
 Record = Mapping[str, Any]
@@ -258,7 +255,7 @@ def _some(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
 
 def _dialogues(session: Session, whole: Survey) -> Generator[tuple[int, Dialogue]]:
     """(number, dialogue) of every complete conversation, flagged, in seed order."""
-    names, writers = session.names(), _Writers(session.store, session.settings.rounds)
+    names, writers = session.names(), Writers(session.store, session.settings.rounds)
     chunks: deque[list[Conversation]] = deque()
 
     def frames() -> Iterator[pl.DataFrame]:
@@ -271,143 +268,6 @@ def _dialogues(session: Session, whole: Survey) -> Generator[tuple[int, Dialogue
         for one in chunks.popleft():
             turns = tuple(tuple(label) for label in islice(marks, len(one.turns)))
             yield one.number, Dialogue(names.id(one.number), one.turns, turns, writers.of(one.number))
-
-
-class _Writers:
-    """Which model wrote each text, from the ledger. Only a step that changed its model is looked up row by row."""
-
-    def __init__(self, store: Store, rounds: int) -> None:
-        self._store, self._places = store, range(rounds * len(STAGES))
-        self._models: dict[int, str] = {}
-        self._only: dict[int, str | None] = {}
-        collected = store.batches("collected")
-        for position in self._places:
-            # A question may have come along with the correction before it.
-            batches = [each for each in collected if each.position <= position < each.position + each.texts]
-            models = {batch.model for batch in batches}
-            if len(models) > 1:
-                self._models |= {batch.batch: batch.model for batch in batches}
-            else:
-                self._only[position] = models.pop() if models else None
-
-    def of(self, number: int) -> tuple[str | None, ...]:
-        """The model behind each text of a conversation, None for the seed's."""
-        if not self._models:
-            return tuple(self._only.values())
-        sources = self._store.sources(number)
-        return tuple(
-            self._only[place] if place in self._only else self._models.get(sources.get(place, 0))
-            for place in self._places
-        )
-
-
-# ---------------------------------------------------------------- the way back
-
-
-def verify_exports(path: Path, session: Session) -> list[str]:
-    """What is wrong with an export, one line each: a file, or a directory with its card. At most MOST_PROBLEMS lines.
-
-    Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
-    be in two splits; the card must count what the files hold.
-    """
-    files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
-    problems: list[str] = [] if files else [f"{path}: no .jsonl or .parquet file"]
-    seen: list[_Reading] = []
-    stated = stated_rows(path / CARD) if path.is_dir() else {}
-    for file in files:
-        rows, found = 0, _Reading(session, file)
-        try:
-            for chunk in found.chunks():
-                rows += len(chunk)
-                problems += found.check(chunk)
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            problems.append(f"{file}: cannot be read ({str(error).splitlines()[0]})")
-        problems += [f"{file}: {name} is also in {other.path}" for other in seen for name in found.also_in(other)]
-        seen.append(found)
-        if path.is_dir() and rows != stated.get(file.stem):
-            problems.append(f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}")
-    return problems[:MOST_PROBLEMS]
-
-
-class _Reading:
-    """One exported file, read back."""
-
-    def __init__(self, session: Session, path: Path) -> None:
-        self._session, self.path, self._names = session, path, session.names()
-        self._rounds = session.settings.rounds
-        self._writers = _Writers(session.store, self._rounds)
-        self._forms = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
-        self._records = bytearray((session.conversations + 1) * self._rounds)  # which (conversation, round) were seen
-
-    def also_in(self, other: _Reading) -> Iterator[str]:
-        """The conversations that the other file has, too."""
-        for number in range(1, self._session.conversations + 1):
-            if self._has(number) and other._has(number):
-                yield self._names.id(number)
-
-    def _has(self, number: int) -> bool:
-        return any(self._records[number * self._rounds : (number + 1) * self._rounds])
-
-    def chunks(self) -> Iterator[Sequence[Record]]:
-        if self.path.suffix == ".parquet":
-            yield from self._columns(pl.scan_parquet(self.path))
-            return
-        with self.path.open("rb") as stream:
-            while lines := list(islice(stream, CHUNK)):
-                yield list(map(orjson.loads, lines))
-
-    def _columns(self, file: pl.LazyFrame) -> Iterator[Sequence[Record]]:
-        schema = file.collect_schema()
-        form = self._forms.get(frozenset(schema))
-        if form and schema != form.schema(self._rounds):
-            raise ValueError(f"its columns are {schema}")
-        start = 0
-        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, never the file
-            yield from (part.to_dicts() for part in group.iter_slices(CHUNK))
-            start += group.height
-
-    def check(self, chunk: Sequence[Record]) -> Iterable[str]:
-        """What is wrong with some records."""
-        numbers = {number for record in chunk if (number := _number(record)) is not None}
-        known = {one.number: one for one in self._session.store.conversations(sorted(numbers))}
-        for record in chunk:
-            if flaw := self._flaw(record, known.get(_number(record) or 0)):
-                yield f"{self.path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
-
-    def _flaw(self, record: Record, one: Conversation | None) -> str:
-        form = self._forms.get(frozenset(record)) if isinstance(record, dict) else None
-        if form is None:
-            return "not a record of any format"
-        if one is None or record["id"] != self._names.id(one.number):
-            return "no conversation of this run"
-        if len(one.turns) < self._rounds or not one.turns[self._rounds - 1].correction:
-            return "the conversation is not complete"
-        number = record.get("round", self._rounds)
-        if number not in range(1, self._rounds + 1):
-            return f"round {number} does not exist or is there twice"
-        at = one.number * self._rounds + int(number) - 1
-        if self._records[at]:
-            return f"round {number} does not exist or is there twice"
-        self._records[at] = True
-        return _difference(record, form, Dialogue(record["id"], one.turns, (), self._writers.of(one.number)), number)
-
-
-def _difference(record: Record, form: Format, dialogue: Dialogue, number: int) -> str:
-    """What a record says otherwise than the dialogue it is about; its flags need only exist."""
-    expected = form.record(dialogue.until(number))
-    wrong = [name for name in expected if name != "flags" and record[name] != expected[name]]
-    if wrong:
-        return f"{', '.join(wrong)}: not what the store holds"
-    flags = record.get("flags", [])
-    known = isinstance(flags, list) and all(isinstance(flag, str) and flag in LABELS for flag in flags)
-    return "" if known else f"unknown flags {flags}"
-
-
-def _number(record: Any) -> int | None:
-    """The conversation that a record is about, None when it does not say."""
-    identity = record.get("id") if isinstance(record, dict) else None
-    match = re.fullmatch(r"r1-(\d{1,12})", identity) if isinstance(identity, str) else None
-    return int(match[1]) if match else None
 
 
 # ---------------------------------------------------------------- the answer

@@ -71,7 +71,8 @@ def _receipt(session: Session) -> Iterator[str]:
 
 def _exports(session: Session) -> Iterator[str]:
     """Every export of this run that is still where it was written."""
-    from batchgen.export import verify_exports, written_exports  # here: polars, which a run without exports needs not
+    from batchgen.export import written_exports  # here: polars, which a run without exports needs not
+    from batchgen.readback import verify_exports
 
     for path in written_exports(session):
         yield from verify_exports(path, session)

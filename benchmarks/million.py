@@ -1,7 +1,9 @@
-"""A whole run of N conversations on this machine: prepare, six steps, verify, beside providers that answer at once.
+"""A whole run of N conversations on this machine: prepare, six steps, beside providers that answer at once; then the
+commands that read all of it, each as a process of its own.
 
 The providers are in-process: jobs are lists, files stay on disk, nothing is sent. What they take to write their replies
-is measured apart and left out of every rate. So the figures are this program's own share of a run.
+is measured apart and left out of every rate. So the figures are this program's own share of a run. What they write is
+much alike: nearly every conversation has flags and is a near-duplicate, so that `export` and `report` have most to do.
 
     python benchmarks/million.py [--conversations 100000]
 """
@@ -27,6 +29,8 @@ import orjson
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from commands import measured, relative  # noqa: E402 - it lies beside this file
+
 from batchgen import pipeline  # noqa: E402 - the repository is found first
 from batchgen.dialogue import Turn  # noqa: E402
 from batchgen.files import Layout  # noqa: E402
@@ -38,11 +42,11 @@ from batchgen.session import Session  # noqa: E402
 from batchgen.settings import ProviderSettings, Settings  # noqa: E402
 from batchgen.status import status  # noqa: E402
 from batchgen.store import Store  # noqa: E402
-from batchgen.verify import verify  # noqa: E402
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
 KEY = re.compile(rb"r1-(\d+)\.r(\d+)\.(question|answer|correction)\.a\d+\.\w+")
 CHARACTERS = {b"question": 110, b"answer": 400, b"correction": 400}
+TICKS = 15
 LOOKS = 5  # single batches that are collected one by one, in the middle of the run
 HALF = 2
 
@@ -213,15 +217,11 @@ def whole(root: Path, conversations: int) -> dict[str, float]:
     idle = run.timed(lambda: pipeline.tick(session, advance=True))
     looking = run.timed(lambda: status(session.store, session.settings, session.now()))
     catch_up(session)
-    problems: list[str] = []
-    verifying = run.timed(lambda: problems.extend(verify(session)))
-    assert problems == []
     (text,) = session.store._database.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001
     requests = conversations * len(session.steps())
     figures = {
         "prepare, conversations/s": conversations / preparing,
         "six steps, requests/s": requests / moving,
-        "verify, conversations/s": conversations / verifying,
         "tick that brings one batch, ms": statistics.median(ticks) * 1000,
         "idle tick (in process), ms": idle * 1000,
         "status (in process), ms": looking * 1000,
@@ -234,7 +234,22 @@ def whole(root: Path, conversations: int) -> dict[str, float]:
         "data/, MB": tree(root / "data") / 1e6,
     }
     session.close()
-    return figures
+    return figures | reading(root, conversations)
+
+
+def reading(root: Path, conversations: int) -> dict[str, float]:
+    """The commands that look at a whole run, and those that must not."""
+    figures: dict[str, float] = {}
+    output = str(root.parent / "export.jsonl")
+    for name, *more in (("verify",), ("export", "--format", "messages", "--output", output), ("report",)):
+        seconds, peak = measured(root, name, *more)
+        figures |= {f"{name}, conversations/s": conversations / seconds, f"{name}, peak MB": peak}
+        Path(output).unlink(missing_ok=True)  # verify looks at exports, too
+    for name in ("estimate", "receipt"):
+        figures |= dict(zip((f"{name}, s", f"{name}, peak MB"), measured(root, name), strict=True))
+    looks = {"status": ["status"], "status --json": ["status", "--json"], "idle tick": ["collect", "--advance"]}
+    found = relative(root, looks, TICKS)
+    return figures | {f"{name}, times `import click, sqlite3`": value for name, value in found.items()}
 
 
 def main() -> None:
@@ -251,7 +266,7 @@ def main() -> None:
     (place / f"million-{options.conversations}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     print(f"{options.conversations} conversations")
     for name, value in figures.items():
-        print(f"{name:<34}{value:>12,.{2 if value < 100 else 0}f}")
+        print(f"{name:<50}{value:>12,.{2 if value < 100 else 0}f}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ import orjson
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from commands import relative  # noqa: E402 - it lies beside this file
+
 from batchgen import build, submit  # noqa: E402 - the repository is found first
 from batchgen.collect import book  # noqa: E402
 from batchgen.dialogue import Stage, Step, Turn  # noqa: E402
@@ -195,22 +197,8 @@ def commands(conversations: int, runs: int) -> dict[str, float]:
         run = session(root, conversations)
         refresh(run)
         run.close()
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        environment = {**kept, "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
-        cli = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(root)]
-        lines = {"base": [sys.executable, "-c", "import click, sqlite3"], "tick": [*cli, "collect"]}
-        lines["status"] = [*cli, "status"]
-        seconds: dict[str, list[float]] = {name: [] for name in lines}
-        for _ in range(runs + 1):
-            for name, line in lines.items():
-                start = time.perf_counter()
-                subprocess.run(line, check=True, capture_output=True, env=environment)
-                seconds[name].append(time.perf_counter() - start)
-        base = statistics.median(seconds["base"][1:])  # the first ones compile
-        return {
-            f"{name}, nothing in flight, {conversations} conversations": statistics.median(seconds[name][1:]) / base
-            for name in ("tick", "status")
-        }
+        found = relative(root, {"tick": ["collect"], "status": ["status"]}, runs)
+    return {f"{name}, nothing in flight, {conversations} conversations": value for name, value in found.items()}
 
 
 # ---------------------------------------------------------------- the page

@@ -18,12 +18,12 @@ from huggingface_hub import DatasetCard
 from batchgen import card, clock, rounds
 from batchgen import export as exporting
 from batchgen.commands.dataset import EXPORT_FORMATS
-from batchgen.export import verify_exports
 from batchgen.files import Layout
 from batchgen.formats import FORMATS, Dialogue
 from batchgen.local.backends import Prompt, Scripted, default_text
 from batchgen.local.server import LocalService
 from batchgen.quality import LABELS
+from batchgen.readback import verify_exports
 from batchgen.session import Session
 from batchgen.settings import load
 from batchgen.store import Store

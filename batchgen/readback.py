@@ -1,0 +1,128 @@
+"""Does an exported file still say what the store says? Read back a chunk at a time, whatever its length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from batchgen.card import CARD, stated_rows
+from batchgen.dialogue import Conversation
+from batchgen.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
+from batchgen.formats import FORMATS, Dialogue, Format
+from batchgen.quality import LABELS
+from batchgen.session import Session
+from batchgen.writers import Writers
+
+MOST_PROBLEMS = 100
+
+
+def verify_exports(path: Path, session: Session) -> list[str]:
+    """What is wrong with an export, one line each: a file, or a directory with its card. At most MOST_PROBLEMS lines.
+
+    Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
+    be in two splits; the card must count what the files hold.
+    """
+    files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
+    problems: list[str] = [] if files else [f"{path}: no .jsonl or .parquet file"]
+    seen: list[_Reading] = []
+    stated = stated_rows(path / CARD) if path.is_dir() else {}
+    for file in files:
+        rows, found = 0, _Reading(session, file)
+        try:
+            for chunk in found.chunks():
+                rows += len(chunk)
+                problems += found.check(chunk)
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            problems.append(f"{file}: cannot be read ({str(error).splitlines()[0]})")
+        problems += [f"{file}: {name} is also in {other.path}" for other in seen for name in found.also_in(other)]
+        seen.append(found)
+        if path.is_dir() and rows != stated.get(file.stem):
+            problems.append(f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}")
+    return problems[:MOST_PROBLEMS]
+
+
+class _Reading:
+    """One exported file, read back."""
+
+    def __init__(self, session: Session, path: Path) -> None:
+        self._session, self.path, self._names = session, path, session.names()
+        self._rounds = session.settings.rounds
+        self._writers = Writers(session.store, self._rounds)
+        self._forms = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
+        self._records = bytearray((session.conversations + 1) * self._rounds)  # which (conversation, round) were seen
+
+    def also_in(self, other: _Reading) -> Iterator[str]:
+        """The conversations that the other file has, too."""
+        for number in range(1, self._session.conversations + 1):
+            if self._has(number) and other._has(number):
+                yield self._names.id(number)
+
+    def _has(self, number: int) -> bool:
+        return any(self._records[number * self._rounds : (number + 1) * self._rounds])
+
+    def chunks(self) -> Iterator[Sequence[Record]]:
+        if self.path.suffix == ".parquet":
+            yield from self._columns(pl.scan_parquet(self.path))
+            return
+        with self.path.open("rb") as stream:
+            while lines := list(islice(stream, CHUNK)):
+                yield list(map(orjson.loads, lines))
+
+    def _columns(self, file: pl.LazyFrame) -> Iterator[Sequence[Record]]:
+        schema = file.collect_schema()
+        form = self._forms.get(frozenset(schema))
+        if form and schema != form.schema(self._rounds):
+            raise ValueError(f"its columns are {schema}")
+        start = 0
+        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, never the file
+            yield from (part.to_dicts() for part in group.iter_slices(CHUNK))
+            start += group.height
+
+    def check(self, chunk: Sequence[Record]) -> Iterable[str]:
+        """What is wrong with some records."""
+        numbers = {number for record in chunk if (number := _number(record)) is not None}
+        known = {one.number: one for one in self._session.store.conversations(sorted(numbers))}
+        for record in chunk:
+            if flaw := self._flaw(record, known.get(_number(record) or 0)):
+                yield f"{self.path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
+
+    def _flaw(self, record: Record, one: Conversation | None) -> str:
+        form = self._forms.get(frozenset(record)) if isinstance(record, dict) else None
+        if form is None:
+            return "not a record of any format"
+        if one is None or record["id"] != self._names.id(one.number):
+            return "no conversation of this run"
+        if len(one.turns) < self._rounds or not one.turns[self._rounds - 1].correction:
+            return "the conversation is not complete"
+        number = record.get("round", self._rounds)
+        if number not in range(1, self._rounds + 1):
+            return f"round {number} does not exist or is there twice"
+        at = one.number * self._rounds + int(number) - 1
+        if self._records[at]:
+            return f"round {number} does not exist or is there twice"
+        self._records[at] = True
+        return _difference(record, form, Dialogue(record["id"], one.turns, (), self._writers.of(one.number)), number)
+
+
+def _difference(record: Record, form: Format, dialogue: Dialogue, number: int) -> str:
+    """What a record says otherwise than the dialogue it is about; its flags need only exist."""
+    expected = form.record(dialogue.until(number))
+    wrong = [name for name in expected if name != "flags" and record[name] != expected[name]]
+    if wrong:
+        return f"{', '.join(wrong)}: not what the store holds"
+    flags = record.get("flags", [])
+    known = isinstance(flags, list) and all(isinstance(flag, str) and flag in LABELS for flag in flags)
+    return "" if known else f"unknown flags {flags}"
+
+
+def _number(record: Any) -> int | None:
+    """The conversation that a record is about, None when it does not say."""
+    identity = record.get("id") if isinstance(record, dict) else None
+    match = re.fullmatch(r"r1-(\d{1,12})", identity) if isinstance(identity, str) else None
+    return int(match[1]) if match else None
