@@ -1,4 +1,4 @@
-"""A second process that takes every second piece of pure work, for commands that look at a whole dataset.
+"""A second process for pure work: every second piece of much of it, or what needs much memory for a moment.
 
 It gets pieces on its stdin and gives results on its stdout, both pickled; it ends with its stdin. Whatever becomes of
 it, the work is done: what it does not answer is done here.
@@ -39,6 +39,13 @@ def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator
             if following := list(islice(rest, 1)):
                 hand.give(*following)  # it works on while the caller does something with what is done
             yield from done
+
+
+def apart(work: Callable[[Piece], Result], piece: Piece) -> Result:
+    """work(piece) in a process that takes the memory it needs with it when it ends."""
+    with _Hand(work) as hand:
+        hand.give(piece)
+        return hand.take()
 
 
 class _Hand(Generic[Piece, Result]):

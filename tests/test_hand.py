@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchgen import hand
-from batchgen.hand import spread
+from batchgen.hand import apart, spread
 
 
 def square(number: int) -> int:
@@ -59,6 +59,11 @@ def test_few_pieces_or_one_core_start_no_process(monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_dead_process_does_not_answer_is_done_here() -> None:
     assert [result for _, result in spread(dies_elsewhere, range(12))] == list(range(12))
+
+
+def test_a_single_piece_is_done_apart() -> None:
+    assert apart(where, 1) != os.getpid()
+    assert apart(dies_elsewhere, 4) == 4
 
 
 def test_an_error_is_the_caller_s() -> None:

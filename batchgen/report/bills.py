@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchgen.dialogue import Stage, Step
-from batchgen.report import charts
 
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
 
 
 def bill(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows, total and chart for the page, of a receipt (`receipt.receipt`)."""
+    """Rows and total for the page, of a receipt (`receipt.receipt`), and whether anything was paid."""
     rows = [_row(str(Step(step["round"], Stage(step["stage"]))), step) for step in receipt["steps"]]
-    paid = any(row["usd"] for row in rows)
     unpriced = [model["model"] for model in receipt["models"] if model["rate"] is None]
     return {
         "rows": rows,
         "total": _row("All", receipt["total"]),
-        "chart": charts.money(rows) if paid else None,
+        "paid": any(row["usd"] for row in rows),
         "unpriced": unpriced,
     }
 

@@ -22,7 +22,7 @@ from batchgen import __version__
 from batchgen.dialogue import Turn
 from batchgen.quality import FLAGS, LABELS
 from batchgen.records import Batch
-from batchgen.report import charts
+from batchgen.report.drawings import Drawings
 from batchgen.report.facts import Facts, StepFacts, middle_and_most
 from batchgen.report.sample import EACH
 from batchgen.report.texts import Texts
@@ -37,14 +37,20 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 DASH = "\N{EN DASH}"
 
 
-def page(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> Iterator[bytes]:
+def page(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings) -> Iterator[bytes]:
     """The page, in pieces. `bill` is that of `bills.bill`."""
     style, script = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
     marker = "@packed@"
     html = (
         _environment()
         .from_string((ASSETS / "page.html.j2").read_text("utf-8"))
-        .render(**view(facts, texts, bill), style=style, script=script, policy=policy(style, script), packed=marker)
+        .render(
+            **view(facts, texts, bill, drawings),
+            style=style,
+            script=script,
+            policy=policy(style, script),
+            packed=marker,
+        )
     )
     before, _, after = html.rpartition(marker)  # the last one: the script below it is ours
     yield from (before.encode(), packed(texts), after.encode())
@@ -119,7 +125,7 @@ def words(name: str) -> str:
 # ---------------------------------------------------------------- what the template shows
 
 
-def view(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> dict[str, Any]:
+def view(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings) -> dict[str, Any]:
     """Every value of the template but the page's own style and script."""
     answer = facts.answer
     return {
@@ -128,13 +134,13 @@ def view(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> dict[str, Any]:
         "lead": _lead(facts),
         "tiles": list(_tiles(facts, texts, bill)),
         "steps": facts.steps,
-        "flow": charts.flow(facts.steps),
-        "bill": bill,
-        "timeline": charts.timeline(facts.batches, facts.now),
+        "flow": drawings.flow,
+        "bill": {**bill, "chart": drawings.money},
+        "timeline": drawings.timeline,
         "turnaround": list(map(_turnaround, filter(_sent, facts.steps))),
         "ledger": [_ledger(batch) for batch in reversed(facts.batches[-NEWEST:])],
         "ledger_total": len(facts.batches),
-        "lengths": charts.lengths(texts.lengths),
+        "lengths": drawings.lengths,
         "quantiles": list(_quantiles(texts.lengths)),
         "rounds": range(1, answer["rounds"] + 1),
         "quality": _quality(texts, answer["rounds"]),

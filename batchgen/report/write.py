@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from batchgen.errors import SetupError
 from batchgen.files import write_durably
+from batchgen.hand import apart
 from batchgen.receipt import receipt
 from batchgen.report.bills import bill
+from batchgen.report.drawings import Wanted, draw
 from batchgen.report.facts import facts
 from batchgen.report.page import page
 from batchgen.report.texts import read
@@ -38,7 +40,9 @@ def report(session: Session, output: Path, most: int) -> Reported:
         raise SetupError(f"{output} is no place for a report.", do="End --output in .html.")
     known = facts(session)
     texts = read(session, most)
-    written = write_durably(output, page(known, texts, bill(receipt(session.store, session.settings, session.steps()))))
+    paid = bill(receipt(session.store, session.settings, session.steps()))
+    wanted = Wanted(known.steps, known.batches, known.now, texts.lengths, paid["rows"] if paid["paid"] else [])
+    written = write_durably(output, page(known, texts, paid, apart(draw, wanted)))
     answer = known.answer
     return Reported(
         output, written.size, len(texts.shown), answer["conversations"], answer["complete"], answer["rejected"]
