@@ -24,7 +24,7 @@ SIMILAR = 0.8
 PERMUTATIONS = 128
 BANDS = 16  # of 8 rows: finds 95 % of the pairs at SIMILAR; what it finds is checked against the whole signatures
 SIGNATURE_SEED = 42
-IN_MEMORY = 50_000  # conversations whose bands are not in a file
+IN_MEMORY = 20_000  # conversations whose bands are not in a file
 _AT_ONCE = 100  # conversations that are in runs of words at a time: those take ten times what the texts do
 _SHORT = 0xFFFFFFFF  # four bytes of a hash: a chance meeting costs a second look, nothing else
 _NUMBER = "number"
@@ -80,13 +80,13 @@ class Bands:
         """The conversations that share a band with another one, in the order in which they were seen."""
         if not (self._files or self.frames):
             return pl.Series(dtype=pl.Int64)
-        numbers = self._column(_NUMBER)
-        found = pl.repeat(value=False, n=numbers.len(), dtype=pl.Boolean, eager=True)
+        found = pl.Series(dtype=pl.Boolean)
         for name in _HASHES:
             hashes = self._column(name)
             ordered = hashes.sort()
-            found |= hashes.is_in(ordered.filter(ordered == ordered.shift()).unique().implode())
-        return numbers.filter(found)
+            again = hashes.is_in(ordered.filter(ordered == ordered.shift()).unique().implode())
+            found = found | again if found.len() else again
+        return self._column(_NUMBER).filter(found)
 
 
 class Copies(Mapping[int, int]):

@@ -32,7 +32,7 @@ from batchgen.status import status
 from batchgen.survey import Survey, held_out, survey
 from batchgen.writers import Writers
 
-CHUNK = 1000  # conversations, or records, in memory at once
+CHUNK = 250  # conversations, or records, in memory at once
 CHARACTERS = 4_000_000  # or so many, where texts are long
 ROW_GROUP = 5000
 TRAIN, TEST = "train", "test"

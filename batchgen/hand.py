@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
@@ -69,7 +70,7 @@ class _Hand(Generic[Piece, Result]):
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        with self._process:
+        with suppress(OSError), self._process:  # what it did not read any more cannot be written
             pass
 
     def give(self, piece: Piece) -> None:

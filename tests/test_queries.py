@@ -10,6 +10,9 @@ import pytest
 
 from batchgen import queries
 from batchgen.dialogue import Stage, Step, Turn
+from batchgen.records import Plan
+from batchgen.settings import Settings
+from batchgen.status import status
 from batchgen.store import Store
 
 QUERIES = {
@@ -117,3 +120,24 @@ def test_attempts_are_found_one_by_one(store: Store) -> None:
     assert store.ready_attempts(Step(2, Stage.ANSWER)) == []
     assert store.settled_at(step.position) == (0, 1)
     assert store.rejected() == 1
+
+
+def test_a_status_reads_the_whole_ledger_only_when_it_is_asked_to(store: Store) -> None:
+    step = Step(2, Stage.QUESTION)
+    for number, name in enumerate(["old", "new"], start=1):
+        rows = store.ready(step, 0, after=number - 1, limit=1)
+        plan = Plan(name, step.position, 1, "gemini", "m", 1, 9, "", 1, 1, 0.5, 0.5, planned_at=100.0)
+        batch = store.plan(plan, rows)
+        if name == "old":
+            store.settle(batch, [], {}, max_attempts=3)
+    seen: list[str] = []
+    store._database.set_trace_callback(seen.append)
+    short = status(store, Settings(), 160.0)
+    assert not any("FROM batches ORDER BY" in statement for statement in seen)
+    assert [(batch["batch"], batch["state"], batch["age_seconds"]) for batch in short["batches"]] == [
+        ("new", "planned", 60)
+    ]
+    whole = status(store, Settings(), 160.0, ended=True)
+    assert [batch["batch"] for batch in whole["batches"]] == ["old", "new"]
+    assert whole["batches"][1:] == short["batches"]
+    assert {**whole, "batches": []} == {**short, "batches": []}
