@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -21,7 +18,8 @@ from random import Random
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from throughput import seeds, topic  # noqa: E402 - it lies beside this file
+from commands import measured  # noqa: E402 - these lie beside this file
+from throughput import seeds, topic  # noqa: E402
 
 from batchgen.dialogue import STAGES  # noqa: E402 - the repository is found first
 from batchgen.files import Layout  # noqa: E402
@@ -53,41 +51,20 @@ def later(number: int) -> list[tuple[int, str]]:
     return list(enumerate(texts, start=number * PLACES + len(STAGES)))
 
 
-def measure(root: Path, form: str) -> dict[str, float]:
-    """Seconds and peak MB of an export in this process."""
-    from batchgen.cli import main
-
-    start = time.perf_counter()
-    main(["--quiet", "--root", str(root), "export", "--format", form, "--output", str(root / f"train.{form}.jsonl")])
-    return {
-        "seconds": time.perf_counter() - start,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-
-
-def in_own_process(root: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", str(root)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(said.splitlines()[-1]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, nargs="+", default=[20_000, 200_000])
     parser.add_argument("--figures", default="after", help="Under which name the figures are kept.")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options.measure, "messages")))
-        return
     found = {}
     for conversations in options.conversations:
         with tempfile.TemporaryDirectory() as folder:
             fill(Path(folder) / "root", conversations)
-            one = in_own_process(Path(folder) / "root")
-        found[f"export, {conversations:,} conversations, s"] = one["seconds"]
-        found[f"export, {conversations:,} conversations, peak MB"] = one["peak_mb"]
-        print(f"{conversations:>10,} conversations{one['seconds']:>10.1f} s{one['peak_mb']:>10.0f} MB")
+            output = str(Path(folder) / "train.jsonl")
+            seconds, peak = measured(Path(folder) / "root", "export", "--format", "messages", "--output", output)
+        found[f"export, {conversations:,} conversations, s"] = seconds
+        found[f"export, {conversations:,} conversations, peak MB"] = peak
+        print(f"{conversations:>10,} conversations{seconds:>10.1f} s{peak:>10.0f} MB")
     place = REPOSITORY / "benchmarks" / "figures"
     place.mkdir(exist_ok=True)
     (place / f"export-{options.figures}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
