@@ -1,21 +1,18 @@
 """A second process for pure work: every second piece of much of it, or what needs much memory for a moment.
 
-It gets pieces on its stdin and gives results on its stdout, both pickled; it ends with its stdin. Whatever becomes of
-it, the work is done: what it does not answer is done here.
+Whatever becomes of it, the work is done: what it does not answer is done here.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from importlib import import_module
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from multiprocessing import get_context
+from typing import Generic, Self, TypeVar
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -54,60 +51,38 @@ class _Hand(Generic[Piece, Result]):
 
     def __init__(self, work: Callable[[Piece], Result]) -> None:
         self._work = work
-        home = str(Path(__file__).resolve().parents[1])
-        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-P", "-m", "batchgen.hand", f"{work.__module__}:{work.__qualname__}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "POLARS_MAX_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is told to one of us
-        )
+        self._answer: Future[Result] | None = None
+        # Not forked: polars' threads would not come along.
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        with suppress(OSError), self._process:  # what it did not read any more cannot be written
-            pass
+        self._pool.shutdown(cancel_futures=True)
 
     def give(self, piece: Piece) -> None:
         self._piece = piece
         try:
-            pickle.dump(piece, self._stream("stdin"), protocol=pickle.HIGHEST_PROTOCOL)
-            self._stream("stdin").flush()
-        except OSError:
-            self._process.kill()
+            self._answer = self._pool.submit(self._work, piece)
+        except (BrokenProcessPool, OSError):  # it has died, or no process can be had
+            self._answer = None
 
     def take(self) -> Result:
         """What came of the piece, from wherever."""
-        try:
-            done: Result = pickle.load(self._stream("stdout"))  # noqa: S301 - from this program itself
-        except (EOFError, OSError, pickle.UnpicklingError):
-            self._process.kill()
-            return self._work(self._piece)
-        return done
+        if self._answer is not None:
+            try:
+                return self._answer.result()
+            except BrokenProcessPool:
+                pass
+        return self._work(self._piece)
 
-    def _stream(self, name: str) -> Any:
-        return getattr(self._process, name)
+
+def _begin() -> None:
+    """In the second process, before it knows any work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is told to the first one alone
+    os.environ["POLARS_MAX_THREADS"] = "1"  # it is one of two that share the cores
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _serve(work: Callable[[Any], object]) -> None:
-    while True:
-        try:
-            piece = pickle.load(sys.stdin.buffer)  # noqa: S301 - from this program itself
-        except EOFError:
-            return
-        pickle.dump(work(piece), sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    module, _, name = sys.argv[1].partition(":")
-    _serve(getattr(import_module(module), name))

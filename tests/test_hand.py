@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -35,8 +34,7 @@ def fails(number: int) -> int:
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second process finds this module, and is started whatever the machine has."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    """The second process is started whatever the machine has."""
     monkeypatch.setenv("HERE", str(os.getpid()))
     monkeypatch.setattr(hand, "_cores", lambda: 2)
 
