@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from batchgen.costs import FORMULAS, Formula, input_margin, prompt_tokens, requests_tokens
+from batchgen.costs import input_margin, prompt_tokens, requests_tokens
 from batchgen.counting import Features
 from batchgen.dialogue import Conversation, Step, turns
 from batchgen.forecast import follow_up, output_tokens
@@ -161,13 +161,9 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     return Parameters(model, most << min(ceiling, MOST_DOUBLINGS), wanted.temperature)
 
 
-def _formula(session: Session, step: Step) -> Formula:
-    return FORMULAS.get(session.provider(step.stage).name, FORMULAS["gemini"])
-
-
 def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterator[Line]:
     """The request of each row, in order, encoded for the stage's provider."""
-    encode, ask, formula = session.provider(step.stage).line, _ask(session, step), _formula(session, step)
+    encode, ask, formula = session.provider(step.stage).line, _ask(session, step), session.provider(step.stage).tokens
     conversations = session.store.conversations([row.number for row in rows])
     names = session.names()
     parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.ceiling for row in rows}}
@@ -194,7 +190,7 @@ def _whole(session: Session, step: Step, rows: list[Row], attempt: int) -> _Line
         body, counted = fill(lined, [key % row.number for row in group], texts)
         bodies.append(body)
         said, system = said.plus(counted), lined.system
-    tokens = requests_tokens(system, said, len(rows), _formula(session, step))
+    tokens = requests_tokens(system, said, len(rows), session.provider(step.stage).tokens)
     return _Lines(rows, b"".join(bodies), tokens, [])
 
 

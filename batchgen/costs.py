@@ -34,10 +34,6 @@ class Formula(NamedTuple):
     newline_runs: float
 
 
-FORMULAS: Mapping[str, Formula] = {
-    "gemini": Formula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
-    "together": Formula(0.804, 0.761, 0.065, 0.975, 0.514, 1.633),  # Llama 3.1
-}
 REQUEST_OVERHEAD_TOKENS = 12  # chat template and, where asked for, the JSON schema
 
 OTHER_LETTER_TOKENS = 0.5  # Cyrillic, Arabic, Thai, ...: not fitted, but a cap must not take them for nothing

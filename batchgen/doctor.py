@@ -15,7 +15,6 @@ from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
 from batchgen.settings import Settings, api_key
 
-SDKS = {"gemini": "google-genai", "together": "together"}
 SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -32,7 +31,7 @@ def _provider(provider: Provider, settings: Settings, environment: Mapping[str, 
     wanted = settings.provider(provider.name)
     found: dict[str, Any] = {
         "name": provider.name,
-        "sdk": f"{SDKS[provider.name]} {version(SDKS[provider.name])}" if provider.name in SDKS else "",
+        "sdk": f"{provider.sdk} {version(provider.sdk)}",
         "url": masked(environment.get(provider.url_variable) or "the provider's own"),
         "enqueued_tokens": wanted.enqueued_tokens,
         "concurrent_batches": wanted.concurrent_batches,

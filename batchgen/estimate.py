@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-from batchgen.costs import FORMULAS, prompt_tokens, standard_rate
+from batchgen.costs import prompt_tokens, standard_rate
 from batchgen.dialogue import STAGES, Conversation, Stage, Step, turns
 from batchgen.forecast import follow_up, output_tokens, text_tokens
 from batchgen.outcomes import Usage
@@ -108,7 +108,7 @@ def _input(session: Session, conversation: Conversation, step: Step) -> int:
         history_messages=session.settings.history_messages,
         follow_up=follow_up(session, step),
     )
-    return prompt_tokens(asked, FORMULAS.get(wanted.provider, FORMULAS["gemini"]))
+    return prompt_tokens(asked, session.provider(step.stage).tokens)
 
 
 def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:

@@ -15,16 +15,18 @@ import orjson
 import zstandard
 
 from batchgen import booking
-from batchgen.costs import FORMULAS, input_margin, requests_tokens
-from batchgen.counting import Features, features
+from batchgen.costs import input_margin, requests_tokens
+from batchgen.counting import features
 from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
 from batchgen.logs import log
 from batchgen.outcomes import Usage
 from batchgen.prompts import fields_of
+from batchgen.providers import PROVIDERS
 from batchgen.providers import provider as provider_row
-from batchgen.providers.reading import as_object, count, read_lines
+from batchgen.providers.base import Asked, Provider
+from batchgen.providers.reading import as_object, read_lines
 from batchgen.records import KEY_UNKNOWN, Batch, Plan, Row
 from batchgen.rounds import refresh
 from batchgen.session import Session
@@ -152,18 +154,28 @@ def _request_files(layout: Layout) -> Iterator[_Sent]:
         if match is None:
             log.warning("%s: not a request file of this program; it is passed over", path)
             continue
-        rows = list(_rows(path))
-        keys = [parse_key(str(row.get("key") or row.get("custom_id"))) for row in rows]
+        provider, asked = _asked(path)
+        keys = [parse_key(one.key) for one in asked]
         yield _Sent(
             path=path,
             step=Step(int(match["round"]), Stage(match["stage"])),
             serial=int(match["serial"]),
             attempt=int(match["attempt"]),
-            provider="together" if rows and "custom_id" in rows[0] else "gemini",
-            model=str(rows[0].get("body", {}).get("model", "")) if rows else "",
-            follow_up=bool(rows) and _wants(rows[0]) == fields_of(Stage.CORRECTION, follow_up=True),
+            provider=provider.name,
+            model=asked[0].model,
+            follow_up=asked[0].fields == fields_of(Stage.CORRECTION, follow_up=True),
             numbers=tuple(key.number for key in keys if key),
         )
+
+
+def _asked(path: Path) -> tuple[Provider, list[Asked]]:
+    """What a request file asks, and whom."""
+    rows = list(_rows(path))
+    for provider in PROVIDERS.values():
+        asked = [one for one in map(provider.asked, rows) if one is not None]
+        if asked:
+            return provider, asked
+    raise InputError(f"{path}: no provider's requests.", do="rebuild needs requests/ as the run left it.")
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -174,14 +186,6 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             raise InputError(
                 f"{path}:{number}: not what was sent ({error}).", do="rebuild needs requests/ as the run left it."
             ) from None
-
-
-def _wants(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The JSON fields that a request asks for."""
-    gemini = as_object(as_object(as_object(row.get("request")).get("generationConfig")).get("responseSchema"))
-    together = as_object(as_object(as_object(row.get("body")).get("response_format")).get("json_schema"))
-    schema = gemini or as_object(together.get("schema"))
-    return tuple(schema.get("required", ()))
 
 
 def _enter(session: Session, one: _Sent) -> Batch:
@@ -246,7 +250,10 @@ def _leave_open(session: Session, batch: Batch) -> None:
     """
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
     model = batch.model or session.model(provider_row(batch.provider))
-    tokens, ceiling = _asked(session.layout.requests(batch.step, batch.name), batch.provider)
+    provider, asked = _asked(session.layout.requests(batch.step, batch.name))
+    said = features(" ".join(text for one in asked for text in one.texts))
+    tokens = requests_tokens("", said, len(asked), provider.tokens)
+    ceiling = sum(one.max_output_tokens for one in asked)
     most = Usage(input=round(tokens * (1 + input_margin(batch.requests))), output=ceiling)
     rate = session.rate(model)
     session.store.update(
@@ -259,25 +266,3 @@ def _leave_open(session: Session, batch: Batch) -> None:
         intent_at=batch.planned_at,
         key_fingerprint=KEY_UNKNOWN,
     )
-
-
-def _asked(path: Path, provider: str) -> tuple[int, int]:
-    """(estimated input tokens, output ceiling) of the requests in a file."""
-    said, ceiling, requests = Features(), 0, 0
-    for row in _rows(path):
-        texts, most = _together(row) if provider == "together" else _gemini(row)
-        said, ceiling, requests = said.plus(features(" ".join(texts))), ceiling + most, requests + 1
-    return requests_tokens("", said, requests, FORMULAS[provider]), ceiling
-
-
-def _gemini(row: Mapping[str, Any]) -> tuple[list[str], int]:
-    """What a request line says, and its output ceiling."""
-    request = as_object(row.get("request"))
-    contents = [as_object(request.get("systemInstruction")), *request.get("contents", ())]
-    texts = [str(part["text"]) for content in contents for part in content.get("parts", ())]
-    return texts, count(as_object(request.get("generationConfig")).get("maxOutputTokens"))
-
-
-def _together(row: Mapping[str, Any]) -> tuple[list[str], int]:
-    body = as_object(row.get("body"))
-    return [str(message["content"]) for message in body.get("messages", ())], count(body.get("max_tokens"))

@@ -100,6 +100,9 @@ class Settings(NamedTuple):
         return found
 
 
+PROVIDERS = tuple(name for name, value in Settings._field_defaults.items() if isinstance(value, ProviderSettings))
+
+
 def load(root: Path, config: Path | None = None) -> Settings:
     """Read `config` (default `root`/batchgen.toml; only a missing default is fine).
 

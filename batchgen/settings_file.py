@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import SetupError
-from batchgen.settings import RETRY_FLAGS, Price, Settings
+from batchgen.settings import PROVIDERS, RETRY_FLAGS, Price, Settings
 
 _KINDS = {"list": "array", "tuple": "array", "dict": "object"}
 
@@ -131,7 +131,7 @@ def _models(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _provider(value: Any, where: str) -> str:
-    if _text(value, where) not in ("gemini", "together"):
+    if _text(value, where) not in PROVIDERS:
         raise _Mistake(f"Invalid enum value {value!r}{_at(where)}")
     return str(value)
 

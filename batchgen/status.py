@@ -10,7 +10,7 @@ from typing import Any
 from batchgen.dialogue import Step, steps
 from batchgen.receipt import RECEIPT_DIGITS, Money, money
 from batchgen.records import FLYING, LIVE_STATES, Shown
-from batchgen.settings import Settings
+from batchgen.settings import PROVIDERS, Settings
 from batchgen.store import Store
 from batchgen.words import counted
 
@@ -36,7 +36,7 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
         rows.append(_step(step, entered - flying - done - left, flying, done, left))
         entered = done
     batches = _batches(store.shown() if ended else store.shown(*LIVE_STATES), now)
-    pinned = {name: store.meta(f"model:{name}") for name in ("gemini", "together")}
+    pinned = {name: store.meta(f"model:{name}") for name in PROVIDERS}
     waits = {
         wait.scope: wait.reason
         for wait in store.waits().values()
@@ -99,7 +99,7 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
         "finished": bool(total) and complete + rejected == total,
         "complete": complete,
         "rejected": rejected,
-        "models": {name: pinned.get(name) for name in ("gemini", "together")},
+        "models": {name: pinned.get(name) for name in PROVIDERS},
         "steps": rows,
         "batches": batches,
         "waiting": [{"for": _scope_name(scope), "reason": reason} for scope, reason in waits.items()],

@@ -22,10 +22,11 @@ import splintr
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.costs import FORMULAS, rate, standard_rate, tokens  # noqa: E402 - the repository is found first
+from batchgen.costs import rate, standard_rate, tokens  # noqa: E402 - the repository is found first
 from batchgen.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps  # noqa: E402
 from batchgen.outcomes import Usage  # noqa: E402
 from batchgen.prompts import Prompt, fields_of, prompt  # noqa: E402
+from batchgen.providers import PROVIDERS  # noqa: E402
 from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.settings import Settings  # noqa: E402
 
@@ -88,7 +89,7 @@ def measure(found: list[Conversation], *, ask_next: bool) -> tuple[dict[Step, Us
             used = sum(count(provider, text) for text in texts)
             before = totals.get(step, Usage())
             totals[step] = Usage(input=before.input + used, output=before.output + count(provider, reply))
-            estimated[provider] += round(sum(tokens(text, FORMULAS[provider]) for text in texts))
+            estimated[provider] += round(sum(tokens(text, PROVIDERS[provider].tokens) for text in texts))
     return totals, estimated
 
 

@@ -111,7 +111,7 @@ MESSAGES = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), T
 
 @pytest.mark.parametrize("row", CODECS, ids=lambda row: row.name)
 @settings(deadline=None)
-@given(asked=st.builds(Prompt, TEXT, MESSAGES, st.sampled_from(["", "question"])))
+@given(asked=st.builds(Prompt, TEXT, MESSAGES, st.sampled_from([(), ("question",)])))
 def test_a_request_is_one_line_for_every_reader(row: Provider, asked: Prompt) -> None:
     line = row.line("k", asked, Parameters("m", 1, 0.0))
     text = line.decode()
@@ -126,6 +126,20 @@ def test_a_request_is_one_line_for_every_reader(row: Provider, asked: Prompt) ->
             asked.system,
             *(message.text for message in asked.messages),
         ]
+
+
+@settings(deadline=None)
+@given(asked=st.builds(Prompt, TEXT, MESSAGES, st.sampled_from([(), ("question",)])), most=st.integers(1, 8192))
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_a_request_line_is_read_back(codec: Provider, asked: Prompt, most: int) -> None:
+    row = json.loads(codec.line("k", asked, Parameters(LLAMA, most, 1.0)))
+    found = codec.asked(row)
+    assert found is not None
+    assert (found.key, found.model) == ("k", LLAMA if codec is together.PROVIDER else "")
+    assert (found.fields, found.max_output_tokens) == (tuple(asked.fields), most)
+    assert found.texts == (asked.system, *(message.text for message in asked.messages))
+    (other,) = (each for each in CODECS if each is not codec)
+    assert other.asked(row) is None
 
 
 def test_line_separators_are_escaped() -> None:

@@ -16,7 +16,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.costs import FORMULAS, REQUEST_OVERHEAD_TOKENS, Formula, Rate, price_list, prompt_tokens, rate, tokens
+from batchgen.costs import REQUEST_OVERHEAD_TOKENS, Formula, Rate, price_list, prompt_tokens, rate, tokens
 from batchgen.outcomes import Usage
 from batchgen.prompts import Message, Prompt
 from batchgen.providers import PROVIDERS
@@ -63,7 +63,9 @@ def tokenizer(provider: str) -> Any:
 @pytest.mark.parametrize("provider", TOKENIZERS)
 @pytest.mark.parametrize(("text", "tolerance"), [(ENGLISH, 0.05), (CHINESE, 0.15)], ids=["English", "Chinese"])
 def test_the_estimate_against_a_real_tokenizer(provider: str, text: str, tolerance: float) -> None:
-    assert tokens(text, FORMULAS[provider]) == pytest.approx(len(tokenizer(provider).encode(text)), rel=tolerance)
+    assert tokens(text, PROVIDERS[provider].tokens) == pytest.approx(
+        len(tokenizer(provider).encode(text)), rel=tolerance
+    )
 
 
 @pytest.mark.parametrize(("name", "provider", "total"), REFERENCE)
@@ -72,7 +74,7 @@ def test_the_estimate_of_a_whole_data_set(name: str, provider: str, total: int) 
     if not path.exists():
         return  # real rows may not lie in the repository
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    estimated = sum(tokens(row[field], FORMULAS[provider]) for row in rows for field in FIELDS)
+    estimated = sum(tokens(row[field], PROVIDERS[provider].tokens) for row in rows for field in FIELDS)
     assert estimated == pytest.approx(total, rel=0.05)
 
 
@@ -98,14 +100,10 @@ def test_both_ways_of_counting_follow_the_definition(text: str) -> None:
 
 
 def test_a_prompt_costs_its_texts_and_a_little_more() -> None:
-    formula = FORMULAS["gemini"]
+    formula = PROVIDERS["gemini"].tokens
     asked = Prompt("Be brief.", (Message("user", "One two."), Message("assistant", "三")), ())
     said = sum(tokens(text, formula) for text in ("Be brief.", "One two.", "三"))
     assert prompt_tokens(asked, formula) == round(said) + REQUEST_OVERHEAD_TOKENS
-
-
-def test_every_provider_has_a_formula() -> None:
-    assert set(FORMULAS) == set(PROVIDERS)
 
 
 # ---------------------------------------------------------------- prices

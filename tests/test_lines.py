@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen import build
-from batchgen.costs import FORMULAS, prompt_tokens, requests_tokens
+from batchgen.costs import prompt_tokens, requests_tokens
 from batchgen.counting import Features, features
 from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
 from batchgen.files import Layout
@@ -63,7 +63,7 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     body, said = fill(lined, [key.encode() for key in keys], shown)
     prompts = [ask(texts) for texts in dialogues]
     assert body == b"".join(row.line(key, one, parameters) + b"\n" for key, one in zip(keys, prompts, strict=True))
-    formula = FORMULAS[row.name]
+    formula = row.tokens
     total = requests_tokens(lined.system, said, len(dialogues), formula)
     one_by_one = sum(prompt_tokens(one, formula) for one in prompts)
     assert abs(total - one_by_one) <= 0.5 * (len(dialogues) + 1)  # each of them is rounded

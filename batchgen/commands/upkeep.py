@@ -7,6 +7,7 @@ import click
 from batchgen.commands.base import Context, answer, conclude, json_option, prepared, working
 from batchgen.dialogue import FIRST_ROUND, Stage
 from batchgen.outcomes import Reason
+from batchgen.settings import PROVIDERS
 from batchgen.words import counted
 
 REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
@@ -75,7 +76,7 @@ def clean(context: Context, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("provider", type=click.Choice(["gemini", "together"]))
+@click.argument("provider", type=click.Choice(PROVIDERS))
 @click.argument("model", required=False)
 @json_option
 @click.pass_obj

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from batchgen.costs import Formula
 from batchgen.outcomes import Reply
 from batchgen.prompts import Prompt
 
@@ -64,6 +65,18 @@ class Parameters(NamedTuple):
     model: str
     max_output_tokens: int
     temperature: float
+
+
+class Asked(NamedTuple):
+    """What a request line asks, read back: its key, its model ("" where the line does not name it), the JSON fields
+    it wants, what its messages say, and its output ceiling in tokens.
+    """
+
+    key: str
+    model: str
+    fields: tuple[str, ...]
+    texts: tuple[str, ...]
+    max_output_tokens: int
 
 
 class Access(NamedTuple):
@@ -129,8 +142,10 @@ class Provider:
     max_file_requests: int
     upload_lives_seconds: float
     found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
-    states: Mapping[str, JobState]
+    sdk: str  # the distribution that makes the calls
+    tokens: Formula
     line: Callable[[str, Prompt, Parameters], bytes]
+    asked: Callable[[Mapping[str, Any]], Asked | None]  # a line of `line` as JSON; None for another provider's
     reply: Callable[[bytes, Sequence[str]], Reply]
     connect: Callable[[Access], Remote]
 

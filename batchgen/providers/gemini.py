@@ -12,9 +12,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from batchgen.costs import Formula
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
-from batchgen.providers.base import Access, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
 from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
 
 NAME = "gemini"
@@ -99,6 +100,22 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
         "generationConfig": generation,
     }
     return request_line({"key": key, "request": request})
+
+
+def asked(row: Mapping[str, Any]) -> Asked | None:
+    """A request line read back, None for one that is not Gemini's. It does not name its model."""
+    if "request" not in row:
+        return None
+    request = as_object(row["request"])
+    generation = as_object(request.get("generationConfig"))
+    contents = [as_object(request.get("systemInstruction")), *request.get("contents", ())]
+    return Asked(
+        key=as_text(row.get("key")),
+        model="",
+        fields=tuple(as_object(generation.get("responseSchema")).get("required", ())),
+        texts=tuple(str(part["text"]) for content in contents for part in content.get("parts", ())),
+        max_output_tokens=count(generation.get("maxOutputTokens")),
+    )
 
 
 def reply(raw: bytes, fields: Sequence[str]) -> Reply:
@@ -238,8 +255,10 @@ PROVIDER = Provider(
     max_file_requests=200_000,  # not documented; the file's size is what counts
     upload_lives_seconds=47 * 3600,  # 48 h documented
     found_by_name=True,
-    states=STATES,
+    sdk="google-genai",
+    tokens=Formula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
     line=line,
+    asked=asked,
     reply=reply,
     connect=connect,
 )

@@ -11,9 +11,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from batchgen.costs import Formula
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
-from batchgen.providers.base import Access, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
 from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
 
 NAME = "together"
@@ -61,6 +62,21 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
         schema = {"type": "object", "properties": properties, "required": list(prompt.fields)}
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.fields[0], "schema": schema}}
     return request_line({"custom_id": key, "body": body})
+
+
+def asked(row: Mapping[str, Any]) -> Asked | None:
+    """A request line read back, None for one that is not Together's."""
+    if "body" not in row:
+        return None
+    body = as_object(row["body"])
+    schema = as_object(as_object(as_object(body.get("response_format")).get("json_schema")).get("schema"))
+    return Asked(
+        key=as_text(row.get("custom_id")),
+        model=as_text(body.get("model")),
+        fields=tuple(schema.get("required", ())),
+        texts=tuple(str(message["content"]) for message in body.get("messages", ())),
+        max_output_tokens=count(body.get("max_tokens")),
+    )
 
 
 def reply(raw: bytes, fields: Sequence[str]) -> Reply:
@@ -171,8 +187,10 @@ PROVIDER = Provider(
     max_file_requests=50_000,
     upload_lives_seconds=float("inf"),
     found_by_name=False,
-    states=STATES,
+    sdk="together",
+    tokens=Formula(0.804, 0.761, 0.065, 0.975, 0.514, 1.633),  # Llama 3.1
     line=line,
+    asked=asked,
     reply=reply,
     connect=connect,
 )
