@@ -208,8 +208,8 @@ def tree(path: Path) -> int:
     return sum(found.stat().st_size for found in path.rglob("*") if found.is_file())
 
 
-def whole(root: Path, conversations: int) -> dict[str, float]:
-    """The figures of one run."""
+def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
+    """The figures of one run, group by group."""
     run, preparing = prepared(root, conversations)
     session = run.session
     ticks: list[float] = []
@@ -219,7 +219,7 @@ def whole(root: Path, conversations: int) -> dict[str, float]:
     catch_up(session)
     (text,) = session.store._database.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001
     requests = conversations * len(session.steps())
-    figures = {
+    yield {
         "prepare, conversations/s": conversations / preparing,
         "six steps, requests/s": requests / moving,
         "tick that brings one batch, ms": statistics.median(ticks) * 1000,
@@ -234,22 +234,20 @@ def whole(root: Path, conversations: int) -> dict[str, float]:
         "data/, MB": tree(root / "data") / 1e6,
     }
     session.close()
-    return figures | reading(root, conversations)
+    yield from reading(root, conversations)
 
 
-def reading(root: Path, conversations: int) -> dict[str, float]:
-    """The commands that look at a whole run, and those that must not."""
-    figures: dict[str, float] = {}
-    output = str(root.parent / "export.jsonl")
-    for name, *more in (("verify",), ("export", "--format", "messages", "--output", output), ("report",)):
-        seconds, peak = measured(root, name, *more)
-        figures |= {f"{name}, conversations/s": conversations / seconds, f"{name}, peak MB": peak}
-        Path(output).unlink(missing_ok=True)  # verify looks at exports, too
-    for name in ("estimate", "receipt"):
-        figures |= dict(zip((f"{name}, s", f"{name}, peak MB"), measured(root, name), strict=True))
-    looks = {"status": ["status"], "status --json": ["status", "--json"], "idle tick": ["collect", "--advance"]}
+def reading(root: Path, conversations: int) -> Iterator[dict[str, float]]:
+    """The commands that must not look at a whole run, and those that do."""
+    looks = {"idle tick": ["collect", "--advance"], "status": ["status"], "status --json": ["status", "--json"]}
     found = relative(root, looks, TICKS)
-    return figures | {f"{name}, times `import click, sqlite3`": value for name, value in found.items()}
+    yield {f"{name}, times `import click, sqlite3`": value for name, value in found.items()}
+    for name in ("estimate", "receipt"):
+        yield dict(zip((f"{name}, s", f"{name}, peak MB"), measured(root, name), strict=True))
+    output = str(root.parent / "export.jsonl")
+    for name, *more in (("verify",), ("report",), ("export", "--format", "messages", "--output", output)):
+        seconds, peak = measured(root, name, *more)
+        yield {f"{name}, conversations/s": conversations / seconds, f"{name}, peak MB": peak}
 
 
 def main() -> None:
@@ -258,15 +256,16 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="An empty folder on the disk to be measured.")
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory(dir=options.root) as folder:
-        figures = whole(Path(folder) / "root", options.conversations)
-    kept = {"conversations": options.conversations, **figures}
     place = REPOSITORY / "benchmarks" / "figures"
     place.mkdir(exist_ok=True)
-    (place / f"million-{options.conversations}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    kept: dict[str, float] = {"conversations": options.conversations}
     print(f"{options.conversations} conversations")
-    for name, value in figures.items():
-        print(f"{name:<50}{value:>12,.{2 if value < 100 else 0}f}")
+    with tempfile.TemporaryDirectory(dir=options.root) as folder:
+        for figures in whole(Path(folder) / "root", options.conversations):
+            kept |= figures  # a long run that is stopped leaves what it has found
+            (place / f"million-{options.conversations}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+            for name, value in figures.items():
+                print(f"{name:<50}{value:>12,.{2 if value < 100 else 0}f}", flush=True)
 
 
 if __name__ == "__main__":

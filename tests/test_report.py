@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from commands import measured
 from conftest import REPOSITORY, Bench, seeds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from batchgen.files import Layout, exclusive
 from batchgen.quality import LABELS
 from batchgen.records import Standing
 from batchgen.report import page as paging
+from batchgen.report import write as writing
 from batchgen.report.facts import Facts, facts
 from batchgen.report.marks import marked
 from batchgen.report.sample import EACH, Sample
@@ -43,6 +45,12 @@ if TYPE_CHECKING:
 WORDS = st.text(st.sampled_from("ab, .\n\u2028é中文，한😀<&"), max_size=40)
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are drawn here: another process's start is most of a small report's time."""
+    monkeypatch.setattr(writing, "apart", lambda work, piece: work(piece))
+
+
 @pytest.fixture(scope="module")
 def troubled_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a finished run, made once; nobody writes to it."""
@@ -54,6 +62,12 @@ def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     """A copy of it. A report needs no service, no key and no network."""
     shutil.copytree(troubled_root, tmp_path / "run")
     return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+
+
+def test_a_report_stays_under_200_mb(finished: Bench) -> None:
+    """Its charts are drawn by a process of their own, which takes as much memory as all the rest."""
+    _, peak = measured(finished.root, "report")
+    assert peak < 200
 
 
 def written(bench: Bench, *options: str) -> tuple[Any, Page]:

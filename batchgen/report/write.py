@@ -17,7 +17,6 @@ from batchgen.report.texts import read
 from batchgen.session import Session
 from batchgen.words import counted
 
-LARGE = 5_000  # conversations whose texts leave little memory for the charts
 SUFFIXES = (".html", ".htm")
 
 
@@ -44,8 +43,7 @@ def report(session: Session, output: Path, most: int) -> Reported:
     paid = bill(receipt(session.store, session.settings, session.steps()))
     wanted = Wanted(known.steps, known.batches, known.now, texts.lengths, paid["rows"] if paid["paid"] else [])
     answer = known.answer
-    drawings = apart(draw, wanted) if answer["conversations"] > LARGE else draw(wanted)
-    written = write_durably(output, page(known, texts, paid, drawings))
+    written = write_durably(output, page(known, texts, paid, apart(draw, wanted)))
     return Reported(
         output, written.size, len(texts.shown), answer["conversations"], answer["complete"], answer["rejected"]
     )
