@@ -91,7 +91,7 @@ TEMPLATE = "|".join(
 # Writing systems by character ranges. A Han, kana or Hangul character says about as much as three letters.
 SCRIPTS = {
     "latin": ("A-Za-zÀ-ɏḀ-ỿ", 1),
-    "han": ("㐀-䶿一-鿿豈-﫿\U00020000-\U000323af", 3),
+    "han": ("\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af", 3),  # escaped: U+F900 decays to U+8C48
     "kana": ("ぁ-ヿㇰ-ㇿ", 3),
     "hangul": ("가-힣ᄀ-ᇿ", 3),
     "cyrillic": ("Ѐ-ԯ", 1),

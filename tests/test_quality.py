@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from math import exp
@@ -220,6 +221,12 @@ def test_refusal_names_its_field(text: str, *, flagged: bool) -> None:
     assert "refusal:answer" not in later(correction=text)
 
 
+def test_a_character_is_of_one_writing_system() -> None:
+    every = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x30000))))
+    ranges = [ranges for ranges, _ in patterns.SCRIPTS.values()]
+    assert sum(len(re.findall(f"[{one}]", every)) for one in ranges) == len(re.findall(f"[{''.join(ranges)}]", every))
+
+
 @pytest.mark.parametrize(
     ("seed", "text", "flagged"),
     [
@@ -227,6 +234,7 @@ def test_refusal_names_its_field(text: str, *, flagged: bool) -> None:
         (PLAIN, "Хлеб хранят два дня в бумажном пакете.", True),
         (CHINESE, "Keep it for two to four days and freeze the rest.", True),
         (CHINESE, "パンは紙に包んで、すずしいところにおいてください。", True),
+        (CHINESE, "빵은 종이에 싸서 서늘한 곳에 두세요.", True),
         (PLAIN, "The Chinese word is 面包 and it means bread.", False),
         (CHINESE, "用 Python 写一个脚本，提醒自己两天后吃面包。", False),
         (PLAIN, "面包", False),
