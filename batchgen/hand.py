@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import chain, islice
 from multiprocessing import get_context
 from typing import Generic, Self, TypeVar
@@ -52,29 +53,29 @@ class _Hand(Generic[Piece, Result]):
     def __init__(self, work: Callable[[Piece], Result]) -> None:
         self._work = work
         self._answer: Future[Result] | None = None
-        # Not forked: polars' threads would not come along.
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
+        self._pool: ProcessPoolExecutor | None = None
+        with suppress(OSError, ImportError, NotImplementedError):  # no shared memory, no semaphores
+            # Not forked: polars' threads would not come along.
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def give(self, piece: Piece) -> None:
-        self._piece = piece
-        try:
-            self._answer = self._pool.submit(self._work, piece)
-        except (BrokenProcessPool, OSError):  # it has died, or no process can be had
-            self._answer = None
+        self._piece, self._answer = piece, None
+        if self._pool is not None:
+            with suppress(BrokenProcessPool, OSError):  # it has died, or no process can be had
+                self._answer = self._pool.submit(self._work, piece)
 
     def take(self) -> Result:
         """What came of the piece, from wherever."""
         if self._answer is not None:
-            try:
+            with suppress(BrokenProcessPool):
                 return self._answer.result()
-            except BrokenProcessPool:
-                pass
         return self._work(self._piece)
 
 

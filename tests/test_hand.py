@@ -59,6 +59,14 @@ def test_what_a_dead_process_does_not_answer_is_done_here() -> None:
     assert [result for _, result in spread(dies_elsewhere, range(12))] == list(range(12))
 
 
+def test_where_no_process_can_be_had_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(hand, "ProcessPoolExecutor", none)
+    assert {process for _, process in spread(where, range(9))} == {apart(where, 1)} == {os.getpid()}
+
+
 def test_a_single_piece_is_done_apart() -> None:
     assert apart(where, 1) != os.getpid()
     assert apart(dies_elsewhere, 4) == 4
