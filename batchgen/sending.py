@@ -67,6 +67,7 @@ class Sender:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._created: Counter[str] = Counter()  # clear yeses, by model
+        self._paused = set[str]()  # models that a quota refused in this command
         self.halted: set[str] = set()
 
     def send(self, batches: Iterable[Batch]) -> int:
@@ -234,14 +235,16 @@ class Sender:
         crashpoint("created_before_recorded")
         batch = session.store.update(batch, state="in_flight", remote_id=remote_id, submitted_at=session.now())
         self._created[model_scope(batch)] += 1
-        session.store.end_wait(model_scope(batch))
+        if model_scope(batch) not in self._paused:  # a yes that was under way when the quota's no came says nothing
+            session.store.end_wait(model_scope(batch))
         crashpoint("created")
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
 
     def _pause(self, batch: Batch, error: QuotaReached) -> NoReturn:
         """A quota: this model waits, with a back-off that is kept across ticks; attempts are not touched."""
         session, scope = self._session, model_scope(batch)
-        if scope not in self.halted:  # several at once may be refused by one quota
+        if scope not in self._paused:  # several at once may be refused by one quota
+            self._paused.add(scope)
             seconds = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
             session.trouble(Temporary(str(error), do=f"{scope} waits {seconds:.0f} s; what was not submitted is kept."))
         raise Stop

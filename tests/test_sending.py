@@ -152,6 +152,50 @@ def test_one_quota_is_one_pause(provider: str, bench: Bench) -> None:
     assert seen(bench, provider, "upload_start") == BATCHES * (2 if provider == "gemini" else 1)
 
 
+def paused(bench: Bench, provider: str) -> list[int]:
+    """How often each model of the provider was refused by a quota, as the pauses stand."""
+    return [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)]
+
+
+@pytest.mark.parametrize("provider", SEND)
+@pytest.mark.usefixtures("trusting")
+def test_a_yes_after_a_quota_does_not_end_the_pause(provider: str, bench: Bench) -> None:
+    """Of several creates the first answer is a 429, the others are granted a moment later: the model still waits."""
+    ready(bench, provider)
+    quota = Status(429, "You exceeded your current quota.", headers={"Retry-After": "600"})
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=quota))
+    bench.service.faults.add(
+        Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS))
+    )
+    with released(bench, lambda: paused(bench, provider) == [1]):
+        assert bench.run(*SEND[provider]).code == 75
+    assert states(bench, provider).count("in_flight") == BATCHES - 1
+    assert paused(bench, provider) == [1]
+    asked = seen(bench, provider, "create")
+    bench.run(*SEND[provider])
+    assert seen(bench, provider, "create") == asked
+    bench.service.faults.clear()
+    bench.service.world.advance(601.0)
+    bench.ticks()
+    finished(bench)
+
+
+@pytest.mark.parametrize("provider", SEND)
+@pytest.mark.usefixtures("trusting")
+def test_a_quota_behind_another_trouble_is_a_pause_all_the_same(provider: str, bench: Bench) -> None:
+    """An outage answers first and stops the model for this command; the quota's answer holds it back for longer."""
+    ready(bench, provider)
+    quota = Status(429, "You exceeded your current quota.", headers={"Retry-After": "600"})
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=Status(503)))
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=quota))
+    assert bench.run(*SEND[provider]).code == 75
+    assert paused(bench, provider) == [1]
+    bench.service.faults.clear()
+    bench.service.world.advance(3 * 3600.0)
+    bench.ticks()
+    finished(bench)
+
+
 @pytest.mark.parametrize("provider", SEND)
 def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Bench) -> None:
     """The second create meets a quota while the files behind it are on their way: they are kept for the next tick."""
