@@ -5,6 +5,8 @@ What may not go is said in `session.troubles`, or recorded as what its step wait
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from batchgen.build import Shard
 from batchgen.dialogue import Step
 from batchgen.errors import BudgetReached, StageStopped, Temporary
@@ -62,36 +64,54 @@ def admitted(session: Session, shard: Shard, halted: set[str]) -> bool:
 def _full(session: Session, shard: Shard) -> str:
     """Why there is no room for `shard`, "" when there is."""
     provider = session.provider(shard.step.stage)
-    bounds = session.settings.provider(provider.name)
-    batches, tokens = session.store.enqueued(provider.name, session.model(provider))
     if stop := stopped(session, shard.step):
         session.trouble(stop)
         return str(stop)
-    if batches >= bounds.concurrent_batches:
-        return f"{batches} batches are in flight at {provider.name}; concurrent_batches allows no more"
-    if batches and tokens + shard.input_tokens > bounds.enqueued_tokens:
-        return (
-            f"{tokens} tokens are enqueued at {provider.name} and the next batch has {shard.input_tokens};"
-            f" enqueued_tokens allows {bounds.enqueued_tokens}"
-        )
+    enqueued = session.store.enqueued(provider.name, session.model(provider))
+    if reason := _no_room(session, provider.name, enqueued, shard.input_tokens):
+        return reason
     if not _affordable(session, shard.step, shard.reserved_usd):
         return f"max_usd = {session.settings.max_usd:g} would be passed"
     return ""
 
 
-def still_affordable(session: Session, batch: Batch) -> bool:
-    """Whether `max_usd` allows a batch that was planned in an earlier command: it may have been lowered since."""
-    return _affordable(session, batch.step, _need(session, batch), counted=True)
+def _no_room(session: Session, provider: str, enqueued: tuple[int, int], need_tokens: int) -> str:
+    """Why the provider's limits as configured allow no further batch of `need_tokens`, "" when they do."""
+    bounds, (batches, tokens) = session.settings.provider(provider), enqueued
+    if batches >= bounds.concurrent_batches:
+        return f"{batches} batches are in flight at {provider}; concurrent_batches allows no more"
+    if batches and tokens + need_tokens > bounds.enqueued_tokens:
+        return (
+            f"{tokens} tokens are enqueued at {provider} and the next batch has {need_tokens};"
+            f" enqueued_tokens allows {bounds.enqueued_tokens}"
+        )
+    return ""
 
 
-def _affordable(session: Session, step: Step, need_usd: float | None, *, counted: bool = False) -> bool:
-    """Whether `max_usd` allows a batch that costs at most `need_usd` (`counted`: what is reserved includes it)."""
+def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch]) -> bool:
+    """Whether a batch that was planned in an earlier command may go: limits, budget and share of rejections may say
+    otherwise since. It goes before those `behind` it, so what they will take is not held against it.
+    """
+    if stop := stopped(session, batch.step):
+        session.trouble(stop)
+        return False
+    enqueued = session.store.enqueued(batch.provider, batch.model, before=batch.batch)
+    if reason := _no_room(session, batch.provider, enqueued, batch.input_tokens):
+        log.info("%s waits: %s", session.describe(batch), reason)
+        return False
+    later = sum(_need(session, one) or 0 for one in (batch, *behind))
+    return _affordable(session, batch.step, _need(session, batch), later_usd=later)
+
+
+def _affordable(session: Session, step: Step, need_usd: float | None, *, later_usd: float = 0.0) -> bool:
+    """Whether `max_usd` allows a batch that costs at most `need_usd`. `later_usd` of what is reserved is for itself and
+    for what comes behind it.
+    """
     cap = session.settings.max_usd
     if not cap:
         return True
     held = money(session.store, session.settings)
-    reserved = held.reserved - ((need_usd or 0) if counted else 0)
-    left = cap - held.spent - reserved
+    left = cap - held.spent - (held.reserved - later_usd)
     if need_usd is not None and need_usd <= left and not held.unpriced:
         return True
     session.trouble(_over_budget(session, step, need_usd, left, held))

@@ -71,7 +71,8 @@ REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
 MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
     WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)"""
 ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
-    WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model"""
+    WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model
+    AND (state IN ('creating', 'in_flight') OR batch < :before)"""
 LEDGER_USD = """SELECT coalesce(sum(estimated_usd), 0),
     coalesce(sum(CASE WHEN state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') THEN reserved_usd END), 0)
     FROM batches WHERE state NOT IN ('refused', 'abandoned')"""

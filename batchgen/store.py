@@ -27,6 +27,7 @@ from batchgen.texts import Texts
 BUSY_SECONDS = 60.0
 PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
 ROWS_AT_ONCE = 300  # three values each: SQLite before 3.32 takes 999 a statement
+NO_BATCH = 2**62  # beyond every batch's number
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
@@ -355,9 +356,12 @@ class Store(Texts):
 
     # ---- quotas and money
 
-    def enqueued(self, provider: str, model: str) -> tuple[int, int]:
-        """(batches, estimated input tokens) that are or may be at the provider now, for one model."""
-        batches, tokens = self._database.execute(queries.ENQUEUED, {"provider": provider, "model": model}).fetchone()
+    def enqueued(self, provider: str, model: str, *, before: int = NO_BATCH) -> tuple[int, int]:
+        """(batches, estimated input tokens) that are at the provider or will be, for one model. Of those that were not
+        created yet only the ones with a number below `before` count.
+        """
+        query = {"provider": provider, "model": model, "before": before}
+        batches, tokens = self._database.execute(queries.ENQUEUED, query).fetchone()
         return batches, tokens
 
     def ledger_usd(self) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchgen import booking, build
-from batchgen.admission import admitted, step_scope, still_affordable
+from batchgen.admission import admitted, step_scope, still_admitted
 from batchgen.build import Shard
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
@@ -42,10 +42,11 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
 
 def _left_over(session: Session, steps: Sequence[Step]) -> Iterator[Batch]:
     """Batches whose file was written in an earlier command and that were not created yet."""
-    for batch in session.store.batches("planned", "uploaded"):
+    found = session.store.batches("planned", "uploaded")
+    for at, batch in enumerate(found, start=1):
         if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
             booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
-        elif batch.step in steps and still_affordable(session, batch):
+        elif batch.step in steps and still_admitted(session, batch, found[at:]):
             yield batch
 
 

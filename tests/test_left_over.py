@@ -1,0 +1,66 @@
+"""Batches planned ahead that a quota left behind: what changes before the next tick still has its say."""
+
+from __future__ import annotations
+
+from conftest import Bench, seeds
+from invariants import ROUNDS, finished, ledger
+
+from batchgen.local.faults import ALWAYS, Fault, Status
+
+BATCHES = 8
+SUBMIT = ["submit", "--stage", "question"]
+
+
+def left_over(bench: Bench, *, granted: int = 1) -> Bench:
+    """So many batches of one conversation are in flight, a quota refused the next, the others were uploaded ahead."""
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
+    assert bench.prepare(seeds(BATCHES)).code == 0
+    no = Status(429, "You exceeded your current quota.")
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", nth=granted + 1, times=ALWAYS, action=no))
+    assert bench.run(*SUBMIT).code == 75
+    assert [batch["state"] for batch in ledger(bench).batches][granted:] == ["uploaded"] * (BATCHES - granted)
+    bench.service.faults.clear()
+    bench.service.world.advance(3 * 3600.0)
+    return bench
+
+
+def flying(bench: Bench) -> int:
+    return sum(batch["state"] == "in_flight" for batch in ledger(bench).batches)
+
+
+def test_concurrent_batches_was_lowered(bench: Bench) -> None:
+    left_over(bench)
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nconcurrent_batches = 3\n")
+    bench.run(*SUBMIT)
+    assert flying(bench) == 3
+    bench.ticks()
+    finished(bench)
+
+
+def test_enqueued_tokens_was_lowered(bench: Bench) -> None:
+    left_over(bench)
+    tokens = ledger(bench).batches[0]["input_tokens"]
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nenqueued_tokens = {round(tokens * 2.5)}\n")
+    bench.run(*SUBMIT)
+    assert flying(bench) == 2
+    bench.ticks()
+    finished(bench)
+
+
+def test_max_usd_was_lowered(bench: Bench) -> None:
+    """What is left is spent, and no more."""
+    left_over(bench)
+    one = ledger(bench).batches[0]["reserved_usd"]
+    bench.configure(f"max_usd = {one * 4.5:.9f}\n{ROUNDS}[batches]\nmax_requests = 1\n")
+    assert bench.run(*SUBMIT).code == 3
+    assert flying(bench) == 4
+    assert bench.run(*SUBMIT).code == 3
+    assert flying(bench) == 4
+
+
+def test_the_step_was_stopped(bench: Bench) -> None:
+    """Too many of those that came back were left behind: nothing more is spent on the step."""
+    bench.service.faults.rows("blocked_prompt", key=r"question")
+    left_over(bench, granted=6)
+    assert [done.code for done in (bench.run("collect", "--advance"), bench.run(*SUBMIT))] == [3, 3]
+    assert len(bench.service.world.jobs_created()) == 6
