@@ -12,7 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Generic, Self, TypeVar
 
 Piece = TypeVar("Piece")
@@ -83,6 +84,15 @@ def _begin() -> None:
     """In the second process, before it knows any work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is told to the first one alone
     os.environ["POLARS_MAX_THREADS"] = "1"  # it is one of two that share the cores
+    Thread(target=_end_with_the_first, daemon=True).start()
+
+
+def _end_with_the_first() -> None:
+    """Once the first process has been killed nobody gives work or takes it, and nothing else would end this one."""
+    first = parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)
 
 
 def _cores() -> int:

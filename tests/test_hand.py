@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
+from conftest import REPOSITORY
 
 from batchgen import hand
 from batchgen.hand import apart, spread
@@ -97,3 +100,32 @@ def test_who_stops_early_leaves_no_process() -> None:
     assert len(processes) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(processes.pop(), 0)
+
+
+FIRST = """
+import os, signal, sys
+sys.path[:0] = ["tests"]
+from test_hand import where
+from batchgen import hand
+if __name__ == "__main__":
+    with hand._Hand(where) as second:
+        second.give(1)
+        print(second.take(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_second_process_does_not_outlive_a_killed_one() -> None:
+    """It would keep its memory, and what was opened for it: who reads this pipe to its end would wait for ever."""
+    done = subprocess.run(  # ends when nobody has the pipe any more
+        [sys.executable, "-c", FIRST],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert int(done.stdout) > 0
