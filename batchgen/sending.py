@@ -119,7 +119,7 @@ class Sender:
         return scope not in self.halted and not held_back(self._session, scope, batch.step)
 
     def _look_ahead(self, window: list[_Outgoing], source: Iterator[Batch], waiting: deque[_Outgoing]) -> None:
-        """Begin the uploads of what comes behind `window`, once its model has said yes to something."""
+        """Begin the uploads of what comes behind `window`, for models that have said yes to something."""
         if not self._created[model_scope(window[0].batch)]:
             return
         while len(waiting) < AHEAD and _pull(source, waiting):
@@ -129,7 +129,8 @@ class Sender:
             size += outgoing.batch.bytes
             if size > AHEAD_BYTES:
                 return
-            if outgoing.upload is None and self._may_go(outgoing.batch):
+            granted = self._created[model_scope(outgoing.batch)]
+            if granted and outgoing.upload is None and self._may_go(outgoing.batch):
                 with self._noting(outgoing.batch):
                     outgoing.upload = begin(self._upload_call(outgoing), f"uploading {outgoing.batch.name}")
 

@@ -6,6 +6,7 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, finished, ledger
 
 from batchgen.local.faults import ALWAYS, Fault, Status
+from batchgen.providers.transport import READ_ATTEMPTS
 
 BATCHES = 8
 SUBMIT = ["submit", "--stage", "question"]
@@ -64,3 +65,24 @@ def test_the_step_was_stopped(bench: Bench) -> None:
     left_over(bench, granted=6)
     assert [done.code for done in (bench.run("collect", "--advance"), bench.run(*SUBMIT))] == [3, 3]
     assert len(bench.service.world.jobs_created()) == 6
+
+
+def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench) -> None:
+    """Batches of both providers are left over; what one grants is no word of the other, which is down."""
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
+    assert bench.prepare(seeds(6)).code == 0
+    bench.service.faults.job(provider="gemini", key="r1-00000[456]", states=[("JOB_STATE_RUNNING", 1e9)])
+    no = Status(429, "You exceeded your current quota.")
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", nth=4, times=ALWAYS, action=no))
+    bench.service.faults.add(Fault(provider="together", endpoint="create", nth=2, times=ALWAYS, action=no))
+    assert bench.run(*SUBMIT).code == 75
+    assert bench.run("collect", "--advance").code == 75
+    waiting = [batch["provider"] for batch in ledger(bench).batches if batch["state"] == "uploaded"]
+    assert waiting == ["gemini"] * 3 + ["together"] * 2
+    bench.service.faults.clear()
+    bench.service.world.advance(3 * 3600.0)
+    bench.service.faults.add(Fault(provider="together", endpoint="file_get", times=ALWAYS, action=Status(503)))
+    before = len(bench.service.world.seen("together", "file_get"))
+    assert bench.run("collect", "--advance").code == 75
+    assert {batch["provider"] for batch in ledger(bench).batches if batch["state"] == "uploaded"} == {"together"}
+    assert len(bench.service.world.seen("together", "file_get")) - before == READ_ATTEMPTS
