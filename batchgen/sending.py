@@ -78,8 +78,13 @@ class Sender:
         """
         source, waiting, sent = iter(batches), deque[_Outgoing](), 0
         while window := self._window(source, waiting):
-            self._look_ahead(window, source, waiting)
-            sent += self._deliver(window)
+            try:
+                self._look_ahead(window, source, waiting)
+                sent += self._deliver(window)
+            except SetupError:
+                for outgoing in waiting:
+                    self._keep_upload(outgoing)
+                raise
         return sent
 
     @contextmanager

@@ -17,9 +17,12 @@ T = TypeVar("T")
 
 
 def begin(call: Callable[[], T], name: str) -> Future[T]:
-    """`call` in a thread of its own, which shows as `name`."""
+    """`call` in a thread of its own, which shows as `name`; here and now where the machine has no thread left."""
     future: Future[T] = Future()
-    Thread(target=_run, args=(call, future), name=name, daemon=True).start()
+    try:
+        Thread(target=_run, args=(call, future), name=name, daemon=True).start()
+    except RuntimeError:  # "can't start new thread": nothing of it has run
+        _run(call, future)
     return future
 
 

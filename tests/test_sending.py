@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from threading import Thread
 
 import pytest
 from conftest import Bench, seeds
@@ -11,7 +12,7 @@ from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, finished, ledger
 from meanwhile import PATIENCE_SECONDS, interrupted, released
 
-from batchgen import sending
+from batchgen import sending, threads
 from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
 
 BATCHES = 5
@@ -209,6 +210,34 @@ def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Ben
     bench.service.world.advance(3 * 3600.0)
     assert bench.run(*SEND[provider]).code == 0
     assert seen(bench, provider, "upload_start") == BATCHES
+
+
+@pytest.mark.parametrize("provider", SEND)
+def test_what_was_uploaded_ahead_of_a_refused_key_is_known(provider: str, bench: Bench) -> None:
+    """Files that the ledger does not know would be uploaded again, and `clean` could not delete them."""
+    ready(bench, provider)
+    no = Status(401, "API key not valid.")
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    assert bench.run(*SEND[provider]).code == 2
+    assert seen(bench, provider, "upload_start") == BATCHES
+    assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
+    bench.service.faults.clear()
+    bench.ticks()
+    finished(bench)
+
+
+@pytest.mark.usefixtures("trusting")
+def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be done beside is done here: an intent that stands is followed by its call."""
+    ready(bench, "gemini")
+
+    class Refused(Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "Thread", Refused)
+    done = bench.run(*SEND["gemini"], "--json")
+    assert (done.code, done.json["submitted"]) == (0, BATCHES)
 
 
 def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
