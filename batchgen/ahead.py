@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 from batchgen.providers.base import Job, Reader
 from batchgen.threads import begin
 
-DEPTH = 8  # batches that may wait in memory beside the one that is booked ...
+DEPTH = 4  # batches that may wait in memory beside the one that is booked ...
 DEPTH_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
 
 

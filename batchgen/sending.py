@@ -41,10 +41,10 @@ from batchgen.session import Session
 from batchgen.threads import at_once, begin
 from batchgen.waits import pause
 
-AHEAD = 8  # files that are uploaded while the batches before them are created
+AHEAD = 4  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory
 SURE = 16  # batches of a model that were created one by one, before several are at once ...
-WIDTH = 8  # ... and so many are
+WIDTH = 4  # ... and so many are
 
 
 class _Processing(NotReady):

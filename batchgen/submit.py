@@ -60,7 +60,9 @@ def _planned(session: Session, step: Step, tried: int, halted: set[str]) -> Iter
         if not admitted(session, shard, halted):
             return
         session.store.end_wait(step_scope(step))
-        yield plan(session, shard)
+        batch = plan(session, shard)
+        del shard  # it is on disk now; the next one may be as large
+        yield batch
 
 
 def plan(session: Session, shard: Shard) -> Batch:

@@ -265,7 +265,7 @@ def _round_trips() -> list[str]:
     words = [
         f"Whole commands beside a service whose every answer comes {late} late, in such delays: what a tick of many",
         "batches waits for. The first create of a model goes alone, fifteen more one by one beside uploads ahead of",
-        "them, then eight at once; results are fetched eight deep. In a row: the same program with none of that.",
+        "them, then four at once; results are fetched four deep. In a row: the same program with none of that.",
     ]
     return ["", "## A slow network", "", *words, "", "| | in a row | now |", "| --- | ---: | ---: |", *rows]
 

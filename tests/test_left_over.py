@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import Bench, seeds
 from invariants import ROUNDS, finished, ledger
 
+from batchgen import sending
 from batchgen.local.faults import ALWAYS, Fault, Status
 from batchgen.providers.transport import READ_ATTEMPTS
 
 BATCHES = 8
 SUBMIT = ["submit", "--stage", "question"]
+
+
+@pytest.fixture(autouse=True)
+def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches are planned and uploaded ahead."""
+    monkeypatch.setattr(sending, "AHEAD", BATCHES)
 
 
 def left_over(bench: Bench, *, granted: int = 1) -> Bench:

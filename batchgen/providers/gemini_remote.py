@@ -13,6 +13,7 @@ import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -102,19 +103,18 @@ class GeminiRemote:
     def _upload_as_known(self, path: Path, size: int) -> RemoteFile:
         """Each of the known MIME types in turn when the service does not know one (A6)."""
         for mime in self.MIME_TYPES[self.MIME_TYPES.index(self._mime) :]:
-            self._mime = mime
             try:
-                return patiently(lambda: self._upload(path, size))
+                file = patiently(partial(self._upload, path, size, mime))
             except _MimeRefused:
                 continue
+            self._mime = mime  # several uploads may find this out at the same time
+            return file
         raise Temporary("gemini, upload a request file: every MIME type was refused.", do="The next tick tries again.")
 
-    def _upload(self, path: Path, size: int) -> RemoteFile:
+    def _upload(self, path: Path, size: int, mime: str) -> RemoteFile:
         with _calling("upload a request file"):
             try:
-                file = self._client.files.upload(
-                    file=str(path), config={"mime_type": self._mime, "display_name": path.stem}
-                )
+                file = self._client.files.upload(file=str(path), config={"mime_type": mime, "display_name": path.stem})
             except Exception as error:
                 if _is_mime_refusal(error):
                     raise _MimeRefused from None
