@@ -27,7 +27,8 @@ from batchgen.dialogue import Conversation, Turn
 from batchgen.errors import SetupError
 from batchgen.files import Layout, exclusive
 from batchgen.quality import LABELS
-from batchgen.records import Standing
+from batchgen.records import Batch, Standing
+from batchgen.report import charts
 from batchgen.report import page as paging
 from batchgen.report import write as writing
 from batchgen.report.facts import Facts, facts
@@ -62,6 +63,37 @@ def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     """A copy of it. A report needs no service, no key and no network."""
     shutil.copytree(troubled_root, tmp_path / "run")
     return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+
+
+@pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
+def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
+    """Altair refuses a chart of more than 5,000 rows, and nobody could see so many."""
+    count = 4_000
+    begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
+    nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
+    batches = [
+        Batch(
+            **{
+                **nothing,
+                "batch": n,
+                "position": 3 + n % 6,
+                "submitted_at": at,
+                "started_at": at + 5,
+                "ended_at": at + 8,
+            }
+        )
+        for n, at in enumerate(begin)
+    ]
+    drawing = charts.timeline(batches, begin[-1])
+    assert drawing is not None
+    assert f"When {count} batches" in drawing.label
+    spans = [row for number, batch in enumerate(batches) for row in charts._spans(batch, number, 0.0, lanes=False)]
+    merged = charts._merged(spans)
+    assert len(merged) <= charts.BARS + 2 * 6
+    for kind in charts.PHASES:  # from the first to the last, as before
+        ends = [[(row["from"], row["to"]) for row in rows if row["kind"] == kind] for rows in (spans, merged)]
+        assert min(ends[0])[0] == min(ends[1])[0]
+        assert max(to for _, to in ends[0]) == max(to for _, to in ends[1])
 
 
 def test_a_report_stays_under_200_mb(finished: Bench) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -23,6 +24,7 @@ WIDE, NARROW = 1090, 320  # pixels between the axes and all around: a desktop's,
 STEP_LABEL = 128  # pixels of the longest, "round 3 correction"
 ROW = 24  # pixels of a bar with its gap
 LANES = 40  # batches that get a line of their own
+BARS = 2_000  # that a timeline has at most, however many batches it shows
 BINS = 10  # of a decade of characters
 STATES = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
 MONEY = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
@@ -165,6 +167,7 @@ def timeline(batches: Sequence[Batch], now: float) -> Drawing | None:
         return None
     lanes = len(sent) <= LANES
     rows = [row for number, batch in enumerate(sent, start=1) for row in _spans(batch, number, now, lanes=lanes)]
+    rows = rows if lanes else _merged(rows)
     order = list(dict.fromkeys(row["lane"] for row in rows))
     frame = pl.DataFrame(rows).with_columns(pl.from_epoch(pl.col("from", "to"), time_unit="ms"))
 
@@ -199,6 +202,25 @@ def _spans(batch: Batch, number: int, now: float, *, lanes: bool) -> list[dict[s
         {"lane": lane, "kind": kind, "from": round(start * 1000), "to": round(stop * 1000)}
         for kind, (start, stop) in spans
     ]
+
+
+def _merged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The spans of many batches on their steps' lines, in one piece where no gap between them could be seen."""
+    lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["lane"], row["kind"]), []).append(dict(row))
+    whole = max(row["to"] for row in rows) - min(row["from"] for row in rows)
+    gap = whole * len(lines) / BARS
+    merged: list[dict[str, Any]] = []
+    for spans in lines.values():
+        first, *others = sorted(spans, key=itemgetter("from"))
+        merged.append(first)
+        for span in others:
+            if span["from"] <= merged[-1]["to"] + gap:
+                merged[-1]["to"] = max(merged[-1]["to"], span["to"])
+            else:
+                merged.append(span)
+    return merged
 
 
 # ---------------------------------------------------------------- lengths
