@@ -11,7 +11,7 @@ created at the same time, each with its own intent and its own single call. Wher
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -23,7 +23,6 @@ from batchgen.crash import crashpoint
 from batchgen.errors import (
     Ambiguous,
     BatchgenError,
-    KeyRefused,
     NotReady,
     QuotaReached,
     SetupError,
@@ -33,7 +32,7 @@ from batchgen.files import hash_file
 from batchgen.housekeeping import clean_files
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, RemoteFile, label
+from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
 from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch
 from batchgen.refused import Stop, take_no
@@ -68,6 +67,7 @@ class Sender:
         self._session = session
         self._created: Counter[str] = Counter()  # clear yeses, by model
         self._paused = set[str]()  # models that a quota refused in this command
+        self._jobs: dict[str, Mapping[str, list[Job]]] = {}  # by provider, as they were listed in this command
         self.halted: set[str] = set()
 
     def send(self, batches: Iterable[Batch]) -> int:
@@ -148,7 +148,7 @@ class Sender:
         for outgoing in window:
             with self._noting(outgoing.batch):
                 batch = self._uploaded(outgoing)
-                if batch.intent_at is not None and _found_again(self._session, batch):
+                if batch.intent_at is not None and self._found_again(batch):
                     adopted += 1
                 else:
                     ready.append(batch)
@@ -233,7 +233,7 @@ class Sender:
             ) from None
         except QuotaReached as error:
             self._pause(session.store.update(batch, state="uploaded"), error)
-        except (KeyRefused, Temporary, SetupError):
+        except (SetupError, Temporary):
             session.store.update(batch, state="uploaded")  # a clear no, or never sent: nothing was bought
             raise
         except REFUSALS as error:
@@ -245,6 +245,19 @@ class Sender:
             session.store.end_wait(model_scope(batch))
         crashpoint("created")
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
+
+    def _found_again(self, batch: Batch) -> bool:
+        """Before a name that an earlier command tried is tried again: it may exist after all. One listing does for all
+        of them, because their calls were made before this command began.
+        """
+        session, provider = self._session, provider_row(batch.provider)
+        if provider.name not in self._jobs:
+            self._jobs[provider.name] = listed(session, provider)
+        wanted = label(provider, name=batch.name, remote_file=batch.remote_file or "")
+        matches = self._jobs[provider.name].get(wanted, [])
+        if matches:
+            adopt(session, provider, batch, matches)
+        return bool(matches)
 
     def _pause(self, batch: Batch, error: QuotaReached) -> NoReturn:
         """A quota: this model waits, with a back-off that is kept across ticks; attempts are not touched."""
@@ -301,13 +314,3 @@ def _check_file(session: Session, batch: Batch) -> None:
         raise Temporary(
             f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."
         )
-
-
-def _found_again(session: Session, batch: Batch) -> bool:
-    """Before a name that was ever tried is tried again: it may exist after all."""
-    provider = provider_row(batch.provider)
-    wanted = label(provider, name=batch.name, remote_file=batch.remote_file or "")
-    matches = listed(session, provider).get(wanted, [])
-    if matches:
-        adopt(session, provider, batch, matches)
-    return bool(matches)

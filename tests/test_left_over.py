@@ -37,21 +37,26 @@ def flying(bench: Bench) -> int:
     return sum(batch["state"] == "in_flight" for batch in ledger(bench).batches)
 
 
-def test_concurrent_batches_was_lowered(bench: Bench) -> None:
+@pytest.mark.parametrize(("limit", "room"), [("concurrent_batches = 3", 3), ("enqueued_tokens = {tokens}", 2)])
+def test_a_limit_was_lowered(limit: str, room: int, bench: Bench) -> None:
     left_over(bench)
-    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nconcurrent_batches = 3\n")
+    tokens = round(ledger(bench).batches[0]["input_tokens"] * 2.5)
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\n{limit.format(tokens=tokens)}\n")
     bench.run(*SUBMIT)
-    assert flying(bench) == 3
+    assert flying(bench) == room
     bench.ticks()
     finished(bench)
 
 
-def test_enqueued_tokens_was_lowered(bench: Bench) -> None:
+def test_one_listing_looks_for_all_that_was_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota refused several creates that were under way together: their names may exist, and are looked for once."""
+    monkeypatch.setattr(sending, "SURE", 1)
     left_over(bench)
-    tokens = ledger(bench).batches[0]["input_tokens"]
-    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nenqueued_tokens = {round(tokens * 2.5)}\n")
-    bench.run(*SUBMIT)
-    assert flying(bench) == 2
+    assert sum(batch["intent_at"] is not None for batch in ledger(bench).batches) > 1 + 1
+    listings = len(bench.service.world.seen("gemini", "list"))
+    assert bench.run(*SUBMIT).code == 0
+    assert flying(bench) == BATCHES
+    assert len(bench.service.world.seen("gemini", "list")) == listings + 1
     bench.ticks()
     finished(bench)
 

@@ -36,8 +36,9 @@ class _Action(msgspec.Struct, frozen=True, tag=str.lower):
         return False
 
     def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        """The response the client gets; `where` is (provider, endpoint)."""
-        raise NotImplementedError
+        """The response the client gets, as it is unless the kind changes it; `where` is (provider, endpoint)."""
+        _ = where
+        return response
 
 
 class _AfterAction(_Action, frozen=True):
