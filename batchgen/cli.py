@@ -16,7 +16,7 @@ import click
 from batchgen import __version__
 from batchgen.commands.base import Context
 from batchgen.errors import BatchgenError
-from batchgen.exits import interrupted, os_error, speak_utf8, tell
+from batchgen.exits import hearing_interrupts, interrupted, os_error, speak_utf8, tell
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
 ROOMS = {
@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
     speak_utf8()
     try:
-        code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
+        with hearing_interrupts():
+            code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import click
 from batchgen.errors import BatchgenError, SetupError
 
 INTERRUPTED = 130
+AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
 BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
 
 
@@ -29,6 +33,40 @@ def speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def hearing_interrupts() -> Iterator[None]:
+    """Within, no Ctrl-C is lost. Python prints and drops what is raised in a finalizer or in the callback of a weak
+    reference (its library reference, `sys.unraisablehook`), and every import runs some of those.
+    """
+    before = sys.unraisablehook
+
+    def dropped(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            _interrupt_again()
+        else:
+            before(lost)
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_again() -> None:
+    """A moment later, when the main thread will be elsewhere."""
+    timer = threading.Timer(AGAIN_SECONDS, _interrupt)
+    timer.daemon = True
+    with suppress(RuntimeError):  # the machine has no thread left: the user presses again
+        timer.start()
+
+
+def _interrupt() -> None:
+    import signal  # here: no tick pays for it
+
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it, wherever it waits
 
 
 def interrupted(error: BaseException) -> int:

@@ -44,10 +44,13 @@ def released(bench: Bench, condition: Condition, then: Callable[[], None] = lamb
 def interrupted(bench: Bench, arguments: Sequence[str], condition: Condition) -> None:
     """Ctrl-C as soon as `condition` is true ends a command at once, and politely."""
     command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments]
-    process = subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True)
-    assert waited_for(condition)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
+    with subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert waited_for(condition)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
+        finally:
+            process.kill()  # nothing, if it has ended
     assert process.returncode == 130
     assert "Interrupted. Nothing is lost" in said
     assert "Traceback" not in said
