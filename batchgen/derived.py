@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import orjson
 
@@ -14,26 +15,41 @@ from batchgen.session import Session
 AT_ONCE = 1_000  # conversations that are read and written in one go
 
 
+def round_lines(session: Session, number: int) -> Iterator[tuple[bytes, bytes]]:
+    """(round `number`'s turn, the first `number` rounds) of every conversation complete up to that round, sorted by id:
+    the lines of many at a time.
+    """
+    yield from _lines(session, number, _single_turn(number), _history(number))
+
+
 def single_turns(session: Session, number: int) -> Iterator[bytes]:
-    """Round `number`'s turn of every conversation complete up to that round, sorted by id: many lines at a time."""
-    places = range((number - 1) * len(STAGES), number * len(STAGES))
-    record = {"id": KEY_MARK, **Turn(*marks(places))._asdict()}
-    return _lines(session, number, mould(orjson.dumps(record)))
+    """The first of `round_lines` alone."""
+    return chain.from_iterable(_lines(session, number, _single_turn(number)))
 
 
 def histories(session: Session, number: int) -> Iterator[bytes]:
-    """The first `number` rounds of every conversation complete up to that round, likewise."""
+    """The second of `round_lines` alone."""
+    return chain.from_iterable(_lines(session, number, _history(number)))
+
+
+def _single_turn(number: int) -> Mould:
+    places = range((number - 1) * len(STAGES), number * len(STAGES))
+    return mould(orjson.dumps({"id": KEY_MARK, **Turn(*marks(places))._asdict()}))
+
+
+def _history(number: int) -> Mould:
     texts = marks(range(number * len(STAGES)))
-    record = {"id": KEY_MARK, "rounds": [turn._asdict() for turn in turns(texts)]}
-    return _lines(session, number, mould(orjson.dumps(record)))
+    return mould(orjson.dumps({"id": KEY_MARK, "rounds": [turn._asdict() for turn in turns(texts)]}))
 
 
-def _lines(session: Session, number: int, form: Mould) -> Iterator[bytes]:
-    identity, places = session.names().id_format(), form.shown
+def _lines(session: Session, number: int, *forms: Mould) -> Iterator[tuple[bytes, ...]]:
+    """The lines of each form. The texts are read and escaped once for all."""
+    identity = session.names().id_format()
+    places = range(min(form.shown.start for form in forms), number * len(STAGES))
     for numbers, texts in session.store.reached(number * len(STAGES), places, AT_ONCE):
-        pieces = strings(texts)
+        pieces, ids = strings(texts), [identity % one for one in numbers]
         columns = {place: pieces[order :: len(places)] for order, place in enumerate(places)}
-        yield form.lines([identity % one for one in numbers], columns)
+        yield tuple(form.lines(ids, columns) for form in forms)
 
 
 def rejected_lines(session: Session) -> Iterator[bytes]:

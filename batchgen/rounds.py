@@ -12,7 +12,7 @@ from zlib import crc32
 
 from batchgen.crash import crashpoint
 from batchgen.dialogue import STAGES
-from batchgen.files import write_durably
+from batchgen.files import replacing, write_durably
 from batchgen.records import LIVE_STATES
 from batchgen.session import Session
 
@@ -121,9 +121,11 @@ def _reached(session: Session, number: int) -> int:
 
 
 def _write_round(session: Session, number: int) -> list[Path]:
-    from batchgen.derived import histories, single_turns
+    from batchgen.derived import round_lines
 
-    paths = [session.layout.single_turn(number), session.layout.history(number)]
-    write_durably(paths[0], single_turns(session, number))
-    write_durably(paths[1], histories(session, number))
-    return paths
+    single, history = session.layout.single_turn(number), session.layout.history(number)
+    with replacing(history) as rounds, replacing(single) as turns:
+        for its_turns, its_rounds in round_lines(session, number):
+            turns.write(its_turns)
+            rounds.write(its_rounds)
+    return [single, history]
