@@ -15,11 +15,11 @@ from batchgen.session import Session
 AT_ONCE = 1_000  # conversations that are read and written in one go
 
 
-def round_lines(session: Session, number: int) -> Iterator[tuple[bytes, bytes]]:
+def round_lines(session: Session, number: int) -> Iterator[tuple[bytes, ...]]:
     """(round `number`'s turn, the first `number` rounds) of every conversation complete up to that round, sorted by id:
     the lines of many at a time.
     """
-    yield from _lines(session, number, _single_turn(number), _history(number))
+    return _lines(session, number, _single_turn(number), _history(number))
 
 
 def single_turns(session: Session, number: int) -> Iterator[bytes]:

@@ -56,11 +56,9 @@ ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S60
 SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
-ACCEPTED = """SELECT b.position, b.follow_up, sum(o.requests) FROM batches b JOIN outcomes o USING (batch)
-    WHERE o.reason = 'accepted' GROUP BY b.position, b.follow_up"""
-ACCEPTED_AT = """SELECT coalesce(sum(o.requests), 0) FROM batches b
-    JOIN outcomes o ON o.batch = b.batch AND o.reason = 'accepted'
-    WHERE b.position IN (:at, :at - 1) AND (b.position = :at OR b.follow_up = 1)"""
+ACCEPTED = "SELECT position, follow_up, sum(requests) FROM bills WHERE reason = 'accepted' GROUP BY position, follow_up"
+ACCEPTED_AT = """SELECT coalesce(sum(requests), 0) FROM bills
+    WHERE position IN (:at, :at - 1) AND reason = 'accepted' AND (position = :at OR follow_up = 1)"""
 REJECTED_AT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL AND at = :at"
 ALL_REJECTED = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL"
 REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
@@ -81,14 +79,11 @@ RESERVED_WITHOUT_PRICE = """SELECT model, sum(requests), sum(input_tokens), sum(
     GROUP BY model ORDER BY model"""
 ESTIMATED = """SELECT position, coalesce(sum(estimated_usd), 0) FROM batches WHERE state = 'collected'
     GROUP BY position"""
-BILLS = """SELECT b.position, b.provider, b.model, o.reason, sum(o.requests), sum(o.usd),
-    sum(o.input_tokens), sum(o.cached_tokens), sum(o.output_tokens), sum(o.thought_tokens)
-    FROM batches b JOIN outcomes o USING (batch)
-    GROUP BY b.position, b.provider, b.model, o.reason, o.usd IS NULL
-    ORDER BY b.position, b.provider, b.model, o.reason"""
-OUTPUT_OF = """SELECT coalesce(sum(o.requests), 0), coalesce(sum(o.output_tokens), 0)
-    FROM batches b JOIN outcomes o USING (batch)
-    WHERE b.position = :at AND b.follow_up = :follow_up AND o.reason = 'accepted'"""
+BILLS = """SELECT position, provider, model, reason, sum(requests), CASE WHEN priced THEN sum(usd) END,
+    sum(input_tokens), sum(cached_tokens), sum(output_tokens), sum(thought_tokens) FROM bills
+    GROUP BY position, provider, model, reason, priced ORDER BY position, provider, model, reason"""
+OUTPUT_OF = """SELECT coalesce(sum(requests), 0), coalesce(sum(output_tokens), 0) FROM bills
+    WHERE position = :at AND follow_up = :follow_up AND reason = 'accepted'"""
 STANDINGS = """SELECT number, at, batch, reason, detail, strikes FROM conversations
     WHERE number BETWEEN :first AND :last ORDER BY number"""
 STALE = "SELECT file, since FROM stale ORDER BY file"

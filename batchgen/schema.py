@@ -6,6 +6,13 @@ that a dialogue lies together on disk, in order, and is read as one range.
 
 PLACES = 256
 
+# What the table `bills` holds, from the batches themselves: for a store of an older program, which has no such table.
+ADDED_UP = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL AS priced,
+    sum(o.requests) AS requests, sum(o.input_tokens) AS input_tokens, sum(o.cached_tokens) AS cached_tokens,
+    sum(o.output_tokens) AS output_tokens, sum(o.thought_tokens) AS thought_tokens, total(o.usd) AS usd
+    FROM batches b JOIN outcomes o USING (batch)
+    GROUP BY b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL"""
+
 MIGRATIONS: tuple[str, ...] = (
     # What a run is: the options it was prepared with, its models, small facts that were learnt.
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
@@ -99,4 +106,34 @@ MIGRATIONS: tuple[str, ...] = (
     # What the totals of a ledger need, a quarter of its bytes: `status` adds them up anew every time.
     """CREATE INDEX ledger ON batches
         (position, provider, model, follow_up, state, requests, estimated_usd, reserved_usd)""",
+    # The outcomes of all batches added up, so that a total costs the same however many batches there are. The database
+    # itself keeps it: an outcome is entered once and never changes. `usd` is of what had a price when it was booked.
+    """CREATE TABLE bills (
+        position INTEGER NOT NULL,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        follow_up INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        priced INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        thought_tokens INTEGER NOT NULL,
+        usd REAL NOT NULL,
+        PRIMARY KEY (position, provider, model, follow_up, reason, priced)
+    ) STRICT, WITHOUT ROWID""",
+    f"INSERT INTO bills {ADDED_UP}",
+    """CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN
+        INSERT INTO bills SELECT position, provider, model, follow_up, NEW.reason, NEW.usd IS NOT NULL, NEW.requests,
+            NEW.input_tokens, NEW.cached_tokens, NEW.output_tokens, NEW.thought_tokens, coalesce(NEW.usd, 0)
+            FROM batches WHERE batch = NEW.batch
+            ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+                input_tokens = input_tokens + excluded.input_tokens,
+                cached_tokens = cached_tokens + excluded.cached_tokens,
+                output_tokens = output_tokens + excluded.output_tokens,
+                thought_tokens = thought_tokens + excluded.thought_tokens,
+                usd = usd + excluded.usd;
+        END""",
+    "DROP INDEX by_position",
 )

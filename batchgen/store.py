@@ -21,7 +21,7 @@ from batchgen.dialogue import ID_DIGITS, STAGES, Step, Turn
 from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
 from batchgen.records import Batch, Bill, Plan, Row, Settled, Shown, Standing, Wait, runs
-from batchgen.schema import MIGRATIONS, PLACES
+from batchgen.schema import ADDED_UP, MIGRATIONS, PLACES
 from batchgen.texts import Texts
 
 BUSY_SECONDS = 60.0
@@ -69,6 +69,8 @@ class Store(Texts):
         if version == 0:
             database.close()
             return None
+        if version < len(MIGRATIONS):  # an older program's, until a tick has brought it up to date
+            database.execute(f"CREATE TEMP VIEW bills AS {ADDED_UP}")
         return cls(database)
 
     def close(self) -> None:
@@ -115,7 +117,17 @@ class Store(Texts):
     def replace_seeds(self, seeds: Iterable[Turn], meta: Mapping[str, str]) -> int:
         """Fill an unpaid store with round 1, in place of whatever it held. Returns the number of conversations."""
         with self.transaction():
-            for table in ("failures", "outcomes", "texts", "conversations", "batches", "waits", "stale", "meta"):
+            for table in (
+                "failures",
+                "outcomes",
+                "bills",
+                "texts",
+                "conversations",
+                "batches",
+                "waits",
+                "stale",
+                "meta",
+            ):
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names from this line
             number = 0
             for number, seed in enumerate(seeds, start=1):

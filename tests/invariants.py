@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 
+import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
 
 from batchgen.dialogue import Step, conversation_id, request_key
 
 ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # anything else is an end
 END = 4
+# Bills are added up by these, and hold these.
+APART = ("position", "provider", "model", "follow_up", "reason", "priced")
+ADDED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thought_tokens", "usd")
 
 
 class Ledger(NamedTuple):
@@ -27,6 +31,8 @@ class Ledger(NamedTuple):
     texts: dict[int, tuple[int | None, str]]
     meta: dict[str, str]
     waits: list[dict[str, Any]]
+    outcomes: list[dict[str, Any]]
+    bills: list[dict[str, Any]]
 
 
 def ledger(bench: Bench) -> Ledger:
@@ -39,7 +45,9 @@ def ledger(bench: Bench) -> Ledger:
         texts = {place: (batch, text) for place, batch, text in database.execute("SELECT * FROM texts")}
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
         waits = [dict(row) for row in database.execute("SELECT * FROM waits ORDER BY scope")]
-    return Ledger(batches, conversations, texts, meta, waits)
+        outcomes = [dict(row) for row in database.execute("SELECT * FROM outcomes")]
+        bills = [dict(row) for row in database.execute("SELECT * FROM bills")]
+    return Ledger(batches, conversations, texts, meta, waits, outcomes, bills)
 
 
 class Watch:
@@ -59,6 +67,7 @@ class Watch:
         self._forward(now)
         self._accounted(now)
         self._provenance(now)
+        self._added_up(now)
         no_key_anywhere(self.bench, said)
         return now
 
@@ -112,6 +121,24 @@ class Watch:
             digits = int(now.meta["id_digits"])
             key = request_key(conversation_id(number, digits), Step.at(position), batch["attempt"], now.meta["run"])
             assert key in keys[batch["remote_id"].removeprefix("batches/")]
+
+    def _added_up(self, now: Ledger) -> None:
+        """The totals that the database keeps are those of the single batches."""
+        batches = {batch["batch"]: batch for batch in now.batches}
+        single = _of_bills({**batches[row["batch"]], **row, "priced": row["usd"] is not None} for row in now.outcomes)
+        kept = _of_bills(now.bills)
+        assert kept.keys() == single.keys()
+        assert all(kept[key] == pytest.approx(single[key]) for key in kept)
+
+
+def _of_bills(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[str, float]]:
+    """Requests, tokens and USD by all that bills are told apart by."""
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        amounts = found.setdefault(tuple(row[name] for name in APART), dict.fromkeys(ADDED, 0.0))
+        for name in ADDED:
+            amounts[name] += row[name] or 0.0
+    return found
 
 
 def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
