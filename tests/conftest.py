@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +36,19 @@ hypothesis.settings.load_profile("batchgen")
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"  # real rows beside the repository; tests must pass without them
 GEMINI_KEY = "AIzaSyPLANTED0gemini0key0000000000000000"
+MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
+ROOM_BYTES = 2**31  # several times what the largest tests leave; those of passed tests are deleted at once
 TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability", action="store_true", help="Write the table of docs/reliability.md and stop.")
+
+
+def pytest_configure() -> None:
+    """Roots lie in memory where it has room: their thousands of syncs would take longer than all else that tests do."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

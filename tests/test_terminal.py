@@ -94,6 +94,6 @@ cli.main()
 def test_ctrl_c_is_not_lost_in_a_finalizer() -> None:
     """Nor in the callback of a weak reference, as the import system has them: one was, about once in 2,000 tests."""
     done = subprocess.run(
-        [sys.executable, "-c", LOSING], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=10
+        [sys.executable, "-c", LOSING], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (130, "Interrupted. Nothing is lost: the next tick goes on from here.\n")
