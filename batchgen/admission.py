@@ -1,11 +1,12 @@
 """Whether a batch may be sent now: what is held back, the provider's limits as configured, and the budget.
 
-What may not go is said in `session.troubles`, or recorded as what its step waits for.
+What may not go is said in `session.troubles`, or is recorded as what its step waits for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from batchgen.build import Shard
 from batchgen.dialogue import Step
@@ -16,6 +17,7 @@ from batchgen.outcomes import Usage
 from batchgen.receipt import Money, money
 from batchgen.records import Batch, Wait
 from batchgen.session import Session
+from batchgen.store import NO_BATCH
 from batchgen.waits import in_force
 
 
@@ -48,29 +50,67 @@ def held_back(session: Session, scope: str, step: Step) -> bool:
     return False
 
 
-def admitted(session: Session, shard: Shard, halted: set[str]) -> bool:
-    """Whether `shard` may go now; why not is recorded for `status`. `halted`: models that stopped in this command."""
+def admitted(session: Session, shard: Shard, halted: set[str], reasons: dict[Step, str]) -> bool:
+    """Whether `shard` may go now; why not goes into `reasons`. `halted`: models that have stopped in this command."""
     provider = session.provider(shard.step.stage)
-    scope = f"{provider.name}/{session.model(provider)}"
+    model = session.model(provider)
+    scope = f"{provider.name}/{model}"
     if scope in halted or held_back(session, scope, shard.step):
         return False
-    reason = _full(session, shard)
+    wanted = _Wanted(shard.step, provider.name, model, shard.input_tokens, shard.reserved_usd)
+    return _room(session, wanted, reasons)
+
+
+def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch], reasons: dict[Step, str]) -> bool:
+    """Whether a batch that was planned in an earlier command may go: limits, budget and share of rejections may say
+    otherwise since. It goes before those `behind` it, so what they will take is not held against it.
+    """
+    need = _need(session, batch)
+    later = sum(_need(session, one) or 0 for one in (batch, *behind))
+    wanted = _Wanted(batch.step, batch.provider, batch.model, batch.input_tokens, need, batch.batch, later)
+    return _room(session, wanted, reasons)
+
+
+def record_wait(session: Session, step: Step, reason: str) -> None:
+    """For `status`: why a limit holds conversations at `step` back, "" when none does."""
     if reason:
-        session.store.wait(Wait(step_scope(shard.step), None, 0, reason))
-        log.info("%s waits: %s", shard.step, reason)
+        session.store.wait(Wait(step_scope(step), None, 0, reason))
+    else:
+        session.store.end_wait(step_scope(step))
+
+
+class _Wanted(NamedTuple):
+    """What a batch would take. Of what was planned only batches with a number below `before` count, and `later_usd` of
+    what is reserved is for itself and for what comes behind it. `usd` None: no price is known.
+    """
+
+    step: Step
+    provider: str
+    model: str
+    tokens: int
+    usd: float | None
+    before: int = NO_BATCH
+    later_usd: float = 0.0
+
+
+def _room(session: Session, wanted: _Wanted, reasons: dict[Step, str]) -> bool:
+    """Whether there is room; the first reason why not is kept."""
+    reason = _full(session, wanted)
+    if reason:
+        log.info("%s waits: %s", wanted.step, reason)
+        reasons.setdefault(wanted.step, reason)
     return not reason
 
 
-def _full(session: Session, shard: Shard) -> str:
-    """Why there is no room for `shard`, "" when there is."""
-    provider = session.provider(shard.step.stage)
-    if stop := stopped(session, shard.step):
+def _full(session: Session, wanted: _Wanted) -> str:
+    """Why there is no room, "" when there is."""
+    if stop := stopped(session, wanted.step):
         session.trouble(stop)
         return str(stop)
-    enqueued = session.store.enqueued(provider.name, session.model(provider))
-    if reason := _no_room(session, provider.name, enqueued, shard.input_tokens):
+    enqueued = session.store.enqueued(wanted.provider, wanted.model, before=wanted.before)
+    if reason := _no_room(session, wanted.provider, enqueued, wanted.tokens):
         return reason
-    if not _affordable(session, shard.step, shard.reserved_usd):
+    if not _affordable(session, wanted):
         return f"max_usd = {session.settings.max_usd:g} would be passed"
     return ""
 
@@ -88,33 +128,16 @@ def _no_room(session: Session, provider: str, enqueued: tuple[int, int], need_to
     return ""
 
 
-def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch]) -> bool:
-    """Whether a batch that was planned in an earlier command may go: limits, budget and share of rejections may say
-    otherwise since. It goes before those `behind` it, so what they will take is not held against it.
-    """
-    if stop := stopped(session, batch.step):
-        session.trouble(stop)
-        return False
-    enqueued = session.store.enqueued(batch.provider, batch.model, before=batch.batch)
-    if reason := _no_room(session, batch.provider, enqueued, batch.input_tokens):
-        log.info("%s waits: %s", session.describe(batch), reason)
-        return False
-    later = sum(_need(session, one) or 0 for one in (batch, *behind))
-    return _affordable(session, batch.step, _need(session, batch), later_usd=later)
-
-
-def _affordable(session: Session, step: Step, need_usd: float | None, *, later_usd: float = 0.0) -> bool:
-    """Whether `max_usd` allows a batch that costs at most `need_usd`. `later_usd` of what is reserved is for itself and
-    for what comes behind it.
-    """
+def _affordable(session: Session, wanted: _Wanted) -> bool:
+    """Whether `max_usd` allows it."""
     cap = session.settings.max_usd
     if not cap:
         return True
     held = money(session.store, session.settings)
-    left = cap - held.spent - (held.reserved - later_usd)
-    if need_usd is not None and need_usd <= left and not held.unpriced:
+    left = cap - held.spent - (held.reserved - wanted.later_usd)
+    if wanted.usd is not None and wanted.usd <= left and not held.unpriced:
         return True
-    session.trouble(_over_budget(session, step, need_usd, left, held))
+    session.trouble(_over_budget(session, wanted.step, wanted.usd, left, held))
     return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchgen import booking, build
-from batchgen.admission import admitted, step_scope, still_admitted
+from batchgen.admission import admitted, record_wait, still_admitted
 from batchgen.build import Shard
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
@@ -23,43 +23,41 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
 
     What cannot go now waits: troubles are noted in the session, and the other provider goes on.
     """
-    sender = Sender(session)
-    sent = sender.send(_left_over(session, steps))
+    sender, reasons = Sender(session), dict[Step, str]()
+    sent = sender.send(_left_over(session, steps, reasons))
     for step in steps:
         attempts = session.store.ready_attempts(step)
-        if not attempts:
-            session.store.end_wait(step_scope(step))
-            continue
         try:
-            session.pin_models()
+            if attempts:
+                session.pin_models()
         except Temporary as error:
             session.trouble(error)
             break
         for tried in attempts:
-            sent += sender.send(_planned(session, step, tried, sender.halted))
+            sent += sender.send(_planned(session, step, tried, sender.halted, reasons))
+        record_wait(session, step, reasons.get(step, ""))
     return sent
 
 
-def _left_over(session: Session, steps: Sequence[Step]) -> Iterator[Batch]:
+def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]) -> Iterator[Batch]:
     """Batches whose file was written in an earlier command and that were not created yet."""
     found = session.store.batches("planned", "uploaded")
     for at, batch in enumerate(found, start=1):
         if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
             booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
-        elif batch.step in steps and still_admitted(session, batch, found[at:]):
+        elif batch.step in steps and still_admitted(session, batch, found[at:], reasons):
             yield batch
 
 
-def _planned(session: Session, step: Step, tried: int, halted: set[str]) -> Iterator[Batch]:
+def _planned(session: Session, step: Step, tried: int, halted: set[str], reasons: dict[Step, str]) -> Iterator[Batch]:
     """Every batch of `step` that may go now, entered into the ledger when it is asked for."""
     while shard := build.shard(session, step, tried):
         for row in shard.too_large:
             session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
         if not shard.rows:
             continue
-        if not admitted(session, shard, halted):
+        if not admitted(session, shard, halted, reasons):
             return
-        session.store.end_wait(step_scope(step))
         batch = plan(session, shard)
         del shard  # it is on disk now; the next one may be as large
         yield batch

@@ -44,8 +44,29 @@ def test_a_limit_was_lowered(limit: str, room: int, bench: Bench) -> None:
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\n{limit.format(tokens=tokens)}\n")
     bench.run(*SUBMIT)
     assert flying(bench) == room
+    (wait,) = bench.status()["waiting"]
+    assert (wait["for"], limit.split(maxsplit=1)[0] in wait["reason"]) == ("round 2 question", True)
     bench.ticks()
     finished(bench)
+    assert bench.status()["waiting"] == []
+
+
+def test_what_was_asked_before_may_go_where_the_first_ones_may_not(bench: Bench) -> None:
+    """A retry of one finds room, a file of many does not: `status` goes on saying what the many wait for."""
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
+    assert bench.prepare(seeds(BATCHES)).code == 0
+    bench.service.faults.job(provider="gemini", key="r1-000002", states=[("JOB_STATE_RUNNING", 1e9)])
+    bench.service.faults.rows("truncated", key="r1-000001.*a1")
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nconcurrent_batches = 2\n")
+    assert bench.run(*SUBMIT).code == 0
+    assert bench.run("collect").code == 0
+    one = ledger(bench).batches[0]["input_tokens"]
+    limit = f"[gemini]\nenqueued_tokens = {one * 3}\n"
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = {BATCHES}\n{limit}")
+    assert bench.run(*SUBMIT).code == 0
+    assert [batch["attempt"] for batch in ledger(bench).batches] == [1, 1, 2]
+    (wait,) = bench.status()["waiting"]
+    assert (wait["for"], "enqueued_tokens" in wait["reason"]) == ("round 2 question", True)
 
 
 def test_one_listing_looks_for_all_that_was_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
