@@ -27,17 +27,22 @@ def waited_for(condition: Condition) -> bool:
 @contextmanager
 def released(bench: Bench, condition: Condition, then: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Beside what is done within, answers are held back until `condition` is true, as it must be; `then` looks."""
-    met = list[bool]()
+    met, done = list[bool](), Event()
 
     def watch() -> None:
         met.append(waited_for(condition))
         then()
-        bench.service.faults.release()
+        while not done.is_set():  # some may only be on their way to being held back
+            bench.service.faults.release()
+            done.wait(0.005)
 
     watcher = Thread(target=watch)
     watcher.start()
-    yield
-    watcher.join()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
     assert met == [True]
 
 
