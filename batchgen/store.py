@@ -224,6 +224,10 @@ class Store(Texts):
         found = [Batch(*row) for state in states for row in self._database.execute(queries.LIVE, {"state": state})]
         return sorted(found)
 
+    def ledger(self) -> Iterator[Batch]:
+        """Every batch, one at a time, in the order they were planned."""
+        return map(Batch._make, self._database.execute(queries.ALL_BATCHES))
+
     def shown(self, *states: str) -> list[Shown]:
         """The same batches, as far as `status` speaks of them."""
         if not states:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import polars as pl
+from batchgen.report.facts import StepFacts
+from batchgen.report.spans import Timeline
 
-    from batchgen.records import Batch
-    from batchgen.report.charts import Drawing
-    from batchgen.report.facts import StepFacts
+
+class Drawing(NamedTuple):
+    """One chart in two widths; the style sheet shows the one that fits. `label` says in words what it shows, `legend`
+    maps what its colours mean to the style sheet's variables.
+    """
+
+    wide: str
+    narrow: str
+    label: str
+    legend: Mapping[str, str]
 
 
 class Wanted(NamedTuple):
-    """What the charts show; `bill` has the rows of `charts.money`, none where nothing was paid."""
+    """What the charts show; `lengths` is that of `lengths.shares`, `bill` has the rows of `charts.money`, none where
+    nothing was paid.
+    """
 
     steps: Sequence[StepFacts]
-    batches: Sequence[Batch]
-    now: float
-    lengths: pl.DataFrame
+    timeline: Timeline
+    lengths: Mapping[str, Sequence[Mapping[str, Any]]]
     bill: Sequence[Mapping[str, Any]]
 
 
@@ -38,7 +46,7 @@ def draw(wanted: Wanted) -> Drawings:
 
     return Drawings(
         charts.flow(wanted.steps),
-        charts.timeline(wanted.batches, wanted.now),
+        charts.timeline(wanted.timeline),
         charts.lengths(wanted.lengths),
         charts.money(wanted.bill) if wanted.bill else None,
     )

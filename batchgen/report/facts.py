@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 from batchgen.dialogue import Stage, Step
 from batchgen.outcomes import Reason
 from batchgen.records import Batch
+from batchgen.report.spans import Spans, Timeline
 from batchgen.session import Session
 from batchgen.status import status
 
 SENT = ("creating", "in_flight", "collected", "lost")
+NEWEST = 200  # batches in the page's table
 
 
 class StepFacts(NamedTuple):
@@ -50,28 +53,27 @@ class StepFacts(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """A run as its ledger tells it. `answer` is that of `status`; times are seconds since 1970 UTC."""
+    """A run as its ledger tells it. `answer` is that of `status`. Of all `batches` only the `newest` are here. Times
+    are seconds since 1970 UTC: `began` is the first submission, `last` is when the newest result was read.
+    """
 
     answer: Mapping[str, Any]
     steps: Sequence[StepFacts]
-    batches: Sequence[Batch]
+    timeline: Timeline
+    batches: int
+    newest: Sequence[Batch]
+    began: float | None
+    last: float | None
     now: float
-
-    @property
-    def began(self) -> float | None:
-        return min((batch.submitted_at for batch in self.batches if batch.submitted_at), default=None)
-
-    @property
-    def last(self) -> float | None:
-        """When the newest result was read."""
-        return max((batch.collected_at for batch in self.batches if batch.collected_at), default=None)
 
 
 def facts(session: Session) -> Facts:
     """Ask the ledger."""
     now = session.now()
     answer = status(session.store, session.settings, now)
-    batches = session.store.batches()
+    seen = _Ledger(now)
+    for batch in session.store.ledger():
+        seen.learn(batch)
     failed: dict[int, Counter[str]] = {}
     for bill in session.store.bills():
         if bill.reason is not Reason.ACCEPTED:
@@ -80,17 +82,55 @@ def facts(session: Session) -> Facts:
     for row in answer["steps"]:
         at = Step(row["round"], Stage(row["stage"])).position
         brought, _ = session.store.output_of([at - 1], follow_up=True)
-        rows.append(_step(row, batches, session.store.rejection_reasons(at), failed.get(at, {}), brought))
-    return Facts(answer, rows, batches, now)
+        rows.append(_step(row, seen, session.store.rejection_reasons(at), failed.get(at, {}), brought))
+    return Facts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
+
+
+class _Sent:
+    """What was sent at one step; of each batch two times are kept."""
+
+    def __init__(self) -> None:
+        self.requests, self.batches = 0, 0
+        self.waited, self.ran = array("d"), array("d")
+
+    def learn(self, batch: Batch) -> None:
+        self.batches += 1
+        self.requests += batch.requests
+        if batch.started_at and batch.submitted_at:
+            self.waited.append(batch.started_at - batch.submitted_at)
+        if batch.ended_at and batch.started_at:
+            self.ran.append(batch.ended_at - batch.started_at)
+
+
+class _Ledger:
+    """Batches, seen one by one in the order they were planned."""
+
+    def __init__(self, now: float) -> None:
+        self._now, self.spans = now, Spans()
+        self.batches, self.newest = 0, deque[Batch](maxlen=NEWEST)
+        self.began: float | None = None
+        self.last: float | None = None
+        self.sent, self.models = defaultdict[int, _Sent](_Sent), defaultdict[int, set[str]](set)
+
+    def learn(self, batch: Batch) -> None:
+        self.batches += 1
+        self.newest.append(batch)
+        self.spans.learn(batch, self._now)
+        if batch.submitted_at:
+            self.began = min(self.began or batch.submitted_at, batch.submitted_at)
+        if batch.collected_at:
+            self.last = max(self.last or batch.collected_at, batch.collected_at)
+        if batch.state in SENT:
+            self.sent[batch.position].learn(batch)
+            for position in range(batch.position, batch.position + batch.texts):
+                self.models[position].add(batch.model)  # a question may have come along with the correction before it
 
 
 def _step(
-    row: Mapping[str, Any], batches: Iterable[Batch], left: Mapping[str, int], failed: Mapping[str, int], brought: int
+    row: Mapping[str, Any], seen: _Ledger, left: Mapping[str, int], failed: Mapping[str, int], brought: int
 ) -> StepFacts:
     step = Step(row["round"], Stage(row["stage"]))
-    sent = [batch for batch in batches if batch.position == step.position and batch.state in SENT]
-    # A question may have come along with the correction before it.
-    writers = [batch for batch in batches if batch.position <= step.position < batch.position + batch.texts]
+    sent = seen.sent[step.position]
     return StepFacts(
         step=step,
         entered=row["done"] + row["rejected"] + row["in_flight"] + row["ready"],
@@ -99,14 +139,14 @@ def _step(
         ready=row["ready"],
         rejected=row["rejected"],
         left=_ordered(left),
-        requests=sum(batch.requests for batch in sent),
+        requests=sent.requests,
         accepted=row["done"] - brought,
         brought=brought,
         failed=_ordered(failed),
-        models=sorted({batch.model for batch in writers if batch.state in SENT}),
-        batches=len(sent),
-        waited=[batch.started_at - batch.submitted_at for batch in sent if batch.started_at and batch.submitted_at],
-        ran=[batch.ended_at - batch.started_at for batch in sent if batch.ended_at and batch.started_at],
+        models=sorted(seen.models[step.position]),
+        batches=sent.batches,
+        waited=sent.waited,
+        ran=sent.ran,
     )
 
 

@@ -12,28 +12,23 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from batchgen import __version__
-from batchgen.dialogue import Turn
 from batchgen.quality import FLAGS, LABELS
 from batchgen.records import Batch
 from batchgen.report.drawings import Drawings
 from batchgen.report.facts import Facts, StepFacts, middle_and_most
+from batchgen.report.lengths import EXACT, quantiles, rounded
 from batchgen.report.sample import EACH
 from batchgen.report.texts import Texts
 from batchgen.status import duration, timestamp
 
-if TYPE_CHECKING:
-    import polars as pl
-
 ASSETS = Path(__file__).with_name("assets")
-NEWEST = 200  # batches in the ledger's table
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 DASH = "\N{EN DASH}"
 
 
@@ -138,10 +133,11 @@ def view(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings
         "bill": {**bill, "chart": drawings.money},
         "timeline": drawings.timeline,
         "turnaround": list(map(_turnaround, filter(_sent, facts.steps))),
-        "ledger": [_ledger(batch) for batch in reversed(facts.batches[-NEWEST:])],
-        "ledger_total": len(facts.batches),
+        "ledger": [_ledger(batch) for batch in reversed(facts.newest)],
+        "ledger_total": facts.batches,
         "lengths": drawings.lengths,
-        "quantiles": list(_quantiles(texts.lengths)),
+        "quantiles": list(quantiles(texts.lengths)),
+        "rounded": whole(EXACT) if rounded(texts.lengths) else "",
         "rounds": range(1, answer["rounds"] + 1),
         "quality": _quality(texts, answer["rounds"]),
         "shown_about": "Answer and correction stand side by side: dotted is only in the answer, underlined only in the"
@@ -215,26 +211,6 @@ def _ledger(batch: Batch) -> dict[str, Any]:
         "waited": None if begin is None or middle is None else max(middle - begin, 0),
         "ran": None if middle is None or end is None else max(end - middle, 0),
     }
-
-
-def _quantiles(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Exact, from counts by length (schema texts.LENGTHS)."""
-    order = list(Turn._fields)
-    groups = {key: group for key, group in frame.group_by("round", "field")}  # noqa: C416 - an iterator of pairs
-    for number, field in sorted(groups, key=lambda key: (key[0], order.index(str(key[1])))):
-        group = groups[number, field].sort("length")
-        yield {
-            "round": number,
-            "field": field,
-            "texts": group["texts"].sum(),
-            "lengths": [_quantile(group, part) for part in QUANTILES],
-        }
-
-
-def _quantile(group: pl.DataFrame, part: float) -> int:
-    """The least length that at least `part` of the texts do not exceed."""
-    reached = group["texts"].cum_sum()
-    return int(group["length"][int((reached < part * reached[-1]).sum())])
 
 
 def _quality(texts: Texts, rounds: int) -> dict[str, Any]:

@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-import polars as pl
 
 from batchgen.dialogue import STAGES, Conversation, Step, Turn
 from batchgen.hand import spread
 from batchgen.quality import LABELS, labels, table
 from batchgen.records import Standing
+from batchgen.report.lengths import Counts, Lengths
 from batchgen.report.marks import marked
 from batchgen.report.sample import Sample
 from batchgen.session import Names, Session
 from batchgen.survey import Survey, survey
 
-RANGE = 1000  # conversations in memory at once
+if TYPE_CHECKING:
+    import polars as pl
+
+RANGE = 250  # conversations in memory at once; four times as many take 40 MB more and save no time
 MOST_CHARACTERS = 10_000  # of one text in the page; the files have it whole
 BYTES_A_CONVERSATION = 12_000  # on average, before compression
 COMPLETE, OPEN, REJECTED = "complete", "open", "rejected"
-LENGTHS = pl.Schema({"round": pl.Int64, "field": pl.String, "length": pl.Int64, "texts": pl.Int64})
 
 
 class Seen(NamedTuple):
@@ -57,7 +59,7 @@ class Texts(NamedTuple):
     order; `names` is what their labels' numbers mean.
     """
 
-    lengths: pl.DataFrame
+    lengths: Counts
     labels: Counter[tuple[str, int]]
     flagged: int
     complete: int
@@ -107,18 +109,15 @@ class _Reading:
     def __init__(self, session: Session, whole: Survey, most: int) -> None:
         self._session, self._whole, self._rounds = session, whole, session.settings.rounds
         self._most, self._sample = most, Sample[Note](most)
-        self._lengths = pl.DataFrame(schema=LENGTHS)
+        self._lengths = Lengths()
         self._labels, self._flagged, self._complete = Counter[tuple[str, int]](), 0, 0
 
     def texts(self) -> Texts:
         for seen, found in self._flagged_ranges():
-            self._lengths = (
-                pl.concat([self._lengths, lengths(seen)]).group_by(*LENGTHS.names()[:3]).agg(pl.col("texts").sum())
-            )
+            self._lengths.learn(one.conversation for one in seen)
             for one in seen:
                 self._offer(one, found.get(one.conversation.number, ()))
-        order = self._lengths.sort(*LENGTHS.names()[:3])
-        return Texts(order, self._labels, self._flagged, self._complete, self._shown())
+        return Texts(self._lengths.counts, self._labels, self._flagged, self._complete, self._shown())
 
     def _flagged_ranges(self) -> Iterator[tuple[list[Seen], dict[int, tuple[tuple[str, ...], ...]]]]:
         """Every range with the labels of each complete conversation's turns."""
@@ -157,18 +156,6 @@ class _Reading:
                     return [records[number] for number in sorted(records)]
                 records[number] = record
         return [records[number] for number in sorted(records)]
-
-
-def lengths(seen: Sequence[Seen]) -> pl.DataFrame:
-    """Characters of every text, counted (schema LENGTHS)."""
-    rows = Counter(
-        (number, field, len(text))
-        for one in seen
-        for number, turn in enumerate(one.conversation.turns, start=1)
-        for field, text in zip(Turn._fields, turn, strict=True)
-        if text
-    )
-    return pl.DataFrame([(*key, count) for key, count in rows.items()], schema=LENGTHS, orient="row")
 
 
 def shown(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from batchgen.receipt import receipt
 from batchgen.report.bills import bill
 from batchgen.report.drawings import Wanted, draw
 from batchgen.report.facts import facts
+from batchgen.report.lengths import shares
 from batchgen.report.page import page
 from batchgen.report.texts import read
 from batchgen.session import Session
@@ -41,7 +42,7 @@ def report(session: Session, output: Path, most: int) -> Reported:
     known = facts(session)
     texts = read(session, most)
     paid = bill(receipt(session.store, session.settings, session.steps()))
-    wanted = Wanted(known.steps, known.batches, known.now, texts.lengths, paid["rows"] if paid["paid"] else [])
+    wanted = Wanted(known.steps, known.timeline, shares(texts.lengths), paid["rows"] if paid["paid"] else [])
     answer = known.answer
     written = write_durably(output, page(known, texts, paid, apart(draw, wanted)))
     return Reported(

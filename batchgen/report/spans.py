@@ -1,0 +1,87 @@
+"""When batches waited and ran, as the bars of a timeline. Of a batch four numbers are kept. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from batchgen.dialogue import Step
+from batchgen.records import Batch
+
+LANES = 40  # batches that get a line of their own
+BARS = 2_000  # that a timeline has at most, however many batches it shows
+PHASES = ("waiting at the provider", "running")
+Bar = tuple[int, int]  # from, to: milliseconds since 1970
+
+
+class Timeline(NamedTuple):
+    """`bars` have `lane`, `kind` (one of PHASES), `from` and `to` (milliseconds since 1970); `batches` were sent; where
+    they are few, each has a lane of its own.
+    """
+
+    bars: Sequence[dict[str, Any]]
+    batches: int
+
+    @property
+    def lanes(self) -> bool:
+        return self.batches <= LANES
+
+
+class Spans:
+    """Learns of batches one by one."""
+
+    def __init__(self) -> None:
+        self._positions, self._times = array("q"), array("q")
+
+    def learn(self, batch: Batch, now: float) -> None:
+        """See a batch; one that was never submitted is not shown."""
+        if batch.submitted_at is None:
+            return
+        begin = batch.submitted_at or batch.planned_at
+        end = max(batch.ended_at or now, begin)
+        middle = min(max(batch.started_at or end, begin), end)
+        self._positions.append(batch.position)
+        self._times.extend(round(seconds * 1000) for seconds in (begin, middle, end))
+
+    def timeline(self) -> Timeline:
+        count = len(self._positions)
+        return Timeline(list(self._lanes() if count <= LANES else self._lines()), count)
+
+    def _lanes(self) -> Iterator[dict[str, Any]]:
+        """A line for each batch."""
+        for number, position in enumerate(self._positions):
+            lane = f"{number + 1}. {Step.at(position)}"
+            yield from (_bar(lane, kind, self._bar(number, phase)) for phase, kind in enumerate(PHASES))
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """A line for each step, with bars in one piece where no gap between them could be seen."""
+        positions = dict.fromkeys(self._positions)
+        gap = (max(self._times) - min(self._times)) * len(positions) * len(PHASES) / BARS
+        for position in positions:
+            numbers = [number for number, at in enumerate(self._positions) if at == position]
+            for phase, kind in enumerate(PHASES):
+                bars = sorted(self._bar(number, phase) for number in numbers)
+                yield from (_bar(str(Step.at(position)), kind, bar) for bar in merged(bars, gap))
+
+    def _bar(self, number: int, phase: int) -> Bar:
+        at = 3 * number + phase
+        return self._times[at], self._times[at + 1]
+
+
+def _bar(lane: str, kind: str, bar: Bar) -> dict[str, Any]:
+    return {"lane": lane, "kind": kind, "from": bar[0], "to": bar[1]}
+
+
+def merged(bars: Iterable[Bar], gap: float) -> Iterator[Bar]:
+    """Bars in the order of their beginnings, those that are `gap` or less apart as one."""
+    begin = end = None
+    for start, stop in bars:
+        if begin is None or end is None or start > end + gap:
+            if begin is not None and end is not None:
+                yield begin, end
+            begin, end = start, stop
+        else:
+            end = max(end, stop)
+    if begin is not None and end is not None:
+        yield begin, end
