@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.copies import Bands, Copies, band_hashes, copies
+from batchgen.copies import Bands, band_hashes, copies
 from batchgen.dialogue import Turn
 from batchgen.hand import spread
 from batchgen.likeness import main_script, plain
@@ -39,7 +41,8 @@ class Survey(NamedTuple):
 
     def measure(self, turns: pl.DataFrame) -> pl.DataFrame:
         """`turns` with the columns of quality.CONTEXT."""
-        found = {number: self.copies[number] for number in turns["number"].unique() if number in self.copies}
+        numbers = turns["number"].unique()
+        found = {number: original for number in numbers if (original := self.copies.get(number)) is not None}
         copied = pl.DataFrame(
             {"number": found.keys(), "near_duplicate_of": found.values()},
             schema={"number": pl.Int64, "near_duplicate_of": pl.Int64},
@@ -55,8 +58,8 @@ Again = Callable[[pl.Series], Iterable[pl.DataFrame]]
 def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None, *, groups: bool = True) -> Survey:
     """Look at every turn. A chunk holds whole conversations (schema quality.TURNS).
 
-    `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated a
-    second time.
+    `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated
+    again.
     """
     lengths, asked, scripts = _Lengths(), _Asked(), Counter[str]()
     with Bands() as bands:
@@ -67,8 +70,7 @@ def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None, *, groups
             if groups:
                 asked.learn(first)
             scripts.update(main_script(question) or "other" for question in first["question"])
-        suspects = bands.shared()
-    found = copies(again(suspects) if again else _among(chunks, suspects)) if len(suspects) else Copies()
+        found = copies(chain.from_iterable(map(again or partial(_among, chunks), bands.shared())))
     return Survey(lengths.usual(), found, asked.together(found), scripts)
 
 
