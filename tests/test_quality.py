@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchgen import copies as near_copies
 from batchgen import patterns, quality
-from batchgen.copies import BANDS, Bands, band_hashes, copies
+from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
 from batchgen.dialogue import Conversation, Stage, Turn
 from batchgen.likeness import echoes, loops, scripts, shingles
 from batchgen.prompts import prompt
@@ -399,7 +399,29 @@ def test_what_is_put_away_is_found_again(monkeypatch: pytest.MonkeyPatch, kept: 
     assert expected
     monkeypatch.setattr(near_copies, "IN_MEMORY", kept)
     monkeypatch.setattr(near_copies, "_AT_ONCE", 7)
+    monkeypatch.setattr(near_copies, "PART", 13)
     assert survey(chunks).copies == expected
+
+
+@pytest.mark.parametrize("first", [0, 3, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_memory_has_no_room_for_is_compared_as_exactly(
+    monkeypatch: pytest.MonkeyPatch, seed: int, first: int
+) -> None:
+    chunks = [table(related(Random(seed)))]
+    expected = copies(chunks)
+    assert expected
+    assert len({*expected.values()}) > 1
+    monkeypatch.setattr(near_copies, "FIRST", first)
+    monkeypatch.setattr(near_copies, "RECENT", 2)
+    assert copies(chunks) == expected
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])] * 2), max_size=PERMUTATIONS))
+def test_places_that_differ_are_counted(pairs: list[tuple[int, int]]) -> None:
+    places = [*pairs, *[(0, 0)] * (PERMUTATIONS - len(pairs))]
+    one, other = (int.from_bytes(near_copies._SIGNATURE.pack(*side), "little") for side in zip(*places, strict=True))
+    assert near_copies._differing(one, other) == sum(left != right for left, right in pairs)
 
 
 @pytest.mark.parametrize("size", [20, 21, 200])

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pytest
 from commands import measured
 from conftest import REPOSITORY, Bench, seeds
@@ -28,13 +28,15 @@ from batchgen.errors import SetupError
 from batchgen.files import Layout, exclusive
 from batchgen.quality import LABELS
 from batchgen.records import Batch, Standing
-from batchgen.report import charts
+from batchgen.report import charts, spans
 from batchgen.report import page as paging
 from batchgen.report import write as writing
 from batchgen.report.facts import Facts, facts
+from batchgen.report.lengths import DIGITS, EXACT, QUANTILES, counted, quantile
 from batchgen.report.marks import marked
 from batchgen.report.sample import EACH, Sample
-from batchgen.report.texts import LENGTHS, OPEN, Note, Texts, shown
+from batchgen.report.spans import Spans
+from batchgen.report.texts import OPEN, Note, Texts, shown
 from batchgen.report.write import report
 from batchgen.session import Names, Session
 from batchgen.settings import load
@@ -43,6 +45,7 @@ from batchgen.store import Store
 if TYPE_CHECKING:
     from scenes import Make
 
+ROUNDED = "Lengths beyond 10,000 are rounded to three digits."
 WORDS = st.text(st.sampled_from("ab, .\n\u2028é中文，한😀<&"), max_size=40)
 
 
@@ -67,33 +70,33 @@ def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
 def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
-    """Altair refuses a chart of more than 5,000 rows, and nobody could see so many."""
+    """Nobody could see so many bars, and a chart of them would take a page's whole room."""
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
     nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
-    batches = [
-        Batch(
-            **{
-                **nothing,
-                "batch": n,
-                "position": 3 + n % 6,
-                "submitted_at": at,
-                "started_at": at + 5,
-                "ended_at": at + 8,
-            }
-        )
-        for n, at in enumerate(begin)
-    ]
-    drawing = charts.timeline(batches, begin[-1])
+    known = Spans()
+    for number, at in enumerate(begin):
+        times = {"submitted_at": at, "started_at": at + 5, "ended_at": at + 8}
+        known.learn(Batch(**{**nothing, "batch": number, "position": 3 + number % 6, **times}), begin[-1])
+    timeline = known.timeline()
+    drawing = charts.timeline(timeline)
     assert drawing is not None
     assert f"When {count} batches" in drawing.label
-    spans = [row for number, batch in enumerate(batches) for row in charts._spans(batch, number, 0.0, lanes=False)]
-    merged = charts._merged(spans)
-    assert len(merged) <= charts.BARS + 2 * 6
-    for kind in charts.PHASES:  # from the first to the last, as before
-        ends = [[(row["from"], row["to"]) for row in rows if row["kind"] == kind] for rows in (spans, merged)]
-        assert min(ends[0])[0] == min(ends[1])[0]
-        assert max(to for _, to in ends[0]) == max(to for _, to in ends[1])
+    assert len(timeline.bars) <= spans.BARS + 2 * 6
+    for kind, first, last in zip(spans.PHASES, (0, 5), (5, 8), strict=True):  # from the first to the last
+        bars = [bar for bar in timeline.bars if bar["kind"] == kind]
+        assert min(bar["from"] for bar in bars) == round((begin[0] + first) * 1000)
+        assert max(bar["to"] for bar in bars) == round((begin[-1] + last) * 1000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9)), max_size=30), st.integers(0, 20))
+def test_merged_bars_cover_what_the_bars_cover(found: list[tuple[int, int]], gap: int) -> None:
+    bars = sorted((start, start + long) for start, long in found)
+    whole = list(spans.merged(bars, gap))
+    assert all(any(start <= bar[0] and bar[1] <= stop for start, stop in whole) for bar in bars)
+    assert all(after[0] - before[1] > gap for before, after in pairwise(whole))
+    assert {start for start, _ in whole} <= {start for start, _ in bars}
+    assert {stop for _, stop in whole} <= {stop for _, stop in bars}
 
 
 def test_a_report_stays_under_200_mb(finished: Bench) -> None:
@@ -207,13 +210,19 @@ def test_flags_are_those_of_an_export(finished: Bench) -> None:
     assert [label for label, _ in labels] == list(LABELS)
 
 
-@given(st.lists(st.integers(1, 5000), min_size=1, max_size=200), st.sampled_from(paging.QUANTILES))
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=200), st.sampled_from(QUANTILES))
 def test_quantiles_are_exact(lengths: list[int], part: float) -> None:
-    counts = Counter(lengths)
-    frame = pl.DataFrame({"length": sorted(counts), "texts": [counts[length] for length in sorted(counts)]})
-    found = paging._quantile(frame, part)
+    counts = Counter(map(counted, lengths))
+    found = quantile(counts, part)
     assert sum(length <= found for length in lengths) >= part * len(lengths)
     assert all(sum(length <= less for length in lengths) < part * len(lengths) for less in counts if less < found)
+
+
+@given(st.integers(1, 10**7))
+def test_only_long_lengths_are_rounded_and_by_little(length: int) -> None:
+    assert abs(counted(length) - length) <= (0 if length <= EXACT else length * 0.005)
+    assert counted(counted(length)) == counted(length)
+    assert length <= EXACT or str(counted(length))[DIGITS:].strip("0") == ""  # 900 of a decade, however many texts
 
 
 def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:
@@ -323,7 +332,7 @@ def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]
     conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
     note = Note(OPEN, (), Standing(1, 3, None, None, None, 0))
     record = json.dumps(shown(conversation, note, Names("run", 6), 3)).encode()
-    packed = paging.packed(Texts(pl.DataFrame(schema=LENGTHS), Counter(), 0, 0, [record, record]))
+    packed = paging.packed(Texts({}, Counter(), 0, 0, [record, record]))
     assert not set(packed) & set(b"<>&\"' ")
     items = Page(f'<script id="packed">{packed.decode()}</script>').unpacked()["items"]
     assert len(items) == 2
@@ -382,6 +391,7 @@ def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Benc
     value, page = written(bench)
     assert value["bytes"] < 30_000_000
     assert 0 < value["shown"] < 2000
+    assert ROUNDED in "".join(page.texts("p"))
     (first, *_) = page.unpacked()["items"]
     assert [len("".join(text)) for text in first["t"][0][:3]] == [10_000] * 3
     assert first["t"][0][4] == 1
@@ -397,6 +407,7 @@ def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
     assert "Nothing was submitted yet." in page.texts("p")
     assert "No conversation is complete yet." in page.texts("p")
     assert {item["s"] for item in page.unpacked()["items"]} == {"open"}
+    assert ROUNDED not in "".join(page.texts("p"))
 
 
 def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
