@@ -1,0 +1,123 @@
+"""What keeps a command small: each saving by itself. `make bench-peaks` measures whole commands."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from random import Random
+
+import polars as pl
+import pytest
+from conftest import REPOSITORY
+
+from batchgen import cli, store
+from batchgen.dialogue import STAGES, Step, Turn
+from batchgen.export import ROW_GROUP
+from batchgen.outcomes import Reason
+from batchgen.placing import CHARACTERS, _Requests
+from batchgen.records import Plan, Settled
+from batchgen.schema import PLACES
+from batchgen.settings import Settings
+from batchgen.store import Store
+
+NAME, VALUE = cli.THRIFT
+PARQUET = """
+import sys
+from pathlib import Path
+import polars as pl
+from batchgen.export import _parquet
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+schema = pl.Schema({"id": pl.String, "texts": pl.List(pl.String)})
+before = peak()
+with _parquet(Path(sys.argv[1]), schema) as sink:
+    for number in range(20_000):
+        sink({"id": str(number), "texts": [f"{number} {place} " * 100 for place in range(9)]})
+print(peak() - before)
+"""
+
+
+def test_the_allocator_of_polars_reads_what_it_is_told() -> None:
+    """It speaks up about an option that does not exist, and keeps silent about ours."""
+    for value, silent in ((VALUE, True), ("no_such_option:1", False)):
+        said = subprocess.run(
+            [sys.executable, "-c", "import polars"],
+            env={**os.environ, NAME: value},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stderr
+        assert ("jemalloc" not in said) == silent, said
+
+
+@pytest.mark.parametrize(("own", "then"), [(None, VALUE), ("narenas:1", "narenas:1")])
+def test_every_command_tells_it_unless_the_user_did(
+    own: str | None, then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(NAME, own or "")
+    if own is None:
+        monkeypatch.delenv(NAME)
+    cli.main(["--version"])
+    assert capsys.readouterr().out
+    assert os.environ[NAME] == then
+
+
+def test_the_words_of_requests_are_kept_once() -> None:
+    """A whole batch may have to be compared: 2,000 requests took 30 MB as sets of words of their own."""
+    chance = Random(1)
+    vocabulary = ["".join(chance.choices("abcdefghij", k=7)) for _ in range(2000)]
+    texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-CHARACTERS:] for number in range(500)}
+    tracemalloc.start()
+    try:
+        found = _Requests.of(texts)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.asked) == len(texts)
+    assert held < 3_000_000
+
+
+def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last texts of long dialogues come between older ones all over the file: their pages must fit the cache."""
+    most, text = Settings().batches.max_requests, "x" * 400
+    written = Store.open(tmp_path / "store.sqlite")
+    written.replace_seeds([Turn(text, text, text)] * most, {"run": "r", "prepared": "now"})
+    last = 3 * len(STAGES) - 1
+    for place in range(len(STAGES), last):
+        rows = [(number * PLACES + place, None, text) for number in range(1, most + 1)]
+        with written.transaction():
+            written._database.executemany("INSERT INTO texts VALUES (?, ?, ?)", rows)
+    written._database.execute("UPDATE conversations SET at = ?", (last,))
+    plan = Plan("b", last, 1, "gemini", "m", most, 1, "", 1, 1, None, None, 0.0)
+    batch = written.plan(plan, written.ready(Step.at(last), 0, after=0, limit=most))
+    reader = sqlite3.connect(tmp_path / "store.sqlite", timeout=0)
+    seen = []
+
+    def look(name: str) -> None:
+        if name == "store_before_commit":
+            seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
+
+    monkeypatch.setattr(store, "crashpoint", look)
+    settled = [Settled(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
+    written.settle(batch, settled, {}, max_attempts=3)
+    assert seen == [most * last]
+    assert reader.execute("SELECT count(*) FROM texts").fetchone() == (most * (last + 1),)
+    reader.close()
+    written.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+def test_a_parquet_file_is_written_in_pieces(tmp_path: Path) -> None:
+    """polars holds several groups of rows at once: with groups of 5,000 this took twice as much."""
+    path = tmp_path / "out.parquet"
+    command = [sys.executable, "-c", PARQUET, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), NAME: VALUE}
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert pl.scan_parquet(path).select(pl.len()).collect().item() == 20_000 > ROW_GROUP
+    assert float(said) < 75
