@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 SERVICE = "--service"
 LONG = 400  # characters of a text; a question has a third of them
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = 20_000  # that all texts are made of, a few of them far more often than most
+SKEW = 3
 LEFT_BEHIND = 0.02  # of the conversations, at the last step
 MOST_TICKS = 50
 # A child's peak begins with its parent's memory: the parent must be small. `wait4` gives the peak of the largest of a
@@ -248,11 +251,17 @@ def service(arguments: list[str]) -> None:
 
 
 def longer(text: str, characters: int) -> str:
-    """`text`, and words that hardly another text has."""
-    chance = Random(text)
+    """`text`, and other words."""
+    chance, words = Random(text), vocabulary()
     while len(text) < characters:
-        text += " " + "".join(chance.choices(LETTERS, k=8))
+        text += " " + words[int(WORDS * chance.random() ** SKEW)]
     return text
+
+
+@cache
+def vocabulary() -> list[str]:
+    chance = Random(1)
+    return ["".join(chance.choices(LETTERS, k=chance.randint(3, 10))) for _ in range(WORDS)]
 
 
 def figures(found: Found, conversations: int) -> dict[str, Any]:
