@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips clean
+.PHONY: demo test docs soak check-trl bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -50,6 +50,9 @@ bench-serve: $(VENV)/.dev
 
 bench-roundtrips: $(VENV)/.dev
 	$(BIN)/python benchmarks/roundtrips.py
+
+bench-peaks: $(VENV)/.dev
+	$(BIN)/python benchmarks/peaks.py
 
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)

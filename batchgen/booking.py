@@ -108,10 +108,11 @@ def _placed(session: Session, batch: Batch, keys: Iterable[str], replies: Sequen
 
 
 def _requests(session: Session, batch: Batch, keys: Iterable[str]) -> dict[str, str]:
-    """key -> everything the dialogue says so far, for every request of a batch."""
-    texts = session.store.held_texts(batch)
-    dialogues = zip(*(texts[place :: batch.position] for place in range(batch.position)), strict=True)
-    return dict(zip(keys, map(" ".join, dialogues), strict=True))
+    """key -> the end of what the dialogue says so far, for every request of a batch: as much as is looked at."""
+    from batchgen.placing import CHARACTERS
+
+    dialogues = zip(*[session.store.held_texts(batch)] * batch.position, strict=True)  # one after the other, as read
+    return dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
 
 
 def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:

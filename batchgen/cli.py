@@ -26,6 +26,8 @@ ROOMS = {
     "service": ("serve", "demo"),
 }
 SILENT = ("collect", "status")  # they log nothing where there is nothing to do
+# polars' allocator (jemalloc) would keep what was freed for a while. Read when polars is imported; a user's own counts.
+THRIFT = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
 COMMANDS = {name: room for room, names in ROOMS.items() for name in names}
 
 
@@ -75,6 +77,7 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
     speak_utf8()
+    os.environ.setdefault(*THRIFT)
     try:
         with hearing_interrupts():
             code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)

@@ -34,7 +34,7 @@ from batchgen.writers import Writers
 
 CHUNK = 250  # conversations, or records, in memory at once
 CHARACTERS = 4_000_000  # or so many, where texts are long
-ROW_GROUP = 5000
+ROW_GROUP = 1000  # records; polars holds several groups, as they come and as they are packed
 TRAIN, TEST = "train", "test"
 FILE_SUFFIXES = (".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from math import log, sqrt
 from operator import add
@@ -89,11 +89,11 @@ def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[s
     asked = {key: text[-CHARACTERS:] for key, text in requests.items()}
     # Nearly all replies are at home at the first glance; only the others and their requests are compared.
     away = _away(said, asked)
-    lost = _Requests.of({key: words(text) for key, text in asked.items() if key in away or key not in said})
+    lost = _Requests.of({key: text for key, text in asked.items() if key in away or key not in said})
     found = _pattern(lost.elsewhere(away), len(said))
     if not found:
         return {}
-    every = _Requests.of({key: words(text) for key, text in asked.items()})
+    every = _Requests.of(asked)
     return {key: fits for key, fits in found.items() if not every.alike(key, fits)}
 
 
@@ -164,7 +164,7 @@ def _limit(texts: int) -> float:
     return max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
 
 
-def _distinctive(texts: Mapping[str, set[str]]) -> set[str]:
+def _distinctive(texts: Mapping[str, Collection[str]]) -> set[str]:
     """The words that few of the texts have."""
     frequency = Counter(chain.from_iterable(texts.values()))
     limit = _limit(len(texts))
@@ -192,14 +192,17 @@ def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
 class _Requests(NamedTuple):
     """Requests as weighted sets of words: the weights, each one's length, and whom a distinctive word belongs to."""
 
-    asked: Mapping[str, set[str]]
+    asked: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, float]
     strange: float  # the weight of a word that nobody asked with
     lengths: Mapping[str, float]
     owners: Mapping[str, list[str]]
 
     @classmethod
-    def of(cls, asked: Mapping[str, set[str]]) -> _Requests:
+    def of(cls, texts: Mapping[str, str]) -> _Requests:
+        # A word is one object however often it is said, and a tuple takes a fifth of a set: a whole batch may be here.
+        once: dict[str, str] = {}
+        asked = {key: tuple(once.setdefault(word, word) for word in words(text)) for key, text in texts.items()}
         frequency = Counter(chain.from_iterable(asked.values()))
         # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
         weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
@@ -207,7 +210,7 @@ class _Requests(NamedTuple):
         distinctive = _distinctive(asked)
         owners: dict[str, list[str]] = {}
         for key, found in asked.items():
-            for word in found & distinctive:
+            for word in distinctive.intersection(found):
                 owners.setdefault(word, []).append(key)
         return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
 
@@ -228,9 +231,9 @@ class _Requests(NamedTuple):
         return best[1]
 
     def alike(self, one: str, other: str) -> bool:
-        return self._likeness(one, self.asked[other], self.lengths[other]) >= ALIKE
+        return self._likeness(one, set(self.asked[other]), self.lengths[other]) >= ALIKE
 
     def _likeness(self, key: str, said: set[str], length: float) -> float:
         """The cosine of the angle between a request and a reply (or another request)."""
-        common = sum(self.weights[word] for word in said & self.asked[key])
+        common = sum(self.weights[word] for word in said.intersection(self.asked[key]))
         return common / (self.lengths[key] * length) if common else 0.0

@@ -43,9 +43,8 @@ class Store(Texts):
         database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
-        database.execute(
-            "PRAGMA cache_size = -32768"
-        )  # a batch's transaction fits, so readers wait for its commit only
+        # A batch's transaction fits, so readers wait for its commit only.
+        database.execute("PRAGMA cache_size = -16384")
         store = cls(database)
         try:
             store._migrate()

@@ -25,10 +25,10 @@ class Texts:
         query |= {"low": places.start, "high": places.stop - 1}
         return list(chain.from_iterable(self._database.execute(queries.READY_TEXTS, query)))
 
-    def held_texts(self, batch: Batch) -> list[str]:
-        """All texts before its own of the dialogues that a live batch holds, one behind the other."""
+    def held_texts(self, batch: Batch) -> Iterator[str]:
+        """All texts before its own of the dialogues that a live batch holds, one behind the other, as they are read."""
         query = {"batch": batch.batch, "last": batch.position - 1}
-        return list(chain.from_iterable(self._database.execute(queries.HELD_TEXTS, query)))
+        return chain.from_iterable(self._database.execute(queries.HELD_TEXTS, query))
 
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         """The dialogues of `numbers`, which ascend, with every text accepted so far."""

@@ -41,7 +41,7 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
     "collect": [
         (booking, "replies", "replies read and judged"),
         (booking, "_placed", "  their places"),
-        (Store, "held_texts", "    texts read from the store"),
+        (booking, "_requests", "    texts read from the store"),
         (placing, "misplaced", "    words compared"),
         (booking, "settle", "what is durable"),
         (booking, "_keep_ending", "  the ending's file"),

@@ -47,13 +47,16 @@ class Serving(NamedTuple):
 
     process: subprocess.Popen[str]
     together_url: str
+    gemini_url: str
 
 
 @contextmanager
-def serving(data_dir: Path, backend: str, *options: str) -> Iterator[Serving]:
+def serving(
+    data_dir: Path, backend: str, *options: str, program: tuple[str, ...] = (str(REPOSITORY / "cli.py"),)
+) -> Iterator[Serving]:
     """`batchgen serve` on free ports; killed in the end, as a machine that fails would."""
     ports = ["--gemini-port", "0", "--together-port", "0", "--job-seconds", "0", "--data-dir", str(data_dir)]
-    command = [sys.executable, str(REPOSITORY / "cli.py"), "serve", "--backend", backend, *ports, *options]
+    command = [sys.executable, *program, "serve", "--backend", backend, *ports, *options]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -61,12 +64,12 @@ def serving(data_dir: Path, backend: str, *options: str) -> Iterator[Serving]:
         reader = threading.Thread(target=process.stderr.read)
         try:
             said = ""
-            while not (found := re.search(r"TOGETHER_BASE_URL=(\S+)", said)):
+            while not (found := re.search(r"GOOGLE_GEMINI_BASE_URL=(\S+) TOGETHER_BASE_URL=(\S+)", said)):
                 line = process.stderr.readline()
                 assert line, said
                 said += line
             reader.start()
-            yield Serving(process, found[1])
+            yield Serving(process, found[2], found[1])
         finally:
             process.kill()
             if reader.ident:

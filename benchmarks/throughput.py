@@ -207,7 +207,7 @@ FIGURES = REPOSITORY / "benchmarks" / "figures"
 PAGE = REPOSITORY / "docs" / "performance.md"
 HEAD = """# How fast it is
 
-Written by `make bench` (this program's share of the work) from what it measured and from what `make bench-million` left
+Written by `make bench` (this program's share of the work) from what it measured and from what the other benchmarks left
 in `benchmarks/figures/`. The providers take hours; this is what one machine does beside them.
 
 Build is prompt, encode, hash, durable write and ledger; its floor is orjson and sha256 of the same bytes. Collect is
@@ -238,7 +238,7 @@ def page() -> str:
         lines += ["| --- |" + " ---: |" * len(several)]
         names = [name for name in several[0] if name not in ("conversations", "machine")]
         lines += [f"| {name} | {' | '.join(_number(run.get(name)) for run in several)} |" for name in names]
-    lines += _exports() + _round_trips()
+    lines += _exports() + _round_trips() + _peaks()
     where = FIGURES / "where.md"
     return "\n".join(lines) + "\n" + ("\n" + where.read_text("utf-8") if where.exists() else "")
 
@@ -268,6 +268,22 @@ def _round_trips() -> list[str]:
         "them, then four at once; results are fetched four deep. In a row: the same program with none of that.",
     ]
     return ["", "## A slow network", "", *words, "", "| | in a row | now |", "| --- | ---: | ---: |", *rows]
+
+
+def _peaks() -> list[str]:
+    """What benchmarks/peaks.py found, if it was run."""
+    found = _figures("peaks")
+    if not found:
+        return []
+    peaks = found["commands"]
+    rows = [f"| {name} | {one['largest']:.0f} | {one['together']:.0f} |" for name, one in peaks.items()]
+    words = [
+        "Peaks of every command as a process, with the real SDKs beside `batchgen serve`, in MB (`make bench-peaks`):",
+        f"{found['conversations']:,} conversations in batches of {found['requests']:,}; {found['ended']} batches end",
+        "in one tick. Of several runs of a command the largest counts: its largest process, and all of its processes",
+        "at one moment (what two of them share counts twice).",
+    ]
+    return ["", "## Memory", "", *words, "", "| | largest process | all at once |", "| --- | ---: | ---: |", *rows]
 
 
 def _figures(name: str) -> dict[str, Any]:

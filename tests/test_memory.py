@@ -1,130 +1,123 @@
-"""What a report remembers of a conversation: next to nothing, or a run of a million would not fit."""
+"""What keeps a command small: each saving by itself. `make bench-peaks` measures whole commands."""
 
 from __future__ import annotations
 
-import gc
+import os
+import sqlite3
+import subprocess
+import sys
 import tracemalloc
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from random import Random
 
+import polars as pl
 import pytest
-from rensa import RMinHash
+from conftest import REPOSITORY
 
-from batchgen import copies, hand
-from batchgen.dialogue import Conversation, Turn
-from batchgen.likeness import shingles
-from batchgen.quality import table
-from batchgen.records import Batch, Standing
-from batchgen.report import facts, texts
-from batchgen.report.texts import Seen, Texts, read
+from batchgen import cli, store
+from batchgen.dialogue import STAGES, Step, Turn
+from batchgen.export import ROW_GROUP
+from batchgen.outcomes import Reason
+from batchgen.placing import CHARACTERS, _Requests
+from batchgen.records import Plan, Settled
+from batchgen.schema import PLACES
+from batchgen.settings import Settings
+from batchgen.store import Store
 
-if TYPE_CHECKING:
-    import polars as pl
-
-BYTES_MORE = 24  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
-
-
-class Alike:
-    """A store of conversations that all have a flag; each second one copies the one before it."""
-
-    def __init__(self, conversations: int) -> None:
-        self._numbers = range(1, conversations + 1)
-
-    def standings(self, first: int, last: int) -> list[Standing]:
-        empty: dict[str, Any] = dict.fromkeys(Standing._fields)
-        return [Standing(**{**empty, "number": n, "at": 3, "strikes": 0}) for n in self._numbers[first - 1 : last]]
-
-    def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
-        for number in numbers:
-            about = number - number % 2
-            words = " ".join(f"{about * at % 9973:x}" for at in range(40, 80))
-            yield Conversation(number, (Turn(f"And {words}?", "I cannot answer that.", "I cannot answer that."),))
+NAME, VALUE = cli.THRIFT
+PARQUET = """
+import sys
+from pathlib import Path
+import polars as pl
+from batchgen.export import _parquet
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+schema = pl.Schema({"id": pl.String, "texts": pl.List(pl.String)})
+before = peak()
+with _parquet(Path(sys.argv[1]), schema) as sink:
+    for number in range(20_000):
+        sink({"id": str(number), "texts": [f"{number} {place} " * 100 for place in range(9)]})
+print(peak() - before)
+"""
 
 
-def looked_at(conversations: int) -> Texts:
-    session: Any = SimpleNamespace(
-        settings=SimpleNamespace(rounds=1),
-        conversations=conversations,
-        store=Alike(conversations),
-        names=lambda: SimpleNamespace(id=str),
-    )
-    found = read(session, 5)
-    assert found.complete == found.flagged == conversations
-    assert found.labels["near_duplicate", 1] >= conversations // 2 - 1
-    return found
+def test_the_allocator_of_polars_reads_what_it_is_told() -> None:
+    """It speaks up about an option that does not exist, and keeps silent about ours."""
+    for value, silent in ((VALUE, True), ("no_such_option:1", False)):
+        said = subprocess.run(
+            [sys.executable, "-c", "import polars"],
+            env={**os.environ, NAME: value},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stderr
+        assert ("jemalloc" not in said) == silent, said
 
 
-def held() -> int:
-    """Bytes of Python's own objects that are still wanted."""
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
+@pytest.mark.parametrize(("own", "then"), [(None, VALUE), ("narenas:1", "narenas:1")])
+def test_every_command_tells_it_unless_the_user_did(
+    own: str | None, then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(NAME, own or "")
+    if own is None:
+        monkeypatch.delenv(NAME)
+    cli.main(["--version"])
+    assert capsys.readouterr().out
+    assert os.environ[NAME] == then
 
 
-@pytest.fixture
-def tracing() -> Iterator[None]:
+def test_the_words_of_requests_are_kept_once() -> None:
+    """A whole batch may have to be compared: 2,000 requests took 30 MB as sets of words of their own."""
+    chance = Random(1)
+    vocabulary = ["".join(chance.choices("abcdefghij", k=7)) for _ in range(2000)]
+    texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-CHARACTERS:] for number in range(500)}
     tracemalloc.start()
-    yield
-    tracemalloc.stop()
+    try:
+        found = _Requests.of(texts)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.asked) == len(texts)
+    assert held < 3_000_000
 
 
-@pytest.mark.usefixtures("tracing")
-def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_the_ends: list[int] = []
+def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last texts of long dialogues come between older ones all over the file: their pages must fit the cache."""
+    most, text = Settings().batches.max_requests, "x" * 400
+    written = Store.open(tmp_path / "store.sqlite")
+    written.replace_seeds([Turn(text, text, text)] * most, {"run": "r", "prepared": "now"})
+    last = 3 * len(STAGES) - 1
+    for place in range(len(STAGES), last):
+        rows = [(number * PLACES + place, None, text) for number in range(1, most + 1)]
+        with written.transaction():
+            written._database.executemany("INSERT INTO texts VALUES (?, ?, ?)", rows)
+    written._database.execute("UPDATE conversations SET at = ?", (last,))
+    plan = Plan("b", last, 1, "gemini", "m", most, 1, "", 1, 1, None, None, 0.0)
+    batch = written.plan(plan, written.ready(Step.at(last), 0, after=0, limit=most))
+    reader = sqlite3.connect(tmp_path / "store.sqlite", timeout=0)
+    seen = []
 
-    def ranges(session: Any) -> Iterator[list[Seen]]:
-        yield from every(session)
-        at_the_ends.append(held())
+    def look(name: str) -> None:
+        if name == "store_before_commit":
+            seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
 
-    every = texts.ranges
-    monkeypatch.setattr(texts, "ranges", ranges)
-    monkeypatch.setattr(hand, "_cores", lambda: 1)  # all of it in this process
-    monkeypatch.setattr(texts, "RANGE", 50)
-    for name, least in {"IN_MEMORY": 100, "PART": 200, "FIRST": 20, "RECENT": 20}.items():
-        monkeypatch.setattr(copies, name, least)
-    for count in (100, 500, 1500):  # the first one imports and compiles
-        looked_at(count)
-    first, second, third, fourth = at_the_ends[2:]  # of two passes each
-    assert third - first < BYTES_MORE * 1000
-    assert fourth - second < BYTES_MORE * 1000
-
-
-@pytest.mark.usefixtures("tracing")
-def test_a_report_remembers_few_numbers_of_a_batch() -> None:
-    nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
-
-    def seen(count: int) -> int:
-        ledger = facts._Ledger(9e9)
-        for n in range(count):
-            times = {"submitted_at": 1e9 + n, "started_at": 1e9 + n + 5.5, "ended_at": 2e9 + n}
-            row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m", "follow_up": 0}
-            ledger.learn(Batch(**{**nothing, **times, **row}))
-        assert ledger.batches == count
-        return held()
-
-    assert seen(4000) - seen(1000) < 100 * 3000
+    monkeypatch.setattr(store, "crashpoint", look)
+    settled = [Settled(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
+    written.settle(batch, settled, {}, max_attempts=3)
+    assert seen == [most * last]
+    assert reader.execute("SELECT count(*) FROM texts").fetchone() == (most * (last + 1),)
+    reader.close()
+    written.close()
 
 
-def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of libraries whose memory Python does not count."""
-    monkeypatch.setattr(copies, "FIRST", 5)
-    monkeypatch.setattr(copies, "IN_MEMORY", 30)
-    numbers = range(1, 101)
-    turns = table(Alike(100).conversations(numbers))
-    originals = copies._Originals()
-    hashes = copies.band_hashes(turns)
-    for number, signature in zip(numbers, signatures(turns), strict=True):
-        originals.learn(number, signature)
-    assert originals._few.len() == 5
-    originals.close()
-    with copies.Bands() as bands:
-        for rows in hashes.iter_slices(20):
-            bands.learn(rows)
-            assert sum(frame.height for frame in bands.frames) < 30 + 20
-        assert sum(found.len() for found in bands.shared()) >= 98
-
-
-def signatures(turns: pl.DataFrame) -> list[RMinHash]:
-    words = [shingles(text) for text in copies._texts(turns)["text"]]
-    found: list[RMinHash] = RMinHash.from_token_sets(words, copies.PERMUTATIONS, copies.SIGNATURE_SEED)
-    return found
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+def test_a_parquet_file_is_written_in_pieces(tmp_path: Path) -> None:
+    """polars holds several groups of rows at once: with groups of 5,000 this took twice as much."""
+    path = tmp_path / "out.parquet"
+    command = [sys.executable, "-c", PARQUET, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), NAME: VALUE}
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert pl.scan_parquet(path).select(pl.len()).collect().item() == 20_000 > ROW_GROUP
+    assert float(said) < 75

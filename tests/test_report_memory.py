@@ -1,0 +1,130 @@
+"""What a report remembers of a conversation: next to nothing, or a run of a million would not fit."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rensa import RMinHash
+
+from batchgen import copies, hand
+from batchgen.dialogue import Conversation, Turn
+from batchgen.likeness import shingles
+from batchgen.quality import table
+from batchgen.records import Batch, Standing
+from batchgen.report import facts, texts
+from batchgen.report.texts import Seen, Texts, read
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BYTES_MORE = 24  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
+
+
+class Alike:
+    """A store of conversations that all have a flag; each second one copies the one before it."""
+
+    def __init__(self, conversations: int) -> None:
+        self._numbers = range(1, conversations + 1)
+
+    def standings(self, first: int, last: int) -> list[Standing]:
+        empty: dict[str, Any] = dict.fromkeys(Standing._fields)
+        return [Standing(**{**empty, "number": n, "at": 3, "strikes": 0}) for n in self._numbers[first - 1 : last]]
+
+    def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
+        for number in numbers:
+            about = number - number % 2
+            words = " ".join(f"{about * at % 9973:x}" for at in range(40, 80))
+            yield Conversation(number, (Turn(f"And {words}?", "I cannot answer that.", "I cannot answer that."),))
+
+
+def looked_at(conversations: int) -> Texts:
+    session: Any = SimpleNamespace(
+        settings=SimpleNamespace(rounds=1),
+        conversations=conversations,
+        store=Alike(conversations),
+        names=lambda: SimpleNamespace(id=str),
+    )
+    found = read(session, 5)
+    assert found.complete == found.flagged == conversations
+    assert found.labels["near_duplicate", 1] >= conversations // 2 - 1
+    return found
+
+
+def held() -> int:
+    """Bytes of Python's own objects that are still wanted."""
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.fixture
+def tracing() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("tracing")
+def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_ends: list[int] = []
+
+    def ranges(session: Any) -> Iterator[list[Seen]]:
+        yield from every(session)
+        at_the_ends.append(held())
+
+    every = texts.ranges
+    monkeypatch.setattr(texts, "ranges", ranges)
+    monkeypatch.setattr(hand, "_cores", lambda: 1)  # all of it in this process
+    monkeypatch.setattr(texts, "RANGE", 50)
+    for name, least in {"IN_MEMORY": 100, "PART": 200, "FIRST": 20, "RECENT": 20}.items():
+        monkeypatch.setattr(copies, name, least)
+    for count in (100, 500, 1500):  # the first one imports and compiles
+        looked_at(count)
+    first, second, third, fourth = at_the_ends[2:]  # of two passes each
+    assert third - first < BYTES_MORE * 1000
+    assert fourth - second < BYTES_MORE * 1000
+
+
+@pytest.mark.usefixtures("tracing")
+def test_a_report_remembers_few_numbers_of_a_batch() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
+
+    def seen(count: int) -> int:
+        ledger = facts._Ledger(9e9)
+        for n in range(count):
+            times = {"submitted_at": 1e9 + n, "started_at": 1e9 + n + 5.5, "ended_at": 2e9 + n}
+            row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m", "follow_up": 0}
+            ledger.learn(Batch(**{**nothing, **times, **row}))
+        assert ledger.batches == count
+        return held()
+
+    assert seen(4000) - seen(1000) < 100 * 3000
+
+
+def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of libraries whose memory Python does not count."""
+    monkeypatch.setattr(copies, "FIRST", 5)
+    monkeypatch.setattr(copies, "IN_MEMORY", 30)
+    numbers = range(1, 101)
+    turns = table(Alike(100).conversations(numbers))
+    originals = copies._Originals()
+    hashes = copies.band_hashes(turns)
+    for number, signature in zip(numbers, signatures(turns), strict=True):
+        originals.learn(number, signature)
+    assert originals._few.len() == 5
+    originals.close()
+    with copies.Bands() as bands:
+        for rows in hashes.iter_slices(20):
+            bands.learn(rows)
+            assert sum(frame.height for frame in bands.frames) < 30 + 20
+        assert sum(found.len() for found in bands.shared()) >= 98
+
+
+def signatures(turns: pl.DataFrame) -> list[RMinHash]:
+    words = [shingles(text) for text in copies._texts(turns)["text"]]
+    found: list[RMinHash] = RMinHash.from_token_sets(words, copies.PERMUTATIONS, copies.SIGNATURE_SEED)
+    return found
