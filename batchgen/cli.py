@@ -17,6 +17,7 @@ from batchgen import __version__
 from batchgen.commands.base import Context
 from batchgen.errors import BatchgenError
 from batchgen.exits import hearing_interrupts, interrupted, os_error, speak_utf8, tell
+from batchgen.thrift import give_back, tell_polars
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
 ROOMS = {
@@ -26,8 +27,6 @@ ROOMS = {
     "service": ("serve", "demo"),
 }
 SILENT = ("collect", "status")  # they log nothing where there is nothing to do
-# polars' allocator (jemalloc) would keep what was freed for a while. Read when polars is imported; a user's own counts.
-THRIFT = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
 COMMANDS = {name: room for room, names in ROOMS.items() for name in names}
 
 
@@ -70,14 +69,17 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
 
     for name in KEY_VARIABLES:
         learn(os.environ.get(name, "").strip())
-    configure(verbose=verbose, quiet=quiet, at_once=context.invoked_subcommand not in SILENT)
+    quick = context.invoked_subcommand in SILENT
+    if not quick:
+        give_back()  # those do it when they have found something to do
+    configure(verbose=verbose, quiet=quiet, at_once=not quick)
     context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
     speak_utf8()
-    os.environ.setdefault(*THRIFT)
+    tell_polars()
     try:
         with hearing_interrupts():
             code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)

@@ -16,6 +16,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Generic, Self, TypeVar
 
+from batchgen.thrift import give_back
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 ALONE = 3  # pieces are done before a second process is worth its start
@@ -83,6 +85,7 @@ class _Hand(Generic[Piece, Result]):
 def _begin() -> None:
     """In the second process, before it knows any work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is told to the first one alone
+    give_back()
     os.environ["POLARS_MAX_THREADS"] = "1"  # it is one of two that share the cores
     Thread(target=_end_with_the_first, daemon=True).start()
 

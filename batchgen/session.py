@@ -14,6 +14,7 @@ from batchgen.logs import log, set_up
 from batchgen.records import Batch, Wait
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
+from batchgen.thrift import give_back
 from batchgen.words import counted
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Session:
             from batchgen.providers.base import Access
 
             set_up()  # an SDK may log
+            give_back()
             access = Access(
                 key=api_key(dict(self.environment), provider.key_variable),
                 url=self.environment.get(provider.url_variable) or None,

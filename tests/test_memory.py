@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import polars as pl
 import pytest
 from conftest import REPOSITORY
 
-from batchgen import cli, store
+from batchgen import cli, store, thrift
 from batchgen.dialogue import STAGES, Step, Turn
 from batchgen.export import ROW_GROUP
 from batchgen.outcomes import Reason
@@ -24,7 +25,7 @@ from batchgen.schema import PLACES
 from batchgen.settings import Settings
 from batchgen.store import Store
 
-NAME, VALUE = cli.THRIFT
+NAME, VALUE = thrift.JEMALLOC
 PARQUET = """
 import sys
 from pathlib import Path
@@ -38,6 +39,20 @@ with _parquet(Path(sys.argv[1]), schema) as sink:
     for number in range(20_000):
         sink({"id": str(number), "texts": [f"{number} {place} " * 100 for place in range(9)]})
 print(peak() - before)
+"""
+
+
+HOLES = """
+from pathlib import Path
+from batchgen.thrift import give_back
+def now():
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+give_back()
+before = now()
+del (first := [bytes(30_000_000)])[:]  # from here on glibc would take blocks of up to 30 MB from its heap
+kept = [(bytes(1_000_000), bytes(5_000))[at % 2] for at in range(100)]
+del kept[::2]
+print(now() - before)
 """
 
 
@@ -64,6 +79,19 @@ def test_every_command_tells_it_unless_the_user_did(
     cli.main(["--version"])
     assert capsys.readouterr().out
     assert os.environ[NAME] == then
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the knob is glibc's")
+def test_large_blocks_are_the_system_s_again_when_they_are_freed() -> None:
+    """Blocks of a megabyte, small ones between them: glibc would keep what the large ones leave, 47 MB."""
+    said = subprocess.run(
+        [sys.executable, "-c", HOLES],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert float(said) < 15
 
 
 def test_the_words_of_requests_are_kept_once() -> None:

@@ -1,0 +1,30 @@
+"""Memory that was freed goes back to the system: a command's peak is what it holds at once, not what it ever held."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import cache
+
+# polars' allocator (jemalloc) would keep what was freed for a while. Read when polars is imported.
+JEMALLOC = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
+# glibc's begins at LARGE, and takes ever larger blocks from its heaps, where they leave holes (mallopt(3)).
+GLIBC = "MALLOC_MMAP_THRESHOLD_"
+LARGE = 128 * 1024  # bytes
+_M_MMAP_THRESHOLD = -3
+
+
+def tell_polars() -> None:
+    """Before anything imports polars. What the user has set stays."""
+    os.environ.setdefault(*JEMALLOC)
+
+
+@cache
+def give_back() -> None:
+    """Before much is to be done: it takes 2 ms. Blocks of LARGE bytes are the system's again when they are freed."""
+    if GLIBC in os.environ:
+        return
+    from ctypes import CDLL  # here: an idle tick does without
+
+    with suppress(OSError, AttributeError):  # another C library
+        CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
