@@ -89,6 +89,15 @@ class Bands:
 
     def shared(self) -> Iterator[pl.Series]:
         """The conversations that share a band with another one, in the order in which they were seen."""
+        if not self._files:
+            rows = pl.concat([pl.DataFrame(schema=_SCHEMA), *self.frames])
+            suspects = rows.filter(pl.any_horizontal(pl.col(_HASHES).is_duplicated()))[_NUMBER]
+            yield from [suspects] if suspects.len() else []
+        else:
+            yield from self._shared_in_files()
+
+    def _shared_in_files(self) -> Iterator[pl.Series]:
+        """One band after the other, and of each a part of the hashes."""
         height = sum(numbers.len() for numbers in self._column(_NUMBER))
         found, parts = pl.repeat(value=False, n=height, eager=True), -(-height // PART)
         for name in _HASHES:

@@ -29,8 +29,9 @@ from batchgen.local.server import LocalService
 if TYPE_CHECKING:
     from forks import Forks
 
-# A deadline per example measures the machine's other work, not ours.
-hypothesis.settings.register_profile("batchgen", deadline=None)
+# A deadline per example measures the machine's other work. Every run draws other examples (`make soak`: more of them).
+EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "50"))
+hypothesis.settings.register_profile("batchgen", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("batchgen")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,6 +50,12 @@ def pytest_configure() -> None:
     """Roots lie in memory where it has room: their thousands of syncs would take longer than all else that tests do."""
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a test often waits for a process or a server."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -69,7 +69,7 @@ PIECES = (
 
 
 @pytest.mark.parametrize("name", ["REFUSAL", "OFFER", "ASKING", "TEMPLATE"])
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None)
 @given(pieces=st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=1, max_size=20))
 def test_what_is_consumed_beside_a_word_is_what_its_edge_asks_for(name: str, pieces: list[str]) -> None:
     quick = plainly = getattr(patterns, name)

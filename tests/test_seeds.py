@@ -86,7 +86,7 @@ def seen(text: str) -> bool:
 
 
 @given(rows=TRIPLES, case=st.sampled_from([*WRITERS, (".parquet", as_parquet)]))
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_any_text_arrives(scratch: Path, rows: list[Seed], case: tuple[str, Callable[..., bytes]]) -> None:
     kind, writer = case
     path = write(scratch, f"any{kind}", writer([*rows, SEEDS[0]]))
@@ -108,7 +108,7 @@ def test_clean_text_is_stable_and_can_be_encoded(text: str) -> None:
     packing=st.sampled_from([*PACKERS]),
     packed=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_noise_is_an_input_error(scratch: Path, data: bytes, kind: str, packing: str, *, packed: bool) -> None:
     path = write(scratch, f"noise{kind}{packing}", PACKERS[packing](data) if packed else data)
     with pytest.raises(InputError):
