@@ -50,7 +50,7 @@ def now():
 give_back()
 before = now()
 del (first := [bytes(30_000_000)])[:]  # from here on glibc would take blocks of up to 30 MB from its heap
-kept = [(bytes(1_000_000), bytes(5_000))[at % 2] for at in range(100)]
+kept = [(bytes(2_000_000), bytes(5_000))[at % 2] for at in range(50)]
 del kept[::2]
 print(now() - before)
 """
@@ -83,7 +83,7 @@ def test_every_command_tells_it_unless_the_user_did(
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the knob is glibc's")
 def test_large_blocks_are_the_system_s_again_when_they_are_freed() -> None:
-    """Blocks of a megabyte, small ones between them: glibc would keep what the large ones leave, 47 MB."""
+    """Blocks of two megabytes, small ones between them: glibc would keep what the large ones leave, 47 MB."""
     said = subprocess.run(
         [sys.executable, "-c", HOLES],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
