@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from batchgen.errors import BatchgenError, SetupError
+from batchgen.errors import BatchgenError, SetupError, heed_interrupt
 
 INTERRUPTED = 130
 AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
@@ -37,8 +37,8 @@ def speak_utf8() -> None:
 
 @contextmanager
 def hearing_interrupts() -> Iterator[None]:
-    """Within, no Ctrl-C is lost. Python prints and drops what is raised in a finalizer or in the callback of a weak
-    reference (its library reference, `sys.unraisablehook`), and every import runs some of those.
+    """Within, no Ctrl-C is lost, or taken for something else. Python prints and drops what is raised in a finalizer or
+    in the callback of a weak reference (its library reference, `sys.unraisablehook`), and every import runs some.
     """
     before = sys.unraisablehook
 
@@ -51,6 +51,9 @@ def hearing_interrupts() -> Iterator[None]:
     sys.unraisablehook = dropped
     try:
         yield
+    except RuntimeError as error:
+        heed_interrupt(error)
+        raise
     finally:
         sys.unraisablehook = before
 

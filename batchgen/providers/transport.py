@@ -14,7 +14,7 @@ from time import time
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from batchgen.errors import BatchgenError, KeyRefused, QuotaReached, SetupError, Temporary
+from batchgen.errors import BatchgenError, KeyRefused, QuotaReached, SetupError, Temporary, heed_interrupt
 from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
@@ -58,6 +58,7 @@ def setting_up(provider: str, url: str) -> Iterator[None]:
     except BatchgenError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a malformed value
+        heed_interrupt(error)
         raise SetupError(
             f"{provider}: its client cannot be set up ({short(redacted(str(error)))}).",
             do="Check the base URL and the proxy variables; `batchgen doctor` shows them.",
