@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import sys
 import threading
@@ -59,16 +60,15 @@ def hearing_interrupts() -> Iterator[None]:
 
 
 def _interrupt_again() -> None:
-    """A moment later, when the main thread will be elsewhere."""
-    timer = threading.Timer(AGAIN_SECONDS, _interrupt)
-    timer.daemon = True
+    """A moment later, when the main thread will be elsewhere. It may hold a lock of `threading` now, so none is asked."""
     with suppress(RuntimeError):  # the machine has no thread left: the user presses again
-        timer.start()
+        _thread.start_new_thread(_interrupt, ())
 
 
 def _interrupt() -> None:
     import signal  # here: no tick pays for it
 
+    threading.Event().wait(AGAIN_SECONDS)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it, wherever it waits
 
 
