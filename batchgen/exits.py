@@ -60,7 +60,7 @@ def hearing_interrupts() -> Iterator[None]:
 
 
 def _interrupt_again() -> None:
-    """A moment later, when the main thread will be elsewhere. It may hold a lock of `threading` now, so none is asked."""
+    """A moment later, when the main thread is elsewhere: it may hold a lock of `threading`, so none is asked for."""
     with suppress(RuntimeError):  # the machine has no thread left: the user presses again
         _thread.start_new_thread(_interrupt, ())
 
