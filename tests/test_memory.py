@@ -145,7 +145,8 @@ def test_a_parquet_file_is_written_in_pieces(tmp_path: Path) -> None:
     """polars holds several groups of rows at once: with groups of 5,000 this took twice as much."""
     path = tmp_path / "out.parquet"
     command = [sys.executable, "-c", PARQUET, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), NAME: VALUE}
+    # What was freed goes at once, so that the peak is not a matter of time.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), NAME: "dirty_decay_ms:0,muzzy_decay_ms:0"}
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     assert pl.scan_parquet(path).select(pl.len()).collect().item() == 20_000 > ROW_GROUP
     assert float(said) < 75
