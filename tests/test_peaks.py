@@ -14,7 +14,7 @@ import throughput
 BOTH = """
 import subprocess, sys
 mine = b"x" * 80_000_000
-child = "import time; held = b'x' * 120_000_000; time.sleep(0.5)"
+child = "from hashlib import sha256; held = b'x' * 120_000_000; [sha256(held) for _ in range(4)]"  # many looks long
 subprocess.run([sys.executable, "-c", child], check=True)
 """
 
@@ -26,7 +26,7 @@ def test_a_peak_is_that_of_the_largest_process_and_of_all_at_once() -> None:
     ).stderr
     code, seconds, largest, together = map(float, done.split())
     assert code == 0
-    assert seconds > 0.5
+    assert seconds > 0
     assert 120_000 < largest < 160_000  # kB: the child alone, and its interpreter
     assert 200_000 < together < 250_000
 
