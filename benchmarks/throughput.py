@@ -64,8 +64,11 @@ def seeds(rows: int) -> Iterator[Turn]:
 
 
 def reply(number: int) -> str:
-    """A follow-up question of some 150 characters about conversation `number`."""
-    return f"Thank you, that helps. Now with {topic(number)}: which would you begin with if only ten minutes were left?"
+    """A follow-up question of some 150 characters about conversation `number`. Every other one does not name what it is
+    about, as many real replies do not: they have to be compared with all requests to know that they fit no other.
+    """
+    about = topic(number) if number % 2 else "all of what you have just told me, as far as I understood it"
+    return f"Thank you, that helps. Now with {about}: which would you begin with if only ten minutes were left?"
 
 
 def session(root: Path, rows: int) -> Session:
