@@ -130,6 +130,42 @@ def test_texts_that_say_nothing_of_their_request_are_left_alone(kind: str, count
         assert misplaced(asked, {key: GENERIC[kind](key, text) for key, text in asked.items()}) == {}
 
 
+def named(count: int, text: Callable[[str], str]) -> Pairs:
+    keys = [f"r1-{number:06d}.r2.question.a1.ab12" for number in range(count)]
+    return dict.fromkeys(keys, "What is to be done?"), {key: text(key) for key in keys}
+
+
+@pytest.mark.parametrize("count", [2, 12, 60])
+def test_replies_that_name_their_request_are_known_by_it(count: int) -> None:
+    requests, replies = named(count, lambda key: f"Reply to {key}: go on.")
+    assert misplaced(requests, replies) == {}
+    one, other = list(requests)[:2]
+    assert misplaced(requests, swapped(replies, (one, other))) == {one: other, other: one}
+
+
+def test_where_most_replies_name_their_request_one_that_names_another_is_not_believed() -> None:
+    requests, replies = named(10, lambda key: f"Reply to {key}: go on.")
+    one, other, *_ = requests
+    assert misplaced(requests, {key: replies[key] for key in requests if key != other} | {one: replies[other]}) == {
+        one: other
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda _: "As r1-000003 said.",
+        lambda key: f"After r1-{int(key[3:9]) // 3:06d}.",
+        lambda key: f"Between r1-{int(key[3:9]) - 1:06d} and r1-{int(key[3:9]) + 1:06d}.",
+        lambda key: f"Not r1-{int(key[3:9]) + 1:06d}, but {key}.",
+        lambda key: f"Before r1-{int(key[3:9]) + 1:06d}.",
+    ],
+)
+def test_replies_that_just_speak_of_ids_are_left_alone(text: Callable[[str], str]) -> None:
+    requests, replies = named(5, text)
+    assert misplaced(requests, replies) == {}
+
+
 @pytest.mark.parametrize("kind", ["in order", "swapped", "random order"])
 def test_it_does_not_matter_how_many_are_compared_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     requests, replies = made_up(60)
