@@ -18,22 +18,7 @@ from batchgen.receipt import Money, money
 from batchgen.records import Batch, Wait
 from batchgen.session import Session
 from batchgen.store import NO_BATCH
-from batchgen.waits import in_force
-
-
-def model_scope(batch: Batch) -> str:
-    """What a quota's answer or a lost model holds back."""
-    return f"{batch.provider}/{batch.model}"
-
-
-def step_scope(step: Step) -> str:
-    """Under what is recorded what a step's ready conversations wait for."""
-    return f"step/{step.position}"
-
-
-def halt_scope(position: int) -> str:
-    """What a refusal holds back that would come again at every tick."""
-    return f"halt/{position}"
+from batchgen.waits import halt_scope, in_force, model_scope, step_scope
 
 
 def held_back(session: Session, scope: str, step: Step) -> bool:
@@ -54,7 +39,7 @@ def admitted(session: Session, shard: Shard, halted: set[str], reasons: dict[Ste
     """Whether `shard` may go now; why not goes into `reasons`. `halted`: models that have stopped in this command."""
     provider = session.provider(shard.step.stage)
     model = session.model(provider)
-    scope = f"{provider.name}/{model}"
+    scope = model_scope(provider.name, model)
     if scope in halted or held_back(session, scope, shard.step):
         return False
     wanted = _Wanted(shard.step, provider.name, model, shard.input_tokens, shard.reserved_usd)
@@ -74,9 +59,9 @@ def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch], reas
 def record_wait(session: Session, step: Step, reason: str) -> None:
     """For `status`: why a limit holds conversations at `step` back, "" when none does."""
     if reason:
-        session.store.wait(Wait(step_scope(step), None, 0, reason))
+        session.store.wait(Wait(step_scope(step.position), None, 0, reason))
     else:
-        session.store.end_wait(step_scope(step))
+        session.store.end_wait(step_scope(step.position))
 
 
 class _Wanted(NamedTuple):

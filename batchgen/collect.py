@@ -24,7 +24,7 @@ from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provide
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
 from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session
-from batchgen.waits import pause
+from batchgen.waits import model_scope, pause
 
 LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each
 LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
@@ -248,7 +248,7 @@ _ABSENT = {
 def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
     """What an ended job means for requests without a row. A job refused as a whole holds its model back."""
     if job.state is JobState.FAILED and not has_rows:
-        scope = f"{batch.provider}/{batch.model}"
+        scope = model_scope(batch.provider, batch.model)
         if speaks_of_model(job.error):
             session.model_gone(batch.provider, batch.model, job.error)
             why = f"{batch.provider} does not serve {batch.model}: {job.error}"

@@ -13,6 +13,7 @@ from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
 from batchgen.reconcile import reconcile
 from batchgen.records import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.session import Session
+from batchgen.waits import halt_scope, model_scope, provider_of
 
 
 def cancel(session: Session) -> int:
@@ -135,10 +136,10 @@ class Retried(NamedTuple):
 def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and lift halts."""
     halts = 0
-    scopes = {f"halt/{step.position}" for step in steps}
+    scopes = {halt_scope(step.position) for step in steps}
     names = {session.provider(step.stage).name for step in steps}
     for wait in session.store.waits().values():
-        if wait.until is None and (wait.scope in scopes or wait.scope.partition("/")[0] in names):
+        if wait.until is None and (wait.scope in scopes or provider_of(wait.scope) in names):
             session.store.end_wait(wait.scope)
             halts += 1
     for batch in session.store.batches("creating"):
@@ -162,5 +163,5 @@ def switch(session: Session, name: str, model: str | None) -> str:
     current = session.pinned(provider)
     wanted = [model] if model is not None else [one for one in listed if one != current]
     if model is not None:
-        session.store.end_wait(f"{name}/{model}")  # who names it wants it asked again
+        session.store.end_wait(model_scope(name, model))  # who names it wants it asked again
     return session.pin(provider, wanted)

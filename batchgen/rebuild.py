@@ -27,13 +27,12 @@ from batchgen.providers import PROVIDERS
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Asked, Provider
 from batchgen.providers.reading import as_object, read_lines
-from batchgen.records import KEY_UNKNOWN, Batch, Plan, Row
+from batchgen.records import KEY_UNKNOWN, REBUILDING, Batch, Plan, Row, pin
 from batchgen.rounds import refresh
 from batchgen.session import Session
 
 _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
 RELEASED = ("refused", "abandoned")
-REBUILDING = "rebuilding"
 FACTS = ("prepared", "source", "run")
 
 
@@ -222,7 +221,7 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
     batch = session.store.update(batch, state="in_flight", intent_at=batch.planned_at, submitted_at=batch.planned_at)
     provider = provider_row(batch.provider)
     if batch.model:
-        session.store.set_meta(f"model:{batch.provider}", batch.model)
+        session.store.set_meta(pin(batch.provider), batch.model)
     keys = session.keys(batch)
     replies = booking.replies(session, provider, batch, _raw(session.layout, batch), keys, ending.retry_flags)
     booking.settle(session, batch, keys, replies, ending)

@@ -12,7 +12,13 @@ KEY_UNKNOWN = "unknown"  # stands in `key_fingerprint` of a batch whose end a re
 LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")
 FLYING = ("creating", "in_flight")  # money may be owed for these
 JOB_DELETED = "deleted"  # stands in `remote_state` of a collected batch whose job `clean` has removed
+REBUILDING = "rebuilding"  # the fact of a store that `rebuild` has begun to fill, and not ended
 CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the batch has ended
+
+
+def pin(provider: str) -> str:
+    """The fact that says which model of a provider this run was found to be served by."""
+    return f"model:{provider}"
 
 
 class Batch(NamedTuple):

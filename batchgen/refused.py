@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NoReturn
 
 from batchgen import booking
-from batchgen.admission import halt_scope
 from batchgen.errors import StageStopped, Temporary
 from batchgen.providers.base import FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.records import Batch, Wait
 from batchgen.session import Session
+from batchgen.waits import halt_scope
 
 
 class Stop(Exception):

@@ -18,7 +18,7 @@ from functools import partial
 from typing import NoReturn
 
 from batchgen import booking
-from batchgen.admission import held_back, model_scope
+from batchgen.admission import held_back
 from batchgen.crash import crashpoint
 from batchgen.errors import (
     Ambiguous,
@@ -38,7 +38,7 @@ from batchgen.records import Batch
 from batchgen.refused import Stop, take_no
 from batchgen.session import Session
 from batchgen.threads import at_once, begin
-from batchgen.waits import pause
+from batchgen.waits import model_scope, pause
 
 AHEAD = 4  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory
@@ -93,13 +93,13 @@ class Sender:
         try:
             yield
         except Stop:
-            self.halted.add(model_scope(batch))
+            self.halted.add(_model(batch))
         except SetupError:
             raise
         except BatchgenError as error:
             self._session.trouble(error)
             if not isinstance(error, _Processing):
-                self.halted.add(model_scope(batch))
+                self.halted.add(_model(batch))
 
     # ---- how many at a time
 
@@ -117,15 +117,15 @@ class Sender:
         return window
 
     def _width(self, window: list[_Outgoing]) -> int:
-        return WIDTH if window and self._created[model_scope(window[0].batch)] >= SURE else 1
+        return WIDTH if window and self._created[_model(window[0].batch)] >= SURE else 1
 
     def _may_go(self, batch: Batch) -> bool:
-        scope = model_scope(batch)
+        scope = _model(batch)
         return scope not in self.halted and not held_back(self._session, scope, batch.step)
 
     def _look_ahead(self, window: list[_Outgoing], source: Iterator[Batch], waiting: deque[_Outgoing]) -> None:
         """Begin the uploads of what comes behind `window`, for models that have said yes to something."""
-        if not self._created[model_scope(window[0].batch)]:
+        if not self._created[_model(window[0].batch)]:
             return
         while len(waiting) < AHEAD and _pull(source, waiting):
             pass
@@ -134,7 +134,7 @@ class Sender:
             size += outgoing.batch.bytes
             if size > AHEAD_BYTES:
                 return
-            granted = self._created[model_scope(outgoing.batch)]
+            granted = self._created[_model(outgoing.batch)]
             if granted and outgoing.upload is None and self._may_go(outgoing.batch):
                 with self._noting(outgoing.batch):
                     outgoing.upload = begin(self._upload_call(outgoing), f"uploading {outgoing.batch.name}")
@@ -152,7 +152,7 @@ class Sender:
                     adopted += 1
                 else:
                     ready.append(batch)
-        return adopted + self._create([batch for batch in ready if model_scope(batch) not in self.halted])
+        return adopted + self._create([batch for batch in ready if _model(batch) not in self.halted])
 
     def _upload(self, window: list[_Outgoing]) -> None:
         """Begin the uploads that were not begun ahead."""
@@ -240,9 +240,9 @@ class Sender:
             take_no(session, batch, error)
         crashpoint("created_before_recorded")
         batch = session.store.update(batch, state="in_flight", remote_id=remote_id, submitted_at=session.now())
-        self._created[model_scope(batch)] += 1
-        if model_scope(batch) not in self._paused:  # a yes that was under way when the quota's no came says nothing
-            session.store.end_wait(model_scope(batch))
+        self._created[_model(batch)] += 1
+        if _model(batch) not in self._paused:  # a yes that was under way when the quota's no came says nothing
+            session.store.end_wait(_model(batch))
         crashpoint("created")
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
 
@@ -261,12 +261,17 @@ class Sender:
 
     def _pause(self, batch: Batch, error: QuotaReached) -> NoReturn:
         """A quota: this model waits, with a back-off that is kept across ticks; attempts are not touched."""
-        session, scope = self._session, model_scope(batch)
+        session, scope = self._session, _model(batch)
         if scope not in self._paused:  # several at once may be refused by one quota
             self._paused.add(scope)
             seconds = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
             session.trouble(Temporary(str(error), do=f"{scope} waits {seconds:.0f} s; what was not submitted is kept."))
         raise Stop
+
+
+def _model(batch: Batch) -> str:
+    """What is stopped, trusted and paused as one."""
+    return model_scope(batch.provider, batch.model)
 
 
 def _pull(source: Iterator[Batch], waiting: deque[_Outgoing]) -> bool:
@@ -279,7 +284,7 @@ def _pull(source: Iterator[Batch], waiting: deque[_Outgoing]) -> bool:
 
 def _fits(window: list[_Outgoing], outgoing: _Outgoing) -> bool:
     """Whether a batch may be created at the same time: of the same model, and not too much in all."""
-    same = model_scope(window[0].batch) == model_scope(outgoing.batch)
+    same = _model(window[0].batch) == _model(outgoing.batch)
     return same and _bytes(window) + outgoing.batch.bytes <= AHEAD_BYTES
 
 

@@ -11,19 +11,16 @@ from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, 
 from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
 from batchgen.logs import log, set_up
-from batchgen.records import Batch, Wait
+from batchgen.records import Batch, Wait, pin
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.thrift import give_back
+from batchgen.waits import model_scope
 from batchgen.words import counted
 
 if TYPE_CHECKING:
     from batchgen.costs import Rate
     from batchgen.providers.base import Provider, Remote
-
-
-def _pin(provider: str) -> str:
-    return f"model:{provider}"
 
 
 def _unproven(provider: str) -> str:
@@ -147,7 +144,7 @@ class Session:
 
     def pinned(self, provider: Provider) -> str | None:
         """The model this run was found to be served by, as long as the configuration still lists it."""
-        model = self.store.meta(_pin(provider.name))
+        model = self.store.meta(pin(provider.name))
         return model if model in self.settings.provider(provider.name).models else None
 
     def model(self, provider: Provider) -> str:
@@ -168,14 +165,14 @@ class Session:
 
     def pin(self, provider: Provider, models: Sequence[str]) -> str:
         """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
-        before = self.store.meta(_pin(provider.name))
+        before = self.store.meta(pin(provider.name))
         halted = {scope for scope, wait in self.store.waits().items() if wait.until is None}
-        hopeful = [model for model in models if f"{provider.name}/{model}" not in halted]
+        hopeful = [model for model in models if model_scope(provider.name, model) not in halted]
         model, proven = self._first_served(provider, hopeful) or self._none_served(provider, models)
-        self.store.set_meta(_pin(provider.name), model)
+        self.store.set_meta(pin(provider.name), model)
         self.store.set_meta(_unproven(provider.name), "" if proven else model)
         if before and before != model:
-            self.store.end_wait(f"{provider.name}/{before}")
+            self.store.end_wait(model_scope(provider.name, before))
         log.info("%s: %s is pinned for this run", provider.name, model)
         return model
 
@@ -218,11 +215,11 @@ class Session:
         the list is tried, nothing of the run was written by it.
         """
         reason = f"{provider} does not serve {model}: {message}"
-        self.store.wait(Wait(f"{provider}/{model}", None, 1, reason))
+        self.store.wait(Wait(model_scope(provider, model), None, 1, reason))
         if self.store.meta(_unproven(provider)) == model:
-            self.store.forget_meta(_pin(provider))
+            self.store.forget_meta(pin(provider))
             log.warning("%s; the next model of the list is tried", reason)
-        elif self.store.meta(_pin(provider)) == model:
+        elif self.store.meta(pin(provider)) == model:
             do = f"Pin another: batchgen switch {provider} [MODEL] (or change [{provider}] models in batchgen.toml)."
             self.trouble(StageStopped(reason, do=do))
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from batchgen.dialogue import Step, steps
 from batchgen.receipt import RECEIPT_DIGITS, Money, money
-from batchgen.records import FLYING, LIVE_STATES, Shown
+from batchgen.records import FLYING, LIVE_STATES, Shown, pin
 from batchgen.settings import PROVIDERS, Settings
 from batchgen.store import Store
+from batchgen.waits import in_force, in_words, model_scope, provider_of
 from batchgen.words import counted
 
 
@@ -36,11 +37,11 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
         rows.append(_step(step, entered - flying - done - left, flying, done, left))
         entered = done
     batches = _batches(store.shown() if ended else store.shown(*LIVE_STATES), now)
-    pinned = {name: store.meta(f"model:{name}") for name in PROVIDERS}
+    pinned = {name: store.meta(pin(name)) for name in PROVIDERS}
     waits = {
         wait.scope: wait.reason
         for wait in store.waits().values()
-        if (wait.until is None or wait.until > now) and not _left(wait.scope, pinned)
+        if in_force(wait, now) and not _left(wait.scope, pinned)
     }
     return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)
 
@@ -102,7 +103,7 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
         "models": {name: pinned.get(name) for name in PROVIDERS},
         "steps": rows,
         "batches": batches,
-        "waiting": [{"for": _scope_name(scope), "reason": reason} for scope, reason in waits.items()],
+        "waiting": [{"for": in_words(scope), "reason": reason} for scope, reason in waits.items()],
         "cost": {
             "estimated_usd": round(amounts.estimated, RECEIPT_DIGITS),
             "reserved_usd": round(amounts.reserved, RECEIPT_DIGITS),
@@ -115,14 +116,9 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
 
 def _left(scope: str, pinned: Mapping[str, str | None]) -> bool:
     """Whether a wait is about a model that the run has left for another: nothing waits for it any more."""
-    provider, _, model = scope.partition("/")
-    return pinned.get(provider) not in {None, model}
-
-
-def _scope_name(scope: str) -> str:
-    """A wait's scope in words: a step for "step/5" and "halt/5", a model otherwise."""
-    kind, _, rest = scope.partition("/")
-    return str(Step.at(int(rest))) if kind in ("step", "halt") else rest
+    provider = provider_of(scope)
+    model = pinned.get(provider)
+    return model is not None and scope != model_scope(provider, model)
 
 
 def headline(answer: Mapping[str, Any]) -> str:

@@ -1,13 +1,39 @@
-"""Back-off after a quota answer, kept in the store so that it holds across ticks."""
+"""What is held back, and for how long: by a quota, a clear no, or a limit. The store keeps it across ticks."""
 
 from __future__ import annotations
 
-import random
-
+from batchgen.dialogue import Step
 from batchgen.records import Wait
 from batchgen.store import Store
 
 FIRST_SECONDS, MOST_SECONDS = 60.0, 2 * 3600.0
+_STEP, _HALT = "step", "halt"  # no provider is called so
+
+
+def model_scope(provider: str, model: str) -> str:
+    """What a quota's answer or a lost model holds back."""
+    return f"{provider}/{model}"
+
+
+def step_scope(position: int) -> str:
+    """Under what is recorded what a step's ready conversations wait for."""
+    return f"{_STEP}/{position}"
+
+
+def halt_scope(position: int) -> str:
+    """What a refusal holds back that would come again at every tick."""
+    return f"{_HALT}/{position}"
+
+
+def provider_of(scope: str) -> str:
+    """The provider of a `model_scope`, what is no provider's name otherwise."""
+    return scope.partition("/")[0]
+
+
+def in_words(scope: str) -> str:
+    """What a scope holds back, for people."""
+    kind, _, rest = scope.partition("/")
+    return str(Step.at(int(rest))) if kind in {_STEP, _HALT} else rest
 
 
 def pause(store: Store, scope: str, reason: str, now: float, wish_seconds: float | None = None) -> float:
@@ -15,9 +41,11 @@ def pause(store: Store, scope: str, reason: str, now: float, wish_seconds: float
 
     Returns the pause in seconds. Attempts are not touched: nothing was bought.
     """
+    from random import uniform  # here: `status` pauses nothing
+
     before = store.waits().get(scope)
     hits = (before.hits if before else 0) + 1
-    jittered = FIRST_SECONDS * 2 ** min(hits - 1, 16) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
+    jittered = FIRST_SECONDS * 2 ** min(hits - 1, 16) * uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
     seconds = min(jittered if wish_seconds is None else wish_seconds, MOST_SECONDS)
     store.wait(Wait(scope, now + seconds, hits, reason))
     return seconds

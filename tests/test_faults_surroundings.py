@@ -21,6 +21,7 @@ from invariants import (
 from batchgen import clock
 from batchgen.local.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
 from batchgen.providers import deadline
+from batchgen.settings import Settings
 
 PROVIDERS = ("gemini", "together")
 HOUR = 3600.0
@@ -241,7 +242,9 @@ def test_38_a_clock_set_back_cannot_stretch_a_pause(
     bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     jump.seconds = 7 * DAY
     assert tick(bench).code == 75
+    assert [wait["for"] for wait in bench.status()["waiting"]] == [Settings().gemini.models[0]]
     jump.seconds = 0
+    assert bench.status()["waiting"] == []  # what forbids nothing is not told either
     end(bench, expected)
 
 
