@@ -7,16 +7,17 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from batchgen.crash import crashpoint
 from batchgen.errors import NotReady
 from batchgen.files import replacing
+from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job, JobMissing, Reader
 from batchgen.providers.reading import as_object, read_lines
 from batchgen.providers.transport import patiently
@@ -39,7 +40,8 @@ def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mappin
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
-    bodies = _believable(remote, list(missing.values()), _Wanted(frozenset(keys), job.rows or 1, on_disk, strict))
+    due = _Wanted(provider_row(batch.provider).key, frozenset(keys), job.rows or 1, on_disk, strict)
+    bodies = _believable(remote, list(missing.values()), due)
     for path, body in zip(missing, bodies, strict=True):
         _keep(path, body)
     return b"\n".join([*on_disk, *bodies])
@@ -54,8 +56,12 @@ def _keep(path: Path, raw: bytes) -> None:
 
 
 class _Wanted(NamedTuple):
-    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already."""
+    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already.
 
+    `key` tells whose result a row is.
+    """
+
+    key: Callable[[Mapping[str, Any]], str]
     keys: frozenset[str]
     lines: int
     on_disk: list[bytes]
@@ -69,11 +75,11 @@ def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[by
     before: list[bytes] = []
     for _ in range(DOWNLOADS):
         bodies = [_once(remote, file_id) for file_id in file_ids]
-        if not all(looks_like_results(body, strict=wanted.strict) for body in bodies):
+        if not all(_looks_like_results(body, wanted) for body in bodies):
             before = []
             continue
         every = [*wanted.on_disk, *bodies]
-        if wanted.keys and wanted.keys <= answered(every):
+        if wanted.keys and wanted.keys <= set(_answers(every, wanted)):
             return bodies
         if bodies == before:
             found = sum(len(read_lines(body)) for body in every)
@@ -97,28 +103,22 @@ def _once(remote: Reader, file_id: str) -> bytes:
         raise NotReady(f"the result file {file_id} is not there ({error}).") from None
 
 
-def looks_like_results(raw: bytes, *, strict: bool) -> bool:
-    """Whether a body is a result file: some line answers a key; or (if not `strict`) it starts as a JSON object does.
+def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
+    """Whether a body is a result file: some line answers a key; or (if not strict) it starts as a JSON object does.
 
     A page or an error of somebody in between does neither; an empty file is a result too.
     """
     start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return not start or next(_answers([raw]), None) is not None or (start == b"{" and not strict)
+    return not start or next(_answers([raw], wanted), None) is not None or (start == b"{" and not wanted.strict)
 
 
-def answered(bodies: Sequence[bytes]) -> set[str]:
+def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:
     """The keys that whole lines of result files answer."""
-    return set(_answers(bodies))
-
-
-def _answers(bodies: Sequence[bytes]) -> Iterator[str]:
     for body in bodies:
         for line in read_lines(body):
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            row = as_object(row)
-            key = row.get("key") or row.get("custom_id") or as_object(row.get("metadata")).get("key")
-            if isinstance(key, str):
+            if key := wanted.key(as_object(row)):
                 yield key

@@ -146,6 +146,7 @@ class Provider:
     tokens: Formula
     line: Callable[[str, Prompt, Parameters], bytes]
     asked: Callable[[Mapping[str, Any]], Asked | None]  # a line of `line` as JSON; None for another provider's
+    key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
     reply: Callable[[bytes, Sequence[str]], Reply]
     connect: Callable[[Access], Remote]
 

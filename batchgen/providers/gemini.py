@@ -118,6 +118,11 @@ def asked(row: Mapping[str, Any]) -> Asked | None:
     )
 
 
+def result_key(row: Mapping[str, Any]) -> str:
+    """The key of the request that a result row answers; inline rows carry it in their metadata."""
+    return as_text(row.get("key")) or as_text(as_object(row.get("metadata")).get("key"))
+
+
 def reply(raw: bytes, fields: Sequence[str]) -> Reply:
     """One result line read by reason: error, blocked prompt, finish reason, and only then the text.
 
@@ -139,8 +144,7 @@ def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
-    key = as_text(row.get("key")) or as_text(as_object(row.get("metadata")).get("key"))
-    response = row.get("response")
+    key, response = result_key(row), row.get("response")
     trouble = row.get("error") or (row.get("status") if not response else None)
     if trouble:
         return _failed_row(key, trouble)
@@ -259,6 +263,7 @@ PROVIDER = Provider(
     tokens=Formula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
     line=line,
     asked=asked,
+    key=result_key,
     reply=reply,
     connect=connect,
 )

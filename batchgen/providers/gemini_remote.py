@@ -30,10 +30,10 @@ from batchgen.providers.deadline import whole_within
 from batchgen.providers.gemini import NAME, job
 from batchgen.providers.reading import as_object
 from batchgen.providers.transport import (
-    UNCLEAR,
     Refusal,
     believing_the_second,
     meaning,
+    meaning_of_create,
     patiently,
     retry_after,
     setting_up,
@@ -152,7 +152,7 @@ class GeminiRemote:
         try:
             created = self._client.batches.create(model=model, src=file_id, config={"display_name": name})
         except errors.APIError as error:
-            raise _create_refusal(error) from None
+            raise meaning_of_create(_refusal("create a batch", error)) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise unreachable(NAME, "create a batch", error) from None  # never sent: nothing can have been bought
         except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
@@ -240,13 +240,6 @@ def _file_state(file: Any) -> str:
     if word == "FAILED":
         raise CreateRefused("gemini could not process the uploaded file")
     return word
-
-
-def _create_refusal(error: Any) -> Exception:
-    refusal = _refusal("create a batch", error)
-    if refusal.status >= 500 or refusal.status < 400 or refusal.status in UNCLEAR:  # noqa: PLR2004
-        return Ambiguous(f"{refusal}; the batch may exist.")
-    return meaning(refusal)
 
 
 def _refusal(doing: str, error: Any) -> Refusal:

@@ -79,6 +79,11 @@ def asked(row: Mapping[str, Any]) -> Asked | None:
     )
 
 
+def result_key(row: Mapping[str, Any]) -> str:
+    """The key of the request that a row of an output or an error file answers."""
+    return as_text(row.get("custom_id"))
+
+
 def reply(raw: bytes, fields: Sequence[str]) -> Reply:
     """One line of an output or an error file, read by reason. `fields`: the JSON fields asked for, if any."""
     return _plain()(raw, fields) or careful_reply(raw, fields)
@@ -97,8 +102,7 @@ def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
-    key = as_text(row.get("custom_id"))
-    response = as_object(row.get("response"))
+    key, response = result_key(row), as_object(row.get("response"))
     body = as_object(response.get("body"))
     status = response.get("status_code")
     trouble = row.get("error") or body.get("error")
@@ -191,6 +195,7 @@ PROVIDER = Provider(
     tokens=Formula(0.804, 0.761, 0.065, 0.975, 0.514, 1.633),  # Llama 3.1
     line=line,
     asked=asked,
+    key=result_key,
     reply=reply,
     connect=connect,
 )

@@ -21,10 +21,10 @@ from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, Mode
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.together import NAME, job
 from batchgen.providers.transport import (
-    UNCLEAR,
     Refusal,
     believing_the_second,
     meaning,
+    meaning_of_create,
     patiently,
     retry_after,
     setting_up,
@@ -93,7 +93,7 @@ class TogetherRemote:
                 endpoint=ENDPOINT, input_file_id=file_id, completion_window=WINDOW
             )
         except together.APIStatusError as error:
-            raise _create_refusal(error) from None
+            raise meaning_of_create(_refusal("create a batch", error)) from None
         except together.APIConnectionError as error:
             if isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout)):
                 raise unreachable(NAME, "create a batch", error) from None  # never sent: nothing can have been bought
@@ -166,13 +166,6 @@ def _checked(file: Any) -> RemoteFile:
 
 def _job(row: Any) -> Job:
     return job(row.to_dict() if hasattr(row, "to_dict") else row)
-
-
-def _create_refusal(error: together.APIStatusError) -> Exception:
-    refusal = _refusal("create a batch", error)
-    if refusal.status >= 500 or refusal.status < 400 or refusal.status in UNCLEAR:  # noqa: PLR2004
-        return Ambiguous(f"{refusal}; the batch may exist.")
-    return meaning(refusal)
 
 
 def _refusal(doing: str, error: together.APIStatusError) -> Refusal:

@@ -14,7 +14,7 @@ from time import time
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from batchgen.errors import BatchgenError, KeyRefused, QuotaReached, SetupError, Temporary, heed_interrupt
+from batchgen.errors import Ambiguous, BatchgenError, KeyRefused, QuotaReached, SetupError, Temporary, heed_interrupt
 from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
@@ -150,6 +150,13 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     if status == 403 or _KEY_WORDS.search(message):  # noqa: PLR2004 - the key's project may not do this
         return key_refused
     return JobMissing(str(refusal)) if status == 404 else CreateRefused(str(refusal))  # noqa: PLR2004
+
+
+def meaning_of_create(refusal: Refusal) -> Exception:
+    """The same for a create call, after which the batch may exist unless the no is clear."""
+    if not 400 <= refusal.status < 500 or refusal.status in UNCLEAR:  # noqa: PLR2004 - HTTP's own classes
+        return Ambiguous(f"{refusal}; the batch may exist.")
+    return meaning(refusal)
 
 
 def speaks_of_model(message: str) -> bool:
