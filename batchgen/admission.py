@@ -17,7 +17,7 @@ from batchgen.outcomes import Usage
 from batchgen.receipt import Money, money
 from batchgen.records import Batch, Wait
 from batchgen.session import Session
-from batchgen.store import NO_BATCH
+from batchgen.sums import NO_BATCH
 from batchgen.waits import halt_scope, in_force, model_scope, step_scope
 
 

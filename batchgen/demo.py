@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen import clock
+from batchgen.database import translating
 from batchgen.errors import SetupError
 from batchgen.files import Layout, exclusive, write_durably
 from batchgen.logs import learn
@@ -20,7 +21,7 @@ from batchgen.progress import showing
 from batchgen.providers import PROVIDERS
 from batchgen.session import Session
 from batchgen.settings import load
-from batchgen.store import Store, translating
+from batchgen.store import Store
 from batchgen.verify import verify
 
 if TYPE_CHECKING:

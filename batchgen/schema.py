@@ -5,6 +5,8 @@ that a dialogue lies together on disk, in order, and is read as one range.
 """
 
 PLACES = 256
+# Those that refer to others first, so that they can be emptied in this order.
+TABLES = ("failures", "outcomes", "bills", "texts", "conversations", "batches", "waits", "stale", "meta")
 
 # What the table `bills` holds, from the batches themselves: for a store of an older program, which has no such table.
 ADDED_UP = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL AS priced,

@@ -1,103 +1,28 @@
-"""The SQLite file, the only truth of a run: conversations and texts, batches and money.
+"""The store, the only truth of a run: conversations and texts, batches and money, and every change to them.
 
-Journal mode DELETE with synchronous=FULL: the last commit may be the id of a paid job, and a finished run read again
-leaves no trace on disk (WAL would create and remove files beside the store). No network call happens inside a
-transaction. Every query is a named constant, so that a test can hold each to its index.
+Each change is one transaction, and no network call happens inside one. Every query is a named constant, so that a test
+can hold each to its index.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
-from urllib.parse import quote
 
 from batchgen import queries
-from batchgen.crash import crashpoint
 from batchgen.dialogue import ID_DIGITS, STAGES, Step, Turn
-from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Bill, Plan, Row, Settled, Shown, Standing, Wait, runs
-from batchgen.schema import ADDED_UP, MIGRATIONS, PLACES
+from batchgen.records import Batch, Plan, Row, Settled, Shown, Standing, Wait, runs
+from batchgen.schema import PLACES, TABLES
+from batchgen.sums import Sums
 from batchgen.texts import Texts
 
-BUSY_SECONDS = 60.0
-PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
 ROWS_AT_ONCE = 300  # three values each: SQLite before 3.32 takes 999 a statement
-NO_BATCH = 2**62  # beyond every batch's number
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
-class Store(Texts):
+class Store(Texts, Sums):
     """An open store. Writers hold the root's lock; `status` reads beside them."""
-
-    # ---- opening
-
-    @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open or create the store for writing. Raises NeedsPerson for a store of a newer program."""
-        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-        database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")
-        # A batch's transaction fits, so readers wait for its commit only.
-        database.execute("PRAGMA cache_size = -16384")
-        store = cls(database)
-        try:
-            store._migrate()
-        except BaseException:
-            store.close()
-            raise
-        return store
-
-    @classmethod
-    def read(cls, path: Path) -> Store | None:
-        """Open the store for reading beside a writer, or None when there is none yet."""
-        if not path.exists():
-            return None
-        try:
-            database, version = _look(path, "ro")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
-                raise
-            # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
-            database, version = _look(path, "rw")
-        if version == 0:
-            database.close()
-            return None
-        if version < len(MIGRATIONS):  # an older program's, until a tick has brought it up to date
-            database.execute(f"CREATE TEMP VIEW bills AS {ADDED_UP}")
-        return cls(database)
-
-    def close(self) -> None:
-        self._database.close()
-
-    def _migrate(self) -> None:
-        (done,) = self._database.execute("PRAGMA user_version").fetchone()
-        if done > len(MIGRATIONS):
-            raise NeedsPerson(f"This store has version {done}.", do="Use the batchgen that wrote it, or a newer one.")
-        if done == len(MIGRATIONS):
-            return
-        with self.transaction():
-            for statement in MIGRATIONS[done:]:
-                self._database.execute(statement)
-            self._database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of it or nothing of it, durable at the end."""
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            crashpoint("store_before_commit")
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     # ---- what a run is
 
@@ -116,18 +41,8 @@ class Store(Texts):
     def replace_seeds(self, seeds: Iterable[Turn], meta: Mapping[str, str]) -> int:
         """Fill an unpaid store with round 1, in place of whatever it held. Returns the number of conversations."""
         with self.transaction():
-            for table in (
-                "failures",
-                "outcomes",
-                "bills",
-                "texts",
-                "conversations",
-                "batches",
-                "waits",
-                "stale",
-                "meta",
-            ):
-                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names from this line
+            for table in TABLES:
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the schema
             number = 0
             for number, seed in enumerate(seeds, start=1):
                 self._database.execute("INSERT INTO conversations (number, at) VALUES (?, ?)", (number, FIRST_POSITION))
@@ -365,48 +280,7 @@ class Store(Texts):
                 self._mark_stale("rejected")
         return changed
 
-    def rejection_reasons(self, position: int) -> dict[str, int]:
-        """Conversations rejected at `position`, by reason."""
-        return dict(self._database.execute(queries.REJECTION_REASONS, {"at": position}))
-
-    # ---- quotas and money
-
-    def enqueued(self, provider: str, model: str, *, before: int = NO_BATCH) -> tuple[int, int]:
-        """(batches, estimated input tokens) that are at the provider or will be, for one model. Of those that were not
-        created yet only the ones with a number below `before` count.
-        """
-        query = {"provider": provider, "model": model, "before": before}
-        batches, tokens = self._database.execute(queries.ENQUEUED, query).fetchone()
-        return batches, tokens
-
-    def ledger_usd(self) -> tuple[float, float]:
-        """(estimated, reserved) in USD, as far as prices were known: of what was or is bought, of what is open."""
-        estimated, reserved = self._database.execute(queries.LEDGER_USD).fetchone()
-        return float(estimated), float(reserved)
-
-    def reserved_without_price(self) -> list[tuple[str, int, int, int]]:
-        """(model, requests, input tokens, output ceiling) of open batches whose price was unknown when planned."""
-        return list(self._database.execute(queries.RESERVED_WITHOUT_PRICE))
-
-    def bills(self) -> list[Bill]:
-        """What was billed, by step, model and reason, apart from what had no price when it was booked."""
-        rows = self._database.execute(queries.BILLS)
-        return [
-            Bill(position, provider, model, Reason(reason), requests, usd, Usage(*tokens))
-            for position, provider, model, reason, requests, usd, *tokens in rows
-        ]
-
-    def estimated_by_position(self) -> dict[int, float]:
-        """USD that the collected batches of each position were expected to cost."""
-        return dict(self._database.execute(queries.ESTIMATED))
-
-    def output_of(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
-        """(accepted requests, output tokens billed for them) over some positions, with or without a question along."""
-        found = [
-            self._database.execute(queries.OUTPUT_OF, {"at": position, "follow_up": follow_up}).fetchone()
-            for position in positions
-        ]
-        return sum(requests for requests, _ in found), sum(tokens for _, tokens in found)
+    # ---- what is held back
 
     def waits(self) -> dict[str, Wait]:
         """What is held back and why, by scope."""
@@ -419,33 +293,6 @@ class Store(Texts):
     def end_wait(self, scope: str) -> None:
         if scope in self.waits():
             self._database.execute("DELETE FROM waits WHERE scope = ?", (scope,))
-
-    # ---- totals
-
-    def totals(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
-        """Requests by (position, batch state), accepted texts by position, rejected conversations by position."""
-        by_state = {
-            (position, state): requests for position, state, _, requests in self._database.execute(queries.BATCH_TOTALS)
-        }
-        accepted: dict[int, int] = {}
-        for position, follow_up, requests in self._database.execute(queries.ACCEPTED):
-            for brought in range(position, position + 1 + follow_up):
-                accepted[brought] = accepted.get(brought, 0) + requests
-        return by_state, accepted, dict(self._database.execute(queries.REJECTED))
-
-    def settled_at(self, position: int) -> tuple[int, int]:
-        """(accepted texts, rejected conversations) of one position."""
-        (accepted,) = self._database.execute(queries.ACCEPTED_AT, {"at": position}).fetchone()
-        (rejected,) = self._database.execute(queries.REJECTED_AT, {"at": position}).fetchone()
-        return accepted, rejected
-
-    def rejected(self) -> int:
-        """How many conversations were left behind."""
-        return int(self._database.execute(queries.ALL_REJECTED).fetchone()[0])
-
-    def ready_again(self, step: Step) -> int:
-        """How many conversations are ready for `step` that were asked before."""
-        return int(self._database.execute(queries.READY_AGAIN, {"at": step.position}).fetchone()[0])
 
     # ---- derived files
 
@@ -462,31 +309,3 @@ class Store(Texts):
 
     def _mark_stale(self, *files: str) -> None:
         self._database.executemany("INSERT OR IGNORE INTO stale (file) VALUES (?)", [(file,) for file in files])
-
-
-def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
-    """A connection that has read the store's version: whatever stands in the way of reading shows here."""
-    address = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
-    database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-    except BaseException:
-        database.close()
-        raise
-    return database, int(version)
-
-
-@contextmanager
-def translating(path: Path) -> Iterator[None]:
-    """SQLite's own failures as errors for people."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        message = str(error)
-        if "locked" in message or "full" in message or "I/O" in message:
-            raise Temporary(
-                f"{path}: {message}.", do="Make space if the disk is full; the next tick goes on."
-            ) from None
-        raise SetupError(f"{path}: {message}.", do="Check that ROOT can be written to.") from None
-    except sqlite3.DatabaseError as error:
-        raise NeedsPerson(f"{path}: {error}.", do="Put back a copy of the store.") from None

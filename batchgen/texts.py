@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 
 from batchgen import queries
+from batchgen.database import Database
 from batchgen.dialogue import Conversation, Step, turns
 from batchgen.records import Batch, Row
 from batchgen.schema import PLACES
 
 
-class Texts:
+class Texts(Database):
     """The part of the store that reads dialogues."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
 
     def ready_texts(self, rows: Sequence[Row], places: range) -> list[str]:
         """The texts at `places` of the dialogues of `rows`, which are consecutive ready ones, one behind the other."""

@@ -35,10 +35,11 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 
     Raises Locked when another command has the lock, SetupError when nothing is prepared.
     """
+    from batchgen.database import translating
     from batchgen.files import Layout, exclusive
     from batchgen.session import Session
     from batchgen.settings import environment
-    from batchgen.store import Store, translating
+    from batchgen.store import Store
 
     settings, layout = context.settings(), Layout(context.root)
     if not create and not layout.store.exists():
@@ -54,9 +55,10 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 @contextmanager
 def reading(context: Context) -> Iterator[Session]:
     """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
+    from batchgen.database import translating
     from batchgen.files import Layout
     from batchgen.session import Session
-    from batchgen.store import Store, translating
+    from batchgen.store import Store
 
     settings, layout = context.settings(), Layout(context.root)
     with translating(layout.store):

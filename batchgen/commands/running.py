@@ -156,10 +156,11 @@ def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -
 def status(context: Context, *, as_json: bool) -> None:
     """Where every conversation and every batch is. Works beside other commands."""
     from batchgen import clock
+    from batchgen.database import translating
     from batchgen.files import Layout
     from batchgen.status import as_text
     from batchgen.status import status as read
-    from batchgen.store import Store, translating
+    from batchgen.store import Store
 
     path = Layout(context.root).store
     with translating(path):
@@ -181,11 +182,12 @@ def receipt(context: Context, *, as_json: bool) -> None:
 
     The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
     """
+    from batchgen.database import translating
     from batchgen.dialogue import steps
     from batchgen.files import Layout
     from batchgen.receipt import as_text
     from batchgen.receipt import receipt as read
-    from batchgen.store import Store, translating
+    from batchgen.store import Store
 
     path, settings = Layout(context.root).store, context.settings()
     with translating(path):

@@ -1,0 +1,120 @@
+"""The SQLite file itself: how it is opened, brought up to date, and changed as a whole or not at all.
+
+Journal mode DELETE with synchronous=FULL: the last commit may be the id of a paid job, and a finished run read again
+leaves no trace on disk (WAL would create and remove files beside the store).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from batchgen.crash import crashpoint
+from batchgen.errors import NeedsPerson, SetupError, Temporary
+from batchgen.schema import ADDED_UP, MIGRATIONS
+
+BUSY_SECONDS = 60.0
+PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
+
+
+class Database:
+    """An open file."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create the store for writing. Raises NeedsPerson for a store of a newer program."""
+        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        # A batch's transaction fits, so readers wait for its commit only.
+        database.execute("PRAGMA cache_size = -16384")
+        store = cls(database)
+        try:
+            store._migrate()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Open the store for reading beside a writer, or None when there is none yet."""
+        if not path.exists():
+            return None
+        try:
+            database, version = _look(path, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
+            database, version = _look(path, "rw")
+        if version == 0:
+            database.close()
+            return None
+        if version < len(MIGRATIONS):  # an older program's, until a tick has brought it up to date
+            database.execute(f"CREATE TEMP VIEW bills AS {ADDED_UP}")
+        return cls(database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _migrate(self) -> None:
+        (done,) = self._database.execute("PRAGMA user_version").fetchone()
+        if done > len(MIGRATIONS):
+            raise NeedsPerson(f"This store has version {done}.", do="Use the batchgen that wrote it, or a newer one.")
+        if done == len(MIGRATIONS):
+            return
+        with self.transaction():
+            for statement in MIGRATIONS[done:]:
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing of it, durable at the end."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            crashpoint("store_before_commit")
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+
+def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
+    """A connection that has read the store's version: whatever stands in the way of reading shows here."""
+    address = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    except BaseException:
+        database.close()
+        raise
+    return database, int(version)
+
+
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """SQLite's own failures as errors for people."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        message = str(error)
+        if "locked" in message or "full" in message or "I/O" in message:
+            raise Temporary(
+                f"{path}: {message}.", do="Make space if the disk is full; the next tick goes on."
+            ) from None
+        raise SetupError(f"{path}: {message}.", do="Check that ROOT can be written to.") from None
+    except sqlite3.DatabaseError as error:
+        raise NeedsPerson(f"{path}: {error}.", do="Put back a copy of the store.") from None
