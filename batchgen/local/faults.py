@@ -13,193 +13,57 @@ from __future__ import annotations
 import re
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import orjson
 
-from batchgen.local.errors import ApiError, error_body
-from batchgen.local.wire import Request, Response, Transport, json_response
+from batchgen.local.actions import (
+    Action,
+    Body,
+    Delay,
+    Drip,
+    Drop,
+    Empty,
+    Hang,
+    Html,
+    LateCommit,
+    Merge,
+    Status,
+    Truncate,
+    Unwrap,
+)
+from batchgen.local.wire import Request
+
+# With the actions: whoever arms a fault names one.
+__all__ = [
+    "ALWAYS",
+    "NO_JOB_FAULT",
+    "Action",
+    "AnyFault",
+    "Body",
+    "Delay",
+    "Drip",
+    "Drop",
+    "Empty",
+    "Fault",
+    "Faults",
+    "Hang",
+    "Html",
+    "JobFault",
+    "LateCommit",
+    "Merge",
+    "RowFault",
+    "RowOutcome",
+    "Shown",
+    "Status",
+    "Truncate",
+    "Unwrap",
+    "from_json",
+]
 
 ALWAYS = 0
-HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
-HANG_SECONDS = 30.0
-
-
-class _Action(msgspec.Struct, frozen=True, tag=str.lower):
-    """What happens to a call. `after` says that it can only happen to an effect that took place."""
-
-    @property
-    def after(self) -> bool:
-        return False
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        """The response the client gets, as it is unless the kind changes it; `where` is (provider, endpoint)."""
-        _ = where
-        return response
-
-
-class _AfterAction(_Action, frozen=True):
-    @property
-    def after(self) -> bool:
-        return True
-
-
-class Status(_Action, frozen=True):
-    """An error answer in the provider's own shape. `headers` e.g. {"Retry-After": "1"}; `body` replaces the shape."""
-
-    code: int
-    message: str = "The service is currently unavailable."
-    status: str = ""
-    headers: dict[str, str] = {}
-    body: Any = None
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = response
-        body = self.body
-        if body is None:
-            body = error_body(*where, ApiError(self.code, self.message, code=self.status))
-        return json_response(body, self.code, self.headers)
-
-
-class Body(_Action, frozen=True):
-    """Any answer at all: `json`, or `text` with its own content type."""
-
-    json: Any = None
-    text: str = ""
-    status: int = 200
-    content_type: str = "text/plain; charset=utf-8"
-    headers: dict[str, str] = {}
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = response, where
-        if self.json is not None:
-            return json_response(self.json, self.status, self.headers)
-        return Response(self.status, {"Content-Type": self.content_type, **self.headers}, self.text.encode())
-
-
-class Html(_Action, frozen=True):
-    """A page of somebody in between (captive portal, proxy), by default with status 200."""
-
-    status: int = 200
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = response, where
-        return Response(self.status, {"Content-Type": "text/html; charset=utf-8"}, HTML)
-
-
-class Empty(_Action, frozen=True):
-    """Status 200 and `{}`."""
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = response, where
-        return json_response({})
-
-
-class Drop(_Action, frozen=True):
-    """The connection is closed without an answer; with `reset` not politely."""
-
-    reset: bool = False
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        return replace(response, transport=Transport(drop=True, reset=self.reset))
-
-
-class Hang(_Action, frozen=True):
-    """No answer for at most `seconds` (real ones), until the client gives up or `faults.release()`; then a drop."""
-
-    seconds: float = HANG_SECONDS
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        return replace(response, transport=Transport(hold_seconds=self.seconds, drop=True))
-
-
-class Delay(_AfterAction, frozen=True):
-    """The effect takes place, the right answer comes `seconds` (real ones) late, or at `faults.release()`."""
-
-    seconds: float
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        return replace(response, transport=Transport(hold_seconds=self.seconds))
-
-
-class Drip(_AfterAction, frozen=True):
-    """The body trickles in over `seconds` (real ones): no read ever times out."""
-
-    seconds: float
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        return replace(response, transport=Transport(drip_seconds=self.seconds))
-
-
-class Truncate(_AfterAction, frozen=True):
-    """The body ends early: after the share `keep` of it, at a line's end if `on_line`.
-
-    Without `content_length` nothing on the wire tells the client that something is missing.
-    """
-
-    keep: float = 0.02
-    content_length: bool = True
-    on_line: bool = False
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        size = int(len(response.body) * self.keep)
-        if self.on_line:
-            size = response.body.rfind(b"\n", 0, size) + 1
-        return replace(response, transport=Transport(keep_bytes=size, declare_length=self.content_length))
-
-
-class Merge(_AfterAction, frozen=True):
-    """The right JSON answer with `patch` merged into it (RFC 7396: null deletes a member)."""
-
-    patch: dict[str, Any]
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        return replace(response, body=orjson.dumps(merge(orjson.loads(response.body), self.patch)))
-
-
-class Unwrap(_AfterAction, frozen=True):
-    """The `member` of the right JSON answer in place of the whole: a job without its wrapper."""
-
-    member: str
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        _ = where
-        return replace(response, body=orjson.dumps(orjson.loads(response.body)[self.member]))
-
-
-class LateCommit(_AfterAction, frozen=True):
-    """create only: the job comes into being `seconds` (virtual ones) later; the client meanwhile gets `then`."""
-
-    seconds: float
-    then: Status | Drop | Hang | Html | Empty = Drop()
-
-    def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        return self.then.apply(response, where)
-
-
-Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | Unwrap | LateCommit
-
-
-def merge(value: Any, patch: Any) -> Any:
-    """`patch` merged into `value` as RFC 7396 says."""
-    if not isinstance(patch, Mapping):
-        return patch
-    merged = dict(value) if isinstance(value, Mapping) else {}
-    for name, part in patch.items():
-        if part is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge(merged.get(name), part)
-    return merged
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):

@@ -14,6 +14,7 @@ import together as sdk
 from google.genai import errors
 from together import Together
 
+from batchgen.local.actions import merge
 from batchgen.local.faults import (
     ALWAYS,
     Body,
@@ -29,7 +30,6 @@ from batchgen.local.faults import (
     Status,
     Truncate,
     from_json,
-    merge,
 )
 from batchgen.local.server import LocalService
 from local.helpers import (
