@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from conftest import REPOSITORY
 
-from batchgen import cli, store, thrift
+from batchgen import cli, database, thrift
 from batchgen.dialogue import STAGES, Step, Turn
 from batchgen.export import ROW_GROUP
 from batchgen.outcomes import Reason
@@ -141,7 +141,7 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
         if name == "store_before_commit":
             seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
 
-    monkeypatch.setattr(store, "crashpoint", look)
+    monkeypatch.setattr(database, "crashpoint", look)
     settled = [Settled(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
     written.settle(batch, settled, {}, max_attempts=3)
     assert seen == [most * last]
