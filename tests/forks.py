@@ -95,7 +95,8 @@ class Forks:
 # What commands import when they need it; here once for all of them. polars only starts its threads, which would not
 # survive a fork, at the first join.
 PAID_FOR_ONCE = (
-    *("google.genai", "together", "stamina", "logging", "zstandard", "polars"),
+    *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
+    *("stamina", "logging", "zstandard", "polars"),
     *(f"batchgen.commands.{name}" for name in ("running", "dataset", "upkeep")),
     *(f"batchgen.providers.{name}" for name in ("gemini_remote", "together_remote", "plain")),
     *(
@@ -104,6 +105,7 @@ PAID_FOR_ONCE = (
             "cli",
             "collect",
             "merge",
+            "placing",
             "pipeline",
             "submit",
             "derived",
@@ -113,11 +115,19 @@ PAID_FOR_ONCE = (
         )
     ),
 )
+# Of google-genai: the models of the calls of nearly every tick, which pydantic otherwise completes at first use.
+MADE_WHEN_NEEDED = (
+    *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
+    *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob"),
+)
 
 
 def _serve() -> None:
     for name in PAID_FOR_ONCE:
         import_module(name)
+    types: Any = import_module("google.genai.types")
+    for name in MADE_WHEN_NEEDED:
+        getattr(types, name).model_rebuild()
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
