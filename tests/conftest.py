@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -164,6 +165,22 @@ class Capture:
         return Result(0, said, "")
 
 
+def grow(root: Path, prepare: Callable[[Bench], object], *, backend: Any = None, ticks: int = 40) -> Bench:
+    """A run grown at `root` by a service of its own, which is gone afterwards: what only reads the run needs none."""
+    said, service = Capture(), LocalService(backend=backend or Scripted(), job_seconds=0.0)
+    bench = Bench(root, service, said)  # type: ignore[arg-type] # see Capture
+    service.start()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said.stream):
+        for name, value in bench.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(clock, "now", service.world.now)
+        patch.setattr(clock, "sleep", service.world.advance)
+        prepare(bench)
+        bench.ticks(ticks)
+    service.stop()
+    return bench
+
+
 def seeds(count: int) -> list[dict[str, str]]:
     """Self-written triples, each recognisable by its number."""
     return [
@@ -240,3 +257,18 @@ def forks() -> Iterator[Forks]:
 
     with Forks() as helper:
         yield helper
+
+
+@pytest.fixture(scope="session")
+def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a finished run with everything in it that breaks a reader, made once; nobody writes to it."""
+    from exported import grown
+
+    return grown(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def finished(finished_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """A copy of the finished run. Exporting needs no service, no key and no network."""
+    shutil.copytree(finished_root, tmp_path / "run")
+    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing, redirect_stdout
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
-import pytest
-from conftest import Bench, Capture, seeds
+from conftest import Bench, grow, seeds
 
-from batchgen import clock
 from batchgen.files import Layout
 from batchgen.local.backends import Prompt, Scripted, default_text
-from batchgen.local.server import LocalService
 from batchgen.readback import verify_exports
 from batchgen.session import Session
 from batchgen.settings import load
@@ -52,19 +49,12 @@ def hostile_seeds() -> list[dict[str, str]]:
 
 def grown(folder: Path) -> Path:
     """The root of a finished run of these seeds."""
-    capture, service = Capture(), LocalService(backend=Scripted(hostile_text), job_seconds=0.0)
-    bench = Bench(folder / "run", service, capture)  # type: ignore[arg-type] # see Capture
-    service.start()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(capture.stream):
-        for name, value in bench.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(clock, "now", service.world.now)
-        patch.setattr(clock, "sleep", service.world.advance)
+
+    def prepare(bench: Bench) -> None:
         bench.configure("[batches]\nmax_requests = 7\n")
         assert bench.prepare(hostile_seeds()).code == 0
-        bench.ticks()
-    service.stop()
-    return bench.root
+
+    return grow(folder / "run", prepare, backend=Scripted(hostile_text)).root
 
 
 def export(bench: Bench, form: str, output: Path, *options: str) -> Any:

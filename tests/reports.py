@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode
-from collections.abc import Callable
-from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pytest
-from conftest import Bench, Capture, seeds
+from conftest import Bench, grow, seeds
 
-from batchgen import clock
-from batchgen.local.backends import Scripted
 from batchgen.local.server import LocalService
 
 COUNT = 12
@@ -80,22 +75,6 @@ def arm(service: LocalService) -> None:
     """Number 5 is blocked for ever at round 3's answer, number 6 is truncated once."""
     service.faults.rows("text", key=r"r1-000005\.r3\.answer", text="")
     service.faults.rows("truncated", key=r"r1-000006\.r2\.answer\.a1\.")
-
-
-def grow(root: Path, prepare: Callable[[Bench], object], ticks: int = 40) -> Bench:
-    """A run grown at `root` by a service of its own, which is gone afterwards: reports need none."""
-    said, service = Capture(), LocalService(backend=Scripted(), job_seconds=0.0)
-    bench = Bench(root, service, said)  # type: ignore[arg-type] # see Capture
-    service.start()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said.stream):
-        for name, value in bench.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(clock, "now", service.world.now)
-        patch.setattr(clock, "sleep", service.world.advance)
-        prepare(bench)
-        bench.ticks(ticks)
-    service.stop()
-    return bench
 
 
 def troubled(root: Path) -> Bench:

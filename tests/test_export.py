@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, seeds
-from exported import COUNT, EQUAL, HOSTILE, TWINS, export, grown, problems, records
+from exported import COUNT, EQUAL, HOSTILE, TWINS, export, problems, records
 from huggingface_hub import DatasetCard
 
 from batchgen import card
@@ -22,19 +21,6 @@ from batchgen.quality import LABELS
 from batchgen.session import Session
 from batchgen.settings import load
 from batchgen.store import Store
-
-
-@pytest.fixture(scope="module")
-def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a finished run, made once; nobody writes to it."""
-    return grown(tmp_path_factory.mktemp("finished"))
-
-
-@pytest.fixture
-def finished(finished_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
-    """A copy of the finished run. Exporting needs no service, no key and no network."""
-    shutil.copytree(finished_root, tmp_path / "run")
-    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
 
 
 @pytest.fixture

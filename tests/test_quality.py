@@ -15,14 +15,12 @@ from conftest import REPOSITORY, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen import copies as near_copies
 from batchgen import patterns, quality
-from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
 from batchgen.dialogue import Conversation, Stage, Turn
 from batchgen.likeness import echoes, loops, scripts, shingles
 from batchgen.prompts import prompt
 from batchgen.quality import ALL, CONTEXT, FLAGS, LABELS, TURNS, expand, labels, table
-from batchgen.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, held_out, survey
+from batchgen.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, survey
 
 PLAIN = Turn(
     "How do I store bread?", "Put it in a sealed bag in the sun.", "Keep it dry, in paper, at room temperature."
@@ -355,75 +353,6 @@ def test_chunks_do_not_change_what_is_found() -> None:
     assert together == [found for chunk in chunks for found in labels(parts.measure(chunk))]
 
 
-def related(chance: Random) -> list[Conversation]:
-    """Dialogues of all degrees of likeness: each is a few words off one of a handful."""
-    themes = [[f"word{chance.randrange(2000)}" for _ in range(90)] for _ in range(5)]
-    dialogues = []
-    for number in range(1, 61):
-        words = list(chance.choice(themes))
-        for _ in range(chance.randrange(12)):
-            words[chance.randrange(len(words))] = f"word{chance.randrange(2000)}"
-        dialogues.append(Conversation(number, (Turn(*(" ".join(words[at::3]) for at in range(3))),)))
-    return dialogues
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
-    dialogues = related(Random(seed))
-    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
-    expected = copies(chunks)
-    assert expected
-    looked: list[int] = []
-
-    def again(numbers: pl.Series) -> list[pl.DataFrame]:
-        looked.extend(numbers)
-        return [table(dialogues[number - 1] for number in numbers)]
-
-    assert survey(chunks).copies == survey(iter(chunks), again).copies == expected
-    assert {*expected, *expected.values()} <= {*looked}
-    assert len(looked) < len(dialogues)
-
-
-def test_little_is_kept_of_a_conversation() -> None:
-    """However long its texts are: its number and four bytes for each band."""
-    with Bands() as kept:
-        kept.learn(band_hashes(table(Conversation(n, (Turn(f"{n} " * 2000, STORM * 9, "c"),)) for n in range(1, 101))))
-        assert sum(frame.estimated_size() for frame in kept.frames) <= 100 * (8 + 4 * BANDS)
-
-
-@pytest.mark.parametrize("kept", [1, 25, 1000])
-def test_what_is_put_away_is_found_again(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    dialogues = related(Random(7))
-    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
-    expected = survey(chunks).copies
-    assert expected
-    monkeypatch.setattr(near_copies, "IN_MEMORY", kept)
-    monkeypatch.setattr(near_copies, "_AT_ONCE", 7)
-    monkeypatch.setattr(near_copies, "PART", 13)
-    assert survey(chunks).copies == expected
-
-
-@pytest.mark.parametrize("first", [0, 3, 20])
-@pytest.mark.parametrize("seed", range(3))
-def test_what_memory_has_no_room_for_is_compared_as_exactly(
-    monkeypatch: pytest.MonkeyPatch, seed: int, first: int
-) -> None:
-    chunks = [table(related(Random(seed)))]
-    expected = copies(chunks)
-    assert expected
-    assert len({*expected.values()}) > 1
-    monkeypatch.setattr(near_copies, "FIRST", first)
-    monkeypatch.setattr(near_copies, "RECENT", 2)
-    assert copies(chunks) == expected
-
-
-@given(st.lists(st.tuples(*[st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])] * 2), max_size=PERMUTATIONS))
-def test_places_that_differ_are_counted(pairs: list[tuple[int, int]]) -> None:
-    places = [*pairs, *[(0, 0)] * (PERMUTATIONS - len(pairs))]
-    one, other = (int.from_bytes(near_copies._SIGNATURE.pack(*side), "little") for side in zip(*places, strict=True))
-    assert near_copies._differing(one, other) == sum(left != right for left, right in pairs)
-
-
 @pytest.mark.parametrize("size", [20, 21, 200])
 def test_usual_lengths_are_medians_of_logarithms(size: int) -> None:
     """Lengths are counted, not kept; the bounds are those of the formula over all of them."""
@@ -473,17 +402,6 @@ def test_names_are_read_as_people_mean_them() -> None:
     assert expand("refusal:answer") == ("refusal:answer",)
     assert expand("near_duplicate") == ("near_duplicate",)
     assert expand("refusal:question") == expand("nonsense") == expand("") == ()
-
-
-def test_the_split_keeps_together_what_belongs_together() -> None:
-    dialogues = [Conversation(n, (PLAIN._replace(question=f"What is {n // 4} times 2?"),)) for n in range(1, 401)]
-    found = survey([table(dialogues)])
-    test = held_out(found.together, 0.1, 42)
-    assert 40 <= len(test) < 44
-    assert test == held_out(found.together.sample(fraction=1, shuffle=True, seed=1), 0.1, 42)
-    assert test != held_out(found.together, 0.1, 43)
-    assert {n // 4 for n in test}.isdisjoint(n // 4 for n in range(1, 401) if n not in test)
-    assert held_out(found.together.head(2), 0.5, 1) == frozenset()  # one group cannot be split
 
 
 def test_flags_are_described() -> None:

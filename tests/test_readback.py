@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
 import pytest
-from conftest import Bench
-from exported import REJECTED, export, grown, problems, records
+from exported import REJECTED, export, problems, records
 
 from batchgen import export as exporting
 from batchgen import readback, rounds
@@ -20,18 +19,8 @@ from batchgen.files import Layout
 from batchgen.formats import FORMATS
 from batchgen.store import Store
 
-
-@pytest.fixture(scope="module")
-def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a finished run, made once; nobody writes to it."""
-    return grown(tmp_path_factory.mktemp("finished"))
-
-
-@pytest.fixture
-def finished(finished_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
-    """A copy of the finished run. Exporting needs no service, no key and no network."""
-    shutil.copytree(finished_root, tmp_path / "run")
-    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+if TYPE_CHECKING:
+    from conftest import Bench
 
 
 def spoil(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:

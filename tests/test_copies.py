@@ -1,0 +1,102 @@
+"""Near-duplicate conversations: found exactly, whatever fits into memory, and kept together by a split."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchgen import copies as near_copies
+from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
+from batchgen.dialogue import Conversation, Turn
+from batchgen.quality import table
+from batchgen.survey import held_out, survey
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def related(chance: Random) -> list[Conversation]:
+    """Dialogues of all degrees of likeness: each is a few words off one of a handful."""
+    themes = [[f"word{chance.randrange(2000)}" for _ in range(90)] for _ in range(5)]
+    dialogues = []
+    for number in range(1, 61):
+        words = list(chance.choice(themes))
+        for _ in range(chance.randrange(12)):
+            words[chance.randrange(len(words))] = f"word{chance.randrange(2000)}"
+        dialogues.append(Conversation(number, (Turn(*(" ".join(words[at::3]) for at in range(3))),)))
+    return dialogues
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
+    dialogues = related(Random(seed))
+    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = copies(chunks)
+    assert expected
+    looked: list[int] = []
+
+    def again(numbers: pl.Series) -> list[pl.DataFrame]:
+        looked.extend(numbers)
+        return [table(dialogues[number - 1] for number in numbers)]
+
+    assert survey(chunks).copies == survey(iter(chunks), again).copies == expected
+    assert {*expected, *expected.values()} <= {*looked}
+    assert len(looked) < len(dialogues)
+
+
+def test_little_is_kept_of_a_conversation() -> None:
+    """However long its texts are: its number and four bytes for each band."""
+    with Bands() as kept:
+        kept.learn(band_hashes(table(Conversation(n, (Turn(f"{n} " * 2000, "s" * 1000, "c"),)) for n in range(1, 101))))
+        assert sum(frame.estimated_size() for frame in kept.frames) <= 100 * (8 + 4 * BANDS)
+
+
+@pytest.mark.parametrize("kept", [1, 25, 1000])
+def test_what_is_put_away_is_found_again(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    dialogues = related(Random(7))
+    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = survey(chunks).copies
+    assert expected
+    monkeypatch.setattr(near_copies, "IN_MEMORY", kept)
+    monkeypatch.setattr(near_copies, "_AT_ONCE", 7)
+    monkeypatch.setattr(near_copies, "PART", 13)
+    assert survey(chunks).copies == expected
+
+
+@pytest.mark.parametrize("first", [0, 3, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_memory_has_no_room_for_is_compared_as_exactly(
+    monkeypatch: pytest.MonkeyPatch, seed: int, first: int
+) -> None:
+    chunks = [table(related(Random(seed)))]
+    expected = copies(chunks)
+    assert expected
+    assert len({*expected.values()}) > 1
+    monkeypatch.setattr(near_copies, "FIRST", first)
+    monkeypatch.setattr(near_copies, "RECENT", 2)
+    assert copies(chunks) == expected
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])] * 2), max_size=PERMUTATIONS))
+def test_places_that_differ_are_counted(pairs: list[tuple[int, int]]) -> None:
+    places = [*pairs, *[(0, 0)] * (PERMUTATIONS - len(pairs))]
+    one, other = (int.from_bytes(near_copies._SIGNATURE.pack(*side), "little") for side in zip(*places, strict=True))
+    assert near_copies._differing(one, other) == sum(left != right for left, right in pairs)
+
+
+def test_the_split_keeps_together_what_belongs_together() -> None:
+    dialogues = [
+        Conversation(n, (Turn(f"What is {n // 4} times 2?", "I do not know.", f"It is {n // 4 * 2}."),))
+        for n in range(1, 401)
+    ]
+    found = survey([table(dialogues)])
+    test = held_out(found.together, 0.1, 42)
+    assert 40 <= len(test) < 44
+    assert test == held_out(found.together.sample(fraction=1, shuffle=True, seed=1), 0.1, 42)
+    assert test != held_out(found.together, 0.1, 43)
+    assert {n // 4 for n in test}.isdisjoint(n // 4 for n in range(1, 401) if n not in test)
+    assert held_out(found.together.head(2), 0.5, 1) == frozenset()  # one group cannot be split
