@@ -16,6 +16,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen import counting
 from batchgen.costs import REQUEST_OVERHEAD_TOKENS, Formula, Rate, price_list, prompt_tokens, rate, tokens
 from batchgen.outcomes import Usage
 from batchgen.prompts import Message, Prompt
@@ -88,15 +89,31 @@ def features(text: str) -> Iterator[float]:
     yield sum(character.isdecimal() for character in text)
     yield sum(not character.isalnum() and not character.isspace() for character in text)
     yield len(re.findall("\n+", text))
+    others = re.sub("[\0-\x7f\u00c0-\u024f]", "", text)
+    yield sum(
+        letter.isalnum() and not letter.isdecimal() and not any(low <= ord(letter) <= high for low, high in ranges)
+        for letter in others
+    )
+
+
+# The last and the first characters of what is counted alike: a range that is a little off is seen at them alone.
+EDGES = "\u00bf\u00c0\u00d7\u01ff\u0200\u023f\u0240\u024f\u0250\u3040\u30ff\u3400\u9fff\ua000\uabff\uac00\ud7af"
+EDGES += "\uf900\ufaff\ufb00az09 \n\r\t\u0663\u0969\u044f\u0e01\u00b2\u3002\u0085\u2028"
 
 
 @settings(deadline=None)
-@given(st.text(st.characters(codec="utf-8")) | st.text(st.characters(codec="ascii")))
+@given(st.text(st.characters(codec="utf-8")) | st.text(st.characters(codec="ascii")) | st.text(EDGES, min_size=5))
 def test_both_ways_of_counting_follow_the_definition(text: str) -> None:
+    assert list(counting.features(text)) == list(features(text))
     for at in range(len(Formula._fields)):
         weights = [0.0] * len(Formula._fields)
         weights[at] = 1.0
         assert tokens(text, Formula(*weights)) == list(features(text))[at]
+
+
+@pytest.mark.parametrize("character", EDGES)
+def test_every_edge_of_a_range_is_counted_by_the_definition(character: str) -> None:
+    assert list(counting.features(character)) == list(features(character))
 
 
 def test_a_prompt_costs_its_texts_and_a_little_more() -> None:

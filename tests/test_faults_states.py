@@ -212,6 +212,23 @@ def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) ->
     assert scene.bench.files() == expected
 
 
+def test_rare_answers_must_be_as_many_in_a_row(make_bench: Make) -> None:
+    """Long enough is not often enough, and what was said before the job was known again does not count."""
+    scene = Scene.of(make_bench, 4, job_seconds=40 * HOUR)
+    scene.tick()
+    unknown = Fault(endpoint="get", action=Status(404, "Not found."), times=4)
+    scene.bench.service.faults.add(unknown)
+    for _ in range(4):
+        assert scene.tick(2.5 * HOUR).code == 75
+    assert scene.tick().code == 0
+    scene.bench.service.faults.add(unknown, unknown)
+    for _ in range(4):
+        assert scene.tick(2.5 * HOUR).code == 75
+    assert scene.jobs() == 1
+    assert scene.tick(1.0).code == 3
+    assert [state for _, _, state in scene.batches()] == ["lost", "in_flight", "in_flight"]
+
+
 def test_a_job_missing_from_a_listing_is_not_lost(make_bench: Make) -> None:
     expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5, most=1, job_seconds=2 * HOUR)

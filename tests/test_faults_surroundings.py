@@ -208,6 +208,28 @@ def test_38_clock_jumps_while_jobs_run(
 
 @pytest.mark.fault(
     38,
+    "the clock is set back while a job's own address answers 404",
+    injected="-7 d",
+    seen="lost after five answers over two hours, as ever",
+)
+def test_38_a_clock_set_back_cannot_keep_a_lost_job_alive(
+    expected: dict[str, bytes], make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = start(make_bench())
+    jump = Jump(bench, monkeypatch)
+    assert tick(bench).code == 0
+    bench.service.faults.add(Fault(endpoint="get", action=Status(404, "Not found."), times=5))
+    jump.seconds = 7 * DAY
+    assert tick(bench).code == 75
+    jump.seconds = 0
+    assert [tick(bench, 45 * 60).code for _ in range(4)] == [75, 75, 75, 3]
+    bench.ticks()
+    finished(bench)
+    assert bench.files() == expected
+
+
+@pytest.mark.fault(
+    38,
     "the clock jumps while a create is unclear",
     injected="-2 h, +3 d",
     seen="no second batch; adopted when it is listed",

@@ -11,7 +11,7 @@ from conftest import REPOSITORY, Bench, seeds
 from invariants import ROUNDS
 from scenes import HOUR, Make
 
-from batchgen import rounds
+from batchgen import clock, rounds
 
 CONVERSATIONS = 12
 ONE_BY_ONE = f"{ROUNDS}batches.max_requests = 3\ngemini.concurrent_batches = 1\n"
@@ -70,6 +70,14 @@ def test_an_hour_is_long_enough(bench: Bench) -> None:
     until(bench, 6)
     assert len(ids(bench)) == 3
     tick(bench, HOUR + 1)
+    assert len(ids(bench)) == bench.status()["complete"] >= 6
+
+
+def test_a_clock_set_back_does_not_make_a_file_wait_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    until(bench, 6)
+    assert len(ids(bench)) == 3
+    monkeypatch.setattr(clock, "now", lambda: bench.service.world.now() - 24 * HOUR)
+    tick(bench)
     assert len(ids(bench)) == bench.status()["complete"] >= 6
 
 

@@ -1,0 +1,61 @@
+"""What the store itself refuses or forgives, whoever asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchgen.dialogue import Stage, Step, Turn
+from batchgen.outcomes import Reason
+from batchgen.records import Batch, Plan, Settled
+from batchgen.store import Store
+
+QUESTION = Step(2, Stage.QUESTION)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite")
+    opened.replace_seeds([Turn("q", "a", "c")] * 4, {"run": "beef", "prepared": ""})
+    yield opened
+    opened.close()
+
+
+def planned(store: Store, name: str, attempt: int = 0, *, conversations: int = 2) -> Batch:
+    rows = store.ready(QUESTION, attempt, after=0, limit=conversations)
+    plan = Plan(name, QUESTION.position, attempt + 1, "gemini", "m", len(rows), 9, "", 1, 1, None, None, 0.0)
+    return store.plan(plan, rows)
+
+
+def test_nobody_is_bought_twice(store: Store) -> None:
+    """A plan for a conversation that another batch holds is entered not at all."""
+    rows = store.ready(QUESTION, 0, after=0, limit=3)
+    first = planned(store, "first")
+    with pytest.raises(AssertionError, match="bought twice"):
+        store.plan(Plan("second", QUESTION.position, 1, "gemini", "m", 3, 9, "", 1, 1, None, None, 0.0), rows)
+    assert [batch.name for batch in store.batches()] == ["first"]
+    assert store.held_numbers(first.batch) == [1, 2]
+    assert [row.number for row in store.ready(QUESTION, 0, after=0, limit=9)] == [3, 4]
+
+
+def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
+    """Or the text of a late result would stand where another one was accepted."""
+    batch = planned(store, "first")
+    settled = [Settled(number, Reason.ACCEPTED, "text", "") for number in (1, 2, 3)]
+    with pytest.raises(AssertionError, match="does not hold"):
+        store.settle(batch, settled, {}, max_attempts=3)
+    assert list(store.texts_of(batch)) == []
+    assert store.batch(batch.batch).state == "planned"
+
+
+def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
+    """Refused as a whole after attempts that failed: nobody is left behind for it, at whatever limit."""
+    batch = planned(store, "first")
+    failed = [Settled(number, Reason.EMPTY, "", "no text") for number in (1, 2)]
+    store.settle(batch, failed, {}, max_attempts=3)
+    again = planned(store, "again", 1)
+    store.release(again, "refused", error="no")
+    assert [(row.number, row.strikes) for row in store.ready(QUESTION, 2, after=0, limit=9)] == [(1, 1), (2, 1)]
+    assert store.rejected() == 0
