@@ -121,10 +121,12 @@ def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, jo
             return _missing(session, batch)
         except REFUSALS as error:
             raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
+    # At the first look nothing was waited for yet, though the clock goes on while it is taken.
+    waited = 0.0 if batch.ended_at is None else session.now() - batch.ended_at
     batch = _note(session, batch, job)
     if not job.state.ended:
         return False
-    return _book(session, provider, remote, batch, job)
+    return _book(session, provider, remote, batch, job, waited)
 
 
 def _note(session: Session, batch: Batch, job: Job) -> Batch:
@@ -174,9 +176,8 @@ def _missing(session: Session, batch: Batch) -> bool:
     return True
 
 
-def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job) -> bool:
-    """Fetch whatever an ended job offers, and book it."""
-    waited = session.now() - (batch.ended_at or session.now())
+def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job, waited: float) -> bool:
+    """Fetch whatever a job offers that was first seen ended `waited` seconds ago, and book it."""
     keys = session.keys(batch)
     try:
         _expect_results(session, batch, job, waited)

@@ -157,6 +157,22 @@ def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
     scene.finish(every=10 * HOUR)
 
 
+def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: Make) -> None:
+    """Results may be named only a moment after the end: none are bought again that are there already."""
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(
+        provider="gemini", times=1, end="BATCH_STATE_CANCELLED", share=1.0, output_after_seconds=MINUTE
+    )
+    scene.tick()
+    first = scene.tick()
+    assert first.code == 75
+    assert "names no results" in first.err
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
 # ---------------------------------------------------------------- polling
 
 
@@ -210,6 +226,42 @@ def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) ->
     assert scene.bench.status()["cost"]["reserved_usd"] > 0
     scene.finish()
     assert scene.bench.files() == expected
+
+
+def test_a_provider_in_trouble_is_not_asked_for_the_next_batch(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4, most=2)
+    scene.tick()
+    assert scene.jobs() == 2
+    scene.bench.service.faults.add(Fault(endpoint="get", action=Status(503), times=0))
+    assert scene.tick(MINUTE).code == 75
+    assert len(scene.bench.service.world.seen("gemini", "get")) == 3  # of one batch, patiently
+
+
+def test_a_batch_that_needs_a_person_does_not_hold_up_the_next(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4, most=2)
+    faults = scene.bench.service.faults
+    faults.job(provider="gemini", times=1, output="none")
+    faults.job(provider="gemini", times=1, states=[["BATCH_STATE_RUNNING", 8 * HOUR]])
+    scene.tick()
+    assert scene.tick(HOUR).code == 75
+    needs_person = scene.tick(8 * HOUR)
+    assert needs_person.code == 3
+    assert "It ended 8 h ago" in needs_person.err
+    assert scene.batches() == [(1, 2, "in_flight"), (1, 2, "collected")]
+
+
+def test_a_job_began_when_it_was_first_seen_at_work(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    waits, works = ["BATCH_STATE_PENDING", HOUR], ["BATCH_STATE_RUNNING", 3 * HOUR]
+    scene.bench.service.faults.job(provider="gemini", times=1, states=[waits, works])
+    scene.tick()
+    seen = []
+    for _ in range(5):
+        scene.tick(0.75 * HOUR)
+        seen.append((scene.bench.service.world.now(), ledger(scene.bench).batches[0]["started_at"]))
+    began = [started for _, started in seen]
+    assert began[0] is None
+    assert began[1:] == [pytest.approx(seen[1][0], abs=MINUTE)] * 4
 
 
 def test_rare_answers_must_be_as_many_in_a_row(make_bench: Make) -> None:
