@@ -13,6 +13,7 @@ import pytest
 from invariants import ROUNDS, finished, undisturbed
 from scenes import Make, Scene
 
+from batchgen import placing
 from batchgen.local.backends import Prompt, Scripted
 from batchgen.outcomes import POLICY, Reason
 
@@ -297,6 +298,17 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
     assert ("none of its keys is believed" in said) == (again == 12)
     assert [(reason, attempt) for _, reason, attempt in failures(scene.bench)] == [("misplaced", 1)] * again
     assert scene.bench.files() == expected
+
+
+@pytest.mark.parametrize(("least", "again"), [(2, 2), (1, 12)])
+def test_a_batch_is_believed_up_to_so_many_swaps(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch, least: int, again: int
+) -> None:
+    monkeypatch.setattr(placing, "WHOLE_BATCH_LEAST", least)
+    scene = scene_of_topics(make_bench, 12, "swapped")
+    scene.bench.service.faults.rows("swapped", key=r"\.question\.a1\.", indexes=[1, 4])
+    scene.finish()
+    assert len(failures(scene.bench)) == again
 
 
 def test_texts_that_say_nothing_of_their_request_are_not_suspected(make_bench: Make) -> None:
