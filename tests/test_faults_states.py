@@ -262,6 +262,10 @@ def test_a_job_began_when_it_was_first_seen_at_work(make_bench: Make) -> None:
     began = [started for _, started in seen]
     assert began[0] is None
     assert began[1:] == [pytest.approx(seen[1][0], abs=MINUTE)] * 4
+    scene.tick(HOUR)
+    first = ledger(scene.bench).batches[0]
+    assert first["ended_at"] <= first["collected_at"] <= scene.bench.service.world.now()
+    assert first["collected_at"] == pytest.approx(scene.bench.service.world.now(), abs=MINUTE)
 
 
 def test_rare_answers_must_be_as_many_in_a_row(make_bench: Make) -> None:
@@ -515,6 +519,7 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     result = scene.tick(HOUR)
     assert "given up, but its job batches/" in result.err
     assert "exists after all" in result.err
+    assert scene.batches()[0] == (1, 4, "abandoned")  # nothing that was given up counts as bought
     now, more = texts_and_bill(scene.bench)
     assert texts.items() <= now.items()
     assert more > paid

@@ -1,14 +1,18 @@
-"""What the store itself refuses or forgives, whoever asks it."""
+"""What the store itself refuses, forgives and gives, whoever asks it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from batchgen import booking
 from batchgen.dialogue import Stage, Step, Turn
 from batchgen.outcomes import Reason
+from batchgen.placing import CHARACTERS
 from batchgen.records import Batch, Plan, Settled
 from batchgen.store import Store
 
@@ -48,6 +52,16 @@ def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
         store.settle(batch, settled, {}, max_attempts=3)
     assert list(store.texts_of(batch)) == []
     assert store.batch(batch.batch).state == "planned"
+
+
+def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
+    """What a reply answers was said last."""
+    store.replace_seeds([Turn(f"{number} " * CHARACTERS, "a", f"the end of {number}") for number in (1, 2)], {})
+    batch = planned(store, "first")
+    session: Any = SimpleNamespace(store=store)
+    found = booking._requests(session, batch, ["one", "two"])
+    assert [(key, len(said)) for key, said in found.items()] == [("one", CHARACTERS), ("two", CHARACTERS)]
+    assert [said[-14:] for said in found.values()] == ["a the end of 1", "a the end of 2"]
 
 
 def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
