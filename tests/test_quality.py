@@ -377,7 +377,6 @@ TEXT = st.text(max_size=60) | st.text(
 DIALOGUE = st.lists(st.builds(Turn, TEXT, TEXT, TEXT), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(DIALOGUE, max_size=4))
 def test_no_text_makes_a_flag_fall(dialogues: list[list[Turn]]) -> None:
     turns = table(Conversation(number, tuple(each)) for number, each in enumerate(dialogues, start=1))

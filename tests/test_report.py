@@ -61,6 +61,23 @@ def troubled_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return troubled(tmp_path_factory.mktemp("troubled") / "run").root
 
 
+@pytest.fixture(scope="module")
+def html(troubled_root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Its page, written once for all who only read it."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    layout = Layout(troubled_root)
+    store = Store.read(layout.store)
+    assert store is not None
+    with closing(Session(layout, load(troubled_root), store, {})) as one:
+        report(one, path, 2000)
+    return path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
 @pytest.fixture
 def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     """A copy of it. A report needs no service, no key and no network."""
@@ -163,8 +180,7 @@ def test_steps_say_what_the_store_holds(finished: Bench) -> None:
     assert by_name["round 3 answer"].yielded == pytest.approx((COUNT - 1) / (COUNT + 2))
 
 
-def test_report_receipt_and_status_agree_to_the_cent(finished: Bench) -> None:
-    _, page = written(finished)
+def test_report_receipt_and_status_agree_to_the_cent(finished: Bench, page: Page) -> None:
     total = finished.run("receipt", "--json").json["total"]
     assert total["usd"] == pytest.approx(finished.status()["cost"]["spent_usd"], abs=1e-6)
     cells = page.texts("td")
@@ -198,8 +214,7 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     assert "+3 brought along" in written(bench)[1].texts("span")
 
 
-def test_flags_are_those_of_an_export(finished: Bench) -> None:
-    _, page = written(finished)
+def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
     exported = finished.run("export", "--format", "aligner", "--output", str(finished.root / "all.jsonl"), "--json")
     flags = {attributes["data-flag"] for _, attributes, _ in page.elements if "data-flag" in attributes}
     assert flags == set(exported.json["flags"])
@@ -239,8 +254,7 @@ def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:
 # ---------------------------------------------------------------- texts are data
 
 
-def test_every_conversation_can_be_read_as_the_store_holds_it(finished: Bench) -> None:
-    _, page = written(finished)
+def test_every_conversation_can_be_read_as_the_store_holds_it(finished: Bench, page: Page) -> None:
     names = {one["i"]: one for one in page.unpacked()["items"]}
     with closing(session(finished)) as one:
         for conversation in one.store.conversations(range(1, COUNT + 1)):
@@ -252,8 +266,7 @@ def test_every_conversation_can_be_read_as_the_store_holds_it(finished: Bench) -
     assert SCRIPT in names[HOSTILE_ID]["t"][0][0]
 
 
-def test_markup_of_a_seed_is_nowhere_in_the_page(finished: Bench, tmp_path: Path) -> None:
-    html = (finished.root / written(finished)[0]["output"]).read_text("utf-8")
+def test_markup_of_a_seed_is_nowhere_in_the_page(html: str) -> None:
     assert "pwned" not in html
     assert CHINESE["question"] not in html
 
@@ -261,11 +274,10 @@ def test_markup_of_a_seed_is_nowhere_in_the_page(finished: Bench, tmp_path: Path
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> {{ 7*7 }} ${1} @packed@ --> ]]> \u2028"
 
 
-def test_words_of_providers_and_models_are_escaped(finished: Bench) -> None:
+def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) -> None:
     """The same page with hostile words in every place that somebody else writes has the same elements."""
     store = Store.open(Layout(finished.root).store)
     with closing(store):
-        before = written(finished)[1]
         database = store._database
         database.execute("INSERT INTO waits VALUES ('gemini/x', NULL, 1, 'x')")
         database.execute("UPDATE batches SET error = 'x'")
@@ -275,7 +287,7 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench) -> None:
         database.execute("UPDATE meta SET value = ? WHERE key LIKE 'model:%'", (HOSTILE,))
         database.execute("UPDATE conversations SET detail = ? WHERE reason IS NOT NULL", (HOSTILE,))
         after = written(finished)[1]
-    assert len(plain.tags) > len(before.tags)
+    assert len(plain.tags) > len(page.tags)
     kinds = [tag for tag in after.tags if tag in {"script", "img"}]
     assert kinds == ["script", "script"]
     assert Counter(after.tags)["td"] == Counter(plain.tags)["td"]
@@ -284,8 +296,7 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench) -> None:
     assert {item["w"][3] for item in after.unpacked()["items"] if item["s"] == "rejected"} == {HOSTILE}
 
 
-def test_the_page_may_do_nothing_but_run_its_own_script(finished: Bench) -> None:
-    _, page = written(finished)
+def test_the_page_may_do_nothing_but_run_its_own_script(page: Page) -> None:
     (policy,) = [found["content"] for _, found, _ in page.elements if found.get("http-equiv")]
     code = {b64encode(sha256(text.encode()).digest()).decode() for text in page.texts("style") + page.texts("script")}
     allowed = set(re.findall(r"'sha256-([^']+)'", policy or ""))
@@ -298,8 +309,7 @@ def test_the_page_may_do_nothing_but_run_its_own_script(finished: Bench) -> None
     assert {value[0] for name, value in attributes if name == "href"} == {"#"}
 
 
-def test_charts_are_drawings_in_both_widths_with_words_for_who_cannot_see_them(finished: Bench) -> None:
-    _, page = written(finished)
+def test_charts_are_drawings_in_both_widths_with_words_for_who_cannot_see_them(page: Page) -> None:
     figures = [found.get("aria-label") or "" for tag, found, _ in page.elements if found.get("role") == "img"]
     assert len(figures) == 6
     assert figures[0].startswith(f"Conversations per step. round 2 question: {COUNT} done, 0 left behind of {COUNT}")
@@ -369,15 +379,15 @@ def test_rare_classes_are_in_a_sample() -> None:
     assert len(found) == 100
 
 
-def test_a_page_of_a_sample_says_so(finished: Bench) -> None:
-    value, page = written(finished, "--conversations", "6")
+def test_a_page_of_a_sample_says_so(finished: Bench, page: Page) -> None:
+    value, sample = written(finished, "--conversations", "6")
     assert value["shown"] == 6
-    identities = [item["i"] for item in page.unpacked()["items"]]
+    identities = [item["i"] for item in sample.unpacked()["items"]]
     assert BLOCKED_ID in identities
     assert EQUAL_ID in identities
     assert identities == sorted(identities)
-    assert any(text.startswith(f"This page shows 6 of {COUNT} conversations") for text in page.texts("p"))
-    assert not any(text.startswith("This page shows") for text in written(finished)[1].texts("p"))
+    assert any(text.startswith(f"This page shows 6 of {COUNT} conversations") for text in sample.texts("p"))
+    assert not any(text.startswith("This page shows") for text in page.texts("p"))
 
 
 def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Bench) -> None:
