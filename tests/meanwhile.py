@@ -1,4 +1,4 @@
-"""What happens while a command waits for an answer: somebody looks, lets go, or presses Ctrl-C."""
+"""What happens while a command waits for an answer: somebody looks, lets go, or presses Ctrl-C. And how it goes on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 from conftest import REPOSITORY, Bench
+from invariants import ROUNDS, finished
 
 PATIENCE_SECONDS = 60.0  # how long an answer is held back that nobody lets go; machines may be busy
 Condition = Callable[[], bool]
@@ -59,3 +60,12 @@ def interrupted(bench: Bench, arguments: Sequence[str], condition: Condition) ->
     assert process.returncode == 130
     assert "Interrupted. Nothing is lost" in said
     assert "Traceback" not in said
+
+
+def goes_on(bench: Bench, after: float = 0.0) -> None:
+    """Nothing is wrong any more: the run ends well. What is not planned yet goes in one batch a step: that is quick."""
+    bench.service.faults.clear()
+    bench.configure(f"{ROUNDS}batches.reconcile_grace_seconds = 20\n")
+    bench.service.world.advance(after)
+    bench.ticks()
+    finished(bench)

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import pytest
 from conftest import Bench, seeds
-from invariants import ROUNDS, Make, Watch, finished, ledger
-from meanwhile import PATIENCE_SECONDS, interrupted, released
+from invariants import ROUNDS, Make, Watch, ledger
+from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
 from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
 from batchgen.errors import NotReady
@@ -58,10 +58,9 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
     assert bench.run("collect").code == 75
     states = [row["state"] for row in ledger(bench).batches]
     assert states == ["collected"] * unlucky + ["in_flight"] * (BATCHES - unlucky)
-    bench.service.faults.clear()
-    bench.ticks()
-    Watch(bench).check()
-    finished(bench)
+    watch = Watch(bench)
+    goes_on(bench)
+    watch.check()
 
 
 def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
@@ -69,10 +68,9 @@ def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     ready(bench, "gemini")
     bench.service.faults.add(Fault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, ["collect"], lambda: downloads(bench, "gemini") >= BATCHES)
-    bench.service.faults.clear()
-    bench.ticks()
-    Watch(bench).check()
-    finished(bench)
+    watch = Watch(bench)
+    goes_on(bench)
+    watch.check()
 
 
 class Shelf:

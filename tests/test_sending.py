@@ -9,8 +9,8 @@ from threading import Thread
 import pytest
 from conftest import Bench, seeds
 from forks import KILLED, Forks
-from invariants import ROUNDS, Make, Watch, finished, ledger
-from meanwhile import PATIENCE_SECONDS, interrupted, released
+from invariants import ROUNDS, Make, Watch, ledger
+from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
 from batchgen import sending, threads
 from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
@@ -19,6 +19,7 @@ BATCHES = 5
 # The commands that lead up to the provider's first batches, and the one that sends them.
 UP_TO = {"gemini": [], "together": [["submit", "--stage", "question"], ["collect"]]}
 SEND = {"gemini": ["submit", "--stage", "question"], "together": ["submit", "--stage", "answer"]}
+BEYOND_EVERY_PAUSE = 3 * 3600.0
 GRACE = "reconcile_grace_seconds = 20\nhttp_timeout_seconds = 10\n"
 
 
@@ -58,8 +59,7 @@ def test_calls_overlap(provider: str, endpoint: str, bench: Bench) -> None:
         done = bench.run(*SEND[provider], "--json")
     assert (done.code, done.json["submitted"]) == (0, BATCHES)
     assert seen(bench, provider, "create") == BATCHES
-    bench.ticks()
-    finished(bench)
+    goes_on(bench)
 
 
 @pytest.mark.parametrize("provider", SEND)
@@ -128,11 +128,12 @@ def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> Non
     watch.check(said=(done.out, done.err))
     assert states(bench, provider).count("in_flight") >= 1
     bench.service.faults.clear()
-    for _ in range(2):
-        bench.service.world.advance(3 * 3600.0)  # beyond every back-off
-        bench.ticks()
-        watch.check()
-    finished(bench)
+    bench.configure(f"{ROUNDS}[batches]\n{GRACE}")
+    bench.service.world.advance(BEYOND_EVERY_PAUSE)
+    bench.run("collect", "--advance")
+    watch.check()
+    goes_on(bench, BEYOND_EVERY_PAUSE)
+    watch.check()
 
 
 @pytest.mark.parametrize("provider", SEND)
@@ -147,10 +148,10 @@ def test_one_quota_is_one_pause(provider: str, bench: Bench) -> None:
     assert [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)] == [1]
     assert sorted(states(bench, provider)) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
     bench.service.faults.clear()
-    bench.service.world.advance(3 * 3600.0)
-    bench.ticks()
-    finished(bench)
-    assert seen(bench, provider, "upload_start") == BATCHES * (2 if provider == "gemini" else 1)
+    bench.service.world.advance(BEYOND_EVERY_PAUSE)
+    assert bench.run(*SEND[provider]).code == 0
+    assert (seen(bench, provider, "upload_start"), states(bench, provider)) == (BATCHES, ["in_flight"] * BATCHES)
+    goes_on(bench)
 
 
 def paused(bench: Bench, provider: str) -> list[int]:
@@ -175,10 +176,7 @@ def test_a_yes_after_a_quota_does_not_end_the_pause(provider: str, bench: Bench)
     asked = seen(bench, provider, "create")
     bench.run(*SEND[provider])
     assert seen(bench, provider, "create") == asked
-    bench.service.faults.clear()
-    bench.service.world.advance(601.0)
-    bench.ticks()
-    finished(bench)
+    goes_on(bench, 601.0)
 
 
 @pytest.mark.parametrize("provider", SEND)
@@ -191,10 +189,7 @@ def test_a_quota_behind_another_trouble_is_a_pause_all_the_same(provider: str, b
     bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=quota))
     assert bench.run(*SEND[provider]).code == 75
     assert paused(bench, provider) == [1]
-    bench.service.faults.clear()
-    bench.service.world.advance(3 * 3600.0)
-    bench.ticks()
-    finished(bench)
+    goes_on(bench, BEYOND_EVERY_PAUSE)
 
 
 @pytest.mark.parametrize("provider", SEND)
@@ -207,7 +202,7 @@ def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Ben
     assert (seen(bench, provider, "create"), seen(bench, provider, "upload_start")) == (2, BATCHES)
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
     bench.service.faults.clear()
-    bench.service.world.advance(3 * 3600.0)
+    bench.service.world.advance(BEYOND_EVERY_PAUSE)
     assert bench.run(*SEND[provider]).code == 0
     assert seen(bench, provider, "upload_start") == BATCHES
 
@@ -221,9 +216,7 @@ def test_what_was_uploaded_ahead_of_a_refused_key_is_known(provider: str, bench:
     assert bench.run(*SEND[provider]).code == 2
     assert seen(bench, provider, "upload_start") == BATCHES
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
-    bench.service.faults.clear()
-    bench.ticks()
-    finished(bench)
+    goes_on(bench)
 
 
 @pytest.mark.usefixtures("trusting")
@@ -258,9 +251,7 @@ def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
     ready(bench, "gemini")
     bench.service.faults.add(Fault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, SEND["gemini"], lambda: seen(bench, "gemini", endpoint) >= 2)
-    bench.service.faults.clear()
-    bench.ticks()
-    finished(bench)
+    goes_on(bench)
 
 
 KILLS = 6  # in one run
@@ -279,8 +270,7 @@ def test_killed_among_several(point: str, make_bench: Make, forks: Forks) -> Non
         assert forks.run(bench, crash=crash, sure=0).code in {0, 75, KILLED}
         watch.check()
         bench.service.world.advance(30.0)
-    bench.ticks()
-    finished(bench)
+    goes_on(bench)
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
@@ -293,5 +283,4 @@ def test_killed_at_random_among_several(seed: int, make_bench: Make, forks: Fork
         assert outcome.code in ({0, 75, KILLED} if turn else {KILLED}), outcome
         watch.check(said=(outcome.out, outcome.err))
         bench.service.world.advance(30.0)
-    bench.ticks()
-    finished(bench)
+    goes_on(bench)
