@@ -64,6 +64,13 @@ def test_1_one_listing_is_not_enough(bench: Bench, forks: Forks, expected: dict[
     end(bench, expected, jobs=STEPS)
 
 
+def test_however_short_the_patience_two_listings_must_lack_the_job(bench: Bench, expected: dict[str, bytes]) -> None:
+    start(bench, "reconcile_grace_seconds = 0\n")
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Drop()))
+    assert [tick(bench, 60).code for _ in range(3)] == [75, 75, 0]
+    end(bench, expected, jobs=STEPS)
+
+
 @pytest.mark.fault(
     2,
     "killed after the create, before its id was written",
