@@ -19,7 +19,7 @@ from batchgen.errors import BatchgenError
 from batchgen.exits import hearing_interrupts, interrupted, os_error, speak_utf8, tell
 from batchgen.thrift import give_back, tell_polars
 
-KEY_VARIABLES = ("GEMINI_API_KEY", "TOGETHER_API_KEY")
+KEYS = "_API_KEY"  # how the variables of all providers end
 ROOMS = {
     "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
     "dataset": ("verify", "report", "export"),
@@ -67,8 +67,9 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     """
     from batchgen.logs import configure, learn
 
-    for name in KEY_VARIABLES:
-        learn(os.environ.get(name, "").strip())
+    for name, value in os.environ.items():
+        if name.endswith(KEYS):
+            learn(value.strip())
     quick = context.invoked_subcommand in SILENT
     if not quick:
         give_back()  # those do it when they have found something to do

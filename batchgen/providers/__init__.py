@@ -1,4 +1,4 @@
-"""The provider table. A third provider is its codec, its calls, and one more row here."""
+"""The provider table. A third provider is its codec, its calls, one more row here, and its section in `settings`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
