@@ -199,10 +199,10 @@ def tick(bench: Bench, after: float = 0.0) -> Result:
     return bench.run("collect", "--advance")
 
 
-def until(bench: Bench, code: int) -> Result:
-    """Ticks, until one leaves with `code`; the others go well."""
+def until(bench: Bench, code: int, *, every: float = 0.0) -> Result:
+    """Ticks, so many seconds after each other, until one leaves with `code`; the others go well."""
     for _ in range(10):
-        result = tick(bench)
+        result = tick(bench, every)
         if result.code == code:
             return result
         assert result.code == 0, result

@@ -7,13 +7,16 @@ happened, with every job accounted for.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from conftest import Bench  # noqa: TC002 - not a library
 from forks import KILLED, Forks
-from invariants import Make, Watch, end, ledger, posts, start, strikes, tick, until
+from invariants import Make, Watch, end, finished, ledger, posts, start, strikes, tick, until
 
+from batchgen import providers
 from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
+from batchgen.providers.base import Access
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3
@@ -69,6 +72,40 @@ def test_however_short_the_patience_two_listings_must_lack_the_job(bench: Bench,
     bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Drop()))
     assert [tick(bench, 60).code for _ in range(3)] == [75, 75, 0]
     end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    3,
+    "the answer to a create is lost, and three jobs of its name are there",
+    injected="the same create call from elsewhere",
+    seen="the oldest is adopted, the others are named, and cancelled if they have not ended",
+)
+@pytest.mark.parametrize("job_seconds", [0.0, 7200.0], ids=["ended", "at work"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_of_several_jobs_of_one_name_the_oldest_is_taken(
+    provider: str, job_seconds: float, expected: dict[str, bytes], make_bench: Make
+) -> None:
+    bench = start(make_bench(job_seconds=job_seconds), "reconcile_grace_seconds = 90000\n")
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+    until(bench, 75, every=7300)
+    row = ledger(bench).batches[-1]
+    table = providers.provider(provider)
+    keys = bench.environment
+    access = Access(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
+    with closing(table.connect(access)) as remote:
+        twins = []
+        for _ in range(3):
+            bench.service.world.advance(10)
+            twins.append(remote.create(model=row["model"], file_id=row["remote_file"], name=row["name"]))
+    said = tick(bench, 10).err
+    assert all(f"bought twice; the younger job {twin} is cancelled" in said for twin in twins)
+    adopted = ledger(bench).batches[row["batch"] - 1]
+    assert adopted["remote_id"] not in {None, *twins}
+    assert adopted["submitted_at"] == row["intent_at"]
+    assert len(bench.service.world.seen(provider, "cancel")) == (3 if job_seconds else 0)
+    bench.ticks(seconds=7300)
+    finished(bench, duplicates=3)
+    assert bench.files() == expected
 
 
 @pytest.mark.fault(
@@ -139,7 +176,11 @@ def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, byte
     until(bench, 75)
     before = posts(bench, provider)
     assert [tick(bench, 80).code for _ in range(2)] == [75, 75]
-    assert tick(bench, 80).code == 0
+    assert ledger(bench).batches[-1]["blanks"] == 2
+    assert bench.run("collect").code == 75
+    bench.service.world.advance(80)
+    assert bench.run("collect").code == 0
+    assert ledger(bench).batches[-1]["blanks"] == 0  # they would be taken for looks at its results
     assert posts(bench, provider) == before
     end(bench, expected, jobs=STEPS)
 

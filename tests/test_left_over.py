@@ -37,6 +37,19 @@ def flying(bench: Bench) -> int:
     return sum(batch["state"] == "in_flight" for batch in ledger(bench).batches)
 
 
+def test_a_limit_below_what_is_planned_lets_one_batch_through_at_a_time(bench: Bench) -> None:
+    """Nothing else could ever go."""
+    left_over(bench)
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nenqueued_tokens = 1\n")
+    for _ in range(3):
+        assert bench.run("collect").code == 0
+        bench.run(*SUBMIT)
+        assert flying(bench) == 1
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
+    bench.ticks()
+    finished(bench)
+
+
 @pytest.mark.parametrize(("limit", "room"), [("concurrent_batches = 3", 3), ("enqueued_tokens = {tokens}", 2)])
 def test_a_limit_was_lowered(limit: str, room: int, bench: Bench) -> None:
     left_over(bench)

@@ -86,6 +86,12 @@ def test_a_text_without_a_word_is_empty(text: str) -> None:
     assert reply == Reply("k", Reason.EMPTY, "", "no word in the answer", usage, "m")
 
 
+@pytest.mark.parametrize("follow_up", ["...?!", " \u200b", "\ufffd"])
+def test_a_correction_whose_question_says_nothing_is_empty(follow_up: str) -> None:
+    reply = accept(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, "Two days.", follow_up=follow_up))
+    assert (reply.reason, reply.text, reply.follow_up) == (Reason.EMPTY, "", "")
+
+
 @pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.ACCEPTED}))
 def test_a_failure_passes_the_door_unchanged(reason: Reason) -> None:
     reply = Reply("k", reason, "half a", "why")
