@@ -123,6 +123,13 @@ def test_nothing_is_asked_before_it_is_due_and_at_most_a_few_wait(tmp_path: Path
     assert set(here.asked.values()) == {1}
 
 
+def test_the_very_next_batch_is_fetched_whatever_its_size(tmp_path: Path) -> None:
+    here, ahead = shelf(tmp_path, size=DEPTH_BYTES + 1)
+    ahead.go_on("a")
+    settle(ahead)
+    assert here.asked == {"b": 1, "file b": 1}
+
+
 def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> None:
     here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2, b=JobMissing("no b"), file_c=NotReady("no file c"))
     ahead.get("a")

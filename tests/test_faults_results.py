@@ -202,6 +202,21 @@ def test_a_download_that_is_different_every_time_is_not_believed(make_bench: Mak
     assert scene.bench.files() == expected
 
 
+def test_an_empty_file_is_not_believed_where_nobody_says_how_many_rows_there_are(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    empty = Fault(provider="together", endpoint="download", action=Body(text=""), times=2)
+    scene.bench.service.faults.add(empty)
+    scene.tick()
+    scene.tick()
+    result = scene.tick()
+    assert result.code == 75
+    assert "have 0 lines, 1 or more are due" in result.err
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
 BROKEN: list[tuple[str, Any, str]] = [
     ("download", Html(), "no JSON lines"),
     ("download", Status(404, "File not found."), "is not there|File not found"),
