@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
+from batchgen.door import FAREWELL, INTERRUPTED
 from batchgen.errors import BatchgenError, SetupError, heed_interrupt
 
-INTERRUPTED = 130
 AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
 BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
 
@@ -82,7 +82,7 @@ def interrupted(error: BaseException) -> int:
         )
         tell(trouble)
         return trouble.exit_code
-    click.echo("Interrupted. Nothing is lost: the next tick goes on from here.", err=True)
+    click.echo(FAREWELL, err=True)
     return INTERRUPTED
 
 

@@ -1,0 +1,48 @@
+"""Ctrl-C while the program is still loading, or already leaving: one line and status 130, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from batchgen.door import FAREWELL
+
+NOW = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+WHILE_LOADING = {"click/__init__.py": f"{NOW}raise SystemExit('it went on')\n"}
+WHILE_LEAVING = {
+    "sitecustomize.py": "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+}
+DOORS = [["cli.py"], ["-m", "batchgen"], ["-c", "from batchgen.door import main; raise SystemExit(main())"]]
+
+
+def interrupted(folder: Path, files: dict[str, str], *arguments: str) -> tuple[int, str]:
+    """What a command leaves that is interrupted where `files` stand in for modules: (status, stderr)."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+    done = subprocess.run(
+        arguments,
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": f"{folder}:{REPOSITORY}", "BATCHGEN_ROOT": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("files", [WHILE_LOADING, WHILE_LEAVING], ids=["loading", "leaving"])
+@pytest.mark.parametrize("door", DOORS, ids=["cli.py", "module", "script"])
+def test_an_interrupt_at_either_end_is_one_line(files: dict[str, str], door: list[str], tmp_path: Path) -> None:
+    assert interrupted(tmp_path, files, sys.executable, *door, "status") == (130, f"{FAREWELL}\n")
+
+
+def test_where_interrupts_are_ignored_they_stay_ignored(tmp_path: Path) -> None:
+    """As below `nohup`, or behind an ampersand in a script."""
+    command = ["sh", "-c", 'trap "" INT; exec "$0" cli.py status', sys.executable]
+    assert interrupted(tmp_path, WHILE_LEAVING, *command) == (0, "")
