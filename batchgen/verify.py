@@ -1,7 +1,8 @@
 """Is the finished dataset what it claims to be? Read-only.
 
 Two chains are walked. From the outside in: every line of every file is valid, in order, of the right shape, and says
-what the store says. From the inside out: every bought text in the store is in the raw result line it came from.
+what the store says. From the inside out: every bought text in the store is in the raw result line it came from. And the
+files that `rebuild` needs are there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from batchgen.booking import ending_file
 from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
@@ -20,6 +22,7 @@ from batchgen.outcomes import Reason, accept
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
+from batchgen.rebuild import seeds_are_kept
 from batchgen.records import LIVE_STATES, Batch
 from batchgen.schemas import plainly_valid, validator
 from batchgen.session import Session
@@ -48,6 +51,8 @@ def _problems(session: Session) -> Iterator[str]:
         yield from _file(history, _each(histories(session, number)), "history", number)
     yield from _file(session.layout.rejected, rejected_lines(session), "rejected", None)
     yield from _receipt(session)
+    if not seeds_are_kept(session):
+        yield f"{session.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
     for batch in session.store.batches():
         yield from _batch(session, batch)
     yield from _exports(session)
@@ -126,6 +131,9 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
             yield f"{requests}: the request file is gone"
         elif hash_file(requests).sha256 != batch.sha256:
             yield f"{requests}: not the bytes that were sent"
+    ending = ending_file(session.layout, batch)
+    if batch.state == "collected" and not ending.exists():
+        yield f"{ending}: how the batch ended is gone; rebuild needs it"
     accepted = list(session.store.texts_of(batch))
     if not accepted:
         return

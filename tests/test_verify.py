@@ -89,6 +89,10 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
     ("results/round2/question/*.jsonl", None, "the result file is gone, 4 texts came from it"),
     ("requests/round2/question/*.jsonl", lambda rows: [*rows[:-1], rows[-1] + b" "], "not the bytes that were sent"),
     ("requests/round2/correction/*.jsonl", None, "the request file is gone"),
+    ("results/round2/question/*.ending.json", None, "how the batch ended is gone"),
+    ("requests/run.json", None, "rebuild needs them"),
+    ("requests/run.json", lambda _: [b'{"run":"00000000"}'], "rebuild needs them"),
+    ("requests/seeds.jsonl.zst", None, "rebuild needs them"),
 ]
 
 
