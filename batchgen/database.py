@@ -117,4 +117,6 @@ def translating(path: Path) -> Iterator[None]:
             ) from None
         raise SetupError(f"{path}: {message}.", do="Check that ROOT can be written to.") from None
     except sqlite3.DatabaseError as error:
-        raise NeedsPerson(f"{path}: {error}.", do="Put back a copy of the store.") from None
+        raise NeedsPerson(
+            f"{path}: {error}.", do="Put back a copy, or move it away and build it again: batchgen rebuild"
+        ) from None

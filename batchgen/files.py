@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
-from batchgen.errors import Locked, SetupError, Temporary
+from batchgen.errors import Locked, NeedsPerson, SetupError, Temporary
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
@@ -149,6 +149,16 @@ def exclusive(layout: Layout) -> Iterator[None]:
         except BlockingIOError:
             raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
         yield
+
+
+def lost_store(layout: Layout) -> NeedsPerson | None:
+    """The error of a root that holds what was sent and no store of it: `prepare` would buy all of it once more."""
+    if not any((layout.root / "requests").glob("round*/*/*.jsonl")):
+        return None
+    return NeedsPerson(
+        f"The store of {layout.root} is gone; what was sent and what came back is still in requests/ and results/.",
+        do="Build it again, nothing is paid: batchgen rebuild (for another run choose another --root)",
+    )
 
 
 def disk_trouble(error: OSError) -> Temporary | None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from batchgen.dialogue import Turn
 from batchgen.errors import InputError, SetupError
-from batchgen.files import Layout
-from batchgen.rebuild import FACTS, keep_seeds, seeds_are_kept
+from batchgen.files import Layout, lost_store
+from batchgen.rebuild import FACTS, REBUILDING, keep_seeds, seeds_are_kept
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
@@ -39,9 +39,10 @@ class Prepared(NamedTuple):
 def prepare(session: Session, options: Options) -> Prepared:
     """Fill the root with round 1. Changes nothing when it holds the same input with the same options.
 
-    Raises SetupError when other input is given to a root that holds paid work, InputError for input that cannot be
-    read or has no usable row.
+    Raises SetupError when other input is given to a root that holds paid work, NeedsPerson when that work has lost its
+    store, InputError for input that cannot be read or has no usable row.
     """
+    _need_a_place(session)
     path = resolve(options.source)
     identity = _identity(path, options)
     if session.store.meta("prepared") == identity:
@@ -65,6 +66,13 @@ def prepare(session: Session, options: Options) -> Prepared:
     keep_seeds(session, meta)
     refresh(session)
     return Prepared(count, path, report)
+
+
+def _need_a_place(session: Session) -> None:
+    if session.store.meta(REBUILDING):
+        raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+    if session.store.meta("run") is None and (lost := lost_store(session.layout)):
+        raise lost
 
 
 def _identity(path: Path, options: Options) -> str:
@@ -95,12 +103,12 @@ def describe(done: Prepared) -> tuple[dict[str, object], str]:
         return {
             **value,
             "unchanged": True,
-        }, f"{done.conversations} conversations are prepared already; nothing changed."
+        }, f"{counted(done.conversations, 'conversation')} prepared already; nothing changed."
     report = done.report
     value |= {"read": report.read, "kept": report.kept, "left_out": dict(report.left_out)}
     value["repeated_questions"] = report.copies
     value["examples"] = {reason: list(lines) for reason, lines in report.examples.items()}
-    lines = [f"{done.conversations} conversations prepared from {done.source} ({report.read} rows read)."]
+    lines = [f"{counted(done.conversations, 'conversation')} prepared from {done.source} ({report.read} rows read)."]
     for reason, count in sorted(report.left_out.items()):
         where = ", ".join(map(str, report.examples.get(reason, ())))
         more = ", ..." if count > len(report.examples.get(reason, ())) else ""

@@ -21,7 +21,7 @@ from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
 from batchgen.logs import log
-from batchgen.outcomes import Usage
+from batchgen.outcomes import Reason, Usage
 from batchgen.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers import provider as provider_row
@@ -96,14 +96,15 @@ def rebuild(session: Session) -> Rebuilt:
     settled = unknown = 0
     for one in sent:
         batch = _enter(session, one)
-        ending = booking.read_ending(booking.ending_file(session.layout, batch))
+        again = any(latest[number] > one.serial for number in one.numbers)
+        ending = booking.read_ending(booking.ending_file(session.layout, batch)) or _guess(session, batch, again=again)
         if ending is not None and ending.state in RELEASED:
             session.store.release(batch, ending.state, error=ending.why, refused=ending.refused)
             _supersede(session, batch, ending.state)
         elif ending is not None:
             _settle(session, batch, ending)
             settled += 1
-        elif any(latest[number] > one.serial for number in one.numbers):
+        elif again:
             session.store.release(batch, "refused", error="left no results, and its conversations were asked again")
         else:
             _leave_open(session, batch)
@@ -118,7 +119,8 @@ def _facts(layout: Layout) -> dict[str, str]:
     try:
         return dict(orjson.loads(path.read_bytes()))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: {why}.", do="rebuild needs requests/ as the run left it.") from None
 
 
 def _seeds(layout: Layout) -> Iterator[Turn]:
@@ -209,12 +211,27 @@ def _enter(session: Session, one: _Sent) -> Batch:
     )
     rows = [Row(number, one.step.position, one.attempt, 0, 0) for number in one.numbers]
     session.store.make_free([row.number for row in rows], one.step.position)
-    return session.store.plan(plan, rows, number=one.serial)
+    try:
+        return session.store.plan(plan, rows, number=one.serial)
+    except AssertionError:
+        why = "its conversations were elsewhere; a file of an earlier batch is gone or was changed"
+        raise InputError(
+            f"{one.path}: {why}.", do="rebuild needs requests/ and results/ as the run left them."
+        ) from None
 
 
 def _ending_facts(layout: Layout, one: _Sent) -> dict[str, Any]:
     path = layout.results(one.step, one.path.stem).with_suffix(".ending.json")
     return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+
+
+def _guess(session: Session, batch: Batch, *, again: bool) -> booking.Ending | None:
+    """The ending of a batch that lost its own, though its results are here and its conversations went on (`again`)."""
+    if not again or not any(path.exists() for path in _result_files(session.layout, batch)):
+        return None
+    log.warning("%s: its ending is gone; it is settled by its results alone", session.describe(batch))
+    flags = session.settings.stage(batch.step.stage).retry_flags
+    return booking.Ending(Reason.MISSING, "its ending is gone", retry_flags=flags)
 
 
 def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:

@@ -161,3 +161,47 @@ def test_a_torn_request_file_is_named(bench: Bench) -> None:
     result = bench.run("rebuild")
     assert result.code == 2
     assert f"{sent}:4: not what was sent" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["prepare", "--input", "seeds.jsonl", "--all"], ["status"], ["collect"]])
+def test_a_lost_store_is_never_bought_again(bench: Bench, arguments: list[str]) -> None:
+    """`prepare` would begin a second run and write over what `rebuild` needs of the first."""
+    troubled(bench)
+    files = bench.files()
+    forget(bench)
+    refused = bench.run(*[str(bench.root / one) if one == "seeds.jsonl" else one for one in arguments])
+    assert (refused.code, "batchgen rebuild" in refused.err) == (3, True)
+    assert bench.run("rebuild").code == 0
+    assert bench.files() == files
+
+
+def test_a_damaged_store_names_the_way_out(bench: Bench) -> None:
+    bench.prepare(seeds(2))
+    (bench.root / "data" / "batchgen.sqlite").write_bytes(b"no database" * 999)
+    refused = bench.run("verify")
+    assert (refused.code, "batchgen rebuild" in refused.err) == (3, True)
+
+
+def test_a_lost_ending_is_made_up_for_by_the_results(bench: Bench) -> None:
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(4))
+    bench.ticks()
+    files = bench.files()
+    (ending,) = (bench.root / "results" / "round2" / "answer").glob("*.ending.json")
+    ending.unlink()
+    forget(bench)
+    rebuilt = bench.run("rebuild")
+    assert (rebuilt.code, "its ending is gone" in rebuilt.err) == (0, True)
+    assert bench.files() == files
+
+
+def test_files_that_contradict_each_other_are_named(bench: Bench) -> None:
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(4))
+    bench.ticks()
+    for path in (bench.root / "results" / "round2" / "answer").iterdir():
+        path.unlink()
+    forget(bench)
+    refused = bench.run("rebuild")
+    assert (refused.code, "an earlier batch" in refused.err) == (2, True)
+    assert bench.run("prepare", "--input", str(bench.root / "seeds.jsonl")).code == 2

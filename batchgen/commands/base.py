@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.errors import SetupError
+from batchgen.errors import BatchgenError, SetupError
 from batchgen.exits import tell
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Context:
 def working(context: Context, *, create: bool = False) -> Iterator[Session]:
     """A session that holds the root's lock; only with `create` in a root that holds no run yet.
 
-    Raises Locked when another command has the lock, SetupError when nothing is prepared.
+    Raises Locked when another command has the lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
     """
     from batchgen.database import translating
     from batchgen.files import Layout, exclusive
@@ -82,7 +82,11 @@ def prepared(session: Session) -> None:
         raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
 
-def unprepared(root: Path) -> SetupError:
+def unprepared(root: Path) -> BatchgenError:
+    from batchgen.files import Layout, lost_store
+
+    if lost := lost_store(Layout(root)):
+        return lost
     return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
 
 

@@ -157,7 +157,7 @@ def status(context: Context, *, as_json: bool) -> None:
     """Where every conversation and every batch is. Works beside other commands."""
     from batchgen import clock
     from batchgen.database import translating
-    from batchgen.files import Layout
+    from batchgen.files import Layout, lost_store
     from batchgen.status import as_text
     from batchgen.status import status as read
     from batchgen.store import Store
@@ -166,6 +166,8 @@ def status(context: Context, *, as_json: bool) -> None:
     with translating(path):
         store = Store.read(path)
         value = read(store, context.settings(), clock.now(), ended=as_json)
+    if not value["conversations"] and (lost := lost_store(Layout(context.root))):
+        raise lost
     if sys.stdout.isatty() and not as_json:
         from batchgen.tables import show
 
