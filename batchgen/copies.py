@@ -11,11 +11,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import lru_cache
-from pathlib import Path
 from struct import Struct
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from weakref import finalize
 
 import polars as pl
@@ -56,19 +55,20 @@ def band_hashes(turns: pl.DataFrame) -> pl.DataFrame:
 
 
 class Bands:
-    """What is kept of every conversation to know which ones may be alike. Close it: there may be a file."""
+    """What is kept of every conversation to know which ones may be alike. Close it: there may be files. They have no
+    name, so that a kill leaves nothing behind.
+    """
 
     def __init__(self) -> None:
         self.frames: list[pl.DataFrame] = []
-        self._files: list[Path] = []
-        self._folder: TemporaryDirectory[str] | None = None
+        self._files: list[IO[bytes]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
+        for file in self._files:
+            file.close()
 
     def learn(self, hashes: pl.DataFrame) -> None:
         """See what `band_hashes` gives of some conversations."""
@@ -77,14 +77,13 @@ class Bands:
             self._put_away()
 
     def _put_away(self) -> None:
-        self._folder = self._folder or TemporaryDirectory(prefix="batchgen-")
-        self._files.append(Path(self._folder.name) / str(len(self._files)))
+        self._files.append(TemporaryFile(buffering=0))  # noqa: SIM115 - open as long as this is
         pl.concat(self.frames).write_ipc(self._files[-1])
         self.frames = []
 
     def _column(self, name: str) -> Iterator[pl.Series]:
-        """A column, file by file."""
-        yield from (pl.read_ipc(file, columns=[name])[name] for file in self._files)
+        """A column, file by file; by the name of what is open, because polars keeps more of a file object."""
+        yield from (pl.read_ipc(f"/dev/fd/{file.fileno()}", columns=[name])[name] for file in self._files)
         yield from (frame[name] for frame in self.frames)
 
     def shared(self) -> Iterator[pl.Series]:

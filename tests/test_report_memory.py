@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,19 @@ def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pyte
             bands.learn(rows)
             assert sum(frame.height for frame in bands.frames) < 30 + 20
         assert sum(found.len() for found in bands.shared()) >= 98
+
+
+def test_a_kill_leaves_no_files_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is put away has no name, from the moment it is written to the last look at it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(copies, "IN_MEMORY", 30)
+    with copies.Bands() as bands:
+        for rows in copies.band_hashes(table(Alike(100).conversations(range(1, 101)))).iter_slices(20):
+            bands.learn(rows)
+        assert sum(frame.height for frame in bands.frames) < 100
+        for found in bands.shared():
+            assert found.len()
+            assert list(tmp_path.iterdir()) == []
 
 
 def signatures(turns: pl.DataFrame) -> list[RMinHash]:
