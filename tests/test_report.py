@@ -32,7 +32,7 @@ from batchgen.report import charts, spans
 from batchgen.report import page as paging
 from batchgen.report import write as writing
 from batchgen.report.facts import Facts, facts
-from batchgen.report.lengths import DIGITS, EXACT, QUANTILES, counted, quantile
+from batchgen.report.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
 from batchgen.report.marks import marked
 from batchgen.report.sample import EACH, Sample
 from batchgen.report.spans import Spans
@@ -45,7 +45,7 @@ from batchgen.store import Store
 if TYPE_CHECKING:
     from scenes import Make
 
-ROUNDED = "Lengths beyond 10,000 are rounded to three digits."
+ROUNDED = "Lengths of 10,000 and more are rounded to three digits."
 WORDS = st.text(st.sampled_from("ab, .\n\u2028é中文，한😀<&"), max_size=40)
 
 
@@ -238,6 +238,13 @@ def test_only_long_lengths_are_rounded_and_by_little(length: int) -> None:
     assert abs(counted(length) - length) <= (0 if length <= EXACT else length * 0.005)
     assert counted(counted(length)) == counted(length)
     assert length <= EXACT or str(counted(length))[DIGITS:].strip("0") == ""  # 900 of a decade, however many texts
+
+
+@given(st.one_of(st.integers(1, 10**7), st.integers(EXACT - 60, EXACT + 60)))
+def test_whatever_length_is_rounded_is_said_to_be(length: int) -> None:
+    said = rounded({(2, "answer"): {counted(length): 1}})
+    assert said == (length >= EXACT)
+    assert said or counted(length) == length
 
 
 def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:

@@ -80,5 +80,5 @@ def _shares(texts: Mapping[int, int], number: int) -> Sequence[dict[str, Any]]:
 
 
 def rounded(counts: Counts) -> bool:
-    """Whether a length among them stands for others."""
-    return any(length > EXACT for texts in counts.values() for length in texts)
+    """Whether a length among them may stand for others: EXACT itself stands for a few that are a little more."""
+    return any(length >= EXACT for texts in counts.values() for length in texts)
