@@ -11,6 +11,7 @@ from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
 from batchgen.errors import Temporary
 from batchgen.files import write_durably
+from batchgen.guard import stopped
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.records import Batch, Plan
@@ -54,6 +55,9 @@ def _planned(session: Session, step: Step, tried: int, halted: set[str], reasons
     while shard := build.shard(session, step, tried):
         for row in shard.too_large:
             session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
+        if shard.too_large and (stop := stopped(session, step)):
+            session.trouble(stop)
+            return
         if not shard.rows:
             continue
         if not admitted(session, shard, halted, reasons):

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import seeds
 from invariants import ROUNDS, finished, undisturbed
 from scenes import Make, Scene
 
@@ -322,3 +323,16 @@ def test_texts_that_say_nothing_of_their_request_are_not_suspected(make_bench: M
     bench.ticks()
     finished(bench)
     assert failures(bench) == []
+
+
+@pytest.mark.parametrize("limit", ["batches.max_bytes = 99", "gemini.enqueued_tokens = 9"])
+def test_limits_that_no_request_fits_stop_the_step(limit: str, make_bench: Make) -> None:
+    """Nothing was sent, nothing came back, and yet everybody was left behind: somebody must look at it."""
+    bench = make_bench()
+    bench.configure(f"{ROUNDS}{limit}\n")
+    bench.prepare(seeds(6))
+    for command in (["submit", "--stage", "question"], ["collect", "--advance"], ["run"]):
+        stopped = bench.run(*command)
+        assert (stopped.code, "6 too_large" in stopped.err) == (3, True), (command, stopped)
+        bench.run("retry")
+    assert bench.service.world.jobs_created() == []
