@@ -44,6 +44,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f]")  # C0 without tab and newline
 UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
+EMPTY_ARRAY = re.compile(r"\[\s*\]")
 
 Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is there
 
@@ -148,18 +149,26 @@ def _json_row(line: bytes) -> object:
 
 
 def _json_rows(file: io.BufferedIOBase) -> Rows:
-    """An array, or JSON Lines by the wrong name. Read as a whole."""
+    """An array, or JSON Lines by the wrong name. Read as a whole. Raises ValueError for an object around the rows."""
     data = file.read().removeprefix(BOM)
     if not data.lstrip().startswith(b"["):
+        _no_wrapper(_json_row(data))
         return _jsonl_rows(io.BytesIO(data))
     # Invalid bytes become surrogates, which decoding cannot yield otherwise: only their own row is lost.
     return _array_rows(data.decode(errors="surrogateescape").strip())
+
+
+def _no_wrapper(whole: object) -> None:
+    if isinstance(whole, dict) and not whole.keys() & {*Seed._fields}:
+        raise ValueError("it is one object; what is needed is an array of rows, or one row a line")
 
 
 def _array_rows(text: str) -> Rows:
     """Element by element. Raises ValueError where the array is torn: nothing says where the next row begins."""
     constants: list[str] = []
     decoder = json.JSONDecoder(parse_constant=constants.append)
+    if EMPTY_ARRAY.fullmatch(text):
+        return
     number = at = 0
     while before := BEFORE_ROW.match(text, at):
         number += 1
@@ -247,12 +256,16 @@ def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
     Memory is constant but for JSON arrays. Raises InputError: at once for what is no file or of an unknown kind; while
     reading for wrong columns and for a broken or cut file (the seeds before are void then); in the end for no good row.
     """
-    kind = container(path.name)
+    return _counted(path.name, _rows(path, *_kind(path)), report)
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """The container and the compression of a file that can be read again (a pipe cannot)."""
     if not path.is_file():
         raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
-    if kind is None:
+    if (kind := container(path.name)) is None:
         raise InputError(f"{path.name} is of an unknown kind.", do=KINDS)
-    return _counted(path.name, _rows(path, *kind), report)
+    return kind
 
 
 def _rows(path: Path, kind: str, packing: str) -> Rows:
@@ -289,7 +302,8 @@ def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of the file's bytes as they are, in hex. Raises InputError when it cannot be read."""
+    """SHA-256 of the file's bytes as they are, in hex. Raises InputError as `read_seeds` does at once."""
+    _kind(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -330,6 +344,7 @@ def _fetch(dataset: str) -> Path:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    logging.getLogger("huggingface_hub").handlers.clear()  # its own: each line would come twice
     api = HfApi()
     name, revision = DATASET_FILES.get(dataset), None
     try:

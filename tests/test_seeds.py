@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import random
 import tracemalloc
 import unicodedata
@@ -193,7 +194,10 @@ def test_parquet_that_is_broken(tmp_path: Path) -> None:
         ("x.jsonl", "", "it is empty"),
         ("x.jsonl", "\n \n\r\n", "it is empty"),
         ("x.jsonl", "[1]\n{}\n{}\n", "1 not an object, 2 question is missing"),
-        ("x.json", '{"rows": []}', "1 question is missing"),
+        ("x.json", '{"rows": []}', "array of rows"),
+        ("x.json", '\n{\n"rows": [\n{"question": "q"}]}\n', "array of rows"),
+        ("x.json", " [\n] ", "it is empty"),
+        ("x.json", '{"question": "q", "answer": "a"}', "1 correction is missing"),
     ],
 )
 def test_says_why_a_file_is_refused(tmp_path: Path, name: str, data: str, says: str) -> None:
@@ -221,8 +225,15 @@ def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=says):
             read_seeds(tmp_path / name, SeedReport())
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=says):
             fingerprint(tmp_path / name)
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    """It cannot be read twice, and nobody may ever write to it."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match="is no file"):
+        fingerprint(tmp_path / "pipe.jsonl")
 
 
 def test_suffixes_in_capitals(tmp_path: Path) -> None:

@@ -215,6 +215,20 @@ def resolved(home: Path, endpoint: str, *sources: str, **environment: str) -> li
     return done.stdout.splitlines()
 
 
+def test_the_library_of_the_hub_says_everything_once(tmp_path: Path) -> None:
+    """To the log of the program; its own handler would write the same line beside it."""
+    after = "\nimport logging\nprint(logging.getLogger('huggingface_hub').handlers)"
+    with hub() as (endpoint, _):
+        settings = {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(tmp_path),
+            "PYTHONPATH": str(Path(seeds.__file__).parents[1]),
+        }
+        command = [sys.executable, "-c", CODE + after, "some/other"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, env=settings, timeout=60).stdout
+    assert said.endswith("train-00000.csv\n[]\n")
+
+
 def test_datasets_come_from_the_hub(tmp_path: Path) -> None:
     sources = ["aligner/aligner-20K", "some/other", "some/empty", "no/such", "broken/set", "html/page", "json/page"]
     with hub() as (endpoint, asked):
