@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import errno
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,7 +31,12 @@ def tell(error: BatchgenError) -> None:
 
 
 def speak_utf8() -> None:
-    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command."""
+    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command. Nor must a
+    stream that the caller closed (`>&-`): its number would go to the next file that is opened.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

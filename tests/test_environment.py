@@ -347,3 +347,19 @@ def test_a_certificate_that_is_not_trusted(
         gone = attempt(tmp_path / "no-such.pem")
         assert gone.code == 2
         assert "no-such.pem" in gone.err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_end_no_command(closed: str, bench: Bench) -> None:
+    """As `exec` of some supervisors leaves them. What was never opened has nothing to say, and fails nothing."""
+    assert bench.prepare(seeds(1)).code == 0
+    for command in ("status", "receipt", "run", "verify"):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, str(REPOSITORY / "cli.py"), command],
+            env={**bench.environment, "BATCHGEN_ROOT": str(bench.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), (command, done)
