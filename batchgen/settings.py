@@ -125,7 +125,7 @@ def environment(root: Path) -> dict[str, str]:
     values: dict[str, str] = {}
     try:
         mode = path.stat().st_mode
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         return dict(os.environ)
     except (OSError, UnicodeDecodeError) as error:

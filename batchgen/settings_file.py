@@ -21,7 +21,7 @@ class _Mistake(ValueError):
 def read(path: Path) -> Settings:
     """The defaults with what the file says otherwise. Raises SetupError naming the file and the key."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin with a byte order mark
     except FileNotFoundError:
         raise SetupError(f"{path}: no such file.", do="Check --config.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

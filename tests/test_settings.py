@@ -150,6 +150,12 @@ def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str, words: str)
     assert raised.value.exit_code == 2
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    assert written(tmp_path, "\ufeffrounds = 5\n").rounds == 5
+    dotenv(tmp_path, "\ufeffGEMINI_API_KEY=a-key\n")
+    assert environment(tmp_path)["GEMINI_API_KEY"] == "a-key"
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "batchgen.toml").write_bytes(b"rounds = '\xff'")
     with pytest.raises(SetupError, match=r"batchgen\.toml"):
