@@ -139,9 +139,10 @@ def _dropped(flags: str) -> frozenset[str]:
     wanted = {name.strip(): expand(name.strip()) for name in names.split(",")}
     unknown = [name for name, found in wanted.items() if not found]
     if word != "drop" or unknown:
+        fields = [label for label in LABELS if label not in FLAGS]
         raise SetupError(
             f"--flags {flags}: {'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'keep or drop:NAME,...'}.",
-            do=f"Flags: {', '.join(FLAGS)}; or one field of one: {', '.join(set(LABELS) - set(FLAGS))}.",
+            do=f"Flags: {', '.join(FLAGS)}; or one field of one: {', '.join(fields)}.",
         )
     return frozenset(label for found in wanted.values() for label in found)
 
@@ -159,7 +160,7 @@ def _outputs(session: Session, options: Options) -> dict[str, Path]:
         if options.test_share:
             raise SetupError("A split makes several files.", do="Name a directory: --output with no suffix.")
         return {TRAIN: output}
-    if output.suffix in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
+    if output.suffix.lower() in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
         raise SetupError(f"{output} is no place for an export.", do="End it in .jsonl or .parquet, or in no suffix.")
     return _in_directory(output, options)
 

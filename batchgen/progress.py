@@ -58,7 +58,8 @@ def _lines(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
 def summary(answer: Mapping[str, Any]) -> str:
     """Where a run stands, in one line."""
     flying = sum(row["in_flight"] for row in answer["steps"])
+    least = "at least " if answer["cost"]["unpriced_requests"] else ""
     return (
         f"{answer['complete']}/{answer['conversations']} complete, {flying} in flight,"
-        f" {answer['rejected']} rejected, ${answer['cost']['spent_usd']:.4f} spent"
+        f" {answer['rejected']} rejected, {least}${answer['cost']['spent_usd']:.4f} spent"
     )

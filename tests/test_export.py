@@ -195,6 +195,7 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
     result = finished.run("export", "--format", "messages", "--output", str(tmp_path / "x.jsonl"), "--flags", flags)
     assert result.code == 2
     assert "question_repeats" in result.err
+    assert "one field of one: refusal:answer, refusal:correction, " in result.err  # the same words every time
     assert not (tmp_path / "x.jsonl").exists()
 
 
@@ -205,6 +206,7 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
     ("output", "options", "words"),
     [
         ("data.csv", (), "no place for an export"),
+        ("DATA.JSONL", (), "no place for an export"),
         ("one.jsonl", ("--test-share", "0.5"), "several files"),
         ("run/data/round3/round3_history.jsonl", (), "the run's own files"),
         ("run/results", (), "the run's own files"),

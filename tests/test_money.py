@@ -131,6 +131,7 @@ def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, fol
     status = scene.bench.run("status")
     assert "spent at least $" in status.out
     assert "4 requests to nobody/knows-1B have no known price" in status.out
+    assert "0 rejected, at least $" in scene.bench.run("run").out
     assert ">= " in scene.bench.run("receipt").out
     own = '[prices."nobody/knows-1B"]\ninput = 1.0\noutput = 2.0\n'
     scene.bench.configure(f'{ROUNDS}together.models = ["nobody/knows-1B"]\n{own}')

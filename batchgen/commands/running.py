@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--input", "source", default="aligner/aligner-20K", show_default=True, help="A file or a dataset id.")
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="How many rows to draw.")
-@click.option("--all", "everything", is_flag=True, help="Take every row, in file order.")
+@click.option("--all", "everything", is_flag=True, help="Take every row, in file order, whatever --limit says.")
 @click.option("--sample-seed", type=int, default=42, show_default=True, help="Seed of the random draw.")
 @click.option("--no-shuffle", is_flag=True, help="Take the first rows in file order instead of drawing.")
 @json_option
