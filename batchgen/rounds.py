@@ -35,7 +35,7 @@ def refresh(session: Session) -> list[Path]:
     for name, lines, there in _files(session):
         if not there or (name in stale and _due(session, name, lines, stale[name])):
             written += _write(session, name, lines)
-    if RECEIPT in stale or not session.layout.receipt.exists() or _prices_changed(session):
+    if RECEIPT in stale or not session.layout.receipt.exists() or _basis_changed(session):
         written += _write_receipt(session)
     return written
 
@@ -44,7 +44,7 @@ def catch_up(session: Session) -> list[Path]:
     """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
     stale = session.store.stale()
     written = [path for name, lines, _ in _files(session) if name in stale for path in _write(session, name, lines)]
-    return written + (_write_receipt(session) if RECEIPT in stale or _prices_changed(session) else [])
+    return written + (_write_receipt(session) if RECEIPT in stale or _basis_changed(session) else [])
 
 
 def _files(session: Session) -> Iterator[tuple[str, int, bool]]:
@@ -74,7 +74,7 @@ def _write_receipt(session: Session) -> list[Path]:
     from batchgen.derived import receipt_line
 
     write_durably(session.layout.receipt, [receipt_line(session)])
-    session.store.set_meta(PRICES, _prices(session))
+    session.store.set_meta(PRICES, _basis(session))
     session.store.fresh(RECEIPT)
     return [session.layout.receipt]
 
@@ -101,14 +101,14 @@ def under_way(session: Session) -> bool:
     return bool(session.store.batches(*LIVE_STATES)) or any(map(session.store.ready_attempts, session.steps()))
 
 
-def _prices_changed(session: Session) -> bool:
-    """Whether prices were set or seen anew since the receipt was written, or no receipt ever was (an older program)."""
-    return session.store.meta(PRICES) != _prices(session)
+def _basis_changed(session: Session) -> bool:
+    """Whether prices or the number of rounds are others than when the receipt was written (by an older program: yes)."""
+    return session.store.meta(PRICES) != _basis(session)
 
 
-def _prices(session: Session) -> str:
+def _basis(session: Session) -> str:
     # The list is told by a checksum: an idle tick need not read what it says.
-    return f"{crc32(PRICE_LIST.read_bytes()):08x} {session.settings.prices!r}"
+    return f"{crc32(PRICE_LIST.read_bytes()):08x} {session.settings.prices!r} {session.settings.rounds}"
 
 
 def _there(session: Session, number: int) -> bool:

@@ -129,3 +129,14 @@ def test_a_missing_file_is_written_whatever_its_size(bench: Bench) -> None:
     path.unlink()
     tick(bench)
     assert len(ids(bench)) == bench.status()["complete"]
+
+
+def test_another_number_of_rounds_is_another_receipt(bench: Bench) -> None:
+    """A step more or less is a line more or less; `verify` has nothing against a run that was made longer or shorter."""
+    bench.configure("rounds = 3\n")
+    bench.prepare(seeds(2))
+    assert bench.run("run").code == 0
+    for rounds in (2, 3):
+        bench.configure(f"rounds = {rounds}\n")
+        checked = bench.run("verify")
+        assert (checked.code, "all is well" in checked.out) == (0, True), checked
