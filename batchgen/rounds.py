@@ -18,7 +18,7 @@ from batchgen.session import Session
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
 PRICE_LIST = Path(__file__).with_name("prices.toml")
-PRICES = "receipt_prices"  # what the receipt was priced by: the user's prices and the shipped list
+PRICES = "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
 
 
 # A file of at most SMALL lines is written anew at once. A larger one is when SHARE of what it holds waits to be added
@@ -102,7 +102,7 @@ def under_way(session: Session) -> bool:
 
 
 def _basis_changed(session: Session) -> bool:
-    """Whether prices or the number of rounds are others than when the receipt was written (by an older program: yes)."""
+    """Whether the receipt was written for other prices or another number of rounds, or by an older program."""
     return session.store.meta(PRICES) != _basis(session)
 
 

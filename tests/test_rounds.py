@@ -132,11 +132,11 @@ def test_a_missing_file_is_written_whatever_its_size(bench: Bench) -> None:
 
 
 def test_another_number_of_rounds_is_another_receipt(bench: Bench) -> None:
-    """A step more or less is a line more or less; `verify` has nothing against a run that was made longer or shorter."""
+    """A step more or less is a line more or less, and no reason for `verify` to find it wrong."""
     bench.configure("rounds = 3\n")
     bench.prepare(seeds(2))
     assert bench.run("run").code == 0
-    for rounds in (2, 3):
-        bench.configure(f"rounds = {rounds}\n")
+    for fewer in (2, 3):
+        bench.configure(f"rounds = {fewer}\n")
         checked = bench.run("verify")
         assert (checked.code, "all is well" in checked.out) == (0, True), checked

@@ -60,6 +60,13 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
     assert max(map(len, shown.split("\n"))) <= columns
 
 
+@pytest.mark.parametrize("columns", [20, 40, 71])
+def test_a_narrow_terminal_loses_no_figure(make_bench: Make, columns: int) -> None:
+    scene = Scene.of(make_bench, 8)
+    scene.tick()
+    assert at_a_terminal(scene, "status", columns=columns) == scene.bench.run("status").out
+
+
 def test_json_stays_json_at_a_terminal(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 2)
     assert at_a_terminal(scene, "status", "--json").startswith('{"conversations": 2')
