@@ -63,7 +63,7 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
       batchgen verify
 
     Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
-    75 temporary trouble (the next tick goes on).
+    75 temporary trouble (the next tick goes on), 130 interrupted.
     """
     from batchgen.logs import configure, learn
 
