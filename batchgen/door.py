@@ -5,7 +5,12 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found] # no stub; `signal` makes enumerations, and every tick would pay
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
 INTERRUPTED = 130
+IMPORTING = "<frozen importlib._bootstrap>"
 FAREWELL = "Interrupted. Nothing is lost: the next tick goes on from here."
 
 
@@ -16,7 +21,7 @@ def main() -> None:
     from batchgen.cli import main as command
 
     try:
-        _hear(_signal.default_int_handler, wanted=hearing)
+        _hear(_interrupt, wanted=hearing)
         command()
     except KeyboardInterrupt:
         _leave()
@@ -27,6 +32,18 @@ def main() -> None:
 def _hear(handler: object, *, wanted: bool) -> None:
     if wanted:
         _signal.signal(_signal.SIGINT, handler)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """KeyboardInterrupt, but not into an import: compiled modules crash when theirs is broken off. A moment later."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            from batchgen.exits import interrupt_again
+
+            interrupt_again()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _leave(*_: object) -> None:

@@ -51,7 +51,7 @@ def hearing_interrupts() -> Iterator[None]:
 
     def dropped(lost: sys.UnraisableHookArgs) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            _interrupt_again()
+            interrupt_again()
         else:
             before(lost)
 
@@ -65,7 +65,7 @@ def hearing_interrupts() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _interrupt_again() -> None:
+def interrupt_again() -> None:
     """A moment later, when the main thread is elsewhere: it may hold a lock of `threading`, so none is asked for."""
     with suppress(RuntimeError):  # the machine has no thread left: the user presses again
         _thread.start_new_thread(_interrupt, ())

@@ -46,3 +46,23 @@ def test_where_interrupts_are_ignored_they_stay_ignored(tmp_path: Path) -> None:
     """As below `nohup`, or behind an ampersand in a script."""
     command = ["sh", "-c", 'trap "" INT; exec "$0" cli.py status', sys.executable]
     assert interrupted(tmp_path, WHILE_LEAVING, *command) == (0, "")
+
+
+HALF = """
+import os, signal, threading
+from pathlib import Path
+os.kill(os.getpid(), signal.SIGINT)
+Path(__file__).with_name("whole").touch()
+JSONDecodeError = ValueError
+def loads(line):
+    threading.Event().wait()
+"""
+
+
+def test_an_interrupt_never_breaks_off_an_import(tmp_path: Path) -> None:
+    """Compiled modules (orjson is one) end the process by SIGSEGV then. It is heard as soon as the import is over."""
+    (tmp_path / "seeds.jsonl").write_text("{}\n", "utf-8")
+    arguments = ["cli.py", "prepare", "--input", str(tmp_path / "seeds.jsonl")]
+    status, said = interrupted(tmp_path, {"orjson.py": HALF}, sys.executable, *arguments)
+    assert (status, said.strip()) == (130, FAREWELL)
+    assert (tmp_path / "whole").exists()
