@@ -485,12 +485,12 @@ def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(m
     scene.finish()
 
 
-def hidden_for_an_hour(make_bench: Make, job_seconds: float) -> Scene:
+def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR) -> Scene:
     """A create call without an answer, whose job no listing shows until it was given up and bought again."""
     scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
     faults = scene.bench.service.faults
     faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
-    faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
+    faults.job(provider="gemini", times=1, unlisted_seconds=seconds)
     assert scene.tick().code == 75
     assert scene.tick(6 * MINUTE).code == 75
     scene.duplicates = 1  # from here on the hidden job is nobody's
@@ -511,7 +511,7 @@ def texts_and_bill(bench: Bench) -> tuple[dict[int, tuple[int | None, str]], flo
 )
 def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing(make_bench: Make) -> None:
     expected = undisturbed(make_bench, 4)
-    scene = hidden_for_an_hour(make_bench, 0.0)
+    scene = hidden(make_bench, 0.0)
     for _ in range(3):
         scene.tick()
     texts, paid = texts_and_bill(scene.bench)
@@ -519,6 +519,7 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     result = scene.tick(HOUR)
     assert "given up, but its job batches/" in result.err
     assert "exists after all" in result.err
+    assert not scene.bench.service.world.seen("gemini", "cancel")  # it has ended
     assert scene.batches()[0] == (1, 4, "abandoned")  # nothing that was given up counts as bought
     now, more = texts_and_bill(scene.bench)
     assert texts.items() <= now.items()
@@ -530,11 +531,18 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     assert len(scene.bench.service.world.requests) == calls
 
 
+@pytest.mark.parametrize(("hours", "found"), [(60, True), (80, False)])
+def test_a_job_that_was_given_up_is_looked_for_for_three_days(make_bench: Make, hours: float, *, found: bool) -> None:
+    scene = hidden(make_bench, 0.0, hours * HOUR)
+    scene.duplicates = 0 if found else 1
+    assert ("exists after all" in scene.tick(hours * HOUR).err) == found
+
+
 @pytest.mark.fault(
     35, "such a job turns up while it is still running", injected="listing", seen="it is named and cancelled"
 )
 def test_a_live_job_that_turns_up_after_it_was_given_up_is_cancelled(make_bench: Make) -> None:
-    scene = hidden_for_an_hour(make_bench, 2 * HOUR)
+    scene = hidden(make_bench, 2 * HOUR)
     scene.duplicates = 0
     scene.tick(HOUR)
     world = scene.bench.service.world
