@@ -111,8 +111,10 @@ def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None
     assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr
 
 
-ENTERED = ("dialogue", "outcomes", "prompts", "costs", "settings", "providers", "providers.reading", "files", "errors")
-ENTERED += ("status", "waits")
+ENTERED = (
+    *("dialogue", "outcomes", "prompts", "costs", "settings", "providers", "providers.reading", "files", "errors"),
+    *("status", "waits"),
+)
 
 
 def test_rooms_that_every_command_enters_are_light() -> None:
