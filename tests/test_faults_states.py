@@ -157,6 +157,22 @@ def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
     scene.finish(every=10 * HOUR)
 
 
+@pytest.mark.parametrize(("error", "code"), [("models/x is not found", 5), ("RESOURCE_EXHAUSTED", 8)])
+def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: Make, error: str, code: int) -> None:
+    """What it says of the model or of a quota holds nothing back: the missing rows failed and are asked again."""
+    scene = Scene.of(make_bench, 8)
+    said = {"code": code, "message": error}
+    scene.bench.service.faults.job(provider="gemini", times=1, end="BATCH_STATE_FAILED", share=0.5, error=said)
+    scene.tick()
+    assert scene.tick().code == 0
+    assert scene.bench.status()["waiting"] == []
+    first, *again = scene.batches()
+    assert first == (1, 8, "collected")
+    assert {attempt for attempt, _, _ in again} == {2}
+    assert 0 < sum(requests for _, requests, _ in again) < 8
+    scene.finish()
+
+
 def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: Make) -> None:
     """Results may be named only a moment after the end: none are bought again that are there already."""
     expected = undisturbed(make_bench, 4)
