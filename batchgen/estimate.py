@@ -17,6 +17,7 @@ from batchgen.forecast import follow_up, output_tokens, text_tokens
 from batchgen.outcomes import Usage
 from batchgen.prompts import prompt
 from batchgen.receipt import money
+from batchgen.records import FLYING
 from batchgen.session import Session
 
 SAMPLE = 200
@@ -45,7 +46,7 @@ def estimate(session: Session) -> list[StepEstimate]:
     found = []
     for step in session.steps():
         along = _brought_along(session, step)
-        flying = sum(by_state.get((step.position, state), 0) for state in ("creating", "in_flight"))
+        flying = sum(by_state.get((step.position, state), 0) for state in FLYING)
         alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
         found.append(_step(session, step, requests, means.get(step.position, 0.0)))

@@ -55,7 +55,7 @@ LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
-BATCH_TOTALS = """SELECT b.position, b.state, count(*), sum(b.requests) FROM batches b GROUP BY b.position, b.state"""
+BATCH_TOTALS = "SELECT position, state, sum(requests) FROM batches GROUP BY position, state"
 ACCEPTED = "SELECT position, follow_up, sum(requests) FROM bills WHERE reason = 'accepted' GROUP BY position, follow_up"
 ACCEPTED_AT = """SELECT coalesce(sum(requests), 0) FROM bills
     WHERE position IN (:at, :at - 1) AND reason = 'accepted' AND (position = :at OR follow_up = 1)"""

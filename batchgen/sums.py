@@ -59,9 +59,8 @@ class Sums(Database):
 
     def totals(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
         """Requests by (position, batch state), accepted texts by position, rejected conversations by position."""
-        by_state = {
-            (position, state): requests for position, state, _, requests in self._database.execute(queries.BATCH_TOTALS)
-        }
+        rows = self._database.execute(queries.BATCH_TOTALS)
+        by_state = {(position, state): requests for position, state, requests in rows}
         accepted: dict[int, int] = {}
         for position, follow_up, requests in self._database.execute(queries.ACCEPTED):
             for brought in range(position, position + 1 + follow_up):

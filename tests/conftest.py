@@ -250,9 +250,9 @@ def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
     return undisturbed(make_bench, CONVERSATIONS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Runs commands in children that may be killed."""
+    """Runs commands in children that may be killed. One helper: it remembers nothing, and takes a second to start."""
     from forks import Forks
 
     with Forks() as helper:

@@ -17,7 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen import counting
-from batchgen.costs import REQUEST_OVERHEAD_TOKENS, Formula, Rate, price_list, prompt_tokens, rate, tokens
+from batchgen.costs import (
+    OTHER_LETTER_TOKENS,
+    REQUEST_OVERHEAD_TOKENS,
+    Formula,
+    Rate,
+    price_list,
+    prompt_tokens,
+    rate,
+    tokens,
+)
 from batchgen.outcomes import Usage
 from batchgen.prompts import Message, Prompt
 from batchgen.providers import PROVIDERS
@@ -123,7 +132,20 @@ def test_a_prompt_costs_its_texts_and_a_little_more() -> None:
     assert prompt_tokens(asked, formula) == round(said) + REQUEST_OVERHEAD_TOKENS
 
 
+def test_letters_that_the_formula_does_not_know_are_not_taken_for_nothing() -> None:
+    formula = PROVIDERS["gemini"].tokens
+    asked = Prompt("", (Message("user", "яблоко" * 100),), ())
+    assert prompt_tokens(asked, formula) == round(OTHER_LETTER_TOKENS * 600) + REQUEST_OVERHEAD_TOKENS
+
+
 # ---------------------------------------------------------------- prices
+
+
+def test_the_user_s_own_price_of_cached_input() -> None:
+    for cached, then in ((None, 1.0), (0.25, 0.25), (0.0, 0.0)):
+        own = rate("m", {"m": Price(1.0, 2.0, cached)})
+        assert own is not None
+        assert (own.input, own.cached_input, own.output) == (1.0, then, 2.0)
 
 
 FLASH_LITE = "gemini-2.5-flash-lite"

@@ -67,6 +67,15 @@ def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench:
     )
 
 
+def test_a_wish_to_wait_for_days_is_honoured_for_two_hours(bench: Bench, expected: dict[str, bytes]) -> None:
+    wish = Status(429, "slow down", headers={"Retry-After": "259200"})
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=wish))
+    assert "waits 7200 s" in tick(bench).err
+    assert tick(bench, 7100).code == 75
+    assert tick(bench, 101).code == 0
+    end(bench, expected, jobs=STEPS)
+
+
 @pytest.mark.fault(
     6,
     "create: 429 with the wish to wait",
@@ -233,9 +242,10 @@ def test_10_file_still_processing(expected: dict[str, bytes], make_bench: Make) 
     injected="`Error on line 3: ...`",
     seen="those conversations are left behind with the reason, the others are sent again",
 )
-def test_11_single_lines_refused(bench: Bench) -> None:
+@pytest.mark.parametrize("line", [1, 3, CONVERSATIONS])
+def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     """The named rows are left behind with the reason; the others go again at once, and nothing loops."""
-    message = "Error on line 3: invalid JSON, near column 12: no such field: 'x'"
+    message = f"Error on line {line}: invalid JSON, near column 12: no such field: 'x'"
     bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, message)))
     watch = Watch(bench)
     refused = tick(bench)
@@ -244,7 +254,9 @@ def test_11_single_lines_refused(bench: Bench) -> None:
     watch.check()
     bench.ticks()
     finished(bench)
-    assert [(row["id"], row["reason"]) for row in bench.rows("rejected.jsonl")] == [("r1-000003", "invalid_request")]
+    assert [(row["id"], row["reason"]) for row in bench.rows("rejected.jsonl")] == [
+        (f"r1-00000{line}", "invalid_request")
+    ]
     assert "no such field" in bench.rows("rejected.jsonl")[0]["detail"]
     assert bench.service.world.batches_bought == STEPS
     assert len(bench.rows("round2/round2_history.jsonl")) == CONVERSATIONS - 1

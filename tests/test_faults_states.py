@@ -157,6 +157,22 @@ def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
     scene.finish(every=10 * HOUR)
 
 
+@pytest.mark.parametrize(("error", "code"), [("models/x is not found", 5), ("RESOURCE_EXHAUSTED", 8)])
+def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: Make, error: str, code: int) -> None:
+    """What it says of the model or of a quota holds nothing back: the missing rows failed and are asked again."""
+    scene = Scene.of(make_bench, 8)
+    said = {"code": code, "message": error}
+    scene.bench.service.faults.job(provider="gemini", times=1, end="BATCH_STATE_FAILED", share=0.5, error=said)
+    scene.tick()
+    assert scene.tick().code == 0
+    assert scene.bench.status()["waiting"] == []
+    first, *again = scene.batches()
+    assert first == (1, 8, "collected")
+    assert {attempt for attempt, _, _ in again} == {2}
+    assert 0 < sum(requests for _, requests, _ in again) < 8
+    scene.finish()
+
+
 def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: Make) -> None:
     """Results may be named only a moment after the end: none are bought again that are there already."""
     expected = undisturbed(make_bench, 4)
@@ -485,12 +501,12 @@ def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(m
     scene.finish()
 
 
-def hidden_for_an_hour(make_bench: Make, job_seconds: float) -> Scene:
+def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR) -> Scene:
     """A create call without an answer, whose job no listing shows until it was given up and bought again."""
     scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
     faults = scene.bench.service.faults
     faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
-    faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
+    faults.job(provider="gemini", times=1, unlisted_seconds=seconds)
     assert scene.tick().code == 75
     assert scene.tick(6 * MINUTE).code == 75
     scene.duplicates = 1  # from here on the hidden job is nobody's
@@ -511,7 +527,7 @@ def texts_and_bill(bench: Bench) -> tuple[dict[int, tuple[int | None, str]], flo
 )
 def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing(make_bench: Make) -> None:
     expected = undisturbed(make_bench, 4)
-    scene = hidden_for_an_hour(make_bench, 0.0)
+    scene = hidden(make_bench, 0.0)
     for _ in range(3):
         scene.tick()
     texts, paid = texts_and_bill(scene.bench)
@@ -519,6 +535,7 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     result = scene.tick(HOUR)
     assert "given up, but its job batches/" in result.err
     assert "exists after all" in result.err
+    assert not scene.bench.service.world.seen("gemini", "cancel")  # it has ended
     assert scene.batches()[0] == (1, 4, "abandoned")  # nothing that was given up counts as bought
     now, more = texts_and_bill(scene.bench)
     assert texts.items() <= now.items()
@@ -530,11 +547,19 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     assert len(scene.bench.service.world.requests) == calls
 
 
+@pytest.mark.parametrize(("hours", "found"), [(60, True), (80, False)])
+def test_a_job_that_was_given_up_is_looked_for_for_three_days(make_bench: Make, hours: float, *, found: bool) -> None:
+    scene = hidden(make_bench, 0.0, hours * HOUR)
+    scene.duplicates = 0 if found else 1
+    assert ("exists after all" in scene.tick(hours * HOUR).err) == found
+
+
 @pytest.mark.fault(
     35, "such a job turns up while it is still running", injected="listing", seen="it is named and cancelled"
 )
 def test_a_live_job_that_turns_up_after_it_was_given_up_is_cancelled(make_bench: Make) -> None:
-    scene = hidden_for_an_hour(make_bench, 2 * HOUR)
+    scene = hidden(make_bench, 2 * HOUR)
+    assert scene.run("clean").out == "0 input files and 0 finished jobs deleted.\n"  # its job needs the file
     scene.duplicates = 0
     scene.tick(HOUR)
     world = scene.bench.service.world

@@ -9,7 +9,7 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene
 
-from batchgen.local.faults import Drop, Fault, Status
+from batchgen.local.faults import ALWAYS, Drop, Fault, Status
 from batchgen.local.world import World
 
 BUSY = "The entity is in use and cannot be changed now."
@@ -77,6 +77,19 @@ def test_clean_deletes_what_is_settled_once(make_bench: Make) -> None:
     assert {job.provider for job in world.jobs.values() if job.deleted} == {"gemini"}
     assert scene.run("verify").code == 0
     assert scene.tick() == (0, "", "")
+
+
+def test_clean_does_not_insist_where_a_delete_fails(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    scene.finish()
+    down = [Fault(endpoint=endpoint, times=ALWAYS, action=Status(503)) for endpoint in ("file_delete", "delete")]
+    scene.bench.service.faults.add(*down)
+    assert scene.run("clean").code == 75
+    world = scene.bench.service.world
+    assert [len(world.seen(provider, "file_delete")) for provider in ("gemini", "together")] == [1, 1]
+    assert len(world.seen("gemini", "delete")) == 1
+    scene.bench.service.faults.clear()
+    assert scene.run("clean").out == "3 input files and 2 finished jobs deleted.\n"
 
 
 def test_clean_goes_on_where_it_was_interrupted(make_bench: Make) -> None:

@@ -20,9 +20,9 @@ def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "AHEAD", BATCHES)
 
 
-def left_over(bench: Bench, *, granted: int = 1) -> Bench:
+def left_over(bench: Bench, *, granted: int = 1, more: str = "") -> Bench:
     """So many batches of one conversation are in flight, a quota refused the next, the others were uploaded ahead."""
-    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
+    bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n{more}")
     assert bench.prepare(seeds(BATCHES)).code == 0
     no = Status(429, "You exceeded your current quota.")
     bench.service.faults.add(Fault(provider="gemini", endpoint="create", nth=granted + 1, times=ALWAYS, action=no))
@@ -48,6 +48,17 @@ def test_a_limit_below_what_is_planned_lets_one_batch_through_at_a_time(bench: B
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
     bench.ticks()
     finished(bench)
+
+
+def test_a_price_became_known_that_passes_the_cap(bench: Bench) -> None:
+    """What was planned without a price is held against the cap by its price now, and by the longest replies."""
+    unknown = '[gemini]\nmodels = ["gemini-9-nobody"]\n'
+    left_over(bench, more=unknown)
+    price = '[prices."gemini-9-nobody"]\ninput = 0.0\noutput = 1000.0\n'
+    bench.configure(f"{ROUNDS}max_usd = 0.3\n[batches]\nmax_requests = 1\n{unknown}{price}")
+    done = bench.run(*SUBMIT)
+    assert (done.code, flying(bench)) == (3, 2)  # 128 tokens each: there is room for two of them
+    assert "max_usd" in done.err
 
 
 @pytest.mark.parametrize(("limit", "room"), [("concurrent_batches = 3", 3), ("enqueued_tokens = {tokens}", 2)])

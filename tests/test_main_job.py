@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +112,12 @@ def test_real_rows(bench: Bench) -> None:
     assert bench.run("verify").code == 0
 
 
+def asked_fields(folder: Path) -> set[tuple[str, ...]]:
+    """The JSON fields that Gemini's requests in a folder ask for."""
+    rows = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
+    return {tuple(row["request"]["generationConfig"]["responseSchema"]["required"]) for row in rows}
+
+
 def test_a_correction_brings_the_next_question_along(bench: Bench) -> None:
     """`ask_next` saves a batch a round and changes nothing else: shape, verify, rebuild, the count of every step."""
     bench.configure("[correction]\nask_next = true\n")
@@ -123,6 +130,8 @@ def test_a_correction_brings_the_next_question_along(bench: Bench) -> None:
     sent = [(batch["round"], batch["stage"], batch["attempt"]) for batch in status["batches"]]
     assert (2, "correction", 2) in sent  # a reply without its question is asked again as a whole
     assert (3, "question", 1) not in sent
+    fields = [asked_fields(bench.root / f"requests/round{number}/correction") for number in (2, 3)]
+    assert [list(map(len, found)) for found in fields] == [[2], [1]]  # nobody pays for a question of a fourth round
     assert bench.run("verify").code == 0
     questions = [row["rounds"][2]["question"] for row in bench.rows("round3/round3_history.jsonl")]
     assert len(set(questions)) == 4

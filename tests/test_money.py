@@ -371,3 +371,15 @@ def test_a_job_that_cannot_be_deleted(make_bench: Make, status: int, code: int, 
     assert (result.code, result.json["jobs"]) == (code, jobs)
     scene.bench.service.faults.clear()
     assert scene.run("clean", "--json").json["jobs"] == 2 - jobs
+
+
+def test_what_used_nothing_needs_no_price(make_bench: Make) -> None:
+    """Requests that failed before any token was billed cost nothing, whatever the model's price is."""
+    scene = Scene.of(make_bench, 4, 'together.models = ["nobody/knows-1B"]\n')
+    scene.bench.service.faults.rows("error", provider="together")
+    for _ in range(8):
+        scene.bench.run("collect", "--advance")
+        scene.bench.service.world.advance(60)
+    found = receipt(scene.bench)["total"]
+    assert (found["unpriced_requests"], found["at_least"]) == (0, False)
+    assert scene.bench.status()["cost"]["unpriced_requests"] == 0

@@ -74,7 +74,8 @@ def test_a_detail_is_one_short_line(detail: object) -> None:
 @pytest.mark.parametrize("text", ["ok", "7", "好", "\U0001f44d", "¿?a", "❤️", "é", "\u0e01"])
 @pytest.mark.parametrize("stage", Stage)
 def test_a_text_with_a_word_is_accepted(text: str, stage: Stage) -> None:
-    assert accept(stage, Reply("k", Reason.ACCEPTED, f" {text}\r\n")) == Reply("k", Reason.ACCEPTED, text)
+    for said in (text, f"{text} ", f" {text}\r\n"):
+        assert accept(stage, Reply("k", Reason.ACCEPTED, said)) == Reply("k", Reason.ACCEPTED, text)
 
 
 @pytest.mark.parametrize(

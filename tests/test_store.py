@@ -13,7 +13,7 @@ from batchgen import booking
 from batchgen.dialogue import Stage, Step, Turn
 from batchgen.outcomes import Reason
 from batchgen.placing import CHARACTERS
-from batchgen.records import Batch, Plan, Settled
+from batchgen.records import Batch, Plan, Settled, Wait
 from batchgen.store import Store
 
 QUESTION = Step(2, Stage.QUESTION)
@@ -73,3 +73,18 @@ def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
     store.release(again, "refused", error="no")
     assert [(row.number, row.strikes) for row in store.ready(QUESTION, 2, after=0, limit=9)] == [(1, 1), (2, 1)]
     assert store.rejected() == 0
+
+
+def test_what_is_known_already_is_not_written_again(store: Store) -> None:
+    """A tick that finds nothing new leaves the file as it is."""
+    batch = planned(store, "first")
+    store.wait(Wait("gemini/m", None, 1, "why"))
+    store.set_meta("fact", "value")
+    before = store._database.total_changes
+    store.wait(Wait("gemini/m", None, 1, "why"))
+    store.set_meta("fact", "value")
+    store.end_wait("gemini/other")
+    store.update(batch, state=batch.state, error=None)
+    assert store._database.total_changes == before
+    store.wait(Wait("gemini/m", None, 2, "why"))
+    assert store._database.total_changes == before + 1
