@@ -67,6 +67,11 @@ class Database:
     def close(self) -> None:
         self._database.close()
 
+    def flaws(self) -> list[str]:
+        """What SQLite finds wrong with the file, the first few things; empty when its structure is whole."""
+        found = [flaw for (flaw,) in self._database.execute("PRAGMA quick_check(5)")]
+        return [] if found == ["ok"] else found
+
     def _migrate(self) -> None:
         (done,) = self._database.execute("PRAGMA user_version").fetchone()
         if done > len(MIGRATIONS):

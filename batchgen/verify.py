@@ -42,6 +42,9 @@ def verify(session: Session) -> list[str]:
 
 
 def _problems(session: Session) -> Iterator[str]:
+    if flaws := session.store.flaws():
+        yield f"{session.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
+        return
     yield from _unfinished(session)
     for number in range(1, session.settings.rounds + 1):
         if number > 1 and not session.store.settled_at(number * len(STAGES) - 1)[0]:

@@ -255,6 +255,14 @@ def test_a_broken_export_leaves_the_old_file(
     assert [each.name for each in tmp_path.glob("one*")] == [path.name]
 
 
+@pytest.mark.parametrize("command", [("export", "--format", "messages"), ("report",)])
+def test_an_empty_output_is_refused(command: tuple[str, ...], finished: Bench) -> None:
+    """A script's variable that was not set must not fill the folder it happens to be in."""
+    result = finished.run(*command, "--output", "")
+    assert result.code == 2
+    assert "--output" in result.err
+
+
 def test_nothing_complete_is_nothing_to_export(bench: Bench, tmp_path: Path) -> None:
     assert bench.run("export", "--format", "messages", "--output", str(tmp_path / "x.jsonl")).code == 2
     bench.prepare(seeds(3))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from invariants import ROUNDS
 
+from batchgen.database import PAGE_BYTES
+
 if TYPE_CHECKING:
     from conftest import Bench
     from scenes import Make
@@ -146,6 +148,21 @@ def test_a_text_changed_in_the_store_is_in_no_result_line(make_bench: Make, copi
     problems = bench.run("verify", "--json").json["problems"]
     assert any(problem.startswith("r1-000002 round 2 answer: its text is in no line") for problem in problems)
     assert any("round2_history.jsonl:2: not what the store holds" in problem for problem in problems)
+
+
+def test_a_store_with_a_page_overwritten_is_named(make_bench: Make, copies: dict[str, bytes]) -> None:
+    """Every page of this small store holds something, but not all of it is read by whoever checks the dataset."""
+    bench = finished_run(make_bench, copies)
+    path = bench.root / "data" / "batchgen.sqlite"
+    whole = path.read_bytes()
+    for page in range(1, len(whole) // PAGE_BYTES, 3):
+        at = page * PAGE_BYTES
+        path.write_bytes(whole[:at] + b"x" * PAGE_BYTES + whole[at + PAGE_BYTES :])
+        result = bench.run("verify")
+        assert result.code in {1, 3}, page
+        assert "batchgen rebuild" in result.out + result.err
+    path.write_bytes(whole)
+    assert bench.run("verify").code == 0
 
 
 def test_an_unfinished_run_is_named(make_bench: Make, copies: dict[str, bytes]) -> None:

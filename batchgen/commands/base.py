@@ -90,6 +90,13 @@ def unprepared(root: Path) -> BatchgenError:
     return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
 
 
+def output_path(_: click.Context, option: click.Parameter, value: str | None) -> Path | None:
+    """An option's path. Raises click.BadParameter for an empty one: a script's variable was not set."""
+    if value == "":
+        raise click.BadParameter("a path is wanted, not an empty text.", param=option)
+    return None if value is None else Path(value)
+
+
 def answer(value: Any, *, as_json: bool, text: str) -> None:
     """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from batchgen.commands.base import Context, answer, json_option, prepared, reading, working
+from batchgen.commands.base import Context, answer, json_option, output_path, prepared, reading, working
 
 EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 
@@ -33,7 +33,9 @@ def verify(context: Context, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), help="An .html file. Default: ROOT/data/report.html.")
+@click.option(
+    "--output", type=click.Path(), callback=output_path, help="An .html file. Default: ROOT/data/report.html."
+)
 @click.option(
     "--conversations", type=click.IntRange(min=1), default=2000, show_default=True, help="Most to read in the page."
 )
@@ -60,7 +62,11 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
 @click.command()
 @click.option("--format", "form", type=click.Choice(EXPORT_FORMATS), required=True, help="Who it is for.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="A .jsonl or .parquet file, or a folder."
+    "--output",
+    type=click.Path(),
+    callback=output_path,
+    required=True,
+    help="A .jsonl or .parquet file, or a folder.",
 )
 @click.option("--flags", default="keep", show_default=True, help="keep, or drop:NAME,... to leave flagged records out.")
 @click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Split off a test set.")
