@@ -197,14 +197,15 @@ def _expect_results(session: Session, batch: Batch, job: Job, waited: float) -> 
     """Raises NotReady for an ended job that names no results yet.
 
     A success always has some. A cancel that was asked for is not final: some of such jobs deliver everything after
-    all, which is waited for, for one grace period; one that the provider cancelled by itself is believed at the second
-    look. An expired job has no results (ai.google.dev/gemini-api/docs/batch-api).
+    all, which is waited for, for one grace period. One that the provider cancelled by itself is believed at the second
+    look; so is one that expired: at Gemini such a job has no results, at Together it may have some.
     """
     if job.output or job.errors or job.inline:
         return
     asked = batch.error == CANCEL_ASKED
     patience = session.settings.batches.reconcile_grace_seconds if asked else 0
-    if job.state is JobState.SUCCEEDED or (job.state is JobState.CANCELLED and (not waited or waited < patience)):
+    early = not waited or waited < patience
+    if job.state is JobState.SUCCEEDED or (job.state in (JobState.CANCELLED, JobState.EXPIRED) and early):
         raise NotReady(f"the job has ended ({job.raw_state}), but names no results.")
 
 

@@ -51,7 +51,8 @@ def test_pending_for_60_hours_then_expired(make_bench: Make) -> None:
     assert "in flight for 25 h" in stale.err
     assert scene.tick(33 * HOUR).code == 0
     assert scene.jobs() == 1  # nothing is bought again on suspicion
-    assert scene.tick(3 * HOUR).code == 0
+    assert scene.tick(3 * HOUR).code == 75  # nor at the first look at an end without results
+    assert scene.tick().code == 0
     assert scene.batches() == [(1, 4, "collected"), (2, 2, "in_flight"), (2, 2, "in_flight")]  # half as large
     scene.finish()
     assert scene.bench.files() == expected
@@ -96,6 +97,27 @@ def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end
     [step] = [step for step in scene.bench.status()["steps"] if step["done"] == 2]
     assert (step["in_flight"], step["rejected"]) == (3, 0)
     assert [part[:2] for part in scene.batches(POSITION[provider])] == [(1, 5), (2, 2), (2, 1)]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    18,
+    "a job has expired or was cancelled by its provider, and what it did is named a little later",
+    injected="state, and a file id that is missing at first",
+    seen="status 75 at the first look; those rows are kept, only the others are asked again",
+)
+@pytest.mark.parametrize("end", ["EXPIRED", "CANCELLED"])
+def test_what_an_ended_job_did_may_be_named_late(make_bench: Make, end: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    scene.bench.service.faults.job(provider="together", times=1, end=end, share=0.4, output_after_seconds=MINUTE)
+    reach(scene, "together")
+    first = scene.tick()
+    assert first.code == 75
+    assert f"has ended ({end}), but names no results" in first.err
+    assert scene.tick(2 * MINUTE).code == 0
+    assert [part[:2] for part in scene.batches(POSITION["together"])] == [(1, 5), (2, 2), (2, 1)]
     scene.finish()
     assert scene.bench.files() == expected
 
