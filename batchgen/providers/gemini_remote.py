@@ -21,7 +21,7 @@ import httpx2
 from google import genai
 from google.genai import errors, types
 
-from batchgen.errors import Ambiguous, BatchgenError, NotReady, Temporary
+from batchgen.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.files import hash_file
 from batchgen.logs import redacted
 from batchgen.outcomes import short
@@ -39,6 +39,7 @@ from batchgen.providers.transport import (
     setting_up,
     tls_context,
     unreachable,
+    unreadable,
 )
 
 API_URL = "https://generativelanguage.googleapis.com"
@@ -170,8 +171,8 @@ class GeminiRemote:
 
     def jobs(self) -> list[Job]:
         found: list[Job] = []
-        token = ""
-        for _ in range(MAX_PAGES):
+        token, seen = "", set[str]()
+        while len(seen) < MAX_PAGES:
             page = as_object(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
             operations = page.get("operations")
             if operations is not None and not isinstance(operations, list):
@@ -180,6 +181,9 @@ class GeminiRemote:
             token = page.get("nextPageToken") or ""
             if not token:
                 return found
+            if not isinstance(token, str) or token in seen:
+                break
+            seen.add(token)
         raise Temporary("gemini, list batches: the list does not end.", do="The next tick tries again.")
 
     def _read(self, path: str, doing: str, **query: str) -> Any:
@@ -275,5 +279,7 @@ def _calling(doing: str) -> Iterator[None]:
         raise meaning(_refusal(doing, error)) from None
     except httpx2.HTTPError as error:
         raise unreachable(NAME, doing, error) from None
-    except (KeyError, TypeError, ValueError, UnicodeError) as error:  # a 200 that is no answer, or an HTML page
-        raise NotReady(f"gemini, {doing}: an answer that cannot be read ({type(error).__name__}).") from None
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the SDK makes of a 200 that is no answer, of null or a page
+        raise unreadable(NAME, doing, error) from None

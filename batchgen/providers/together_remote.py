@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 import httpx
 import together
 
-from batchgen.errors import Ambiguous, BatchgenError, NotReady, Temporary
+from batchgen.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
@@ -30,6 +30,7 @@ from batchgen.providers.transport import (
     setting_up,
     tls_context,
     unreachable,
+    unreadable,
 )
 
 ENDPOINT: Final = "/v1/chat/completions"
@@ -193,5 +194,7 @@ def _calling(doing: str) -> Iterator[None]:
         raise meaning(_refusal(doing, error)) from None
     except (together.APIConnectionError, httpx.HTTPError) as error:
         raise unreachable(NAME, doing, error) from None
-    except (together.TogetherError, AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise NotReady(f"together, {doing}: an answer that cannot be read ({type(error).__name__}).") from None
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the SDK makes of a 200 that is no answer, of null or a page
+        raise unreadable(NAME, doing, error) from None

@@ -14,7 +14,16 @@ from time import time
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from batchgen.errors import Ambiguous, BatchgenError, KeyRefused, QuotaReached, SetupError, Temporary, heed_interrupt
+from batchgen.errors import (
+    Ambiguous,
+    BatchgenError,
+    KeyRefused,
+    NotReady,
+    QuotaReached,
+    SetupError,
+    Temporary,
+    heed_interrupt,
+)
 from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
@@ -203,6 +212,12 @@ def unreachable(provider: str, doing: str, error: Exception) -> BatchgenError:
         )
     kind = TimedOut if "Timeout" in type(error).__name__ else Temporary
     return kind(f"{provider}, {doing}: {reason}", do="The next tick tries again.")
+
+
+def unreadable(provider: str, doing: str, error: Exception) -> BatchgenError:
+    """What an SDK raised over an answer that is none, as the error it is to the user."""
+    heed_interrupt(error)
+    return NotReady(f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).")
 
 
 def _root(error: BaseException) -> BaseException:

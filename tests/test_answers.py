@@ -1,0 +1,88 @@
+"""Whatever is answered to a call, it is taken for an answer or becomes one of our errors: nothing of an SDK leaks.
+
+The SDKs raise what happens to them over a 200 that is none: AttributeError over null, TypeError over a list, KeyError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from conftest import GEMINI_KEY, TOGETHER_KEY
+from scenes import Make, Scene
+
+from batchgen.errors import BatchgenError
+from batchgen.local.faults import Body, Fault
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import REFUSALS, Access, Remote
+
+ODD = ("null", "[]", "[null]", '"x"', "17", "true", "{}", '{"file":null}', '{"file":[1]}', '{"job":[]}', '{"data":3}')
+LINE = b'{"key":"a","request":{}}\n'
+Call = Callable[[Remote, Path], object]
+
+
+def calls(uploads: Sequence[str], files: str = "", jobs: str = "") -> dict[str, Call]:
+    """Every call by the service's endpoint that it meets. `files` and `jobs` are what an id begins with."""
+    return {
+        **dict.fromkeys(uploads, lambda remote, path: remote.upload(path, len(LINE))),
+        "file_get": lambda remote, _: remote.file(f"{files}abc"),
+        "create": lambda remote, _: remote.create(model="m", file_id=f"{files}abc", name="n"),
+        "get": lambda remote, _: remote.get(f"{jobs}abc"),
+        "list": lambda remote, _: remote.jobs(),
+        "download": lambda remote, _: remote.download(f"{files}abc", BytesIO()),
+        "cancel": lambda remote, _: remote.cancel(f"{jobs}abc"),
+        "file_delete": lambda remote, _: remote.delete_file(f"{files}abc"),
+        "delete": lambda remote, _: remote.delete_job(f"{jobs}abc"),
+        "probe": lambda remote, _: remote.probe("m"),
+    }
+
+
+CALLS = {
+    "gemini": calls(("upload_start", "upload_data"), "files/", "batches/"),
+    "together": calls(("upload_start", "upload_data", "upload_finish")),
+}
+
+
+@pytest.fixture(params=CALLS)
+def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[str, Remote, Scene]]:
+    """A provider's name, its calls, and the service they go to."""
+    scene = Scene.of(make_bench, 1)
+    service, row = scene.bench.service, provider_row(request.param)
+    key, url = {"gemini": (GEMINI_KEY, service.gemini_url), "together": (TOGETHER_KEY, service.together_url)}[row.name]
+    remote = row.connect(Access(key, url, 20.0, "v1beta"))
+    yield row.name, remote, scene
+    remote.close()
+
+
+@pytest.mark.parametrize("answer", ODD)
+def test_an_odd_answer_to_any_call_is_ours_to_tell(
+    called: tuple[str, Remote, Scene], answer: str, tmp_path: Path
+) -> None:
+    name, remote, scene = called
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(LINE)
+    faults, told = scene.bench.service.faults, set[str]()
+    for endpoint, call in CALLS[name].items():
+        odd = Body(text=answer, content_type="application/json", headers={"X-Goog-Upload-Status": "final"})
+        faults.add(Fault(provider=name, endpoint=endpoint, action=odd, times=0))
+        try:
+            with suppress(*REFUSALS):
+                call(remote, path)
+        except BatchgenError:
+            told.add(endpoint)
+        faults.clear()
+    assert {"create", "get"} <= told
+
+
+def test_a_list_whose_pages_go_round_is_given_up_at_once(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 1)
+    service = scene.bench.service
+    service.faults.add(Fault(provider="gemini", endpoint="list", action=Body(json={"nextPageToken": "again"}), times=0))
+    remote = provider_row("gemini").connect(Access(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
+    with pytest.raises(BatchgenError, match="does not end"):
+        remote.jobs()
+    remote.close()
+    assert len([seen for seen in service.world.seen("gemini") if seen.endpoint == "list"]) == len(("first", "again"))
