@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY
-from scenes import Make, Scene
+from scenes import HOUR, Make, Scene
 
 from batchgen.errors import BatchgenError
-from batchgen.local.faults import Body, Fault
+from batchgen.local.faults import Body, Drop, Fault
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Access, Remote
 
@@ -75,6 +75,33 @@ def test_an_odd_answer_to_any_call_is_ours_to_tell(
             told.add(endpoint)
         faults.clear()
     assert {"create", "get"} <= told
+
+
+def test_an_error_in_place_of_a_list_does_not_say_that_nothing_is_listed(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 2)
+    lost = Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True)
+    scene.bench.service.faults.add(lost)
+    assert scene.tick().code == 75
+    error = Body(json={"error": {"code": 500, "message": "upstream"}})
+    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="list", action=error, times=0))
+    assert [scene.tick(HOUR).code for _ in range(4)] == [75] * 4
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.jobs("gemini") == len(("question", "correction"))
+
+
+def test_a_list_in_the_dress_of_others_is_read(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 2)
+    scene.tick()
+    lost = Fault(provider="together", endpoint="create", action=Drop(), after_effect=True)
+    scene.bench.service.faults.add(lost)
+    assert scene.tick().code == 75
+    [job] = scene.bench.service.world.jobs_created("together")
+    row = {"id": job.id, "status": "IN_PROGRESS", "input_file_id": job.input_file}
+    data = Body(json={"object": "list", "data": [row], "has_more": False})
+    scene.bench.service.faults.add(Fault(provider="together", endpoint="list", action=data, times=0))
+    scene.finish()
+    assert scene.jobs("together") == 1
 
 
 def test_a_list_whose_pages_go_round_is_given_up_at_once(make_bench: Make) -> None:

@@ -256,6 +256,33 @@ def test_what_is_no_answer_is_not_taken_for_one(
     assert scene.bench.files() == expected
 
 
+@pytest.mark.fault(
+    15,
+    "an error of somebody in between in place of a download, for hours",
+    injected="JSON with status 200",
+    seen="status 75, nothing is kept; the tick that gets the file reads it, nothing is bought again",
+)
+@BOTH
+@pytest.mark.parametrize(
+    "action",
+    [Body(json={"error": {"code": 500, "message": "upstream"}}), Body(json={})],
+    ids=["error", "object"],
+)
+def test_an_error_in_place_of_a_file_is_not_believed_the_third_time(
+    make_bench: Make, provider: str, action: Any
+) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    for _ in range(1 if provider == "gemini" else 2):
+        scene.tick()
+    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
+    assert [scene.tick(HOUR).code for _ in range(5)] == [75] * 5
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
 @BOTH
 def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: Make, provider: str) -> None:
     expected = undisturbed(make_bench, 4)

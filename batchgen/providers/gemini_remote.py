@@ -45,6 +45,7 @@ from batchgen.providers.transport import (
 API_URL = "https://generativelanguage.googleapis.com"
 PAGE_SIZE = 100
 MAX_PAGES = 1000
+LISTING = {"operations", "nextPageToken", "unreachable"}  # what a page may hold; an empty one holds nothing
 
 
 class GeminiRemote:
@@ -175,8 +176,8 @@ class GeminiRemote:
         while len(seen) < MAX_PAGES:
             page = as_object(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
             operations = page.get("operations")
-            if operations is not None and not isinstance(operations, list):
-                break
+            if not isinstance(operations or [], list) or (page and not page.keys() & LISTING):
+                break  # an error or something else in place of a list: that nothing is listed must not be read from it
             found += [job(operation) for operation in operations or []]
             token = page.get("nextPageToken") or ""
             if not token:
@@ -184,7 +185,7 @@ class GeminiRemote:
             if not isinstance(token, str) or token in seen:
                 break
             seen.add(token)
-        raise Temporary("gemini, list batches: the list does not end.", do="The next tick tries again.")
+        raise Temporary("gemini, list batches: no list, or one that does not end.", do="The next tick tries again.")
 
     def _read(self, path: str, doing: str, **query: str) -> Any:
         parameters = {name: value for name, value in query.items() if value}

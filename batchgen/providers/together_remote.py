@@ -123,6 +123,8 @@ class TogetherRemote:
         def call() -> list[Job]:
             with _calling("list batches"):
                 rows: Any = self._client.batches.list()
+                if isinstance(rows, dict) and isinstance(rows.get("data"), list) and not rows.get("has_more"):
+                    rows = rows["data"]  # as others with this protocol list them
                 if rows is not None and not isinstance(rows, list):
                     raise TypeError("no list")
                 return [_job(row) for row in rows or []]
