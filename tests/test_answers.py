@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY
+from invariants import undisturbed
 from scenes import HOUR, Make, Scene
 
 from batchgen.errors import BatchgenError
-from batchgen.local.faults import Body, Drop, Fault
+from batchgen.local.faults import Body, Drop, Fault, Unwrap
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Access, Remote
 
@@ -102,6 +103,17 @@ def test_a_list_in_the_dress_of_others_is_read(make_bench: Make) -> None:
     scene.bench.service.faults.add(Fault(provider="together", endpoint="list", action=data, times=0))
     scene.finish()
     assert scene.jobs("together") == 1
+
+
+def test_a_batch_that_is_no_operation_is_read(make_bench: Make) -> None:
+    """The batch itself, as the reference describes it, where an operation is due that holds it as its metadata."""
+    expected = undisturbed(make_bench, 2)
+    scene = Scene.of(make_bench, 2)
+    bare = Fault(provider="gemini", endpoint="get", action=Unwrap("metadata"), times=0)
+    scene.bench.service.faults.add(bare)
+    scene.finish()
+    assert scene.jobs("gemini") == len(("question", "correction"))
+    assert scene.bench.files() == expected
 
 
 def test_a_list_whose_pages_go_round_is_given_up_at_once(make_bench: Make) -> None:

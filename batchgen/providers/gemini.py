@@ -212,9 +212,12 @@ def _usage(usage: dict[str, Any]) -> Usage:
 
 
 def job(operation: Any) -> Job:
-    """A raw operation as a Job. The SDK shows only `metadata`, and drops `error`, counts and `response`."""
+    """A raw operation as a Job. The SDK shows only `metadata`, and drops `error`, counts and `response`.
+
+    The batch itself, which an operation holds as its metadata, is taken for one, too.
+    """
     operation = as_object(operation)
-    metadata = as_object(operation.get("metadata"))
+    metadata = as_object(operation.get("metadata")) or operation
     raw_state = as_text(metadata.get("state")) or as_text(operation.get("state"))
     outputs = [as_object(operation.get("response")), as_object(metadata.get("output")), as_object(metadata.get("dest"))]
     stats = as_object(metadata.get("batchStats"))
