@@ -15,7 +15,7 @@ from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
-from batchgen.fetch import Terms, fetch
+from batchgen.fetch import fetch
 from batchgen.late import look_for_late_jobs
 from batchgen.logs import log
 from batchgen.outcomes import Reason
@@ -181,8 +181,7 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
     keys = session.keys(batch)
     try:
         _expect_results(session, batch, job, waited)
-        terms = Terms(strict=batch.blanks < SHORT_LOOKS, anything=waited > PATIENCE_SECONDS)
-        raw = fetch(session, remote, batch, job, keys, terms)
+        raw = fetch(session, remote, batch, job, keys, strict=batch.blanks < SHORT_LOOKS)
     except REFUSALS as error:
         return _withheld(session, batch, str(error), waited)
     except NotReady as error:

@@ -24,25 +24,16 @@ from batchgen.providers.transport import patiently
 from batchgen.records import Batch
 from batchgen.session import Session
 
-ROW_MARKS = (b'"key"', b'"custom_id"', b'"response"')  # a row that is torn or answers nobody has one yet, an error none
+ROW_MARKS = (b'"key"', b'"custom_id"', b'"response"')  # a row has one of them, an error in place of a file has none
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 
 
-class Terms(NamedTuple):
-    """On what terms a file that leaves requests unanswered is believed: with fewer lines than the provider says there
-    are, or with rows that answer none, only if not `strict`; as an object that is no row, only if `anything` is.
-    """
-
-    strict: bool
-    anything: bool
-
-
-def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mapping[str, int], terms: Terms) -> bytes:
+def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mapping[str, int], *, strict: bool) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
-    when a file that the job names cannot be had yet, or is no result file by these `terms`: an error that comes in its
-    place may be JSON, too.
+    when a file that the job names cannot be had yet, or is no result file, or (if `strict`) answers nothing or has
+    fewer lines than the provider says there are.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -50,7 +41,7 @@ def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mappin
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
-    due = _Wanted(provider_row(batch.provider).key, frozenset(keys), job.rows or 1, on_disk, terms)
+    due = _Wanted(provider_row(batch.provider).key, frozenset(keys), job.rows or 1, on_disk, strict)
     bodies = _believable(remote, list(missing.values()), due)
     for path, body in zip(missing, bodies, strict=True):
         _keep(path, body)
@@ -66,7 +57,7 @@ def _keep(path: Path, raw: bytes) -> None:
 
 
 class _Wanted(NamedTuple):
-    """What files must hold to be believed: these keys, or what the `terms` say; `on_disk` is there already.
+    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already.
 
     `key` tells whose result a row is.
     """
@@ -75,7 +66,7 @@ class _Wanted(NamedTuple):
     keys: frozenset[str]
     lines: int
     on_disk: list[bytes]
-    terms: Terms
+    strict: bool
 
 
 def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[bytes]:
@@ -93,7 +84,7 @@ def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[by
             return bodies
         if bodies == before:
             found = sum(len(read_lines(body)) for body in every)
-            if found < wanted.lines and wanted.terms.strict:
+            if found < wanted.lines and wanted.strict:
                 raise NotReady(f"the results {', '.join(file_ids)} have {found} lines, {wanted.lines} or more are due.")
             return bodies
         before = bodies
@@ -114,13 +105,14 @@ def _once(remote: Reader, file_id: str) -> bytes:
 
 
 def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
-    """Whether a body is a result file: some line answers a key; or it starts as a JSON object does and is believed by
-    the terms. A page or an error of somebody in between does neither; an empty file is a result too.
+    """Whether a body is a result file: some line answers a key; or (if not strict) it starts as a JSON object does and
+    some row of it is torn or has lost its key. A page or an error of somebody in between does neither, however often it
+    comes; an empty file is a result too.
     """
-    start, terms = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1], wanted.terms
+    start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if not start or next(_answers([raw], wanted), None) is not None:
         return True
-    return start == b"{" and not terms.strict and (terms.anything or any(mark in raw for mark in ROW_MARKS))
+    return start == b"{" and not wanted.strict and any(mark in raw for mark in ROW_MARKS)
 
 
 def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from batchgen.booking import supersede
 from batchgen.errors import BatchgenError
-from batchgen.fetch import Terms, fetch
+from batchgen.fetch import fetch
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
@@ -70,5 +70,5 @@ def _settle(session: Session, provider: Provider, batch: Batch, job: Job) -> Non
 
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
-    raw = fetch(session, session.remote(provider), batch, job, {}, Terms(strict=False, anything=False))
+    raw = fetch(session, session.remote(provider), batch, job, {}, strict=False)
     supersede(session, provider, batch, raw)

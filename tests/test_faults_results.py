@@ -260,7 +260,7 @@ def test_what_is_no_answer_is_not_taken_for_one(
     15,
     "an error of somebody in between in place of a download, for hours",
     injected="JSON with status 200",
-    seen="status 75, nothing is kept; the tick that gets the file reads it, nothing is bought again",
+    seen="status 75, after 6 h status 3, nothing is kept or bought again; the tick that gets the file reads it",
 )
 @BOTH
 @pytest.mark.parametrize(
@@ -277,6 +277,7 @@ def test_an_error_in_place_of_a_file_is_not_believed_the_third_time(
         scene.tick()
     scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
     assert [scene.tick(HOUR).code for _ in range(5)] == [75] * 5
+    assert scene.tick(20 * HOUR).code == 3  # somebody is called
     scene.bench.service.faults.clear()
     scene.finish()
     assert scene.jobs() == 3
