@@ -2,7 +2,7 @@
 
 The protocol: a create is never repeated on suspicion. Only complete listings, read with the key that made the call, say
 that a job is not there; and only two of them, a third of the grace period apart, after the whole grace period, say that
-it never will be. A listing that fails half-way says nothing.
+it never will be. A listing that fails half-way, or lacks a batch that is known to be in flight, says nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +35,14 @@ def reconcile(session: Session) -> None:
         except BatchgenError as error:
             session.trouble(error)
             continue
+        unlisted = _unlisted(session, provider, found)
         for batch in mine:
-            _settle(session, provider, batch, found)
+            if matches := found.get(label(provider, name=batch.name, remote_file=batch.remote_file or "")):
+                adopt(session, provider, batch, matches)
+            elif unlisted:
+                _proves_nothing(session, batch, unlisted[0])
+            else:
+                _not_there(session, batch)
 
 
 def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
@@ -75,12 +81,17 @@ def _own(session: Session, provider: Provider, batch: Batch) -> bool:
     return False
 
 
-def _settle(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
-    matches = found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), [])
-    if matches:
-        adopt(session, provider, batch, matches)
-    else:
-        _not_there(session, batch)
+def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:
+    """The batches in flight that a listing should show and does not. One that answered 404 may be gone indeed."""
+    shown = {job.remote_id for jobs in found.values() for job in jobs}
+    return [
+        batch
+        for batch in session.store.batches("in_flight")
+        if batch.provider == provider.name
+        and batch.key_fingerprint == session.fingerprint(provider)
+        and not batch.missing
+        and batch.remote_id not in shown
+    ]
 
 
 def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[Job]) -> Batch:
@@ -112,6 +123,16 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
             except REFUSALS as error:
                 session.trouble(Temporary(f"{provider.name}: {job.remote_id} could not be cancelled: {error}."))
     return batch
+
+
+def _proves_nothing(session: Session, batch: Batch, unlisted: Batch) -> None:
+    session.trouble(
+        Ambiguous(
+            f"{session.describe(batch)}: the create call got no clear answer, and the provider's list is not complete:"
+            f" it lacks {unlisted.name}, which is in flight.",
+            do="The next tick looks again. Nothing is bought twice meanwhile.",
+        )
+    )
 
 
 def _not_there(session: Session, batch: Batch) -> None:

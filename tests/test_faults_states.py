@@ -337,6 +337,29 @@ def test_a_job_missing_from_a_listing_is_not_lost(make_bench: Make) -> None:
 
 
 @pytest.mark.fault(
+    3,
+    "the listing that would find an unanswered create lacks jobs that are there",
+    injected="listing",
+    seen="it proves nothing as long as it lacks a batch in flight; nothing is bought twice",
+)
+def test_a_listing_that_lacks_a_batch_in_flight_says_nothing_of_others(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4, most=2, job_seconds=2 * HOUR)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", nth=2, action=Drop(), after_effect=True))
+    faults.job(provider="gemini", times=2, unlisted_seconds=HOUR)
+    assert scene.tick().code == 75
+    for _ in range(5):
+        result = scene.tick(10 * MINUTE)
+        assert result.code == 75
+        assert "the provider's list is not complete" in result.err
+    assert scene.jobs() == 2
+    scene.finish(every=HOUR)
+    assert scene.jobs() == 6
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
     22,
     "the key is another one than the job was made with",
     injected="environment",
