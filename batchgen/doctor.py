@@ -106,9 +106,11 @@ def describe(found: Mapping[str, Any]) -> str:
 def _model_line(model: Mapping[str, Any]) -> str:
     served = {"yes": "served", "no": "NOT SERVED", "unclear": "could not be asked"}[model["served"]]
     price = model["price"]
-    cost = "price unknown" if price is None else f"${price['input']:g} in, ${price['output']:g} out per million tokens"
-    seen = f", seen {model['price_seen']}" if model["price_seen"] else ""
     why = f" ({model['detail']})" if model["detail"] else ""
+    if price is None:
+        return f"{model['model']}: {served}{why}; price unknown"
+    seen = f", seen {model['price_seen']}" if model["price_seen"] else ""
+    cost = f"${price['input']:g} in, ${price['output']:g} out per million tokens"
     return f"{model['model']}: {served}{why}; {cost} ({model['price_source']}{seen})"
 
 

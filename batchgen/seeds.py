@@ -278,6 +278,8 @@ def _rows(path: Path, kind: str, packing: str) -> Rows:
             yield from _READERS[kind](file)
     except (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
+        if kind == ".csv":
+            do = "Fetch or export it again: in UTF-8, its columns question, answer, correction parted by commas."
         raise InputError(f"{path.name} cannot be used: {' '.join(str(error).split())}", do=do) from None
 
 

@@ -338,6 +338,15 @@ def test_extra_keys_are_ignored(tmp_path: Path) -> None:
     assert read(write(tmp_path, "x.jsonl", json.dumps(row)))[0] == [Seed("q", "a", "c")]
 
 
+def test_the_hint_for_a_csv_says_how_one_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        list(read_seeds(write(tmp_path, "x.csv", "question;answer;correction\na;b;c\n"), SeedReport()))
+    assert "commas" in caught.value.do
+    with pytest.raises(InputError) as caught:
+        list(read_seeds(write(tmp_path, "x.jsonl", "no json\n"), SeedReport()))
+    assert "commas" not in caught.value.do
+
+
 def test_csv_lines_are_physical(tmp_path: Path) -> None:
     text = (
         "id, correction ,answer,question\r\n"  # 1
