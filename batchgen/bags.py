@@ -25,12 +25,12 @@ _BETWEEN = 0xFF  # parts texts in ASCII, and stays when all else but letters or 
 
 
 def spelt(texts: Sequence[str], rows: Sequence[int]) -> pl.DataFrame:
-    """What `words` finds in the texts at `rows`: the row and a word, once each."""
-    return pl.concat([WORDS.to_frame(), *(_split(texts, some).unique() for some in _portions(texts, rows))])
+    """What `words` finds in the texts at `rows`: the row and a word, as often as it is there."""
+    return pl.concat([WORDS.to_frame(), *(_split(texts, some) for some in _portions(texts, rows))])
 
 
 def bags(texts: Sequence[str], rows: Sequence[int]) -> pl.DataFrame:
-    """The same with words as they are compared: hashes take less time and memory."""
+    """The same once each, with words as they are compared: hashes take less time and memory."""
     return pl.concat([BAGS.to_frame(), *(hashed(_split(texts, some)).unique() for some in _portions(texts, rows))])
 
 
@@ -62,7 +62,7 @@ def _portions(texts: Sequence[str], rows: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _split(texts: Sequence[str], rows: Sequence[int]) -> pl.DataFrame:
-    """The words of some texts, as often as they are there."""
+    """The words of some texts."""
     plain = {row: text for row in rows if (text := _plain(texts[row])) is not None}
     other = [row for row in rows if row not in plain]
     blob = bytes([_BETWEEN]).join(plain.values())

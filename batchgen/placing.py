@@ -77,7 +77,9 @@ def _by_words(asked: Sequence[str], said: Sequence[str]) -> dict[int, int]:
     spoken = spelt(said, range(len(said)))
     home = _at_home(spoken, asked, len(said))
     lost = [row for row in range(len(asked)) if row not in home]
-    away = hashed(spoken.filter(pl.col("row").is_in(lost)))
+    if not lost:
+        return {}
+    away = hashed(spoken.filter(pl.col("row").is_in(lost))).unique()
     found = _pattern(_elsewhere(_Weighed.of(bags(asked, lost), len(lost)), away), len(said))
     if not found:
         return {}
@@ -107,17 +109,33 @@ def _followed(elsewhere: Mapping[int, int], row: int) -> Iterator[int]:
 
 def _distinctive(bags: pl.DataFrame, texts: int) -> pl.DataFrame:
     """The words that few of the texts have."""
-    return bags.filter(pl.len().over("word") <= max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts))
+    return bags.filter(pl.len().over("word") <= _limit(texts))
+
+
+def _limit(texts: int) -> float:
+    """How many of the texts may have a distinctive word."""
+    return max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
 
 
 def _at_home(spoken: pl.DataFrame, asked: Sequence[str], replies: int) -> set[int]:
     """The rows of replies that have enough distinctive words of their own requests, be it within longer ones."""
     # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
     least = AT_HOME if replies >= SMALL else 1
-    rare = _distinctive(spoken, replies)
-    own = pl.Series("asked", [text.lower() for text in asked], dtype=pl.String).gather(rare["row"])
-    shared = rare.with_columns(own).filter(pl.col("asked").str.contains(pl.col("word"), literal=True))
-    return set(shared.group_by("row").len().filter(pl.col("len") >= least)["row"])
+    # A word that is written no more often is in no more replies: these are distinctive, and mostly enough.
+    home = _sharing(spoken.filter(pl.len().over(pl.col("word").hash()) <= _limit(replies)), asked, least)
+    doubtful = spoken.filter(~pl.col("row").is_in(list(home)))
+    if doubtful.is_empty():
+        return home
+    often = spoken.join(doubtful, on="word", how="semi").group_by("word").agg(pl.col("row").n_unique())
+    common = often.filter(pl.col("row") > _limit(replies))
+    return home | _sharing(doubtful.join(common, on="word", how="anti"), [text.lower() for text in asked], least)
+
+
+def _sharing(spoken: pl.DataFrame, asked: Sequence[str], least: int) -> set[int]:
+    """The rows of replies of whose words at least so many are within their own requests."""
+    own = pl.Series("asked", asked, dtype=pl.String).gather(spoken["row"])
+    shared = spoken.with_columns(own).filter(pl.col("asked").str.contains(pl.col("word"), literal=True))
+    return set(shared.group_by("row").agg(pl.col("word").n_unique()).filter(pl.col("word") >= least)["row"])
 
 
 class _Weighed(NamedTuple):
