@@ -15,14 +15,15 @@ with wide meshes. Of 3,000 batches of up to 120 drawn from these sets, three had
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from math import log
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from math import log, sqrt
+from operator import add
+from string import ascii_letters
 from typing import NamedTuple
 
 import polars as pl
-
-from batchgen.bags import bags, hashed, spelt
 
 WHOLE_BATCH_SHARE = 0.01  # with more misplaced replies than this no key of the batch is to be believed ...
 WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by accident
@@ -32,7 +33,6 @@ COMMON_LEAST = 3
 AT_HOME = 3  # so many distinctive words of a reply in its own request, and it is in its place
 SMALL = 20  # replies
 SHARED_LEAST = 3  # distinctive words that a reply must share with a foreign request
-NEAREST = 5  # foreign requests that are looked at closely for a reply
 FIT = 0.05  # the least likeness (0 to 1) that counts as fitting; half of all replies are more than 0.1 like their own
 TIMES = 4.0  # how much more like the foreign request than like its own a reply must be
 LEAD = 1.3  # and how much more like it than like the next best
@@ -41,75 +41,147 @@ OUT_OF_ORDER_SHARE = 0.12  # in order at most 0.05 of a batch seem to fit elsewh
 OUT_OF_ORDER_LEAST = 6
 CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's first
 
-AT_ONCE = 100_000  # common words of replies and requests that are counted in one go
 _ID = "r1-"  # what every conversation's id begins with
 _IDS = re.compile(_ID + r"\d+")
-_PAIRS = pl.Schema({"row": pl.UInt32, "other": pl.UInt32})
-_SQUARED = pl.col("weight").sum()
+_CJK = "㐀-鿿぀-ヿ가-힯"
+_CJK_RUNS = re.compile(f"[{_CJK}]+")
+_WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}")
+_WORD_LEAST, _NUMBER_LEAST = 4, 2
+_LETTERS = bytes(ord(chr(byte).lower()) if chr(byte) in ascii_letters else ord(" ") for byte in range(256))
+_DIGITS = bytes(byte if byte in b"0123456789" else ord(" ") for byte in range(256))
+_NO_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
+_ASCII = bytes(range(0x80))
+_TOKENS = pl.Schema({"reply": pl.UInt32, "word": pl.String})
+_BETWEEN = 0xFF  # parts texts in ASCII, and stays when all else but letters or digits is blanked out
+
+
+def words(text: str) -> set[str]:
+    """A text's words in lower case: runs of four letters or more, numbers, two neighbouring CJK characters each."""
+    plain = _plain(text)
+    if plain is not None:
+        return _ascii_words(plain)
+    text = text.lower()
+    rest = _CJK_RUNS.sub(" ", text)
+    plain = _plain(rest)
+    found = set(_WORDS.findall(rest)) if plain is None else _ascii_words(plain)
+    for run in _CJK_RUNS.findall(text):
+        found.update(map(add, run, run[1:]))
+    return found
+
+
+def _plain(text: str) -> bytes | None:
+    """The text in ASCII, with whatever else it has as question marks; None where a word has a letter beyond ASCII."""
+    if text.isascii():
+        return text.encode()
+    beyond = text.encode(errors="replace").translate(None, _ASCII).decode()
+    if any(map(str.isalnum, beyond)) or _CJK_RUNS.search(beyond):
+        return None
+    return text.encode("ascii", "replace")
+
+
+def _ascii_words(text: bytes) -> set[str]:
+    """Blanking out all but letters and splitting is four times as fast as a regular expression."""
+    found = {word for word in text.translate(_LETTERS).decode().split() if len(word) >= _WORD_LEAST}
+    if text.translate(None, _NO_DIGITS):
+        found.update(number for number in text.translate(_DIGITS).decode().split() if len(number) >= _NUMBER_LEAST)
+    return found
 
 
 def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
     """Keys whose reply belongs to another request: {key: the key it fits}. Both maps are key -> text; a key is, or
     begins with, its conversation's id and a full stop.
     """
-    keys = sorted(requests, key=lambda key: key not in replies)  # those with a reply come first
-    said = [replies[key][:CHARACTERS] for key in keys if key in replies]
-    found = _by_name([key.partition(".")[0] for key in keys], said)
-    found |= _by_words([requests[key][-CHARACTERS:] for key in keys], said)
-    return {keys[row]: keys[other] for row, other in found.items()}
+    said = {key: text[:CHARACTERS] for key, text in replies.items() if key in requests}
+    return _by_name(requests, said) | _by_words(requests, said)
 
 
-def _by_name(ids: Sequence[str], said: Sequence[str]) -> dict[int, int]:
-    """The replies that name another conversation of the batch, and not their own: {row: the other's row}."""
-    rows = {name: row for row, name in enumerate(ids)}
-    named = {row: rows.keys() & _IDS.findall(text) for row, text in enumerate(said) if _ID in text}
-    own = sum(ids[row] in names for row, names in named.items())
-    others = {row: rows[next(iter(names))] for row, names in named.items() if len(names) == 1 and ids[row] not in names}
+def _by_name(keys: Collection[str], said: Mapping[str, str]) -> dict[str, str]:
+    """The replies that name another conversation of the batch, and not their own."""
+    owners = {key.partition(".")[0]: key for key in keys}
+    named = {
+        key: {owners[name] for name in owners.keys() & _IDS.findall(said[key])} for key in said if _ID in said[key]
+    }
+    own = sum(key in names for key, names in named.items())
+    others = {key: next(iter(names)) for key, names in named.items() if len(names) == 1 and key not in names}
     # A name that several replies have is just something they say.
     once = {other for other, count in Counter(others.values()).items() if count == 1}
-    elsewhere = {row: other for row, other in others.items() if other in once}
+    elsewhere = {key: other for key, other in others.items() if other in once}
     return elsewhere if own * 2 >= len(said) else _pattern(elsewhere, len(said))
 
 
-def _by_words(asked: Sequence[str], said: Sequence[str]) -> dict[int, int]:
-    """The same by rows: a reply stands in its request's row, and the last requests may have none."""
+def _by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
+    """The replies whose words fit another request."""
+    asked = {key: text[-CHARACTERS:] for key, text in requests.items()}
     # Many replies are at home at the first glance; only the others and their requests are compared.
-    spoken = spelt(said, range(len(said)))
-    home = _at_home(spoken, asked, len(said))
-    lost = [row for row in range(len(asked)) if row not in home]
-    if not lost:
-        return {}
-    away = hashed(spoken.filter(pl.col("row").is_in(lost))).unique()
-    found = _pattern(_elsewhere(_Weighed.of(bags(asked, lost), len(lost)), away), len(said))
+    away = _away(said, asked)
+    lost = _Requests.of({key: text for key, text in asked.items() if key in away or key not in said})
+    found = _pattern(lost.elsewhere(away), len(said))
     if not found:
         return {}
-    # How much one request is like another is a matter of all of them.
-    every = bags(asked, range(len(asked)))
-    pairs = pl.DataFrame({"row": list(found), "other": list(found.values())}, schema=_PAIRS)
-    alike = _Weighed.of(every, len(asked)).likeness(pairs, every).filter(pl.col("likeness") >= ALIKE)
-    return {row: other for row, other in found.items() if row not in set(alike["row"])}
+    every = _Requests.of(asked)
+    return {key: fits for key, fits in found.items() if not every.alike(key, fits)}
 
 
-def _pattern(elsewhere: Mapping[int, int], replies: int) -> dict[int, int]:
+def _pattern(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
     """The part of `elsewhere` that accidents do not explain."""
     # Different owners: a text that everybody gets has one at most.
     if len(set(elsewhere.values())) >= max(OUT_OF_ORDER_SHARE * replies, OUT_OF_ORDER_LEAST):
         return dict(elsewhere)
-    return {row: fits for row, fits in elsewhere.items() if row in _followed(elsewhere, fits)}
+    return {key: fits for key, fits in elsewhere.items() if key in _followed(elsewhere, fits)}
 
 
-def _followed(elsewhere: Mapping[int, int], row: int) -> Iterator[int]:
-    """The rows that "fits rather" leads to from `row` on, once around at most."""
-    for _ in range(len(elsewhere)):
-        yield row
-        if row not in elsewhere:
-            return
-        row = elsewhere[row]
+def _away(said: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, set[str]]:
+    """The replies with too few distinctive words of their own requests: {key: words}."""
+    keys, texts = list(said), list(said.values())
+    # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
+    least = AT_HOME if len(said) >= SMALL else 1
+    limit = _limit(len(said))
+    every = _tokens(texts)
+    # A word that is written no more often is in no more replies: these are distinctive, and mostly enough.
+    rare = every.filter(pl.len().over("word") <= limit)
+    own = pl.Series("asked", [asked[key] for key in keys], dtype=pl.String).gather(rare["reply"])
+    shared = rare.with_columns(own).filter(pl.col("asked").str.contains(pl.col("word"), literal=True))
+    count = shared.group_by("reply").agg(pl.col("word").n_unique())
+    home = set(count.filter(pl.col("word") >= least)["reply"])
+    doubtful = {keys[row]: words(texts[row]) for row in range(len(keys)) if row not in home}
+    if not doubtful:
+        return {}
+    distinctive = _rare_in(every, set(chain.from_iterable(doubtful.values())), limit)
+    return {key: found for key, found in doubtful.items() if not _at_home(asked[key], found & distinctive, least)}
 
 
-def _distinctive(bags: pl.DataFrame, texts: int) -> pl.DataFrame:
-    """The words that few of the texts have."""
-    return bags.filter(pl.len().over("word") <= _limit(texts))
+def _rare_in(every: pl.DataFrame, wanted: set[str], limit: float) -> set[str]:
+    """Those of the `wanted` words that no more than `limit` replies have."""
+    found = every.join(pl.DataFrame({"word": list(wanted)}, schema={"word": pl.String}), on="word", how="semi")
+    replies = found.group_by("word").agg(pl.col("reply").n_unique())
+    return set(replies.filter(pl.col("reply") <= limit)["word"])
+
+
+def _tokens(texts: Sequence[str]) -> pl.DataFrame:
+    """What `words` finds in each of the texts, as (reply, word): its position and a word, repeated where it is."""
+    plain = {row: ascii_text for row, text in enumerate(texts) if (ascii_text := _plain(text)) is not None}
+    other = [row for row in range(len(texts)) if row not in plain]
+    blob = bytes([_BETWEEN]).join(plain.values())
+    found = [
+        _split(list(plain), _blanked(blob, _LETTERS), _WORD_LEAST),
+        _split(other, [" ".join(words(texts[row])) for row in other], 1),
+    ]
+    if blob.translate(None, _NO_DIGITS):
+        numbers = [" ".join(text.split()) for text in _blanked(blob, _DIGITS)]  # which were mostly blanks
+        found.append(_split(list(plain), numbers, _NUMBER_LEAST))
+    return pl.concat(found)
+
+
+def _blanked(blob: bytes, table: bytes) -> list[str]:
+    """Texts with only what `table` keeps."""
+    return blob.translate(table[:_BETWEEN] + b"\n").decode().split("\n")
+
+
+def _split(rows: Sequence[int], texts: Sequence[str], least: int) -> pl.DataFrame:
+    """The words of at least so many characters, which blanks part in `texts`."""
+    frame = pl.DataFrame({"reply": rows, "word": texts if rows else []}, schema=_TOKENS)
+    words = frame.with_columns(pl.col("word").str.split(" ")).explode("word")
+    return words.filter(pl.col("word").str.len_bytes() >= least)
 
 
 def _limit(texts: int) -> float:
@@ -117,92 +189,76 @@ def _limit(texts: int) -> float:
     return max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
 
 
-def _at_home(spoken: pl.DataFrame, asked: Sequence[str], replies: int) -> set[int]:
-    """The rows of replies that have enough distinctive words of their own requests, be it within longer ones."""
-    # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
-    least = AT_HOME if replies >= SMALL else 1
-    # A word that is written no more often is in no more replies: these are distinctive, and mostly enough.
-    home = _sharing(spoken.filter(pl.len().over(pl.col("word").hash()) <= _limit(replies)), asked, least)
-    doubtful = spoken.filter(~pl.col("row").is_in(list(home)))
-    if doubtful.is_empty():
-        return home
-    often = spoken.join(doubtful, on="word", how="semi").group_by("word").agg(pl.col("row").n_unique())
-    common = often.filter(pl.col("row") > _limit(replies))
-    return home | _sharing(doubtful.join(common, on="word", how="anti"), [text.lower() for text in asked], least)
+def _distinctive(texts: Mapping[str, Collection[str]]) -> set[str]:
+    """The words that few of the texts have."""
+    frequency = Counter(chain.from_iterable(texts.values()))
+    limit = _limit(len(texts))
+    return {word for word, count in frequency.items() if count <= limit}
 
 
-def _sharing(spoken: pl.DataFrame, asked: Sequence[str], least: int) -> set[int]:
-    """The rows of replies of whose words at least so many are within their own requests."""
-    own = pl.Series("asked", asked, dtype=pl.String).gather(spoken["row"])
-    shared = spoken.with_columns(own).filter(pl.col("asked").str.contains(pl.col("word"), literal=True))
-    return set(shared.group_by("row").agg(pl.col("word").n_unique()).filter(pl.col("word") >= least)["row"])
+def _at_home(asked: str, said: set[str], least: int) -> bool:
+    # Most words of a request are in lower case as they stand: most requests need not be put into it.
+    return _shared(asked, said) >= least or _shared(asked.lower(), said) >= least
 
 
-class _Weighed(NamedTuple):
-    """Requests as weighted sets of words: (row, word, weight), each one's length, each word's weight, and how much a
-    word weighs that none of them has.
-    """
+def _shared(asked: str, said: set[str]) -> int:
+    return len([word for word in said if word in asked])
 
-    texts: int
-    bags: pl.DataFrame
-    lengths: pl.DataFrame
-    words: pl.DataFrame
-    strange: float
+
+def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
+    """The keys that "fits rather" leads to from `key` on, once around at most."""
+    for _ in range(len(elsewhere)):
+        yield key
+        if key not in elsewhere:
+            return
+        key = elsewhere[key]
+
+
+class _Requests(NamedTuple):
+    """Requests as weighted sets of words: the weights, each one's length, and whom a distinctive word belongs to."""
+
+    asked: Mapping[str, tuple[str, ...]]
+    weights: Mapping[str, float]
+    strange: float  # the weight of a word that nobody asked with
+    lengths: Mapping[str, float]
+    owners: Mapping[str, list[str]]
 
     @classmethod
-    def of(cls, bags: pl.DataFrame, texts: int) -> _Weighed:
+    def of(cls, texts: Mapping[str, str]) -> _Requests:
+        # A word is one object however often it is said, and a tuple takes a fifth of a set: a whole batch may be here.
+        once: dict[str, str] = {}
+        asked = {key: tuple(once.setdefault(word, word) for word in words(text)) for key, text in texts.items()}
+        frequency = Counter(chain.from_iterable(asked.values()))
         # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
-        weight = ((texts + 1) / pl.len().over("word")).log() ** 2
-        weighed = bags.with_columns(weight.alias("weight"))
-        words = weighed.select("word", "weight").unique("word")
-        return cls(texts, weighed, _lengths(weighed), words, log(texts + 1) ** 2)
+        weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
+        lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
+        distinctive = _distinctive(asked)
+        owners: dict[str, list[str]] = {}
+        for key, found in asked.items():
+            for word in distinctive.intersection(found):
+                owners.setdefault(word, []).append(key)
+        return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
 
-    def likeness(self, pairs: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
-        """(row, other, likeness): the cosine of the angle between what is said in `row` and the request `other`."""
-        said = said.join(pairs, on="row", how="semi")
-        known = said.join(self.words, on="word", how="left").with_columns(pl.col("weight").fill_null(self.strange))
-        asked = self.bags.join(pairs, left_on="row", right_on="other", how="semi").rename({"row": "other"})
-        common = pairs.join(said, on="row").join(asked, on=["other", "word"]).group_by("row", "other").agg(_SQUARED)
-        lengths = common.join(_lengths(known), on="row").join(
-            self.lengths, left_on="other", right_on="row", suffix="_other"
-        )
-        cosine = pl.col("weight") / (pl.col("length") * pl.col("length_other"))
-        found = lengths.select("row", "other", cosine.alias("likeness"))
-        return pairs.join(found, on=["row", "other"], how="left").with_columns(pl.col("likeness").fill_null(0.0))
+    def elsewhere(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
+        """The replies (key -> words) that fit another request rather than their own: {key: the key it fits}."""
+        return {key: fits for key, said in replies.items() if (fits := self._owner(key, said)) is not None}
 
+    def _owner(self, key: str, said: set[str]) -> str | None:
+        """The one other request that a reply under `key` is clearly more like than its own, if there is one."""
+        shared = Counter(other for word in said for other in self.owners.get(word, ()) if other != key)
+        near = [other for other, count in shared.most_common(5) if count >= SHARED_LEAST]
+        if not near:
+            return None
+        length = sqrt(sum(self.weights.get(word, self.strange) for word in said))
+        best, *others = sorted(((self._likeness(other, said, length), other) for other in near), reverse=True)
+        if best[0] < max(FIT, TIMES * self._likeness(key, said, length)) or (others and others[0][0] * LEAD > best[0]):
+            return None
+        return best[1]
 
-def _lengths(weighed: pl.DataFrame) -> pl.DataFrame:
-    """The length of each bag as a vector."""
-    return weighed.group_by("row").agg(_SQUARED.sqrt().alias("length"))
+    def alike(self, one: str, other: str) -> bool:
+        return self._likeness(one, set(self.asked[other]), self.lengths[other]) >= ALIKE
 
-
-def _elsewhere(lost: _Weighed, away: pl.DataFrame) -> dict[int, int]:
-    """The replies that are clearly more like one other request than like their own: {row: the other's row}."""
-    found: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for pairs in _nearest(away, _distinctive(lost.bags, lost.texts).select("word", other="row")):
-        own = pairs.select("row", other="row").unique()
-        for row, other, likeness in lost.likeness(pl.concat([pairs, own]), away).iter_rows():
-            found[row].append((likeness, other))
-    return {row: fits for row, likely in found.items() if (fits := _owner(row, likely)) is not None}
-
-
-def _nearest(away: pl.DataFrame, owners: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """(row, other): the foreign requests that a reply has most distinctive words in common with, for some replies at
-    once: what they have in common takes far more memory than their words.
-    """
-    common = away.join(owners.group_by("word").agg(pl.len().alias("owners")), on="word")
-    rows = common.group_by("row").agg(pl.col("owners").sum())
-    for some in rows.with_columns(pl.col("owners").cum_sum() // AT_ONCE).partition_by("owners"):
-        shared = common.join(some, on="row", how="semi").join(owners, on="word").group_by("row", "other").len()
-        near = shared.filter(pl.col("row") != pl.col("other"), pl.col("len") >= SHARED_LEAST)
-        ranked = near.sort("row", pl.col("len"), "other", descending=[False, True, False])
-        yield ranked.group_by("row").head(NEAREST).select("row", "other")
-
-
-def _owner(row: int, likely: list[tuple[float, int]]) -> int | None:
-    """The one other request that a reply fits: its own is among the (likeness, request)."""
-    (own,) = [likeness for likeness, other in likely if other == row]
-    best, *others = sorted((one for one in likely if one[1] != row), reverse=True)
-    if best[0] < max(FIT, TIMES * own) or (others and others[0][0] * LEAD > best[0]):
-        return None
-    return best[1]
+    def _likeness(self, key: str, said: set[str], length: float) -> float:
+        """The cosine of the angle between a request and a reply (or another request)."""
+        common = sum(self.weights[word] for word in said.intersection(self.asked[key]))
+        return common / (self.lengths[key] * length) if common else 0.0

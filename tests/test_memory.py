@@ -7,7 +7,9 @@ import platform
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from random import Random
 
 import polars as pl
 import pytest
@@ -17,6 +19,7 @@ from batchgen import cli, database, thrift
 from batchgen.dialogue import STAGES, Step, Turn
 from batchgen.export import ROW_GROUP
 from batchgen.outcomes import Reason
+from batchgen.placing import CHARACTERS, _Requests
 from batchgen.records import Plan, Settled
 from batchgen.schema import PLACES
 from batchgen.settings import Settings
@@ -50,22 +53,6 @@ del (first := [bytes(30_000_000)])[:]  # from here on glibc would take blocks of
 kept = [(bytes(2_000_000), bytes(5_000))[at % 2] for at in range(50)]
 del kept[::2]
 print(now() - before)
-"""
-
-
-WORDS = """
-from pathlib import Path
-from random import Random
-from batchgen.bags import bags
-def peak():
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
-chance = Random(1)
-vocabulary = ["".join(chance.choices("abcdefghij", k=7)) for _ in range(20_000)]
-texts = [" ".join(chance.choices(vocabulary, k=250)) for _ in range(2_000)]
-bags(texts, range(10))  # threads and what they need
-before = peak()
-assert bags(texts, range(2_000)).height > 400_000
-print(peak() - before)
 """
 
 
@@ -107,16 +94,19 @@ def test_large_blocks_are_the_system_s_again_when_they_are_freed() -> None:
     assert float(said) < 15
 
 
-def test_a_batch_s_texts_are_split_into_words_little_by_little() -> None:
-    """All at once took 146 MB for 2,000 texts of 2,000 characters."""
-    said = subprocess.run(
-        [sys.executable, "-c", WORDS],
-        env={**os.environ, NAME: VALUE, "PYTHONPATH": str(REPOSITORY)},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    assert float(said) < 30
+def test_the_words_of_requests_are_kept_once() -> None:
+    """A whole batch may have to be compared: 2,000 requests took 30 MB as sets of words of their own."""
+    chance = Random(1)
+    vocabulary = ["".join(chance.choices("abcdefghij", k=7)) for _ in range(2000)]
+    texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-CHARACTERS:] for number in range(500)}
+    tracemalloc.start()
+    try:
+        found = _Requests.of(texts)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.asked) == len(texts)
+    assert held < 3_000_000
 
 
 def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
