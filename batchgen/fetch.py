@@ -7,10 +7,10 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
@@ -18,13 +18,12 @@ from batchgen.crash import crashpoint
 from batchgen.errors import NotReady
 from batchgen.files import replacing
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import Job, JobMissing, Reader
+from batchgen.providers.base import Job, JobMissing, Provider, Reader
 from batchgen.providers.reading import as_object, read_lines
 from batchgen.providers.transport import patiently
 from batchgen.records import Batch
 from batchgen.session import Session
 
-ROW_MARKS = (b'"key"', b'"custom_id"', b'"response"')  # a row has one of them, an error in place of a file has none
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 
 
@@ -41,7 +40,7 @@ def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mappin
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
-    due = _Wanted(provider_row(batch.provider).key, frozenset(keys), job.rows or 1, on_disk, strict)
+    due = _Wanted(provider_row(batch.provider), frozenset(keys), job.rows or 1, on_disk, strict)
     bodies = _believable(remote, list(missing.values()), due)
     for path, body in zip(missing, bodies, strict=True):
         _keep(path, body)
@@ -57,12 +56,9 @@ def _keep(path: Path, raw: bytes) -> None:
 
 
 class _Wanted(NamedTuple):
-    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already.
+    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already."""
 
-    `key` tells whose result a row is.
-    """
-
-    key: Callable[[Mapping[str, Any]], str]
+    provider: Provider
     keys: frozenset[str]
     lines: int
     on_disk: list[bytes]
@@ -112,7 +108,7 @@ def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
     start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if not start or next(_answers([raw], wanted), None) is not None:
         return True
-    return start == b"{" and not wanted.strict and any(mark in raw for mark in ROW_MARKS)
+    return start == b"{" and not wanted.strict and any(mark in raw for mark in wanted.provider.row_marks)
 
 
 def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:
@@ -123,5 +119,5 @@ def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            if key := wanted.key(as_object(row)):
+            if key := wanted.provider.key(as_object(row)):
                 yield key

@@ -13,7 +13,6 @@ from batchgen.dialogue import Turn
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, lost_store
 from batchgen.rebuild import FACTS, keep_seeds, seeds_are_kept
-from batchgen.records import REBUILDING
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
@@ -70,8 +69,7 @@ def prepare(session: Session, options: Options) -> Prepared:
 
 
 def _need_a_place(session: Session) -> None:
-    if session.store.meta(REBUILDING):
-        raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+    session.need_whole_store()
     if session.store.meta("run") is None and (lost := lost_store(session.layout)):
         raise lost
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from batchgen import clock
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
-from batchgen.errors import BatchgenError, StageStopped, Temporary, UnknownModel
+from batchgen.errors import BatchgenError, SetupError, StageStopped, Temporary, UnknownModel
 from batchgen.files import Layout
 from batchgen.logs import log, set_up
-from batchgen.records import Batch, Wait, pin
+from batchgen.records import REBUILDING, Batch, Wait, pin
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.thrift import give_back
@@ -79,6 +79,11 @@ class Session:
     @property
     def conversations(self) -> int:
         return int(self.store.meta("conversations") or 0)
+
+    def need_whole_store(self) -> None:
+        """Raises SetupError while a rebuild has begun and not ended."""
+        if self.store.meta(REBUILDING):
+            raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
     def names(self) -> Names:
         """How this run's conversations and requests are called; ask once, use often."""

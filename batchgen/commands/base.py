@@ -74,12 +74,9 @@ def reading(context: Context) -> Iterator[Session]:
 
 
 def prepared(session: Session) -> None:
-    from batchgen.records import REBUILDING
-
     if not session.conversations:
         raise unprepared(session.layout.root)
-    if session.store.meta(REBUILDING):
-        raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+    session.need_whole_store()
 
 
 def unprepared(root: Path) -> BatchgenError:

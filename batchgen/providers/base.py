@@ -147,6 +147,7 @@ class Provider:
     line: Callable[[str, Prompt, Parameters], bytes]
     asked: Callable[[Mapping[str, Any]], Asked | None]  # a line of `line` as JSON; None for another provider's
     key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
+    row_marks: tuple[bytes, ...]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
     connect: Callable[[Access], Remote]
 

@@ -267,6 +267,7 @@ PROVIDER = Provider(
     line=line,
     asked=asked,
     key=result_key,
+    row_marks=(b'"key"', b'"response"'),
     reply=reply,
     connect=connect,
 )

@@ -196,6 +196,7 @@ PROVIDER = Provider(
     line=line,
     asked=asked,
     key=result_key,
+    row_marks=(b'"custom_id"', b'"response"'),
     reply=reply,
     connect=connect,
 )
