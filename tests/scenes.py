@@ -63,6 +63,12 @@ class Scene:
         return [(row["attempt"], row["requests"], row["state"]) for row in rows if row["position"] == position]
 
 
+def reach(scene: Scene, provider: str) -> None:
+    """Ticks until the provider's first batch is in flight."""
+    for _ in range(1 if provider == "gemini" else 2):
+        assert scene.tick().code == 0
+
+
 def spent(bench: Bench) -> float:
     return round(float(bench.status()["cost"]["spent_usd"]), 6)
 

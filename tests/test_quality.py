@@ -413,7 +413,7 @@ def test_real_conversations() -> None:
     """Shares on a real run over a random sample of aligner-20K. Its copied corrections are a known 13.5 %."""
     source = SHARED / "aligner20k" / "round3_history.jsonl"
     if not source.exists():
-        return
+        pytest.skip("the real rows are not at hand")
     rows = [orjson.loads(line) for line in source.read_bytes().splitlines()]
     dialogues = [Conversation(n, tuple(Turn(**turn) for turn in row["rounds"])) for n, row in enumerate(rows, start=1)]
     turns = table(dialogues)

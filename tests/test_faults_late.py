@@ -1,0 +1,134 @@
+"""Jobs that end after they were cancelled or given up: what they did is kept or booked, and never bought twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from invariants import ledger, undisturbed
+from scenes import HOUR, MINUTE, Make, Scene, spent
+
+from batchgen.local.faults import Drop, Fault
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+
+def cancelled_at_60_seconds(make_bench: Make, how: str) -> Scene:
+    scene = Scene.of(make_bench, 5, job_seconds=100.0)
+    scene.bench.service.faults.job(provider="gemini", times=1, cancel=how)
+    scene.tick()
+    scene.bench.service.world.advance(60)
+    assert scene.run("cancel").code == 0
+    return scene
+
+
+@pytest.mark.fault(
+    35,
+    "a cancelled job ends as a success with part of its rows",
+    injected="cancel",
+    seen="its rows are kept, only the others are asked again",
+)
+def test_a_cancelled_job_that_succeeds_with_the_rows_it_had(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_at_60_seconds(make_bench, "succeeded")
+    again = scene.run("cancel")  # it has ended by now: nothing to stop, nothing wrong
+    assert (again.code, again.out) == (0, "0 batches: cancellation asked for.\n")
+    result = scene.tick(5)
+    assert "2 of 5 accepted (2 accepted, 3 cancelled)" in result.err
+    assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 1)]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    35,
+    "a cancelled job delivers everything, at once or after it said it was cancelled",
+    injected="cancel",
+    seen="everything is kept, nothing bought again",
+)
+@pytest.mark.parametrize("how", ["ignored", "late"])
+def test_a_cancelled_job_that_delivers_everything_is_not_bought_again(make_bench: Make, how: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_at_60_seconds(make_bench, how)
+    for _ in range(4):
+        scene.tick(30)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(make_bench: Make) -> None:
+    scene = cancelled_at_60_seconds(make_bench, "cancelled")
+    assert scene.tick().code == 75
+    assert scene.tick(16 * MINUTE).code == 0
+    assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 2), (2, 1)]
+    scene.finish()
+
+
+def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR) -> Scene:
+    """A create call without an answer, whose job no listing shows until it was given up and bought again."""
+    scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.job(provider="gemini", times=1, unlisted_seconds=seconds)
+    assert scene.tick().code == 75
+    assert scene.tick(6 * MINUTE).code == 75
+    scene.duplicates = 1  # from here on the hidden job is nobody's
+    assert scene.tick(10 * MINUTE).code == 0
+    assert [(part[0], part[2]) for part in scene.batches()] == [(1, "abandoned"), (2, "in_flight")]
+    return scene
+
+
+def texts_and_bill(bench: Bench) -> tuple[dict[int, tuple[int | None, str]], float]:
+    return ledger(bench).texts, spent(bench)
+
+
+@pytest.mark.fault(
+    35,
+    "the job of an unanswered create turns up after it was given up",
+    injected="listing",
+    seen="it is named, its cost is booked, no text changes",
+)
+def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = hidden(make_bench, 0.0)
+    for _ in range(3):
+        scene.tick()
+    texts, paid = texts_and_bill(scene.bench)
+    scene.duplicates = 0  # found and reported
+    result = scene.tick(HOUR)
+    assert "given up, but its job batches/" in result.err
+    assert "exists after all" in result.err
+    assert not scene.bench.service.world.seen("gemini", "cancel")  # it has ended
+    assert scene.batches()[0] == (1, 4, "abandoned")  # nothing that was given up counts as bought
+    now, more = texts_and_bill(scene.bench)
+    assert texts.items() <= now.items()
+    assert more > paid
+    scene.finish()
+    assert scene.bench.files() == expected
+    calls = len(scene.bench.service.world.requests)
+    assert scene.tick(HOUR) == (0, "", "")
+    assert len(scene.bench.service.world.requests) == calls
+
+
+@pytest.mark.parametrize(("hours", "found"), [(60, True), (80, False)])
+def test_a_job_that_was_given_up_is_looked_for_for_three_days(make_bench: Make, hours: float, *, found: bool) -> None:
+    scene = hidden(make_bench, 0.0, hours * HOUR)
+    scene.duplicates = 0 if found else 1
+    assert ("exists after all" in scene.tick(hours * HOUR).err) == found
+
+
+@pytest.mark.fault(
+    35, "such a job turns up while it is still running", injected="listing", seen="it is named and cancelled"
+)
+def test_a_live_job_that_turns_up_after_it_was_given_up_is_cancelled(make_bench: Make) -> None:
+    scene = hidden(make_bench, 2 * HOUR)
+    assert scene.run("clean").out == "0 input files and 0 finished jobs deleted.\n"  # its job needs the file
+    scene.duplicates = 0
+    scene.tick(HOUR)
+    world = scene.bench.service.world
+    assert world.jobs_created("gemini")[0].phase == "ended"
+    assert len(world.seen("gemini", "cancel")) == 1
+    scene.finish(every=HOUR)
+    assert len(world.seen("gemini", "cancel")) == 1
