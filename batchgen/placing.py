@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import chain
-from math import log, sqrt
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain, islice
+from math import ceil, log, sqrt
 from operator import add
 from string import ascii_letters
 from typing import NamedTuple
-
-import polars as pl
 
 WHOLE_BATCH_SHARE = 0.01  # with more misplaced replies than this no key of the batch is to be believed ...
 WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by accident
@@ -32,6 +30,7 @@ COMMON_SHARE = 0.02  # a word in more than this share of the texts distinguishes
 COMMON_LEAST = 3
 AT_HOME = 3  # so many distinctive words of a reply in its own request, and it is in its place
 SMALL = 20  # replies
+SAMPLE = 500  # replies, which tell which words are common
 SHARED_LEAST = 3  # distinctive words that a reply must share with a foreign request
 FIT = 0.05  # the least likeness (0 to 1) that counts as fitting; half of all replies are more than 0.1 like their own
 TIMES = 4.0  # how much more like the foreign request than like its own a reply must be
@@ -44,15 +43,13 @@ CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's 
 _ID = "r1-"  # what every conversation's id begins with
 _IDS = re.compile(_ID + r"\d+")
 _CJK = "㐀-鿿぀-ヿ가-힯"
-_CJK_RUNS = re.compile(f"[{_CJK}]+")
+_CJK_RUNS = re.compile(f"([{_CJK}]+)")
 _WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}")
 _WORD_LEAST, _NUMBER_LEAST = 4, 2
 _LETTERS = bytes(ord(chr(byte).lower()) if chr(byte) in ascii_letters else ord(" ") for byte in range(256))
 _DIGITS = bytes(byte if byte in b"0123456789" else ord(" ") for byte in range(256))
 _NO_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
 _ASCII = bytes(range(0x80))
-_TOKENS = pl.Schema({"reply": pl.UInt32, "word": pl.String})
-_BETWEEN = 0xFF  # parts texts in ASCII, and stays when all else but letters or digits is blanked out
 
 
 def words(text: str) -> set[str]:
@@ -60,11 +57,11 @@ def words(text: str) -> set[str]:
     plain = _plain(text)
     if plain is not None:
         return _ascii_words(plain)
-    text = text.lower()
-    rest = _CJK_RUNS.sub(" ", text)
+    parts = _CJK_RUNS.split(text)
+    rest, runs = " ".join(parts[::2]).lower(), parts[1::2]
     plain = _plain(rest)
     found = set(_WORDS.findall(rest)) if plain is None else _ascii_words(plain)
-    for run in _CJK_RUNS.findall(text):
+    for run in runs:
         found.update(map(add, run, run[1:]))
     return found
 
@@ -112,7 +109,7 @@ def _by_name(keys: Collection[str], said: Mapping[str, str]) -> dict[str, str]:
 def _by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
     """The replies whose words fit another request."""
     asked = {key: text[-CHARACTERS:] for key, text in requests.items()}
-    # Many replies are at home at the first glance; only the others and their requests are compared.
+    # Many replies are at home at the first glance; only the others are compared, with requests that may lack a reply.
     away = _away(said, asked)
     lost = _Requests.of({key: text for key, text in asked.items() if key in away or key not in said})
     found = _pattern(lost.elsewhere(away), len(said))
@@ -132,77 +129,32 @@ def _pattern(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
 
 def _away(said: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, set[str]]:
     """The replies with too few distinctive words of their own requests: {key: words}."""
-    keys, texts = list(said), list(said.values())
     # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
     least = AT_HOME if len(said) >= SMALL else 1
-    limit = _limit(len(said))
-    every = _tokens(texts)
-    # A word that is written no more often is in no more replies: these are distinctive, and mostly enough.
-    rare = every.filter(pl.len().over("word") <= limit)
-    own = pl.Series("asked", [asked[key] for key in keys], dtype=pl.String).gather(rare["reply"])
-    shared = rare.with_columns(own).filter(pl.col("asked").str.contains(pl.col("word"), literal=True))
-    count = shared.group_by("reply").agg(pl.col("word").n_unique())
-    home = set(count.filter(pl.col("word") >= least)["reply"])
-    doubtful = {keys[row]: words(texts[row]) for row in range(len(keys)) if row not in home}
-    if not doubtful:
-        return {}
-    distinctive = _rare_in(every, set(chain.from_iterable(doubtful.values())), limit)
-    return {key: found for key, found in doubtful.items() if not _at_home(asked[key], found & distinctive, least)}
+    sample = list(said.values())[:: ceil(len(said) / SAMPLE) or 1]
+    common = _common(Counter(chain.from_iterable(map(words, sample))), len(sample))
+    away = {}
+    for key, text in said.items():
+        found = words(text)
+        if not _at_home(asked[key], found - common, least):
+            away[key] = found
+    return away
 
 
-def _rare_in(every: pl.DataFrame, wanted: set[str], limit: float) -> set[str]:
-    """Those of the `wanted` words that no more than `limit` replies have."""
-    found = every.join(pl.DataFrame({"word": list(wanted)}, schema={"word": pl.String}), on="word", how="semi")
-    replies = found.group_by("word").agg(pl.col("reply").n_unique())
-    return set(replies.filter(pl.col("reply") <= limit)["word"])
-
-
-def _tokens(texts: Sequence[str]) -> pl.DataFrame:
-    """What `words` finds in each of the texts, as (reply, word): its position and a word, repeated where it is."""
-    plain = {row: ascii_text for row, text in enumerate(texts) if (ascii_text := _plain(text)) is not None}
-    other = [row for row in range(len(texts)) if row not in plain]
-    blob = bytes([_BETWEEN]).join(plain.values())
-    found = [
-        _split(list(plain), _blanked(blob, _LETTERS), _WORD_LEAST),
-        _split(other, [" ".join(words(texts[row])) for row in other], 1),
-    ]
-    if blob.translate(None, _NO_DIGITS):
-        numbers = [" ".join(text.split()) for text in _blanked(blob, _DIGITS)]  # which were mostly blanks
-        found.append(_split(list(plain), numbers, _NUMBER_LEAST))
-    return pl.concat(found)
-
-
-def _blanked(blob: bytes, table: bytes) -> list[str]:
-    """Texts with only what `table` keeps."""
-    return blob.translate(table[:_BETWEEN] + b"\n").decode().split("\n")
-
-
-def _split(rows: Sequence[int], texts: Sequence[str], least: int) -> pl.DataFrame:
-    """The words of at least so many characters, which blanks part in `texts`."""
-    frame = pl.DataFrame({"reply": rows, "word": texts if rows else []}, schema=_TOKENS)
-    words = frame.with_columns(pl.col("word").str.split(" ")).explode("word")
-    return words.filter(pl.col("word").str.len_bytes() >= least)
-
-
-def _limit(texts: int) -> float:
-    """How many of the texts may have a distinctive word."""
-    return max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
-
-
-def _distinctive(texts: Mapping[str, Collection[str]]) -> set[str]:
-    """The words that few of the texts have."""
-    frequency = Counter(chain.from_iterable(texts.values()))
-    limit = _limit(len(texts))
-    return {word for word, count in frequency.items() if count <= limit}
+def _common(frequency: Mapping[str, int], texts: int) -> set[str]:
+    """The words that too many of the texts have to distinguish one: {word: in how many} of how many."""
+    limit = max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
+    return {word for word, count in frequency.items() if count > limit}
 
 
 def _at_home(asked: str, said: set[str], least: int) -> bool:
+    """Whether a request has `least` of the words."""
     # Most words of a request are in lower case as they stand: most requests need not be put into it.
-    return _shared(asked, said) >= least or _shared(asked.lower(), said) >= least
+    return _has(asked, said, least) or ((low := asked.lower()) != asked and _has(low, said, least))
 
 
-def _shared(asked: str, said: set[str]) -> int:
-    return len([word for word in said if word in asked])
+def _has(text: str, said: set[str], least: int) -> bool:
+    return next(islice((word for word in said if word in text), least - 1, None), None) is not None
 
 
 def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
@@ -232,11 +184,12 @@ class _Requests(NamedTuple):
         # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
         weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
         lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
-        distinctive = _distinctive(asked)
+        common = _common(frequency, len(asked))
         owners: dict[str, list[str]] = {}
         for key, found in asked.items():
-            for word in distinctive.intersection(found):
-                owners.setdefault(word, []).append(key)
+            for word in found:
+                if word not in common:
+                    owners.setdefault(word, []).append(key)
         return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
 
     def elsewhere(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
@@ -245,8 +198,7 @@ class _Requests(NamedTuple):
 
     def _owner(self, key: str, said: set[str]) -> str | None:
         """The one other request that a reply under `key` is clearly more like than its own, if there is one."""
-        shared = Counter(other for word in said for other in self.owners.get(word, ()) if other != key)
-        near = [other for other, count in shared.most_common(5) if count >= SHARED_LEAST]
+        near = self._near(key, said)
         if not near:
             return None
         length = sqrt(sum(self.weights.get(word, self.strange) for word in said))
@@ -254,6 +206,15 @@ class _Requests(NamedTuple):
         if best[0] < max(FIT, TIMES * self._likeness(key, said, length)) or (others and others[0][0] * LEAD > best[0]):
             return None
         return best[1]
+
+    def _near(self, key: str, said: set[str]) -> list[str]:
+        """The few other requests that share most distinctive words with a reply, and enough of them."""
+        owned = [self.owners[word] for word in said if word in self.owners]
+        shared = Counter(chain.from_iterable(owned))
+        del shared[key]
+        if max(shared.values(), default=0) < SHARED_LEAST:  # most replies; the order below costs more
+            return []
+        return [other for other, count in shared.most_common(5) if count >= SHARED_LEAST]
 
     def alike(self, one: str, other: str) -> bool:
         return self._likeness(one, set(self.asked[other]), self.lengths[other]) >= ALIKE

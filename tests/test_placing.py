@@ -190,14 +190,22 @@ SAYINGS = st.lists(st.tuples(SNIPPETS, st.sampled_from(["", " "])), max_size=12)
 )
 
 
-@given(st.lists(st.tuples(SAYINGS, SAYINGS), max_size=30))
-def test_the_first_glance_at_a_whole_batch_sees_what_one_at_each_reply_sees(pairs: list[tuple[str, str]]) -> None:
+@given(st.lists(st.tuples(SAYINGS, SAYINGS), max_size=30), st.sampled_from([5, 500]))
+def test_away_are_those_without_enough_words_of_their_own_requests_that_few_replies_have(
+    pairs: list[tuple[str, str]], sample: int
+) -> None:
     asked, said = ({f"k{at}": pair[side] for at, pair in enumerate(pairs)} for side in (0, 1))
-    found = {key: words(text) for key, text in said.items()}
-    distinctive = placing._distinctive(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placing, "SAMPLE", sample)
+        found = placing._away(said, asked)
+    some = [words(text) for text in list(said.values())[:: -(-len(said) // sample) or 1]]
+    most = max(min(placing.COMMON_LEAST, len(some) // 2), placing.COMMON_SHARE * len(some))
     least = placing.AT_HOME if len(said) >= placing.SMALL else 1
-    away = {key: own for key, own in found.items() if not placing._at_home(asked[key], own & distinctive, least)}
-    assert placing._away(said, asked) == away
+    for key, text in said.items():
+        own = [word for word in words(text) if word in asked[key] or word in asked[key].lower()]
+        distinctive = [word for word in own if sum(word in each for each in some) <= most]
+        assert (key in found) == (len(distinctive) < least)
+        assert found.get(key, words(text)) == words(text)
 
 
 @given(SAYINGS)
