@@ -6,6 +6,7 @@ was sent and what came back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +32,8 @@ class Ending(NamedTuple):
 
     `refused` are conversations that a batch which bought nothing leaves behind: number -> why. `retry_flags` are the
     quality flags for which its texts were not accepted: the configuration may say otherwise when the store is rebuilt.
+    `gone` are conversations that had been asked again before its results came: number -> what its first end, without
+    results, meant for them.
     """
 
     absent: Reason
@@ -39,6 +42,10 @@ class Ending(NamedTuple):
     error: str | None = None
     refused: Mapping[int, str] = MappingProxyType({})
     retry_flags: tuple[str, ...] = ()
+    gone: Mapping[int, Reason] = MappingProxyType({})
+
+
+AWAITED_SECONDS = 72 * 3600.0  # how long the results of a job that was given up, cancelled or lost may come after all
 
 
 def ending_file(layout: Layout, batch: Batch) -> Path:
@@ -53,7 +60,8 @@ def read_ending(path: Path) -> Ending | None:
     value = orjson.loads(path.read_bytes())
     refused = {int(number): why for number, why in value.get("refused", {}).items()}
     flags = tuple(value.get("retry_flags", ()))
-    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags)
+    gone = {int(number): Reason(reason) for number, reason in value.get("gone", {}).items()}
+    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone)
 
 
 def release(
@@ -65,10 +73,18 @@ def release(
     session.store.release(batch, state, error=error, refused=refused)
 
 
+def give_up(session: Session, batch: Batch, error: str) -> None:
+    """End a batch whose create call brought no job to light: as `release` does, but its job may turn up."""
+    _keep_ending(session, batch, Ending(Reason.NOT_SENT, error, "abandoned", error))
+    until = (batch.intent_at or session.now()) + AWAITED_SECONDS
+    session.store.release(batch, "abandoned", error=error, awaited_until=until)
+
+
 def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
     ledger = {"model": batch.model, "provider": batch.provider, "estimated_usd": batch.estimated_usd}
     record = {**ledger, **ending._asdict()}
-    record["refused"] = {str(number): why for number, why in ending.refused.items()}
+    for name in ("refused", "gone"):
+        record[name] = {str(number): why for number, why in record[name].items()}
     write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
 
 
@@ -115,6 +131,22 @@ def _requests(session: Session, batch: Batch, keys: Iterable[str]) -> dict[str, 
     return dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
 
 
+def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
+    """Results that came after their batch had ended without any.
+
+    They are those of the conversations that nobody was asked for since; of the others they are superseded.
+    """
+    with session.store.transaction():
+        gone = session.store.take_back(batch)
+        keys = session.keys(batch)
+        if not keys and batch.state == "abandoned":
+            supersede(session, provider, batch, raw)
+            return
+        flags = session.settings.stage(batch.step.stage).retry_flags
+        ending = Ending(Reason.MISSING, "no line came back", retry_flags=flags, gone=gone)
+        settle(session, batch, keys, replies(session, provider, batch, raw, keys, flags), ending)
+
+
 def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
     """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
     from batchgen.merge import merge
@@ -132,19 +164,30 @@ def _priced(
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 
-def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
-    """One transaction: texts, failures, tokens and money, and the end of the batch."""
+def settle(
+    session: Session,
+    batch: Batch,
+    keys: Mapping[str, int],
+    replies: Sequence[Reply],
+    ending: Ending,
+    awaited_until: float | None = None,
+) -> None:
+    """One transaction: texts, failures, tokens and money, and the end of the batch.
+
+    `awaited_until`: till then the results of a batch that ended without any may come.
+    """
     from batchgen.merge import merge
 
     _keep_ending(session, batch, ending)
     crashpoint("ending_written")
     merged = merge(keys, replies, ending.absent, ending.why)
-    usages = _priced(session, batch, merged.usage)
-    if merged.strangers or merged.keyless:
+    usages = _priced(session, batch, _with_gone(merged.usage, ending.gone))
+    strangers = len(merged.strangers) - len(ending.gone)
+    if strangers > 0 or merged.keyless:
         log.warning(
             "%s: %d lines for requests that it does not hold and %d without a key are left aside",
             session.describe(batch),
-            len(merged.strangers),
+            max(strangers, 0),
             merged.keyless,
         )
     session.store.settle(
@@ -155,9 +198,22 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
         max_attempts=session.settings.batches.max_attempts,
         collected_at=session.now(),
         error=ending.error,
+        awaited_until=awaited_until,
     )
     crashpoint("batch_settled")
     done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
     level = log.info if done else log.warning
     reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
     level("%s: %d of %d accepted (%s)", session.describe(batch), done, batch.requests, reasons)
+
+
+def _with_gone(
+    usage: Mapping[Reason, tuple[int, Usage]], gone: Mapping[int, Reason]
+) -> dict[Reason, tuple[int, Usage]]:
+    """The outcomes of a batch, with what its first end meant for conversations that were asked again since."""
+    found = dict(usage)
+    for reason, count in Counter(gone.values()).items():
+        if reason is not Reason.NOT_SENT:  # which is no outcome: nothing was bought
+            more, used = found.get(reason, (0, Usage()))
+            found[reason] = (count + more, used)
+    return found

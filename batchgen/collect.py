@@ -16,17 +16,17 @@ from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
 from batchgen.fetch import fetch
-from batchgen.late import look_for_late_jobs
+from batchgen.late import look_for_late_results
 from batchgen.logs import log
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
+from batchgen.reconcile import LISTING_PAYS
 from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session
 from batchgen.waits import model_scope, pause
 
-LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each
 LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
 LOST_GRACES = 8
 STALE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
@@ -45,7 +45,7 @@ def collect(session: Session) -> int:
             collected += _collect_provider(session, provider_row(name), mine)
         except SetupError as error:
             session.trouble(error)  # one provider's refused key is no reason to let the other's results expire
-    look_for_late_jobs(session)
+    look_for_late_results(session)
     return collected
 
 
@@ -164,9 +164,7 @@ def _missing(session: Session, batch: Batch) -> bool:
             f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
-    booking.settle(
-        session, batch, session.keys(batch), [], Ending(Reason.LOST, "the provider lost the job", state="lost")
-    )
+    _lose(session, batch, Ending(Reason.LOST, "the provider lost the job", state="lost"))
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: the provider has lost the job {batch.remote_id}; what it cost is unknown.",
@@ -174,6 +172,12 @@ def _missing(session: Session, batch: Batch) -> bool:
         )
     )
     return True
+
+
+def _lose(session: Session, batch: Batch, ending: Ending) -> None:
+    """Give a job up. What is lost may be found."""
+    until = session.now() + booking.AWAITED_SECONDS
+    booking.settle(session, batch, session.keys(batch), [], ending, awaited_until=until)
 
 
 def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job, waited: float) -> bool:
@@ -222,7 +226,7 @@ def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
             f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
         )
     ending = Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why)
-    booking.settle(session, batch, session.keys(batch), [], ending)
+    _lose(session, batch, ending)
     session.trouble(
         BatchLost(
             f"{message} Nothing could be had for {hours}; it is given up, and what it cost is unknown.",
@@ -237,7 +241,10 @@ def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: byte
     flags = session.settings.stage(batch.step.stage).retry_flags
     replies = booking.replies(session, provider, batch, raw, keys, flags)
     ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags)
-    booking.settle(session, batch, keys, replies, ending)
+    # A cancel is not final: jobs that said they were cancelled have delivered everything hours later.
+    late = job.state is JobState.CANCELLED and not raw.strip()
+    until = session.now() + booking.AWAITED_SECONDS if late else None
+    booking.settle(session, batch, keys, replies, ending, awaited_until=until)
 
 
 _ABSENT = {

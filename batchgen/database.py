@@ -85,7 +85,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing of it, durable at the end."""
+        """All of it or nothing of it, durable at the end; one within another is part of it."""
+        if self._database.in_transaction:
+            yield
+            return
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from batchgen.dialogue import Step
 from batchgen.errors import BatchgenError, NotReady, SetupError
-from batchgen.late import may_appear
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
@@ -74,6 +73,8 @@ def _clean_jobs(session: Session) -> int:
         provider = provider_row(batch.provider)
         if not batch.remote_id or batch.remote_state == JOB_DELETED or batch.provider in failing:
             continue
+        if session.awaits(batch):
+            continue
         if batch.key_fingerprint != session.fingerprint(provider):
             continue
         try:
@@ -104,7 +105,7 @@ def clean_files(session: Session, only: Provider | None = None) -> int:
             continue
         if batch.key_fingerprint != session.fingerprint(provider):
             continue
-        if batch.state == "abandoned" and may_appear(session, batch):
+        if session.awaits(batch):
             continue  # its job would need the file
         try:
             session.remote(provider).delete_file(batch.remote_file)

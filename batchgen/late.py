@@ -1,41 +1,34 @@
-"""Jobs that turn up after they were given up: unanswered creates whose job stayed hidden for the whole grace period.
+"""Results that come after their batch ended without any: its job was given up, cancelled or lost, and delivers.
 
-Their conversations were asked again, so no text of theirs is accepted any more. But money was spent: a live job is
-cancelled, its result lines are kept as evidence, and what they cost is booked as superseded.
+Those of conversations that nobody was asked for since are accepted: they are paid. The others are superseded, and what
+they cost is booked. A job that was given up and still runs is cancelled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchgen.booking import supersede
-from batchgen.errors import BatchgenError
+from batchgen.booking import settle_late
+from batchgen.errors import BatchgenError, NotReady
 from batchgen.fetch import fetch
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.reconcile import listed
+from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
+from batchgen.reconcile import LISTING_PAYS, listed
 from batchgen.records import Batch
 from batchgen.session import Session
 
-LATE_SECONDS = 72 * 3600.0  # how long a job that was given up is looked for
 
-
-def look_for_late_jobs(session: Session) -> None:
-    """Cancel and book the jobs of abandoned batches that are listed by now. Costs nothing where there are none."""
-    waiting = [batch for batch in session.store.batches("abandoned") if may_appear(session, batch)]
-    for name in dict.fromkeys(batch.provider for batch in waiting):
+def look_for_late_results(session: Session) -> None:
+    """Book what has come for batches whose results are awaited. Costs nothing where there are none."""
+    awaited = session.store.awaited(session.now())
+    for name in dict.fromkeys(batch.provider for batch in awaited):
         provider = provider_row(name)
         try:
-            mine = [batch for batch in waiting if (batch.provider, batch.key_fingerprint) == _own(session, provider)]
+            mine = [batch for batch in awaited if (batch.provider, batch.key_fingerprint) == _own(session, provider)]
             _look(session, provider, mine)
         except (BatchgenError, *REFUSALS) as error:
-            log.info("%s: jobs that were given up could not be looked for: %s", name, error)
-
-
-def may_appear(session: Session, batch: Batch) -> bool:
-    """Whether the job of an abandoned batch may still turn up and need its input file."""
-    return batch.collected_at is None and session.now() - (batch.intent_at or 0) < LATE_SECONDS
+            log.info("%s: results that may come late could not be looked for: %s", name, error)
 
 
 def _own(session: Session, provider: Provider) -> tuple[str, str]:
@@ -43,32 +36,51 @@ def _own(session: Session, provider: Provider) -> tuple[str, str]:
 
 
 def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
-    if not batches:
-        return
-    found = listed(session, provider)
+    nameless = any(batch.remote_id is None for batch in batches)
+    found = listed(session, provider) if nameless or len(batches) >= LISTING_PAYS else {}
+    shown = {job.remote_id: job for jobs in found.values() for job in jobs}
     for batch in batches:
-        for job in found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), [])[:1]:
-            _settle(session, provider, batch, job)
+        if batch.remote_id is None:
+            for job in found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), [])[:1]:
+                _visit(session, provider, _turned_up(session, provider, batch, job))
+        elif _is_news(batch, shown.get(batch.remote_id)):
+            _visit(session, provider, batch)
 
 
-def _settle(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
+def _is_news(batch: Batch, listed: Job | None) -> bool:
+    """Whether a job's own address may say more than is known. A listing does not show results, but it shows states."""
+    return listed is None or listed.raw_state != batch.remote_state or bool(listed.output)
+
+
+def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job) -> Batch:
+    log.warning(
+        "%s: given up, but its job %s exists after all (up to $%.4f)",
+        session.describe(batch),
+        job.remote_id,
+        batch.reserved_usd or 0,
+    )
+    if not job.state.ended:
+        session.remote(provider).cancel(job.remote_id)
+    return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.intent_at)
+
+
+def _visit(session: Session, provider: Provider, batch: Batch) -> None:
     remote = session.remote(provider)
-    if batch.remote_id != job.remote_id:
-        log.warning(
-            "%s: given up, but its job %s exists after all; up to $%.4f are lost",
-            session.describe(batch),
-            job.remote_id,
-            batch.reserved_usd or 0,
-        )
-        if not job.state.ended:
-            remote.cancel(job.remote_id)
-        batch = session.store.update(batch, remote_id=job.remote_id)
-    job = remote.get(job.remote_id)  # a listing does not show results
-    batch = session.store.update(batch, remote_state=job.raw_state)
-    if job.state.ended:
-        _book(session, provider, batch, job)
-
-
-def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
-    raw = fetch(session, session.remote(provider), batch, job, {}, strict=False)
-    supersede(session, provider, batch, raw)
+    try:
+        job = remote.get(batch.remote_id or "")
+    except JobMissing:
+        return
+    ended = (batch.ended_at or session.now()) if job.state.ended else None
+    batch = session.store.update(batch, remote_state=job.raw_state, ended_at=ended)
+    if not job.state.ended:
+        return
+    if job.output or job.errors or job.inline:
+        keys = session.keys(batch, session.store.failed_numbers(batch))
+        try:
+            raw = fetch(session, remote, batch, job, keys, strict=False)
+        except NotReady as error:
+            log.info("%s: %s", session.describe(batch), error)
+            return
+        settle_late(session, provider, batch, raw)
+    elif job.state in (JobState.FAILED, JobState.EXPIRED):
+        session.store.update(batch, awaited_until=None)

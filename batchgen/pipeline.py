@@ -35,7 +35,7 @@ def tick(session: Session, *, advance: bool) -> Tick:
     """Settle unanswered creates, collect what has ended, write the files; with `advance` submit what is ready."""
     collected = 0
     try:
-        if session.store.batches("creating", "in_flight", "abandoned"):
+        if session.store.batches("creating", "in_flight") or session.store.awaited(session.now()):
             collected = _collect(session)
     finally:
         written = refresh(session)

@@ -51,6 +51,15 @@ REACHED_TEXTS = f"""SELECT t.text FROM conversations c
     JOIN texts t ON t.place BETWEEN c.number * {PLACES} + :low AND c.number * {PLACES} + :high
     WHERE c.number BETWEEN :first AND :last AND c.at >= :positions ORDER BY c.number, t.place"""  # noqa: S608 - a constant
 TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
+AWAITED = f"""SELECT {BATCH_COLUMNS} FROM batches
+    WHERE awaited_until IS NOT NULL AND awaited_until > :now ORDER BY awaited_until"""  # noqa: S608 - column names only
+# Only conversations that were not asked again since.
+TAKE_BACK = """UPDATE conversations SET batch = :batch, reason = NULL, detail = NULL,
+    strikes = CASE WHEN strikes > :strikes THEN strikes - :strikes ELSE 0 END
+    WHERE number = :number AND at = :at AND attempt = :attempt AND batch IS NULL"""
+FORGET_FAILURES = """DELETE FROM failures WHERE batch = :batch
+    AND number IN (SELECT number FROM conversations WHERE batch IS NOT NULL AND batch = :batch)"""
+FAILURES_OF = "SELECT number, reason FROM failures WHERE batch = :batch ORDER BY number"
 LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only

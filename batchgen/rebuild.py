@@ -239,6 +239,7 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
     provider = provider_row(batch.provider)
     if batch.model:
         session.store.set_meta(pin(batch.provider), batch.model)
+    session.store.let_go(batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts)
     keys = session.keys(batch)
     replies = booking.replies(session, provider, batch, _raw(session.layout, batch), keys, ending.retry_flags)
     booking.settle(session, batch, keys, replies, ending)

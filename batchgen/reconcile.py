@@ -20,6 +20,7 @@ from batchgen.records import KEY_UNKNOWN, Batch
 from batchgen.session import Session
 
 BLANKS = 2  # complete listings without the job
+LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each
 
 
 def reconcile(session: Session) -> None:
@@ -142,7 +143,7 @@ def _not_there(session: Session, batch: Batch) -> None:
     waited = now - (batch.intent_at or now)
     if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
         log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
-        booking.release(session, batch, "abandoned", error="no job was found for an unanswered create call")
+        booking.give_up(session, batch, "no job was found for an unanswered create call")
         crashpoint("abandoned")
         return
     session.store.update(batch, blanks=min(blanks, BLANKS), first_blank_at=first)

@@ -24,7 +24,8 @@ def pin(provider: str) -> str:
 class Batch(NamedTuple):
     """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown).
 
-    `follow_up` is 1 when its replies bring the next round's question along: they are two texts each.
+    `follow_up` is 1 when its replies bring the next round's question along: they are two texts each. `awaited_until`
+    is set where a batch has ended, and its results may come after all.
     """
 
     batch: int
@@ -58,6 +59,7 @@ class Batch(NamedTuple):
     ended_at: float | None
     collected_at: float | None
     error: str | None
+    awaited_until: float | None
 
     @property
     def texts(self) -> int:

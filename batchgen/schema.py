@@ -15,6 +15,18 @@ ADDED_UP = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.u
     FROM batches b JOIN outcomes o USING (batch)
     GROUP BY b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL"""
 
+_AMOUNTS = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
+
+
+def _bill(sign: str, row: str) -> str:
+    """The statement that adds an outcome to the bills, or takes it off; `row` is what its trigger calls it."""
+    amounts = ", ".join(f"{sign}{row}.{amount}" for amount in _AMOUNTS)
+    sums = ", ".join(f"{amount} = {amount} + excluded.{amount}" for amount in (*_AMOUNTS, "usd"))
+    return f"""INSERT INTO bills SELECT position, provider, model, follow_up, {row}.reason, {row}.usd IS NOT NULL,
+        {amounts}, {sign}coalesce({row}.usd, 0) FROM batches WHERE batch = {row}.batch
+        ON CONFLICT DO UPDATE SET {sums}"""  # noqa: S608 - the names above
+
+
 MIGRATIONS: tuple[str, ...] = (
     # What a run is: the options it was prepared with, its models, small facts that were learnt.
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
@@ -126,16 +138,14 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (position, provider, model, follow_up, reason, priced)
     ) STRICT, WITHOUT ROWID""",
     f"INSERT INTO bills {ADDED_UP}",
-    """CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN
-        INSERT INTO bills SELECT position, provider, model, follow_up, NEW.reason, NEW.usd IS NOT NULL, NEW.requests,
-            NEW.input_tokens, NEW.cached_tokens, NEW.output_tokens, NEW.thought_tokens, coalesce(NEW.usd, 0)
-            FROM batches WHERE batch = NEW.batch
-            ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
-                input_tokens = input_tokens + excluded.input_tokens,
-                cached_tokens = cached_tokens + excluded.cached_tokens,
-                output_tokens = output_tokens + excluded.output_tokens,
-                thought_tokens = thought_tokens + excluded.thought_tokens,
-                usd = usd + excluded.usd;
-        END""",
+    f"CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN {_bill('+', 'NEW')}; END",
     "DROP INDEX by_position",
+    # Until when an ended batch's results may come after all: its job was given up, cancelled or lost.
+    "ALTER TABLE batches ADD COLUMN awaited_until REAL",
+    "CREATE INDEX awaited ON batches (awaited_until) WHERE awaited_until IS NOT NULL",
+    """UPDATE batches SET awaited_until = intent_at + 72 * 3600
+        WHERE state = 'abandoned' AND collected_at IS NULL AND intent_at IS NOT NULL""",
+    # When they come, the batch's outcomes are others.
+    f"""CREATE TRIGGER unbilled AFTER DELETE ON outcomes BEGIN {_bill("-", "OLD")};
+        DELETE FROM bills WHERE requests = 0; END""",  # noqa: S608 - see _bill
 )

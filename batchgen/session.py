@@ -89,11 +89,16 @@ class Session:
         """How this run's conversations and requests are called; ask once, use often."""
         return Names(self.store.meta("run") or "", int(self.store.meta("id_digits") or 0))
 
-    def keys(self, batch: Batch) -> dict[str, int]:
-        """key -> conversation number of a live batch's requests, in file order."""
-        numbers = self.store.held_numbers(batch.batch)
+    def keys(self, batch: Batch, numbers: Sequence[int] | None = None) -> dict[str, int]:
+        """key -> conversation number of a batch's requests for `numbers` (those it holds), in file order."""
+        if numbers is None:
+            numbers = self.store.held_numbers(batch.batch)
         key = self.names().key_format(batch.step, batch.attempt).decode()
         return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
+
+    def awaits(self, batch: Batch) -> bool:
+        """Whether the results of an ended batch may come after all."""
+        return batch.awaited_until is not None and self.now() < batch.awaited_until
 
     def steps(self) -> list[Step]:
         return steps(self.settings.rounds)

@@ -169,11 +169,22 @@ class Store(Texts, Sums):
                 for batch in batches
             ]
 
-    def release(self, batch: Batch, state: str, *, error: str, refused: Mapping[int, str] | None = None) -> None:
-        """A batch that bought nothing: its conversations are ready again, but for the `refused` (number -> why)."""
+    def release(
+        self,
+        batch: Batch,
+        state: str,
+        *,
+        error: str,
+        refused: Mapping[int, str] | None = None,
+        awaited_until: float | None = None,
+    ) -> None:
+        """A batch that bought nothing: its conversations are ready again, but for the `refused` (number -> why).
+
+        `awaited_until`: till then it may turn out to have bought something after all.
+        """
         refused = refused or {}
         with self.transaction():
-            self.update(batch, state=state, error=error)
+            self.update(batch, state=state, error=error, awaited_until=awaited_until)
             rows = self.held(batch.batch)
             self._fail(
                 batch,
@@ -185,6 +196,39 @@ class Store(Texts, Sums):
                 ],
                 max_attempts=1,
             )
+
+    def awaited(self, now: float) -> list[Batch]:
+        """The ended batches whose results may come after all."""
+        return [Batch(*row) for row in self._database.execute(queries.AWAITED, {"now": now})]
+
+    def take_back(self, batch: Batch) -> dict[int, Reason]:
+        """Let an ended batch without results hold its conversations again, but for those that were asked again since.
+
+        What was booked is undone: it is settled anew within the same transaction. Returns the others: number -> what
+        the end of the batch meant for them.
+        """
+        its = {"batch": batch.batch, "at": batch.position, "attempt": batch.attempt}
+        gone = {}
+        for number, name in self._database.execute(queries.FAILURES_OF, {"batch": batch.batch}).fetchall():
+            reason = Reason(name)
+            mine = {**its, "number": number, "strikes": int(POLICY[reason].counts)}
+            if not self._database.execute(queries.TAKE_BACK, mine).rowcount:
+                gone[number] = reason
+        self._database.execute(queries.FORGET_FAILURES, {"batch": batch.batch})
+        self._database.execute("DELETE FROM outcomes WHERE batch = ?", (batch.batch,))
+        self._mark_stale("rejected")
+        return gone
+
+    def failed_numbers(self, batch: Batch) -> list[int]:
+        """The conversations that an ended batch brought no text for, in seed order."""
+        return [number for number, _ in self._database.execute(queries.FAILURES_OF, {"batch": batch.batch})]
+
+    def let_go(self, batch: Batch, gone: Mapping[int, Reason], detail: str, *, max_attempts: int) -> None:
+        """Make some of a batch's conversations ready again, before it is settled; the reason counts as a failure."""
+        if gone:
+            with self.transaction():
+                rows = [row for row in self.held(batch.batch) if row.number in gone]
+                self._fail(batch, [(row, gone[row.number], detail) for row in rows], max_attempts=max_attempts)
 
     def reject(self, row: Row, reason: Reason, detail: str) -> None:
         """Leave a conversation behind that can never be asked for."""
@@ -224,7 +268,7 @@ class Store(Texts, Sums):
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(batch.batch, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
             )
-            self.update(batch, state=state, **changes)
+            self.update(batch, state=state, **{"awaited_until": None, **changes})
             self._mark_stale("receipt")
 
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:

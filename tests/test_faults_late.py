@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, spent
 
-from batchgen.local.faults import Drop, Fault
+from batchgen.local.faults import Drop, Fault, Status
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -64,6 +65,106 @@ def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(m
     assert scene.tick(16 * MINUTE).code == 0
     assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 2), (2, 1)]
     scene.finish()
+
+
+def cancelled_for(make_bench: Make, seconds: float, provider: str = "gemini", toml: str = "") -> Scene:
+    """A cancelled job that says so and delivers everything so many seconds later, found cancelled by a tick."""
+    scene = Scene.of(make_bench, 5, toml, job_seconds=100.0)
+    scene.bench.service.faults.job(provider=provider, times=1, cancel="late", late_seconds=seconds)
+    for after in (0, 110) if provider == "together" else (0,):
+        scene.tick(after)
+    scene.bench.service.world.advance(60)
+    assert scene.run("cancel").code == 0
+    scene.run("collect")
+    return scene
+
+
+def collects(scene: Scene, after: float) -> str:
+    """What cron's `collect` says, so many seconds later."""
+    scene.bench.service.world.advance(after)
+    return scene.run("collect").err
+
+
+@pytest.mark.fault(
+    35,
+    "a cancelled job delivers hours after its conversations were given back",
+    injected="cancel",
+    seen="where nobody was asked again its texts are accepted",
+)
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+def test_what_a_cancelled_job_delivers_hours_later_is_accepted(make_bench: Make, provider: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_for(make_bench, 5 * HOUR, provider)
+    position, files = (3, 0) if provider == "gemini" else (4, 1)
+    assert "0 of 5 accepted (5 cancelled)" in collects(scene, 16 * MINUTE)
+    assert f"{files} input files" in scene.run("clean").out.replace("1 input file ", "1 input files ")
+    assert "accepted" not in collects(scene, HOUR)
+    assert "5 of 5 accepted (5 accepted)" in collects(scene, 5 * HOUR)
+    assert scene.batches(position) == [(1, 5, "collected")]
+    assert not {row["strikes"] for row in ledger(scene.bench).conversations} - {0}
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    35,
+    "such a job delivers when some of its conversations were asked again",
+    injected="cancel",
+    seen="of those its texts are superseded, and booked",
+)
+def test_what_a_cancelled_job_delivers_for_conversations_asked_again_is_superseded(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_for(make_bench, 5 * HOUR, toml="gemini.concurrent_batches = 1")
+    scene.tick(16 * MINUTE)  # no more than one batch may be in flight
+    assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2)]
+    paid = spent(scene.bench)
+    said = collects(scene, 5 * HOUR)
+    assert "3 of 5 accepted (3 accepted, 2 superseded)" in said
+    assert spent(scene.bench) > paid
+    scene.finish()
+    assert scene.bench.files() == expected
+    built_again(scene)
+
+
+@pytest.mark.parametrize("point", ["result_half_written", "ending_written", "store_before_commit", "batch_settled"])
+def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, forks: Forks) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_for(make_bench, 5 * HOUR)
+    collects(scene, 16 * MINUTE)
+    scene.bench.service.world.advance(5 * HOUR)
+    assert forks.run(scene.bench, crash=point).code == KILLED
+    scene.watch.check()
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+    built_again(scene)
+
+
+def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.tick()
+    [job] = scene.bench.service.world.jobs
+    scene.bench.service.faults.add(Fault(endpoint="get", contains=job, action=Status(404, "Not found."), times=6))
+    said = [collects(scene, 30 * MINUTE) for _ in range(7)]
+    assert "has lost the job" in said[4]
+    assert "4 of 4 accepted" in "".join(said[5:])
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+    built_again(scene)
+
+
+def built_again(scene: Scene) -> None:
+    """`rebuild` finds the same texts and the same bill."""
+    before, receipt = ledger(scene.bench).texts, scene.run("receipt", "--json").json
+    store = scene.bench.root / "data" / "batchgen.sqlite"
+    store.rename(store.with_suffix(".old"))
+    assert scene.bench.run("rebuild").code == 0
+    assert ledger(scene.bench).texts == before
+    assert scene.bench.run("receipt", "--json").json["total"] == receipt["total"]
+    assert scene.bench.run("verify").code == 0
 
 
 def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR) -> Scene:

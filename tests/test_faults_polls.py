@@ -19,7 +19,7 @@ from batchgen.local.faults import Drop, Fault, Hang, Status
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None:
     expected = undisturbed(make_bench, 4)
-    scene = Scene.of(make_bench, 4, "batches.http_timeout_seconds = 0.3\n")
+    scene = Scene.of(make_bench, 4, "batches.http_timeout_seconds = 0.8\n")
     reach(scene, provider)
     faults = scene.bench.service.faults
     faults.add(Fault(provider=provider, endpoint="get", action=Status(503), times=3))

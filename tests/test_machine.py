@@ -84,6 +84,11 @@ class Pipeline(RuleBasedStateMachine):
     def retry(self) -> None:
         self.command("retry")
 
+    @rule(provider=PROVIDERS, late_seconds=st.sampled_from([300.0, 5000.0]))
+    def jobs_are_cancelled_and_one_delivers(self, provider: str, late_seconds: float) -> None:
+        self.bench.service.faults.job(provider=provider, times=1, cancel="late", late_seconds=late_seconds)
+        self.command("cancel")
+
     @rule(seconds=st.sampled_from([60.0, 400.0, 1000.0, 7200.0, -1800.0]))
     def time_passes(self, seconds: float) -> None:
         self.bench.service.world.advance(seconds)
