@@ -81,6 +81,11 @@ def seeds_are_kept(session: Session) -> bool:
         return False
 
 
+def need_files(layout: Layout) -> None:
+    """Raises InputError where a run never was, or has lost what it was prepared from: nothing is made there."""
+    _facts(layout)
+
+
 def rebuild(session: Session) -> Rebuilt:
     """Fill an empty store from the files. Raises SetupError when it is not empty, InputError without the files."""
     if session.conversations and not session.store.meta(REBUILDING):

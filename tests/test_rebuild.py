@@ -134,6 +134,11 @@ def test_without_the_files_nothing_is_built(bench: Bench) -> None:
     assert bench.status()["conversations"] == 0
 
 
+def test_where_no_run_was_nothing_is_left_behind(bench: Bench) -> None:
+    assert bench.run("rebuild").code == 2
+    assert not bench.root.exists()
+
+
 def test_a_file_that_was_never_sent_is_passed_over(bench: Bench) -> None:
     """A kill between a request file and the ledger leaves an orphan whose number went to a later batch."""
     bench.configure(ROUNDS)

@@ -13,6 +13,7 @@ from batchgen.errors import BatchgenError, SetupError
 from batchgen.exits import tell
 
 if TYPE_CHECKING:
+    from batchgen.dialogue import Step
     from batchgen.session import Session
     from batchgen.settings import Settings
 
@@ -45,11 +46,15 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
     if not create and not layout.store.exists():
         raise unprepared(layout.root)
     with exclusive(layout), translating(layout.store):
+        new = not layout.store.exists()
         session = Session(layout, settings, Store.open(layout.store), environment(context.root))
         try:
             yield session
         finally:
+            unused = new and not session.store.meta("run")
             session.close()
+            if unused:  # what would have filled it went wrong
+                layout.store.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,6 +82,16 @@ def prepared(session: Session) -> None:
     if not session.conversations:
         raise unprepared(session.layout.root)
     session.need_whole_store()
+
+
+def wanted_steps(session: Session, stage: str | None, number: int | None) -> list[Step]:
+    """The steps of the run that `stage` and round `number` name, None any. Raises SetupError for a round it has not."""
+    rounds = session.settings.rounds
+    if number is not None and number > rounds:
+        raise SetupError(
+            f"--round {number}: this run has {rounds} rounds.", do=f"Round 1 is the seeds; 2 to {rounds} can be named."
+        )
+    return [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
 
 
 def unprepared(root: Path) -> BatchgenError:

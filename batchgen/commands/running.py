@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, working
+from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, wanted_steps, working
 from batchgen.dialogue import FIRST_ROUND, Stage
-from batchgen.errors import SetupError
 from batchgen.words import counted
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--input", "source", default="aligner/aligner-20K", show_default=True, help="A file or a dataset id.")
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="How many rows to draw.")
-@click.option("--all", "everything", is_flag=True, help="Take every row, in file order, whatever --limit says.")
+@click.option("--all", "everything", is_flag=True, help="Take every row, in file order; not with --limit.")
 @click.option("--sample-seed", type=int, default=42, show_default=True, help="Seed of the random draw.")
 @click.option("--no-shuffle", is_flag=True, help="Take the first rows in file order instead of drawing.")
 @json_option
-@click.pass_obj
+@click.pass_context
 def prepare(  # noqa: PLR0913 - one parameter an option
-    context: Context, source: str, limit: int, *, everything: bool, sample_seed: int, no_shuffle: bool, as_json: bool
+    call: click.Context, source: str, limit: int, *, everything: bool, sample_seed: int, no_shuffle: bool, as_json: bool
 ) -> None:
     """Read single-turn triples, keep the good ones, write round 1.
 
@@ -37,8 +37,10 @@ def prepare(  # noqa: PLR0913 - one parameter an option
     from batchgen.prepare import Options, describe
     from batchgen.prepare import prepare as run
 
+    if everything and call.get_parameter_source("limit") is ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"--all takes every row, --limit {limit} does not: leave one of them out.", call)
     options = Options(source, None if everything else limit, sample_seed, not no_shuffle)
-    with working(context, create=True) as session:
+    with working(call.obj, create=True) as session:
         done = run(session, options)
         value, text = describe(done)
         answer(value, as_json=as_json, text=text)
@@ -76,9 +78,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
 
     with working(context) as session:
         prepared(session)
-        wanted = [step for step in session.steps() if step.stage == stage and number in (None, step.round)]
-        if not wanted:
-            raise SetupError(f"Round {number} is not bought: this run has {session.settings.rounds} rounds.")
+        wanted = wanted_steps(session, stage, number)
         if dry_run:
             value, text = describe(preview(session, wanted), show_request=context.verbose)
             answer(value, as_json=as_json, text=text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from batchgen.commands.base import Context, answer, conclude, json_option, prepared, working
+from batchgen.commands.base import Context, answer, conclude, json_option, prepared, wanted_steps, working
 from batchgen.dialogue import FIRST_ROUND, Stage
 from batchgen.outcomes import Reason
 from batchgen.settings import PROVIDERS
@@ -35,8 +35,7 @@ def retry(context: Context, stage: str | None, number: int | None, reason: str |
 
     with working(context) as session:
         prepared(session)
-        steps = [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
-        done = run(session, steps, reason)
+        done = run(session, wanted_steps(session, stage, number), reason)
         text = f"{counted(done.conversations, 'conversation')} ready again, {counted(done.halts, 'halt')} lifted."
         answer(done._asdict(), as_json=as_json, text=text)
         refresh(session)
@@ -107,8 +106,11 @@ def rebuild(context: Context, *, as_json: bool) -> None:
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
     """
+    from batchgen.files import Layout
+    from batchgen.rebuild import need_files
     from batchgen.rebuild import rebuild as run
 
+    need_files(Layout(context.root))
     with working(context, create=True) as session:
         done = run(session)
         text = f"{counted(done.conversations, 'conversation')}, {counted(done.settled, 'batch')} settled again"
