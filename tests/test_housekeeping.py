@@ -175,7 +175,6 @@ def test_retry_by_round_stage_and_reason(make_bench: Make) -> None:
     scene.bench.service.faults.clear()
     nothing = "0 conversations ready again, 0 halts lifted.\n"
     assert scene.run("retry", "--stage", "correction").out == nothing
-    assert scene.run("retry", "--stage", "correction").out == nothing
     assert scene.run("retry", "--stage", "answer", "--reason", "blocked_prompt").out == nothing
     assert scene.run("retry", "--reason", "blocked_output", "--json").json == {"conversations": 1, "halts": 0}
     assert scene.run("retry", "--reason", "blocked_output").out == nothing
