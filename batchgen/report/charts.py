@@ -65,6 +65,7 @@ CONFIG: Mapping[str, Any] = {
         "domain": False,
         "ticks": False,
         "labelPadding": 6,
+        "labelSeparation": 16,  # between labels, by the measuring font; the reader's may be wider
     },
 }
 
@@ -131,7 +132,7 @@ def money(rows: Sequence[Mapping[str, Any]]) -> Drawing:
     ticks = [{"step": row["step"], "kind": "estimated", "usd": row["estimated"]} for row in rows if row["estimated"]]
 
     def chart(width: int) -> alt.TopLevelMixin:
-        axis = alt.Axis(title="US dollars", tickCount=_ticks(width), format="$~g")
+        axis = alt.Axis(title="US dollars", tickCount=_ticks(width), format="$,.8~f")
         y, colour = _steps([row["step"] for row in rows]), _colour(MONEY)
         bar = alt.Chart(alt.NamedData("bars")).mark_bar()
         tick = alt.Chart(alt.NamedData("ticks")).mark_tick(thickness=2, size=ROW * 0.8)

@@ -87,9 +87,11 @@ def _environment() -> Environment:
 
 
 def usd(value: float | None) -> str:
-    """Dollars as people read them: tiny sums keep four digits."""
+    """Dollars as people read them: tiny sums keep four digits; what was paid is never shown as nothing."""
     if value is None:
         return "unknown"
+    if 0 < value < 0.00005:  # noqa: PLR2004
+        return "< $0.0001"
     return f"${value:,.4f}" if abs(value) < 10 else f"${value:,.2f}"  # noqa: PLR2004
 
 
