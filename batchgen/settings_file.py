@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,32 +12,72 @@ from typing import Any
 from batchgen.errors import SetupError
 from batchgen.settings import PROVIDERS, RETRY_FLAGS, Price, Settings
 
-_KINDS = {"list": "array", "tuple": "array", "dict": "object"}
+Where = tuple[str | int, ...]  # the keys from the top of the file to a value, and its place in a list
+
+_KINDS = {
+    bool: "true or false",
+    dict: "a section",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "a text",
+}
+_BARE = re.compile(r"[\w-]+", re.ASCII)
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class _Mistake(ValueError):
-    """A key that is not as it must be; the text says which, and what it takes."""
+    """A key that is not as it must be: where it stands, and in words that follow its name what it must be."""
+
+    def __init__(self, where: Where, words: str, *, do: str = "README lists every key and what it takes.") -> None:
+        super().__init__(f"{_name(where)} {words}")
+        self.where, self.do = where, do
 
 
 def read(path: Path) -> Settings:
-    """The defaults with what the file says otherwise. Raises SetupError naming the file and the key."""
+    """The defaults with what the file says otherwise. Raises SetupError naming the file, the line and the key."""
     try:
-        table = tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin with a byte order mark
+        text = path.read_text("utf-8-sig")  # some editors begin with a byte order mark
     except FileNotFoundError:
         raise SetupError(f"{path}: no such file.", do="Check --config.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SetupError(f"{path}: {error}", do="Mend the file; README lists every key.") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SetupError(f"{path}, line {line}: this is not UTF-8.", do="Save the file as UTF-8.") from None
+    except OSError as error:
+        raise SetupError(f"{path}: {error.strerror}.", do="It must be a file that you can read.") from None
     try:
-        settings: Settings = _section(Settings(), table, "$")
+        settings: Settings = _section(Settings(), tomllib.loads(text), ())
+        _check_flags(settings)
     except _Mistake as error:
-        raise SetupError(f"{path}: {error}", do="README lists every key and what it takes.") from None
-    for stage, known in RETRY_FLAGS.items():
-        if unknown := [name for name in settings.stage(stage).retry_flags if name not in known]:
-            raise SetupError(
-                f"{path}: [{stage}] retry_flags: no reply is asked again for {', '.join(unknown)}.",
-                do=f"Flags that can: {', '.join(known)}.",
-            )
+        raise SetupError(f"{path}, line {_line(text, error.where)}: {error}", do=error.do) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(_not_toml(path, text, str(error)), do="Mend the file; README shows every key.") from None
     return settings
+
+
+def _not_toml(path: Path, text: str, said: str) -> str:
+    place = _PLACE.search(said)
+    line = int(place[1]) if place else text.count("\n") + 1
+    return f"{path}, line {line}: this is not TOML: {_PLACE.sub('', said)}"
+
+
+def _line(text: str, where: Where) -> int:
+    """The line, from 1, at which what stands at `where` begins: the first lines with it are TOML, those before are not
+    or have it not.
+    """
+    keys = [key for key in where if isinstance(key, str)]
+    lines, begin = text.split("\n"), 1
+    for count in range(1, len(lines) + 1):
+        try:
+            table: Any = tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:  # in the midst of a list
+            continue
+        for key in keys:
+            table = table.get(key) if isinstance(table, dict) else None
+        if table is not None:
+            break
+        begin = count + 1
+    return begin
 
 
 def tables(section: Any) -> dict[str, Any]:
@@ -48,110 +89,132 @@ def _is_section(value: object) -> bool:
     return hasattr(value, "_asdict")
 
 
-def _section(default: Any, table: Any, where: str) -> Any:
+def _section(default: Any, table: Any, where: Where) -> Any:
     """`default` with what `table` says otherwise. An unknown key is refused: a misspelt limit must not be ignored."""
     found = {}
-    for name, value in _object(table, where).items():
+    for name, value in _table(table, where).items():
+        inside = (*where, name)
         if name not in default._fields:
-            raise _Mistake(f"Object contains unknown field `{name}`{_at(where)}")
-        before, inside = getattr(default, name), f"{where}.{name}"
+            raise _unknown(inside, default._fields)
+        before = getattr(default, name)
         found[name] = _section(before, value, inside) if _is_section(before) else _CHECKS[name](value, inside)
     return default._replace(**found)
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _unknown(where: Where, known: tuple[str, ...]) -> _Mistake:
+    from difflib import get_close_matches  # here: only a mistake wants it
+
+    meant = get_close_matches(str(where[-1]), known, n=1)
+    do = f"Did you mean {meant[0]}?" if meant else f"Here can stand: {', '.join(known)}."
+    return _Mistake(where, "is no key that there is.", do=do)
+
+
+def _table(value: Any, where: Where) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _expected("object", value, where)
+        raise _not_a(dict, value, where)
     return value
 
 
-def _at(where: str) -> str:
-    return "" if where == "$" else f" - at `{where}`"
+def _name(where: Where) -> str:
+    """As TOML names it: `gemini.models[0]`, `prices."org/model"`."""
+    said = ""
+    for key in where:
+        if isinstance(key, int):
+            said += f"[{key}]"
+        else:
+            said += ("." if said else "") + (key if _BARE.fullmatch(key) else f'"{key}"')
+    return said
 
 
-def _expected(kind: str, value: object, where: str) -> _Mistake:
-    name = type(value).__name__
-    return _Mistake(f"Expected `{kind}`, got `{_KINDS.get(name, name)}`{_at(where)}")
+def _not_a(kind: type, value: object, where: Where) -> _Mistake:
+    return _Mistake(where, f"must be {_KINDS[kind]}, not {_KINDS.get(type(value), 'a date or a time')}.")
 
 
-def _whole(value: Any, where: str, *, least: int = 1, most: int | None = None) -> int:
+def _whole(value: Any, where: Where, *, least: int = 1, most: int | None = None) -> int:
     if type(value) is not int:  # True is no number
-        raise _expected("int", value, where)
+        raise _not_a(int, value, where)
     if value < least:
-        raise _Mistake(f"Expected `int` >= {least}{_at(where)}")
+        raise _Mistake(where, f"must be at least {least}, not {value}.")
     if most is not None and value > most:
-        raise _Mistake(f"Expected `int` <= {most}{_at(where)}")
+        raise _Mistake(where, f"must be at most {most}, not {value}.")
     return value
 
 
-def _number(value: Any, where: str, *, least: float = 0.0, most: float = float("inf")) -> float:
+def _number(value: Any, where: Where, *, least: float = 0.0, most: float = float("inf")) -> float:
     """At least `least`, and so a number: NaN is not."""
     if type(value) not in (int, float):
-        raise _expected("float", value, where)
+        raise _not_a(float, value, where)
     if not value >= least:
-        raise _Mistake(f"Expected `float` >= {least}{_at(where)}")
+        raise _Mistake(where, f"must be at least {least:g}, not {value}.")
     if value > most:
-        raise _Mistake(f"Expected `float` <= {most}{_at(where)}")
+        raise _Mistake(where, f"must be at most {most:g}, not {value}.")
     return float(value)
 
 
-def _positive(value: Any, where: str, *, most: float) -> float:
+def _positive(value: Any, where: Where, *, most: float) -> float:
     found = _number(value, where, least=float("-inf"), most=most)
     if not found > 0:
-        raise _Mistake(f"Expected `float` > 0.0{_at(where)}")
+        raise _Mistake(where, f"must be more than 0, not {value}.")
     return found
 
 
-def _truth(value: Any, where: str) -> bool:
+def _truth(value: Any, where: Where) -> bool:
     if not isinstance(value, bool):
-        raise _expected("bool", value, where)
+        raise _not_a(bool, value, where)
     return value
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: Any, where: Where) -> str:
     if not isinstance(value, str):
-        raise _expected("str", value, where)
+        raise _not_a(str, value, where)
     return value
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
+def _texts(value: Any, where: Where) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise _expected("array", value, where)
-    return tuple(_text(one, f"{where}[{place}]") for place, one in enumerate(value))
+        raise _not_a(list, value, where)
+    return tuple(_text(one, (*where, place)) for place, one in enumerate(value))
 
 
-def _models(value: Any, where: str) -> tuple[str, ...]:
+def _models(value: Any, where: Where) -> tuple[str, ...]:
     found = _texts(value, where)
     if not found:
-        raise _Mistake(f"Expected `array` of length >= 1{_at(where)}")
+        raise _Mistake(where, "must name a model.")
     for place, name in enumerate(found):
         if not name:
-            raise _Mistake(f"Expected `str` of length >= 1{_at(f'{where}[{place}]')}")
+            raise _Mistake((*where, place), "must name a model.")
     return found
 
 
-def _provider(value: Any, where: str) -> str:
+def _provider(value: Any, where: Where) -> str:
     if _text(value, where) not in PROVIDERS:
-        raise _Mistake(f"Invalid enum value {value!r}{_at(where)}")
+        raise _Mistake(where, f"must be {' or '.join(PROVIDERS)}, not {value!r}.")
     return str(value)
 
 
-def _prices(value: Any, where: str) -> dict[str, Price]:
-    return {model: _price(price, f"{where}[...]") for model, price in _object(value, where).items()}
+def _prices(value: Any, where: Where) -> dict[str, Price]:
+    return {model: _price(price, (*where, model)) for model, price in _table(value, where).items()}
 
 
-def _price(value: Any, where: str) -> Price:
-    table = _object(value, where)
+def _price(value: Any, where: Where) -> Price:
+    table = _table(value, where)
     for name in table:
         if name not in Price._fields:
-            raise _Mistake(f"Object contains unknown field `{name}`{_at(where)}")
+            raise _unknown((*where, name), Price._fields)
     for name in Price._fields:
         if name not in table and name not in Price._field_defaults:
-            raise _Mistake(f"Object missing required field `{name}`{_at(where)}")
-    return Price(**{name: _number(one, f"{where}.{name}") for name, one in table.items()})
+            raise _Mistake(where, f"needs {name}: USD per million tokens in batch.")
+    return Price(**{name: _number(one, (*where, name)) for name, one in table.items()})
 
 
-_CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
+def _check_flags(settings: Settings) -> None:
+    for stage, known in RETRY_FLAGS.items():
+        if unknown := [name for name in settings.stage(stage).retry_flags if name not in known]:
+            words = f"names what no reply is asked again for: {', '.join(unknown)}."
+            raise _Mistake((str(stage), "retry_flags"), words, do=f"Flags that can: {', '.join(known)}.")
+
+
+_CHECKS: Mapping[str, Callable[[Any, Where], Any]] = {
     "rounds": partial(_whole, least=2, most=50),
     "history_messages": partial(_whole, least=2),
     "max_usd": _number,

@@ -105,49 +105,68 @@ def test_prices_of_one_s_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("roundz = 3", "roundz"),
-        ("[question]\ntemprature = 1", "temprature` - at `$.question"),
-        ("[qestion]\ntemperature = 1", "qestion"),
-        ("[batches.more]\na = 1", "more` - at `$.batches"),
-        ("[prices.m]\ninput = 1", "output"),
-        ("[prices.m]\ninput = 1\noutput = 1\nbatch = 1", "batch"),
-        ("[prices.m]\ninput = 1\noutput = '1'", "output"),
-        ("[prices.m]\ninput = 1\noutput = nan", "output"),
-        ("[prices]\nm = 1", "prices"),
-        ("[question]\nask_next = true", "ask_next"),
-        ("[question]\nmax_rejected_share = 0", "question.max_rejected_share"),
-        ("[question]\nretry_flags = [1]", "question.retry_flags[0]"),
-        ("[question]\nretry_flags = ['near_duplicate']", "near_duplicate"),
-        ("rounds = 1", "rounds"),
-        ("rounds = 51", "rounds"),
-        ("rounds = true", "rounds"),
-        ("rounds = 2.5", "rounds"),
-        ("history_messages = 1", "history_messages"),
-        ("max_usd = -1", "max_usd"),
-        ("max_usd = nan", "max_usd"),
-        ("[gemini]\nmodels = []", "gemini.models"),
-        ("[gemini]\nmodels = ['']", "gemini.models"),
-        ("[gemini]\nmodels = [1]", "gemini.models"),
-        ("gemini = 3", "gemini"),
-        ("[question]\nprovider = 'openai'", "question.provider"),
-        ("[question]\ntemperature = 2.1", "question.temperature"),
-        ("[question]\ntemperature = nan", "question.temperature"),
-        ("[question]\nmax_output_tokens = 0", "question.max_output_tokens"),
-        ("[batches]\nmax_requests = 0", "batches.max_requests"),
-        ("[batches]\nhttp_timeout_seconds = 0", "batches.http_timeout_seconds"),
-        ("[batches]\nhttp_timeout_seconds = inf", "batches.http_timeout_seconds"),
-        ("[batches]\nreconcile_grace_seconds = -1", "batches.reconcile_grace_seconds"),
-        ("rounds = \n", "line 1"),
-        ("rounds = 3\nrounds = 4\n", "line 2"),
-        ("[gemini\n", "line 1"),
+        ("\n# three\nroundz = 3", "line 3: roundz is no key that there is."),
+        ("[question]\ntemprature = 1", "line 2: question.temprature is no key that there is."),
+        ("[qestion]\ntemperature = 1", "line 1: qestion is no key"),
+        ("[batches.more]\na = 1", "line 1: batches.more is no key"),
+        ("[prices.m]\ninput = 1", "line 1: prices.m needs output"),
+        ('[prices."a/b c"]\ninput = 1', 'line 1: prices."a/b c" needs output'),
+        ("[prices.m]\ninput = 1\noutput = 1\nbatch = 1", "line 4: prices.m.batch is no key"),
+        ("[prices.m]\ninput = 1\noutput = '1'", "line 3: prices.m.output must be a number, not a text."),
+        ("[prices.m]\ninput = 1\noutput = nan", "line 3: prices.m.output must be at least 0, not nan."),
+        ("[prices]\nm = 1", "line 2: prices.m must be a section, not a whole number."),
+        ("[question]\nask_next = true", "line 2: question.ask_next is no key"),
+        ("[correction]\nask_next = 1", "line 2: correction.ask_next must be true or false, not a whole number."),
+        ("[question]\nmax_rejected_share = 0", "question.max_rejected_share must be more than 0, not 0."),
+        ("[question]\nretry_flags = [\n'a',\n1]", "line 2: question.retry_flags[1] must be a text"),
+        ("[question]\n\nretry_flags = ['near_duplicate']", "line 3: question.retry_flags names what no reply"),
+        ("rounds = 1", "line 1: rounds must be at least 2, not 1."),
+        ("rounds = 51", "rounds must be at most 50, not 51."),
+        ("rounds = true", "rounds must be a whole number, not true or false."),
+        ("rounds = 2.5", "rounds must be a whole number, not a number."),
+        ("rounds = 2026-01-01", "rounds must be a whole number, not a date or a time."),
+        ("history_messages = 1", "history_messages must be at least 2"),
+        ("max_usd = -1", "max_usd must be at least 0, not -1."),
+        ("max_usd = nan", "max_usd must be at least 0, not nan."),
+        ("[gemini]\nmodels = []", "line 2: gemini.models must name a model."),
+        ("[gemini]\nmodels = ['']", "gemini.models[0] must name a model."),
+        ("[gemini]\nmodels = [1]", "gemini.models[0] must be a text"),
+        ("gemini = 3", "line 1: gemini must be a section, not a whole number."),
+        ("[[gemini]]\nmodels = ['a']", "line 1: gemini must be a section, not a list."),
+        ("[question]\nprovider = 'openai'", "line 2: question.provider must be gemini or together, not 'openai'."),
+        ("[question]\ntemperature = 2.1", "question.temperature must be at most 2, not 2.1."),
+        ("[question]\ntemperature = nan", "question.temperature must be at least 0, not nan."),
+        ("[question]\nmax_output_tokens = 0", "question.max_output_tokens must be at least 1"),
+        ("[batches]\nmax_requests = 0", "batches.max_requests must be at least 1"),
+        ("[batches]\nhttp_timeout_seconds = 0", "batches.http_timeout_seconds must be more than 0"),
+        ("[batches]\nhttp_timeout_seconds = inf", "batches.http_timeout_seconds must be at most 3600"),
+        ("[batches]\nreconcile_grace_seconds = -1", "batches.reconcile_grace_seconds must be at least 0"),
+        ("rounds = \n", "line 1: this is not TOML: Invalid value"),
+        ("rounds = 3\nrounds = 4\n", "line 2: this is not TOML"),
+        ("[gemini\n", "line 1: this is not TOML"),
+        ("max_usd = 1\n[gemini]\nmodels = ['a'", "line 3: this is not TOML"),
     ],
 )
-def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:
+def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SetupError, match=re.escape(words)) as raised:
         written(tmp_path, text)
-    assert str(tmp_path / "batchgen.toml") in str(raised.value)
+    assert str(raised.value).startswith(f"{tmp_path / 'batchgen.toml'}, line ")
     assert raised.value.do
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "do"),
+    [
+        ("[question]\ntemprature = 1", "Did you mean temperature?"),
+        ("[gemini]\nmodel = ['a']", "Did you mean models?"),
+        ("[together]\nxyz = 1", "Here can stand: models, enqueued_tokens, concurrent_batches, api_version."),
+    ],
+)
+def test_a_misspelt_key_is_told_what_it_may_be(tmp_path: Path, text: str, do: str) -> None:
+    with pytest.raises(SetupError) as raised:
+        written(tmp_path, text)
+    assert raised.value.do == do
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
@@ -157,14 +176,14 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "batchgen.toml").write_bytes(b"rounds = '\xff'")
-    with pytest.raises(SetupError, match=r"batchgen\.toml"):
+    (tmp_path / "batchgen.toml").write_bytes(b"rounds = 3\n# '\xff'")
+    with pytest.raises(SetupError, match=r"batchgen\.toml, line 2: this is not UTF-8"):
         load(tmp_path)
 
 
 def test_a_directory_in_the_file_s_place(tmp_path: Path) -> None:
     (tmp_path / "batchgen.toml").mkdir()
-    with pytest.raises(SetupError, match=r"batchgen\.toml"):
+    with pytest.raises(SetupError, match=r"batchgen\.toml: Is a directory"):
         load(tmp_path)
 
 
