@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from batchgen.session import Session
 from batchgen.settings import load
 from batchgen.store import Store
 from batchgen.verify import verify
+from batchgen.words import counted, typed
 
 if TYPE_CHECKING:
     from batchgen.local import chat
@@ -44,10 +46,10 @@ max_output_tokens = 128
 target_characters = 200
 """
 BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that wants one
-NOTE = (
-    "The text of a demo comes from a very small local model (SmolLM2, 135 million parameters). It shows how the"
-    " pipeline works, not what the data will be like."
-)
+WRITERS = {
+    "smollm": "a very small local model (SmolLM2, 135 million parameters)",
+    "scripted": "a script that answers with nonsense at once",
+}
 
 
 def make_backend(name: str, concurrency: int | None = None) -> Backend:
@@ -111,24 +113,31 @@ def _announce(service: LocalService) -> None:
 def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Callable[[str], None]) -> None:
     """Grow shipped example seeds into dialogues through the local service, and show where they are and how one reads.
 
-    A demo that was interrupted goes on where it was; a finished one is shown again.
+    A demo that was interrupted goes on where it was; a finished one is shown again. Without a model nothing is made.
     """
     from batchgen.local.server import LocalService
 
-    say(NOTE)
     layout = Layout(root)
     config = root / "batchgen.toml"
-    with exclusive(layout), translating(layout.store):
+    with closing(make_backend(backend)) as writer, exclusive(layout), translating(layout.store):
+        say(note(backend))
         if not config.exists():
             write_durably(config, [DEMO_CONFIG.encode()])
-        with LocalService(make_backend(backend), job_seconds=1.0, data_dir=root / "service") as service:
+        with LocalService(writer, job_seconds=1.0, data_dir=root / "service") as service:
             _grow(layout, service, conversations, live=live, say=say)
+
+
+def note(backend: str) -> str:
+    """Who writes the texts of a demo, and what they are good for."""
+    shows = "It shows how the pipeline works" + (", not what the data will be like." if backend in WRITERS else ".")
+    return f"The text of this demo comes from {WRITERS.get(backend, backend)}. {shows}"
 
 
 def _grow(layout: Layout, service: LocalService, conversations: int, *, live: bool, say: Callable[[str], None]) -> None:
     with _session(layout, _reaching(service)) as session, as_file(files("batchgen") / "examples.jsonl") as examples:
         done = prepare(session, Options(str(examples), conversations, sample_seed=0, shuffle=False))
-        say(f"{done.conversations} example conversations in {layout.root}; each is grown by six requests.")
+        seeds = counted(done.conversations, "example conversation")
+        say(f"{seeds} in {_near(layout.root)}; each is grown by six requests.")
         with showing(session, live=live) as show:
             wait(session, advance=True, sleep=clock.sleep, show=show)
         if worst := session.worst():
@@ -157,10 +166,10 @@ def _session(layout: Layout, environment: Mapping[str, str]) -> Iterator[Session
 
 def _report(session: Session) -> str:
     """Where the files are, and the first finished conversation."""
-    rounds = session.settings.rounds
-    lines = ["", f"dataset:  {session.layout.history(rounds)}", f"rejected: {session.layout.rejected}"]
-    lines += [f"requests: {session.layout.root / 'requests'}", f"results:  {session.layout.root / 'results'}"]
-    lines.append(f"to read:  python cli.py --root {session.layout.root} report    # one HTML page")
+    rounds, layout = session.settings.rounds, session.layout
+    lines = ["", f"dataset:  {_near(layout.history(rounds))}", f"rejected: {_near(layout.rejected)}"]
+    lines += [f"requests: {_near(layout.root / 'requests')}", f"results:  {_near(layout.root / 'results')}"]
+    lines.append(typed(f"to read:  batchgen --root {shlex.quote(str(_near(layout.root)))} report    # one HTML page"))
     first = next(session.store.dialogues(rounds * 3), None)
     if first is None:
         return "\n".join([*lines, "", "No conversation was finished; see the rejected ones."])
@@ -168,6 +177,12 @@ def _report(session: Session) -> str:
     for number, turn in enumerate(first.turns, start=1):
         lines += ["", *(f"  {number} {name:<11}{_short(text)}" for name, text in turn._asdict().items())]
     return "\n".join(lines)
+
+
+def _near(path: Path) -> Path:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _short(text: str, characters: int = 300) -> str:

@@ -24,10 +24,11 @@ BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR
 def tell(error: BatchgenError) -> None:
     """One trouble for people, on stderr: what happened, and what to do next."""
     from batchgen.logs import redacted
+    from batchgen.words import typed
 
     click.echo(f"batchgen: {redacted(str(error))}", err=True)
     if error.do:
-        click.echo(f"  {redacted(error.do)}", err=True)
+        click.echo(f"  {redacted(typed(error.do))}", err=True)
 
 
 def speak_utf8() -> None:

@@ -13,7 +13,7 @@ from batchgen.records import FLYING, LIVE_STATES, Shown, pin
 from batchgen.settings import PROVIDERS, Settings
 from batchgen.store import Store
 from batchgen.waits import in_force, in_words, model_scope, provider_of
-from batchgen.words import counted
+from batchgen.words import counted, typed
 
 
 def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _left(scope: str, pinned: Mapping[str, str | None]) -> bool:
 def headline(answer: Mapping[str, Any]) -> str:
     """Where the run is, in one sentence."""
     if not answer["conversations"]:
-        return "Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K"
+        return typed("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
     return (
         f"{answer['complete']} of {answer['conversations']} conversations have {answer['rounds']} rounds,"
         f" {answer['rejected']} were left behind" + (": finished." if answer["finished"] else ".")

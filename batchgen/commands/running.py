@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, wanted_steps, working
 from batchgen.dialogue import FIRST_ROUND, Stage
-from batchgen.words import counted
+from batchgen.words import counted, typed
 
 if TYPE_CHECKING:
     from batchgen.session import Session
@@ -88,7 +88,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
         ready = any(session.store.ready_attempts(step) for step in wanted)
         if not sent and not session.troubles and not as_json:
             click.echo(
-                f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for."
+                typed(f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for.")
                 if ready
                 else f"No conversation is ready for the {stage} stage.",
                 err=True,

