@@ -133,16 +133,16 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         "unpriced_requests": paid.unpriced,
     }
     lines = [
-        f"{'step':<20}{'requests':>9}{'batches':>8}{'tokens in':>12}{'tokens out':>12}{'batch $':>10}{'online $':>10}"
+        f"{'step':<18}{'requests':>10}{'batches':>8}{'tokens in':>13}{'tokens out':>12}{'batch $':>10}{'online $':>9}"
     ]
     lines += [
-        f"{one.step!s:<20}{one.requests:>9}{one.batches:>8}{one.input_tokens:>12}{one.output_tokens:>12}"
-        f"{_usd(one.usd):>10}{_usd(one.online_usd):>10}"
+        f"{one.step!s:<18}{one.requests:>10,}{one.batches:>8,}{one.input_tokens:>13,}{one.output_tokens:>12,}"
+        f"{_usd(one.usd):>10}{_usd(one.online_usd):>9}"
         for one in found
     ]
-    lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>10}", ""]
+    lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>9}", ""]
     lines += [_rate_line(session, model) for model in dict.fromkeys(one.model for one in found)]
-    lines.append(f"spent so far {least}${paid.spent:.4f}, reserved for what is in flight {least}${paid.reserved:.4f}")
+    lines.append(f"spent so far {least}${paid.spent:,.4f}, reserved for what is in flight {least}${paid.reserved:,.4f}")
     return value, "\n".join(lines)
 
 
@@ -153,7 +153,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _usd(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4f}"
+    return "unknown" if value is None else f"{value:,.4f}" if value < 100 else f"{value:,.2f}"  # noqa: PLR2004
 
 
 def _rate_line(session: Session, model: str) -> str:

@@ -21,7 +21,8 @@ def install(*, verbose: bool, quiet: bool) -> None:
     URLs into its log.
     """
     handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s" if verbose else "%(message)s"))
+    form = "%(asctime)s %(levelname)s %(message)s" if verbose else "%(message)s"
+    handler.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S %z"))  # local, and said so
     own = logging.getLogger("batchgen")
     own.handlers[:] = [handler]
     own.propagate = False

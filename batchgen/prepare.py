@@ -107,11 +107,12 @@ def describe(done: Prepared) -> tuple[dict[str, object], str]:
     value |= {"read": report.read, "kept": report.kept, "left_out": dict(report.left_out)}
     value["repeated_questions"] = report.copies
     value["examples"] = {reason: list(lines) for reason, lines in report.examples.items()}
-    lines = [f"{counted(done.conversations, 'conversation')} prepared from {done.source} ({report.read} rows read)."]
+    kept, rows = counted(done.conversations, "conversation"), counted(report.read, "row")
+    lines = [f"{kept} prepared from {done.source} ({rows} read)."]
     for reason, count in sorted(report.left_out.items()):
         where = ", ".join(map(str, report.examples.get(reason, ())))
         more = ", ..." if count > len(report.examples.get(reason, ())) else ""
-        lines.append(f"  left out: {count} {reason} (line {where}{more})")
+        lines.append(f"  left out: {count:,} {reason} (line {where}{more})")
     if report.copies:
         lines.append(f"  {counted(report.copies, 'row')} with a question that an earlier row asks too")
     return value, "\n".join(lines)

@@ -63,15 +63,15 @@ def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[s
         lines += ["", *(f"first request: {one.first_request}" for one in previews)]
     if not previews:
         return value, "Nothing is ready; nothing would be sent."
-    total = "unknown" if value["estimated_usd"] is None else f"${value['estimated_usd']:.4f}"
+    total = "unknown" if value["estimated_usd"] is None else f"${value['estimated_usd']:,.4f}"
     return value, "\n".join([*lines, f"estimated: {total}. Nothing was sent (--dry-run)."])
 
 
 def _line(one: Preview) -> str:
-    price = "price unknown" if one.estimated_usd is None else f"about ${one.estimated_usd:.4f}"
+    price = "price unknown" if one.estimated_usd is None else f"about ${one.estimated_usd:,.4f}"
     return (
-        f"{one.step}: {counted(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes} bytes,"
-        f" {one.input_tokens} input tokens, {price}"
+        f"{one.step}: {counted(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes:,} bytes,"
+        f" {one.input_tokens:,} input tokens, {price}"
     )
 
 

@@ -60,6 +60,6 @@ def summary(answer: Mapping[str, Any]) -> str:
     flying = sum(row["in_flight"] for row in answer["steps"])
     least = "at least " if answer["cost"]["unpriced_requests"] else ""
     return (
-        f"{answer['complete']}/{answer['conversations']} complete, {flying} in flight,"
-        f" {answer['rejected']} rejected, {least}${answer['cost']['spent_usd']:.4f} spent"
+        f"{answer['complete']:,}/{answer['conversations']:,} complete, {flying:,} in flight,"
+        f" {answer['rejected']:,} rejected, {least}${answer['cost']['spent_usd']:,.4f} spent"
     )

@@ -174,16 +174,16 @@ def _usd(value: float) -> float:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """A receipt for people."""
-    head = f"{'step':<20}{'estimated $':>12}{'paid $':>11}{'failed $':>11}{'late $':>11}"
-    lines = [head + f"{'tokens in':>12}{'cached':>10}{'tokens out':>12}{'thoughts':>10}"]
+    """A receipt for people: a column without a figure is left out."""
     named = [(f"round {row['round']} {row['stage']}", row) for row in found["steps"]]
-    for name, row in [*named, ("all", found["total"])]:
-        lines.append(
-            f"{name:<20}{row['estimated_usd']:>12.4f}{_paid(row):>11}{row['failed_usd']:>11.4f}"
-            f"{row['superseded_usd']:>11.4f}{row['input_tokens']:>12}{row['cached_tokens']:>10}"
-            f"{row['output_tokens']:>12}{row['thought_tokens']:>10}"
-        )
+    rows = [("step", None), *named, ("all", found["total"])]
+    lines = [f"{name:<18}" for name, _ in rows]
+    for heading, width, key in _COLUMNS:
+        if found["total"][key] or key in _ALWAYS:
+            lines = [
+                line + f"{heading if row is None else _cell(row, key):>{width}}"
+                for line, (_, row) in zip(lines, rows, strict=True)
+            ]
     lines.append("")
     for row in found["models"]:
         lines.append(f"{row['provider']} {row['model']}: {_paid(row, '$')}")
@@ -194,5 +194,24 @@ def as_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_COLUMNS = (
+    ("estimated $", 13, "estimated_usd"),
+    ("paid $", 13, "usd"),
+    ("failed $", 10, "failed_usd"),
+    ("late $", 10, "superseded_usd"),
+    ("tokens in", 14, "input_tokens"),
+    ("cached", 14, "cached_tokens"),
+    ("tokens out", 13, "output_tokens"),
+    ("thoughts", 13, "thought_tokens"),
+)
+_ALWAYS = ("estimated_usd", "usd", "input_tokens", "output_tokens")
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    if key == "usd":
+        return _paid(row)
+    return f"{row[key]:,.4f}" if key.endswith("_usd") else f"{row[key]:,}"
+
+
 def _paid(row: Mapping[str, Any], sign: str = "") -> str:
-    return f"{'>= ' if row['at_least'] else ''}{sign}{row['usd']:.4f}"
+    return f"{'>= ' if row['at_least'] else ''}{sign}{row['usd']:,.4f}"

@@ -125,9 +125,11 @@ def headline(answer: Mapping[str, Any]) -> str:
     """Where the run is, in one sentence."""
     if not answer["conversations"]:
         return typed("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
+    left = answer["rejected"]
     return (
-        f"{answer['complete']} of {answer['conversations']} conversations have {answer['rounds']} rounds,"
-        f" {answer['rejected']} were left behind" + (": finished." if answer["finished"] else ".")
+        f"{answer['complete']:,} of {counted(answer['conversations'], 'conversation')}"
+        f" {'has' if answer['conversations'] == 1 else 'have'} {answer['rounds']} rounds,"
+        f" {left:,} {'was' if left == 1 else 'were'} left behind" + (": finished." if answer["finished"] else ".")
     )
 
 
@@ -138,11 +140,11 @@ def as_text(answer: Mapping[str, Any]) -> str:
     lines = [
         headline(answer),
         "",
-        f"{'step':<20}{'ready':>8}{'in flight':>11}{'done':>8}{'rejected':>10}",
+        f"{'step':<20}{'ready':>10}{'in flight':>11}{'done':>10}{'rejected':>10}",
     ]
     for row in answer["steps"]:
         name = f"round {row['round']} {row['stage']}"
-        lines.append(f"{name:<20}{row['ready']:>8}{row['in_flight']:>11}{row['done']:>8}{row['rejected']:>10}")
+        lines.append(f"{name:<20}{row['ready']:>10,}{row['in_flight']:>11,}{row['done']:>10,}{row['rejected']:>10,}")
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
     lines += ["", "batches in flight:"] if live else []
     for batch in live:
@@ -159,8 +161,8 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     unpriced = cost["unpriced_requests"]
     least = "at least " if unpriced else ""
     text = (
-        f"spent {least}${cost['spent_usd']:.4f}, reserved {least}${cost['reserved_usd']:.4f} for what is in flight"
-        f" (estimated {least}${cost['estimated_usd']:.4f} for everything submitted so far)"
+        f"spent {least}${cost['spent_usd']:,.4f}, reserved {least}${cost['reserved_usd']:,.4f} for what is in flight"
+        f" (estimated {least}${cost['estimated_usd']:,.4f} for everything submitted so far)"
     )
     lines = [text]
     if unpriced:

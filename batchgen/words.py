@@ -19,6 +19,6 @@ def typed(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 batch`, `2 batches`, `0 requests`."""
+    """`1 batch`, `2 batches`, `12,000 requests`."""
     ending = "" if number == 1 else "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
-    return f"{number} {noun}{ending}"
+    return f"{number:,} {noun}{ending}"
