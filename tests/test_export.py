@@ -308,7 +308,7 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
     for words in (
         *models.values(),
         "Speak as the user",
-        "plausible first draft",
+        "Stay plausible",
         "Write only the answer itself",
         "1 of 12 conversations were left behind",
         "| answer | empty | 1 |",

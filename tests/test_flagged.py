@@ -91,8 +91,11 @@ def test_rebuild_judges_as_it_was_judged(make_bench: Make) -> None:
 @pytest.mark.parametrize(
     ("toml", "named"),
     [
-        ('question.retry_flags = ["refusal"]', "[question] retry_flags: no reply is asked again for refusal"),
-        ('answer.retry_flags = ["near_duplicate"]', "[answer] retry_flags: no reply is asked again for near_duplicate"),
+        ('question.retry_flags = ["refusal"]', "question.retry_flags names what no reply is asked again for: refusal"),
+        (
+            'answer.retry_flags = ["near_duplicate"]',
+            "answer.retry_flags names what no reply is asked again for: near_duplicate",
+        ),
         ('correction.retry_flags = ["no_such_flag"]', "no_such_flag"),
     ],
 )

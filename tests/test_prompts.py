@@ -138,3 +138,19 @@ def test_the_length_wanted_stands_in_the_prompt() -> None:
 def test_gemini_stages_answer_in_json(stage: Stage) -> None:
     assert fields_of(stage) == (() if stage is Stage.ANSWER else (stage.value,))
     assert asked_for(stage, [Turn("q", "a", "c"), Turn("q")]).fields == fields_of(stage)
+
+
+def test_each_stage_is_told_what_its_reader_has_seen() -> None:
+    """A user knows the corrections only, as the assistant's words: nobody may speak of drafts or corrections."""
+    turns = [Turn("q", "a", "c"), Turn("q2", "a2")]
+    question, answer, correction = (asked_for(stage, turns).system for stage in Stage)
+    assert "the last correction (the only reply the user saw)" in question
+    assert "keep what is right" in correction
+    assert "never saw the first one: mention no correction" in correction
+    assert "never say so" in answer
+    assert not any(word in answer for word in ("draft", "edit", "correct"))
+    following = prompt(
+        Conversation(1, tuple(turns)), Stage.CORRECTION, target_characters=400, history_messages=16, follow_up=True
+    )
+    assert following.system.startswith(correction)
+    assert "builds on your answer" in following.system
