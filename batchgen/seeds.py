@@ -33,6 +33,7 @@ from batchgen.errors import InputError, heed_interrupt
 
 EXAMPLES = 20  # line numbers per reason
 DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
+MOST_SHOWN = 100  # characters of an unusable row's keys
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
 SHAPELESS = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
@@ -285,11 +286,13 @@ def _rows(path: Path, kind: str, packing: str) -> Rows:
 
 def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
     questions: set[int] = set()
+    first = ""
     for line, row in rows:
         report.read += 1
         judged = judge(row)
         if isinstance(judged, str):
             report.leave_out(LeftOut(line, judged))
+            first = first or _shown(line, row)
             continue
         seed, surrogates = judged
         report.kept += 1
@@ -299,8 +302,17 @@ def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
             questions.add(hash(seed.question))
         yield seed
     if not report.kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()) or "it is empty"
-        raise InputError(f"{name} has no usable row: {reasons}.", do="Rows need three texts in UTF-8.")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.left_out.items()) or "it is empty"
+        told = f"{name} has no usable row: {reasons}" + (f"; {first}." if first else ".")
+        raise InputError(told, do="Each row needs question, answer and correction: three texts in UTF-8.")
+
+
+def _shown(line: int, row: object) -> str:
+    """Where an unusable row stands and, where it is an object, which keys it has."""
+    if not isinstance(row, dict):
+        return f"see line {line}"
+    keys = "".join(filter(str.isprintable, ", ".join(map(str, row))))[:MOST_SHOWN]
+    return f"line {line} has {keys or 'no keys'}"
 
 
 def fingerprint(path: Path) -> str:

@@ -197,7 +197,12 @@ def test_parquet_that_is_broken(tmp_path: Path) -> None:
         ("x.json", '{"rows": []}', "array of rows"),
         ("x.json", '\n{\n"rows": [\n{"question": "q"}]}\n', "array of rows"),
         ("x.json", " [\n] ", "it is empty"),
-        ("x.json", '{"question": "q", "answer": "a"}', "1 correction is missing"),
+        ("x.json", '{"question": "q", "answer": "a"}', "1 correction is missing; line 1 has question, answer."),
+        ("x.jsonl", '\n{"Question": "q", "id": 1}\n{}\n', "2 question is missing; line 2 has Question, id."),
+        ("x.jsonl", "{}\n", "1 question is missing; line 1 has no keys."),
+        ("x.jsonl", "{torn\n", "1 unreadable; see line 1."),
+        ("x.csv", "question,answer,correction\na,b\n", "1 wrong number of columns; see line 2."),
+        ("x.jsonl", '{"a\\nb\\u001b[1m": 1}\n', "line 1 has ab[1m."),
     ],
 )
 def test_says_why_a_file_is_refused(tmp_path: Path, name: str, data: str, says: str) -> None:
