@@ -34,7 +34,7 @@ class Door(click.Group):
     """The commands by name; a room is entered when one of its commands is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return sorted(COMMANDS)
+        return list(COMMANDS)  # as a run goes
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         if cmd_name not in COMMANDS:
@@ -44,7 +44,13 @@ class Door(click.Group):
 
 
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--root", type=click.Path(path_type=Path), envvar="BATCHGEN_ROOT", default=Path(), show_default="here")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    envvar="BATCHGEN_ROOT",
+    default=Path(),
+    help="The run's folder. Default: $BATCHGEN_ROOT, or here.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="Default: ROOT/batchgen.toml.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, with times.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings only.")

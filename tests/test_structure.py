@@ -71,6 +71,14 @@ def test_every_command_explains_itself(name: str) -> None:
     assert undocumented == []
 
 
+def test_the_list_of_commands_fits_a_terminal_and_goes_as_a_run_goes() -> None:
+    context = click.Context(cli, terminal_width=80)
+    lines = cli.get_help(context).partition("Commands:\n")[2].rstrip().split("\n")
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    assert not [line for line in lines if line.endswith("...")]
+    assert list(COMMANDS)[:4] == ["prepare", "estimate", "submit", "collect"]
+
+
 def test_commands_with_choices_show_an_example() -> None:
     """A command that cannot run without an option or argument shows how; the others are their own example."""
     for name in COMMANDS:

@@ -12,7 +12,7 @@ from batchgen.commands.base import Context, answer, json_option, output_path, pr
 EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 
 
-@click.command()
+@click.command(short_help="Check the finished dataset, text by text, and its exports.")
 @json_option
 @click.pass_obj
 def verify(context: Context, *, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def verify(context: Context, *, as_json: bool) -> None:
             sys.exit(1)
 
 
-@click.command()
+@click.command(short_help="Write one HTML page about the run.")
 @click.option(
     "--output", type=click.Path(), callback=output_path, help="An .html file. Default: ROOT/data/report.html."
 )
@@ -59,7 +59,7 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
         answer(value, as_json=as_json, text=text)
 
 
-@click.command()
+@click.command(short_help="Write the finished dataset in a form that trainers read.")
 @click.option("--format", "form", type=click.Choice(EXPORT_FORMATS), required=True, help="Who it is for.")
 @click.option(
     "--output",

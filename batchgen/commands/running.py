@@ -60,7 +60,7 @@ def estimate(context: Context, *, as_json: bool) -> None:
         answer(value, as_json=as_json, text=text)
 
 
-@click.command()
+@click.command(short_help="Send every conversation that is ready for a stage.")
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), required=True, help="What to ask for.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent and what it would cost; send nothing.")
@@ -96,7 +96,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
         conclude(session)
 
 
-@click.command()
+@click.command(short_help="Poll the batches in flight, and read what has ended.")
 @click.option("--advance", is_flag=True, help="Then submit every stage that has become ready (the cron line).")
 @click.option("--wait", is_flag=True, help="Keep polling until nothing is in flight; with --advance until finished.")
 @json_option
@@ -124,7 +124,7 @@ def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> No
         conclude(session)
 
 
-@click.command()
+@click.command(short_help="Everything that is left to do, in the foreground.")
 @click.pass_obj
 def run(context: Context) -> None:
     """Everything that is left to do, in the foreground (`prepare` must have run).

@@ -10,7 +10,7 @@ import click
 from batchgen.commands.base import Context
 
 
-@click.command()
+@click.command(short_help="Both batch APIs on this machine, in front of a local model.")
 @click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True)
 @click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
@@ -39,7 +39,7 @@ def serve(
     run((gemini_port, together_port), backend, data_dir, job_seconds, concurrency)
 
 
-@click.command()
+@click.command(short_help="The whole pipeline on example seeds: no key, no network.")
 @click.option("--conversations", type=click.IntRange(1, 36), default=10, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Its root.")

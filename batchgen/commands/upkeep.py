@@ -13,7 +13,7 @@ from batchgen.words import counted
 REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 
 
-@click.command()
+@click.command(short_help="Make rejected conversations ready again.")
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option(
@@ -74,7 +74,7 @@ def clean(context: Context, *, as_json: bool) -> None:
         conclude(session)
 
 
-@click.command()
+@click.command(short_help="Ask another model from now on.")
 @click.argument("provider", type=click.Choice(PROVIDERS))
 @click.argument("model", required=False)
 @json_option
@@ -97,7 +97,7 @@ def switch(context: Context, provider: str, model: str | None, *, as_json: bool)
         answer({"provider": provider, "model": chosen}, as_json=as_json, text=f"{provider}: {chosen} from now on.")
 
 
-@click.command()
+@click.command(short_help="Build a lost store again from what was sent and came back.")
 @json_option
 @click.pass_obj
 def rebuild(context: Context, *, as_json: bool) -> None:
@@ -118,7 +118,7 @@ def rebuild(context: Context, *, as_json: bool) -> None:
         answer(done._asdict(), as_json=as_json, text=text)
 
 
-@click.command()
+@click.command(short_help="Check keys, addresses, models, limits and prices.")
 @json_option
 @click.pass_obj
 def doctor(context: Context, *, as_json: bool) -> None:
