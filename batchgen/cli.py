@@ -83,6 +83,18 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 
+def say_where_it_stands(error: click.ClickException) -> None:
+    """Tell whoever wrote `status --root DIR` that this option stands before the command."""
+    from batchgen.words import typed
+
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return
+    for option in cli.params:
+        if isinstance(option, click.Option) and error.option_name in option.opts:
+            named = f"{error.option_name}{'' if option.is_flag else ' PATH'} {error.ctx.info_name}"
+            click.echo(typed(f"  It stands before the command: batchgen {named}"), err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
     speak_utf8()
@@ -92,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        say_where_it_stands(error)
         code = error.exit_code
     except BatchgenError as error:
         tell(error)
