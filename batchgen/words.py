@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-_COMMAND = re.compile(r"\bbatchgen (?=--root |([a-z]+)\b)")
+_COMMAND = re.compile(r"\bbatchgen (?=-|([a-z]+)\b)")
 
 
 def typed(text: str) -> str:

@@ -61,6 +61,7 @@ def test_advice_can_be_typed_as_the_program_was_called(monkeypatch: pytest.Monke
     for command in COMMANDS:
         assert typed(f"Run: batchgen {command} --all") == f"Run: python cli.py {command} --all"
     assert typed("batchgen --root NEW prepare") == "python cli.py --root NEW prepare"
+    assert typed("batchgen -q prepare") == "python cli.py -q prepare"
     for words in ("Use the batchgen that wrote it.", "batchgen.toml", "a batchgen"):
         assert typed(words) == words
     monkeypatch.setattr(sys, "argv", ["/usr/bin/batchgen", "status"])
