@@ -142,8 +142,8 @@ def view(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings
         "rounded": whole(EXACT) if rounded(texts.lengths) else "",
         "rounds": range(1, answer["rounds"] + 1),
         "quality": _quality(texts, answer["rounds"]),
-        "shown_about": "Answer and correction stand side by side: dotted is only in the answer, underlined only in the"
-        " correction.",
+        "shown_about": "Answer and correction stand side by side: tinted red (dotted) is only in the answer, tinted"
+        " green (underlined) only in the correction.",
         "partial": _partial(answer["conversations"], len(texts.shown)),
         "foot": f"Written by batchgen {__version__} on {_clock(facts.now)} from the run's store; nothing in this page"
         " reaches the network.",
