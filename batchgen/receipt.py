@@ -104,7 +104,11 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     estimates = store.estimated_by_position()
     rows = [
         _record(
-            {"round": step.round, "stage": str(step.stage), "estimated_usd": _usd(estimates.get(step.position, 0.0))},
+            {
+                "round": step.round,
+                "stage": str(step.stage),
+                "estimated_usd": millionths(estimates.get(step.position, 0.0)),
+            },
             [(bill, usd) for bill, usd in bills if bill.position == step.position],
         )
         for step in steps
@@ -117,7 +121,7 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
         )
         for provider, model in models
     ]
-    whole = _record({"estimated_usd": _usd(sum(estimates.values()))}, bills)
+    whole = _record({"estimated_usd": millionths(sum(estimates.values()))}, bills)
     return {"steps": rows, "models": by_model, "total": whole}
 
 
@@ -140,13 +144,13 @@ def _record(head: Mapping[str, Any], bills: Sequence[tuple[Bill, float | None]])
     every = _sum(bills, set(Reason))
     return {
         **head,
-        "usd": _usd(every.usd),
+        "usd": millionths(every.usd),
         "accepted": accepted.requests,
-        "accepted_usd": _usd(accepted.usd),
+        "accepted_usd": millionths(accepted.usd),
         "failed": failed.requests,
-        "failed_usd": _usd(failed.usd),
+        "failed_usd": millionths(failed.usd),
         "superseded": superseded.requests,
-        "superseded_usd": _usd(superseded.usd),
+        "superseded_usd": millionths(superseded.usd),
         "input_tokens": every.usage.input,
         "cached_tokens": every.usage.cached,
         "output_tokens": every.usage.output,
@@ -169,8 +173,11 @@ def _sum(bills: Iterable[tuple[Bill, float | None]], reasons: set[Reason]) -> Sp
     return found
 
 
-def _usd(value: float) -> float:
-    return round(value, RECEIPT_DIGITS)
+def millionths(usd: float) -> float:
+    """USD as a receipt says it. In two steps: the last bit of a sum depends on the order of its terms, and must not
+    decide which way half a millionth is rounded.
+    """
+    return round(round(usd, 2 * RECEIPT_DIGITS), RECEIPT_DIGITS)
 
 
 def as_text(found: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from batchgen.dialogue import Step, steps
-from batchgen.receipt import RECEIPT_DIGITS, Money, money
+from batchgen.receipt import Money, millionths, money
 from batchgen.records import FLYING, LIVE_STATES, Shown, pin
 from batchgen.settings import PROVIDERS, Settings
 from batchgen.store import Store
@@ -105,9 +105,9 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
         "batches": batches,
         "waiting": [{"for": in_words(scope), "reason": reason} for scope, reason in waits.items()],
         "cost": {
-            "estimated_usd": round(amounts.estimated, RECEIPT_DIGITS),
-            "reserved_usd": round(amounts.reserved, RECEIPT_DIGITS),
-            "spent_usd": round(amounts.spent, RECEIPT_DIGITS),
+            "estimated_usd": millionths(amounts.estimated),
+            "reserved_usd": millionths(amounts.reserved),
+            "spent_usd": millionths(amounts.spent),
             "unpriced_requests": amounts.unpriced,
             "unpriced_models": list(amounts.unpriced_models),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -117,3 +118,10 @@ def test_log_lines_name_the_zone_of_their_times(bench: Bench) -> None:
     bench.prepare(seeds(1))
     said = bench.spawn("-v", "collect", "--advance", TZ="Asia/Shanghai").stderr
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0800 INFO ", said)
+
+
+def test_the_order_of_a_sum_does_not_decide_its_rounding() -> None:
+    orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # half a millionth at the end
+    assert len({round(sum(terms), 6) for terms in orders}) == 2
+    assert len({receipt.millionths(sum(terms)) for terms in orders}) == 1
+    assert receipt.millionths(1 / 3) == 0.333333
