@@ -67,6 +67,11 @@ class Database:
     def close(self) -> None:
         self._database.close()
 
+    def is_older(self) -> bool:
+        """Whether an older program wrote it, and nobody has opened it for writing since."""
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        return int(version) < len(MIGRATIONS)
+
     def flaws(self) -> list[str]:
         """What SQLite finds wrong with the file, the first few things; empty when its structure is whole."""
         found = [flaw for (flaw,) in self._database.execute("PRAGMA quick_check(5)")]

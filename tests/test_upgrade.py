@@ -61,3 +61,14 @@ def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_ben
     assert scene.bench.run("collect").code == 0  # nothing has ended since
     assert told(scene) == before
     scene.finish()
+
+
+@pytest.mark.parametrize("version", [BEGUN, AWAITED])
+def test_a_report_of_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
+    """A finished run has no further tick that would bring it up to date."""
+    scene = Scene.of(make_bench, 2)
+    scene.finish()
+    older(scene.bench.root / "data" / "batchgen.sqlite", version)
+    result = scene.run("report")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(str(scene.bench.root / "data" / "report.html"))

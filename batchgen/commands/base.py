@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.errors import BatchgenError, SetupError
+from batchgen.errors import BatchgenError, Locked, SetupError
 from batchgen.exits import tell
 
 if TYPE_CHECKING:
     from batchgen.dialogue import Step
+    from batchgen.files import Layout
     from batchgen.session import Session
     from batchgen.settings import Settings
+    from batchgen.store import Store
 
 
 class Context:
@@ -68,6 +70,9 @@ def reading(context: Context) -> Iterator[Session]:
     settings, layout = context.settings(), Layout(context.root)
     with translating(layout.store):
         store = Store.read(layout.store)
+        if store is not None and store.is_older():
+            store.close()
+            store = _brought_up_to_date(layout)
         if store is None:
             raise unprepared(layout.root)
         session = Session(layout, settings, store, {})
@@ -76,6 +81,16 @@ def reading(context: Context) -> Iterator[Session]:
             yield session
         finally:
             session.close()
+
+
+def _brought_up_to_date(layout: Layout) -> Store | None:
+    """The store of an older program, after what this one needs was added; a command at work has done that already."""
+    from batchgen.files import exclusive
+    from batchgen.store import Store
+
+    with suppress(Locked), exclusive(layout):
+        Store.open(layout.store).close()
+    return Store.read(layout.store)
 
 
 def prepared(session: Session) -> None:
