@@ -161,6 +161,12 @@ def lost_store(layout: Layout) -> NeedsPerson | None:
     )
 
 
+def last_number(folder: Path, run: str) -> int:
+    """The highest number of a batch of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
+    stems = (path.name.partition(".")[0].split("-") for path in folder.glob(f"round*/*/{run}-*"))
+    return max((int(parts[-2]) for parts in stems if parts[-2].isdigit()), default=0)
+
+
 def disk_trouble(error: OSError) -> Temporary | None:
     """A full or failing disk as the error it is to the user; None when `error` is something else."""
     if error.errno not in _DISK_FULL:

@@ -9,8 +9,8 @@ from batchgen.admission import admitted, record_wait, still_admitted
 from batchgen.build import Shard
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
-from batchgen.errors import Temporary
-from batchgen.files import write_durably
+from batchgen.errors import NeedsPerson, Temporary
+from batchgen.files import hash_file, last_number, write_durably
 from batchgen.guard import stopped
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
@@ -30,6 +30,7 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
         attempts = session.store.ready_attempts(step)
         try:
             if attempts:
+                _need_newest(session)
                 session.pin_models()
         except Temporary as error:
             session.trouble(error)
@@ -40,9 +41,29 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
     return sent
 
 
+def _need_newest(session: Session) -> None:
+    """Raises NeedsPerson when files tell of batches that the store does not know: it is an older copy, and would buy
+    them again. A kill leaves one request file that it does not know, under the number that the next batch will have.
+    """
+    layout, run, following = session.layout, session.names().run, session.store.next_batch()
+    waiting = session.store.batches("planned", "uploaded")
+    if (
+        last_number(layout.root / "requests", run) > following
+        or last_number(layout.root / "results", run) >= following
+        or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
+    ):
+        raise NeedsPerson(
+            f"{layout.store} is older than the files beside it: requests/ and results/ hold batches that it does not"
+            " know. Nothing was sent, for they would be bought again.",
+            do="Build it again, nothing is paid: mv data/batchgen.sqlite data/batchgen.sqlite.old && batchgen rebuild",
+        )
+
+
 def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]) -> Iterator[Batch]:
     """Batches whose file was written in an earlier command and that were not created yet."""
     found = session.store.batches("planned", "uploaded")
+    if found:
+        _need_newest(session)
     for at, batch in enumerate(found, start=1):
         if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
             booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
@@ -68,11 +89,17 @@ def _planned(session: Session, step: Step, tried: int, halted: set[str], reasons
 
 
 def plan(session: Session, shard: Shard) -> Batch:
-    """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to."""
+    """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to.
+
+    Where the very same file lies there already, an older copy of the store may have been put back: the batch is entered
+    as one that was tried, which is looked for before it is created.
+    """
     provider = session.provider(shard.step.stage)
     number = session.store.next_batch()
     name = f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}"
-    written = write_durably(session.layout.requests(shard.step, name), [shard.body])
+    path = session.layout.requests(shard.step, name)
+    before = hash_file(path) if path.exists() else None
+    written = write_durably(path, [shard.body])
     crashpoint("request_file_written")
     entry = Plan(
         name=name,
@@ -92,4 +119,4 @@ def plan(session: Session, shard: Shard) -> Batch:
     )
     batch = session.store.plan(entry, shard.rows)
     crashpoint("batch_planned")
-    return batch
+    return session.store.update(batch, intent_at=entry.planned_at) if written == before else batch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from conftest import Bench, seeds
 from invariants import ROUNDS
@@ -210,3 +212,53 @@ def test_files_that_contradict_each_other_are_named(bench: Bench) -> None:
     refused = bench.run("rebuild")
     assert (refused.code, "an earlier batch" in refused.err) == (2, True)
     assert bench.run("prepare", "--input", str(bench.root / "seeds.jsonl")).code == 2
+
+
+@pytest.mark.fault(
+    33,
+    "an older copy of the store is put back",
+    injected="the file as it was some ticks ago",
+    seen="status 3, nothing is sent; `rebuild` brings the store up to date",
+)
+@pytest.mark.parametrize(("then", "since"), [(0, 3), (0, 4), (1, 2), (1, 3)])
+def test_an_older_store_buys_nothing_again(make_bench: Callable[..., Bench], then: int, since: int) -> None:
+    bench = make_bench()
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(3))
+    older = put_back(bench, then, since)
+    refused = bench.run("collect", "--advance")
+    assert refused.code == 3
+    assert "is older than the files beside it" in refused.err
+    assert len(bench.service.world.jobs_created("")) == older
+    forget(bench)
+    assert bench.run("rebuild").code == 0
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+    assert len(bench.service.world.jobs_created("")) == 3
+    assert bench.run("verify").code == 0
+
+
+@pytest.mark.parametrize("then", [0, 1, 2])
+def test_the_one_batch_that_an_older_store_does_not_know_is_adopted(
+    make_bench: Callable[..., Bench], then: int
+) -> None:
+    bench = make_bench()
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(3))
+    put_back(bench, then, 1)
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+    assert len(bench.service.world.jobs_created("")) == 3
+    assert bench.run("verify").code == 0
+
+
+def put_back(bench: Bench, then: int, since: int) -> int:
+    """`then` ticks, a copy of the store, `since` more ticks, the copy in its place; how many jobs there are."""
+    store = bench.root / "data" / "batchgen.sqlite"
+    for _ in range(then):
+        bench.run("collect", "--advance")
+    copy = store.read_bytes()
+    for _ in range(since):
+        bench.run("collect", "--advance")
+    store.write_bytes(copy)
+    return len(bench.service.world.jobs_created(""))
