@@ -185,7 +185,9 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
     keys = session.keys(batch)
     try:
         _expect_results(session, batch, job, waited)
-        raw = fetch(session, remote, batch, job, keys, strict=batch.blanks < SHORT_LOOKS)
+        # Looks may follow one another within seconds (`--wait`): that a success is empty is not believed so soon.
+        some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
+        raw = fetch(session, remote, batch, job, keys, strict=batch.blanks < SHORT_LOOKS, some=some)
     except REFUSALS as error:
         return _withheld(session, batch, str(error), waited)
     except NotReady as error:

@@ -27,12 +27,21 @@ from batchgen.session import Session
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 
 
-def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mapping[str, int], *, strict: bool) -> bytes:
+def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
+    session: Session,
+    remote: Reader,
+    batch: Batch,
+    job: Job,
+    keys: Mapping[str, int],
+    *,
+    strict: bool,
+    some: bool = False,
+) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
     when a file that the job names cannot be had yet, or is no result file, or (if `strict`) answers nothing or has
-    fewer lines than the provider says there are.
+    fewer lines than the provider says there are, or (if there must be `some`) has none.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -40,7 +49,8 @@ def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mappin
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
-    due = _Wanted(provider_row(batch.provider), frozenset(keys), job.rows or 1, on_disk, strict)
+    lines = (job.rows or 1) if strict else int(some)
+    due = _Wanted(provider_row(batch.provider), frozenset(keys), lines, on_disk, strict)
     bodies = _believable(remote, list(missing.values()), due)
     for path, body in zip(missing, bodies, strict=True):
         _keep(path, body)
@@ -56,7 +66,7 @@ def _keep(path: Path, raw: bytes) -> None:
 
 
 class _Wanted(NamedTuple):
-    """What files must hold to be believed: these keys, or (if `strict`) so many lines; `on_disk` is there already."""
+    """What files must hold to be believed: these keys, or so many lines; `on_disk` is there already."""
 
     provider: Provider
     keys: frozenset[str]
@@ -80,7 +90,7 @@ def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[by
             return bodies
         if bodies == before:
             found = sum(len(read_lines(body)) for body in every)
-            if found < wanted.lines and wanted.strict:
+            if found < wanted.lines:
                 raise NotReady(f"the results {', '.join(file_ids)} have {found} lines, {wanted.lines} or more are due.")
             return bodies
         before = bodies

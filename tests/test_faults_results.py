@@ -217,6 +217,46 @@ def test_an_empty_file_is_not_believed_where_nobody_says_how_many_rows_there_are
     assert scene.bench.files() == expected
 
 
+@pytest.mark.fault(
+    24,
+    "a success whose file is empty at first",
+    injected="an empty body, tick after tick",
+    seen="status 75 until its rows are there; asked again only when it stays empty for the grace period",
+)
+@BOTH
+def test_an_empty_success_is_looked_at_for_the_grace_period(make_bench: Make, provider: str) -> None:
+    """However quickly looks follow one another."""
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    for _ in range(1 if provider == "gemini" else 2):
+        scene.tick()
+    empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
+    scene.bench.service.faults.add(empty)
+    assert [scene.tick(2 * MINUTE).code for _ in range(6)] == [75] * 6
+    assert not list((scene.bench.root / "results").rglob(f"*-{STAGE[provider]}-*"))
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@BOTH
+def test_a_success_that_stays_empty_is_asked_again(make_bench: Make, provider: str) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    for _ in range(1 if provider == "gemini" else 2):
+        scene.tick()
+    empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
+    scene.bench.service.faults.add(empty)
+    assert [scene.tick(5 * MINUTE).code for _ in range(3)] == [75] * 3
+    assert scene.tick(5 * MINUTE).code == 0
+    scene.bench.service.faults.clear()
+    scene.finish()
+    again = [part[:2] for part in scene.batches(3 if provider == "gemini" else 4)]
+    assert again == [(1, 4), (2, 2), (2, 2)]
+    assert scene.bench.files() == expected
+
+
 BROKEN: list[tuple[str, Any, str]] = [
     ("download", Html(), "no JSON lines"),
     ("download", Status(404, "File not found."), "is not there|File not found"),
