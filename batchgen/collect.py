@@ -15,12 +15,12 @@ from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
-from batchgen.fetch import fetch
+from batchgen.fetch import fetch, salvage
 from batchgen.late import look_for_late_results
 from batchgen.logs import log
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider
+from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.transport import speaks_of_model, speaks_of_quota
 from batchgen.reconcile import LISTING_PAYS
 from batchgen.records import CANCEL_ASKED, Batch
@@ -55,19 +55,37 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
     if not own:
         return 0
     listed = _listed(session, provider, own)
+    own = _turned(session, provider, own)
     remote = _ahead(session, provider, own, listed)
+    stopped = ""
     for batch in own:
         try:
             collected += _visit(session, provider, remote, batch, listed.get(batch.remote_id or ""))
         except SetupError:
             raise
-        except NotReady as error:
+        except (NotReady, NeedsPerson) as error:
             session.trouble(error)
         except BatchgenError as error:
             session.trouble(error)
-            if not isinstance(error, NeedsPerson):
-                break  # the provider is in trouble; asking for the next batch would only wait again
+            stopped = batch.name
+            break  # the provider is in trouble; asking for the next batch would only wait again
+    if stopped or session.store.meta(_stopped_at(provider)):
+        session.store.set_meta(_stopped_at(provider), stopped)
     return collected
+
+
+def _stopped_at(provider: Provider) -> str:
+    """The fact at which batch the provider met trouble when it was last asked, "" for none."""
+    return f"stopped:{provider.name}"
+
+
+def _turned(session: Session, provider: Provider, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches in the order of their turns: it may be one batch alone that is in trouble, time and again. What comes
+    behind it is asked for first, the next time.
+    """
+    stopped = session.store.meta(_stopped_at(provider))
+    at = next((at for at, batch in enumerate(batches, start=1) if batch.name == stopped), 0)
+    return [*batches[at:], *batches[:at]]
 
 
 def _readable(session: Session, provider: Provider, batch: Batch) -> bool:
@@ -118,7 +136,7 @@ def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, jo
         try:
             job = remote.get(batch.remote_id or "")
         except JobMissing:
-            return _missing(session, batch)
+            return _missing(session, remote, batch)
         except REFUSALS as error:
             raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
     # At the first look nothing was waited for yet, though the clock goes on while it is taken.
@@ -153,7 +171,7 @@ def _note(session: Session, batch: Batch, job: Job) -> Batch:
     return batch
 
 
-def _missing(session: Session, batch: Batch) -> bool:
+def _missing(session: Session, remote: Reader, batch: Batch) -> bool:
     """A 404 for the job's own address: counted, and believed only after many over a long time."""
     now = session.now()
     since = min(batch.missing_since or now, now)
@@ -164,20 +182,14 @@ def _missing(session: Session, batch: Batch) -> bool:
             f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
-    _lose(session, batch, Ending(Reason.LOST, "the provider lost the job", state="lost"))
-    session.trouble(
-        BatchLost(
-            f"{session.describe(batch)}: the provider has lost the job {batch.remote_id}; what it cost is unknown.",
-            do="Its conversations are ready again; the next tick submits them.",
-        )
-    )
+    raw = salvage(session, remote, batch, None)
+    _give_up(session, batch, raw, f"the provider has lost the job {batch.remote_id}")
     return True
 
 
-def _lose(session: Session, batch: Batch, ending: Ending) -> None:
-    """Give a job up. What is lost may be found."""
-    until = session.now() + booking.AWAITED_SECONDS
-    booking.settle(session, batch, session.keys(batch), [], ending, awaited_until=until)
+def _awaited(session: Session, raw: bytes) -> float | None:
+    """Till when the results of a batch that ended without any may come."""
+    return None if raw.strip() else session.now() + booking.AWAITED_SECONDS
 
 
 def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job, waited: float) -> bool:
@@ -188,11 +200,13 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
         # Looks may follow one another within seconds (`--wait`): that a success is empty is not believed so soon.
         some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
         raw = fetch(session, remote, batch, job, keys, strict=batch.blanks < SHORT_LOOKS, some=some)
-    except REFUSALS as error:
-        return _withheld(session, batch, str(error), waited)
-    except NotReady as error:
-        batch = session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
-        return _withheld(session, batch, str(error), waited)
+    except (NotReady, *REFUSALS) as error:
+        if isinstance(error, NotReady):
+            batch = session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
+        _be_patient(session, batch, str(error), waited)
+        why = f"no results in {waited / 3600:.0f} h ({str(error).rstrip('.')})"
+        _give_up(session, batch, salvage(session, remote, batch, job), why)
+        return True
     remote.go_on(batch.remote_id or "")
     crashpoint("results_read")
     book(session, provider, batch, job, raw, keys)
@@ -215,27 +229,31 @@ def _expect_results(session: Session, batch: Batch, job: Job, waited: float) -> 
         raise NotReady(f"the job has ended ({job.raw_state}), but names no results.")
 
 
-def _withheld(session: Session, batch: Batch, why: str, waited: float) -> bool:
-    """An ended job whose results cannot be had: tried again, then somebody is called, in the end they are lost."""
+def _be_patient(session: Session, batch: Batch, why: str, waited: float) -> None:
+    """An ended job whose results cannot be had: NotReady is raised at first, then NeedsPerson, nothing in the end."""
     message = f"{session.describe(batch)}: {why}"
     if waited <= PATIENCE_SECONDS:
         raise NotReady(message, do="The next tick tries again.")
-    hours = f"{waited / 3600:.0f} h"
     if waited <= GIVE_UP_SECONDS:
         raise NeedsPerson(
-            f"{message} It ended {hours} ago.",
+            f"{message} It ended {waited / 3600:.0f} h ago.",
             do=f"Look at {batch.remote_id} in the provider's console. Ticks go on trying; after"
             f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
         )
-    ending = Ending(Reason.LOST, f"no results in {hours}", state="lost", error=why)
-    _lose(session, batch, ending)
+
+
+def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
+    """Settle a batch by what there is of it; the rest was lost with the job."""
+    keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
+    replies = booking.replies(session, provider_row(batch.provider), batch, raw, keys, flags)
+    ending = Ending(Reason.LOST, why, state="lost", error=why, retry_flags=flags)
+    booking.settle(session, batch, keys, replies, ending, awaited_until=_awaited(session, raw))
     session.trouble(
         BatchLost(
-            f"{message} Nothing could be had for {hours}; it is given up, and what it cost is unknown.",
-            do="Its conversations are ready again; the next tick submits them.",
+            f"{session.describe(batch)}: {why}; it is given up, and what it cost is unknown.",
+            do="What did not come is ready again; the next tick submits it.",
         )
     )
-    return True
 
 
 def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]) -> None:
@@ -244,8 +262,7 @@ def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: byte
     replies = booking.replies(session, provider, batch, raw, keys, flags)
     ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags)
     # A cancel is not final: jobs that said they were cancelled have delivered everything hours later.
-    late = job.state is JobState.CANCELLED and not raw.strip()
-    until = session.now() + booking.AWAITED_SECONDS if late else None
+    until = _awaited(session, raw) if job.state is JobState.CANCELLED else None
     booking.settle(session, batch, keys, replies, ending, awaited_until=until)
 
 

@@ -18,7 +18,7 @@ from batchgen.crash import crashpoint
 from batchgen.errors import NotReady
 from batchgen.files import replacing
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import Job, JobMissing, Provider, Reader
+from batchgen.providers.base import REFUSALS, Job, JobMissing, Provider, Reader
 from batchgen.providers.reading import as_object, read_lines
 from batchgen.providers.transport import patiently
 from batchgen.records import Batch
@@ -53,8 +53,22 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
     due = _Wanted(provider_row(batch.provider), frozenset(keys), lines, on_disk, strict)
     bodies = _believable(remote, list(missing.values()), due)
     for path, body in zip(missing, bodies, strict=True):
-        _keep(path, body)
-    return b"\n".join([*on_disk, *bodies])
+        if body is not None:
+            _keep(path, body)
+    return b"\n".join([*on_disk, *filter(None, bodies)])
+
+
+def salvage(session: Session, remote: Reader, batch: Batch, job: Job | None) -> bytes:
+    """What there is of a job that is given up (None: it is gone): files on disk, and those that can be had and hold
+    result rows. They are kept on disk. b"" when there is nothing.
+    """
+    output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
+    wanted = _Wanted(provider_row(batch.provider), frozenset(), 0, [], strict=True)
+    for path, file_id in ((output, job.output), (errors, job.errors)) if job else ():
+        body = None if path.exists() or not file_id else _had(remote, file_id)
+        if isinstance(body, bytes) and next(_answers([body], wanted), None) is not None:
+            _keep(path, body)
+    return b"\n".join(path.read_bytes() for path in (output, errors) if path.exists())
 
 
 def _keep(path: Path, raw: bytes) -> None:
@@ -75,18 +89,26 @@ class _Wanted(NamedTuple):
     strict: bool
 
 
-def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[bytes]:
-    """The files' bytes, once they are believable: all of the wanted keys, or twice the same and long enough."""
+def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> Sequence[bytes | None]:
+    """The files' bytes, once they are believable: all of the wanted keys, or twice the same and long enough.
+
+    None for a file that cannot be had while the others answer every key: nothing is missing but that file.
+    """
     if not file_ids:
         return []
     before: list[bytes] = []
     for _ in range(DOWNLOADS):
-        bodies = [_once(remote, file_id) for file_id in file_ids]
+        had = [_had(remote, file_id) for file_id in file_ids]
+        bodies = [body for body in had if isinstance(body, bytes)]
+        if refused := [error for error in had if isinstance(error, Exception)]:
+            if _answered([*wanted.on_disk, *bodies], wanted):
+                return [body if isinstance(body, bytes) else None for body in had]
+            raise refused[0]
         if not all(_looks_like_results(body, wanted) for body in bodies):
             before = []
             continue
         every = [*wanted.on_disk, *bodies]
-        if wanted.keys and wanted.keys <= set(_answers(every, wanted)):
+        if _answered(every, wanted):
             return bodies
         if bodies == before:
             found = sum(len(read_lines(body)) for body in every)
@@ -96,6 +118,14 @@ def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> list[by
         before = bodies
     flaw = "come back different at every download" if before else "are no JSON lines"
     raise NotReady(f"the results {', '.join(file_ids)} {flaw}.")
+
+
+def _had(remote: Reader, file_id: str) -> bytes | Exception:
+    """The file's bytes, or why the provider does not give it."""
+    try:
+        return _once(remote, file_id)
+    except (NotReady, *REFUSALS) as error:
+        return error
 
 
 def _once(remote: Reader, file_id: str) -> bytes:
@@ -119,6 +149,10 @@ def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
     if not start or next(_answers([raw], wanted), None) is not None:
         return True
     return start == b"{" and not wanted.strict and any(mark in raw for mark in wanted.provider.row_marks)
+
+
+def _answered(bodies: Sequence[bytes], wanted: _Wanted) -> bool:
+    return bool(wanted.keys) and wanted.keys <= set(_answers(bodies, wanted))
 
 
 def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from conftest import GEMINI_KEY
+from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, reach
 
-from batchgen.local.faults import Drop, Fault, Hang, Status
+from batchgen.local.faults import Drop, Fault, Hang, Merge, Status
 
 
 @pytest.mark.fault(
@@ -55,7 +56,7 @@ def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) ->
     assert scene.jobs() == 1
     lost = scene.tick(20 * MINUTE)
     assert lost.code == 3
-    assert f"the provider has lost the job batches/{job}; what it cost is unknown" in lost.err
+    assert f"the provider has lost the job batches/{job}; it is given up, and what it cost is unknown" in lost.err
     assert scene.batches() == [(1, 4, "lost"), (2, 2, "in_flight"), (2, 2, "in_flight")]
     assert scene.bench.status()["cost"]["reserved_usd"] > 0
     scene.finish()
@@ -178,4 +179,89 @@ def test_jobs_of_another_key_are_left_alone(make_bench: Make, monkeypatch: pytes
     monkeypatch.setenv("GEMINI_API_KEY", GEMINI_KEY)
     scene.finish()
     assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    21,
+    "one job's own address, or its file, answers 500 for good",
+    injected="answers to get or to download for that job",
+    seen="status 75; every other batch of the provider goes on",
+)
+@pytest.mark.parametrize("endpoint", ["get", "download"])
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+def test_a_job_that_cannot_be_read_holds_back_its_own_rows_only(make_bench: Make, provider: str, endpoint: str) -> None:
+    expected = undisturbed(make_bench, 6)
+    scene = Scene.of(make_bench, 6, most=2)
+    reach(scene, provider)
+    first = scene.bench.service.world.jobs_created(provider)[0]
+    scene.bench.service.step()  # it has a file now
+    part = (first.id if endpoint == "get" else first.output).rpartition("/")[2]
+    broken = Fault(provider=provider, endpoint=endpoint, contains=part, action=Status(500), times=0)
+    scene.bench.service.faults.add(broken)
+    for _ in range(6):
+        assert scene.tick(HOUR).code == 75
+    assert scene.bench.status()["complete"] == 4
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+# ---------------------------------------------------------------- a part of what a job did
+
+
+def error_file_nowhere(scene: Scene) -> None:
+    named = Merge({"error_file_id": "file-nowhere"})
+    scene.bench.service.faults.add(Fault(provider="together", endpoint="get", action=named, times=0))
+
+
+@pytest.mark.fault(
+    29,
+    "Together names an error file that is not there",
+    injected="the file's id",
+    seen="nothing, where the output file answers every request",
+)
+def test_a_file_that_nobody_needs_is_not_waited_for(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    error_file_nowhere(scene)
+    assert {result.code for result in scene.finish()} == {0}
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    29,
+    "Together names an error file that is not there, and a row is missing",
+    injected="the file's id, and a row of the other file",
+    seen="status 75, after 6 h status 3; after 72 h the other rows are kept, the missing one is asked again",
+)
+def test_what_can_be_had_of_a_job_that_is_given_up_is_kept(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    reach(scene, "together")
+    scene.bench.service.faults.rows("missing", provider="together", key=r"r1-000002\.r2\.answer\.a1")
+    error_file_nowhere(scene)
+    assert scene.tick(HOUR).code == 75
+    assert scene.tick(7 * HOUR).code == 3
+    assert scene.tick(66 * HOUR).code == 3
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.batches(4) == [(1, 4, "lost"), (2, 1, "collected")]
+    assert scene.bench.files() == expected
+
+
+def test_results_on_disk_outlive_their_job(make_bench: Make, forks: Forks) -> None:
+    """Killed between a download and its booking; then the job is gone."""
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    reach(scene, "gemini")
+    assert forks.run(scene.bench, crash="results_read").code == KILLED
+    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="get", action=Status(404), times=0))
+    for _ in range(5):
+        scene.bench.service.world.advance(HOUR)
+        scene.bench.run("collect", "--advance")
+    assert scene.batches(3) == [(1, 4, "lost")]
+    scene.bench.service.faults.clear()
+    scene.finish()
     assert scene.bench.files() == expected
