@@ -6,10 +6,10 @@ they cost is booked. A job that was given up and still runs is cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError, NotReady
+from batchgen.errors import BatchgenError
 from batchgen.fetch import fetch
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
@@ -38,13 +38,20 @@ def _own(session: Session, provider: Provider) -> tuple[str, str]:
 def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
     nameless = any(batch.remote_id is None for batch in batches)
     found = listed(session, provider) if nameless or len(batches) >= LISTING_PAYS else {}
-    shown = {job.remote_id: job for jobs in found.values() for job in jobs}
     for batch in batches:
-        if batch.remote_id is None:
-            for job in found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), [])[:1]:
-                _visit(session, provider, _turned_up(session, provider, batch, job))
-        elif _is_news(batch, shown.get(batch.remote_id)):
-            _visit(session, provider, batch)
+        try:
+            _look_at(session, provider, batch, found)
+        except (BatchgenError, *REFUSALS) as error:  # another one may have to be stopped
+            log.info("%s: its late job could not be read: %s", batch.name, error)
+
+
+def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
+    mine = found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), ())
+    if batch.remote_id is None:
+        for job in mine[:1]:
+            _visit(session, provider, _turned_up(session, provider, batch, job))
+    elif _is_news(batch, next((job for job in mine if job.remote_id == batch.remote_id), None)):
+        _visit(session, provider, batch)
 
 
 def _is_news(batch: Batch, listed: Job | None) -> bool:
@@ -76,11 +83,6 @@ def _visit(session: Session, provider: Provider, batch: Batch) -> None:
         return
     if job.output or job.errors or job.inline:
         keys = session.keys(batch, session.store.failed_numbers(batch))
-        try:
-            raw = fetch(session, remote, batch, job, keys, strict=False)
-        except NotReady as error:
-            log.info("%s: %s", session.describe(batch), error)
-            return
-        settle_late(session, provider, batch, raw)
+        settle_late(session, provider, batch, fetch(session, remote, batch, job, keys, strict=False))
     elif job.state in (JobState.FAILED, JobState.EXPIRED):
         session.store.update(batch, awaited_until=None)

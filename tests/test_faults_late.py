@@ -233,3 +233,20 @@ def test_a_live_job_that_turns_up_after_it_was_given_up_is_cancelled(make_bench:
     assert len(world.seen("gemini", "cancel")) == 1
     scene.finish(every=HOUR)
     assert len(world.seen("gemini", "cancel")) == 1
+
+
+def test_a_late_job_that_cannot_be_read_keeps_no_other_from_being_cancelled(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4, most=2, job_seconds=3 * HOUR)
+    faults, world = scene.bench.service.faults, scene.bench.service.world
+    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True, times=2))
+    faults.job(provider="gemini", times=2, unlisted_seconds=HOUR)
+    for _ in range(6):
+        scene.bench.service.world.advance(6 * MINUTE)
+        scene.bench.run("collect", "--advance")
+    assert [state for _, _, state in scene.batches()[:2]] == ["abandoned", "abandoned"]
+    first, second = world.jobs_created("gemini")[:2]
+    faults.add(Fault(provider="gemini", endpoint="cancel", contains=first.id, action=Status(500), times=0))
+    faults.add(Fault(provider="gemini", endpoint="get", contains=first.id, action=Status(500), times=0))
+    scene.bench.service.world.advance(HOUR)
+    scene.bench.run("collect", "--advance")
+    assert (first.phase, second.phase) == ("running", "ended")
