@@ -18,7 +18,7 @@ from batchgen.crash import crashpoint
 from batchgen.errors import NotReady
 from batchgen.files import replacing
 from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobMissing, Provider, Reader
+from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.reading import as_object, read_lines
 from batchgen.providers.transport import patiently
 from batchgen.records import Batch
@@ -41,7 +41,8 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
 
     A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
     when a file that the job names cannot be had yet, or is no result file, or (if `strict`) answers nothing or has
-    fewer lines than the provider says there are, or (if there must be `some`) has none.
+    fewer lines than the provider says there are, or than a success must have where it says nothing, or (if there must
+    be `some`) has none.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -49,7 +50,8 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
-    lines = (job.rows or 1) if strict else int(some)
+    counted = job.rows or (len(keys) if job.state is JobState.SUCCEEDED else 1)
+    lines = counted if strict else int(some)
     due = _Wanted(provider_row(batch.provider), frozenset(keys), lines, on_disk, strict)
     bodies = _believable(remote, list(missing.values()), due)
     for path, body in zip(missing, bodies, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from invariants import ledger, undisturbed
-from scenes import HOUR, MINUTE, Make, Scene
+from scenes import HOUR, MINUTE, Make, Scene, reach
 
 from batchgen.local.faults import Body, Fault, Html, Merge, Status, Truncate
 
@@ -152,18 +152,23 @@ def test_a_download_that_ends_early(make_bench: Make, provider: str, *, length: 
     assert not list(scene.bench.root.rglob("*.part"))
 
 
+@BOTH
 @pytest.mark.parametrize("keep", [0.6, 0.0])
-def test_a_download_that_always_ends_at_the_same_line_is_not_believed(make_bench: Make, keep: float) -> None:
-    """Gemini says how many rows there are; what is cut twice at the same line is told by that alone."""
+def test_a_download_that_always_ends_at_the_same_line_is_not_believed(
+    make_bench: Make, keep: float, provider: str
+) -> None:
+    """Gemini says how many rows there are, and a success at Together has one for every request; what is cut twice at
+    the same line is told by that alone.
+    """
     expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     cut = Truncate(keep=keep, content_length=False, on_line=True)
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="download", action=cut, times=2))
-    scene.tick()
+    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    reach(scene, provider)
     result = scene.tick()
     assert result.code == 75
     assert "5 or more are due" in result.err
-    assert not list((scene.bench.root / "results").rglob("*.jsonl"))
+    assert not list((scene.bench.root / "results").rglob(f"*-{STAGE[provider]}-*.jsonl"))
     scene.finish()
     assert scene.jobs() == 3
     assert scene.bench.files() == expected
@@ -211,7 +216,7 @@ def test_an_empty_file_is_not_believed_where_nobody_says_how_many_rows_there_are
     scene.tick()
     result = scene.tick()
     assert result.code == 75
-    assert "have 0 lines, 1 or more are due" in result.err
+    assert "have 0 lines, 5 or more are due" in result.err
     scene.finish()
     assert scene.jobs() == 3
     assert scene.bench.files() == expected
