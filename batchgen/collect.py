@@ -31,7 +31,7 @@ LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace per
 LOST_GRACES = 8
 STALE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
 PATIENCE_SECONDS = 6 * 3600.0  # for an unknown state, or for results that cannot be had; then somebody is called
-SHORT_LOOKS = 2  # ticks in which a file with fewer lines than the provider counts is taken for a cut one
+SHORT_LOOKS = 2  # ticks in which a file is taken for a cut one that has too few lines or ends within one
 GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had till then are lost
 
 

@@ -1,8 +1,8 @@
 """Result files: from the provider to the disk, whole or not at all.
 
 Silent truncation, and pages and errors of proxies with status 200 are real. So a download is believed only when it
-answers every request; or else when it answers some, has as many lines as the provider has counted, and comes back twice
-the same.
+answers every request; or else when it answers some, has as many lines as the provider has counted, does not end within
+a line, and comes back twice the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
     A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
     when a file that the job names cannot be had yet, or is no result file, or (if `strict`) answers nothing or has
     fewer lines than the provider says there are, or than a success must have where it says nothing, or (if there must
-    be `some`) has none.
+    be `some`) has none, or (if `strict`) ends within a line.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -116,6 +116,8 @@ def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> Sequenc
             found = sum(len(read_lines(body)) for body in every)
             if found < wanted.lines:
                 raise NotReady(f"the results {', '.join(file_ids)} have {found} lines, {wanted.lines} or more are due.")
+            if wanted.strict and any(_torn(body) for body in bodies):
+                raise NotReady(f"the results {', '.join(file_ids)} end within a line: a part is missing.")
             return bodies
         before = bodies
     flaw = "come back different at every download" if before else "are no JSON lines"
@@ -140,6 +142,16 @@ def _once(remote: Reader, file_id: str) -> bytes:
         return patiently(call)
     except JobMissing as error:
         raise NotReady(f"the result file {file_id} is not there ({error}).") from None
+
+
+def _torn(raw: bytes) -> bool:
+    """Whether a body ends within a line, as it does when a connection of no declared length was closed too early."""
+    last = raw[raw.rfind(b"\n") + 1 :].strip()
+    try:
+        orjson.loads(last or b"{}")
+    except orjson.JSONDecodeError:
+        return True
+    return False
 
 
 def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
