@@ -38,7 +38,9 @@ def reconcile(session: Session) -> None:
             continue
         unlisted = _unlisted(session, provider, found)
         for batch in mine:
-            if matches := found.get(label(provider, name=batch.name, remote_file=batch.remote_file or "")):
+            if batch.key_fingerprint == KEY_UNKNOWN and not provider.found_by_name:
+                _by_upload(session, provider, batch, found)
+            elif matches := found.get(label(provider, name=batch.name, remote_file=batch.remote_file or "")):
                 adopt(session, provider, batch, matches)
             elif unlisted:
                 _proves_nothing(session, batch, unlisted[0])
@@ -60,19 +62,8 @@ def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
 
 
 def _own(session: Session, provider: Provider, batch: Batch) -> bool:
-    if batch.key_fingerprint == session.fingerprint(provider):
+    if batch.key_fingerprint in (session.fingerprint(provider), KEY_UNKNOWN):
         return True
-    if batch.key_fingerprint == KEY_UNKNOWN and provider.found_by_name:
-        return True
-    if batch.key_fingerprint == KEY_UNKNOWN:
-        session.trouble(
-            NeedsPerson(
-                f"{session.describe(batch)}: whether it was submitted is not known since the store was rebuilt.",
-                do=f"Look for a job with the input file {batch.name}.jsonl in the provider's console. If there is"
-                " none: batchgen retry makes its conversations ready again.",
-            )
-        )
-        return False
     session.trouble(
         NeedsPerson(
             f"{session.describe(batch)}: its create call was made with another key ({batch.key_fingerprint}).",
@@ -80,6 +71,28 @@ def _own(session: Session, provider: Provider, batch: Batch) -> bool:
         )
     )
     return False
+
+
+def _by_upload(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
+    """Find a batch whose upload a rebuilt store knows by its name alone. That none is found proves nothing."""
+    try:
+        uploads = session.remote(provider).inputs(f"{batch.name}.jsonl")
+    except REFUSALS:
+        uploads = []
+    except BatchgenError as error:
+        session.trouble(error)
+        return
+    for file_id in uploads:
+        if matches := found.get(file_id):
+            adopt(session, provider, session.store.update(batch, remote_file=file_id), matches)
+            return
+    session.trouble(
+        NeedsPerson(
+            f"{session.describe(batch)}: whether it was submitted is not known since the store was rebuilt.",
+            do=f"Look for a job with the input file {batch.name}.jsonl in the provider's console. If there is"
+            " none: batchgen retry makes its conversations ready again.",
+        )
+    )
 
 
 def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:

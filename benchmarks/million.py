@@ -84,6 +84,9 @@ class Instant:
     def file(self, file_id: str) -> RemoteFile:
         return RemoteFile(file_id, ready=True)
 
+    def inputs(self, name: str) -> list[str]:  # noqa: ARG002 - nothing is lost here
+        return []
+
     def create(self, *, model: str, file_id: str, name: str) -> str:
         del model
         remote_id = file_id.replace("files/", f"{self.name}/")

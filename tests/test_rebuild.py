@@ -80,14 +80,38 @@ def test_what_is_in_flight_is_reserved_again_and_has_its_price(bench: Bench, sta
         assert bench.status()["cost"]["unpriced_requests"] == 0
 
 
-def test_at_together_somebody_must_look(bench: Bench) -> None:
-    """Its jobs carry no name of ours, and which file was uploaded is forgotten."""
+def forget_an_answer_in_flight(bench: Bench) -> None:
+    bench.configure(ROUNDS)
     bench.prepare(seeds(3))
     bench.run("submit", "--stage", "question")
     bench.run("collect")
     bench.run("submit", "--stage", "answer")
     forget(bench)
     assert bench.run("rebuild", "--json").json["open"] == 1
+
+
+def test_at_together_a_batch_is_found_by_the_name_of_its_file(bench: Bench) -> None:
+    """Its jobs carry no name of ours, but the id of an upload that has one."""
+    forget_an_answer_in_flight(bench)
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+    assert len(bench.service.world.jobs_created("together")) == 1
+    assert bench.run("verify").code == 0
+
+
+def test_at_together_a_listing_that_fails_is_asked_for_again(bench: Bench) -> None:
+    forget_an_answer_in_flight(bench)
+    bench.service.faults.add(Fault(provider="together", endpoint="file_list", action=Status(503), times=9))
+    assert bench.run("collect", "--advance").code == 75
+    bench.service.faults.clear()
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+    assert len(bench.service.world.jobs_created("together")) == 1
+
+
+def test_at_together_somebody_must_look_where_the_file_is_gone(bench: Bench) -> None:
+    forget_an_answer_in_flight(bench)
+    bench.service.faults.add(Fault(provider="together", endpoint="file_list", action=Status(404), times=9))
     posts = len(bench.service.world.posts)
     asked = bench.run("collect", "--advance")
     assert asked.code == 3

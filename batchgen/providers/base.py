@@ -103,6 +103,10 @@ class Remote(Protocol):
 
     def file(self, file_id: str) -> RemoteFile: ...
 
+    def inputs(self, name: str) -> list[str]:
+        """The ids of uploaded files that are called `name`, where a lost job is found by its input file."""
+        ...
+
     def create(self, *, model: str, file_id: str, name: str) -> str:
         """Exactly one POST. Returns the new job's id. Raises Ambiguous for anything but a clear answer."""
         ...

@@ -86,6 +86,13 @@ class TogetherRemote:
 
         return patiently(call)
 
+    def inputs(self, name: str) -> list[str]:
+        def call() -> list[str]:
+            with _calling("list uploaded files"):
+                return [file.id for file in self._client.files.list().data or [] if file.filename == name and file.id]
+
+        return patiently(call)
+
     def create(self, *, model: str, file_id: str, name: str) -> str:
         """One POST; anything but a clear answer is Ambiguous. `model` and `name` have no place in this call."""
         del model, name
