@@ -150,8 +150,10 @@ class Sender:
                 batch = self._uploaded(outgoing)
                 if batch.intent_at is not None and self._found_again(batch):
                     adopted += 1
-                else:
-                    ready.append(batch)
+                    continue
+                if outgoing.kept:  # uploaded by an earlier command; the file is the evidence of what is bought now
+                    _check_file(self._session, batch)
+                ready.append(batch)
         return adopted + self._create([batch for batch in ready if _model(batch) not in self.halted])
 
     def _upload(self, window: list[_Outgoing]) -> None:
@@ -308,13 +310,14 @@ def _note_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
 
 
 def _check_file(session: Session, batch: Batch) -> None:
-    """The bytes about to be sent must be the bytes that were planned."""
+    """The bytes about to be sent, or bought with, must be the bytes that were planned."""
     path = session.layout.requests(batch.step, batch.name)
     try:
         same = hash_file(path).sha256 == batch.sha256
     except FileNotFoundError:
         same = False
     if not same:
+        batch = session.store.update(batch, intent_at=None)  # nothing was bought with it, and nothing will be
         booking.release(session, batch, "refused", error="the request file is not what was planned")
         raise Temporary(
             f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import Bench, seeds
 from invariants import ROUNDS, finished, ledger
+from scenes import HOUR, Make, Scene
 
 from batchgen import sending
 from batchgen.local.faults import ALWAYS, Fault, Status
@@ -144,3 +145,26 @@ def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench)
     assert bench.run("collect", "--advance").code == 75
     assert {batch["provider"] for batch in ledger(bench).batches if batch["state"] == "uploaded"} == {"together"}
     assert len(bench.service.world.seen("together", "file_get")) - before == READ_ATTEMPTS
+
+
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+@pytest.mark.parametrize("change", ["edited", "deleted"])
+def test_a_request_file_changed_after_its_upload_buys_nothing(make_bench: Make, provider: str, change: str) -> None:
+    """It is the evidence of what is bought: `verify` would have none, and a rebuild would stop at it."""
+    scene = Scene.of(make_bench, 4)
+    refused = Status(429, "You exceeded your current quota")
+    scene.bench.service.faults.add(Fault(provider=provider, endpoint="create", action=refused))
+    while scene.tick().code == 0:
+        pass
+    stage = {"gemini": "question", "together": "answer"}[provider]
+    (path,) = (scene.bench.root / "requests" / "round2" / stage).glob("*.jsonl")
+    if change == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"temperature", b"temperatura"))
+    jobs = scene.jobs()
+    result = scene.tick(3 * HOUR)
+    assert (result.code, "not the file that was planned" in result.err, scene.jobs()) == (75, True, jobs)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.run("verify").code == 0
