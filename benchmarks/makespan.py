@@ -40,14 +40,14 @@ START, END = "<!-- tables: make bench-makespan -->\n", "<!-- end of tables -->\n
 
 MINUTE, HOUR = 60.0, 3600.0
 WORK = (
-    Work("round 2 question", "gemini", 280, 1800),
-    Work("round 2 answer", "together", 165, 1200),
-    Work("round 2 correction", "gemini", 440, 2600),
-    Work("round 3 question", "gemini", 510, 2900),
-    Work("round 3 answer", "together", 255, 1700),
-    Work("round 3 correction", "gemini", 675, 3700),
+    Work("round 2 question", "gemini", 290, 1800),
+    Work("round 2 answer", "together", 160, 1200),
+    Work("round 2 correction", "gemini", 460, 2700),
+    Work("round 3 question", "gemini", 515, 2900),
+    Work("round 3 answer", "together", 250, 1700),
+    Work("round 3 correction", "gemini", 695, 3800),
 )
-ASK_NEXT = (*WORK[:2], Work("round 2 correction", "gemini", 480, 2800), *WORK[4:])
+ASK_NEXT = (*WORK[:2], Work("round 2 correction", "gemini", 500, 2900), *WORK[4:])
 TOGETHER = Limits(30_000_000_000, 100)
 TIERS = {
     1: {"gemini": Limits(10_000_000, 100), "together": TOGETHER},
