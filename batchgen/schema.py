@@ -51,7 +51,8 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE TABLE texts (place INTEGER PRIMARY KEY, batch INTEGER REFERENCES batches, text TEXT NOT NULL) STRICT",
     "CREATE INDEX provenance ON texts (batch, place) WHERE batch IS NOT NULL",
     # The ledger: one row a request file. Times are seconds since 1970 UTC. `blanks` counts complete listings in
-    # which an unanswered create was not found, `missing` consecutive 404 answers for the job's own address.
+    # which an unanswered create was not found, or looks at results that were too few, or tells (0 or 1) that the upload
+    # of a planned batch failed; `missing` counts consecutive 404 answers for the job's own address.
     """CREATE TABLE batches (
         batch INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,

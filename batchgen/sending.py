@@ -190,6 +190,9 @@ class Sender:
             if freed := clean_files(session, provider_row(batch.provider)):
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
             self._pause(batch, error)
+        except Temporary:
+            session.store.update(batch, blanks=1)  # it may be this file alone: the next time others go first
+            raise
         except REFUSALS as error:
             take_no(session, batch, error)
         batch = batch if outgoing.kept else _note_upload(session, batch, file)
@@ -303,7 +306,7 @@ def _note_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
     crashpoint("uploaded_before_recorded")
     key = session.fingerprint(provider_row(batch.provider))
     batch = session.store.update(
-        batch, state="uploaded", remote_file=file.file_id, key_fingerprint=key, uploaded_at=session.now()
+        batch, state="uploaded", remote_file=file.file_id, key_fingerprint=key, uploaded_at=session.now(), blanks=0
     )
     crashpoint("uploaded")
     return batch

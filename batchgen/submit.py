@@ -25,7 +25,7 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
     What cannot go now waits: troubles are noted in the session, and the other provider goes on.
     """
     sender, reasons = Sender(session), dict[Step, str]()
-    sent = sender.send(_left_over(session, steps, reasons))
+    sent = sender.send(_left_over(session, steps, reasons, troubled=False))
     for step in steps:
         attempts = session.store.ready_attempts(step)
         try:
@@ -38,7 +38,7 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
         for tried in attempts:
             sent += sender.send(_planned(session, step, tried, sender.halted, reasons))
         record_wait(session, step, reasons.get(step, ""))
-    return sent
+    return sent + sender.send(_left_over(session, steps, reasons, troubled=True))
 
 
 def _need_newest(session: Session) -> None:
@@ -59,9 +59,16 @@ def _need_newest(session: Session) -> None:
         )
 
 
-def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]) -> Iterator[Batch]:
-    """Batches whose file was written in an earlier command and that were not created yet."""
-    found = session.store.batches("planned", "uploaded")
+def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str], *, troubled: bool) -> Iterator[Batch]:
+    """Batches whose file was written in an earlier command and that were not created yet.
+
+    Those that were `troubled` in their upload come last, in any order: it may be one file alone that nobody takes.
+    """
+    found = [batch for batch in session.store.batches("planned", "uploaded") if bool(batch.blanks) == troubled]
+    if troubled and found:
+        from random import shuffle  # here: hardly a tick needs it
+
+        shuffle(found)
     if found:
         _need_newest(session)
     for at, batch in enumerate(found, start=1):

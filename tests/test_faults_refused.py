@@ -15,8 +15,10 @@ from invariants import (
     start,
     strikes,
     tick,
+    undisturbed,
     until,
 )
+from scenes import HOUR, Scene
 
 from batchgen.local.faults import Body, Drop, Fault, Status
 
@@ -344,3 +346,25 @@ def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[s
     Watch(bench).check(said=[text for result in said for text in result[1:]])
     assert strikes(bench) == {0}
     end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    8,
+    "one file alone meets an error of the server, again and again",
+    injected="500 to the bytes of two request files, always",
+    seen="status 75; every other batch goes on",
+)
+def test_8_a_file_that_nobody_takes_holds_back_its_own_rows_only(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 8)
+    scene = Scene.of(make_bench, 8, most=2)
+    for number in (1, 5):
+        part = f"r1-{number:06d}.r2.answer"
+        refuses = Fault(provider="together", endpoint="upload_data", contains=part, action=Status(500), times=0)
+        scene.bench.service.faults.add(refuses)
+    for _ in range(8):
+        scene.tick(HOUR)
+    assert scene.bench.status()["complete"] == 4
+    assert scene.tick(HOUR).code == 75
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.bench.files() == expected
