@@ -40,7 +40,7 @@ def prepare(session: Session, options: Options) -> Prepared:
     """Fill the root with round 1. Changes nothing when it holds the same input with the same options.
 
     Raises SetupError when other input is given to a root that holds paid work, NeedsPerson when that work has lost its
-    store, InputError for input that cannot be read or has no usable row.
+    store, or has an older copy of it, InputError for input that cannot be read or has no usable row.
     """
     _need_a_place(session)
     path = resolve(options.source)
@@ -56,6 +56,7 @@ def prepare(session: Session, options: Options) -> Prepared:
             " them. Nothing was changed.",
             do="Start another root: batchgen --root NEW-DIR prepare --input ...",
         )
+    session.need_newest_store()
     _forget_unsent(session.layout, session)
     report = SeedReport()
     seeds = draw(

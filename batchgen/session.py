@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from batchgen import clock
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
-from batchgen.errors import BatchgenError, SetupError, StageStopped, Temporary, UnknownModel
-from batchgen.files import Layout
+from batchgen.errors import BatchgenError, NeedsPerson, SetupError, StageStopped, Temporary, UnknownModel
+from batchgen.files import Layout, last_number
 from batchgen.logs import log, set_up
 from batchgen.records import REBUILDING, Batch, Wait, pin
 from batchgen.settings import Settings, api_key
@@ -84,6 +84,24 @@ class Session:
         """Raises SetupError while a rebuild has begun and not ended."""
         if self.store.meta(REBUILDING):
             raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+
+    def need_newest_store(self) -> None:
+        """Raises NeedsPerson when files tell of batches that the store does not know: it is an older copy, and would
+        buy them again. A kill leaves one request file that it does not know, under the number of the next batch.
+        """
+        layout, run, following = self.layout, self.names().run, self.store.next_batch()
+        waiting = self.store.batches("planned", "uploaded")
+        if (
+            last_number(layout.root / "requests", run) > following
+            or last_number(layout.root / "results", run) >= following
+            or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
+        ):
+            raise NeedsPerson(
+                f"{layout.store} is older than the files beside it: requests/ and results/ hold batches that it does"
+                " not know. Nothing was sent, for they would be bought again.",
+                do="Build it again, nothing is paid: mv data/batchgen.sqlite data/batchgen.sqlite.old &&"
+                " batchgen rebuild",
+            )
 
     def names(self) -> Names:
         """How this run's conversations and requests are called; ask once, use often."""

@@ -9,8 +9,8 @@ from batchgen.admission import admitted, record_wait, still_admitted
 from batchgen.build import Shard
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
-from batchgen.errors import NeedsPerson, Temporary
-from batchgen.files import hash_file, last_number, write_durably
+from batchgen.errors import Temporary
+from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
@@ -30,7 +30,7 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
         attempts = session.store.ready_attempts(step)
         try:
             if attempts:
-                _need_newest(session)
+                session.need_newest_store()
                 session.pin_models()
         except Temporary as error:
             session.trouble(error)
@@ -39,24 +39,6 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
             sent += sender.send(_planned(session, step, tried, sender.halted, reasons))
         record_wait(session, step, reasons.get(step, ""))
     return sent + sender.send(_left_over(session, steps, reasons, troubled=True))
-
-
-def _need_newest(session: Session) -> None:
-    """Raises NeedsPerson when files tell of batches that the store does not know: it is an older copy, and would buy
-    them again. A kill leaves one request file that it does not know, under the number that the next batch will have.
-    """
-    layout, run, following = session.layout, session.names().run, session.store.next_batch()
-    waiting = session.store.batches("planned", "uploaded")
-    if (
-        last_number(layout.root / "requests", run) > following
-        or last_number(layout.root / "results", run) >= following
-        or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
-    ):
-        raise NeedsPerson(
-            f"{layout.store} is older than the files beside it: requests/ and results/ hold batches that it does not"
-            " know. Nothing was sent, for they would be bought again.",
-            do="Build it again, nothing is paid: mv data/batchgen.sqlite data/batchgen.sqlite.old && batchgen rebuild",
-        )
 
 
 def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str], *, troubled: bool) -> Iterator[Batch]:
@@ -70,7 +52,7 @@ def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]
 
         shuffle(found)
     if found:
-        _need_newest(session)
+        session.need_newest_store()
     for at, batch in enumerate(found, start=1):
         if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
             booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")

@@ -276,6 +276,16 @@ def test_the_one_batch_that_an_older_store_does_not_know_is_adopted(
     assert bench.run("verify").code == 0
 
 
+def test_other_seeds_do_not_take_the_place_of_those_that_an_older_store_forgot(bench: Bench) -> None:
+    bench.prepare(seeds(3))
+    put_back(bench, 0, 3)
+    refused = bench.prepare(seeds(2))
+    assert refused.code == 3
+    assert "is older than the files beside it" in refused.err
+    forget(bench)
+    assert bench.run("rebuild", "--json").json["conversations"] == 3
+
+
 def put_back(bench: Bench, then: int, since: int) -> int:
     """`then` ticks, a copy of the store, `since` more ticks, the copy in its place; how many jobs there are."""
     store = bench.root / "data" / "batchgen.sqlite"
