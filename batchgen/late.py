@@ -83,6 +83,7 @@ def _visit(session: Session, provider: Provider, batch: Batch) -> None:
         return
     if job.output or job.errors or job.inline:
         keys = session.keys(batch, session.store.failed_numbers(batch))
-        settle_late(session, provider, batch, fetch(session, remote, batch, job, keys, strict=False))
+        some = job.state is JobState.SUCCEEDED  # an empty file says nothing yet: its rows are awaited
+        settle_late(session, provider, batch, fetch(session, remote, batch, job, keys, strict=False, some=some))
     elif job.state in (JobState.FAILED, JobState.EXPIRED):
         session.store.update(batch, awaited_until=None)

@@ -9,7 +9,7 @@ from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, spent
 
-from batchgen.local.faults import Drop, Fault, Status
+from batchgen.local.faults import Body, Drop, Fault, Status
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -250,3 +250,21 @@ def test_a_late_job_that_cannot_be_read_keeps_no_other_from_being_cancelled(make
     scene.bench.service.world.advance(HOUR)
     scene.bench.run("collect", "--advance")
     assert (first.phase, second.phase) == ("running", "ended")
+
+
+def test_a_late_success_that_is_empty_at_first_is_still_awaited(make_bench: Make) -> None:
+    scene = hidden(make_bench, 0.0)
+    for _ in range(3):
+        scene.tick()
+    texts, paid = texts_and_bill(scene.bench)
+    first = scene.bench.service.world.jobs_created("gemini")[0]
+    file = first.output.rpartition("/")[2]
+    empty = Fault(provider="gemini", endpoint="download", contains=file, action=Body(text=""), times=2)
+    scene.bench.service.faults.add(empty)
+    scene.duplicates = 0
+    scene.tick(HOUR)
+    assert texts_and_bill(scene.bench)[1] == paid
+    scene.tick(MINUTE)
+    now, more = texts_and_bill(scene.bench)
+    assert texts.items() <= now.items()
+    assert more > paid
