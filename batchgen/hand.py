@@ -16,6 +16,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Generic, Self, TypeVar
 
+from batchgen.threads import brought
 from batchgen.thrift import give_back
 
 Piece = TypeVar("Piece")
@@ -78,7 +79,7 @@ class _Hand(Generic[Piece, Result]):
         """What came of the piece, from wherever."""
         if self._answer is not None:
             with suppress(BrokenProcessPool):
-                return self._answer.result()
+                return brought(self._answer)
         return self._work(self._piece)
 
 

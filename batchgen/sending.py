@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
@@ -37,7 +37,7 @@ from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch
 from batchgen.refused import Stop, take_no
 from batchgen.session import Session
-from batchgen.threads import at_once, begin
+from batchgen.threads import as_they_come, at_once, begin, brought
 from batchgen.waits import model_scope, pause
 
 AHEAD = 4  # files that are uploaded while the batches before them are created
@@ -185,7 +185,7 @@ class Sender:
         if outgoing.upload is None:
             raise Stop
         try:
-            file = outgoing.upload.result()
+            file = brought(outgoing.upload)
         except QuotaReached as error:
             if freed := clean_files(session, provider_row(batch.provider)):
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
@@ -207,7 +207,7 @@ class Sender:
         """What was uploaded ahead of a batch that may not go now is kept for the tick that goes on."""
         if outgoing.upload is not None and not outgoing.kept:
             with suppress(BatchgenError, *REFUSALS):
-                _note_upload(self._session, outgoing.batch, outgoing.upload.result())
+                _note_upload(self._session, outgoing.batch, brought(outgoing.upload))
 
     def _create(self, batches: list[Batch]) -> int:
         """Every intent durable, one create call each, every id durable. Returns how many were created."""
@@ -216,7 +216,7 @@ class Sender:
         batches = session.store.intend(batches, session.now())
         crashpoint("intent_before_create")
         answers = dict(zip(at_once(calls, "creating"), batches, strict=True))
-        for answer in as_completed(answers):
+        for answer in as_they_come(answers):
             try:
                 with self._noting(answers[answer]):
                     self._created_as(answers[answer], answer)

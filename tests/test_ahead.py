@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Timer, get_ident
 from typing import BinaryIO
 
 import pytest
@@ -12,6 +14,7 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
+from batchgen import threads
 from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
 from batchgen.errors import NotReady
 from batchgen.local.faults import ALWAYS, Delay, Fault, Status
@@ -71,6 +74,22 @@ def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     watch = Watch(bench)
     goes_on(bench)
     watch.check()
+
+
+def test_ctrl_c_is_heard_by_a_wait_that_it_did_not_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal reaches the process, and not the call in which its main thread waits."""
+    monkeypatch.setattr(threads, "HEARD_SECONDS", 0.01)
+    answer: Future[str] = Future()
+    pressed = Timer(0.05, lambda: signal.pthread_kill(get_ident(), signal.SIGINT))
+    at_last = Timer(PATIENCE_SECONDS / 2, answer.set_result, ["Ctrl-C was not heard"])
+    pressed.start()
+    at_last.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            threads.brought(answer)
+        assert not answer.done()
+    finally:
+        at_last.cancel()
 
 
 class Shelf:
