@@ -55,8 +55,10 @@ def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[
 
 
 def _is_news(batch: Batch, listed: Job | None) -> bool:
-    """Whether a job's own address may say more than is known. A listing does not show results, but it shows states."""
-    return listed is None or listed.raw_state != batch.remote_state or bool(listed.output)
+    """Whether a job's own address may say more than is known: a listing shows states, and not all results."""
+    if listed is None or listed.output or listed.state is JobState.SUCCEEDED:
+        return True
+    return listed.raw_state != batch.remote_state
 
 
 def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from forks import KILLED, Forks
@@ -139,6 +139,24 @@ def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, fork
     assert scene.jobs() == 3
     assert scene.bench.files() == expected
     built_again(scene)
+
+
+@pytest.mark.parametrize("output", ["both", "inline"])
+def test_late_results_that_cannot_be_had_at_once_are_asked_for_again(make_bench: Make, output: Any) -> None:
+    """From four awaited batches on a listing says whose state is news. It does not show what comes inline."""
+    scene = Scene.of(make_bench, 4, most=1, job_seconds=100.0)
+    late = {"cancel": "late", "late_seconds": 5 * HOUR, "output": output, "output_after_seconds": HOUR}
+    scene.bench.service.faults.job(provider="gemini", times=4, **late)
+    scene.tick()
+    assert scene.run("cancel").code == 0
+    scene.run("collect")
+    assert collects(scene, 16 * MINUTE).count("0 of 1 accepted") == 4
+    scene.bench.service.faults.add(Fault(endpoint="download", action=Status(503), times=12))
+    assert "accepted" not in collects(scene, 5 * HOUR)  # a success that names no results yet
+    said = [collects(scene, HOUR) for _ in range(2)]
+    assert "".join(said).count("1 of 1 accepted") == 4
+    scene.finish()
+    assert scene.jobs("gemini") == 8
 
 
 def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make) -> None:
