@@ -7,7 +7,7 @@ settled by its result lines and its ending, by the same code that settled it the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
 from batchgen.logs import log
-from batchgen.outcomes import Reason, Usage
+from batchgen.outcomes import Reason, Usage, one_per_key
 from batchgen.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers import provider as provider_row
@@ -98,6 +98,7 @@ def rebuild(session: Session) -> Rebuilt:
     facts = {**_facts(session.layout), REBUILDING: "1"}
     conversations = session.store.replace_seeds(_seeds(session.layout), facts)
     latest = {number: one.serial for one in sent for number in one.numbers}
+    again_at = {(number, one.step): one.serial for one in sent if one.attempt > 1 for number in one.numbers}
     settled = unknown = 0
     for one in sent:
         batch = _enter(session, one)
@@ -107,7 +108,8 @@ def rebuild(session: Session) -> Rebuilt:
             session.store.release(batch, ending.state, error=ending.why, refused=ending.refused)
             _supersede(session, batch, ending.state)
         elif ending is not None:
-            _settle(session, batch, ending)
+            asked_again = {number for number in one.numbers if again_at.get((number, one.step), 0) > one.serial}
+            _settle(session, batch, ending, asked_again)
             settled += 1
         elif again:
             session.store.release(batch, "refused", error="left no results, and its conversations were asked again")
@@ -239,7 +241,10 @@ def _guess(session: Session, batch: Batch, *, again: bool) -> booking.Ending | N
     return booking.Ending(Reason.MISSING, "its ending is gone", retry_flags=flags)
 
 
-def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
+def _settle(session: Session, batch: Batch, ending: booking.Ending, asked_again: Collection[int]) -> None:
+    """Settle a batch as it was settled. `asked_again` are conversations of which a later batch asked for the same text:
+    none of this one was accepted. If one is there, it came late, and a kill came before the ending could say so.
+    """
     batch = session.store.update(batch, state="in_flight", intent_at=batch.planned_at, submitted_at=batch.planned_at)
     provider = provider_row(batch.provider)
     if batch.model:
@@ -247,6 +252,12 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending) -> None:
     session.store.let_go(batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts)
     keys = session.keys(batch)
     replies = booking.replies(session, provider, batch, _raw(session.layout, batch), keys, ending.retry_flags)
+    agreed = one_per_key(replies) if asked_again else {}
+    accepted = {keys.get(key, 0) for key, reply in agreed.items() if reply.reason is Reason.ACCEPTED}
+    if late := accepted.intersection(asked_again):
+        gone = {**ending.gone, **dict.fromkeys(late, ending.absent)}
+        _settle(session, batch, ending._replace(gone=gone), ())
+        return
     booking.settle(session, batch, keys, replies, ending)
 
 

@@ -141,6 +141,21 @@ def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, fork
     built_again(scene)
 
 
+def test_a_store_that_is_lost_with_a_kill_while_late_results_are_booked(make_bench: Make, forks: Forks) -> None:
+    """Two conversations were asked again, and the ending does not say so yet: their texts may not be accepted twice."""
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_for(make_bench, 5 * HOUR, toml="gemini.concurrent_batches = 1")
+    scene.tick(16 * MINUTE)
+    assert "2 of 2 accepted" in collects(scene, 2 * MINUTE)
+    scene.bench.service.world.advance(5 * HOUR)
+    assert forks.run(scene.bench, "collect", crash="result_file_written").code == KILLED
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.bench.run("rebuild").code == 0
+    scene.bench.ticks(seconds=HOUR)
+    assert scene.bench.files() == expected
+    assert scene.bench.run("verify").code == 0
+
+
 @pytest.mark.parametrize("output", ["both", "inline"])
 def test_late_results_that_cannot_be_had_at_once_are_asked_for_again(make_bench: Make, output: Any) -> None:
     """From four awaited batches on a listing says whose state is news. It does not show what comes inline."""
