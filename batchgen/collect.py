@@ -15,7 +15,7 @@ from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
-from batchgen.fetch import fetch, salvage
+from batchgen.fetch import SHORT_LOOKS, fetch, salvage
 from batchgen.late import look_for_late_results
 from batchgen.logs import log
 from batchgen.outcomes import Reason
@@ -31,7 +31,6 @@ LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace per
 LOST_GRACES = 8
 STALE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
 PATIENCE_SECONDS = 6 * 3600.0  # for an unknown state, or for results that cannot be had; then somebody is called
-SHORT_LOOKS = 2  # ticks in which a file is taken for a cut one that has too few lines or ends within one
 GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had till then are lost
 
 

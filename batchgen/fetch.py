@@ -25,6 +25,7 @@ from batchgen.records import Batch
 from batchgen.session import Session
 
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
+SHORT_LOOKS = 2  # ticks in which a file is taken for a cut one that has too few lines or ends within one
 
 
 def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
@@ -39,17 +40,17 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
 ) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
-    A file that lies on disk is whole and is not fetched again: re-reading must never need the network. Raises NotReady
-    when a file that the job names cannot be had yet, or is no result file, or (if `strict`) answers nothing or has
-    fewer lines than the provider says there are, or than a success must have where it says nothing, or (if there must
-    be `some`) has none, or (if `strict`) ends within a line.
+    A file that lies on disk is whole and is not fetched again, but for an empty one: re-reading must never need the
+    network. Raises NotReady when a file that the job names cannot be had yet, or is no result file, or (if `strict`)
+    answers nothing or has fewer lines than the provider says there are, or than a success must have where it says
+    nothing, or (if there must be `some`) has none, or (if `strict`) ends within a line.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
-    if job.inline and not job.output and not output.exists():
+    if job.inline and not job.output and not _holds_something(output):
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
-    missing = {path: file_id for path, file_id in wanted.items() if file_id and not path.exists()}
+    missing = {path: file_id for path, file_id in wanted.items() if file_id and not _holds_something(path)}
     counted = job.rows or (len(keys) if job.state is JobState.SUCCEEDED else 1)
     lines = counted if strict else int(some)
     due = _Wanted(provider_row(batch.provider), frozenset(keys), lines, on_disk, strict)
@@ -67,10 +68,14 @@ def salvage(session: Session, remote: Reader, batch: Batch, job: Job | None) -> 
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = _Wanted(provider_row(batch.provider), frozenset(), 0, [], strict=True)
     for path, file_id in ((output, job.output), (errors, job.errors)) if job else ():
-        body = None if path.exists() or not file_id else _had(remote, file_id)
+        body = None if _holds_something(path) or not file_id else _had(remote, file_id)
         if isinstance(body, bytes) and next(_answers([body], wanted), None) is not None:
             _keep(path, body)
     return b"\n".join(path.read_bytes() for path in (output, errors) if path.exists())
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _keep(path: Path, raw: bytes) -> None:

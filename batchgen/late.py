@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError
-from batchgen.fetch import fetch
+from batchgen.errors import BatchgenError, NotReady
+from batchgen.fetch import SHORT_LOOKS, fetch
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
@@ -74,9 +74,8 @@ def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job) -> 
 
 
 def _visit(session: Session, provider: Provider, batch: Batch) -> None:
-    remote = session.remote(provider)
     try:
-        job = remote.get(batch.remote_id or "")
+        job = session.remote(provider).get(batch.remote_id or "")
     except JobMissing:
         return
     ended = (batch.ended_at or session.now()) if job.state.ended else None
@@ -84,8 +83,19 @@ def _visit(session: Session, provider: Provider, batch: Batch) -> None:
     if not job.state.ended:
         return
     if job.output or job.errors or job.inline:
-        keys = session.keys(batch, session.store.failed_numbers(batch))
-        some = job.state is JobState.SUCCEEDED  # an empty file says nothing yet: its rows are awaited
-        settle_late(session, provider, batch, fetch(session, remote, batch, job, keys, strict=False, some=some))
+        _book(session, provider, batch, job)
     elif job.state in (JobState.FAILED, JobState.EXPIRED):
         session.store.update(batch, awaited_until=None)
+
+
+def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
+    """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
+    keys, strict = session.keys(batch, session.store.failed_numbers(batch)), batch.blanks < SHORT_LOOKS
+    some = job.state is JobState.SUCCEEDED
+    try:
+        raw = fetch(session, session.remote(provider), batch, job, keys, strict=strict, some=some)
+    except NotReady:
+        session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
+        raise
+    if raw.strip():
+        settle_late(session, provider, batch, raw)

@@ -184,7 +184,7 @@ class Store(Texts, Sums):
         """
         refused = refused or {}
         with self.transaction():
-            self.update(batch, state=state, error=error, awaited_until=awaited_until)
+            self.update(batch, state=state, error=error, awaited_until=awaited_until, blanks=0)
             rows = self.held(batch.batch)
             self._fail(
                 batch,
@@ -268,7 +268,7 @@ class Store(Texts, Sums):
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(batch.batch, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
             )
-            self.update(batch, state=state, **{"awaited_until": None, **changes})
+            self.update(batch, state=state, **{"awaited_until": None, "blanks": 0, **changes})
             self._mark_stale("receipt")
 
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:

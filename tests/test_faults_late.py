@@ -9,7 +9,7 @@ from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, spent
 
-from batchgen.local.faults import Body, Drop, Fault, Status
+from batchgen.local.faults import Body, Drop, Fault, Status, Truncate
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -301,3 +301,36 @@ def test_a_late_success_that_is_empty_at_first_is_still_awaited(make_bench: Make
     now, more = texts_and_bill(scene.bench)
     assert texts.items() <= now.items()
     assert more > paid
+
+
+def test_late_results_that_are_cut_off_are_not_believed_at_once(make_bench: Make) -> None:
+    """They are asked for again: what is not in them would be lost for good, and bought once more."""
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_for(make_bench, 5 * HOUR)
+    assert "0 of 5 accepted (5 cancelled)" in collects(scene, 16 * MINUTE)
+    cut = Truncate(keep=0.7, content_length=False)
+    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="download", action=cut, times=2))
+    assert "accepted" not in collects(scene, 5 * HOUR)
+    assert "5 of 5 accepted (5 accepted)" in collects(scene, MINUTE)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.parametrize("looks", [1, 4])
+def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_bench: Make, looks: int) -> None:
+    """Before it is settled, and when its results seem to have come late."""
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4, job_seconds=100.0)
+    named = 0.0 if looks > 1 else HOUR
+    cancelled = {"end": "BATCH_STATE_CANCELLED", "share": 1.0, "output_after_seconds": named}
+    scene.bench.service.faults.job(provider="gemini", times=1, **cancelled)
+    empty = Fault(provider="gemini", endpoint="download", action=Body(text=""), times=2 * looks)
+    scene.bench.service.faults.add(empty)
+    scene.tick()
+    said = [collects(scene, after) for after in (110, MINUTE, MINUTE, HOUR, MINUTE, MINUTE)]
+    assert "0 of 4 accepted (4 cancelled)" in "".join(said[:3])
+    assert "4 of 4 accepted (4 accepted)" in "".join(said[3:])
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
