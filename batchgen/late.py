@@ -28,7 +28,7 @@ def look_for_late_results(session: Session) -> None:
             mine = [batch for batch in awaited if (batch.provider, batch.key_fingerprint) == _own(session, provider)]
             _look(session, provider, mine)
         except (BatchgenError, *REFUSALS) as error:
-            log.info("%s: results that may come late could not be looked for: %s", name, error)
+            log.debug("%s: results that may come late could not be looked for: %s", name, error)
 
 
 def _own(session: Session, provider: Provider) -> tuple[str, str]:
@@ -42,7 +42,7 @@ def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> Non
         try:
             _look_at(session, provider, batch, found)
         except (BatchgenError, *REFUSALS) as error:  # another one may have to be stopped
-            log.info("%s: its late job could not be read: %s", batch.name, error)
+            log.debug("%s: its late job could not be read: %s", batch.name, error)
 
 
 def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:

@@ -334,3 +334,13 @@ def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_benc
     scene.finish()
     assert scene.jobs() == 3
     assert scene.bench.files() == expected
+
+
+def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Make) -> None:
+    """Cron mails every line."""
+    scene = cancelled_for(make_bench, 5 * HOUR)
+    collects(scene, 16 * MINUTE)
+    scene.bench.service.faults.add(Fault(endpoint="get", action=Status(500), times=0))
+    assert [collects(scene, HOUR) for _ in range(2)] == ["", ""]
+    scene.bench.service.faults.clear()
+    assert "5 of 5 accepted" in collects(scene, 4 * HOUR)
