@@ -148,7 +148,10 @@ def _number(value: Any, where: Where, *, least: float = 0.0, most: float = float
         raise _Mistake(where, f"must be at least {least:g}, not {value}.")
     if value > most:
         raise _Mistake(where, f"must be at most {most:g}, not {value}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # TOML's whole numbers have any size
+        raise _Mistake(where, "is larger than any number that can be counted with.") from None
 
 
 def _positive(value: Any, where: Where, *, most: float) -> float:

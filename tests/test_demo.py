@@ -68,6 +68,18 @@ def test_advice_can_be_typed_as_the_program_was_called(monkeypatch: pytest.Monke
     assert typed("Run: batchgen rebuild") == "Run: batchgen rebuild"
 
 
+@pytest.mark.parametrize("option", [["--root", "my run"], ["--root=my run"]])
+@pytest.mark.parametrize(("program", "name"), [("cli.py", "python cli.py"), ("/usr/bin/batchgen", "batchgen")])
+def test_advice_names_the_root_that_was_named(
+    option: list[str], program: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "-q", *option, "collect"])
+    assert typed("First: batchgen rebuild, then batchgen speaks.") == (
+        f"First: {name} --root 'my run' rebuild, then batchgen speaks."
+    )
+    assert typed("batchgen --root NEW prepare") == f"{name} --root NEW prepare"
+
+
 def test_a_refusal_in_a_clone_names_cli_py(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_prices_of_one_s_own(tmp_path: Path) -> None:
         ("history_messages = 1", "history_messages must be at least 2"),
         ("max_usd = -1", "max_usd must be at least 0, not -1."),
         ("max_usd = nan", "max_usd must be at least 0, not nan."),
+        (f"max_usd = {'1' * 400}", "line 1: max_usd is larger than any number that can be counted with."),
         ("[gemini]\nmodels = []", "line 2: gemini.models must name a model."),
         ("[gemini]\nmodels = ['']", "gemini.models[0] must name a model."),
         ("[gemini]\nmodels = [1]", "gemini.models[0] must be a text"),
