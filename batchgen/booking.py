@@ -65,19 +65,26 @@ def read_ending(path: Path) -> Ending | None:
 
 
 def release(
-    session: Session, batch: Batch, state: str, *, error: str, refused: Mapping[int, str] | None = None
+    session: Session,
+    batch: Batch,
+    state: str,
+    *,
+    error: str,
+    refused: Mapping[int, str] | None = None,
+    awaited_until: float | None = None,
 ) -> None:
-    """End a batch that bought nothing: its ending is kept, its conversations are ready again but for the `refused`."""
-    ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}))
-    _keep_ending(session, batch, ending)
-    session.store.release(batch, state, error=error, refused=refused)
+    """End a batch that bought nothing: its ending is kept, its conversations are ready again but for the `refused`.
+
+    `awaited_until`: till then it may turn out to have bought something after all.
+    """
+    _keep_ending(session, batch, Ending(Reason.NOT_SENT, error, state, error, dict(refused or {})))
+    session.store.release(batch, state, error=error, refused=refused, awaited_until=awaited_until)
 
 
 def give_up(session: Session, batch: Batch, error: str) -> None:
-    """End a batch whose create call brought no job to light: as `release` does, but its job may turn up."""
-    _keep_ending(session, batch, Ending(Reason.NOT_SENT, error, "abandoned", error))
+    """End a batch whose create call brought no job to light. Its job may turn up."""
     until = (batch.intent_at or session.now()) + AWAITED_SECONDS
-    session.store.release(batch, "abandoned", error=error, awaited_until=until)
+    release(session, batch, "abandoned", error=error, awaited_until=until)
 
 
 def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:

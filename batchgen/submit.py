@@ -25,12 +25,13 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
     What cannot go now waits: troubles are noted in the session, and the other provider goes on.
     """
     sender, reasons = Sender(session), dict[Step, str]()
+    if session.store.batches("planned", "uploaded") or any(map(session.store.ready_attempts, steps)):
+        session.need_newest_store()  # it lists folders: once a command
     sent = sender.send(_left_over(session, steps, reasons, troubled=False))
     for step in steps:
         attempts = session.store.ready_attempts(step)
         try:
             if attempts:
-                session.need_newest_store()
                 session.pin_models()
         except Temporary as error:
             session.trouble(error)
@@ -51,8 +52,6 @@ def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]
         from random import shuffle  # here: hardly a tick needs it
 
         shuffle(found)
-    if found:
-        session.need_newest_store()
     for at, batch in enumerate(found, start=1):
         if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
             booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
@@ -106,6 +105,9 @@ def plan(session: Session, shard: Shard) -> Batch:
         planned_at=session.now(),
         follow_up=shard.follow_up,
     )
-    batch = session.store.plan(entry, shard.rows)
+    with session.store.transaction():
+        batch = session.store.plan(entry, shard.rows)
+        if written == before:
+            batch = session.store.update(batch, intent_at=entry.planned_at)
     crashpoint("batch_planned")
-    return session.store.update(batch, intent_at=entry.planned_at) if written == before else batch
+    return batch

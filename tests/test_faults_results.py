@@ -250,8 +250,7 @@ def test_an_empty_success_is_looked_at_for_the_grace_period(make_bench: Make, pr
     """However quickly looks follow one another."""
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
-    for _ in range(1 if provider == "gemini" else 2):
-        scene.tick()
+    reach(scene, provider)
     empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
     scene.bench.service.faults.add(empty)
     assert [scene.tick(2 * MINUTE).code for _ in range(6)] == [75] * 6
@@ -266,8 +265,7 @@ def test_an_empty_success_is_looked_at_for_the_grace_period(make_bench: Make, pr
 def test_a_success_that_stays_empty_is_asked_again(make_bench: Make, provider: str) -> None:
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
-    for _ in range(1 if provider == "gemini" else 2):
-        scene.tick()
+    reach(scene, provider)
     empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
     scene.bench.service.faults.add(empty)
     assert [scene.tick(5 * MINUTE).code for _ in range(3)] == [75] * 3
@@ -304,8 +302,7 @@ def test_what_is_no_answer_is_not_taken_for_one(
 ) -> None:
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
-    for _ in range(1 if provider == "gemini" else 2):
-        scene.tick()
+    reach(scene, provider)
     scene.bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action, times=0))
     before = len(list((scene.bench.root / "results").rglob("*.jsonl")))
     result = scene.tick()
@@ -335,8 +332,7 @@ def test_an_error_in_place_of_a_file_is_not_believed_the_third_time(
 ) -> None:
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
-    for _ in range(1 if provider == "gemini" else 2):
-        scene.tick()
+    reach(scene, provider)
     scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
     assert [scene.tick(HOUR).code for _ in range(5)] == [75] * 5
     assert scene.tick(20 * HOUR).code == 3  # somebody is called
@@ -350,8 +346,7 @@ def test_an_error_in_place_of_a_file_is_not_believed_the_third_time(
 def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: Make, provider: str) -> None:
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
-    for _ in range(1 if provider == "gemini" else 2):
-        scene.tick()
+    reach(scene, provider)
     gone = Status(404, "File not found.")
     scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=gone, times=0))
     assert scene.tick().code == 75
