@@ -19,7 +19,7 @@ from batchgen.crash import crashpoint
 from batchgen.files import Layout, write_durably
 from batchgen.flagged import ask_again
 from batchgen.logs import log
-from batchgen.outcomes import Reason, Reply, Usage, accept
+from batchgen.outcomes import Reason, Reply, Usage, accept, accepted_keys
 from batchgen.prompts import fields_of
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
@@ -32,8 +32,8 @@ class Ending(NamedTuple):
 
     `refused` are conversations that a batch which bought nothing leaves behind: number -> why. `retry_flags` are the
     quality flags for which its texts were not accepted: the configuration may say otherwise when the store is rebuilt.
-    `gone` are conversations that had been asked again before its results came: number -> what its first end, without
-    results, meant for them.
+    `late`: it had ended without results, and they came after all. `gone` are the conversations for which no text was
+    taken from them: number -> what the first end meant for it. All others took theirs.
     """
 
     absent: Reason
@@ -43,6 +43,7 @@ class Ending(NamedTuple):
     refused: Mapping[int, str] = MappingProxyType({})
     retry_flags: tuple[str, ...] = ()
     gone: Mapping[int, Reason] = MappingProxyType({})
+    late: bool = False
 
 
 AWAITED_SECONDS = 72 * 3600.0  # how long the results of a job that was given up, cancelled or lost may come after all
@@ -61,7 +62,8 @@ def read_ending(path: Path) -> Ending | None:
     refused = {int(number): why for number, why in value.get("refused", {}).items()}
     flags = tuple(value.get("retry_flags", ()))
     gone = {int(number): Reason(reason) for number, reason in value.get("gone", {}).items()}
-    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone)
+    late = value.get("late", False)
+    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone, late)
 
 
 def release(
@@ -101,10 +103,15 @@ def replies(
     """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer, and
     by the quality flags that are reasons to ask again. `keys` are the batch's (`session.keys`), in order.
     """
+    judged = lines_judged(provider, batch, raw)
+    return ask_again(session, batch, _placed(session, batch, keys, judged), retry_flags)
+
+
+def lines_judged(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
+    """The lines of a batch's result files, judged one by one."""
     stage = batch.step.stage
     fields, read = fields_of(stage, follow_up=bool(batch.follow_up)), provider.reply
-    judged = [accept(stage, read(line, fields)) for line in read_lines(raw)]
-    return ask_again(session, batch, _placed(session, batch, keys, judged), retry_flags)
+    return [accept(stage, read(line, fields)) for line in read_lines(raw)]
 
 
 def _placed(session: Session, batch: Batch, keys: Iterable[str], replies: Sequence[Reply]) -> list[Reply]:
@@ -138,20 +145,38 @@ def _requests(session: Session, batch: Batch, keys: Iterable[str]) -> dict[str, 
     return dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
 
 
-def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """Results that came after their batch had ended without any.
+def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Batch]:
+    """Results that came after their batch had ended without any. A text is accepted where none is yet, even if another
+    batch was asked for it since. All else is superseded: what the batch's end meant for a conversation stays.
 
-    They are those of the conversations that nobody was asked for since; of the others they are superseded.
+    Returns the batches in flight that hold nothing any more: nobody needs what they will bring.
     """
     with session.store.transaction():
-        gone = session.store.take_back(batch)
-        keys = session.keys(batch)
-        if not keys and batch.state == "abandoned":
+        ended, lent = session.store.borrow(batch)
+        keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
+        judged = replies(session, provider, batch, raw, keys, flags)
+        brought = {keys[key] for key in accepted_keys(judged) if key in keys}
+        holders = session.store.give_back(batch, lent, but=brought)
+        if not brought and batch.state == "abandoned":
             supersede(session, provider, batch, raw)
-            return
-        flags = session.settings.stage(batch.step.stage).retry_flags
-        ending = Ending(Reason.MISSING, "no line came back", retry_flags=flags, gone=gone)
-        settle(session, batch, keys, replies(session, provider, batch, raw, keys, flags), ending)
+            return []
+        gone = {number: reason for number, reason in ended.items() if number not in brought}
+        ending = Ending(Reason.MISSING, "no line came back", retry_flags=flags, gone=gone, late=True)
+        settle(session, batch, session.keys(batch), judged, ending)
+        for holder in holders:
+            _go_without(session, holder)
+    return [holder for holder in holders if holder.state == "in_flight" and not holder.requests]
+
+
+def _go_without(session: Session, holder: Batch) -> None:
+    """Some of a batch's conversations need it no more. Where it was not created yet, its other ones go in another."""
+    if holder.state not in ("planned", "uploaded"):
+        return
+    why = "texts that it was to ask for came late from an earlier batch"
+    if holder.intent_at is None:
+        release(session, holder, "refused", error=why)
+    else:
+        give_up(session, holder, why)
 
 
 def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
@@ -217,7 +242,7 @@ def settle(
 def _with_gone(
     usage: Mapping[Reason, tuple[int, Usage]], gone: Mapping[int, Reason]
 ) -> dict[Reason, tuple[int, Usage]]:
-    """The outcomes of a batch, with what its first end meant for conversations that were asked again since."""
+    """The outcomes of a batch, with what its first end meant for conversations that took no text from it."""
     found = dict(usage)
     for reason, count in Counter(gone.values()).items():
         if reason is not Reason.NOT_SENT:  # which is no outcome: nothing was bought

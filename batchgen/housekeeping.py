@@ -22,29 +22,31 @@ def cancel(session: Session) -> int:
     collected and booked.
     """
     reconcile(session)
-    asked = 0
-    for batch in session.store.batches("in_flight"):
-        provider = provider_row(batch.provider)
-        if batch.key_fingerprint != session.fingerprint(provider):
-            log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
-            continue
-        try:
-            session.remote(provider).cancel(batch.remote_id or "")
-        except SetupError:
-            raise
-        except BatchgenError as error:
-            session.trouble(error)
-            continue
-        except REFUSALS as error:
-            if _has_ended(session, provider, batch):
-                log.info("%s: has ended already; the next tick reads what it left", session.describe(batch))
-            else:
-                session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
-            continue
-        session.store.update(batch, error=CANCEL_ASKED)
-        log.info("%s: cancellation asked for", session.describe(batch))
-        asked += 1
-    return asked
+    return sum(stop(session, batch) for batch in session.store.batches("in_flight"))
+
+
+def stop(session: Session, batch: Batch) -> bool:
+    """Ask the provider to stop a batch in flight. Returns whether that was asked for; why not becomes a trouble."""
+    provider = provider_row(batch.provider)
+    if batch.key_fingerprint != session.fingerprint(provider):
+        log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+        return False
+    try:
+        session.remote(provider).cancel(batch.remote_id or "")
+    except SetupError:
+        raise
+    except BatchgenError as error:
+        session.trouble(error)
+        return False
+    except REFUSALS as error:
+        if _has_ended(session, provider, batch):
+            log.info("%s: has ended already; the next tick reads what it left", session.describe(batch))
+        else:
+            session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
+        return False
+    session.store.update(batch, error=CANCEL_ASKED)
+    log.info("%s: cancellation asked for", session.describe(batch))
+    return True
 
 
 def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:

@@ -1,7 +1,7 @@
 """Results that come after their batch ended without any: its job was given up, cancelled or lost, and delivers.
 
-Those of conversations that nobody was asked for since are accepted: they are paid. The others are superseded, and what
-they cost is booked. A job that was given up and still runs is cancelled.
+They are paid, so a text is accepted wherever none is yet. The others are superseded, and what they cost is booked. A
+job that was given up and still runs is cancelled; so is one that nobody needs any more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from batchgen.booking import settle_late
 from batchgen.errors import BatchgenError, NotReady
 from batchgen.fetch import SHORT_LOOKS, fetch
+from batchgen.housekeeping import stop
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
@@ -98,4 +99,5 @@ def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
         session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
         raise
     if raw.strip():
-        settle_late(session, provider, batch, raw)
+        for needless in settle_late(session, provider, batch, raw):
+            stop(session, needless)

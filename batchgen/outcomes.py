@@ -174,6 +174,11 @@ def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
     return settled
 
 
+def accepted_keys(replies: Sequence[Reply]) -> set[str]:
+    """The keys under which an accepted text stands, whatever else stands there."""
+    return {key for key, reply in one_per_key(replies).items() if reply.reason is Reason.ACCEPTED}
+
+
 def _agree(copies: Collection[Reply]) -> Reply:
     """What different lines for one request come to: its text, or the failure that stands first in Reason."""
     usage = total(reply.usage for reply in copies)

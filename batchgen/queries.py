@@ -53,10 +53,10 @@ REACHED_TEXTS = f"""SELECT t.text FROM conversations c
 TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
 AWAITED = f"""SELECT {BATCH_COLUMNS} FROM batches
     WHERE awaited_until IS NOT NULL AND awaited_until > :now ORDER BY awaited_until"""  # noqa: S608 - column names only
-# Only conversations that were not asked again since.
-TAKE_BACK = """UPDATE conversations SET batch = :batch, reason = NULL, detail = NULL,
-    strikes = CASE WHEN strikes > :strikes THEN strikes - :strikes ELSE 0 END
-    WHERE number = :number AND at = :at AND attempt = :attempt AND batch IS NULL"""
+# Whether a conversation still lacks the text of a position, and who holds it meanwhile, if anybody.
+LACKS = "SELECT batch FROM conversations WHERE number = :number AND at = :at"
+LEND = "UPDATE conversations SET batch = :batch WHERE number = :number"
+KEEP = "UPDATE conversations SET reason = NULL, detail = NULL WHERE number = :number AND reason IS NOT NULL"
 FORGET_FAILURES = """DELETE FROM failures WHERE batch = :batch
     AND number IN (SELECT number FROM conversations WHERE batch IS NOT NULL AND batch = :batch)"""
 FAILURES_OF = "SELECT number, reason FROM failures WHERE batch = :batch ORDER BY number"

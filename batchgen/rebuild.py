@@ -21,7 +21,7 @@ from batchgen.dialogue import Stage, Step, Turn, parse_key
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, hash_file, write_durably
 from batchgen.logs import log
-from batchgen.outcomes import Reason, Usage, one_per_key
+from batchgen.outcomes import Reason, Usage, accepted_keys
 from batchgen.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers import provider as provider_row
@@ -100,16 +100,20 @@ def rebuild(session: Session) -> Rebuilt:
     latest = {number: one.serial for one in sent for number in one.numbers}
     again_at = {(number, one.step): one.serial for one in sent if one.attempt > 1 for number in one.numbers}
     settled = unknown = 0
+    answered: set[tuple[int, Step]] = set()  # by results that came late, when another batch had been asked already
     for one in sent:
-        batch = _enter(session, one)
-        again = any(latest[number] > one.serial for number in one.numbers)
+        numbers = [number for number in one.numbers if (number, one.step) not in answered]
+        batch = _enter(session, one, numbers)
+        again = any(latest[number] > one.serial for number in numbers)
         ending = booking.read_ending(booking.ending_file(session.layout, batch)) or _guess(session, batch, again=again)
         if ending is not None and ending.state in RELEASED:
             session.store.release(batch, ending.state, error=ending.why, refused=ending.refused)
             _supersede(session, batch, ending.state)
         elif ending is not None:
-            asked_again = {number for number in one.numbers if again_at.get((number, one.step), 0) > one.serial}
+            asked_again = {number for number in numbers if again_at.get((number, one.step), 0) > one.serial}
             _settle(session, batch, ending, asked_again)
+            if ending.late:
+                answered.update((number, one.step) for number in asked_again.difference(ending.gone))
             settled += 1
         elif again:
             session.store.release(batch, "refused", error="left no results, and its conversations were asked again")
@@ -196,8 +200,8 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             ) from None
 
 
-def _enter(session: Session, one: _Sent) -> Batch:
-    """Plan the batch as it was planned, under its own number."""
+def _enter(session: Session, one: _Sent, numbers: Sequence[int]) -> Batch:
+    """Plan the batch as it was planned, under its own number, for those of its conversations that lack its text."""
     written = hash_file(one.path)
     facts = _ending_facts(session.layout, one)
     plan = Plan(
@@ -206,7 +210,7 @@ def _enter(session: Session, one: _Sent) -> Batch:
         attempt=one.attempt,
         provider=one.provider,
         model=one.model or str(facts.get("model", "")),
-        requests=len(one.numbers),
+        requests=len(numbers),
         bytes=written.size,
         sha256=written.sha256,
         input_tokens=0,
@@ -216,7 +220,7 @@ def _enter(session: Session, one: _Sent) -> Batch:
         planned_at=one.path.stat().st_mtime,
         follow_up=one.follow_up,
     )
-    rows = [Row(number, one.step.position, one.attempt, 0, 0) for number in one.numbers]
+    rows = [Row(number, one.step.position, one.attempt, 0, 0) for number in numbers]
     session.store.make_free([row.number for row in rows], one.step.position)
     try:
         return session.store.plan(plan, rows, number=one.serial)
@@ -243,17 +247,20 @@ def _guess(session: Session, batch: Batch, *, again: bool) -> booking.Ending | N
 
 def _settle(session: Session, batch: Batch, ending: booking.Ending, asked_again: Collection[int]) -> None:
     """Settle a batch as it was settled. `asked_again` are conversations of which a later batch asked for the same text:
-    none of this one was accepted. If one is there, it came late, and a kill came before the ending could say so.
+    none of this one was accepted, unless it was late. If one is there and the ending does not say so, a kill came
+    before it could.
     """
     batch = session.store.update(batch, state="in_flight", intent_at=batch.planned_at, submitted_at=batch.planned_at)
     provider = provider_row(batch.provider)
     if batch.model:
         session.store.set_meta(pin(batch.provider), batch.model)
     session.store.let_go(batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts)
-    keys = session.keys(batch)
-    replies = booking.replies(session, provider, batch, _raw(session.layout, batch), keys, ending.retry_flags)
-    agreed = one_per_key(replies) if asked_again else {}
-    accepted = {keys.get(key, 0) for key, reply in agreed.items() if reply.reason is Reason.ACCEPTED}
+    keys, raw = session.keys(batch), _raw(session.layout, batch)
+    if ending.late:  # which texts were taken is known
+        booking.settle(session, batch, keys, booking.lines_judged(provider, batch, raw), ending)
+        return
+    replies = booking.replies(session, provider, batch, raw, keys, ending.retry_flags)
+    accepted = {keys.get(key, 0) for key in accepted_keys(replies)} if asked_again else set()
     if late := accepted.intersection(asked_again):
         gone = {**ending.gone, **dict.fromkeys(late, ending.absent)}
         _settle(session, batch, ending._replace(gone=gone), ())

@@ -128,6 +128,16 @@ class Standing(NamedTuple):
     strikes: int
 
 
+class Borrowed(NamedTuple):
+    """Conversations of a batch that ended without results, and those of them that still lack the text it asked for.
+
+    `ended`: number -> what the end meant for it; `lent`: number -> the batch that holds it meanwhile, None: no other.
+    """
+
+    ended: dict[int, Reason]
+    lent: dict[int, int | None]
+
+
 class Settled(NamedTuple):
     """What became of one conversation's request; `follow_up` is the next round's question that came along."""
 

@@ -6,13 +6,14 @@ can hold each to its index.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from batchgen import queries
 from batchgen.dialogue import ID_DIGITS, STAGES, Step, Turn
 from batchgen.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Plan, Row, Settled, Shown, Standing, Wait, runs
+from batchgen.records import Batch, Borrowed, Plan, Row, Settled, Shown, Standing, Wait, runs
 from batchgen.schema import PLACES, TABLES
 from batchgen.sums import Sums
 from batchgen.texts import Texts
@@ -201,23 +202,36 @@ class Store(Texts, Sums):
         """The ended batches whose results may come after all."""
         return [Batch(*row) for row in self._database.execute(queries.AWAITED, {"now": now})]
 
-    def take_back(self, batch: Batch) -> dict[int, Reason]:
-        """Let an ended batch without results hold its conversations again, but for those that were asked again since.
-
-        What was booked is undone: it is settled anew within the same transaction. Returns the others: number -> what
-        the end of the batch meant for them.
+    def borrow(self, batch: Batch) -> Borrowed:
+        """Let an ended batch without results hold those of its conversations that still lack its text, whoever holds
+        them meanwhile. `give_back` says which of them stay, within the same transaction.
         """
-        its = {"batch": batch.batch, "at": batch.position, "attempt": batch.attempt}
-        gone = {}
-        for number, name in self._database.execute(queries.FAILURES_OF, {"batch": batch.batch}).fetchall():
-            reason = Reason(name)
-            mine = {**its, "number": number, "strikes": int(POLICY[reason].counts)}
-            if not self._database.execute(queries.TAKE_BACK, mine).rowcount:
-                gone[number] = reason
+        ended = {n: Reason(name) for n, name in self._database.execute(queries.FAILURES_OF, {"batch": batch.batch})}
+        lent = dict[int, int | None]()
+        for number in ended:
+            its = {"batch": batch.batch, "number": number, "at": batch.position}
+            for (holder,) in self._database.execute(queries.LACKS, its).fetchall():
+                lent[number] = holder
+                self._database.execute(queries.LEND, its)
+        return Borrowed(ended, lent)
+
+    def give_back(self, batch: Batch, lent: Mapping[int, int | None], *, but: Collection[int]) -> list[Batch]:
+        """Give the `lent` conversations back, but for those whose text this batch has brought. What was booked for it
+        is forgotten: it is settled anew.
+
+        Returns the batches that those were taken from, which ask for so many fewer from now on.
+        """
+        for number, holder in lent.items():
+            if number in but:
+                self._database.execute(queries.KEEP, {"number": number})
+            else:
+                self._database.execute(queries.LEND, {"number": number, "batch": holder})
         self._database.execute(queries.FORGET_FAILURES, {"batch": batch.batch})
         self._database.execute("DELETE FROM outcomes WHERE batch = ?", (batch.batch,))
         self._mark_stale("rejected")
-        return gone
+        taken = Counter(holder for number, holder in lent.items() if number in but and holder is not None)
+        holders = [(self.batch(holder), count) for holder, count in sorted(taken.items())]
+        return [self.update(holder, requests=holder.requests - count) for holder, count in holders]
 
     def failed_numbers(self, batch: Batch) -> list[int]:
         """The conversations that an ended batch brought no text for, in seed order."""

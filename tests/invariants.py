@@ -101,10 +101,12 @@ class Watch:
             self._attempts[place] = row["attempt"]
 
     def _accounted(self, now: Ledger) -> None:
-        """I4: every conversation is held by a live batch, ready, left behind or complete, and by one batch only."""
+        """I4: every conversation is held by a live batch, ready, left behind or complete, and by one batch only. A live
+        batch may hold none any more: their texts came late from earlier ones.
+        """
         live = {batch["batch"]: batch for batch in now.batches if batch["state"] in ORDER}
         held = Counter(row["batch"] for row in now.conversations if row["batch"] is not None)
-        assert held == {number: batch["requests"] for number, batch in live.items()}
+        assert held == {number: batch["requests"] for number, batch in live.items() if batch["requests"]}
         assert all(row["reason"] is None for row in now.conversations if row["batch"] is not None)
         assert all(row["at"] == live[row["batch"]]["position"] for row in now.conversations if row["batch"])
         assert len(now.conversations) == int(now.meta.get("conversations", 0))

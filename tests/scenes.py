@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from conftest import Bench, Result, seeds
-from invariants import ROUNDS, Watch, finished, ledger
+from invariants import ORDER, ROUNDS, Watch, finished, ledger
 
 from batchgen.costs import rate
 from batchgen.outcomes import Usage
@@ -44,11 +44,12 @@ class Scene:
         return self.run("collect", "--advance")
 
     def finish(self, every: float = 5 * MINUTE, most: int = 40) -> list[Result]:
-        """Ticks until the run is finished, and the proof that it is what it should be."""
+        """Ticks until the run is finished and nothing is in flight, and the proof that it is what it should be."""
         done = []
         for _ in range(most):
             done.append(self.tick(every))
-            if self.bench.status()["finished"]:
+            status = self.bench.status()
+            if status["finished"] and not any(batch["state"] in ORDER for batch in status["batches"]):
                 break
         finished(self.bench, duplicates=self.duplicates)
         assert abs(spent(self.bench) - bill(self.bench)) < ROUNDING_USD
@@ -67,6 +68,17 @@ def reach(scene: Scene, provider: str) -> None:
     """Ticks until the provider's first batch is in flight."""
     for _ in range(1 if provider == "gemini" else 2):
         assert scene.tick().code == 0
+
+
+def built_again(scene: Scene) -> None:
+    """`rebuild` finds the same texts and the same bill."""
+    before, receipt = ledger(scene.bench).texts, scene.run("receipt", "--json").json
+    store = scene.bench.root / "data" / "batchgen.sqlite"
+    store.rename(store.with_suffix(".old"))
+    assert scene.bench.run("rebuild").code == 0
+    assert ledger(scene.bench).texts == before
+    assert scene.bench.run("receipt", "--json").json["total"] == receipt["total"]
+    assert scene.bench.run("verify").code == 0
 
 
 def spent(bench: Bench) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from forks import KILLED, Forks
 from invariants import ledger, undisturbed
-from scenes import HOUR, MINUTE, Make, Scene, spent
+from scenes import HOUR, MINUTE, Make, Scene, built_again, spent
 
 from batchgen.local.faults import Body, Drop, Fault, Status, Truncate
 
@@ -187,17 +187,6 @@ def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make)
     assert scene.jobs() == 3
     assert scene.bench.files() == expected
     built_again(scene)
-
-
-def built_again(scene: Scene) -> None:
-    """`rebuild` finds the same texts and the same bill."""
-    before, receipt = ledger(scene.bench).texts, scene.run("receipt", "--json").json
-    store = scene.bench.root / "data" / "batchgen.sqlite"
-    store.rename(store.with_suffix(".old"))
-    assert scene.bench.run("rebuild").code == 0
-    assert ledger(scene.bench).texts == before
-    assert scene.bench.run("receipt", "--json").json["total"] == receipt["total"]
-    assert scene.bench.run("verify").code == 0
 
 
 def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR) -> Scene:

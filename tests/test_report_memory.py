@@ -24,7 +24,7 @@ from batchgen.report.texts import Seen, Texts, read
 if TYPE_CHECKING:
     import polars as pl
 
-BYTES_MORE = 24  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
+BYTES_MORE = 32  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
 
 
 class Alike:
