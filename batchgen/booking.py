@@ -33,7 +33,8 @@ class Ending(NamedTuple):
     `refused` are conversations that a batch which bought nothing leaves behind: number -> why. `retry_flags` are the
     quality flags for which its texts were not accepted: the configuration may say otherwise when the store is rebuilt.
     `late`: it had ended without results, and they came after all. `gone` are the conversations for which no text was
-    taken from them: number -> what the first end meant for it. All others took theirs.
+    taken from them: number -> what the first end meant for it. All others took theirs. `awaited_until`: till then the
+    results of a batch that ended without any may come.
     """
 
     absent: Reason
@@ -44,8 +45,11 @@ class Ending(NamedTuple):
     retry_flags: tuple[str, ...] = ()
     gone: Mapping[int, Reason] = MappingProxyType({})
     late: bool = False
+    awaited_until: float | None = None
 
 
+# What of the ledger is kept with an ending: no request or result says it.
+KEPT = ("provider", "model", "estimated_usd", "key_fingerprint", "remote_file", "remote_id")
 AWAITED_SECONDS = 72 * 3600.0  # how long the results of a job that was given up, cancelled or lost may come after all
 
 
@@ -62,8 +66,10 @@ def read_ending(path: Path) -> Ending | None:
     refused = {int(number): why for number, why in value.get("refused", {}).items()}
     flags = tuple(value.get("retry_flags", ()))
     gone = {int(number): Reason(reason) for number, reason in value.get("gone", {}).items()}
-    late = value.get("late", False)
-    return Ending(Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone, late)
+    late, until = value.get("late", False), value.get("awaited_until")
+    return Ending(
+        Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone, late, until
+    )
 
 
 def release(
@@ -79,7 +85,8 @@ def release(
 
     `awaited_until`: till then it may turn out to have bought something after all.
     """
-    _keep_ending(session, batch, Ending(Reason.NOT_SENT, error, state, error, dict(refused or {})))
+    ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=awaited_until)
+    _keep_ending(session, batch, ending)
     session.store.release(batch, state, error=error, refused=refused, awaited_until=awaited_until)
 
 
@@ -90,8 +97,7 @@ def give_up(session: Session, batch: Batch, error: str) -> None:
 
 
 def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
-    ledger = {"model": batch.model, "provider": batch.provider, "estimated_usd": batch.estimated_usd}
-    record = {**ledger, **ending._asdict()}
+    record = {**{name: getattr(batch, name) for name in KEPT}, **ending._asdict()}
     for name in ("refused", "gone"):
         record[name] = {str(number): why for number, why in record[name].items()}
     write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
@@ -196,18 +202,8 @@ def _priced(
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 
-def settle(
-    session: Session,
-    batch: Batch,
-    keys: Mapping[str, int],
-    replies: Sequence[Reply],
-    ending: Ending,
-    awaited_until: float | None = None,
-) -> None:
-    """One transaction: texts, failures, tokens and money, and the end of the batch.
-
-    `awaited_until`: till then the results of a batch that ended without any may come.
-    """
+def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
+    """One transaction: texts, failures, tokens and money, and the end of the batch."""
     from batchgen.merge import merge
 
     _keep_ending(session, batch, ending)
@@ -230,7 +226,7 @@ def settle(
         max_attempts=session.settings.batches.max_attempts,
         collected_at=session.now(),
         error=ending.error,
-        awaited_until=awaited_until,
+        awaited_until=ending.awaited_until,
     )
     crashpoint("batch_settled")
     done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)

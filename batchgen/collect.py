@@ -245,8 +245,9 @@ def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
     """Settle a batch by what there is of it; the rest was lost with the job."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
     replies = booking.replies(session, provider_row(batch.provider), batch, raw, keys, flags)
-    ending = Ending(Reason.LOST, why, state="lost", error=why, retry_flags=flags)
-    booking.settle(session, batch, keys, replies, ending, awaited_until=_awaited(session, raw))
+    until = _awaited(session, raw)
+    ending = Ending(Reason.LOST, why, state="lost", error=why, retry_flags=flags, awaited_until=until)
+    booking.settle(session, batch, keys, replies, ending)
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: {why}; it is given up, and what it cost is unknown.",
@@ -259,10 +260,10 @@ def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: byte
     """Settle every request (`keys`) of an ended batch by the raw lines that came back. Needs no network."""
     flags = session.settings.stage(batch.step.stage).retry_flags
     replies = booking.replies(session, provider, batch, raw, keys, flags)
-    ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags)
     # A cancel is not final: jobs that said they were cancelled have delivered everything hours later.
     until = _awaited(session, raw) if job.state is JobState.CANCELLED else None
-    booking.settle(session, batch, keys, replies, ending, awaited_until=until)
+    ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
+    booking.settle(session, batch, keys, replies, ending)
 
 
 _ABSENT = {

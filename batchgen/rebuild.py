@@ -33,6 +33,7 @@ from batchgen.session import Session
 
 _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
 RELEASED = ("refused", "abandoned")
+REMOTE = ("key_fingerprint", "remote_file", "remote_id")
 FACTS = ("prepared", "source", "run")
 
 
@@ -107,7 +108,8 @@ def rebuild(session: Session) -> Rebuilt:
         again = any(latest[number] > one.serial for number in numbers)
         ending = booking.read_ending(booking.ending_file(session.layout, batch)) or _guess(session, batch, again=again)
         if ending is not None and ending.state in RELEASED:
-            session.store.release(batch, ending.state, error=ending.why, refused=ending.refused)
+            until = ending.awaited_until
+            session.store.release(batch, ending.state, error=ending.why, refused=ending.refused, awaited_until=until)
             _supersede(session, batch, ending.state)
         elif ending is not None:
             asked_again = {number for number in numbers if again_at.get((number, one.step), 0) > one.serial}
@@ -223,12 +225,14 @@ def _enter(session: Session, one: _Sent, numbers: Sequence[int]) -> Batch:
     rows = [Row(number, one.step.position, one.attempt, 0, 0) for number in numbers]
     session.store.make_free([row.number for row in rows], one.step.position)
     try:
-        return session.store.plan(plan, rows, number=one.serial)
+        batch = session.store.plan(plan, rows, number=one.serial)
     except AssertionError:
         why = "its conversations were elsewhere; a file of an earlier batch is gone or was changed"
         raise InputError(
             f"{one.path}: {why}.", do="rebuild needs requests/ and results/ as the run left them."
         ) from None
+    # By these its late results are found, and what is left at the provider is cleaned.
+    return session.store.update(batch, **{name: facts.get(name) for name in REMOTE})
 
 
 def _ending_facts(layout: Layout, one: _Sent) -> dict[str, Any]:

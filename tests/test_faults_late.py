@@ -141,6 +141,33 @@ def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, fork
     built_again(scene)
 
 
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+def test_a_store_that_was_rebuilt_awaits_what_the_run_awaited(make_bench: Make, provider: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = cancelled_for(make_bench, 5 * HOUR, provider)
+    collects(scene, 16 * MINUTE)
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.run("rebuild").code == 0
+    others = 0 if provider == "gemini" else 1
+    assert scene.run("clean").out.startswith(f"{others} input file")  # this one's job needs its own
+    assert "5 of 5 accepted (5 accepted)" in collects(scene, 5 * HOUR)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+def test_a_store_that_was_rebuilt_looks_for_jobs_that_were_given_up(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = hidden(make_bench, 0.0)
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.bench.run("rebuild").code == 0
+    scene.bench.service.world.advance(HOUR)
+    assert "given up, but its job batches/" in scene.bench.run("collect", "--advance").err
+    scene.duplicates = 0
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
 def test_a_store_that_is_lost_with_a_kill_while_late_results_are_booked(make_bench: Make, forks: Forks) -> None:
     """Two conversations were asked again, and the ending does not say so yet: their texts may not be accepted twice."""
     expected = undisturbed(make_bench, 5)
