@@ -12,7 +12,7 @@ from typing import NamedTuple
 from batchgen.dialogue import Turn
 from batchgen.errors import InputError, SetupError
 from batchgen.files import Layout, lost_store
-from batchgen.rebuild import FACTS, keep_seeds, seeds_are_kept
+from batchgen.kept import FACTS, keep_seeds, seeds_are_kept
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session

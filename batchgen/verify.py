@@ -18,11 +18,11 @@ from batchgen.booking import ending_file
 from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
+from batchgen.kept import seeds_are_kept
 from batchgen.outcomes import Reason, accept
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
-from batchgen.rebuild import seeds_are_kept
 from batchgen.records import LIVE_STATES, Batch
 from batchgen.schemas import plainly_valid, validator
 from batchgen.session import Session

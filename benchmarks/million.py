@@ -32,10 +32,10 @@ sys.path.insert(0, str(REPOSITORY))
 from commands import measured, relative  # noqa: E402 - it lies beside this file
 
 from batchgen import pipeline  # noqa: E402 - the repository is found first
-from batchgen.dialogue import Turn  # noqa: E402
+from batchgen.dialogue import Turn, steps  # noqa: E402
 from batchgen.files import Layout  # noqa: E402
+from batchgen.kept import keep_seeds  # noqa: E402
 from batchgen.providers.base import Job, JobState, RemoteFile  # noqa: E402
-from batchgen.rebuild import keep_seeds  # noqa: E402
 from batchgen.rounds import catch_up, refresh  # noqa: E402
 from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.session import Session  # noqa: E402
@@ -252,6 +252,9 @@ def reading(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     for name, *more in (("verify",), ("report",), ("export", "--format", "messages", "--output", output)):
         seconds, peak = measured(root, name, *more)
         yield {f"{name}, conversations/s": conversations / seconds, f"{name}, peak MB": peak}
+    Layout(root).store.unlink()
+    seconds, peak = measured(root, "rebuild")
+    yield {"rebuild, requests/s": conversations * len(steps(Settings().rounds)) / seconds, "rebuild, peak MB": peak}
 
 
 def main() -> None:

@@ -16,12 +16,14 @@ import pytest
 from conftest import REPOSITORY
 
 from batchgen import cli, database, thrift
-from batchgen.dialogue import STAGES, Step, Turn
+from batchgen.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.export import ROW_GROUP
+from batchgen.files import Layout
 from batchgen.outcomes import Reason
 from batchgen.placing import CHARACTERS, _Requests
 from batchgen.records import Plan, Settled
 from batchgen.schema import PLACES
+from batchgen.sent import Latest, RequestFile, request_files
 from batchgen.settings import Settings
 from batchgen.store import Store
 
@@ -150,3 +152,30 @@ def test_a_parquet_file_is_written_in_pieces(tmp_path: Path) -> None:
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     assert pl.scan_parquet(path).select(pl.len()).collect().item() == 20_000 > ROW_GROUP
     assert float(said) < 75
+
+
+def sent(layout: Layout, conversations: int) -> list[RequestFile]:
+    """The request files of a run's first two steps, 50 conversations each."""
+    serial = 0
+    for step in (Step.at(3), Step.at(4)):
+        for first in range(1, conversations + 1, 50):
+            serial += 1
+            keys = [request_key(conversation_id(number), step, 1, "run") for number in range(first, first + 50)]
+            path = layout.requests(step, f"run-r{step.round}-{step.stage}-{serial:06d}-a1")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f'{{"key": "{key}", "request": {{}}}}\n' for key in keys), "utf-8")
+    return request_files(layout)
+
+
+def test_who_was_asked_last_takes_a_few_bytes_a_text(tmp_path: Path) -> None:
+    held = []
+    for conversations in (50, 500, 5_000):  # the first one imports
+        files = sent(Layout(tmp_path / str(conversations)), conversations)
+        tracemalloc.start()
+        latest = Latest(files, conversations)
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert latest.went_on(files[0], [1])
+        assert not latest.went_on(files[-1], [conversations])
+        assert not latest.asked_again(files[0], range(1, 51))
+    assert held[2] - held[1] < 6 * 2 * (5_000 - 500)

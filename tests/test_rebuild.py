@@ -194,6 +194,18 @@ def test_a_torn_request_file_is_named(bench: Bench) -> None:
     assert f"{sent}:4: not what was sent" in result.err
 
 
+def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
+    bench.configure(ROUNDS)
+    bench.prepare(seeds(4))
+    bench.ticks()
+    (sent,) = (bench.root / "requests" / "round2" / "answer").glob("*.jsonl")
+    sent.write_bytes(sent.read_bytes().replace(b"r1-000003", b"r1-000009"))
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    result = bench.run("rebuild")
+    assert result.code == 2
+    assert f"{sent}: asks for conversation 9, and the run has 4" in result.err
+
+
 @pytest.mark.parametrize("arguments", [["prepare", "--input", "seeds.jsonl", "--all"], ["status"], ["collect"]])
 def test_a_lost_store_is_never_bought_again(bench: Bench, arguments: list[str]) -> None:
     """`prepare` would begin a second run and write over what `rebuild` needs of the first."""

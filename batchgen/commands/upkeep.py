@@ -107,10 +107,10 @@ def rebuild(context: Context, *, as_json: bool) -> None:
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
     """
     from batchgen.files import Layout
-    from batchgen.rebuild import need_files
+    from batchgen.kept import facts
     from batchgen.rebuild import rebuild as run
 
-    need_files(Layout(context.root))
+    facts(Layout(context.root))  # where a run never was, nothing is made
     with working(context, create=True) as session:
         done = run(session)
         text = f"{counted(done.conversations, 'conversation')}, {counted(done.settled, 'batch')} settled again"

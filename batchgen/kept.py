@@ -1,0 +1,62 @@
+"""What a run keeps beside its requests: its facts and its seeds, so that a lost store can be built again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import orjson
+import zstandard
+
+from batchgen.dialogue import Turn
+from batchgen.errors import InputError
+from batchgen.files import Layout, write_durably
+from batchgen.session import Session
+
+FACTS = ("prepared", "source", "run")
+
+
+def keep_seeds(session: Session, facts: Mapping[str, str]) -> None:
+    """Lay a run's facts and its seeds beside its requests, where `rebuild` finds them."""
+    folder = session.layout.root / "requests"
+
+    def lines() -> Iterator[bytes]:
+        compressor = zstandard.ZstdCompressor().compressobj()
+        for conversation in session.store.dialogues(len(Turn._fields)):
+            yield compressor.compress(orjson.dumps(tuple(conversation.turns[0])) + b"\n")
+        yield compressor.flush()
+
+    write_durably(folder / "seeds.jsonl.zst", lines())
+    write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
+
+
+def seeds_are_kept(session: Session) -> bool:
+    """Whether the files beside the requests belong to this run. A kill may have come between the store and them."""
+    if not (session.layout.root / "requests" / "seeds.jsonl.zst").exists():
+        return False
+    try:
+        return facts(session.layout).get("run") == session.store.meta("run")
+    except InputError:
+        return False
+
+
+def facts(layout: Layout) -> dict[str, str]:
+    """The facts of a run. Raises InputError where a run never was, or has lost what it was prepared from."""
+    path = layout.root / "requests" / "run.json"
+    try:
+        return dict(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: {why}.", do="rebuild needs requests/ as the run left it.") from None
+
+
+def seeds(layout: Layout) -> Iterator[Turn]:
+    """The seeds of a run, in order. Raises InputError where they are gone or damaged."""
+    path = layout.root / "requests" / "seeds.jsonl.zst"
+    try:
+        with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as reader:
+            rest = b""
+            while block := reader.read(1 << 20):
+                *whole, rest = (rest + block).split(b"\n")
+                yield from (Turn(*orjson.loads(line)) for line in whole)
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None

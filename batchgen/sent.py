@@ -1,0 +1,126 @@
+"""What was sent: the request files of a run, read back one at a time. Nothing is changed."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from batchgen.dialogue import Stage, Step, parse_key
+from batchgen.errors import InputError
+from batchgen.files import Layout
+from batchgen.logs import log
+from batchgen.prompts import fields_of
+from batchgen.providers import PROVIDERS
+from batchgen.providers.base import Asked, Provider
+from batchgen.providers.reading import as_object, read_lines
+
+_NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
+
+
+class RequestFile(NamedTuple):
+    """A request file, by its name: `serial` is its batch's number in the ledger."""
+
+    path: Path
+    step: Step
+    serial: int
+    attempt: int
+
+
+class Sent(NamedTuple):
+    """What a request file asks, and whom."""
+
+    file: RequestFile
+    provider: Provider
+    asked: tuple[Asked, ...]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The conversations it asks for, in its order."""
+        return [key.number for one in self.asked if (key := parse_key(one.key))]
+
+    @property
+    def model(self) -> str:
+        """Whom it asks, "" where the lines do not say."""
+        return self.asked[0].model
+
+    @property
+    def follow_up(self) -> bool:
+        """Whether the next round's question is to come along."""
+        return self.asked[0].fields == fields_of(Stage.CORRECTION, follow_up=True)
+
+
+def request_files(layout: Layout) -> list[RequestFile]:
+    """One file for each number of the ledger, in its order.
+
+    A kill between a request file and the ledger leaves a file that nobody refers to; the number went to a later one,
+    which has an ending or is at least the younger file.
+    """
+    kept: dict[int, RequestFile] = {}
+    for one in sorted(_named(layout), key=lambda one: (ending_of(layout, one).exists(), one.path.stat().st_mtime)):
+        if before := kept.get(one.serial):
+            log.warning("%s: was never sent; %s has its number", before.path, one.path.name)
+        kept[one.serial] = one
+    return [kept[serial] for serial in sorted(kept)]
+
+
+def ending_of(layout: Layout, file: RequestFile) -> Path:
+    """Where the ending of a file's batch is kept."""
+    return layout.results(file.step, file.path.stem).with_suffix(".ending.json")
+
+
+def _named(layout: Layout) -> Iterator[RequestFile]:
+    for path in (layout.root / "requests").glob("round*/*/*.jsonl"):
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            log.warning("%s: not a request file of this program; it is passed over", path)
+            continue
+        step = Step(int(match["round"]), Stage(match["stage"]))
+        yield RequestFile(path, step, int(match["serial"]), int(match["attempt"]))
+
+
+def read(file: RequestFile) -> Sent:
+    """Read a request file back. Raises InputError where it is not what a run has left."""
+    rows = list(_rows(file.path))
+    for provider in PROVIDERS.values():
+        if asked := tuple(one for one in map(provider.asked, rows) if one is not None):
+            return Sent(file, provider, asked)
+    raise InputError(f"{file.path}: no provider's requests.", do="rebuild needs requests/ as the run left it.")
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(read_lines(path.read_bytes()), start=1):
+        try:
+            yield as_object(orjson.loads(line))
+        except orjson.JSONDecodeError as error:
+            raise InputError(
+                f"{path}:{number}: not what was sent ({error}).", do="rebuild needs requests/ as the run left it."
+            ) from None
+
+
+class Latest:
+    """Which file was the last to ask for each text of each conversation: four bytes a text."""
+
+    def __init__(self, files: Sequence[RequestFile], conversations: int) -> None:
+        """Read all `files`, which are in order. Raises InputError, also for a conversation that the run has not."""
+        self._serials: dict[int, array[int]] = {}
+        for file in files:
+            at = self._serials.setdefault(file.step.position, array("I", bytes(4 * (conversations + 1))))
+            for number in read(file).numbers:
+                if number > conversations:
+                    why = f"asks for conversation {number}, and the run has {conversations}"
+                    raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
+                at[number] = file.serial
+
+    def asked_again(self, file: RequestFile, numbers: Collection[int]) -> set[int]:
+        """Those of `numbers` that a later file asked for the same text."""
+        at = self._serials[file.step.position]
+        return {number for number in numbers if at[number] > file.serial}
+
+    def went_on(self, file: RequestFile, numbers: Collection[int]) -> bool:
+        """Whether a later file asked any of `numbers` for anything."""
+        return any(at[number] > file.serial for at in self._serials.values() for number in numbers)
