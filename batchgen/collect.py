@@ -198,10 +198,10 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
         _expect_results(session, batch, job, waited)
         # Looks may follow one another within seconds (`--wait`): that a success is empty is not believed so soon.
         some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
-        raw = fetch(session, remote, batch, job, keys, strict=batch.blanks < SHORT_LOOKS, some=some)
+        raw = fetch(session, remote, batch, job, keys, strict=batch.short_looks < SHORT_LOOKS, some=some)
     except (NotReady, *REFUSALS) as error:
         if isinstance(error, NotReady):
-            batch = session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
+            batch = session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
         _be_patient(session, batch, str(error), waited)
         why = f"no results in {waited / 3600:.0f} h ({str(error).rstrip('.')})"
         _give_up(session, batch, salvage(session, remote, batch, job), why)

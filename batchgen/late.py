@@ -91,12 +91,12 @@ def _visit(session: Session, provider: Provider, batch: Batch) -> None:
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
     """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
-    keys, strict = session.keys(batch, session.store.failed_numbers(batch)), batch.blanks < SHORT_LOOKS
+    keys, strict = session.keys(batch, session.store.failed_numbers(batch)), batch.short_looks < SHORT_LOOKS
     some = job.state is JobState.SUCCEEDED
     try:
         raw = fetch(session, session.remote(provider), batch, job, keys, strict=strict, some=some)
     except NotReady:
-        session.store.update(batch, blanks=min(batch.blanks + 1, SHORT_LOOKS))
+        session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
         raise
     if raw.strip():
         for needless in settle_late(session, provider, batch, raw):

@@ -25,7 +25,9 @@ class Batch(NamedTuple):
     """One row of the ledger. Times are seconds since 1970 UTC, money is USD (None: price unknown).
 
     `follow_up` is 1 when its replies bring the next round's question along: they are two texts each. `awaited_until`
-    is set where a batch has ended, and its results may come after all.
+    is set where a batch has ended, and its results may come after all. `blanks` counts complete listings in which an
+    unanswered create was not found, `missing` consecutive 404 answers for the job's own address, `short_looks` looks at
+    results that were too few; `upload_failed` is 1 when it could not be uploaded the last time.
     """
 
     batch: int
@@ -60,6 +62,8 @@ class Batch(NamedTuple):
     collected_at: float | None
     error: str | None
     awaited_until: float | None
+    upload_failed: int
+    short_looks: int
 
     @property
     def texts(self) -> int:

@@ -50,9 +50,7 @@ MIGRATIONS: tuple[str, ...] = (
     # Accepted texts, write-once. `batch` is where a text came from, NULL for a seed's.
     "CREATE TABLE texts (place INTEGER PRIMARY KEY, batch INTEGER REFERENCES batches, text TEXT NOT NULL) STRICT",
     "CREATE INDEX provenance ON texts (batch, place) WHERE batch IS NOT NULL",
-    # The ledger: one row a request file. Times are seconds since 1970 UTC. `blanks` counts complete listings in
-    # which an unanswered create was not found, or looks at results that were too few, or tells (0 or 1) that the upload
-    # of a planned batch failed; `missing` counts consecutive 404 answers for the job's own address.
+    # The ledger: one row a request file. Times are seconds since 1970 UTC (records.Batch says what its counts are).
     """CREATE TABLE batches (
         batch INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -149,4 +147,7 @@ MIGRATIONS: tuple[str, ...] = (
     # When they come, the batch's outcomes are others.
     f"""CREATE TRIGGER unbilled AFTER DELETE ON outcomes BEGIN {_bill("-", "OLD")};
         DELETE FROM bills WHERE requests = 0; END""",  # noqa: S608 - see _bill
+    # Both were counted as blanks until then.
+    "ALTER TABLE batches ADD COLUMN upload_failed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE batches ADD COLUMN short_looks INTEGER NOT NULL DEFAULT 0",
 )

@@ -191,7 +191,7 @@ class Sender:
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
             self._pause(batch, error)
         except Temporary:
-            session.store.update(batch, blanks=1)  # it may be this file alone: the next time others go first
+            session.store.update(batch, upload_failed=1)  # it may be this file alone: the next time others go first
             raise
         except REFUSALS as error:
             take_no(session, batch, error)
@@ -306,7 +306,12 @@ def _note_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
     crashpoint("uploaded_before_recorded")
     key = session.fingerprint(provider_row(batch.provider))
     batch = session.store.update(
-        batch, state="uploaded", remote_file=file.file_id, key_fingerprint=key, uploaded_at=session.now(), blanks=0
+        batch,
+        state="uploaded",
+        remote_file=file.file_id,
+        key_fingerprint=key,
+        uploaded_at=session.now(),
+        upload_failed=0,
     )
     crashpoint("uploaded")
     return batch

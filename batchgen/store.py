@@ -185,7 +185,7 @@ class Store(Texts, Sums):
         """
         refused = refused or {}
         with self.transaction():
-            self.update(batch, state=state, error=error, awaited_until=awaited_until, blanks=0)
+            self.update(batch, state=state, error=error, awaited_until=awaited_until)
             rows = self.held(batch.batch)
             self._fail(
                 batch,
@@ -282,7 +282,7 @@ class Store(Texts, Sums):
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(batch.batch, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
             )
-            self.update(batch, state=state, **{"awaited_until": None, "blanks": 0, **changes})
+            self.update(batch, state=state, **{"awaited_until": None, "short_looks": 0, **changes})
             self._mark_stale("receipt")
 
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:

@@ -47,7 +47,7 @@ def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]
 
     Those that were `troubled` in their upload come last, in any order: it may be one file alone that nobody takes.
     """
-    found = [batch for batch in session.store.batches("planned", "uploaded") if bool(batch.blanks) == troubled]
+    found = [batch for batch in session.store.batches("planned", "uploaded") if bool(batch.upload_failed) == troubled]
     if troubled and found:
         from random import shuffle  # here: hardly a tick needs it
 

@@ -180,7 +180,7 @@ def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, byte
     assert bench.run("collect").code == 75
     bench.service.world.advance(80)
     assert bench.run("collect").code == 0
-    assert ledger(bench).batches[-1]["blanks"] == 0  # they would be taken for looks at its results
+    assert ledger(bench).batches[-1]["blanks"] == 0
     assert posts(bench, provider) == before
     end(bench, expected, jobs=STEPS)
 
