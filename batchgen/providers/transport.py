@@ -142,7 +142,7 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     Sources: provider pages, "Error statuses seen" and the live error behaviours; faults A8-A12.
     """
     status, message = refusal.status, refusal.message
-    key_refused = KeyRefused(str(refusal), do="Check the key, its project and its billing; nothing was changed.")
+    key_refused = KeyRefused(f"{refusal} (nothing was changed: check the key, its project and its billing)")
     if status == 429:  # noqa: PLR2004
         return QuotaReached(f"{refusal} {_which_quota(refusal)}", retry_after_seconds=refusal.retry_after_seconds)
     if status in (401, 402):
