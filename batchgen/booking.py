@@ -7,7 +7,8 @@ was sent and what came back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import orjson
 
 from batchgen.costs import Rate
 from batchgen.crash import crashpoint
+from batchgen.dialogue import parse_key
 from batchgen.files import Layout, write_durably
 from batchgen.flagged import ask_again
 from batchgen.logs import log
@@ -120,15 +122,16 @@ def lines_judged(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
     return [accept(stage, read(line, fields)) for line in read_lines(raw)]
 
 
-def _placed(session: Session, batch: Batch, keys: Iterable[str], replies: Sequence[Reply]) -> list[Reply]:
+def _placed(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
     """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
     from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
-    wrong = misplaced(_requests(session, batch, keys), accepted)
+    requests = _requests(session, batch, keys, accepted)
+    wrong = misplaced(requests, accepted)
     if not wrong:
         return list(replies)
-    every = len(wrong) > max(WHOLE_BATCH_SHARE * batch.requests, WHOLE_BATCH_LEAST)
+    every = len(wrong) > max(WHOLE_BATCH_SHARE * len(requests), WHOLE_BATCH_LEAST)
     log.warning(
         "%s: %d replies answer another request of the batch%s",
         session.describe(batch),
@@ -143,12 +146,26 @@ def _placed(session: Session, batch: Batch, keys: Iterable[str], replies: Sequen
     ]
 
 
-def _requests(session: Session, batch: Batch, keys: Iterable[str]) -> dict[str, str]:
-    """key -> the end of what the dialogue says so far, for every request of a batch: as much as is looked at."""
+def _requests(session: Session, batch: Batch, keys: Collection[str], answered: Iterable[str]) -> dict[str, str]:
+    """key -> the end of what the dialogue says so far, for every request of a batch: as much as is looked at.
+
+    Requests that it holds no more, because their texts came from another batch, are known by their replies (`answered`
+    are the keys of all): a text of theirs may stand under the key of one that it holds.
+    """
     from batchgen.placing import CHARACTERS
 
     dialogues = zip(*[session.store.held_texts(batch)] * batch.position, strict=True)  # one after the other, as read
-    return dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
+    found = dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
+    asked = {key: parsed.number for key in answered if key not in found and (parsed := parse_key(key))}
+    if not asked:
+        return found
+    numbers = sorted(number for number in set(asked.values()) if number <= session.conversations)
+    others = {number: key for key, number in session.keys(batch, numbers).items() if key in asked}
+    for one in session.store.conversations(list(others)):
+        said = list(chain.from_iterable(one.turns))[: batch.position]
+        if all(said):
+            found[others[one.number]] = " ".join(said)[-CHARACTERS:]
+    return found
 
 
 def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Batch]:

@@ -88,6 +88,7 @@ def key_format(step: Step, attempt: int, run: str, digits: int) -> bytes:
 
 
 # Patterns here and in other rooms of every command are compiled when they are first used: an idle tick uses none.
+KEY_CHARACTERS = 64  # Together takes no more
 _KEY = r"r1-(?P<number>\d+)\.r(?P<round>\d+)\.(?P<stage>question|answer|correction)\.a(?P<attempt>\d+)\.\w+"
 
 
@@ -99,7 +100,7 @@ class ParsedKey(NamedTuple):
 
 def parse_key(key: str) -> ParsedKey | None:
     """What a request key says, or None when it is none of ours."""
-    match = re.fullmatch(_KEY, key)
+    match = re.fullmatch(_KEY, key) if len(key) <= KEY_CHARACTERS else None
     if match is None:
         return None
     step = Step(int(match["round"]), Stage(match["stage"]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import seeds
 from invariants import ROUNDS, finished, undisturbed
-from scenes import Make, Scene
+from scenes import HOUR, MINUTE, Make, Scene
 
 from batchgen import placing
 from batchgen.local.backends import Prompt, Scripted
@@ -310,6 +310,29 @@ def test_a_batch_is_believed_up_to_so_many_swaps(
     scene.bench.service.faults.rows("swapped", key=r"\.question\.a1\.", indexes=[1, 4])
     scene.finish()
     assert len(failures(scene.bench)) == again
+
+
+def test_an_answer_under_a_key_whose_own_request_is_answered_already(make_bench: Make) -> None:
+    """Of two swapped replies, the batch needs one no more: its text came late from an earlier batch."""
+    quiet = scene_of_topics(make_bench, 12, "quiet")
+    quiet.finish()
+    scene = scene_of_topics(make_bench, 12, "swapped")
+    faults, world = scene.bench.service.faults, scene.bench.service.world
+    world.job_seconds = 1000.0
+    faults.job(provider="gemini", times=1, cancel="late", late_seconds=5 * HOUR)
+    scene.tick()
+    for command in ("cancel", "collect"):
+        scene.run(command)
+    world.job_seconds = 24 * HOUR
+    scene.tick(20 * MINUTE)
+    faults.rows("missing", where=lambda key: "-000002" not in key)
+    assert "1 of 12 accepted" in scene.tick(5 * HOUR).err
+    faults.clear()
+    faults.rows("swapped", where=lambda key: ".question.a2." in key and key[:9] in {"r1-000002", "r1-000005"})
+    assert "2 replies answer another request of the batch" in scene.tick(24 * HOUR).err
+    world.job_seconds = 0.0
+    scene.finish()
+    assert scene.bench.files() == quiet.bench.files()
 
 
 def test_texts_that_say_nothing_of_their_request_are_not_suspected(make_bench: Make) -> None:

@@ -187,7 +187,11 @@ def test_a_key_says_what_it_was_made_of(number: int, digits: int, position: int,
 
 
 @pytest.mark.parametrize(
-    "key", ["", "r1-1", "r1-000001.r2.answer.a1", "r1-000001.r2.summary.a1.x", "r1-000001.r2.answer.a1.x\n", "x.r1-1"]
+    "key",
+    [
+        *("", "r1-1", "r1-000001.r2.answer.a1", "r1-000001.r2.summary.a1.x", "r1-000001.r2.answer.a1.x\n", "x.r1-1"),
+        f"r1-{'9' * 5000}.r2.answer.a1.x",  # more digits than an int is made from
+    ],
 )
 def test_a_stranger_is_no_key_of_ours(key: str) -> None:
     assert parse_key(key) is None
