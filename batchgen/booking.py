@@ -98,6 +98,13 @@ def give_up(session: Session, batch: Batch, error: str) -> None:
     release(session, batch, "abandoned", error=error, awaited_until=until)
 
 
+def forget_ending(session: Session, batch: Batch) -> None:
+    """Of a batch that is created, or was: a kill may have left an ending that the store knows nothing of, by which
+    `rebuild` would buy its conversations again.
+    """
+    ending_file(session.layout, batch).unlink(missing_ok=True)
+
+
 def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
     record = {**{name: getattr(batch, name) for name in KEPT}, **ending._asdict()}
     for name in ("refused", "gone"):
@@ -181,6 +188,9 @@ def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) 
         brought = {keys[key] for key in accepted_keys(judged) if key in keys}
         holders = session.store.give_back(batch, lent, but=brought)
         if not brought and batch.state == "abandoned":
+            # As it ended: a kill may have left an ending that says otherwise.
+            why = batch.error or ""
+            _keep_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
             supersede(session, provider, batch, raw)
             return []
         gone = {number: reason for number, reason in ended.items() if number not in brought}

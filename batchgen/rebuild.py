@@ -159,6 +159,8 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending, asked_again:
     if ending.late:  # which texts were taken is known
         booking.settle(session, batch, keys, booking.lines_judged(provider, batch, raw), ending)
         return
+    if raw.strip():  # they came late, and a kill came before the ending could say so
+        ending = ending._replace(awaited_until=None)
     replies = booking.replies(session, provider, batch, raw, keys, ending.retry_flags)
     accepted = {keys.get(key, 0) for key in accepted_keys(replies)} if asked_again else set()
     if late := accepted.intersection(asked_again):

@@ -111,6 +111,7 @@ def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job
 def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[Job]) -> Batch:
     """Take the oldest matching job as the batch's own; cancel the others, which were bought by accident."""
     oldest, *others = matches
+    booking.forget_ending(session, batch)
     log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
     batch = session.store.update(
         batch,

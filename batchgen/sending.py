@@ -213,6 +213,8 @@ class Sender:
         """Every intent durable, one create call each, every id durable. Returns how many were created."""
         session, created, setup = self._session, 0, None
         calls = [_create_call(session, batch) for batch in batches]
+        for batch in batches:
+            booking.forget_ending(session, batch)
         batches = session.store.intend(batches, session.now())
         crashpoint("intent_before_create")
         answers = dict(zip(at_once(calls, "creating"), batches, strict=True))

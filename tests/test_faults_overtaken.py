@@ -177,3 +177,111 @@ def test_an_empty_late_file_takes_nothing_from_anybody(make_bench: Make) -> None
     assert scene.batches() == before
     scene.bench.service.world.job_seconds = 0.0
     scene.finish(every=HOUR)
+
+
+def hidden(make_bench: Make) -> Scene:
+    """A create call without an answer, whose job shows itself an hour after it was given up and asked again."""
+    scene = Scene.of(make_bench, 5, job_seconds=100.0)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
+    scene.tick()
+    scene.tick(6 * MINUTE)
+    scene.duplicates = 1  # from here on the hidden job is nobody's
+    scene.bench.service.world.job_seconds = DAY
+    scene.tick(10 * MINUTE)
+    assert [state for _, _, state in scene.batches()] == ["abandoned", "in_flight"]
+    return scene
+
+
+def test_a_batch_whose_texts_were_not_taken_after_a_kill_has_none_when_it_is_built_again(
+    make_bench: Make, forks: Forks
+) -> None:
+    """What the kill left says that they were taken."""
+    scene = hidden(make_bench)
+    world = scene.bench.service.world
+    world.advance(HOUR)
+    assert forks.run(scene.bench, "collect", crash="ending_written").code == KILLED
+    scene.duplicates = 0
+    world.job_seconds = 0.0
+    scene.tick()
+    assert sources(scene) == [2] * 5
+    scene.finish()
+    built_again(scene)
+
+
+def test_a_batch_that_is_sent_although_a_kill_gave_it_up_is_not_bought_again(make_bench: Make, forks: Forks) -> None:
+    """The kill comes before the store knows. Then the batch is sent, and then the store is lost."""
+    scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "Quota exceeded."), times=0))
+    scene.bench.configure("rounds = 2\nbatches.max_requests = 5\n")
+    scene.tick(MINUTE)
+    faults.clear()
+    faults.rows("missing", where=lambda key: "-000003" in key)
+    scene.bench.service.world.advance(LATE)
+    assert forks.run(scene.bench, "collect", crash="store_before_commit").code == KILLED
+    faults.clear()
+    scene.bench.configure("rounds = 2\nbatches.max_requests = 5\ngemini.concurrent_batches = 3\n")
+    scene.run("submit", "--stage", "question")
+    jobs = scene.jobs("gemini")
+    assert [state for _, _, state in scene.batches()].count("in_flight") == jobs - 1
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.bench.run("rebuild").code == 0
+    asked = len(scene.bench.service.world.bought_keys)
+    scene.bench.run("collect")
+    scene.bench.run("submit", "--stage", "question")
+    assert len(scene.bench.service.world.bought_keys) == asked
+    scene.bench.service.world.job_seconds = 0.0
+    scene.bench.ticks(seconds=6 * HOUR)
+    assert scene.bench.run("verify").code == 0
+
+
+def test_a_batch_that_is_found_although_a_kill_gave_it_up_is_not_bought_again(make_bench: Make, forks: Forks) -> None:
+    scene = Scene.of(make_bench, 5, job_seconds=DAY)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
+    scene.tick()
+    scene.tick(6 * MINUTE)
+    scene.bench.service.world.advance(10 * MINUTE)
+    assert forks.run(scene.bench, "collect", crash="store_before_commit").code == KILLED
+    scene.tick(HOUR)
+    assert scene.batches() == [(1, 5, "in_flight")]
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.bench.run("rebuild").code == 0
+    scene.bench.service.world.job_seconds = 0.0
+    scene.bench.ticks(seconds=HOUR)
+    assert scene.jobs("gemini") == 2
+    assert scene.bench.run("verify").code == 0
+
+
+def lost_with_a_kill(scene: Scene, forks: Forks) -> None:
+    """The late results lie on the disk, and no ending says so; the store is built again."""
+    assert forks.run(scene.bench, "collect", crash="result_file_written").code == KILLED
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.bench.run("rebuild").code == 0
+
+
+def test_late_results_that_a_rebuilt_store_has_booked_are_not_booked_again(make_bench: Make, forks: Forks) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
+    assert scene.batches() == [(1, 5, "collected"), (2, 2, "in_flight")]
+    scene.bench.service.world.advance(LATE)
+    lost_with_a_kill(scene, forks)
+    scene.bench.service.world.job_seconds = 0.0
+    scene.bench.run("collect")
+    [step] = [row for row in scene.bench.status()["steps"] if (row["round"], row["stage"]) == (2, "question")]
+    assert (step["ready"], step["in_flight"], step["done"]) == (0, 0, 5)
+    end(scene, expected)
+
+
+def test_late_results_of_a_batch_that_was_given_up_are_not_lost_with_the_store(make_bench: Make, forks: Forks) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = hidden(make_bench)
+    scene.bench.service.world.advance(HOUR)
+    lost_with_a_kill(scene, forks)
+    scene.bench.run("collect")
+    assert sources(scene) == [1] * 5
+    scene.duplicates = 0
+    end(scene, expected)
