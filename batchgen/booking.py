@@ -175,11 +175,9 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
     return found
 
 
-def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> list[Batch]:
+def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
     """Results that came after their batch had ended without any. A text is accepted where none is yet, even if another
     batch was asked for it since. All else is superseded: what the batch's end meant for a conversation stays.
-
-    Returns the batches in flight that hold nothing any more: nobody needs what they will bring.
     """
     with session.store.transaction():
         ended, lent = session.store.borrow(batch)
@@ -192,13 +190,12 @@ def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) 
             why = batch.error or ""
             _keep_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
             supersede(session, provider, batch, raw)
-            return []
+            return
         gone = {number: reason for number, reason in ended.items() if number not in brought}
         ending = Ending(Reason.MISSING, "no line came back", retry_flags=flags, gone=gone, late=True)
         settle(session, batch, session.keys(batch), judged, ending)
         for holder in holders:
             _go_without(session, holder)
-    return [holder for holder in holders if holder.state == "in_flight" and not holder.requests]
 
 
 def _go_without(session: Session, holder: Batch) -> None:

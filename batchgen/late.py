@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError, NotReady
+from batchgen.errors import BatchgenError, NotReady, SetupError
 from batchgen.fetch import SHORT_LOOKS, fetch
 from batchgen.housekeeping import stop
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
 from batchgen.reconcile import LISTING_PAYS, listed
-from batchgen.records import Batch
+from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session
 
 
@@ -30,6 +30,7 @@ def look_for_late_results(session: Session) -> None:
             _look(session, provider, mine)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: results that may come late could not be looked for: %s", name, error)
+    _stop_needless(session)
 
 
 def _own(session: Session, provider: Provider) -> tuple[str, str]:
@@ -99,5 +100,18 @@ def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
         session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
         raise
     if raw.strip():
-        for needless in settle_late(session, provider, batch, raw):
-            stop(session, needless)
+        settle_late(session, provider, batch, raw)
+
+
+def _stop_needless(session: Session) -> None:
+    """Cancel what is in flight and holds nothing any more, until that was asked for: all its texts came late from
+    others.
+    """
+    for batch in session.store.batches("in_flight"):
+        if batch.requests or batch.error == CANCEL_ASKED:
+            continue
+        try:
+            if (batch.provider, batch.key_fingerprint) == _own(session, provider_row(batch.provider)):
+                stop(session, batch)
+        except SetupError as error:
+            session.trouble(error)

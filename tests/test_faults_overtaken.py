@@ -256,6 +256,43 @@ def test_a_batch_that_is_found_although_a_kill_gave_it_up_is_not_bought_again(ma
     assert scene.bench.run("verify").code == 0
 
 
+def cancels(scene: Scene) -> int:
+    return len(scene.bench.service.world.seen("gemini", "cancel"))
+
+
+def test_what_nobody_needs_is_cancelled_until_that_was_asked_for(make_bench: Make) -> None:
+    """The provider is in trouble at first."""
+    scene = asked_twice(make_bench)
+    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(500), times=0))
+    assert scene.tick(LATE).code == 75
+    scene.bench.service.faults.clear()
+    assert scene.tick(MINUTE).err.count("cancellation asked for") == 3
+    asked = cancels(scene)
+    scene.tick(MINUTE)
+    assert cancels(scene) == asked
+
+
+def test_a_batch_that_nobody_needs_is_cancelled_when_it_is_found(make_bench: Make) -> None:
+    """Its create call got no answer, and it is not listed before its texts came from another."""
+    expected = undisturbed(make_bench, 5)
+    patient = "batches.reconcile_grace_seconds = 86400\n"
+    scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True, times=2))
+    faults.job(provider="gemini", times=2, unlisted_seconds=6 * HOUR)
+    scene.bench.configure(f"rounds = 2\nbatches.max_requests = 5\n{patient}")
+    scene.tick(MINUTE)
+    assert [state for _, _, state in scene.batches()][1:3] == ["in_flight", "creating"]
+    scene.bench.service.faults.clear()
+    assert "5 of 5 accepted" in scene.tick(LATE).err
+    assert scene.batches()[2] == (2, 0, "creating")
+    before = cancels(scene)
+    scene.tick(2 * HOUR)
+    scene.tick(MINUTE)
+    assert cancels(scene) == before + 1
+    end(scene, expected)
+
+
 def lost_with_a_kill(scene: Scene, forks: Forks) -> None:
     """The late results lie on the disk, and no ending says so; the store is built again."""
     assert forks.run(scene.bench, "collect", crash="result_file_written").code == KILLED
