@@ -254,9 +254,10 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
     )
     crashpoint("batch_settled")
     done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
-    level = log.info if done else log.warning
+    level = log.info if done or not batch.requests else log.warning
     reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
-    level("%s: %d of %d accepted (%s)", session.describe(batch), done, batch.requests, reasons)
+    became = f" ({reasons})" if reasons else ""
+    level("%s: %d of %d accepted%s", session.describe(batch), done, batch.requests, became)
 
 
 def _with_gone(

@@ -221,6 +221,8 @@ def _expect_results(session: Session, batch: Batch, job: Job, waited: float) -> 
     """
     if job.output or job.errors or job.inline:
         return
+    if job.state is JobState.CANCELLED and not batch.requests:
+        return  # nobody needs them; if they come all the same, what they cost is booked
     asked = batch.error == CANCEL_ASKED
     patience = session.settings.batches.reconcile_grace_seconds if asked else 0
     early = not waited or waited < patience

@@ -272,6 +272,17 @@ def test_what_nobody_needs_is_cancelled_until_that_was_asked_for(make_bench: Mak
     assert cancels(scene) == asked
 
 
+def test_the_end_of_what_nobody_needs_is_no_trouble(make_bench: Make) -> None:
+    """It was cancelled before it had done anything, and no result of it is waited for."""
+    scene = asked_twice(make_bench)
+    scene.bench.service.world.job_seconds = 10 * DAY
+    scene.tick(LATE)
+    result = scene.tick(MINUTE)
+    assert result.code == 0
+    assert result.err.count("0 of 0 accepted\n") == 3
+    assert {state for _, _, state in scene.batches()} == {"collected"}
+
+
 def test_a_batch_that_nobody_needs_is_cancelled_when_it_is_found(make_bench: Make) -> None:
     """Its create call got no answer, and it is not listed before its texts came from another."""
     expected = undisturbed(make_bench, 5)
