@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from batchgen.booking import release
 from batchgen.dialogue import Step
 from batchgen.errors import BatchgenError, NotReady, SetupError
 from batchgen.logs import log
@@ -146,9 +147,17 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
             session.store.end_wait(wait.scope)
             halts += 1
     for batch in session.store.batches("creating"):
-        if batch.key_fingerprint == KEY_UNKNOWN and batch.step in steps:  # who calls has looked: there is no such job
-            session.store.release(batch, "abandoned", error="given up by hand after a rebuild")
+        if batch.step in steps and _somebody_has_looked(batch):
+            release(session, batch, "abandoned", error="given up by hand after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
+
+
+def _somebody_has_looked(batch: Batch) -> bool:
+    """Whether a tick has asked for a person to look for a batch whose end a rebuilt store does not know. Who calls
+    `retry` after that has found no such job; before, and where jobs are found by name, ticks look for it.
+    """
+    asked = batch.blanks and not provider_row(batch.provider).found_by_name
+    return bool(asked) and batch.key_fingerprint == KEY_UNKNOWN
 
 
 def switch(session: Session, name: str, model: str | None) -> str:

@@ -86,6 +86,7 @@ def _by_upload(session: Session, provider: Provider, batch: Batch, found: Mappin
         if matches := found.get(file_id):
             adopt(session, provider, session.store.update(batch, remote_file=file_id), matches)
             return
+    session.store.update(batch, blanks=1)
     session.trouble(
         NeedsPerson(
             f"{session.describe(batch)}: whether it was submitted is not known since the store was rebuilt.",

@@ -122,6 +122,36 @@ def test_at_together_somebody_must_look_where_the_file_is_gone(bench: Bench) -> 
     assert bench.status()["complete"] == 3
 
 
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+def test_retry_gives_up_nothing_that_nobody_has_looked_for(bench: Bench, provider: str) -> None:
+    """It is meant for what was left behind, and a rebuilt store does not know its jobs before the first tick."""
+    if provider == "together":
+        forget_an_answer_in_flight(bench)
+    else:
+        bench.configure(ROUNDS)
+        bench.prepare(seeds(3))
+        bench.run("submit", "--stage", "question")
+        forget(bench)
+        assert bench.run("rebuild", "--json").json["open"] == 1
+    bench.run("retry")
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+    assert len(bench.service.world.jobs_created()) == 3
+
+
+def test_what_a_person_gave_up_is_not_looked_for_when_the_store_is_built_again(bench: Bench) -> None:
+    forget_an_answer_in_flight(bench)
+    gone = Fault(provider="together", endpoint="file_list", action=Status(404), times=1)
+    bench.service.faults.add(gone)
+    assert "batchgen retry" in bench.run("collect").err
+    bench.run("retry")
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    assert "how it ended is not known" not in bench.run("rebuild").err
+    bench.ticks()
+    assert bench.status()["complete"] == 3
+    assert bench.run("verify").code == 0
+
+
 def test_lines_that_were_refused_are_remembered(bench: Bench) -> None:
     bench.service.faults.add(
         Fault(provider="gemini", endpoint="create", action=Status(400, "Error on line 2: invalid JSON"))
