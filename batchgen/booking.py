@@ -27,6 +27,7 @@ from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
 from batchgen.session import Session
+from batchgen.words import counted
 
 
 class Ending(NamedTuple):
@@ -237,9 +238,9 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
     strangers = len(merged.strangers) - len(ending.gone)
     if strangers > 0 or merged.keyless:
         log.warning(
-            "%s: %d lines for requests that it does not hold and %d without a key are left aside",
+            "%s: %s for requests that it does not hold and %d without a key are left aside",
             session.describe(batch),
-            max(strangers, 0),
+            counted(max(strangers, 0), "line"),
             merged.keyless,
         )
     session.store.settle(

@@ -23,17 +23,17 @@ def cancel(session: Session) -> int:
     collected and booked.
     """
     reconcile(session)
-    return sum(stop(session, batch) for batch in session.store.batches("in_flight"))
+    return sum(_stopped(session, batch) for batch in session.store.batches("in_flight"))
 
 
-def stop(session: Session, batch: Batch) -> bool:
-    """Ask the provider to stop a batch in flight. Returns whether that was asked for; why not becomes a trouble."""
+def _stopped(session: Session, batch: Batch) -> bool:
+    """Whether the provider was asked to stop a batch in flight; why not becomes a trouble."""
     provider = provider_row(batch.provider)
     if batch.key_fingerprint != session.fingerprint(provider):
         log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
         return False
     try:
-        session.remote(provider).cancel(batch.remote_id or "")
+        ask_to_stop(session, batch)
     except SetupError:
         raise
     except BatchgenError as error:
@@ -45,9 +45,14 @@ def stop(session: Session, batch: Batch) -> bool:
         else:
             session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
         return False
+    return True
+
+
+def ask_to_stop(session: Session, batch: Batch) -> None:
+    """Ask the provider to stop a batch in flight. Raises what the call raises."""
+    session.remote(provider_row(batch.provider)).cancel(batch.remote_id or "")
     session.store.update(batch, error=CANCEL_ASKED)
     log.info("%s: cancellation asked for", session.describe(batch))
-    return True
 
 
 def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:

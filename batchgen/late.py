@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError, NotReady, SetupError
+from batchgen.errors import BatchgenError, NotReady
 from batchgen.fetch import SHORT_LOOKS, fetch
-from batchgen.housekeeping import stop
+from batchgen.housekeeping import ask_to_stop
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
@@ -105,13 +105,13 @@ def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
 
 def _stop_needless(session: Session) -> None:
     """Cancel what is in flight and holds nothing any more, until that was asked for: all its texts came late from
-    others.
+    others. Where it cannot be asked for, the job only costs what it was to cost.
     """
     for batch in session.store.batches("in_flight"):
         if batch.requests or batch.error == CANCEL_ASKED:
             continue
         try:
             if (batch.provider, batch.key_fingerprint) == _own(session, provider_row(batch.provider)):
-                stop(session, batch)
-        except SetupError as error:
-            session.trouble(error)
+                ask_to_stop(session, batch)
+        except (BatchgenError, *REFUSALS) as error:
+            log.debug("%s: nobody needs it, but it could not be cancelled: %s", batch.name, error)
