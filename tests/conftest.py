@@ -5,13 +5,15 @@ The commands run through `batchgen.cli.main` with the real SDKs over real HTTP. 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +42,7 @@ SHARED = REPOSITORY.parent / "shared" / "data"  # real rows beside the repositor
 GEMINI_KEY = "AIzaSyPLANTED0gemini0key0000000000000000"
 MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
 ROOM_BYTES = 2**31  # several times what the largest tests leave; those of passed tests are deleted at once
+GARBAGE = 10_000  # objects that may be made before the newest of them are looked at
 TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
 
 
@@ -48,7 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Roots lie in memory where it has room: their thousands of syncs would take longer than all else that tests do."""
+    """Roots lie in memory where it has room: their thousands of syncs would take longer than all else that tests do.
+    Tests are compiled once: with asserts that explain themselves it takes seconds, in every worker of every run.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for workers; other processes get environments of their own
+    sys.dont_write_bytecode = False
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
@@ -59,7 +66,23 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Where nothing is compiled yet, workers start with a share of the tests each: they find the others' done."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    at, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    for path in sorted(Path(__file__).parent.glob("test_*.py"))[at::workers]:
+        with suppress(Exception):  # whatever is wrong with it is told when it is collected
+            import_module(path.stem)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # What is there now stays: looking through all of it for garbage again and again is a tenth of the tests' time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     if session.config.getoption("--reliability"):
         reliability.write(session.items)
         pytest.exit("docs/reliability.md is written", returncode=0)
@@ -248,6 +271,14 @@ def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
     from invariants import CONVERSATIONS, undisturbed
 
     return undisturbed(make_bench, CONVERSATIONS)
+
+
+@pytest.fixture
+def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report's charts need no other process: its start is most of a small report's time."""
+    from batchgen.report import write
+
+    monkeypatch.setattr(write, "apart", lambda work, piece: work(piece))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ killed by SIGKILL at a named point or after its N-th effect, and whatever only e
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -128,6 +129,8 @@ def _serve() -> None:
     types: Any = import_module("google.genai.types")
     for name in MADE_WHEN_NEEDED:
         getattr(types, name).model_rebuild()
+    gc.collect()
+    gc.freeze()  # a child that looked through all of it for garbage would copy it
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
