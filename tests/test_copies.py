@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchgen import copies as near_copies
+from batchgen import hand
 from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
 from batchgen.dialogue import Conversation, Turn
 from batchgen.quality import table
@@ -17,6 +18,12 @@ from batchgen.survey import held_out, survey
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second process, which takes its time to start: what two of them find is looked at once."""
+    monkeypatch.setattr(hand, "_cores", lambda: 1)
 
 
 def related(chance: Random) -> list[Conversation]:
@@ -55,6 +62,7 @@ def test_little_is_kept_of_a_conversation() -> None:
         assert sum(frame.estimated_size() for frame in kept.frames) <= 100 * (8 + 4 * BANDS)
 
 
+@pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("kept", [1, 25, 1000])
 def test_what_is_put_away_is_found_again(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     dialogues = related(Random(7))

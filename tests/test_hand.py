@@ -10,29 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import REPOSITORY
+from pieces import dies_elsewhere, fails, square, where
 
 from batchgen import hand
 from batchgen.hand import apart, spread
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def where(_: int) -> int:
-    return os.getpid()
-
-
-def dies_elsewhere(number: int) -> int:
-    if os.environ.get("HERE") != str(os.getpid()):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def fails(number: int) -> int:
-    if number == 5:
-        raise ValueError("not this one")
-    return number
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +86,7 @@ def test_who_stops_early_leaves_no_process() -> None:
 FIRST = """
 import os, signal, sys
 sys.path[:0] = ["tests"]
-from test_hand import where
+from pieces import where
 from batchgen import hand
 if __name__ == "__main__":
     with hand._Hand(where) as second:

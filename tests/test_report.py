@@ -28,9 +28,8 @@ from batchgen.errors import SetupError
 from batchgen.files import Layout, exclusive
 from batchgen.quality import LABELS
 from batchgen.records import Batch, Standing
-from batchgen.report import charts, spans
 from batchgen.report import page as paging
-from batchgen.report import write as writing
+from batchgen.report import spans
 from batchgen.report.facts import Facts, facts
 from batchgen.report.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
 from batchgen.report.marks import marked
@@ -49,10 +48,7 @@ ROUNDED = "Lengths of 10,000 and more are rounded to three digits."
 WORDS = st.text(st.sampled_from("ab, .\n\u2028é中文，한😀<&"), max_size=40)
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are drawn here: another process's start is most of a small report's time."""
-    monkeypatch.setattr(writing, "apart", lambda work, piece: work(piece))
+pytestmark = pytest.mark.usefixtures("drawn_here")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +84,8 @@ def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
 def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
     """Nobody could see so many bars, and a chart of them would take a page's whole room."""
+    from batchgen.report import charts  # here: what draws takes a second to load
+
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
     nothing: dict[str, Any] = dict.fromkeys(Batch._fields)

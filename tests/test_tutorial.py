@@ -9,7 +9,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import datasets
 import pytest
 from conftest import REPOSITORY, Bench
 
@@ -40,6 +39,8 @@ def python(code: str) -> str:
 def test_the_tutorial(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import datasets  # here: it takes a second to load
+
     (tmp_path / "batchgen").mkdir()
     shutil.copy(REPOSITORY / "batchgen" / "examples.jsonl", tmp_path / "batchgen" / "examples.jsonl")
     monkeypatch.chdir(tmp_path)

@@ -63,6 +63,7 @@ def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_ben
     scene.finish()
 
 
+@pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize("version", [BEGUN, AWAITED])
 def test_a_report_of_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
     """A finished run has no further tick that would bring it up to date."""
