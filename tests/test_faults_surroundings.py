@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import GEMINI_KEY, TOGETHER_KEY, Bench
+from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result
 from forks import KILLED, Forks
 from invariants import (
     ROUNDS,
@@ -312,10 +312,21 @@ def test_43_no_answer_at_all(provider: str, endpoint: str, expected: dict[str, b
     """The server accepts and says nothing: one time-out later the command is over and the lock is free."""
     bench = start(make_bench(), "http_timeout_seconds = 0.3\n")
     bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=Hang(600), times=0))
-    until(bench, 75)
+    assert met(bench, 1).code == 75
     assert bench.service.faults.struck() == 1, "asked again, and waited as long again"
     bench.service.faults.clear()
+    bench.configure(ROUNDS)
     end(bench, expected)
+
+
+def met(bench: Bench, faults: int) -> Result:
+    """The tick in which so many faults have struck; those before it may time out by themselves on a busy machine."""
+    for _ in range(10):
+        result = tick(bench)
+        assert result.code in {0, 75}, result
+        if bench.service.faults.struck() >= faults:
+            return result
+    raise AssertionError(f"{faults} faults were never met")
 
 
 DRIPPING: dict[str, Action] = {"get": Drip(8), "list": Drip(8), "download": Drip(8), "create": Drip(8)}
@@ -338,11 +349,15 @@ def test_43_an_answer_that_drips(
     if endpoint == "list":
         bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
     bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=DRIPPING[endpoint]))
-    assert "Traceback" not in until(bench, 75).err
+    result = met(bench, 1)
     if endpoint == "list":
-        assert tick(bench, 2000).code == 75
+        bench.service.world.advance(2000)
+        result = met(bench, 2)
         assert ledger(bench).batches[-1]["state"] == "creating"
+    assert result.code == 75
+    assert "Traceback" not in result.err
     assert bench.service.faults.struck() == 1 + (endpoint == "list")
+    bench.configure(ROUNDS)
     bench.service.faults.clear()
     end(bench, expected)
 
