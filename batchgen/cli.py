@@ -73,9 +73,9 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     """
     from batchgen.logs import configure, learn
 
-    for name, value in os.environ.items():
+    for name in os.environ:
         if name.endswith(KEYS):
-            learn(value.strip())
+            learn(os.environ[name].strip())
     quick = context.invoked_subcommand in SILENT
     if not quick:
         give_back()  # those do it when they have found something to do

@@ -25,6 +25,7 @@ from batchgen.local.store import DirectoryStore, MemoryStore
 from batchgen.local.wire import Request, Response, json_response
 from batchgen.local.workers import Workers
 from batchgen.local.world import World
+from batchgen.threads import at_once
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
@@ -230,8 +231,9 @@ class LocalService:
 
     def stop(self) -> None:
         self.faults.release()
+        for done in at_once([server.shutdown for server in self._servers], "stop"):
+            done.result()
         for server in self._servers:
-            server.shutdown()
             server.hang_up()
             server.server_close()
         for thread in self._threads:
