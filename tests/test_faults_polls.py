@@ -20,7 +20,7 @@ from batchgen.local.faults import Drop, Fault, Hang, Merge, Status
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None:
     expected = undisturbed(make_bench, 4)
-    scene = Scene.of(make_bench, 4, "batches.http_timeout_seconds = 0.8\n")
+    scene = Scene.of(make_bench, 4)
     reach(scene, provider)
     faults = scene.bench.service.faults
     faults.add(Fault(provider=provider, endpoint="get", action=Status(503), times=3))
@@ -28,7 +28,12 @@ def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None
     faults.add(Fault(provider=provider, endpoint="get", action=Hang(), times=1))
     faults.add(Fault(provider=provider, endpoint="get", action=Status(404, "Not found."), times=3))
     faults.add(Fault(provider=provider, endpoint="get", action=Status(429, "Slow down."), times=1))
-    codes = [scene.tick(HOUR) for _ in range(7)]
+    codes = [scene.tick(HOUR) for _ in range(2)]
+    patient = (scene.bench.root / "batchgen.toml").read_text("utf-8")
+    scene.bench.configure(f"{patient}batches.http_timeout_seconds = 0.3\n")
+    codes.append(scene.tick(HOUR))
+    scene.bench.configure(patient)
+    codes += [scene.tick(HOUR) for _ in range(4)]
     assert [result.code for result in codes] == [75] * 7
     assert "does not know it at the moment (3 times)" in codes[5].err
     assert scene.jobs(provider) == 1

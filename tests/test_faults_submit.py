@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 from conftest import Bench  # noqa: TC002 - not a library
 from forks import KILLED, Forks
-from invariants import Make, Watch, end, finished, ledger, posts, start, strikes, tick, until
+from invariants import ROUNDS, Make, Watch, end, finished, ledger, met, posts, start, strikes, tick, until
 
 from batchgen import providers
 from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
@@ -170,10 +170,11 @@ def test_3_the_answer_to_a_create_is_lost(name: str, bench: Bench, expected: dic
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
     """A read time-out, and the job comes into being three minutes later: patience, then adoption."""
-    bench = start(make_bench(), "http_timeout_seconds = 0.2\n")
+    bench = start(make_bench(), "http_timeout_seconds = 0.5\n")
     late = LateCommit(seconds=180, then=Hang())
     bench.service.faults.add(Fault(provider=provider, endpoint="create", action=late))
-    until(bench, 75)
+    assert met(bench, 1).code == 75
+    bench.configure(ROUNDS)
     before = posts(bench, provider)
     assert [tick(bench, 80).code for _ in range(2)] == [75, 75]
     assert ledger(bench).batches[-1]["blanks"] == 2

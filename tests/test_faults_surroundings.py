@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result
+from conftest import GEMINI_KEY, TOGETHER_KEY, Bench
 from forks import KILLED, Forks
 from invariants import (
     ROUNDS,
@@ -12,6 +12,7 @@ from invariants import (
     end,
     finished,
     ledger,
+    met,
     no_key_anywhere,
     start,
     tick,
@@ -317,16 +318,6 @@ def test_43_no_answer_at_all(provider: str, endpoint: str, expected: dict[str, b
     bench.service.faults.clear()
     bench.configure(ROUNDS)
     end(bench, expected)
-
-
-def met(bench: Bench, faults: int) -> Result:
-    """The tick in which so many faults have struck; those before it may time out by themselves on a busy machine."""
-    for _ in range(10):
-        result = tick(bench)
-        assert result.code in {0, 75}, result
-        if bench.service.faults.struck() >= faults:
-            return result
-    raise AssertionError(f"{faults} faults were never met")
 
 
 DRIPPING: dict[str, Action] = {"get": Drip(8), "list": Drip(8), "download": Drip(8), "create": Drip(8)}

@@ -144,7 +144,7 @@ def hanging(message: str, before: int) -> Reply:
 
 def test_an_answer_that_never_comes_is_asked_for_again() -> None:
     with Upstream(behaviour=hanging) as upstream:
-        backend = OpenAICompatible(upstream.url, parallel=8, timeout_seconds=0.3)
+        backend = OpenAICompatible(upstream.url, parallel=8, timeout_seconds=1.0)
         with LocalService(backend) as service, together_client(service) as client:
             job = together_job(client, 12)
             over(service, seconds=20.0)
