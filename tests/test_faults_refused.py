@@ -235,6 +235,44 @@ def test_10_file_still_processing(expected: dict[str, bytes], make_bench: Make) 
     end(bench, expected, jobs=2 * STEPS)
 
 
+@pytest.mark.fault(
+    10,
+    "an uploaded file is looked at, and the answer is 200 and says nothing",
+    injected="`{}`",
+    seen="status 75; no create before it is known to be ready",
+)
+def test_10_an_answer_that_says_nothing_is_no_file_that_is_ready(expected: dict[str, bytes], bench: Bench) -> None:
+    bench.service.world.file_processing_seconds = 30
+    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text="{}")))
+    assert tick(bench).code == 75
+    assert tick(bench).code == 75
+    assert posts(bench) == 0
+    bench.service.world.file_processing_seconds = 0
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    10,
+    "create: 400, the file is not ready after all",
+    injected="answer to create",
+    seen="status 75; the next tick looks at the file again and creates it once",
+)
+@pytest.mark.parametrize(
+    ("provider", "message"),
+    [
+        ("gemini", "The File files/abc is not in an ACTIVE state and usage is not allowed. FAILED_PRECONDITION"),
+        ("together", "Input file file-abc is still being processed"),
+    ],
+)
+def test_10_a_create_that_came_too_early_stops_nothing(
+    provider: str, message: str, expected: dict[str, bytes], bench: Bench
+) -> None:
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Status(400, message)))
+    until(bench, 75)
+    assert strikes(bench) == {0}
+    end(bench, expected, jobs=STEPS)
+
+
 # ---------------------------------------------------------------- clear refusals, 11 to 13
 
 

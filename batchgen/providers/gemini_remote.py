@@ -145,7 +145,9 @@ class GeminiRemote:
     def file(self, file_id: str) -> RemoteFile:
         def call() -> RemoteFile:
             with _calling("look at an uploaded file"):
-                return RemoteFile(file_id, ready=_file_state(self._client.files.get(name=file_id)) == "ACTIVE")
+                file = self._client.files.get(name=file_id)
+                # An answer without a name is no file: what stands in between may say 200 and nothing.
+                return RemoteFile(file_id, ready=bool(file.name) and _file_state(file) == "ACTIVE")
 
         return patiently(call)
 

@@ -131,6 +131,11 @@ _MODEL_WORDS = re.compile(
     re.IGNORECASE,
 )
 _FILE_WORDS = re.compile(r"access the file\b|\bfile .{0,80}(?:not found|not exist|expired)", re.IGNORECASE | re.DOTALL)
+_UNREADY_WORDS = re.compile(
+    r"\bfile\b.{0,80}?(?:\bnot (?:yet )?(?:in (?:an? |the )?)?(?:active|ready|processed)\b"
+    r"|\b(?:still |being )process|\bprocessing state|\bstate:? processing)",
+    re.IGNORECASE | re.DOTALL,
+)
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE)
 _LINE = re.compile(r"Error on line (\d+): (.*?)(?=\nError on line |\Z)", re.DOTALL)
 UNCLEAR = frozenset({408, 409, 425})  # a 4xx after which the effect may still have happened
@@ -156,6 +161,8 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
         return ModelGone(short(message))
     if _FILE_WORDS.search(message):
         return FileGone(short(message))
+    if _UNREADY_WORDS.search(message):  # A7: it is looked at again before the next create
+        return Temporary(str(refusal), do="The next tick tries again.")
     if status == 403 or _KEY_WORDS.search(message):  # noqa: PLR2004 - the key's project may not do this
         return key_refused
     return JobMissing(str(refusal)) if status == 404 else CreateRefused(str(refusal))  # noqa: PLR2004
