@@ -91,6 +91,8 @@ def _readable(session: Session, provider: Provider, batch: Batch) -> bool:
     """Whether this key may speak of this batch: another key's jobs answer 404, and that must not count."""
     if batch.key_fingerprint == session.fingerprint(provider):
         return True
+    if not batch.requests:  # nobody needs what it brings; what it cost is booked when the key comes back
+        return False
     session.trouble(
         NeedsPerson(
             f"{session.describe(batch)} was submitted with another key ({batch.key_fingerprint}); it is left alone.",

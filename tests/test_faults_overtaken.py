@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from conftest import GEMINI_KEY
 from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, built_again, spent
@@ -333,3 +334,18 @@ def test_late_results_of_a_batch_that_was_given_up_are_not_lost_with_the_store(m
     assert sources(scene) == [1] * 5
     scene.duplicates = 0
     end(scene, expected)
+
+
+def test_a_key_that_nobody_needs_any_more_is_not_asked_for(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the bill waits for it."""
+    scene = asked_twice(make_bench)
+    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(500), times=0))
+    scene.tick(LATE)
+    monkeypatch.setenv("GEMINI_API_KEY", "another-key-of-mine")
+    scene.bench.service.world.job_seconds = 0.0
+    assert [scene.tick(MINUTE).code for _ in range(4)] == [0] * 4
+    assert scene.bench.status()["finished"]
+    paid = spent(scene.bench)
+    monkeypatch.setenv("GEMINI_API_KEY", GEMINI_KEY)
+    scene.finish()
+    assert spent(scene.bench) > paid
