@@ -6,10 +6,12 @@ from typing import NoReturn
 
 from batchgen import booking
 from batchgen.errors import StageStopped, Temporary
-from batchgen.providers.base import FileGone, JobMissing, LinesRefused, ModelGone
+from batchgen.providers.base import FileFailed, FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.records import Batch, Wait
 from batchgen.session import Session
 from batchgen.waits import halt_scope
+
+UPLOADS = 3  # of a file that the provider cannot process, before somebody is called
 
 
 class Stop(Exception):
@@ -19,7 +21,9 @@ class Stop(Exception):
 def take_no(session: Session, batch: Batch, error: Exception) -> NoReturn:
     """Release `batch`, or put it back to before its upload. Raises Stop, or Temporary where the next tick goes on."""
     if isinstance(error, FileGone | JobMissing):
-        _file_gone(session, batch, error)
+        _upload_again(session, batch, f"the uploaded file is gone ({error})")
+    if isinstance(error, FileFailed) and batch.upload_failed < UPLOADS:
+        _upload_again(session, batch, str(error), failed=1)
     if isinstance(error, LinesRefused):
         _refuse_lines(session, batch, error)
     if isinstance(error, ModelGone):
@@ -27,11 +31,10 @@ def take_no(session: Session, batch: Batch, error: Exception) -> NoReturn:
     _halt(session, batch, str(error))
 
 
-def _file_gone(session: Session, batch: Batch, error: Exception) -> NoReturn:
-    session.store.update(batch, state="planned", remote_file=None, uploaded_at=None)
-    raise Temporary(
-        f"{session.describe(batch)}: the uploaded file is gone ({error}).", do="The next tick uploads it again."
-    )
+def _upload_again(session: Session, batch: Batch, why: str, *, failed: int = 0) -> NoReturn:
+    tried = batch.upload_failed + failed
+    session.store.update(batch, state="planned", remote_file=None, uploaded_at=None, upload_failed=tried)
+    raise Temporary(f"{session.describe(batch)}: {why}.", do="The next tick uploads it again.")
 
 
 def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:

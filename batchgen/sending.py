@@ -191,7 +191,8 @@ class Sender:
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
             self._pause(batch, error)
         except Temporary:
-            session.store.update(batch, upload_failed=1)  # it may be this file alone: the next time others go first
+            # It may be this file alone: the next time others go first.
+            session.store.update(batch, upload_failed=max(batch.upload_failed, 1))
             raise
         except REFUSALS as error:
             take_no(session, batch, error)
@@ -313,7 +314,6 @@ def _note_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
         remote_file=file.file_id,
         key_fingerprint=key,
         uploaded_at=session.now(),
-        upload_failed=0,
     )
     crashpoint("uploaded")
     return batch

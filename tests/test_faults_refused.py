@@ -251,6 +251,29 @@ def test_10_an_answer_that_says_nothing_is_no_file_that_is_ready(expected: dict[
     end(bench, expected, jobs=STEPS)
 
 
+FAILED = '{"name": "files/x", "state": "FAILED", "error": {"code": 13, "message": "Failed to process."}}'
+
+
+@pytest.mark.fault(
+    10,
+    "the provider could not process an uploaded file",
+    injected="state of the file",
+    seen="status 75, it is uploaded anew; after three times status 3",
+)
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_10_a_file_that_failed_is_uploaded_again(times: int, expected: dict[str, bytes], bench: Bench) -> None:
+    bench.service.world.file_processing_seconds = 30
+    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text=FAILED), times=times))
+    codes = [tick(bench).code for _ in range(2 * times)]  # an upload, and a look at it
+    assert codes == ([75] * 8 if times <= 3 else [75] * 7 + [3])[: 2 * times]
+    assert posts(bench) == 0
+    if times > 3:
+        assert bench.run("retry").code == 0
+    bench.service.world.file_processing_seconds = 0
+    assert strikes(bench) == {0}
+    end(bench, expected, jobs=STEPS)
+
+
 @pytest.mark.fault(
     10,
     "create: 400, the file is not ready after all",

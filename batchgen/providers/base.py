@@ -172,6 +172,10 @@ class FileGone(CreateRefused):
     """The input file is not there any more: it must be uploaded again."""
 
 
+class FileFailed(CreateRefused):
+    """The provider could not process the input file, which may be an accident: it is uploaded anew a few times."""
+
+
 class LinesRefused(CreateRefused):
     """A clear no because of single lines; `lines` maps the physical line (from 1) to the provider's message."""
 

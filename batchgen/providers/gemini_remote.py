@@ -25,7 +25,7 @@ from batchgen.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.files import hash_file
 from batchgen.logs import redacted
 from batchgen.outcomes import short
-from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
+from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.gemini import NAME, job
 from batchgen.providers.reading import as_object
@@ -248,7 +248,7 @@ def _file_state(file: Any) -> str:
     state = getattr(file, "state", None)
     word = str(getattr(state, "value", state) or "ACTIVE")
     if word == "FAILED":
-        raise CreateRefused("gemini could not process the uploaded file")
+        raise FileFailed("gemini could not process the uploaded file")
     return word
 
 
