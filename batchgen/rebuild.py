@@ -47,7 +47,7 @@ def rebuild(session: Session) -> Rebuilt:
             do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
         )
     known, files = facts(session.layout), request_files(session.layout)
-    latest = Latest(files, sum(1 for _ in seeds(session.layout)))
+    latest = Latest(session.layout, files, sum(1 for _ in seeds(session.layout)))
     # Until the end nothing else may work with this store: it would buy what is not settled again yet.
     conversations = session.store.replace_seeds(seeds(session.layout), {**known, REBUILDING: "1"})
     replay = _Replay(session, latest)
@@ -71,6 +71,9 @@ class _Replay:
         """Enter a batch, and end it as far as it has ended."""
         file, store = sent.file, self._session.store
         numbers = [number for number in sent.numbers if (number, file.step) not in self._answered]
+        if (foreign := max(numbers, default=0)) > (have := self._session.conversations):
+            why = f"asks for conversation {foreign}, and the run has {have}"
+            raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
         batch = _enter(self._session, sent, numbers)
         went_on = self._latest.went_on(file, numbers)
         ending = _ending(self._session, batch, went_on=went_on)

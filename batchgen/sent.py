@@ -103,24 +103,30 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 class Latest:
-    """Which file was the last to ask for each text of each conversation: four bytes a text."""
+    """Which file was the last to ask for each text of each conversation: four bytes a text. Only files that matter are
+    read: a second attempt, and whatever came behind a batch whose ending is not there.
+    """
 
-    def __init__(self, files: Sequence[RequestFile], conversations: int) -> None:
-        """Read all `files`, which are in order. Raises InputError, also for a conversation that the run has not."""
+    def __init__(self, layout: Layout, files: Sequence[RequestFile], conversations: int) -> None:
+        """`files` are all of a run's, in order. Raises InputError."""
         self._serials: dict[int, array[int]] = {}
+        open_ones = (file.serial for file in files if not ending_of(layout, file).exists())
+        first_open = next(open_ones, files[-1].serial if files else 0)
         for file in files:
-            at = self._serials.setdefault(file.step.position, array("I", bytes(4 * (conversations + 1))))
-            for number in read(file).numbers:
-                if number > conversations:
-                    why = f"asks for conversation {number}, and the run has {conversations}"
-                    raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
-                at[number] = file.serial
+            if file.attempt > 1 or file.serial > first_open:
+                self._note(read(file), conversations)
+
+    def _note(self, sent: Sent, conversations: int) -> None:
+        at = self._serials.setdefault(sent.file.step.position, array("I", bytes(4 * (conversations + 1))))
+        for number in sent.numbers:
+            if number <= conversations:
+                at[number] = sent.file.serial
 
     def asked_again(self, file: RequestFile, numbers: Collection[int]) -> set[int]:
         """Those of `numbers` that a later file asked for the same text."""
-        at = self._serials[file.step.position]
-        return {number for number in numbers if at[number] > file.serial}
+        at = self._serials.get(file.step.position)
+        return {number for number in numbers if at[number] > file.serial} if at else set()
 
     def went_on(self, file: RequestFile, numbers: Collection[int]) -> bool:
-        """Whether a later file asked any of `numbers` for anything."""
+        """Whether a later file asked any of `numbers` for anything; `file` is of a batch whose ending is not there."""
         return any(at[number] > file.serial for at in self._serials.values() for number in numbers)

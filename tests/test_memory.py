@@ -170,9 +170,10 @@ def sent(layout: Layout, conversations: int) -> list[RequestFile]:
 def test_who_was_asked_last_takes_a_few_bytes_a_text(tmp_path: Path) -> None:
     held = []
     for conversations in (50, 500, 5_000):  # the first one imports
-        files = sent(Layout(tmp_path / str(conversations)), conversations)
+        layout = Layout(tmp_path / str(conversations))
+        files = sent(layout, conversations)
         tracemalloc.start()
-        latest = Latest(files, conversations)
+        latest = Latest(layout, files, conversations)
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
         assert latest.went_on(files[0], [1])
