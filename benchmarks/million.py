@@ -5,7 +5,7 @@ The providers are in-process: jobs are lists, files stay on disk, nothing is sen
 is measured apart and left out of every rate. So the figures are this program's own share of a run. What they write is
 much alike: nearly every conversation has flags and is a near-duplicate, so that `export` and `report` have most to do.
 
-    python benchmarks/million.py [--conversations 100000]
+    python benchmarks/million.py [--conversations 100000] [--only-rebuild]
 """
 
 from __future__ import annotations
@@ -239,6 +239,7 @@ def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     }
     session.close()
     yield from reading(root, conversations)
+    yield rebuilding(root, conversations)
 
 
 def reading(root: Path, conversations: int) -> Iterator[dict[str, float]]:
@@ -252,25 +253,43 @@ def reading(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     for name, *more in (("verify",), ("report",), ("export", "--format", "messages", "--output", output)):
         seconds, peak = measured(root, name, *more)
         yield {f"{name}, conversations/s": conversations / seconds, f"{name}, peak MB": peak}
+
+
+def rebuilding(root: Path, conversations: int) -> dict[str, float]:
+    """The store of a finished run, built again from its files."""
     Layout(root).store.unlink()
     seconds, peak = measured(root, "rebuild")
-    yield {"rebuild, requests/s": conversations * len(steps(Settings().rounds)) / seconds, "rebuild, peak MB": peak}
+    return {"rebuild, requests/s": conversations * len(steps(Settings().rounds)) / seconds, "rebuild, peak MB": peak}
+
+
+def only_rebuilding(root: Path, conversations: int) -> Iterator[dict[str, float]]:
+    """That alone, after a run that is not measured."""
+    run, _ = prepared(root, conversations)
+    finish(run)
+    catch_up(run.session)
+    run.session.close()
+    yield rebuilding(root, conversations)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=1_000_000)
     parser.add_argument("--root", type=Path, help="An empty folder on the disk to be measured.")
+    parser.add_argument("--only-rebuild", action="store_true", help="Measure `rebuild` alone; keep the other figures.")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     place = REPOSITORY / "benchmarks" / "figures"
     place.mkdir(exist_ok=True)
     kept: dict[str, float] = {"conversations": options.conversations}
+    figures_file = place / f"million-{options.conversations}.json"
+    if options.only_rebuild and figures_file.exists():
+        kept = json.loads(figures_file.read_text("utf-8"))
     print(f"{options.conversations} conversations")
+    parts = only_rebuilding if options.only_rebuild else whole
     with tempfile.TemporaryDirectory(dir=options.root) as folder:
-        for figures in whole(Path(folder) / "root", options.conversations):
+        for figures in parts(Path(folder) / "root", options.conversations):
             kept |= figures  # a long run that is stopped leaves what it has found
-            (place / f"million-{options.conversations}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+            figures_file.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
             for name, value in figures.items():
                 print(f"{name:<50}{value:>12,.{2 if value < 100 else 0}f}", flush=True)
 
