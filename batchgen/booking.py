@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from batchgen.costs import Rate
 from batchgen.crash import crashpoint
 from batchgen.dialogue import parse_key
-from batchgen.files import Layout, write_durably
+from batchgen.files import write_durably
 from batchgen.flagged import ask_again
 from batchgen.logs import log
 from batchgen.outcomes import Reason, Reply, Usage, accept, accepted_keys
@@ -52,13 +52,9 @@ class Ending(NamedTuple):
 
 
 # What of the ledger is kept with an ending: no request or result says it.
-KEPT = ("provider", "model", "estimated_usd", "key_fingerprint", "remote_file", "remote_id")
+REMOTE = ("key_fingerprint", "remote_file", "remote_id")
+KEPT = ("provider", "model", "estimated_usd", *REMOTE)
 AWAITED_SECONDS = 72 * 3600.0  # how long the results of a job that was given up, cancelled or lost may come after all
-
-
-def ending_file(layout: Layout, batch: Batch) -> Path:
-    """Where a batch's ending is kept."""
-    return layout.results(batch.step, batch.name).with_suffix(".ending.json")
 
 
 def read_ending(path: Path) -> Ending | None:
@@ -73,6 +69,12 @@ def read_ending(path: Path) -> Ending | None:
     return Ending(
         Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone, late, until
     )
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """What the ending in `path` keeps of the ledger; None for what an older program did not keep, or without one."""
+    value = orjson.loads(path.read_bytes()) if path.exists() else {}
+    return {name: value.get(name) for name in KEPT}
 
 
 def release(
@@ -103,14 +105,14 @@ def forget_ending(session: Session, batch: Batch) -> None:
     """Of a batch that is created, or was: a kill may have left an ending that the store knows nothing of, by which
     `rebuild` would buy its conversations again.
     """
-    ending_file(session.layout, batch).unlink(missing_ok=True)
+    session.layout.ending(batch.step, batch.name).unlink(missing_ok=True)
 
 
 def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
     record = {**{name: getattr(batch, name) for name in KEPT}, **ending._asdict()}
     for name in ("refused", "gone"):
         record[name] = {str(number): why for number, why in record[name].items()}
-    write_durably(ending_file(session.layout, batch), [orjson.dumps(record)])
+    write_durably(session.layout.ending(batch.step, batch.name), [orjson.dumps(record)])
 
 
 def replies(

@@ -47,6 +47,9 @@ class Layout(NamedTuple):
     def errors(self, step: Step, batch: str) -> Path:
         return self.results(step, batch).with_name(f"{batch}.errors.jsonl")
 
+    def ending(self, step: Step, batch: str) -> Path:
+        return self.results(step, batch).with_name(f"{batch}.ending.json")
+
     def single_turn(self, number: int) -> Path:
         return self.data / f"round{number}" / f"round{number}_single_turn.jsonl"
 

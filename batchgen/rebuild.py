@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import orjson
+from typing import NamedTuple
 
 from batchgen import booking
 from batchgen.costs import input_margin, requests_tokens
@@ -24,11 +22,10 @@ from batchgen.outcomes import Reason, Usage, accepted_keys
 from batchgen.providers import provider as provider_row
 from batchgen.records import KEY_UNKNOWN, REBUILDING, Batch, Plan, Row, pin
 from batchgen.rounds import refresh
-from batchgen.sent import Latest, RequestFile, Sent, ending_of, read, request_files
+from batchgen.sent import Latest, RequestFile, Sent, read, request_files
 from batchgen.session import Session
 
 RELEASED = ("refused", "abandoned")
-REMOTE = ("key_fingerprint", "remote_file", "remote_id")
 
 
 class Rebuilt(NamedTuple):
@@ -47,10 +44,9 @@ def rebuild(session: Session) -> Rebuilt:
             do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
         )
     known, files = facts(session.layout), request_files(session.layout)
-    latest = Latest(session.layout, files, sum(1 for _ in seeds(session.layout)))
     # Until the end nothing else may work with this store: it would buy what is not settled again yet.
     conversations = session.store.replace_seeds(seeds(session.layout), {**known, REBUILDING: "1"})
-    replay = _Replay(session, latest)
+    replay = _Replay(session, Latest(session.layout, files, conversations))
     for file in files:
         replay.enter(read(file))
     session.store.forget_meta(REBUILDING)
@@ -75,8 +71,10 @@ class _Replay:
             why = f"asks for conversation {foreign}, and the run has {have}"
             raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
         batch = _enter(self._session, sent, numbers)
-        went_on = self._latest.went_on(file, numbers)
-        ending = _ending(self._session, batch, went_on=went_on)
+        ending = booking.read_ending(self._session.layout.ending(batch.step, batch.name))
+        went_on = ending is None and self._latest.went_on(file, numbers)
+        if went_on:
+            ending = _as_usual(self._session, batch)
         if ending is not None and ending.state in RELEASED:
             why, until = ending.why, ending.awaited_until
             store.release(batch, ending.state, error=why, refused=ending.refused, awaited_until=until)
@@ -100,19 +98,19 @@ class _Replay:
 def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
     """Plan the batch as it was planned, under its own number, for those of its conversations that lack its text."""
     file = sent.file
-    written, facts = hash_file(file.path), _ending_facts(session.layout, file)
+    written, kept = hash_file(file.path), booking.read_kept(session.layout.ending(file.step, file.path.stem))
     plan = Plan(
         name=file.path.stem,
         position=file.step.position,
         attempt=file.attempt,
         provider=sent.provider.name,
-        model=sent.model or str(facts.get("model", "")),
+        model=sent.model or str(kept["model"] or ""),
         requests=len(numbers),
         bytes=written.size,
         sha256=written.sha256,
         input_tokens=0,
         output_ceiling=0,
-        estimated_usd=facts.get("estimated_usd"),  # None in an ending of an older program
+        estimated_usd=kept["estimated_usd"],
         reserved_usd=None,
         planned_at=file.path.stat().st_mtime,
         follow_up=sent.follow_up,
@@ -128,21 +126,13 @@ def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
             f"{file.path}: {why}.", do="rebuild needs requests/ and results/ as the run left them."
         ) from None
     # By these its late results are found, and what is left at the provider is cleaned.
-    return session.store.update(batch, **{name: facts.get(name) for name in REMOTE})
+    return session.store.update(batch, **{name: kept[name] for name in booking.REMOTE})
 
 
-def _ending_facts(layout: Layout, file: RequestFile) -> dict[str, Any]:
-    path = ending_of(layout, file)
-    return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
-
-
-def _ending(session: Session, batch: Batch, *, went_on: bool) -> booking.Ending | None:
-    """How a batch ended, None when that is not known. One that lost its ending, though its results are here and its
-    conversations `went_on`, has ended as usual.
-    """
-    kept = booking.read_ending(booking.ending_file(session.layout, batch))
-    if kept or not went_on or not any(path.exists() for path in _result_files(session.layout, batch)):
-        return kept
+def _as_usual(session: Session, batch: Batch) -> booking.Ending | None:
+    """The ending of a batch that lost its own, though its conversations went on; None where its results are gone."""
+    if not any(path.exists() for path in _result_files(session.layout, batch)):
+        return None
     log.warning("%s: its ending is gone; it is settled by its results alone", session.describe(batch))
     flags = session.settings.stage(batch.step.stage).retry_flags
     return booking.Ending(Reason.MISSING, "its ending is gone", retry_flags=flags)

@@ -61,16 +61,16 @@ def request_files(layout: Layout) -> list[RequestFile]:
     which has an ending or is at least the younger file.
     """
     kept: dict[int, RequestFile] = {}
-    for one in sorted(_named(layout), key=lambda one: (ending_of(layout, one).exists(), one.path.stat().st_mtime)):
+    for one in sorted(_named(layout), key=lambda one: (has_ending(layout, one), one.path.stat().st_mtime)):
         if before := kept.get(one.serial):
             log.warning("%s: was never sent; %s has its number", before.path, one.path.name)
         kept[one.serial] = one
     return [kept[serial] for serial in sorted(kept)]
 
 
-def ending_of(layout: Layout, file: RequestFile) -> Path:
-    """Where the ending of a file's batch is kept."""
-    return layout.results(file.step, file.path.stem).with_suffix(".ending.json")
+def has_ending(layout: Layout, file: RequestFile) -> bool:
+    """Whether it is known how a file's batch ended."""
+    return layout.ending(file.step, file.path.stem).exists()
 
 
 def _named(layout: Layout) -> Iterator[RequestFile]:
@@ -110,7 +110,7 @@ class Latest:
     def __init__(self, layout: Layout, files: Sequence[RequestFile], conversations: int) -> None:
         """`files` are all of a run's, in order. Raises InputError."""
         self._serials: dict[int, array[int]] = {}
-        open_ones = (file.serial for file in files if not ending_of(layout, file).exists())
+        open_ones = (file.serial for file in files if not has_ending(layout, file))
         first_open = next(open_ones, files[-1].serial if files else 0)
         for file in files:
             if file.attempt > 1 or file.serial > first_open:

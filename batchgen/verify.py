@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 
-from batchgen.booking import ending_file
 from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
@@ -134,7 +133,7 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
             yield f"{requests}: the request file is gone"
         elif hash_file(requests).sha256 != batch.sha256:
             yield f"{requests}: not the bytes that were sent"
-    ending = ending_file(session.layout, batch)
+    ending = session.layout.ending(batch.step, batch.name)
     if batch.state == "collected" and not ending.exists():
         yield f"{ending}: how the batch ended is gone; rebuild needs it"
     accepted = list(session.store.texts_of(batch))

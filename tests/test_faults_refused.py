@@ -235,35 +235,21 @@ def test_10_file_still_processing(expected: dict[str, bytes], make_bench: Make) 
     end(bench, expected, jobs=2 * STEPS)
 
 
-@pytest.mark.fault(
-    10,
-    "an uploaded file is looked at, and the answer is 200 and says nothing",
-    injected="`{}`",
-    seen="status 75; no create before it is known to be ready",
-)
-def test_10_an_answer_that_says_nothing_is_no_file_that_is_ready(expected: dict[str, bytes], bench: Bench) -> None:
-    bench.service.world.file_processing_seconds = 30
-    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text="{}")))
-    assert tick(bench).code == 75
-    assert tick(bench).code == 75
-    assert posts(bench) == 0
-    bench.service.world.file_processing_seconds = 0
-    end(bench, expected, jobs=STEPS)
-
-
 FAILED = '{"name": "files/x", "state": "FAILED", "error": {"code": 13, "message": "Failed to process."}}'
 
 
 @pytest.mark.fault(
     10,
-    "the provider could not process an uploaded file",
-    injected="state of the file",
-    seen="status 75, it is uploaded anew; after three times status 3",
+    "the provider could not process an uploaded file, or answers 200 and says nothing of it",
+    injected="answer to a look at the file",
+    seen="status 75, no create; a file that failed is uploaded anew, after three times status 3",
 )
-@pytest.mark.parametrize("times", [1, 3, 4])
-def test_10_a_file_that_failed_is_uploaded_again(times: int, expected: dict[str, bytes], bench: Bench) -> None:
+@pytest.mark.parametrize(("answer", "times"), [("{}", 1), (FAILED, 1), (FAILED, 3), (FAILED, 4)])
+def test_10_a_file_that_failed_is_uploaded_again(
+    answer: str, times: int, expected: dict[str, bytes], bench: Bench
+) -> None:
     bench.service.world.file_processing_seconds = 30
-    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text=FAILED), times=times))
+    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
     codes = [tick(bench).code for _ in range(2 * times)]  # an upload, and a look at it
     assert codes == ([75] * 8 if times <= 3 else [75] * 7 + [3])[: 2 * times]
     assert posts(bench) == 0
