@@ -15,7 +15,7 @@ from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
 from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
-from batchgen.fetch import SHORT_LOOKS, fetch, salvage
+from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch, salvage
 from batchgen.late import look_for_late_results
 from batchgen.logs import log
 from batchgen.outcomes import Reason
@@ -202,7 +202,7 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
         some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
         raw = fetch(session, remote, batch, job, keys, strict=batch.short_looks < SHORT_LOOKS, some=some)
     except (NotReady, *REFUSALS) as error:
-        if isinstance(error, NotReady):
+        if isinstance(error, ShortResults):
             batch = session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
         _be_patient(session, batch, str(error), waited)
         why = f"no results in {waited / 3600:.0f} h ({str(error).rstrip('.')})"

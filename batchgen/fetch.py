@@ -28,6 +28,10 @@ DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 SHORT_LOOKS = 2  # ticks in which a file is taken for a cut one that has too few lines or ends within one
 
 
+class ShortResults(NotReady):
+    """What was downloaded is a part of a result file, as far as can be told: the only look that counts as short."""
+
+
 def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
     session: Session,
     remote: Reader,
@@ -41,9 +45,9 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again, but for an empty one: re-reading must never need the
-    network. Raises NotReady when a file that the job names cannot be had yet, or is no result file, or (if `strict`)
-    answers nothing or has fewer lines than the provider says there are, or than a success must have where it says
-    nothing, or (if there must be `some`) has none, or (if `strict`) ends within a line.
+    network. Raises NotReady when a file that the job names cannot be had yet, or is no result file; ShortResults when
+    it (if `strict`) answers nothing or has fewer lines than the provider says there are, or than a success must have
+    where it says nothing, or (if there must be `some`) has none, or (if `strict`) ends within a line.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -118,15 +122,26 @@ def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> Sequenc
         if _answered(every, wanted):
             return bodies
         if bodies == before:
-            found = sum(len(read_lines(body)) for body in every)
-            if found < wanted.lines:
-                raise NotReady(f"the results {', '.join(file_ids)} have {found} lines, {wanted.lines} or more are due.")
-            if wanted.strict and any(_torn(body) for body in bodies):
-                raise NotReady(f"the results {', '.join(file_ids)} end within a line: a part is missing.")
+            if flaw := _shortness(every, bodies, wanted):
+                raise ShortResults(f"the results {', '.join(file_ids)} {flaw}.")
             return bodies
         before = bodies
     flaw = "come back different at every download" if before else "are no JSON lines"
     raise NotReady(f"the results {', '.join(file_ids)} {flaw}.")
+
+
+def _shortness(every: Sequence[bytes], bodies: Sequence[bytes], wanted: _Wanted) -> str:
+    """Why `bodies`, which came twice the same, seem to be parts of files; "" where they do not. `every` adds to them
+    what is on disk.
+    """
+    found = sum(len(read_lines(body)) for body in every)
+    if found < wanted.lines:
+        return f"have {found} lines, {wanted.lines} or more are due"
+    if wanted.strict and any(_is_broken(body, wanted) for body in bodies):
+        return "are no JSON lines"
+    if wanted.strict and any(_torn(body) for body in bodies):
+        return "end within a line: a part is missing"
+    return ""
 
 
 def _had(remote: Reader, file_id: str) -> bytes | Exception:
@@ -160,14 +175,21 @@ def _torn(raw: bytes) -> bool:
 
 
 def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
-    """Whether a body is a result file: some line answers a key; or (if not strict) it starts as a JSON object does and
-    some row of it is torn or has lost its key. A page or an error of somebody in between does neither, however often it
-    comes; an empty file is a result too.
+    """Whether a body is a result file: some line answers a key, or it is a broken one. A page or an error of somebody
+    in between is neither, however often it comes; an empty file is a result too.
     """
-    start = raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if not start or next(_answers([raw], wanted), None) is not None:
-        return True
-    return start == b"{" and not wanted.strict and any(mark in raw for mark in wanted.provider.row_marks)
+    return not _start(raw) or next(_answers([raw], wanted), None) is not None or _is_broken(raw, wanted)
+
+
+def _is_broken(raw: bytes, wanted: _Wanted) -> bool:
+    """Whether a body answers no key, but starts as a JSON object does and holds a row that is torn or lost its key."""
+    rows = _start(raw) == b"{" and any(mark in raw for mark in wanted.provider.row_marks)
+    return rows and next(_answers([raw], wanted), None) is None
+
+
+def _start(raw: bytes) -> bytes:
+    """The first byte of a body that is no white space, b"" for an empty one."""
+    return raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _answered(bodies: Sequence[bytes], wanted: _Wanted) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError, NotReady
-from batchgen.fetch import SHORT_LOOKS, fetch
+from batchgen.errors import BatchgenError
+from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch
 from batchgen.housekeeping import ask_to_stop
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
@@ -96,7 +96,7 @@ def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
     some = job.state is JobState.SUCCEEDED
     try:
         raw = fetch(session, session.remote(provider), batch, job, keys, strict=strict, some=some)
-    except NotReady:
+    except ShortResults:
         session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
         raise
     if raw.strip():

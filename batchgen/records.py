@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     `follow_up` is 1 when its replies bring the next round's question along: they are two texts each. `awaited_until`
     is set where a batch has ended, and its results may come after all. `blanks` counts complete listings in which an
     unanswered create was not found, `missing` consecutive 404 answers for the job's own address, `short_looks` looks at
-    results that were too few; `upload_failed` tries in which its file was not taken.
+    results that came and were too few; `upload_failed` tries in which its file was not taken.
     """
 
     batch: int

@@ -9,7 +9,7 @@ from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, built_again, spent
 
-from batchgen.local.faults import Body, Drop, Fault, Status, Truncate
+from batchgen.local.faults import Body, Drop, Fault, Html, Status, Truncate
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -67,9 +67,11 @@ def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(m
     scene.finish()
 
 
-def cancelled_for(make_bench: Make, seconds: float, provider: str = "gemini", toml: str = "") -> Scene:
+def cancelled_for(
+    make_bench: Make, seconds: float, provider: str = "gemini", toml: str = "", conversations: int = 5
+) -> Scene:
     """A cancelled job that says so and delivers everything so many seconds later, found cancelled by a tick."""
-    scene = Scene.of(make_bench, 5, toml, job_seconds=100.0)
+    scene = Scene.of(make_bench, conversations, toml, job_seconds=100.0)
     scene.bench.service.faults.job(provider=provider, times=1, cancel="late", late_seconds=seconds)
     for after in (0, 110) if provider == "together" else (0,):
         scene.tick(after)
@@ -360,3 +362,22 @@ def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Mak
     assert [collects(scene, HOUR) for _ in range(2)] == ["", ""]
     scene.bench.service.faults.clear()
     assert "5 of 5 accepted" in collects(scene, 4 * HOUR)
+
+
+@pytest.mark.parametrize("provider", ["gemini", "together"])
+def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(make_bench: Make, provider: str) -> None:
+    """However often they were asked for before, and were not there."""
+    expected = undisturbed(make_bench, 8)
+    scene = cancelled_for(make_bench, 5 * HOUR, provider, conversations=8)
+    assert "0 of 8 accepted (8 cancelled)" in collects(scene, 16 * MINUTE)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider=provider, endpoint="download", action=Html(), times=0))
+    assert not any("accepted" in collects(scene, after) for after in (5 * HOUR, MINUTE, MINUTE))
+    faults.clear()
+    cut = Truncate(keep=0.6, content_length=False, on_line=True)
+    faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    collects(scene, MINUTE)
+    assert "8 of 8 accepted (8 accepted)" in collects(scene, MINUTE)
+    scene.finish()
+    assert len(scene.bench.service.world.bought_keys) == 24
+    assert scene.bench.files() == expected

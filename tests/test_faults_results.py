@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from invariants import ledger, undisturbed
+from invariants import bought_once, ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, reach
 
 from batchgen.local.faults import Body, Fault, Html, Merge, Status, Truncate
@@ -171,6 +171,40 @@ def test_a_download_that_always_ends_at_the_same_line_is_not_believed(
     assert not list((scene.bench.root / "results").rglob(f"*-{STAGE[provider]}-*.jsonl"))
     scene.finish()
     assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    30,
+    "the first downloads are cut at a line's end, after looks at which the results were not there",
+    injected="results named minutes after the end, or 404 or a page in place of the file; then bodies cut in one tick",
+    seen="status 75, the cut file is not believed; the next tick reads the whole one, nothing is bought again",
+)
+@pytest.mark.parametrize("before", ["unnamed", "missing", "page"])
+@BOTH
+def test_a_first_short_download_is_not_believed_however_late_it_comes(
+    make_bench: Make, provider: str, before: str
+) -> None:
+    """Looks at which there was nothing to download are no looks at a short file."""
+    expected = undisturbed(make_bench, 8)
+    scene = Scene.of(make_bench, 8)
+    faults = scene.bench.service.faults
+    if before == "unnamed":
+        faults.job(provider=provider, times=1, output_after_seconds=200.0)
+    else:
+        action = Html() if before == "page" else Status(404, "Not found.")
+        faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
+    reach(scene, provider)
+    assert [scene.tick(MINUTE).code for _ in range(3)] == [75] * 3
+    faults.clear()
+    cut = Truncate(keep=0.6, content_length=False, on_line=True)
+    faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    result = scene.tick(MINUTE)
+    assert result.code == 75
+    assert "8 or more are due" in result.err
+    scene.finish()
+    assert len(scene.bench.service.world.bought_keys) == 24
+    bought_once(scene.bench)
     assert scene.bench.files() == expected
 
 
