@@ -2,7 +2,8 @@
 
 The protocol: a create is never repeated on suspicion. Only complete listings, read with the key that made the call, say
 that a job is not there; and only two of them, a third of the grace period apart, after the whole grace period, say that
-it never will be. A listing that fails half-way, or lacks a batch that is known to be in flight, says nothing.
+it never will be. A listing that fails half-way, says itself that it is not complete, or lacks a job that is known to be
+there, says nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.records import KEY_UNKNOWN, Batch
+from batchgen.records import JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.session import Session
 
 BLANKS = 2  # complete listings without the job
+STAYS_SECONDS = 48 * 3600.0  # so long after its end, at the least, a job is still listed
 LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each
 
 
@@ -97,13 +99,21 @@ def _by_upload(session: Session, provider: Provider, batch: Batch, found: Mappin
 
 
 def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:
-    """The batches in flight that a listing should show and does not. One that answered 404 may be gone indeed."""
+    """The batches that a listing should show and does not: those in flight; and where it shows nothing at all, those
+    that have just ended, too. One that answered 404 may be gone indeed.
+    """
     shown = {job.remote_id for jobs in found.values() for job in jobs}
+    expected = session.store.batches("in_flight")
+    if not shown:
+        since = session.now() - STAYS_SECONDS
+        ended = session.store.batches("collected")
+        expected += [one for one in ended if (one.collected_at or 0) > since and one.remote_state != JOB_DELETED]
     return [
         batch
-        for batch in session.store.batches("in_flight")
+        for batch in expected
         if batch.provider == provider.name
         and batch.key_fingerprint == session.fingerprint(provider)
+        and batch.remote_id
         and not batch.missing
         and batch.remote_id not in shown
     ]
@@ -145,7 +155,7 @@ def _proves_nothing(session: Session, batch: Batch, unlisted: Batch) -> None:
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer, and the provider's list is not complete:"
-            f" it lacks {unlisted.name}, which is in flight.",
+            f" it lacks the job of {unlisted.name}.",
             do="The next tick looks again. Nothing is bought twice meanwhile.",
         )
     )

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY
-from invariants import undisturbed
-from scenes import HOUR, Make, Scene
+from invariants import bought_once, undisturbed, until
+from scenes import HOUR, MINUTE, Make, Scene
 
 from batchgen.errors import BatchgenError
 from batchgen.local.faults import Body, Drop, Fault, Unwrap
@@ -78,17 +79,82 @@ def test_an_odd_answer_to_any_call_is_ours_to_tell(
     assert {"create", "get"} <= told
 
 
-def test_an_error_in_place_of_a_list_does_not_say_that_nothing_is_listed(make_bench: Make) -> None:
+NO_WHOLE_LIST: list[tuple[str, Any]] = [
+    ("gemini", {"error": {"code": 500, "message": "upstream"}}),
+    ("gemini", {"unreachable": ["locations/us"]}),
+    ("gemini", {"operations": [], "unreachable": ["locations/us"]}),
+    ("gemini", {"operations": [{}]}),
+    ("gemini", {"operations": [None]}),
+    ("gemini", {"operations": {}, "nextPageToken": ""}),
+    ("together", {"data": [], "has_more": True}),
+    ("together", {"data": [], "next_page": "2"}),
+    ("together", {"data": None}),
+    ("together", {"error": {"message": "upstream"}}),
+    ("together", [{}]),
+    ("together", [None]),
+    ("together", "later"),
+]
+
+
+@pytest.mark.fault(
+    3,
+    "the listing that would find an unanswered create is not whole",
+    injected="a list that names unreachable locations, has more pages or rows that are no batch, or is no list",
+    seen="status 75 for as long as it lasts; nothing is bought twice",
+)
+@pytest.mark.parametrize(("provider", "value"), NO_WHOLE_LIST)
+def test_a_list_that_is_not_whole_does_not_say_that_nothing_is_listed(
+    make_bench: Make, provider: str, value: Any
+) -> None:
     scene = Scene.of(make_bench, 2)
-    lost = Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True)
+    lost = Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True)
     scene.bench.service.faults.add(lost)
-    assert scene.tick().code == 75
-    error = Body(json={"error": {"code": 500, "message": "upstream"}})
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="list", action=error, times=0))
-    assert [scene.tick(HOUR).code for _ in range(4)] == [75] * 4
+    until(scene.bench, 75)
+    scene.bench.service.faults.add(Fault(provider=provider, endpoint="list", action=Body(json=value), times=0))
+    assert [scene.tick(HOUR).code for _ in range(3)] == [75] * 3
     scene.bench.service.faults.clear()
     scene.finish()
-    assert scene.jobs("gemini") == len(("question", "correction"))
+    assert scene.jobs() == len(("question", "answer", "correction"))
+    bought_once(scene.bench)
+
+
+def json_text(text: str) -> Body:
+    return Body(text=text, content_type="application/json")
+
+
+@pytest.mark.fault(
+    3,
+    "the listing that would find an unanswered create is empty, though other jobs have just ended",
+    injected="an empty object, an empty list or null in place of the listing",
+    seen="status 75 for as long as it lasts; nothing is bought twice",
+)
+@pytest.mark.parametrize(("provider", "text"), [("gemini", "{}"), ("together", "null"), ("together", "[]")])
+def test_an_empty_list_is_not_believed_while_jobs_are_known(make_bench: Make, provider: str, text: str) -> None:
+    scene = Scene.of(make_bench, 2, most=1)
+    faults = scene.bench.service.faults
+    faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True, nth=2))
+    until(scene.bench, 75)
+    faults.add(Fault(provider=provider, endpoint="list", action=json_text(text), times=0))
+    said = [scene.tick(HOUR) for _ in range(3)]
+    assert [result.code for result in said] == [75] * 3
+    assert "the provider's list is not complete" in said[-1].err
+    faults.clear()
+    scene.finish()
+    assert scene.jobs() == 2 * len(("question", "answer", "correction"))
+    bought_once(scene.bench)
+
+
+def test_null_in_place_of_a_list_is_an_empty_one_where_no_job_is_known(make_bench: Make) -> None:
+    """The first create of a run never arrived, and the account has no other job: it is not looked for for ever."""
+    scene = Scene.of(make_bench, 2)
+    scene.bench.service.faults.add(
+        Fault(provider="together", endpoint="create", action=Drop()),
+        Fault(provider="together", endpoint="list", action=json_text("null"), times=0),
+    )
+    until(scene.bench, 75)
+    assert [scene.tick(10 * MINUTE).code for _ in range(2)] == [75, 0]
+    scene.finish()
+    bought_once(scene.bench)
 
 
 def test_a_list_in_the_dress_of_others_is_read(make_bench: Make) -> None:

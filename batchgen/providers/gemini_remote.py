@@ -181,9 +181,17 @@ class GeminiRemote:
         while len(seen) < MAX_PAGES:
             page = as_object(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
             operations = page.get("operations")
-            if not isinstance(operations or [], list) or (page and not page.keys() & LISTING):
+            if not isinstance(operations, list | None) or (page and not page.keys() & LISTING):
                 break  # an error or something else in place of a list: that nothing is listed must not be read from it
-            found += [job(operation) for operation in operations or []]
+            if page.get("unreachable"):
+                raise Temporary(
+                    f"gemini, list batches: the list is not complete, it lacks {short(page['unreachable'])}.",
+                    do="The next tick tries again.",
+                )
+            rows = [job(operation) for operation in operations or []]
+            if not all(row.remote_id for row in rows):
+                break
+            found += rows
             token = page.get("nextPageToken") or ""
             if not token:
                 return found

@@ -36,6 +36,7 @@ from batchgen.providers.transport import (
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW = "24h"  # the only one there is
 API_URL = "https://api.together.ai"
+LISTING = {"object", "data", "first_id", "last_id"}  # what a list in one piece holds; any other value may mean more
 
 
 class TogetherRemote:
@@ -129,12 +130,7 @@ class TogetherRemote:
     def jobs(self) -> list[Job]:
         def call() -> list[Job]:
             with _calling("list batches"):
-                rows: Any = self._client.batches.list()
-                if isinstance(rows, dict) and isinstance(rows.get("data"), list) and not rows.get("has_more"):
-                    rows = rows["data"]  # as others with this protocol list them
-                if rows is not None and not isinstance(rows, list):
-                    raise TypeError("no list")
-                return [_job(row) for row in rows or []]
+                return _whole_list(self._client.batches.list())
 
         return patiently(call)
 
@@ -176,6 +172,20 @@ def _checked(file: Any) -> RemoteFile:
 
 def _job(row: Any) -> Job:
     return job(row.to_dict() if hasattr(row, "to_dict") else row)
+
+
+def _whole_list(answer: Any) -> list[Job]:
+    """Every job of a listing. Raises TypeError for anything but a whole list of batches; null is an empty one."""
+    if isinstance(answer, dict) and isinstance(answer.get("data"), list):  # as others with this protocol list them
+        if any(value for name, value in answer.items() if name not in LISTING):
+            raise TypeError("there may be more pages")
+        answer = answer["data"]
+    if answer is not None and not isinstance(answer, list):
+        raise TypeError("no list")
+    jobs = [_job(row) for row in answer or []]
+    if not all(found.remote_id for found in jobs):
+        raise TypeError("a row is no batch")
+    return jobs
 
 
 def _refusal(doing: str, error: together.APIStatusError) -> Refusal:
