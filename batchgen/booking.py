@@ -53,7 +53,7 @@ class Ending(NamedTuple):
 
 # What of the ledger is kept with an ending: no request or result says it.
 REMOTE = ("key_fingerprint", "remote_file", "remote_id")
-KEPT = ("provider", "model", "estimated_usd", *REMOTE)
+KEPT = ("provider", "model", "estimated_usd", "reserved_usd", *REMOTE)
 AWAITED_SECONDS = 72 * 3600.0  # how long the results of a job that was given up, cancelled or lost may come after all
 
 
@@ -91,7 +91,7 @@ def release(
     `awaited_until`: till then it may turn out to have bought something after all.
     """
     ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=awaited_until)
-    _keep_ending(session, batch, ending)
+    keep_ending(session, batch, ending)
     session.store.release(batch, state, error=error, refused=refused, awaited_until=awaited_until)
 
 
@@ -108,7 +108,8 @@ def forget_ending(session: Session, batch: Batch) -> None:
     session.layout.ending(batch.step, batch.name).unlink(missing_ok=True)
 
 
-def _keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
+def keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
+    """Write a batch's ending beside its result files, durably."""
     record = {**{name: getattr(batch, name) for name in KEPT}, **ending._asdict()}
     for name in ("refused", "gone"):
         record[name] = {str(number): why for number, why in record[name].items()}
@@ -191,7 +192,7 @@ def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) 
         if not brought and batch.state == "abandoned":
             # As it ended: a kill may have left an ending that says otherwise.
             why = batch.error or ""
-            _keep_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
+            keep_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
             supersede(session, provider, batch, raw)
             return
         gone = {number: reason for number, reason in ended.items() if number not in brought}
@@ -233,7 +234,7 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
     from batchgen.merge import merge
 
-    _keep_ending(session, batch, ending)
+    keep_ending(session, batch, ending)
     crashpoint("ending_written")
     merged = merge(keys, replies, ending.absent, ending.why)
     usages = _priced(session, batch, _with_gone(merged.usage, ending.gone))

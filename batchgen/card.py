@@ -199,7 +199,7 @@ def _format(session: Session, facts: Facts, command: str) -> str:
 
 def _growth(session: Session) -> str:
     """Who wrote what, when, for how much."""
-    batches = session.store.batches("collected")
+    batches = [batch for batch in session.store.batches("collected") if batch.requests]
     written = Counter[tuple[int, str, str, str]]()
     for batch in batches:
         written[batch.step.round, batch.step.stage, batch.provider, batch.model] += batch.requests

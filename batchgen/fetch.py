@@ -55,7 +55,7 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not _holds_something(path)}
-    counted = job.rows or (len(keys) if job.state is JobState.SUCCEEDED else 1)
+    counted = job.rows or (len(keys) if job.state is JobState.SUCCEEDED else 0) or 1
     lines = counted if strict else int(some)
     due = _Wanted(provider_row(batch.provider), frozenset(keys), lines, on_disk, strict)
     bodies = _believable(remote, list(missing.values()), due)

@@ -15,7 +15,7 @@ from batchgen.housekeeping import ask_to_stop
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
-from batchgen.reconcile import LISTING_PAYS, listed
+from batchgen.reconcile import LISTING_PAYS, enter_duplicates, listed
 from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session
 
@@ -51,7 +51,7 @@ def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[
     mine = found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), ())
     if batch.remote_id is None:
         for job in mine[:1]:
-            _visit(session, provider, _turned_up(session, provider, batch, job))
+            _visit(session, provider, _turned_up(session, provider, batch, job, mine[1:]))
     elif _is_news(batch, next((job for job in mine if job.remote_id == batch.remote_id), None)):
         _visit(session, provider, batch)
 
@@ -63,7 +63,8 @@ def _is_news(batch: Batch, listed: Job | None) -> bool:
     return listed.raw_state != batch.remote_state
 
 
-def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job) -> Batch:
+def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
+    """Note that a batch that was given up has this job after all, and those `others`, which are cancelled later."""
     log.warning(
         "%s: given up, but its job %s exists after all (up to $%.4f)",
         session.describe(batch),
@@ -72,7 +73,9 @@ def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job) -> 
     )
     if not job.state.ended:
         session.remote(provider).cancel(job.remote_id)
-    return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.intent_at)
+    with session.store.transaction():
+        enter_duplicates(session, batch, others)
+        return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.intent_at)
 
 
 def _visit(session: Session, provider: Provider, batch: Batch) -> None:

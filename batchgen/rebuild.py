@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen import booking
+from batchgen import booking, duplicates
 from batchgen.costs import input_margin, requests_tokens
 from batchgen.counting import features
 from batchgen.dialogue import Step
@@ -49,9 +49,10 @@ def rebuild(session: Session) -> Rebuilt:
     replay = _Replay(session, Latest(session.layout, files, conversations))
     for file in files:
         replay.enter(read(file))
+    bought_twice = duplicates.enter_again(session)
     session.store.forget_meta(REBUILDING)
     refresh(session)
-    return Rebuilt(conversations, replay.settled, replay.open)
+    return Rebuilt(conversations, replay.settled + bought_twice, replay.open)
 
 
 class _Replay:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from batchgen import booking
+from batchgen import booking, duplicates
 from batchgen.crash import crashpoint
 from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.records import JOB_DELETED, KEY_UNKNOWN, Batch
+from batchgen.records import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.session import Session
 
 BLANKS = 2  # complete listings without the job
@@ -120,35 +120,54 @@ def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job
 
 
 def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[Job]) -> Batch:
-    """Take the oldest matching job as the batch's own; cancel the others, which were bought by accident."""
+    """Take the oldest matching job as the batch's own. The others were bought by accident: they are
+    entered as duplicates, and cancelled."""
     oldest, *others = matches
     booking.forget_ending(session, batch)
     log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
-    batch = session.store.update(
-        batch,
-        state="in_flight",
-        remote_id=oldest.remote_id,
-        key_fingerprint=session.fingerprint(provider),
-        submitted_at=batch.intent_at,
-        blanks=0,
-        first_blank_at=None,
-    )
+    with session.store.transaction():  # a kill must not leave the others in no ledger
+        batch = session.store.update(
+            batch,
+            state="in_flight",
+            remote_id=oldest.remote_id,
+            key_fingerprint=session.fingerprint(provider),
+            submitted_at=batch.intent_at,
+            blanks=0,
+            first_blank_at=None,
+        )
+        entered = enter_duplicates(session, batch, others)
     crashpoint("adopted")
-    for job in others:
+    for duplicate, job in entered:
+        _stop(session, provider, duplicate, job)
+    return batch
+
+
+def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> list[tuple[Batch, Job]]:
+    """Enter `jobs` into the ledger as duplicates of `batch`, and say so. Returns those that it did not have."""
+    entered = [(duplicate, job) for job in jobs if (duplicate := duplicates.enter(session, batch, job))]
+    for duplicate, job in entered:
         log.warning(
-            "%s: bought twice; the younger job %s is cancelled (up to $%.4f lost)",
+            "%s: bought twice; the younger job %s %s; what it cost (up to $%.4f) is booked as %s",
             session.describe(batch),
             job.remote_id,
+            "has ended" if job.state.ended else "is cancelled",
             batch.reserved_usd or 0,
+            duplicate.name,
         )
-        if not job.state.ended:
-            try:
-                session.remote(provider).cancel(job.remote_id)
-            except BatchgenError as error:
-                session.trouble(error)
-            except REFUSALS as error:
-                session.trouble(Temporary(f"{provider.name}: {job.remote_id} could not be cancelled: {error}."))
-    return batch
+    return entered
+
+
+def _stop(session: Session, provider: Provider, duplicate: Batch, job: Job) -> None:
+    """Cancel a duplicate. Where that fails, every tick tries it again (`late`)."""
+    if job.state.ended:
+        return
+    try:
+        session.remote(provider).cancel(job.remote_id)
+        session.store.update(duplicate, error=CANCEL_ASKED)
+    except BatchgenError as error:
+        session.trouble(error)
+    except REFUSALS as error:
+        session.trouble(Temporary(f"{provider.name}: {job.remote_id} could not be cancelled: {error}."))
 
 
 def _proves_nothing(session: Session, batch: Batch, unlisted: Batch) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from conftest import Bench, Result, seeds
 from invariants import ORDER, ROUNDS, Watch, finished, ledger
 
+from batchgen import providers
 from batchgen.costs import rate
 from batchgen.outcomes import Usage
+from batchgen.providers.base import Access
 
 Make = Callable[..., Bench]
 HOUR = 3600.0
@@ -68,6 +71,17 @@ def reach(scene: Scene, provider: str) -> None:
     """Ticks until the provider's first batch is in flight."""
     for _ in range(1 if provider == "gemini" else 2):
         assert scene.tick().code == 0
+
+
+def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]:
+    """More jobs of a batch that is looked for, created by somebody else with the same call. Returns their ids."""
+    table, keys, made = providers.provider(row["provider"]), bench.environment, []
+    access = Access(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
+    with closing(table.connect(access)) as remote:
+        for _ in range(times):
+            bench.service.world.advance(10)
+            made.append(remote.create(model=row["model"], file_id=row["remote_file"], name=row["name"]))
+    return made
 
 
 def built_again(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from forks import KILLED, Forks
 from invariants import ledger, undisturbed
-from scenes import HOUR, MINUTE, Make, Scene, built_again, spent
+from scenes import HOUR, MINUTE, Make, Scene, bought_again, built_again, spent
 
 from batchgen.local.faults import Body, Drop, Fault, Html, Status, Truncate
 
@@ -218,12 +218,12 @@ def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make)
     built_again(scene)
 
 
-def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR) -> Scene:
+def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR, times: int = 1) -> Scene:
     """A create call without an answer, whose job no listing shows until it was given up and bought again."""
     scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
     faults = scene.bench.service.faults
     faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
-    faults.job(provider="gemini", times=1, unlisted_seconds=seconds)
+    faults.job(provider="gemini", key=r"question\.a1", times=times, unlisted_seconds=seconds)
     assert scene.tick().code == 75
     assert scene.tick(6 * MINUTE).code == 75
     scene.duplicates = 1  # from here on the hidden job is nobody's
@@ -262,6 +262,22 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     calls = len(scene.bench.service.world.requests)
     assert scene.tick(HOUR) == (0, "", "")
     assert len(scene.bench.service.world.requests) == calls
+
+
+def test_every_job_that_turns_up_for_a_batch_that_was_given_up_is_booked(make_bench: Make) -> None:
+    scene = hidden(make_bench, 0.0, times=3)
+    bench = scene.bench
+    scene.duplicates = 3
+    twins = bought_again(bench, ledger(bench).batches[0], 2)
+    for _ in range(3):
+        bench.service.world.advance(MINUTE)
+        bench.run("collect", "--advance")
+    scene.duplicates = 0
+    scene.tick(HOUR)
+    scene.finish()
+    assert {one["remote_id"] for one in ledger(bench).batches if ".duplicate" in one["name"]} == {*twins}
+    assert bench.run("receipt", "--json").json["total"]["superseded"] == 3 * 4
+    built_again(scene)
 
 
 @pytest.mark.parametrize(("hours", "found"), [(60, True), (80, False)])

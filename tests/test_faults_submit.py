@@ -7,16 +7,28 @@ happened, with every job accounted for.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import pytest
 from conftest import Bench  # noqa: TC002 - not a library
 from forks import KILLED, Forks
-from invariants import ROUNDS, Make, Watch, end, finished, ledger, met, posts, start, strikes, tick, until
+from invariants import (
+    CONVERSATIONS,
+    ROUNDS,
+    Make,
+    Watch,
+    end,
+    finished,
+    ledger,
+    met,
+    posts,
+    start,
+    strikes,
+    tick,
+    until,
+)
+from scenes import ROUNDING_USD, Scene, bill, bought_again, built_again, spent
 
-from batchgen import providers
 from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
-from batchgen.providers.base import Access
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3
@@ -76,9 +88,9 @@ def test_however_short_the_patience_two_listings_must_lack_the_job(bench: Bench,
 
 @pytest.mark.fault(
     3,
-    "the answer to a create is lost, and three jobs of its name are there",
+    "the answer to a create is lost, and four jobs of its name are there",
     injected="the same create call from elsewhere",
-    seen="the oldest is adopted, the others are named, and cancelled if they have not ended",
+    seen="the oldest is adopted; the others are named, cancelled if they have not ended, and what they cost is booked",
 )
 @pytest.mark.parametrize("job_seconds", [0.0, 7200.0], ids=["ended", "at work"])
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -89,23 +101,59 @@ def test_of_several_jobs_of_one_name_the_oldest_is_taken(
     bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
     until(bench, 75, every=7300)
     row = ledger(bench).batches[-1]
-    table = providers.provider(provider)
-    keys = bench.environment
-    access = Access(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
-    with closing(table.connect(access)) as remote:
-        twins = []
-        for _ in range(3):
-            bench.service.world.advance(10)
-            twins.append(remote.create(model=row["model"], file_id=row["remote_file"], name=row["name"]))
+    twins = bought_again(bench, row)
+    if not job_seconds:
+        bench.service.step()
     said = tick(bench, 10).err
-    assert all(f"bought twice; the younger job {twin} is cancelled" in said for twin in twins)
-    adopted = ledger(bench).batches[row["batch"] - 1]
+    done = "is cancelled" if job_seconds else "has ended"
+    assert all(f"bought twice; the younger job {twin} {done}" in said for twin in twins)
+    adopted = next(one for one in ledger(bench).batches if one["batch"] == row["batch"])
     assert adopted["remote_id"] not in {None, *twins}
     assert adopted["submitted_at"] == row["intent_at"]
     assert len(bench.service.world.seen(provider, "cancel")) == (3 if job_seconds else 0)
     bench.ticks(seconds=7300)
-    finished(bench, duplicates=3)
+    finished(bench)
     assert bench.files() == expected
+    entered = {one["remote_id"]: one["state"] for one in ledger(bench).batches if ".duplicate" in one["name"]}
+    assert entered == dict.fromkeys(twins, "collected")
+    total = bench.run("receipt", "--json").json["total"]
+    assert total["superseded"] == (0 if job_seconds else 3 * CONVERSATIONS)
+    assert bench.status()["cost"]["reserved_usd"] == 0
+    assert abs(spent(bench) - bill(bench)) < ROUNDING_USD
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_what_was_bought_twice_is_reserved_and_found_again_by_rebuild(provider: str, make_bench: Make) -> None:
+    """Whether the store is lost while the duplicates are in flight, or when they have been booked."""
+    scene = Scene(start(make_bench(), "reconcile_grace_seconds = 90000\n"))
+    bench = scene.bench
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+    until(bench, 75)
+    row = ledger(bench).batches[-1]
+    reserved = bench.status()["cost"]["reserved_usd"]
+    bought_again(bench, row)
+    bench.service.faults.add(Fault(provider=provider, endpoint="get", action=Status(503), times=0))
+    assert tick(bench, 10).code == 75
+    for _ in range(2):
+        assert bench.status()["cost"]["reserved_usd"] == pytest.approx(4 * reserved, rel=0.5)
+        assert len([one for one in bench.status()["batches"] if ".duplicate" in one["batch"]]) == 3
+        (bench.root / "data" / "batchgen.sqlite").unlink()
+        assert bench.run("rebuild").code == 0
+    bench.service.faults.clear()
+    scene.finish()
+    assert bench.run("receipt", "--json").json["total"]["superseded"] == 3 * CONVERSATIONS
+    built_again(scene)
+
+
+def test_a_kill_when_a_batch_is_adopted_loses_no_duplicate(bench: Bench, forks: Forks) -> None:
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    until(bench, 75)
+    twins = bought_again(bench, ledger(bench).batches[-1])
+    assert forks.run(bench, crash="adopted").code == KILLED
+    bench.ticks(seconds=60)
+    finished(bench)
+    assert {one["remote_id"] for one in ledger(bench).batches if ".duplicate" in one["name"]} == {*twins}
+    assert abs(spent(bench) - bill(bench)) < ROUNDING_USD
 
 
 @pytest.mark.fault(

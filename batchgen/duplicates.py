@@ -1,0 +1,82 @@
+"""Jobs that were bought by accident beside a batch's own: the same requests, paid once more.
+
+Each is entered into the ledger as a batch of its own that is in flight and holds no conversation. So its money is
+reserved, it is asked to stop, and what it brings is downloaded and billed as superseded, by the code that does so for
+every batch. Its file `BATCH.duplicateN.ending.json` says of it what `rebuild` must know: it has no request file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from batchgen import booking
+from batchgen.booking import Ending
+from batchgen.files import Layout
+from batchgen.outcomes import Reason
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import Job
+from batchgen.records import Batch, Plan
+from batchgen.session import Session
+
+MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number
+
+
+def enter(session: Session, original: Batch, job: Job) -> Batch | None:
+    """Enter a job as a duplicate of `original`, in flight. None where the ledger has the job already."""
+    known = session.store.batches()
+    if any((one.provider, one.remote_id) == (original.provider, job.remote_id) for one in known):
+        return None
+    names = {one.name for one in known}
+    name = next(name for number in count(1) if (name := f"{original.name}{MARK}{number}") not in names)
+    batch = _plan(session, original, name, original.reserved_usd)
+    batch = session.store.update(
+        batch,
+        state="in_flight",
+        key_fingerprint=session.fingerprint(provider_row(original.provider)),
+        remote_id=job.remote_id,
+        submitted_at=original.intent_at,
+    )
+    booking.keep_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
+    return batch
+
+
+def enter_again(session: Session) -> int:
+    """Enter the duplicates of a run whose store is rebuilt. Returns how many were settled; others are in flight."""
+    originals = {one.name: one for one in session.store.batches()}
+    settled = 0
+    for path in _endings(session.layout):
+        name = path.name.removesuffix(".ending.json")
+        original, ending = originals.get(name.partition(MARK)[0]), booking.read_ending(path)
+        if original is None or ending is None:
+            continue
+        kept = booking.read_kept(path)
+        batch = _plan(session, original, name, kept["reserved_usd"])
+        batch = session.store.update(batch, state="in_flight", submitted_at=batch.planned_at)
+        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *booking.REMOTE)})
+        if ending.state != batch.state:
+            _settle(session, batch, ending)
+            settled += 1
+    return settled
+
+
+def _endings(layout: Layout) -> Iterator[Path]:
+    yield from sorted((layout.root / "results").glob(f"round*/*/*{MARK}*.ending.json"))
+
+
+def _settle(session: Session, batch: Batch, ending: Ending) -> None:
+    files = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
+    raw = b"\n".join(path.read_bytes() for path in files if path.exists())
+    if raw.strip():  # a kill may have come before the ending could say so
+        ending = ending._replace(awaited_until=None)
+    lines = booking.lines_judged(provider_row(batch.provider), batch, raw)
+    booking.settle(session, batch, {}, lines, ending)
+
+
+def _plan(session: Session, original: Batch, name: str, reserved_usd: float | None) -> Batch:
+    """Numbers above zero are those of request files: duplicates are numbered from -1 downwards."""
+    plan = Plan(**{field: getattr(original, field) for field in Plan._fields})
+    plan = plan._replace(name=name, requests=0, estimated_usd=0.0, reserved_usd=reserved_usd)
+    lowest = min(one.batch for one in session.store.batches())
+    return session.store.plan(plan, [], number=min(lowest, 0) - 1)
