@@ -264,8 +264,9 @@ def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: byte
     """Settle every request (`keys`) of an ended batch by the raw lines that came back. Needs no network."""
     flags = session.settings.stage(batch.step.stage).retry_flags
     replies = booking.replies(session, provider, batch, raw, keys, flags)
-    # A cancel is not final: jobs that said they were cancelled have delivered everything hours later.
-    until = _awaited(session, raw) if job.state is JobState.CANCELLED else None
+    # A cancel is not final: jobs that said they were cancelled have delivered everything hours later. One that expired
+    # may name the rows that it has later, too.
+    until = _awaited(session, raw) if job.state in (JobState.CANCELLED, JobState.EXPIRED) else None
     ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
     booking.settle(session, batch, keys, replies, ending)
 

@@ -1,4 +1,5 @@
-"""Results that come after their batch ended without any: its job was given up, cancelled or lost, and delivers.
+"""Results that come after their batch ended without any: its job was given up, cancelled or lost, or had expired, and
+delivers.
 
 They are paid, so a text is accepted wherever none is yet. The others are superseded, and what they cost is booked. A
 job that was given up and still runs is cancelled; so is one that nobody needs any more.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError
+from batchgen.errors import BatchgenError, Temporary
 from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch
 from batchgen.housekeeping import ask_to_stop
 from batchgen.logs import log
@@ -39,7 +40,12 @@ def _own(session: Session, provider: Provider) -> tuple[str, str]:
 
 def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
     nameless = any(batch.remote_id is None for batch in batches)
-    found = listed(session, provider) if nameless or len(batches) >= LISTING_PAYS else {}
+    found: Mapping[str, Sequence[Job]] = {}
+    if nameless or len(batches) >= LISTING_PAYS:
+        try:
+            found = listed(session, provider)
+        except Temporary as error:  # each job that is known can be asked for by its own address
+            log.debug("%s: no listing (%s)", provider.name, error)
     for batch in batches:
         try:
             _look_at(session, provider, batch, found)
@@ -89,7 +95,7 @@ def _visit(session: Session, provider: Provider, batch: Batch) -> None:
         return
     if job.output or job.errors or job.inline:
         _book(session, provider, batch, job)
-    elif job.state in (JobState.FAILED, JobState.EXPIRED):
+    elif job.state is JobState.FAILED:
         session.store.update(batch, awaited_until=None)
 
 

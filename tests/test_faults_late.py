@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from forks import KILLED, Forks
 from invariants import ledger, undisturbed
-from scenes import HOUR, MINUTE, Make, Scene, bought_again, built_again, spent
+from scenes import HOUR, MINUTE, Make, Scene, bought_again, built_again, reach, spent
 
 from batchgen.local.faults import Body, Drop, Fault, Html, Status, Truncate
 
@@ -397,3 +397,43 @@ def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(ma
     scene.finish()
     assert len(scene.bench.service.world.bought_keys) == 24
     assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    35,
+    "an expired job names its rows hours after its end, when its requests were given back",
+    injected="results named late, and the job hidden before",
+    seen="its rows are accepted where nobody else brought them, nothing is bought again",
+)
+@pytest.mark.parametrize("missing", [0, 5])
+def test_what_an_expired_job_names_late_is_not_lost(make_bench: Make, missing: int) -> None:
+    """Also where the job was given up as lost before."""
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    faults = scene.bench.service.faults
+    faults.job(provider="together", times=1, end="EXPIRED", share=1.0, output_after_seconds=3 * HOUR)
+    reach(scene, "together")
+    if missing:
+        faults.add(Fault(provider="together", endpoint="get", action=Status(404, "Not found."), times=missing))
+    said = [collects(scene, 31 * MINUTE) for _ in range(5 if missing else 3)]
+    assert ("has lost the job" if missing else "0 of 5 accepted (5 missing)") in "".join(said)
+    said = [collects(scene, HOUR) for _ in range(4)]
+    assert "5 of 5 accepted (5 accepted)" in "".join(said)
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+    built_again(scene)
+
+
+def test_late_results_are_looked_for_while_no_whole_list_can_be_had(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4, most=1, job_seconds=100.0)
+    faults = scene.bench.service.faults
+    faults.job(provider="gemini", times=4, cancel="late", late_seconds=5 * HOUR)
+    scene.tick()
+    assert scene.run("cancel").code == 0
+    scene.run("collect")
+    assert collects(scene, 16 * MINUTE).count("0 of 1 accepted") == 4
+    faults.add(Fault(endpoint="list", action=Body(json={"unreachable": ["locations/us"]}), times=0))
+    assert collects(scene, 5 * HOUR).count("1 of 1 accepted") == 4
+    scene.finish()
+    assert scene.jobs("gemini") == 8
