@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen import clock
 from batchgen.database import translating
@@ -87,19 +87,32 @@ def _look_at(server: chat.OpenAICompatible, url: str) -> None:
         raise SetupError(f"--backend {url}: no OpenAI-compatible server ({error}).", do=do) from None
 
 
-def serve(
-    ports: tuple[int, int], backend: str, data_dir: Path | None, job_seconds: float, concurrency: int | None
-) -> None:
+class Serving(NamedTuple):
+    """What `serve` is asked for: its options, by their names on the command line."""
+
+    gemini_port: int
+    together_port: int
+    backend: str
+    data_dir: Path | None
+    job_seconds: float
+    concurrency: int | None
+    control: bool
+    allow_host: Sequence[str]
+
+
+def serve(asked: Serving) -> None:
     """Serve until Ctrl-C."""
     from batchgen.local.server import LocalService, run_service
 
     service = LocalService(
-        make_backend(backend, concurrency),
-        job_seconds=job_seconds,
-        data_dir=data_dir,
-        gemini_port=ports[0],
-        together_port=ports[1],
+        make_backend(asked.backend, asked.concurrency),
+        job_seconds=asked.job_seconds,
+        data_dir=asked.data_dir,
+        gemini_port=asked.gemini_port,
+        together_port=asked.together_port,
         log=log.info,
+        control=asked.control,
+        allow_hosts=asked.allow_host,
     )
 
     run_service(service, ready=_announce)

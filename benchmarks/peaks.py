@@ -124,7 +124,8 @@ class Run(NamedTuple):
     def control(self, what: str, value: object) -> None:
         """Tell the service what shall go wrong."""
         body = json.dumps(value).encode()
-        request = urllib.request.Request(f"{self.service.gemini_url}/_control/{what}", body, method="POST")  # noqa: S310
+        url, headers = f"{self.service.gemini_url}/_control/{what}", {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, body, headers)  # noqa: S310 - this machine's own service
         urllib.request.urlopen(request).close()  # noqa: S310 - this machine's own service
 
 
@@ -216,7 +217,7 @@ def in_one_go(run: Run) -> None:
 def measured(conversations: int, folder: Path) -> Found:
     """The peaks of all commands, of one run and of another in one go."""
     program = (__file__, SERVICE)
-    with serving(folder / "service", "scripted", program=program) as service:
+    with serving(folder / "service", "scripted", "--control", program=program) as service:
         run = Run(folder / "root", service, {})
         run.root.mkdir()
         prepared(run, conversations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,14 +20,11 @@ from batchgen.commands.base import Context
 @click.option(
     "--concurrency", type=click.IntRange(1, 4096), help="Rows asked at once.  [default: 64 of a server, 8 of smollm]"
 )
-def serve(
-    gemini_port: int,
-    together_port: int,
-    backend: str,
-    data_dir: Path | None,
-    job_seconds: float,
-    concurrency: int | None,
-) -> None:
+@click.option(
+    "--control", is_flag=True, help="Let any program on this machine cause faults and turn the clock (tests)."
+)
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Answer under this host name, too. Repeatable.")
+def serve(**asked: Any) -> None:
     """Both providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
 
     \b
@@ -34,9 +32,10 @@ def serve(
       export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8801 TOGETHER_BASE_URL=http://127.0.0.1:8802
       export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1
     """
+    from batchgen.demo import Serving
     from batchgen.demo import serve as run
 
-    run((gemini_port, together_port), backend, data_dir, job_seconds, concurrency)
+    run(Serving(**asked))
 
 
 @click.command(short_help="The whole pipeline on example seeds: no key, no network.")

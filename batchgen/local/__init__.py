@@ -10,5 +10,6 @@ results   rows -> the bytes of result files, with everything that faults do to t
 engine    jobs take time and get their rows answered by a backend
 workers   the threads that ask a slow backend; throttle says how many of them may
 backends  who writes the texts: a script or a small local model; chat: any OpenAI-compatible server
-server    the loopback HTTP servers around all that; control drives them from another process
+server    the loopback HTTP servers around all that; control drives them from another process, where asked for
+guard     which requests are refused, because a web page may be behind them
 """

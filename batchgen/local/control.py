@@ -1,4 +1,6 @@
-"""Driving a service in another process: /_control/ on either port.
+"""Driving a service in another process: /_control/ on either port, where `serve --control` asks for it.
+
+No key is needed. A body is sent as application/json.
 
 POST   /_control/faults    one fault or a list of them as JSON (see faults.from_json)
 DELETE /_control/faults    nothing goes wrong any more

@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from batchgen.errors import SetupError
-from batchgen.local import control, gemini, together
+from batchgen.local import control, gemini, guard, together
 from batchgen.local.backends import Backend, Scripted
 from batchgen.local.engine import settle
 from batchgen.local.faults import Faults
@@ -91,15 +91,22 @@ class _Handler(BaseHTTPRequestHandler):
             return
         request = self._request(body)
         try:
-            if request.path.startswith(control.PREFIX):
-                response = control.handle(request, service.world)
-            else:
-                response = self.server.handle(request, service.world)
+            response = self._response(request)
         except Exception as error:  # noqa: BLE001 - a bug here must reach the test, not only the client
             service.world.crashes.append(error)
             response = json_response({"error": {"code": 500, "message": repr(error), "status": "INTERNAL"}}, 500)
         service.log(f"{request.method} {request.path} {response.status}")
         self._answer(response)
+
+    def _response(self, request: Request) -> Response:
+        service = self.server.service
+        if refusal := guard.foreign_host(request, service.hosts):
+            return refusal
+        if not request.path.startswith(control.PREFIX):
+            return self.server.handle(request, service.world)
+        if not service.control:
+            return json_response({"error": "Control is off. Start the service with `serve --control`."}, 404)
+        return guard.foreign_page(request) or control.handle(request, service.world)
 
     # The names http.server looks for.
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's convention
@@ -172,11 +179,13 @@ class LocalService:
     data_dir      files, jobs and finished rows are kept there and survive a restart; None: nothing is kept
     ports         0: any free one
     log           told one line per request
+    control       whether /_control/ (see `control`) is there
+    allow_hosts   host names under which it answers, besides those of this machine
 
     Leaving raises what went wrong inside the service, if the body itself went well.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter an option
         self,
         backend: Backend | None = None,
         *,
@@ -185,11 +194,15 @@ class LocalService:
         gemini_port: int = 0,
         together_port: int = 0,
         log: Callable[[str], None] = lambda _: None,
+        control: bool = False,
+        allow_hosts: Sequence[str] = (),
     ) -> None:
         store = DirectoryStore(data_dir) if data_dir else MemoryStore()
         self.world = World(backend or Scripted(), store=store, job_seconds=job_seconds)
         self.world.load()
         self.log = self.world.log = log
+        self.control = control
+        self.hosts = frozenset({HOST, *map(guard.host_name, allow_hosts)})
         self._ports = (gemini_port, together_port)
         self._servers: list[_Server] = []
         self._threads: list[threading.Thread] = []

@@ -30,7 +30,7 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service() -> Iterator[LocalService]:
-    with LocalService() as running:
+    with LocalService(control=True) as running:
         yield running
 
 

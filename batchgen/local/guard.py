@@ -1,0 +1,60 @@
+"""Which requests the service refuses because a web page may be behind them.
+
+A page of any site that the user's browser shows can send requests to this machine. With DNS rebinding (the page's own
+host name is made to lead to 127.0.0.1) it can read the answers, too. Its Host header then still has the page's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import ip_address
+
+from batchgen.local.wire import Request, Response, json_response
+
+LOCAL_NAME = "localhost"
+
+
+def foreign_host(request: Request, allowed: Collection[str]) -> Response | None:
+    """The refusal of a request whose Host header names neither this machine nor one of `allowed`; None otherwise.
+
+    `allowed` are host names in lower case without a port. A request without the header comes from no browser.
+    """
+    host = request.headers.get("host")
+    if host is None:
+        return None
+    name = host_name(host)
+    if name in allowed or name == LOCAL_NAME or name.endswith(f".{LOCAL_NAME}") or _is_loopback(name):
+        return None
+    message = (
+        f"This service does not answer under the host name {host!r}."
+        f" Start it with `serve --allow-host {name or 'NAME'}`, or use http://127.0.0.1."
+    )
+    return json_response({"error": {"code": 421, "message": message, "status": "MISDIRECTED_REQUEST"}}, 421)
+
+
+def foreign_page(request: Request) -> Response | None:
+    """The refusal of a request that a page of another site can make a browser send; None for any other."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != request.origin():
+        return json_response({"error": f"A web page of {origin!r} may not control this service."}, 403)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and content_type != "application/json":
+        # Browsers ask first before they send JSON to another site, and this service permits it to nobody.
+        return json_response({"error": f"Send application/json as the Content-Type, not {content_type!r}."}, 415)
+    return None
+
+
+def host_name(host: str) -> str:
+    """A Host header as a name in lower case: without the port, the brackets of IPv6, the full stop at its end."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    name, colon, port = host.rpartition(":")
+    bare = name if colon and ":" not in name and (port.isdecimal() or not port) else host
+    return bare.lower().removesuffix(".")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
