@@ -23,7 +23,7 @@ class Reason(StrEnum):
     BLOCKED_OUTPUT = "blocked_output"
     REFUSED = "refused"  # the provider marked the reply as a refusal
     EMPTY = "empty"
-    MALFORMED = "malformed"  # not the JSON that was asked for
+    MALFORMED = "malformed"  # not the JSON that was asked for, or no text at all but a tool call, an image
     UNREADABLE = "unreadable"  # the result line is broken, or holds nothing that the protocol knows
     UNKNOWN_FINISH = "unknown_finish"
     INVALID_REQUEST = "invalid_request"  # the provider says the request itself is wrong

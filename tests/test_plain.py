@@ -62,7 +62,7 @@ TOGETHER = {
 ADDED = [
     "error", "status", "status_code", "thought", "text", "refusal", "cached_tokens", "reasoning_tokens", "metadata",
     "thoughtsTokenCount", "cachedContentTokenCount", "toolUsePromptTokenCount", "prompt_tokens_details",
-    "completion_tokens_details",
+    "completion_tokens_details", "tool_calls", "function_call", "content",
 ]  # fmt: skip
 CODECS = [(GEMINI, plain.gemini, gemini.careful_reply), (TOGETHER, plain.together, together.careful_reply)]
 

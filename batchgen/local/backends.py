@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from batchgen.errors import SetupError
+from batchgen.outcomes import mend, short
+from batchgen.providers.reading import as_object, as_text, count, refusal, said
 
 
 class Message(NamedTuple):
@@ -36,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; finish is "stop" or "length"."""
+    """What came back; finish is "stop", "length" or "content_filter" (the text is no answer)."""
 
     text: str
     finish: str = "stop"
@@ -252,6 +254,10 @@ def _fitting(messages: tuple[Message, ...], characters: int) -> list[dict[str, s
     return kept[::-1]
 
 
+# How a chat server says that a reply ended, and the provider's word for it. Any other word is an error of the row.
+FINISHES: Mapping[str, str] = {"stop": "stop", "eos": "stop", "length": "length", "content_filter": "content_filter"}
+
+
 def chat_body(prompt: Prompt, max_tokens: int | None) -> dict[str, Any]:
     """A prompt as an OpenAI chat-completions body without a model."""
     body: dict[str, Any] = {"messages": [message._asdict() for message in prompt.messages]}
@@ -265,14 +271,28 @@ def chat_body(prompt: Prompt, max_tokens: int | None) -> dict[str, Any]:
     return body
 
 
-def read_reply(reply: Mapping[str, Any]) -> Answer:
-    """A chat.completion object as an Answer; BackendError for anything else."""
+def read_reply(reply: Any) -> Answer:
+    """A chat.completion object as an Answer. Raises BackendError for anything else, for a reply that ended for a
+    reason that is not in FINISHES, and for a message that is no text.
+    """
+    value = as_object(reply)
+    choices = value.get("choices")
+    choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
+    if error := value.get("error") or choice.get("error"):
+        raise BackendError(f"the model server failed: {short(as_object(error).get('message') or error)}")
+    message, usage = as_object(choice.get("message")), as_object(value.get("usage"))
+    if not message:
+        raise BackendError(f"the model answered {short(reply)}")
+    finish = FINISHES.get(as_text(word := choice.get("finish_reason")))
+    if finish is None:
+        raise BackendError(f"the model ended its reply for the reason {word!r}, which is neither stop nor length")
+    if words := refusal(message):
+        return Answer(words, "content_filter", *_tokens(usage))
     try:
-        choice, usage = reply["choices"][0], reply.get("usage") or {}
-        finish = "length" if choice.get("finish_reason") == "length" else "stop"
-        asked, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        text = str(choice["message"].get("content") or "")
-        # A lone surrogate cannot be written down; it is no reason to lose the text.
-        return Answer(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), finish, asked, written)
-    except (KeyError, IndexError, TypeError) as error:
-        raise BackendError(f"the model answered {str(reply)[:200]}") from error
+        return Answer(mend(said(message)), finish, *_tokens(usage))
+    except ValueError as error:
+        raise BackendError(f"the model answered with {error}") from error
+
+
+def _tokens(usage: dict[str, Any]) -> tuple[int, int]:
+    return count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))

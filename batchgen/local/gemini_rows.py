@@ -100,9 +100,11 @@ def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return result
 
 
+FINISH_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
+
+
 def generated(answer: Answer, model: str) -> Row:
     """A GenerateContentResponse; counts are JSON numbers here."""
-    finish = "MAX_TOKENS" if answer.finish == "length" else "STOP"
     asked, written = answer.prompt_tokens, answer.completion_tokens
     return {
         "responseId": blake2b(answer.text.encode(), digest_size=12).hexdigest(),
@@ -113,7 +115,11 @@ def generated(answer: Answer, model: str) -> Row:
             "promptTokenCount": asked,
         },
         "candidates": [
-            {"content": {"role": "model", "parts": [{"text": answer.text}]}, "finishReason": finish, "index": 0}
+            {
+                "content": {"role": "model", "parts": [{"text": answer.text}]},
+                "finishReason": FINISH_REASONS[answer.finish],
+                "index": 0,
+            }
         ],
         "modelVersion": model,
     }

@@ -56,11 +56,14 @@ class _GeminiRow(msgspec.Struct):
 class _Message(msgspec.Struct):
     content: str
     refusal: UnsetType | None = UNSET
+    tool_calls: UnsetType | Annotated[list[msgspec.Raw], msgspec.Meta(max_length=0)] | None = UNSET
+    function_call: UnsetType | None = UNSET
 
 
 class _Choice(msgspec.Struct):
     message: _Message
     finish: str = msgspec.field(name="finish_reason")
+    error: UnsetType | None = UNSET
 
 
 class _TogetherUsage(msgspec.Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -98,6 +98,41 @@ def _unfenced(text: str) -> str:
 
 
 _FENCE = "```"
+
+
+_TEXT_PARTS = frozenset({"text", "output_text"})
+_THOUGHT_PARTS = frozenset({"thinking", "reasoning", "redacted_thinking"})
+
+
+def said(message: Mapping[str, Any]) -> str:
+    """The text of a chat message: its content, or the text parts of a list, joined; "" where there is none.
+
+    Parts that hold thoughts are left out. Raises ValueError for a call of a tool and for any other kind of part.
+    """
+    if message.get("tool_calls") or message.get("function_call"):
+        raise ValueError("a tool call, where a text was asked for")
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise ValueError(f"content of the type {type(content).__name__}")  # noqa: TRY004 - as for any odd part
+    return "".join(map(_part, content))
+
+
+def _part(part: Any) -> str:
+    kind, text = as_text(as_object(part).get("type")), as_object(part).get("text")
+    if kind in _THOUGHT_PARTS:
+        return ""
+    if kind not in _TEXT_PARTS or not isinstance(text, str):
+        raise ValueError(f"a content part of the type {kind or type(part).__name__}")
+    return text
+
+
+def refusal(message: Mapping[str, Any]) -> str:
+    """The words with which a chat message refuses, in a field or a part of their own; "" if it does not refuse."""
+    content = message.get("content")
+    parts = [as_object(part) for part in content] if isinstance(content, list) else []
+    return next((short(words) for part in (message, *parts) if (words := part.get("refusal"))), "")
 
 
 def count(value: Any) -> int:

@@ -15,7 +15,7 @@ from batchgen.costs import Formula
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
-from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
+from batchgen.providers.reading import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 
 NAME = "together"
 
@@ -135,15 +135,24 @@ def _completion(key: str, body: dict[str, Any], fields: Sequence[str]) -> Reply:
     if not isinstance(choices, list) or not choices:
         return read._replace(reason=Reason.EMPTY, detail="no choices")
     choice = as_object(choices[0])
+    if choice.get("error"):
+        return read._replace(reason=Reason.PROVIDER_ERROR, detail=_words(choice["error"]))
     finish = as_text(choice.get("finish_reason"))
     reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
         return read._replace(reason=reason, detail=short(f"finish reason {finish or 'missing'}"))
-    message = as_object(choice.get("message"))
-    if message.get("refusal"):
-        return read._replace(reason=Reason.REFUSED, detail=short(message["refusal"]))
-    text = message.get("content")
-    if not isinstance(text, str) or not text.strip():
+    return _message(as_object(choice.get("message")), read, fields)
+
+
+def _message(message: dict[str, Any], read: Reply, fields: Sequence[str]) -> Reply:
+    """The text of a message that ended as it should."""
+    if words := refusal(message):
+        return read._replace(reason=Reason.REFUSED, detail=words)
+    try:
+        text = said(message)
+    except ValueError as error:
+        return read._replace(reason=Reason.MALFORMED, detail=short(error))
+    if not text.strip():
         return read._replace(reason=Reason.EMPTY, detail="no text")
     return unwrap(text, fields, read) if fields else read._replace(text=text)
 

@@ -156,10 +156,53 @@ def test_a_model_server_that_fails(model_server: LocalService) -> None:
     gone.close()
 
 
-@pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": [{}]}, {"error": {"code": 500}}])
-def test_replies_that_are_none(reply: dict[str, Any]) -> None:
+def choice(content: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    """A chat completion of one choice; `more` are members of its message."""
+    return {"choices": [{"message": {"content": content, **more}, "finish_reason": finish}]}
+
+
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *({}, [], None, "no", {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": ["x"]}),
+        *({"choices": {"0": {}}}, {"choices": [{"message": "x", "finish_reason": "stop"}]}),
+        *({"error": {"code": 500}}, choice("x") | {"error": {"message": "upstream gave up"}}),
+        *(choice("x", word) for word in (None, "", "tool_calls", "error", "abort", "STOPPED", 7, [], {})),
+        *(choice("x", tool_calls=[{"id": "1"}]), choice("x", function_call={"name": "search"})),
+        *(choice(content) for content in (7, {}, [IMAGE], [7], ["x"], [{"text": "x"}], [{"type": "text", "text": 7}])),
+    ],
+    ids=str,
+)
+def test_replies_that_are_none(reply: Any) -> None:
     with pytest.raises(BackendError):
         backends.read_reply(reply)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (choice("Yes."), Answer("Yes.")),
+        (choice("Yes.", "eos", tool_calls=[], refusal=None), Answer("Yes.")),
+        (choice("Ye", "length"), Answer("Ye", "length")),
+        (choice("Ye", "content_filter"), Answer("Ye", "content_filter")),
+        (choice(None, refusal="I cannot."), Answer("I cannot.", "content_filter")),
+        (choice([{"type": "refusal", "refusal": "No."}]), Answer("No.", "content_filter")),
+        (choice([THOUGHT, {"type": "text", "text": "Ye"}, {"type": "output_text", "text": "s."}]), Answer("Yes.")),
+        (choice([THOUGHT]), Answer("")),
+        (choice(None, reasoning_content="only thoughts"), Answer("")),
+        (choice("Yes.") | {"usage": None}, Answer("Yes.")),
+        (choice("Yes.") | {"usage": {"prompt_tokens": "12", "completion_tokens": None}}, Answer("Yes.", "stop", 12)),
+        (choice("Yes.") | {"usage": {"prompt_tokens": "many", "completion_tokens": [3]}}, Answer("Yes.")),
+        ({"choices": [*choice("Yes.")["choices"], *choice("No.")["choices"]]}, Answer("Yes.")),
+    ],
+    ids=str,
+)
+def test_replies_in_the_dress_of_others_are_read(reply: Any, answer: Answer) -> None:
+    assert backends.read_reply(reply) == answer
 
 
 def test_long_prompts_lose_their_beginning() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import REPOSITORY, Bench, seeds
@@ -43,6 +43,9 @@ from local.helpers import (
     together_text,
     together_upload,
 )
+
+if TYPE_CHECKING:
+    from google import genai
 
 LOOKS, LOOK_SECONDS = 3000, 0.01
 HELLO = Prompt((Message("user", "How do tides work?"),))
@@ -121,7 +124,7 @@ def test_a_busy_or_broken_server_loses_no_row() -> None:
 
 def half_a_character(message: str, _before: int) -> Reply:
     """A server that cuts at tokens may cut an emoji in two."""
-    said = {"choices": [{"message": {"content": "\U0001f600 and \ud83d."}}]}
+    said = {"choices": [{"message": {"content": "\U0001f600 and \ud83d."}, "finish_reason": "stop"}]}
     return Reply(body=dumps(said).encode()) if number_of(message) == 3 else Reply()
 
 
@@ -136,6 +139,62 @@ def test_half_a_character_does_not_cost_the_row() -> None:
         rows = by_key(together_output(client, job), "custom_id")
     assert together_text(rows["k3"]) == "\U0001f600 and \ufffd."
     assert len(rows) == 6
+
+
+ODD_ENDS: list[tuple[dict[str, Any], str, str]] = [  # (a choice, Together's finish reason, a word of its row's error)
+    ({"message": {"content": "Whole."}, "finish_reason": "eos"}, "stop", ""),
+    ({"message": {"content": "Half a"}, "finish_reason": "length"}, "length", ""),
+    ({"message": {"content": "Half a"}, "finish_reason": "content_filter"}, "content_filter", ""),
+    ({"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}, "content_filter", ""),
+    ({"message": {"content": "Half a"}, "finish_reason": "abort"}, "", "abort"),
+    ({"message": {"content": "I look it up.", "tool_calls": [{}]}, "finish_reason": "tool_calls"}, "", "tool_calls"),
+    ({"message": {"content": "Half a"}, "finish_reason": None}, "", "None"),
+    (
+        {"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502, "message": "went away"}},
+        "",
+        "away",
+    ),
+]
+
+
+def odd_end(message: str, _before: int) -> Reply:
+    return Reply(body=dumps({"choices": [ODD_ENDS[number_of(message)][0]], "usage": None}).encode())
+
+
+@pytest.mark.fault(
+    28,
+    "serve: the model server ends replies in other ways than `stop`",
+    injected="finish reasons `length`, `content_filter`, `abort`, `tool_calls`, null; an error in a choice; a refusal",
+    seen="a half text is never told as a whole one: cut, blocked, or an error of the row that names the reason",
+)
+def test_a_half_text_is_not_told_as_a_whole_one() -> None:
+    with (
+        Upstream(behaviour=odd_end) as upstream,
+        LocalService(OpenAICompatible(upstream.url, parallel=4)) as service,
+        together_client(service) as together,
+        gemini_client(service) as gemini,
+    ):
+        first = together_job(together, len(ODD_ENDS))
+        over(service)
+        good = by_key(together_output(together, first), "custom_id")
+        errors = together.batches.retrieve(first).error_file_id
+        assert errors
+        bad = by_key(together.files.content(errors).read(), "custom_id")
+        upstream.behaviour = lambda _, __: odd_end("2", 0)
+        rows = parsed(gemini_output(gemini, (over_gemini(service, gemini))))
+    for number, (_, finish, word) in enumerate(ODD_ENDS):
+        if finish:
+            assert good[f"k{number}"]["response"]["body"]["choices"][0]["finish_reason"] == finish
+        else:
+            assert word in bad[f"k{number}"]["error"]["message"]
+    assert [row["response"]["candidates"][0]["finishReason"] for row in rows] == ["SAFETY"]
+
+
+def over_gemini(service: LocalService, client: genai.Client) -> str:
+    """A finished Gemini job of one row."""
+    job = gemini_job(client, 1, plain=True)
+    over(service)
+    return job
 
 
 def hanging(message: str, before: int) -> Reply:
