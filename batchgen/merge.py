@@ -59,7 +59,7 @@ def merge(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why
     nobodys = [*(kept[position] for position in strangers["reply"]), *(reply for reply in keyless if any(reply.usage))]
     return Merged(
         settled=[
-            Settled(number, reply.reason, reply.text, reply.detail, reply.follow_up)
+            Settled(number, reply.reason, reply.text, reply.detail, reply.follow_up, reply.had_thoughts)
             for number, reply in zip(table["number"].to_list(), answers, strict=True)
         ],
         usage=_usage(answers, nobodys),

@@ -23,7 +23,9 @@ class Reason(StrEnum):
     BLOCKED_OUTPUT = "blocked_output"
     REFUSED = "refused"  # the provider marked the reply as a refusal
     EMPTY = "empty"
-    MALFORMED = "malformed"  # not the JSON that was asked for, or no text at all but a tool call, an image
+    MALFORMED = (
+        "malformed"  # not the JSON that was asked for, no text (a tool call, an image), or thoughts without an end
+    )
     UNREADABLE = "unreadable"  # the result line is broken, or holds nothing that the protocol knows
     UNKNOWN_FINISH = "unknown_finish"
     INVALID_REQUEST = "invalid_request"  # the provider says the request itself is wrong
@@ -92,9 +94,12 @@ class Reply(NamedTuple):
     usage: Usage = Usage()
     model: str = ""  # the model version that wrote it, as the provider says
     follow_up: str = ""  # the next round's question, where a correction was asked to bring it along
+    had_thoughts: bool = False  # a <think> block was taken off its beginning
 
 
 DETAIL_CHARACTERS = 300
+# Models that reason may put their thoughts in front of the text, or an empty block where they were told not to reason.
+THINK, THINK_END = "<think>", "</think>"
 
 _LONE_SURROGATE = "[\ud800-\udfff]"
 _UNCLEAN = "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]"
@@ -128,20 +133,49 @@ def short(detail: object) -> str:
 def accept(stage: Stage, reply: Reply) -> Reply:
     """The one door: a reply that claims to be accepted, judged by what a turn of `stage` may be.
 
-    A text that says nothing is EMPTY. Fields of JSON replies were validated by the codec.
+    The <think> blocks that a text begins with are taken off; where one has no end, the reply is MALFORMED. A text that
+    says nothing is EMPTY. Fields of JSON replies were validated by the codec.
     """
     if reply.reason is not Reason.ACCEPTED:
         return reply
     if reply.text.isprintable() and reply.text[:1].isalnum() and reply.text[-1] != " " and not reply.follow_up:
         return reply  # most are: one line, and nothing to clean
     text, follow_up = clean(reply.text), clean(reply.follow_up)
-    if not _says(text):
-        return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {stage}")
-    if reply.follow_up and not _says(follow_up):
-        return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail="no word in the next question")
+    had_thoughts = text.startswith(THINK) or follow_up.startswith(THINK)
+    if had_thoughts:
+        try:
+            text, follow_up = without_thoughts(text), without_thoughts(follow_up)
+        except ValueError as error:
+            return reply._replace(reason=Reason.MALFORMED, text="", follow_up="", detail=str(error))
+    silent = "" if _says(text) else str(stage)
+    if reply.follow_up and not silent and not _says(follow_up):
+        silent = "next question"
+    if silent:
+        return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {silent}")
     if (text, follow_up) == (reply.text, reply.follow_up):
         return reply
-    return reply._replace(text=text, follow_up=follow_up)
+    return reply._replace(text=text, follow_up=follow_up, had_thoughts=had_thoughts or reply.had_thoughts)
+
+
+def without_thoughts(text: str) -> str:
+    """The text without blank space and <think> blocks, empty ones included, at its beginning.
+
+    Raises ValueError where a block has no end.
+    """
+    start = _first_letter(text, 0)
+    while text.startswith(THINK, start):
+        end = text.find(THINK_END, start)
+        if end < 0:
+            raise ValueError(f"a {THINK} block without {THINK_END}")
+        start = _first_letter(text, end + len(THINK_END))
+    return text[start:]
+
+
+def _first_letter(text: str, start: int) -> int:
+    """The first place from `start` on that is no blank space."""
+    while text[start : start + 1].isspace():
+        start += 1
+    return start
 
 
 def _says(text: str) -> bool:

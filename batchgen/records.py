@@ -27,7 +27,8 @@ class Batch(NamedTuple):
     `follow_up` is 1 when its replies bring the next round's question along: they are two texts each. `awaited_until`
     is set where a batch has ended, and its results may come after all. `blanks` counts complete listings in which an
     unanswered create was not found, `missing` consecutive 404 answers for the job's own address, `short_looks` looks at
-    results that came and were too few; `upload_failed` tries in which its file was not taken.
+    results that came and were too few; `upload_failed` tries in which its file was not taken, `had_thoughts` accepted
+    replies that a <think> block was taken off.
     """
 
     batch: int
@@ -64,6 +65,7 @@ class Batch(NamedTuple):
     awaited_until: float | None
     upload_failed: int
     short_looks: int
+    had_thoughts: int
 
     @property
     def texts(self) -> int:
@@ -143,13 +145,17 @@ class Borrowed(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What became of one conversation's request; `follow_up` is the next round's question that came along."""
+    """What became of one conversation's request; `follow_up` is the next round's question that came along.
+
+    `had_thoughts`: a <think> block was taken off the text.
+    """
 
     number: int
     reason: Reason
     text: str
     detail: str
     follow_up: str = ""
+    had_thoughts: bool = False
 
 
 class Wait(NamedTuple):

@@ -150,4 +150,5 @@ MIGRATIONS: tuple[str, ...] = (
     # Both were counted as blanks until then.
     "ALTER TABLE batches ADD COLUMN upload_failed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN short_looks INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE batches ADD COLUMN had_thoughts INTEGER NOT NULL DEFAULT 0",
 )

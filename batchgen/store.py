@@ -282,7 +282,9 @@ class Store(Texts, Sums):
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(batch.batch, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
             )
-            self.update(batch, state=state, **{"awaited_until": None, "short_looks": 0, **changes})
+            had_thoughts = sum(one.had_thoughts for one in accepted)
+            ended = {"awaited_until": None, "short_looks": 0, "had_thoughts": had_thoughts, **changes}
+            self.update(batch, state=state, **ended)
             self._mark_stale("receipt")
 
     def _advance(self, batch: Batch, accepted: Sequence[Settled]) -> None:

@@ -18,7 +18,7 @@ from batchgen.derived import histories, receipt_line, rejected_lines, single_tur
 from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
 from batchgen.kept import seeds_are_kept
-from batchgen.outcomes import Reason, accept
+from batchgen.outcomes import Reason, accept, clean
 from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
@@ -151,14 +151,18 @@ def _batch(session: Session, batch: Batch) -> Iterator[str]:
 
 
 def _raw_texts(session: Session, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
-    """The acceptable texts of a batch's raw result files, by key: what each is, and what it says."""
+    """The acceptable texts of a batch's raw result files, by key: what each is, and what it says.
+
+    A text is what `accept` makes of the reply. A program before `accept` took thoughts off kept the whole reply.
+    """
     provider, stage = provider_row(batch.provider), batch.step.stage
     fields = fields_of(stage, follow_up=bool(batch.follow_up))
     texts: dict[str, set[tuple[Stage, str]]] = {}
     for path in (session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)):
         for line in read_lines(path.read_bytes()) if path.exists() else ():
-            reply = accept(stage, provider.reply(line, fields))
-            if reply.reason is Reason.ACCEPTED:
-                found = {(stage, reply.text), (Stage.QUESTION, reply.follow_up)}
-                texts.setdefault(reply.key, set()).update(found)
+            raw = provider.reply(line, fields)
+            for reply in (accept(stage, raw), raw._replace(text=clean(raw.text))):
+                if reply.reason is Reason.ACCEPTED:
+                    found = {(stage, reply.text), (Stage.QUESTION, reply.follow_up)}
+                    texts.setdefault(reply.key, set()).update(found)
     return texts

@@ -474,3 +474,12 @@ def test_the_provider_table() -> None:
         assert row.max_line_bytes <= row.max_file_bytes
     with pytest.raises(SetupError, match="nobody"):
         provider("nobody")
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)
+@pytest.mark.parametrize("thoughts", ["<think>\n\n</think>\n\n", "\n<think>It asks {why}.</think>"])
+def test_json_behind_thoughts_is_read(codec: Provider, thoughts: str) -> None:
+    read = codec.reply(json.dumps(row_of(codec, thoughts + '{"question": "Why?"}')).encode(), ("question",))
+    assert (read.reason, read.text, read.had_thoughts) == (Reason.ACCEPTED, "Why?", True)
+    cut = codec.reply(json.dumps(row_of(codec, '<think>It asks {"question": "Why?"}')).encode(), ("question",))
+    assert (cut.reason, cut.detail) == (Reason.MALFORMED, "a <think> block without </think>")

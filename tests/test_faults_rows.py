@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import seeds
 from invariants import ROUNDS, finished, undisturbed
-from scenes import HOUR, MINUTE, Make, Scene
+from scenes import HOUR, MINUTE, Make, Scene, built_again
 
 from batchgen import placing
-from batchgen.local.backends import Prompt, Scripted
+from batchgen.local.backends import Prompt, Scripted, default_text
 from batchgen.outcomes import POLICY, Reason
 
 if TYPE_CHECKING:
@@ -359,3 +359,68 @@ def test_limits_that_no_request_fits_stop_the_step(limit: str, make_bench: Make)
         assert (stopped.code, "6 too_large" in stopped.err) == (3, True), (command, stopped)
         bench.run("retry")
     assert bench.service.world.jobs_created() == []
+
+
+def thinking(prompt: Prompt) -> str:
+    """A model that reasons: thoughts in front of every text, an empty block in front of every JSON."""
+    return f"<think>\n{'' if prompt.schema else 'Wrong on purpose, then.'}\n</think>\n\n{default_text(prompt)}"
+
+
+def thoughts_counted(bench: Bench) -> list[tuple[int, int]]:
+    """(position, accepted replies that had thoughts) of every batch."""
+    with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
+        return database.execute("SELECT position, had_thoughts FROM batches ORDER BY batch").fetchall()
+
+
+@pytest.mark.fault(
+    28,
+    "a model that reasons puts its thoughts in front of the text",
+    injected="a `<think>` block, empty or not, in front of every reply",
+    seen="the texts are those of an undisturbed run; `report` says how many replies had a block",
+)
+def test_thoughts_are_no_part_of_a_text(make_bench: Make, drawn_here: None) -> None:
+    wanted = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5, backend=Scripted(thinking))
+    scene.finish()
+    assert scene.bench.files() == wanted
+    assert thoughts_counted(scene.bench) == [(3, 5), (4, 5), (5, 5)]
+    built_again(scene)
+    assert thoughts_counted(scene.bench) == [(3, 5), (4, 5), (5, 5)]
+    assert scene.run("report").code == 0
+    page = (scene.bench.root / "data" / "report.html").read_text("utf-8")
+    assert page.count("5 without their &lt;think&gt; block") == 3
+    assert scene.run("export", "--format", "preference", "--output", str(scene.bench.root / "dpo.jsonl")).code == 0
+    assert b"think" not in (scene.bench.root / "dpo.jsonl").read_bytes()
+    assert scene.run("verify").code == 0
+
+
+@pytest.mark.fault(
+    28,
+    "thoughts that have no end",
+    injected="a reply of nothing but the beginning of a `<think>` block, with a normal finish and with `length`",
+    seen="`malformed` and `truncated`: both are asked again",
+)
+def test_thoughts_without_an_end_are_no_text(make_bench: Make) -> None:
+    wanted = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    faults = scene.bench.service.faults
+    faults.rows("text", key=r"r1-000002\.r2\.answer\.a1\.", text="<think>\nThe user wants")
+    faults.rows("truncated", key=r"r1-000003\.r2\.answer\.a1\.", text="<think>\nThe user wants")
+    scene.finish()
+    assert [(number, reason) for number, reason, _ in failures(scene.bench)] == [(2, "malformed"), (3, "truncated")]
+    assert scene.bench.files() == wanted
+    assert not any(count for _, count in thoughts_counted(scene.bench))
+
+
+def test_a_text_that_an_older_program_accepted_with_its_thoughts_is_in_its_results(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 2, backend=Scripted(thinking))
+    scene.finish()
+    answers = next((scene.bench.root / "results" / "round2" / "answer").glob("*.jsonl"))
+    said = [
+        json.loads(line)["response"]["body"]["choices"][0]["message"]["content"]
+        for line in answers.read_bytes().splitlines()
+    ]
+    with closing(sqlite3.connect(scene.bench.root / "data" / "batchgen.sqlite")) as database, database:
+        for text in said:
+            database.execute("UPDATE texts SET text = ? WHERE text = ?", (text, text.rpartition("</think>")[2].strip()))
+    assert "in no line" not in scene.bench.run("verify").out

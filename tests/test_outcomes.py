@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from time import monotonic
 from unicodedata import category
 
 import pytest
@@ -91,6 +92,51 @@ def test_a_text_without_a_word_is_empty(text: str) -> None:
 def test_a_correction_whose_question_says_nothing_is_empty(follow_up: str) -> None:
     reply = accept(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, "Two days.", follow_up=follow_up))
     assert (reply.reason, reply.text, reply.follow_up) == (Reason.EMPTY, "", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("<think>\n\n</think>\n\nTwo days.", "Two days."),
+        ("<think></think>Two days.", "Two days."),
+        ("\n <think>\nThe user wants\r\nsoup.\n</think>\n\nTwo days. ", "Two days."),
+        ("<think>One.</think> <think>\u3000</think>\u3000Two days.", "Two days."),
+        ("<think>A <think> within.</think>Two days.", "Two days."),
+    ],
+)
+def test_thoughts_in_front_are_no_text(said: str, text: str) -> None:
+    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, said)) == Reply(
+        "k", Reason.ACCEPTED, text, had_thoughts=True
+    )
+    reply = accept(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, said, follow_up=said))
+    assert (reply.text, reply.follow_up) == (text, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["Say <think>Hm.</think> aloud.", "</think> ends it.", "<thinking>a</thinking>", "<p>a"]
+)
+def test_thoughts_elsewhere_are_text(text: str) -> None:
+    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, text)) == Reply("k", Reason.ACCEPTED, text)
+
+
+@pytest.mark.parametrize(
+    "said", ["<think>Two days.", "<think>", "<think>a</think><think>Two days.</think", "<think> a"]
+)
+def test_thoughts_without_an_end_are_malformed(said: str) -> None:
+    usage = Usage(3, 0, 1, 0)
+    reply = accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, said, usage=usage))
+    assert reply == Reply("k", Reason.MALFORMED, "", "a <think> block without </think>", usage)
+
+
+def test_thoughts_alone_are_empty() -> None:
+    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think>Two days.</think>\n")).reason is Reason.EMPTY
+
+
+def test_a_reply_of_nothing_but_blocks_is_read_quickly() -> None:
+    start = monotonic()
+    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think></think>" * 200_000)).reason is Reason.EMPTY
+    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think>" * 400_000)).reason is Reason.MALFORMED
+    assert monotonic() - start < 2
 
 
 @pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.ACCEPTED}))

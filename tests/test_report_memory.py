@@ -100,8 +100,8 @@ def test_a_report_remembers_few_numbers_of_a_batch() -> None:
         ledger = facts._Ledger(9e9)
         for n in range(count):
             times = {"submitted_at": 1e9 + n, "started_at": 1e9 + n + 5.5, "ended_at": 2e9 + n}
-            row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m", "follow_up": 0}
-            ledger.learn(Batch(**{**nothing, **times, **row}))
+            row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m"}
+            ledger.learn(Batch(**{**nothing, "follow_up": 0, "had_thoughts": 0, **times, **row}))
         assert ledger.batches == count
         return held()
 

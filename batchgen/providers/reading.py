@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from batchgen.outcomes import Reason, Reply, mend, short
+from batchgen.outcomes import THINK, Reason, Reply, mend, short, without_thoughts
 
 MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
 # Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.
@@ -53,13 +53,17 @@ def _loosely(raw: bytes) -> Any:
 
 
 def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
-    """The fields of a JSON reply, or why it is MALFORMED. The first is the reply's text, a second one its follow-up."""
+    """The fields of a JSON reply, or why it is MALFORMED. The first is the reply's text, a second one its follow-up.
+
+    A <think> block in front of the JSON is taken off.
+    """
+    had_thoughts = text.lstrip().startswith(THINK)
     try:
-        found = texts_in(text, fields)
+        found = texts_in(without_thoughts(text) if had_thoughts else text, fields)
     except ValueError as error:
         return read._replace(reason=Reason.MALFORMED, detail=short(error))
     follow_up = found[1] if len(found) > 1 else ""
-    return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up)
+    return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up, had_thoughts)
 
 
 def texts_in(text: str, fields: Sequence[str]) -> list[str]:

@@ -22,7 +22,8 @@ NEWEST = 200  # batches in the page's table
 class StepFacts(NamedTuple):
     """One step. Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`, and `left` is `rejected` by
     reason. Requests: `requests` were sent, `accepted` brought a text, `failed` did not, by reason; what is missing
-    has not come back. `brought` texts came along with the step before (`ask_next`) and had no request of their own.
+    has not come back. Of the accepted, `had_thoughts` began with a <think> block, which was taken off. `brought` texts
+    came along with the step before (`ask_next`) and had no request of their own.
     """
 
     step: Step
@@ -38,6 +39,7 @@ class StepFacts(NamedTuple):
     failed: Mapping[str, int]
     models: Sequence[str]
     batches: int
+    had_thoughts: int
     waited: Sequence[float]
     ran: Sequence[float]
 
@@ -91,11 +93,13 @@ class _Sent:
 
     def __init__(self) -> None:
         self.requests, self.batches = 0, 0
+        self.had_thoughts = 0
         self.waited, self.ran = array("d"), array("d")
 
     def learn(self, batch: Batch) -> None:
         self.batches += 1
         self.requests += batch.requests
+        self.had_thoughts += batch.had_thoughts
         if batch.started_at and batch.submitted_at:
             self.waited.append(batch.started_at - batch.submitted_at)
         if batch.ended_at and batch.started_at:
@@ -145,6 +149,7 @@ def _step(
         failed=_ordered(failed),
         models=sorted(seen.models[step.position]),
         batches=sent.batches,
+        had_thoughts=sent.had_thoughts,
         waited=sent.waited,
         ran=sent.ran,
     )
