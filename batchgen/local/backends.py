@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; finish is "stop", "length" or "content_filter" (the text is no answer)."""
+    """What came back; finish is "stop", "length", "content_filter" or "refusal" (the text is the model's no)."""
 
     text: str
     finish: str = "stop"
@@ -283,11 +283,13 @@ def read_reply(reply: Any) -> Answer:
     message, usage = as_object(choice.get("message")), as_object(value.get("usage"))
     if not message:
         raise BackendError(f"the model answered {short(reply)}")
-    finish = FINISHES.get(as_text(word := choice.get("finish_reason")))
+    word = choice.get("finish_reason")
+    finish = FINISHES.get(as_text(word))
     if finish is None:
-        raise BackendError(f"the model ended its reply for the reason {word!r}, which is neither stop nor length")
+        said_so = "null" if word is None else repr(word)
+        raise BackendError(f"the model ended its reply with finish_reason {said_so}, which is neither stop nor length")
     if words := refusal(message):
-        return Answer(words, "content_filter", *_tokens(usage))
+        return Answer(words, "refusal", *_tokens(usage))
     try:
         return Answer(mend(said(message)), finish, *_tokens(usage))
     except ValueError as error:

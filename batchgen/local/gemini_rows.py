@@ -100,7 +100,7 @@ def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return result
 
 
-FINISH_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
+FINISH_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "refusal": "SAFETY"}
 
 
 def generated(answer: Answer, model: str) -> Row:

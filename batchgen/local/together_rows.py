@@ -94,6 +94,8 @@ def refusal(body: Row, serves: Callable[[str], bool]) -> str:
 def completion(answer: Answer, model: str, created: int) -> Row:
     """A chat.completion object."""
     asked, written = answer.prompt_tokens, answer.completion_tokens
+    refused = answer.finish == "refusal"
+    said = {"content": None, "refusal": answer.text} if refused else {"content": answer.text}
     return {
         "id": blake2b(answer.text.encode(), digest_size=8).hexdigest(),
         "object": "chat.completion",
@@ -103,10 +105,10 @@ def completion(answer: Answer, model: str, created: int) -> Row:
         "choices": [
             {
                 "index": 0,
-                "finish_reason": answer.finish,
+                "finish_reason": "stop" if refused else answer.finish,
                 "logprobs": None,
                 "seed": None,
-                "message": {"role": "assistant", "content": answer.text, "tool_calls": []},
+                "message": {"role": "assistant", **said, "tool_calls": []},
             }
         ],
         "usage": {"prompt_tokens": asked, "completion_tokens": written, "total_tokens": asked + written},

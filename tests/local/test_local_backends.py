@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -171,9 +172,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         *({}, [], None, "no", {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": ["x"]}),
         *({"choices": {"0": {}}}, {"choices": [{"message": "x", "finish_reason": "stop"}]}),
         *({"error": {"code": 500}}, choice("x") | {"error": {"message": "upstream gave up"}}),
-        *(choice("x", word) for word in (None, "", "tool_calls", "error", "abort", "STOPPED", 7, [], {})),
+        *map(partial(choice, "x"), (None, "", "tool_calls", "error", "abort", "STOPPED", 7, [], {})),
         *(choice("x", tool_calls=[{"id": "1"}]), choice("x", function_call={"name": "search"})),
-        *(choice(content) for content in (7, {}, [IMAGE], [7], ["x"], [{"text": "x"}], [{"type": "text", "text": 7}])),
+        *map(choice, (7, {}, [IMAGE], [7], ["x"], [{"text": "x"}], [{"type": "text", "text": 7}])),
     ],
     ids=str,
 )
@@ -189,8 +190,8 @@ def test_replies_that_are_none(reply: Any) -> None:
         (choice("Yes.", "eos", tool_calls=[], refusal=None), Answer("Yes.")),
         (choice("Ye", "length"), Answer("Ye", "length")),
         (choice("Ye", "content_filter"), Answer("Ye", "content_filter")),
-        (choice(None, refusal="I cannot."), Answer("I cannot.", "content_filter")),
-        (choice([{"type": "refusal", "refusal": "No."}]), Answer("No.", "content_filter")),
+        (choice(None, refusal="I cannot."), Answer("I cannot.", "refusal")),
+        (choice([{"type": "refusal", "refusal": "No."}]), Answer("No.", "refusal")),
         (choice([THOUGHT, {"type": "text", "text": "Ye"}, {"type": "output_text", "text": "s."}]), Answer("Yes.")),
         (choice([THOUGHT]), Answer("")),
         (choice(None, reasoning_content="only thoughts"), Answer("")),

@@ -13,6 +13,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 from conftest import REPOSITORY, Bench, seeds
 from serving import measure, serving
@@ -26,6 +27,8 @@ from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService
 from batchgen.local.workers import MOST_TRIES
 from batchgen.logs import redacted
+from batchgen.outcomes import Reason
+from batchgen.providers.together import reply as together_reply
 from local.helpers import (
     KEY,
     by_key,
@@ -145,10 +148,10 @@ ODD_ENDS: list[tuple[dict[str, Any], str, str]] = [  # (a choice, Together's fin
     ({"message": {"content": "Whole."}, "finish_reason": "eos"}, "stop", ""),
     ({"message": {"content": "Half a"}, "finish_reason": "length"}, "length", ""),
     ({"message": {"content": "Half a"}, "finish_reason": "content_filter"}, "content_filter", ""),
-    ({"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}, "content_filter", ""),
+    ({"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}, "stop", ""),
     ({"message": {"content": "Half a"}, "finish_reason": "abort"}, "", "abort"),
     ({"message": {"content": "I look it up.", "tool_calls": [{}]}, "finish_reason": "tool_calls"}, "", "tool_calls"),
-    ({"message": {"content": "Half a"}, "finish_reason": None}, "", "None"),
+    ({"message": {"content": "Half a"}, "finish_reason": None}, "", "null"),
     (
         {"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502, "message": "went away"}},
         "",
@@ -181,7 +184,8 @@ def test_a_half_text_is_not_told_as_a_whole_one() -> None:
         assert errors
         bad = by_key(together.files.content(errors).read(), "custom_id")
         upstream.behaviour = lambda _, __: odd_end("2", 0)
-        rows = parsed(gemini_output(gemini, (over_gemini(service, gemini))))
+        rows = parsed(gemini_output(gemini, over_gemini(service, gemini)))
+    assert together_reply(orjson.dumps(good["k3"]), ()).reason is Reason.REFUSED
     for number, (_, finish, word) in enumerate(ODD_ENDS):
         if finish:
             assert good[f"k{number}"]["response"]["body"]["choices"][0]["finish_reason"] == finish
