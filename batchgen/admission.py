@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from batchgen.build import Shard
 from batchgen.dialogue import Step
-from batchgen.errors import BudgetReached, StageStopped, Temporary
+from batchgen.errors import BudgetReached
 from batchgen.guard import stopped
 from batchgen.logs import log
 from batchgen.outcomes import Usage
@@ -18,7 +18,7 @@ from batchgen.receipt import Money, money
 from batchgen.records import Batch, Wait
 from batchgen.session import Session
 from batchgen.sums import NO_BATCH
-from batchgen.waits import halt_scope, in_force, model_scope, step_scope
+from batchgen.waits import halt_scope, in_force, model_scope, step_scope, trouble
 
 
 def held_back(session: Session, scope: str, step: Step) -> bool:
@@ -27,10 +27,7 @@ def held_back(session: Session, scope: str, step: Step) -> bool:
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not in_force(wait, session.now()):
             continue
-        if wait.until is None:
-            session.trouble(StageStopped(wait.reason, do="Mend the cause, then: batchgen retry"))
-        else:
-            session.trouble(Temporary(wait.reason, do="What was not submitted waits; a later tick goes on."))
+        session.trouble(trouble(wait, session.now()))
         return True
     return False
 

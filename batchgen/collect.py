@@ -14,14 +14,15 @@ from batchgen import booking
 from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
 from batchgen.crash import crashpoint
-from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, SetupError
+from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
 from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch, salvage
 from batchgen.late import look_for_late_results
 from batchgen.logs import log
 from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
-from batchgen.providers.transport import speaks_of_model, speaks_of_quota
+from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use
+from batchgen.providers.transport import speaks_of_model
 from batchgen.reconcile import LISTING_PAYS
 from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.session import Session
@@ -287,7 +288,10 @@ def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:
             why = f"{batch.provider} does not serve {batch.model}: {job.error}"
             return Ending(Reason.NOT_SENT, why, error=job.error)
         if speaks_of_quota(job.error):
-            pause(session.store, scope, f"{batch.provider}: the job failed for a quota: {job.error}", session.now())
+            why = f"{batch.provider}: the job failed for a quota: {job.error}"
+            pause(session.store, scope, why, session.now())
+            if waiting_is_no_use(job.error):
+                session.trouble(QuotaClosed(why, do=PLAN_ADVICE))
             return Ending(Reason.NOT_SENT, job.error, error=job.error)
     if job.state is JobState.FAILED or job.error:
         log.warning("%s: %s: %s", session.describe(batch), job.raw_state, job.error or "no reason given")

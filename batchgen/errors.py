@@ -5,6 +5,7 @@ BatchgenError
 ├── SetupError        2  the user can fix it, nothing was sent
 │   ├── InputError       a file that cannot be read as what it should be
 │   ├── KeyRefused       a missing or refused API key
+│   ├── QuotaClosed      a quota that no waiting mends
 │   └── UnknownModel     no model of the configured list is served
 ├── NeedsPerson       3  going on costs money or rows
 │   ├── BudgetReached    max_usd would be passed
@@ -48,6 +49,10 @@ class InputError(SetupError):
 
 class KeyRefused(SetupError):
     """A missing or refused API key."""
+
+
+class QuotaClosed(SetupError):
+    """A quota that no waiting mends: the plan grants none of it, or the credits are used up."""
 
 
 class UnknownModel(SetupError):

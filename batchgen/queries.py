@@ -96,4 +96,4 @@ OUTPUT_OF = """SELECT coalesce(sum(requests), 0), coalesce(sum(output_tokens), 0
 STANDINGS = """SELECT number, at, batch, reason, detail, strikes FROM conversations
     WHERE number BETWEEN :first AND :last ORDER BY number"""
 STALE = "SELECT file, since FROM stale ORDER BY file"
-WAITS = "SELECT scope, until, hits, reason FROM waits ORDER BY scope"
+WAITS = "SELECT * FROM waits ORDER BY scope"  # an older program's table has no `since`

@@ -159,12 +159,13 @@ class Settled(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Why something is not submitted now; `until` None waits for a person."""
+    """Why something is not submitted now; `until` None waits for a person. `since`: when a quota first said no."""
 
     scope: str
     until: float | None
     hits: int
     reason: str
+    since: float | None = None
 
 
 class Bill(NamedTuple):

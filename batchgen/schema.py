@@ -151,4 +151,6 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE batches ADD COLUMN upload_failed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN short_looks INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN had_thoughts INTEGER NOT NULL DEFAULT 0",
+    # When a quota first said no; a model that has waited for a day calls somebody.
+    "ALTER TABLE waits ADD COLUMN since REAL",
 )

@@ -38,7 +38,7 @@ from batchgen.records import Batch
 from batchgen.refused import Stop, take_no
 from batchgen.session import Session
 from batchgen.threads import as_they_come, at_once, begin, brought
-from batchgen.waits import model_scope, pause
+from batchgen.waits import model_scope, pause, trouble
 
 AHEAD = 4  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory
@@ -272,8 +272,8 @@ class Sender:
         session, scope = self._session, _model(batch)
         if scope not in self._paused:  # several at once may be refused by one quota
             self._paused.add(scope)
-            seconds = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
-            session.trouble(Temporary(str(error), do=f"{scope} waits {seconds:.0f} s; what was not submitted is kept."))
+            wait = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
+            session.trouble(trouble(wait, session.now()))
         raise Stop
 
 

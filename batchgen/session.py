@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from batchgen import clock
 from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
-from batchgen.errors import BatchgenError, NeedsPerson, SetupError, StageStopped, Temporary, UnknownModel
+from batchgen.errors import (
+    BatchgenError,
+    NeedsPerson,
+    QuotaReached,
+    SetupError,
+    StageStopped,
+    Temporary,
+    UnknownModel,
+)
 from batchgen.files import Layout, last_number
 from batchgen.logs import log, set_up
 from batchgen.records import REBUILDING, Batch, Wait, pin
 from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.thrift import give_back
-from batchgen.waits import model_scope
+from batchgen.waits import in_force, model_scope, pause, trouble
 from batchgen.words import counted
 
 if TYPE_CHECKING:
@@ -183,7 +191,7 @@ class Session:
         """Before anything is paid: the first model of each list that is really served, by a one-token call.
 
         A listing is no proof at Together, and a batch for a model that left answers 201 before it fails. Raises
-        KeyRefused, UnknownModel, Temporary.
+        KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after a day of waiting for a quota.
         """
         for provider in self.providers():
             self.fingerprint(provider)
@@ -210,7 +218,7 @@ class Session:
 
         for model in models:
             try:
-                self.remote(provider).probe(model)
+                self._probe(provider, model)
             except ModelGone as error:
                 log.warning("%s does not serve %s: %s", provider.name, model, error)
                 continue
@@ -220,6 +228,19 @@ class Session:
                 return model, False
             return model, True
         return None
+
+    def _probe(self, provider: Provider, model: str) -> None:
+        """Ask for one token. A quota's no holds the model back, as one to a create call does."""
+        scope = model_scope(provider.name, model)
+        wait = self.store.waits().get(scope)
+        if wait is not None and in_force(wait, self.now()):
+            raise trouble(wait, self.now())
+        try:
+            self.remote(provider).probe(model)
+        except QuotaReached as error:
+            wait = pause(self.store, scope, str(error), self.now(), error.retry_after_seconds)
+            raise trouble(wait, self.now()) from None
+        self.store.end_wait(scope)
 
     def _none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
         what = f"{provider.name} serves none of: {', '.join(models)}"

@@ -348,7 +348,7 @@ class Store(Texts, Sums):
 
     def wait(self, wait: Wait) -> None:
         if self.waits().get(wait.scope) != wait:
-            self._database.execute("INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?)", wait)
+            self._database.execute("INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?, ?)", wait)
 
     def end_wait(self, scope: str) -> None:
         if scope in self.waits():

@@ -9,7 +9,7 @@ from batchgen.admission import admitted, record_wait, still_admitted
 from batchgen.build import Shard
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
-from batchgen.errors import Temporary
+from batchgen.errors import NeedsPerson, Temporary
 from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
 from batchgen.outcomes import Reason
@@ -33,7 +33,7 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
         try:
             if attempts:
                 session.pin_models()
-        except Temporary as error:
+        except (Temporary, NeedsPerson) as error:
             session.trouble(error)
             break
         for tried in attempts:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from batchgen.dialogue import Step
+from batchgen.errors import BatchgenError, NeedsPerson, StageStopped, Temporary
 from batchgen.records import Wait
 from batchgen.store import Store
 
 FIRST_SECONDS, MOST_SECONDS = 60.0, 2 * 3600.0
+CALL_SECONDS = 24 * 3600.0  # of waiting for a quota, before somebody is called
 _STEP, _HALT = "step", "halt"  # no provider is called so
 
 
@@ -36,21 +38,38 @@ def in_words(scope: str) -> str:
     return str(Step.at(int(rest))) if kind in {_STEP, _HALT} else rest
 
 
-def pause(store: Store, scope: str, reason: str, now: float, wish_seconds: float | None = None) -> float:
+def pause(store: Store, scope: str, reason: str, now: float, wish_seconds: float | None = None) -> Wait:
     """Hold `scope` ("provider/model") back, longer at each repetition, or as long as the provider wishes.
 
-    Returns the pause in seconds. Attempts are not touched: nothing was bought.
+    Attempts are not touched: nothing was bought.
     """
     from random import uniform  # here: `status` pauses nothing
 
     before = store.waits().get(scope)
     hits = (before.hits if before else 0) + 1
+    since = before.since if before and before.since is not None else now
     jittered = FIRST_SECONDS * 2 ** min(hits - 1, 16) * uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
     seconds = min(jittered if wish_seconds is None else wish_seconds, MOST_SECONDS)
-    store.wait(Wait(scope, now + seconds, hits, reason))
-    return seconds
+    wait = Wait(scope, now + seconds, hits, reason, since)
+    store.wait(wait)
+    return wait
 
 
 def in_force(wait: Wait, now: float) -> bool:
     """Whether `wait` forbids a create now. A clock that jumped back cannot stretch a pause beyond the longest."""
     return wait.until is None or now < wait.until <= now + MOST_SECONDS
+
+
+def trouble(wait: Wait, now: float) -> BatchgenError:
+    """What a wait in force is to the user: a halt, a quota that passes, or one that has not passed for a day."""
+    if wait.until is None:
+        return StageStopped(wait.reason, do="Mend the cause, then: batchgen retry")
+    waited = now - (now if wait.since is None else wait.since)
+    if waited >= CALL_SECONDS:
+        return NeedsPerson(
+            f"{wait.scope} has waited for {waited / 3600:.0f} h: {wait.reason}",
+            do="Ask the provider for a higher quota, or use another model: batchgen switch"
+            f" {provider_of(wait.scope)} [MODEL]. Ticks go on trying; what was not submitted is kept.",
+        )
+    left = wait.until - now
+    return Temporary(wait.reason, do=f"{wait.scope} waits {left:.0f} s; what was not submitted is kept.")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.errors import KeyRefused, QuotaReached, SetupError, Temporary
+from batchgen.errors import KeyRefused, QuotaClosed, QuotaReached, SetupError, Temporary
+from batchgen.outcomes import DETAIL_CHARACTERS
 from batchgen.providers.base import (
     CreateRefused,
     FileGone,
@@ -14,7 +15,8 @@ from batchgen.providers.base import (
     LinesRefused,
     ModelGone,
 )
-from batchgen.providers.transport import Refusal, meaning, retry_after, speaks_of_model, speaks_of_quota, unreachable
+from batchgen.providers.quotas import in_few_words, is_named, speaks_of_quota, waiting_is_no_use
+from batchgen.providers.transport import Refusal, meaning, retry_after, speaks_of_model, unreachable
 
 NOT_MINE = "You do not have permission to access the File abc123 or it may not exist. PERMISSION_DENIED"
 NOT_SERVED = (
@@ -38,6 +40,14 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("gemini", READ, 429, "Too many requests for model gemini-2.5-flash-lite is not supported", QuotaReached),
     ("together", CREATE, 429, "request frequency", QuotaReached),
     ("together", UPLOAD, 429, "<html>slow down</html>", QuotaReached),
+    # quotas that no waiting mends
+    ("gemini", CREATE, 429, f"{QUOTA} * Quota exceeded for metric: free_tier_requests, limit: 0", QuotaClosed),
+    ("gemini", PROBE, 429, "Your prepayment credits are depleted. RESOURCE_EXHAUSTED", QuotaClosed),
+    ("gemini", PROBE, 429, "Your project has exceeded its monthly spending cap.", QuotaClosed),
+    ("gemini", CREATE, 429, "Quota exceeded for metric: requests, limit: 0.5", QuotaReached),
+    ("gemini", CREATE, 429, "Quota exceeded for metric: requests, limit: 100", QuotaReached),
+    ("together", CREATE, 429, "You exceeded your current quota insufficient_quota", QuotaClosed),
+    ("together", PROBE, 429, "Credit limit exceeded, please add credits", QuotaClosed),
     # keys
     ("gemini", CREATE, 400, "API key not valid. Please pass a valid API key. INVALID_ARGUMENT", KeyRefused),
     ("gemini", READ, 400, "INVALID_ARGUMENT API_KEY_INVALID", KeyRefused),
@@ -168,11 +178,34 @@ def test_a_quota_answer_says_which_quota_it_may_be(doing: str, message: str, wor
     assert found.retry_after_seconds == 61
 
 
+@pytest.mark.parametrize(
+    ("message", "closed", "named"),
+    [
+        (QUOTA, False, False),
+        ("* Quota exceeded for metric: free_tier_requests, limit: 0, model: m", True, True),
+        ("limit of enqueued_tokens is 10000000", False, True),
+        ("quotaId: GenerateRequestsPerDayPerProjectPerModel-FreeTier", False, True),
+        ("Billing is disabled for this project", True, False),
+        ("Limit 01", False, False),
+    ],
+)
+def test_what_is_said_of_a_quota(message: str, closed: bool, named: bool) -> None:  # noqa: FBT001
+    assert (waiting_is_no_use(message), is_named(message)) == (closed, named)
+
+
+@given(st.text(), st.text(min_size=DETAIL_CHARACTERS))
+def test_what_names_a_quota_survives_the_shortening(before: str, advice: str) -> None:
+    named = "Quota exceeded for metric: free_tier_requests, limit: 0, model: m"
+    words = in_few_words(f"{before}\n{advice}. \n* {named}")
+    assert len(words) <= DETAIL_CHARACTERS
+    assert named in words or waiting_is_no_use(f"{before}\n{advice}")
+
+
 @settings(deadline=None)
 @given(st.integers(100, 599), st.text(st.characters()))
 def test_every_refusal_has_a_meaning_and_one_line(status: int, message: str) -> None:
     found = meaning(Refusal("gemini", CREATE, status, message))
-    assert isinstance(found, (CreateRefused, JobMissing, KeyRefused, ModelGone, Temporary))
+    assert isinstance(found, (CreateRefused, JobMissing, KeyRefused, ModelGone, QuotaClosed, Temporary))
     str(found).encode()
     assert str(found).splitlines() in ([], [str(found)])
 

@@ -16,6 +16,7 @@ from batchgen.costs import Formula
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.quotas import in_few_words
 from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
 
 NAME = "gemini"
@@ -162,7 +163,8 @@ def _failed_row(key: str, error: Any) -> Reply:
 def _words(error: Any) -> str:
     """A google.rpc.Status, or whatever stands in its place, in one line."""
     code, message = as_object(error).get("code"), as_object(error).get("message")
-    return short(f"code {code}: {message or 'no message'}" if code else message or error)
+    words = in_few_words(message or error)
+    return short(f"code {code}: {words if message else 'no message'}") if code else words
 
 
 def _either(message: dict[str, Any], name: str) -> Any:

@@ -28,7 +28,7 @@ from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.gemini import NAME, job
-from batchgen.providers.reading import as_object
+from batchgen.providers.reading import as_object, as_text
 from batchgen.providers.transport import (
     Refusal,
     believing_the_second,
@@ -267,16 +267,33 @@ def _refusal(doing: str, error: Any) -> Refusal:
         message += " API_KEY_INVALID"
     if "file_storage" in str(error.details):
         message += " file_storage_bytes"
+    message += "".join(f" {quota}" for quota in _quotas(error.details) if quota not in message)
     wish = retry_after(headers)
     return Refusal(
         NAME, doing, int(error.code), redacted(message.strip()), _retry_delay(error.details) if wish is None else wish
     )
 
 
-def _retry_delay(details: Any) -> float | None:
+def _details(body: Any) -> Iterator[dict[str, Any]]:
+    """The details of Google's error object: RetryInfo, QuotaFailure, ..."""
+    found = as_object(as_object(body).get("error")).get("details")
+    for detail in found if isinstance(found, list) else ():
+        yield as_object(detail)
+
+
+def _quotas(body: Any) -> Iterator[str]:
+    """The ids of the quotas that a google.rpc.QuotaFailure names."""
+    for detail in _details(body):
+        violations = detail.get("violations")
+        for violation in violations if isinstance(violations, list) else ():
+            if quota := as_text(as_object(violation).get("quotaId")):
+                yield f"quotaId: {quota}"
+
+
+def _retry_delay(body: Any) -> float | None:
     """The wish of a google.rpc.RetryInfo ("34s"), in seconds."""
-    for detail in as_object(as_object(details).get("error")).get("details") or ():
-        number = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(as_object(detail).get("retryDelay")))
+    for detail in _details(body):
+        number = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay")))
         if number:
             return float(number[1])
     return None

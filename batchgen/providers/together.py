@@ -15,6 +15,7 @@ from batchgen.costs import Formula
 from batchgen.outcomes import Reason, Reply, Usage, short
 from batchgen.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.quotas import in_few_words
 from batchgen.providers.reading import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 
 NAME = "together"
@@ -125,7 +126,7 @@ def _failed_row(key: str, error: Any, status: Any) -> Reply:
 
 def _words(error: Any) -> str:
     """An error of a row or a job, text or object, in one line."""
-    return short(as_object(error).get("message") or error or "")
+    return in_few_words(as_object(error).get("message") or error or "")
 
 
 def _completion(key: str, body: dict[str, Any], fields: Sequence[str]) -> Reply:

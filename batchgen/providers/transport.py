@@ -19,6 +19,7 @@ from batchgen.errors import (
     BatchgenError,
     KeyRefused,
     NotReady,
+    QuotaClosed,
     QuotaReached,
     SetupError,
     Temporary,
@@ -27,6 +28,7 @@ from batchgen.errors import (
 from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
+from batchgen.providers.quotas import PLAN_ADVICE, in_few_words, is_named, waiting_is_no_use
 
 T = TypeVar("T")
 
@@ -113,7 +115,7 @@ class Refusal(NamedTuple):
     retry_after_seconds: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.provider}, {self.doing}: HTTP {self.status}: {short(self.message)}"
+        return f"{self.provider}, {self.doing}: HTTP {self.status}: {in_few_words(self.message)}"
 
 
 _KEY_WORDS = re.compile(
@@ -149,7 +151,10 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     status, message = refusal.status, refusal.message
     key_refused = KeyRefused(f"{refusal} (nothing was changed: check the key, its project and its billing)")
     if status == 429:  # noqa: PLR2004
-        return QuotaReached(f"{refusal} {_which_quota(refusal)}", retry_after_seconds=refusal.retry_after_seconds)
+        if waiting_is_no_use(message):
+            return QuotaClosed(str(refusal), do=PLAN_ADVICE)
+        said = f"{refusal} {_which_quota(refusal)}".rstrip()
+        return QuotaReached(said, retry_after_seconds=refusal.retry_after_seconds)
     if status in (401, 402):
         return key_refused
     # A page of markup is the word of something in between (a proxy, a store of presigned uploads), not the provider's.
@@ -180,17 +185,14 @@ def speaks_of_model(message: str) -> bool:
     return bool(_MODEL_WORDS.search(message))
 
 
-def speaks_of_quota(message: str) -> bool:
-    """Whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
-    return "RESOURCE_EXHAUSTED" in message or message.startswith("code 8:")
-
-
 def _which_quota(refusal: Refusal) -> str:
-    """Several quotas wear the same coat; the call that was refused tells most (faults A8)."""
+    """Where the message does not name the quota: the one that the refused call makes most likely (faults A8)."""
     if "file_storage" in refusal.message or "upload" in refusal.doing:
         return (
             "This is probably the FILE quota (storage or uploads): `batchgen clean` deletes input files no longer used."
         )
+    if is_named(refusal.message):
+        return ""
     if "create" in refusal.doing:
         return "This is probably the limit of enqueued tokens or of concurrent batches; what was not submitted waits."
     return "This is probably the limit of calls per minute."

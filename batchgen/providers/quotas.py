@@ -1,0 +1,55 @@
+"""What a provider's words say about a quota: which one it is, and whether it passes by waiting. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from batchgen.outcomes import DETAIL_CHARACTERS, short
+
+PLAN_ADVICE = (
+    "Waiting does not mend this. Check the plan, the billing and the credits of the key's project, or use another key;"
+    " or name a model that the plan includes in batchgen.toml. Then ticks go on."
+)
+
+# Words of Google and of Together, as reported by their users; "check your plan and billing details" stands in every
+# answer of Google's about a quota, also in those that pass.
+_NO_USE = re.compile(
+    r"\blimit(?::| of| is| =|=) ?0\b(?![.,]\d)"
+    r"|\bcredits?\b[^.\n]{0,60}\b(?:used up|depleted|exhausted|run out|ran out)"
+    r"|\b(?:insufficient|not enough|out of|no) (?:\w+ )?(?:credits?|funds|balance)\b|\binsufficient_(?:quota|funds)\b"
+    r"|\b(?:credit|spend(?:ing)?) (?:cap|limit)\b[^.\n]{0,60}\b(?:exceeded|reached)"
+    r"|\b(?:exceeded|reached)\b[^.\n]{0,40}\bspend(?:ing)? (?:cap|limit)"
+    r"|\bbilling\b[^.\n]{0,40}\b(?:disabled|not enabled|not active|inactive|closed)|\benable billing\b",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"\blimit(?::| of| is| =|=) ?\d|\bquota exceeded for\b|\b[a-z]+_[a-z_]*(?:requests|tokens?|bytes|count)\b"
+    r"|\bPer(?:Minute|Day|Project)\w*\b|\bquotaId\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"\s*\n\s*(?:\* )?|(?<=[.!?;]) +(?=[A-Z*])")
+
+
+def speaks_of_quota(message: str) -> bool:
+    """Whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
+    return "RESOURCE_EXHAUSTED" in message or message.startswith("code 8:")
+
+
+def waiting_is_no_use(message: str) -> bool:
+    """Whether a provider's words about a quota say that it stays closed: a limit of 0, credits used up, no billing."""
+    return bool(_NO_USE.search(message))
+
+
+def is_named(message: str) -> bool:
+    """Whether a provider's words say which quota is meant."""
+    return bool(_NAMED.search(message))
+
+
+def in_few_words(message: object) -> str:
+    """`message` as one line of bounded length. Where it is too long, the sentences that name a quota come first:
+    Google puts them at the end, behind its general advice.
+    """
+    if not isinstance(message, str) or len(message) <= DETAIL_CHARACTERS:
+        return short(message)
+    sentences = [sentence for sentence in _SENTENCE_END.split(message) if sentence]
+    return short(" ".join(sorted(sentences, key=lambda one: (not waiting_is_no_use(one), not is_named(one)))))
