@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from batchgen.costs import rate
 from batchgen.dialogue import STAGES
 from batchgen.errors import BatchgenError, SetupError, Temporary, UnknownModel
+from batchgen.providers import connect
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
+from batchgen.providers.transport import masked
 from batchgen.settings import Settings, api_key
 
 SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -32,6 +33,8 @@ def _provider(provider: Provider, settings: Settings, environment: Mapping[str, 
     found: dict[str, Any] = {
         "name": provider.name,
         "sdk": f"{provider.sdk} {version(provider.sdk)}",
+        "key_variable": provider.key_variable,
+        "not_read": sorted(name for name in environment if provider.is_foreign(name)),
         "url": masked(environment.get(provider.url_variable) or "the provider's own"),
         "enqueued_tokens": wanted.enqueued_tokens,
         "concurrent_batches": wanted.concurrent_batches,
@@ -41,18 +44,36 @@ def _provider(provider: Provider, settings: Settings, environment: Mapping[str, 
     try:
         key = api_key(dict(environment), provider.key_variable)
         url = environment.get(provider.url_variable) or None
-        remote = provider.connect(Access(key, url, settings.batches.http_timeout_seconds, wanted.api_version))
+        access = Access(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
+        remote = connect(provider, access)
         try:
             found["models"] = [_model(remote, model, settings) for model in wanted.models]
         finally:
             remote.close()
     except BatchgenError as error:
         found["problem"] = str(error)
+        found["do"] = error.do
         found["exit_code"] = error.exit_code
         return found
-    if all(model["served"] == "no" for model in found["models"]):
-        found["problem"] = f"{provider.name} serves none of the configured models"
-        found["exit_code"] = UnknownModel.exit_code
+    if not any(model["served"] == "yes" for model in found["models"]):
+        found |= _none_served(provider, found["models"])
+    return found
+
+
+def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The problem where no model has answered: the provider serves none, or could not be asked."""
+    found = {
+        "problem": f"{provider.name} serves none of the configured models",
+        "do": f"Name one that is served in batchgen.toml ([{provider.name}] models), then run doctor again.",
+        "exit_code": UnknownModel.exit_code,
+    }
+    for model in models:
+        if model["served"] == "unclear":
+            found["problem"] = f"{provider.name}: no configured model could be asked: {model['detail']}"
+            found["do"] = (
+                f"Check {provider.url_variable}, and whether this key may use the API from here; then run doctor again."
+            )
+            break
     return found
 
 
@@ -83,18 +104,12 @@ def _surroundings() -> Iterator[tuple[str, str]]:
             yield name, masked(value)
 
 
-def masked(url: str) -> str:
-    """An address without the password that may stand in it."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
-
-
 def describe(found: Mapping[str, Any]) -> str:
     lines = []
     for provider in found["providers"]:
         lines.append(f"{provider['name']} ({provider['sdk']}), {provider['url']}")
+        unread = f"; not read: {', '.join(provider['not_read'])}" if provider["not_read"] else ""
+        lines.append(f"  key from {provider['key_variable']}{unread}")
         lines += [f"  {_model_line(model)}" for model in provider["models"]]
         tokens = f"{provider['enqueued_tokens']:,} tokens enqueued"
         lines.append(f"  limits in use: {provider['concurrent_batches']} batches, {tokens}")
@@ -121,4 +136,4 @@ def verdict(found: Mapping[str, Any]) -> BatchgenError | None:
         return None
     first = problems[0]
     kind = {Temporary.exit_code: Temporary}.get(first["exit_code"], SetupError)
-    return kind(first["problem"], do="Mend it, then run doctor again.")
+    return kind(first["problem"], do=first["do"] or "Mend it, then run doctor again.")

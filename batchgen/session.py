@@ -151,6 +151,7 @@ class Session:
     def remote(self, provider: Provider) -> Remote:
         """The provider's calls, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
+            from batchgen.providers import connect
             from batchgen.providers.base import Access
 
             set_up()  # an SDK may log
@@ -161,7 +162,7 @@ class Session:
                 timeout_seconds=self.settings.batches.http_timeout_seconds,
                 api_version=self.settings.provider(provider.name).api_version,
             )
-            self._remotes[provider.name] = provider.connect(access)
+            self._remotes[provider.name] = connect(provider, access)
         return self._remotes[provider.name]
 
     def close(self) -> None:

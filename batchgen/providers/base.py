@@ -141,6 +141,7 @@ class Provider:
     name: str
     key_variable: str
     url_variable: str
+    sdk_variables: tuple[str, ...]  # beginnings of the names that its SDK reads by itself
     max_file_bytes: int
     max_line_bytes: int
     max_file_requests: int
@@ -154,6 +155,10 @@ class Provider:
     row_marks: tuple[bytes, ...]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
     connect: Callable[[Access], Remote]
+
+    def is_foreign(self, variable: str) -> bool:
+        """Whether the SDK, but not this program, reads an environment variable."""
+        return variable.startswith(self.sdk_variables) and variable not in {self.key_variable, self.url_variable}
 
 
 class JobMissing(Exception):

@@ -259,6 +259,7 @@ PROVIDER = Provider(
     name=NAME,
     key_variable="GEMINI_API_KEY",
     url_variable="GOOGLE_GEMINI_BASE_URL",
+    sdk_variables=("GOOGLE_", "GEMINI_"),
     max_file_bytes=2_000_000_000,
     max_line_bytes=20_000_000,  # not documented for files; the limit of an inline request body
     max_file_requests=200_000,  # not documented; the file's size is what counts

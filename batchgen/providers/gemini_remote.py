@@ -27,22 +27,25 @@ from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
-from batchgen.providers.gemini import NAME, job
+from batchgen.providers.gemini import NAME, PROVIDER, job
 from batchgen.providers.reading import as_object, as_text
 from batchgen.providers.transport import (
     Refusal,
     believing_the_second,
     meaning,
     meaning_of_create,
+    no_api,
     patiently,
     retry_after,
     setting_up,
     tls_context,
     unreachable,
     unreadable,
+    without_version,
 )
 
 API_URL = "https://generativelanguage.googleapis.com"
+UPLOADING = "upload a request file"
 PAGE_SIZE = 100
 MAX_PAGES = 1000
 LISTING = {"operations", "nextPageToken", "unreachable"}  # what a page may hold; an empty one holds nothing
@@ -54,7 +57,7 @@ class GeminiRemote:
     MIME_TYPES = ("application/jsonl", "jsonl", "application/json", "text/plain")
 
     def __init__(self, access: Access) -> None:
-        self._base = (access.url or API_URL).rstrip("/")
+        self._base = without_version(access.url or API_URL)
         self._version = access.api_version
         self._headers = {"x-goog-api-key": access.key}
         self._mime = self.MIME_TYPES[0]
@@ -114,12 +117,14 @@ class GeminiRemote:
         raise Temporary("gemini, upload a request file: every MIME type was refused.", do="The next tick tries again.")
 
     def _upload(self, path: Path, size: int, mime: str) -> RemoteFile:
-        with _calling("upload a request file"):
+        with _calling(UPLOADING):
             try:
                 file = self._client.files.upload(file=str(path), config={"mime_type": mime, "display_name": path.stem})
             except Exception as error:
                 if _is_mime_refusal(error):
                     raise _MimeRefused from None
+                if _finds_no_api(error):
+                    raise no_api(_refusal(UPLOADING, error), self._base, PROVIDER.url_variable) from None
                 raise
         sent = self._check_upload(path, size, file.name or "", file.size_bytes, file.sha256_hash)
         return RemoteFile(sent, ready=_file_state(file) == "ACTIVE")
@@ -250,6 +255,15 @@ class _MimeRefused(Exception):
 def _is_mime_refusal(error: Exception) -> bool:
     """A 400 that names the type, or the KeyError of the SDK on a 200 with an error body (A5)."""
     return "mime" in str(error).lower() or (isinstance(error, KeyError) and "file" in error.args)
+
+
+def _finds_no_api(error: Any) -> bool:
+    """A 404 to the start of an upload. Later calls carry the upload's id, which the service may have forgotten."""
+    return (
+        isinstance(error, errors.APIError)
+        and error.code == httpx2.codes.NOT_FOUND
+        and "upload_id" not in cast("httpx2.Response", error.response).request.url.params
+    )
 
 
 def _file_state(file: Any) -> str:

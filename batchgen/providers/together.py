@@ -196,6 +196,7 @@ PROVIDER = Provider(
     name=NAME,
     key_variable="TOGETHER_API_KEY",
     url_variable="TOGETHER_BASE_URL",
+    sdk_variables=("TOGETHER_",),
     max_file_bytes=100_000_000,
     max_line_bytes=10_000_000,
     max_file_requests=50_000,

@@ -19,32 +19,35 @@ from batchgen.logs import redacted
 from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
-from batchgen.providers.together import NAME, job
+from batchgen.providers.together import NAME, PROVIDER, job
 from batchgen.providers.transport import (
     Refusal,
     believing_the_second,
     meaning,
     meaning_of_create,
+    no_api,
     patiently,
     retry_after,
     setting_up,
     tls_context,
     unreachable,
     unreadable,
+    without_version,
 )
 
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW = "24h"  # the only one there is
 API_URL = "https://api.together.ai"
 LISTING = {"object", "data", "first_id", "last_id"}  # what a list in one piece holds; any other value may mean more
+UPLOADING = "upload a request file"
 
 
 class TogetherRemote:
     """The calls, with the SDK's own retries off: by default it repeats a create up to three times (RUN)."""
 
     def __init__(self, access: Access) -> None:
-        url = (access.url or API_URL).rstrip("/").removesuffix("/v1")
-        with setting_up(NAME, url):
+        self._base = without_version(access.url or API_URL)
+        with setting_up(NAME, self._base):
             self._http = together.DefaultHttpxClient(
                 verify=tls_context(),
                 timeout=access.timeout_seconds,
@@ -52,7 +55,7 @@ class TogetherRemote:
             )
             self._client = together.Together(
                 api_key=access.key,
-                base_url=url,
+                base_url=self._base,
                 timeout=access.timeout_seconds,
                 max_retries=0,
                 http_client=self._http,
@@ -68,9 +71,8 @@ class TogetherRemote:
         """
 
         def call() -> RemoteFile:
-            with _calling("upload a request file"):
-                # The SDK's check reads the file twice more; what it looks for holds by construction.
-                file = self._client.files.upload(file=str(path), purpose="batch-api", check=False)
+            with _calling(UPLOADING):
+                file = self._upload(path)
             if not file.id or file.bytes not in (None, size):
                 raise Temporary(
                     "together, upload a request file: what arrived is not what was sent.",
@@ -79,6 +81,17 @@ class TogetherRemote:
             return _checked(file)
 
         return believing_the_second(lambda: patiently(call))
+
+    def _upload(self, path: Path) -> Any:
+        try:
+            # The SDK's check reads the file twice more; what it looks for holds by construction.
+            return self._client.files.upload(file=str(path), purpose="batch-api", check=False)
+        except together.APIStatusError as error:
+            # Later calls go to another address, or carry the file's id.
+            begins = error.response.request.url.path.endswith("/files")
+            if begins and error.status_code == httpx.codes.NOT_FOUND:
+                raise no_api(_refusal(UPLOADING, error), self._base, PROVIDER.url_variable) from None
+            raise
 
     def file(self, file_id: str) -> RemoteFile:
         def call() -> RemoteFile:

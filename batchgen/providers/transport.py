@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from time import time
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from batchgen.errors import (
     Ambiguous,
@@ -57,6 +57,14 @@ def is_address(url: str) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and " " not in url
     except ValueError:
         return False
+
+
+_VERSION = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?$")
+
+
+def without_version(url: str) -> str:
+    """`url` without slashes and an API version at its end: the SDKs append the version themselves."""
+    return _VERSION.sub("", url.rstrip("/")).rstrip("/")
 
 
 @contextmanager
@@ -171,6 +179,24 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     if status == 403 or _KEY_WORDS.search(message):  # noqa: PLR2004 - the key's project may not do this
         return key_refused
     return JobMissing(str(refusal)) if status == 404 else CreateRefused(str(refusal))  # noqa: PLR2004
+
+
+def no_api(refusal: Refusal, url: str, variable: str) -> SetupError:
+    """What a 404 to the start of an upload says: it names no file that could be missing, so the API is not at `url`,
+    which the environment's `variable` sets.
+    """
+    return SetupError(
+        f"{refusal} No such API is at {masked(url)}.",
+        do=f"Correct or unset {variable}: it is the address of the API, without its version.",
+    )
+
+
+def masked(url: str) -> str:
+    """An address without the password that may stand in it."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
 def meaning_of_create(refusal: Refusal) -> Exception:
