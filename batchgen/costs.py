@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cache
 from math import sqrt
 from pathlib import Path
@@ -84,13 +84,18 @@ def _system_tokens(system: str, formula: Formula) -> float:
 
 
 class Rate(NamedTuple):
-    """USD per million tokens in batch, where it comes from, and when it was seen there."""
+    """USD per million tokens in batch, where it comes from, when it was seen there, and its last day if it has one."""
 
     input: float
     cached_input: float
     output: float
     source: str
     read_on: date | None
+    last_day: date | None = None
+
+    def is_past(self, now: float) -> bool:
+        """Whether the last day is over (UTC); `now` is in seconds since 1970."""
+        return self.last_day is not None and datetime.fromtimestamp(now, UTC).date() > self.last_day
 
     def usd(self, usage: Usage) -> float:
         """What `usage` costs. Cached input has its own price; thoughts are part of the output."""
@@ -111,6 +116,14 @@ def listed_models(provider: str) -> list[str]:
     return [model for model, entry in price_list().items() if entry["provider"] == provider]
 
 
+def past_price(model: str, price: Rate) -> str:
+    """What people are told of a price whose last day is over."""
+    return (
+        f"this price ended on {price.last_day}; look up the new one and set it in batchgen.toml:"
+        f' [prices."{model}"] input = ..., output = ...'
+    )
+
+
 def rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
     """The batch price of `model`: the user's own, else the shipped one, else None, which means unknown."""
     if own := overrides.get(model):
@@ -129,11 +142,12 @@ def _listed(model: str, kind: str) -> Rate | None:
     price: Any = entry.get(kind)
     if not isinstance(price, dict):
         return None
-    seen, fresh = entry.get("read_on"), float(price["input"])
+    seen, last_day, fresh = entry.get("read_on"), entry.get("last_day"), float(price["input"])
     return Rate(
         input=fresh,
         cached_input=float(price.get("cached_input", fresh)),
         output=float(price["output"]),
         source=str(entry["source"]),
         read_on=seen if isinstance(seen, date) else None,
+        last_day=last_day if isinstance(last_day, date) else None,
     )

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from batchgen.costs import rate
+from batchgen import clock
+from batchgen.costs import past_price, rate
 from batchgen.dialogue import STAGES
 from batchgen.errors import BatchgenError, SetupError, Temporary, UnknownModel
 from batchgen.providers import connect
@@ -94,6 +95,8 @@ def _model(remote: Remote, model: str, settings: Settings) -> dict[str, Any]:
         "price": None if price is None else {"input": price.input, "output": price.output},
         "price_source": "unknown" if price is None else price.source,
         "price_seen": str(price.read_on) if price and price.read_on else None,
+        "price_last_day": str(price.last_day) if price and price.last_day else None,
+        "price_past": past_price(model, price) if price and price.is_past(clock.now()) else "",
     }
 
 
@@ -126,7 +129,8 @@ def _model_line(model: Mapping[str, Any]) -> str:
         return f"{model['model']}: {served}{why}; price unknown"
     seen = f", seen {model['price_seen']}" if model["price_seen"] else ""
     cost = f"${price['input']:g} in, ${price['output']:g} out per million tokens"
-    return f"{model['model']}: {served}{why}; {cost} ({model['price_source']}{seen})"
+    past = f"; {model['price_past']}" if model["price_past"] else ""
+    return f"{model['model']}: {served}{why}; {cost} ({model['price_source']}{seen}){past}"
 
 
 def verdict(found: Mapping[str, Any]) -> BatchgenError | None:

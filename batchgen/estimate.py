@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-from batchgen.costs import prompt_tokens, standard_rate
+from batchgen.costs import past_price, prompt_tokens, standard_rate
 from batchgen.dialogue import STAGES, Conversation, Stage, Step, turns
 from batchgen.forecast import follow_up, output_tokens, text_tokens
 from batchgen.outcomes import Usage
@@ -117,6 +117,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
     paid = money(session.store, session.settings)
     least = "at least " if paid.unpriced else ""
     total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
+    models = list(dict.fromkeys(one.model for one in found))
     value = {
         "steps": [
             {
@@ -131,6 +132,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         "spent_usd": paid.spent,
         "reserved_usd": paid.reserved,
         "unpriced_requests": paid.unpriced,
+        "past_prices": [model for model in models if (rate := session.rate(model)) and rate.is_past(session.now())],
     }
     lines = [
         f"{'step':<18}{'requests':>10}{'batches':>8}{'tokens in':>13}{'tokens out':>12}{'batch $':>10}{'online $':>9}"
@@ -141,7 +143,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         for one in found
     ]
     lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>9}", ""]
-    lines += [_rate_line(session, model) for model in dict.fromkeys(one.model for one in found)]
+    lines += [_rate_line(session, model) for model in models]
     lines.append(f"spent so far {least}${paid.spent:,.4f}, reserved for what is in flight {least}${paid.reserved:,.4f}")
     return value, "\n".join(lines)
 
@@ -161,4 +163,5 @@ def _rate_line(session: Session, model: str) -> str:
     if rate is None:
         return f'{model}: price unknown; set it in batchgen.toml: [prices."{model}"] input = ..., output = ...'
     seen = f", seen {rate.read_on}" if rate.read_on else ""
-    return f"{model}: ${rate.input:g} in, ${rate.output:g} out per million tokens ({rate.source}{seen})"
+    past = f"; {past_price(model, rate)}" if rate.is_past(session.now()) else ""
+    return f"{model}: ${rate.input:g} in, ${rate.output:g} out per million tokens ({rate.source}{seen}){past}"

@@ -79,7 +79,9 @@ class Settings(NamedTuple):
     history_messages: int = 16
     max_usd: float = 0
     gemini: ProviderSettings = ProviderSettings(
-        models=("gemini-2.5-flash-lite", "gemini-3.1-flash-lite"), enqueued_tokens=10_000_000
+        # The older ones are cheaper, but may be closed to new keys.
+        models=("gemini-2.5-flash-lite", "gemini-3.1-flash-lite", "gemini-3.5-flash-lite"),
+        enqueued_tokens=10_000_000,
     )
     # 30 billion tokens enqueued per model: docs.together.ai/docs/inference/batch/overview (2026)
     together: ProviderSettings = ProviderSettings(

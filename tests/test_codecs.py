@@ -88,12 +88,33 @@ def test_gemini_takes_every_field_of_the_request(stage: Stage) -> None:
         ("models/gemini-2.5-flash", {"thinkingConfig": {"thinkingBudget": 0}}),
         ("gemini-3-flash", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
         ("gemini-3.1-flash-lite", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
-        ("gemini-10.1-flash", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
+        ("gemini-3.5-flash-lite", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
+        ("gemini-3-pro", {"thinkingConfig": {"thinkingLevel": "low"}}),
+        ("gemini-3.7-flash", {"thinkingConfig": {"thinkingLevel": "low"}}),
+        ("models/gemini-3.8-flash", {"thinkingConfig": {"thinkingLevel": "low"}}),
+        ("gemini-4-hydrogen", {"thinkingConfig": {"thinkingLevel": "low"}}),
+        ("gemini-10.1-flash-lite", {"thinkingConfig": {"thinkingLevel": "low"}}),
         ("gemma-4", {}),
     ],
 )
 def test_thinking_is_switched_off_in_each_generation_s_own_words(model: str, thinking: object) -> None:
     assert gemini.thinking_off(model) == thinking
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [
+        ("gemini-2.5-flash-lite", True),
+        ("gemini-3.1-flash-lite", True),
+        ("gemini-3.5-flash-lite", False),
+        ("gemini-3.7-flash", False),
+        ("models/gemini-4-neon", False),
+        ("gemma-4", True),
+    ],
+)
+def test_no_temperature_is_sent_to_a_generation_that_refuses_it(model: str, sent: bool) -> None:  # noqa: FBT001
+    body = json.loads(request(gemini.PROVIDER, Stage.ANSWER, model, 128))["request"]
+    assert ("temperature" in body["generationConfig"]) is sent
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,23 @@ def test_a_free_cache_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate("no batch", {}) is None
 
 
+def test_a_price_has_a_last_day_where_one_is_known() -> None:
+    ended = rate("gemini-2.5-flash", {})
+    assert ended is not None
+    assert ended.last_day == date(2026, 11, 30)
+    last_second = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC).timestamp()
+    assert not ended.is_past(last_second)
+    assert ended.is_past(last_second + 1)
+    for other in (rate(FLASH_LITE, {}), rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})):
+        assert other is not None
+        assert other.last_day is None
+        assert not other.is_past(last_second + 1e9)
+
+
 def test_the_price_list_is_whole() -> None:
     for model, entry in price_list().items():
+        assert set(entry) <= {"provider", "standard", "batch", "source", "read_on", "last_day"}, model
+        assert isinstance(entry.get("last_day", date.max), date), model
         assert entry["provider"] in PROVIDERS, model
         assert isinstance(entry["read_on"], date), model
         assert entry["source"], model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import GEMINI_KEY, Bench
 from invariants import CONVERSATIONS, Make, posts, start, tick, until
 from scenes import HOUR, MINUTE, Scene
 
+from batchgen import clock
 from batchgen.local.faults import Fault, Html, Status
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
@@ -225,3 +227,37 @@ def test_37_variables_of_the_sdks_change_nothing(bench: Bench, monkeypatch: pyte
         monkeypatch.setenv(name, value)
     assert {result.code for result in bench.ticks()} == {0}
     assert bench.status()["complete"] == CONVERSATIONS
+
+
+# ---------------------------------------------------------------- models and prices that come to an end
+
+
+@pytest.mark.fault(
+    12,
+    "the older models are closed to a new key",
+    injected="404 at the probe of the first two of the shipped list",
+    seen="the third is pinned; nothing to see but a line for each",
+)
+def test_12_a_new_key_finds_a_model(bench: Bench) -> None:
+    for model in ("gemini-2.5-flash-lite", "gemini-3.1-flash-lite"):
+        gone = Status(404, f"This model models/{model} is no longer available to new users.")
+        bench.service.faults.add(Fault(provider="gemini", endpoint="probe", contains=model, action=gone, times=0))
+    assert {result.code for result in bench.ticks()} == {0}
+    assert bench.status()["models"]["gemini"] == "gemini-3.5-flash-lite"
+    assert bench.status()["complete"] == CONVERSATIONS
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_price_that_is_past_is_said_aloud(days: int, make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start(make_bench(), more='gemini.models = ["gemini-2.5-flash"]')
+    noon = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp() + days * 24 * HOUR
+    monkeypatch.setattr(clock, "now", lambda: noon)
+    said = "ended on 2026-11-30"
+    for command in ("estimate", "doctor"):
+        shown = bench.run(command)
+        assert shown.code == 0
+        assert (said in shown.out) is bool(days)
+        assert ('[prices."gemini-2.5-flash"]' in shown.out) is bool(days)
+    assert bench.run("estimate", "--json").json["past_prices"] == ["gemini-2.5-flash"][:days]
+    model = bench.run("doctor", "--json").json["providers"][0]["models"][0]
+    assert (model["price_last_day"], bool(model["price_past"])) == ("2026-11-30", bool(days))

@@ -21,7 +21,7 @@ history_messages = 16
 max_usd = 0
 
 [gemini]
-models = ["gemini-2.5-flash-lite", "gemini-3.1-flash-lite"]
+models = ["gemini-2.5-flash-lite", "gemini-3.1-flash-lite", "gemini-3.5-flash-lite"]
 enqueued_tokens = 10_000_000
 concurrent_batches = 100
 [together]

@@ -210,7 +210,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def models(call: Call) -> Response:
-    names = call.world.served_models or {"gemini-2.5-flash-lite", "gemini-3.1-flash-lite"}
+    names = call.world.served_models or {f"gemini-{version}-flash-lite" for version in ("2.5", "3.1", "3.5")}
     return json_response({"models": [_model(name) for name in sorted(names - call.world.gone_models)]})
 
 

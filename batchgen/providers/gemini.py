@@ -60,17 +60,29 @@ _ROW_CODES: Mapping[int, Reason] = MappingProxyType(
 )
 
 
-def thinking_off(model: str) -> dict[str, Any]:
-    """The switch that keeps `model` from thinking, because thoughts are billed as output.
+NO_TEMPERATURE = (3, 5)  # from this generation on it is ignored, and later ones answer 400 to it
 
-    2.5: thinkingBudget 0; 3.x cannot be switched off, its lowest level is "minimal"
-    (ai.google.dev/gemini-api/docs/thinking). Older models know neither.
+
+def thinking_off(model: str) -> dict[str, Any]:
+    """The switch that keeps `model` from thinking as far as it can be, because thoughts are billed as output.
+
+    2.5: thinkingBudget 0. From 3 on thinking cannot be switched off. The lowest level is "minimal" for the models named
+    flash-lite, and for the flash models before 3.6; later ones (3.7-flash, 3.8-flash, Gemini 4) answer 400 to it, and
+    "low" is their lowest. Models before 2.5 know neither.
     """
-    generation = re.search(r"gemini-(\d+)(?:\.(\d+))?", model)
-    version = (int(generation[1]), int(generation[2] or 0)) if generation else (0, 0)
+    version = _generation(model)
     if version < (2, 5):
         return {}
-    return {"thinkingConfig": {"thinkingBudget": 0} if version < (3, 0) else {"thinkingLevel": "minimal"}}
+    if version < (3, 0):
+        return {"thinkingConfig": {"thinkingBudget": 0}}
+    minimal = ("flash-lite" in model and version < (4, 0)) or ("flash" in model and version < (3, 6))
+    return {"thinkingConfig": {"thinkingLevel": "minimal" if minimal else "low"}}
+
+
+def _generation(model: str) -> tuple[int, int]:
+    """(3, 5) of gemini-3.5-flash-lite, (0, 0) where a name has no such number."""
+    found = re.search(r"gemini-(\d+)(?:\.(\d+))?", model)
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
@@ -78,11 +90,10 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
 
     `responseSchema`, not `responseJsonSchema`, which was reported to fail in batch (0 of 502 rows right).
     """
-    generation: dict[str, Any] = {
-        "temperature": parameters.temperature,
-        "maxOutputTokens": parameters.max_output_tokens,
-        **thinking_off(parameters.model),
-    }
+    generation: dict[str, Any] = {"temperature": parameters.temperature}
+    if _generation(parameters.model) >= NO_TEMPERATURE:
+        del generation["temperature"]
+    generation |= {"maxOutputTokens": parameters.max_output_tokens, **thinking_off(parameters.model)}
     if prompt.fields:
         generation["responseMimeType"] = "application/json"
         generation["responseSchema"] = {
