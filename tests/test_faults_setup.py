@@ -162,12 +162,12 @@ def test_43_an_upload_that_is_forgotten_on_the_way_is_begun_again(bench: Bench) 
 @pytest.mark.fault(
     13,
     "`doctor`: no model could be asked",
-    injected="400 (place not supported), 404 at the probe",
+    injected="400 and 404 at the probe",
     seen="status 2 with the refusal's words",
 )
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    ("code", "message"), [(400, "User location is not supported for the API use."), (404, "No such address")]
+    ("code", "message"), [(400, "Request contains an invalid argument."), (404, "No such address")]
 )
 def test_13_doctor_where_no_model_could_be_asked(provider: str, code: int, message: str, bench: Bench) -> None:
     bench.service.faults.add(Fault(provider=provider, endpoint="probe", action=Status(code, message), times=0))
@@ -176,6 +176,36 @@ def test_13_doctor_where_no_model_could_be_asked(provider: str, code: int, messa
     assert f"PROBLEM: {provider}: no configured model could be asked" in found.out
     assert message in found.err
     assert VARIABLES[provider] in found.err
+
+
+PLACES = (
+    "User location is not supported for the API use.",
+    "This service is not offered at the location of this user.",
+    "Free tier is not available in your country. Please enable billing on your project.",
+)
+
+
+@pytest.mark.fault(
+    13,
+    "the API is not offered where this machine is",
+    injected="400 at the probe, upload, create",
+    seen="status 2 with the refusal's words, also from `doctor`; nothing is halted",
+)
+@pytest.mark.parametrize("endpoint", ["probe", "upload_start", "create"])
+@pytest.mark.parametrize("message", PLACES)
+def test_13_a_place_where_the_api_is_not_offered(endpoint: str, message: str, bench: Bench) -> None:
+    refused = Status(400, message, status="FAILED_PRECONDITION")
+    bench.service.faults.add(Fault(provider="gemini", endpoint=endpoint, action=refused, times=0))
+    said = tick(bench)
+    assert said.code == 2
+    assert message in said.err
+    if endpoint == "probe":
+        found = bench.run("doctor")
+        assert found.code == 2
+        assert message in found.err
+    bench.service.faults.clear()
+    assert tick(bench).code == 0
+    assert posts(bench) == 1 + (endpoint == "create")
 
 
 def test_doctor_names_the_key_that_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("gemini", CREATE, 400, "response_schema is not supported by the model gemini-2.5-flash-lite", CreateRefused),
     ("gemini", CREATE, 400, "model gemini-2.5-flash-lite: thinking_level is not supported", CreateRefused),
     ("gemini", CREATE, 400, "Invalid model parameters: temperature must be below 2", CreateRefused),
-    ("gemini", CREATE, 400, "User location is not supported for the API use. FAILED_PRECONDITION", CreateRefused),
+    ("gemini", CREATE, 400, "User location is not supported for the API use. FAILED_PRECONDITION", SetupError),
     ("gemini", CREATE, 400, "Request payload size exceeds the limit: 20971520 bytes.", CreateRefused),
     (
         "gemini",
@@ -205,7 +205,7 @@ def test_what_names_a_quota_survives_the_shortening(before: str, advice: str) ->
 @given(st.integers(100, 599), st.text(st.characters()))
 def test_every_refusal_has_a_meaning_and_one_line(status: int, message: str) -> None:
     found = meaning(Refusal("gemini", CREATE, status, message))
-    assert isinstance(found, (CreateRefused, JobMissing, KeyRefused, ModelGone, QuotaClosed, Temporary))
+    assert isinstance(found, (CreateRefused, JobMissing, ModelGone, SetupError, Temporary))
     str(found).encode()
     assert str(found).splitlines() in ([], [str(found)])
 

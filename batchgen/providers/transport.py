@@ -146,6 +146,11 @@ _UNREADY_WORDS = re.compile(
     r"|\b(?:still |being )process|\bprocessing state|\bstate:? processing)",
     re.IGNORECASE | re.DOTALL,
 )
+_PLACE_WORDS = re.compile(
+    r"\blocation is not (?:supported|available|offered)"
+    r"|\bnot (?:supported|available|offered) (?:in|at|for) (?:your|the|this) (?:country|region|location)",
+    re.IGNORECASE,
+)
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE)
 _LINE = re.compile(r"Error on line (\d+): (.*?)(?=\nError on line |\Z)", re.DOTALL)
 UNCLEAR = frozenset({408, 409, 425})  # a 4xx after which the effect may still have happened
@@ -159,15 +164,16 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     status, message = refusal.status, refusal.message
     key_refused = KeyRefused(f"{refusal} (nothing was changed: check the key, its project and its billing)")
     if status == 429:  # noqa: PLR2004
-        if waiting_is_no_use(message):
-            return QuotaClosed(str(refusal), do=PLAN_ADVICE)
-        said = f"{refusal} {_which_quota(refusal)}".rstrip()
-        return QuotaReached(said, retry_after_seconds=refusal.retry_after_seconds)
+        return _quota(refusal)
     if status in (401, 402):
         return key_refused
     # A page of markup is the word of something in between (a proxy, a store of presigned uploads), not the provider's.
     if not 400 <= status < 500 or status in UNCLEAR or _MARKUP.match(message):  # noqa: PLR2004 - HTTP's own classes
         return Temporary(str(refusal), do="The next tick tries again.")
+    if _PLACE_WORDS.search(message):
+        return SetupError(
+            str(refusal), do="Use the API from a place where it is offered; some need billing. See doctor."
+        )
     if lines := {int(line): short(text) for line, text in _LINE.findall(message)}:
         return LinesRefused(str(refusal), lines)
     if _MODEL_WORDS.search(message):
@@ -211,6 +217,14 @@ def speaks_of_model(message: str) -> bool:
     return bool(_MODEL_WORDS.search(message))
 
 
+def _quota(refusal: Refusal) -> BatchgenError:
+    """A 429: a quota that passes, or one that no waiting mends."""
+    if waiting_is_no_use(refusal.message):
+        return QuotaClosed(str(refusal), do=PLAN_ADVICE)
+    said = f"{refusal} {_which_quota(refusal)}".rstrip()
+    return QuotaReached(said, retry_after_seconds=refusal.retry_after_seconds)
+
+
 def _which_quota(refusal: Refusal) -> str:
     """Where the message does not name the quota: the one that the refused call makes most likely (faults A8)."""
     if "file_storage" in refusal.message or "upload" in refusal.doing:
@@ -252,7 +266,10 @@ def unreachable(provider: str, doing: str, error: Exception) -> BatchgenError:
 def unreadable(provider: str, doing: str, error: Exception) -> BatchgenError:
     """What an SDK raised over an answer that is none, as the error it is to the user."""
     heed_interrupt(error)
-    return NotReady(f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).")
+    return NotReady(
+        f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).",
+        do="The next tick tries again.",
+    )
 
 
 def _root(error: BaseException) -> BaseException:
