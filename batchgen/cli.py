@@ -16,7 +16,8 @@ import click
 from batchgen import __version__
 from batchgen.commands.base import Context
 from batchgen.errors import BatchgenError
-from batchgen.exits import hearing_interrupts, interrupted, os_error, speak_utf8, tell
+from batchgen.exits import answer_lost, hearing_interrupts, interrupted, os_error, tell
+from batchgen.streams import speak_utf8, unfailing_streams
 from batchgen.thrift import give_back, tell_polars
 
 KEYS = "_API_KEY"  # how the variables of all providers end
@@ -41,6 +42,15 @@ class Door(click.Group):
             return None
         found: click.Command = getattr(import_module(f"batchgen.commands.{COMMANDS[cmd_name]}"), cmd_name)
         return found
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. click would take any broken pipe for one of stdout and leave with 1: `verify found it`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            from batchgen.files import system_trouble
+
+            raise system_trouble(error) from None
 
 
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -99,19 +109,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
     speak_utf8()
     tell_polars()
+    with unfailing_streams() as stdout:
+        code = _run(arguments)
+        stdout.flush()
+        if stdout.lost is not None:
+            lost = answer_lost(stdout.lost)
+            code = code or lost
+    if code:
+        sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit status of a command; what went wrong is told."""
     try:
         with hearing_interrupts():
             code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         say_where_it_stands(error)
-        code = error.exit_code
+        return error.exit_code
     except BatchgenError as error:
         tell(error)
-        code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        code = interrupted(error)
+        return interrupted(error)
     except OSError as error:
-        code = os_error(error)
-    if isinstance(code, int) and code:
-        sys.exit(code)
+        return os_error(error)
+    return code if isinstance(code, int) else 0

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import _thread
-import errno
-import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import TextIOWrapper
 from pathlib import Path
 
 import click
 
 from batchgen.door import FAREWELL, INTERRUPTED
-from batchgen.errors import BatchgenError, SetupError, heed_interrupt
+from batchgen.errors import BatchgenError, SetupError, Temporary, heed_interrupt
 
 AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
-BAD_PATH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
 
 
 def tell(error: BatchgenError) -> None:
@@ -29,18 +25,6 @@ def tell(error: BatchgenError) -> None:
     click.echo(f"batchgen: {redacted(str(error))}", err=True)
     if error.do:
         click.echo(f"  {redacted(typed(error.do))}", err=True)
-
-
-def speak_utf8() -> None:
-    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command. Nor must a
-    stream that the caller closed (`>&-`): its number would go to the next file that is opened.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
@@ -94,15 +78,21 @@ def interrupted(error: BaseException) -> int:
 
 
 def os_error(error: OSError) -> int:
-    """A full disk is temporary; a missing permission is the user's to mend; anything else is a bug and is shown."""
-    from batchgen.files import disk_trouble
+    """An error of the system that nobody caught: what the user can mend leaves 2, all else is temporary."""
+    from batchgen.files import system_trouble
 
-    if isinstance(error, BrokenPipeError):
-        return 0
-    trouble: BatchgenError | None = disk_trouble(error)
-    if trouble is None and error.errno in BAD_PATH:
-        trouble = SetupError(f"{error.filename}: {error.strerror}.", do="Check the path and its permissions.")
-    if trouble is None:
-        raise error
+    trouble = system_trouble(error)
+    tell(trouble)
+    return trouble.exit_code
+
+
+def answer_lost(error: OSError) -> int:
+    """What the command did is done, but its answer could not be written to stdout."""
+    from batchgen.files import said
+
+    trouble = Temporary(
+        f"The answer could not be written to stdout: {said(error)}.",
+        do="What the command did is done. Mend where its output goes, and ask again: batchgen status",
+    )
     tell(trouble)
     return trouble.exit_code

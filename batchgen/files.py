@@ -12,9 +12,15 @@ from typing import BinaryIO, NamedTuple
 
 from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
-from batchgen.errors import Locked, NeedsPerson, SetupError, Temporary
+from batchgen.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
 
+LOCAL_DISK = "Put it on a local disk: choose another --root."
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+_BAD_PATH = {
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY, errno.EXDEV, errno.ENXIO, errno.ENODEV),
+}
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class Layout(NamedTuple):
@@ -170,6 +176,12 @@ def last_number(folder: Path, run: str) -> int:
     return max((int(parts[-2]) for parts in stems if parts[-2].isdigit()), default=0)
 
 
+def said(error: OSError) -> str:
+    """An error of the system in its own words, with the file if it names one."""
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {what}" if error.filename else what
+
+
 def disk_trouble(error: OSError) -> Temporary | None:
     """A full or failing disk as the error it is to the user; None when `error` is something else."""
     if error.errno not in _DISK_FULL:
@@ -179,3 +191,16 @@ def disk_trouble(error: OSError) -> Temporary | None:
         f"The disk refused a write: {error.strerror}{where}. What was there before is untouched.",
         do="Make space; the next tick goes on.",
     )
+
+
+def system_trouble(error: OSError) -> BatchgenError:
+    """Any error of the system as the error it is to the user: one who must act (status 2), or who may wait (75)."""
+    if trouble := disk_trouble(error):
+        return trouble
+    if error.filename is None and "temporary directory" in said(error):  # the words of `tempfile`
+        return SetupError("No folder for temporary files can be written to.", do="Set TMPDIR to one that can.")
+    if error.errno in _BAD_PATH:
+        return SetupError(f"{said(error)}.", do="Check the path and its permissions.")
+    if error.errno in _UNSUPPORTED:
+        return SetupError(f"{said(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
+    return Temporary(f"The system refused a call: {said(error)}.", do="The next tick tries again.")

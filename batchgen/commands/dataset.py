@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -29,7 +28,7 @@ def verify(context: Context, *, as_json: bool) -> None:
         found = run(session)
         answer({"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well.")
         if found:
-            sys.exit(1)
+            click.get_current_context().exit(1)
 
 
 @click.command(short_help="Write one HTML page about the run.")

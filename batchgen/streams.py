@@ -1,0 +1,75 @@
+"""Stdout and stderr: any text can be written to them, and a write that fails stops no command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+
+def speak_utf8() -> None:
+    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command. Nor must a
+    stream that the caller closed (`>&-`): its number would go to the next file that is opened.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+class UnfailingStream:
+    """A text stream that drops what cannot be written. `lost` is the first error; a reader that went away is none."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def give_up(self) -> None:
+        """Write what is left or throw it away. Python flushes again when it ends, and leaves with 120 if that fails."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+            with suppress(OSError, ValueError), Path(os.devnull).open("w", encoding="utf-8") as nothing:
+                os.dup2(nothing.fileno(), self._stream.fileno())
+
+    def _lose(self, error: OSError) -> None:
+        if error.errno != errno.EPIPE and self.lost is None:
+            self.lost = error
+
+
+@contextmanager
+def unfailing_streams() -> Iterator[UnfailingStream]:
+    """Within, no write to stdout or stderr fails. Yields stdout, which knows whether an answer was lost."""
+    before = sys.stdout, sys.stderr
+    streams = UnfailingStream(sys.stdout), UnfailingStream(sys.stderr)
+    sys.stdout, sys.stderr = cast("TextIO", streams[0]), cast("TextIO", streams[1])
+    try:
+        yield streams[0]
+    finally:
+        for stream in streams:
+            stream.give_up()
+        sys.stdout, sys.stderr = before
