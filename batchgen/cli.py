@@ -20,7 +20,6 @@ from batchgen.exits import answer_lost, hearing_interrupts, interrupted, os_erro
 from batchgen.streams import speak_utf8, unfailing_streams
 from batchgen.thrift import give_back, tell_polars
 
-KEYS = "_API_KEY"  # how the variables of all providers end
 ROOMS = {
     "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
     "dataset": ("verify", "report", "export"),
@@ -81,11 +80,10 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
     75 temporary trouble (the next tick goes on), 130 interrupted.
     """
-    from batchgen.logs import configure, learn
+    from batchgen.logs import configure
+    from batchgen.settings import mask_keys
 
-    for name in os.environ:
-        if name.endswith(KEYS):
-            learn(os.environ[name].strip())
+    mask_keys(os.environ)
     quick = context.invoked_subcommand in SILENT
     if not quick:
         give_back()  # those do it when they have found something to do

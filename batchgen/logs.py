@@ -1,7 +1,8 @@
 """Log lines on stderr, and the one place that knows which words are secret.
 
-A key becomes known here where it is read (`settings.api_key`) or at the start of a command. Whatever a provider says is
-redacted where it enters (an answer may quote the key), and whatever the program says is redacted where it leaves.
+The keys of all providers become known here at the start of a command, and those of ROOT/.env where it is read
+(`settings`). Whatever a provider says is redacted where it enters (an answer may quote the key), and whatever the
+program says is redacted where it leaves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import logging
 
-_KEY_SHAPES = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|(?<=Bearer )\S+")
+_KEY_SHAPES = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|\b(?:sk-|gsk_|hf_)[\w-]{20,}|(?<=Bearer )\S+")
 SECRET_LENGTH = 6  # shorter values are no keys, and masking them would garble ordinary words
 
 _secrets: set[str] = set()

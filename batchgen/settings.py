@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +104,7 @@ class Settings(NamedTuple):
 
 
 PROVIDERS = tuple(name for name, value in Settings._field_defaults.items() if isinstance(value, ProviderSettings))
+KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)  # `providers` says the same, and loads more
 
 
 def load(root: Path, config: Path | None = None) -> Settings:
@@ -116,6 +118,12 @@ def load(root: Path, config: Path | None = None) -> Settings:
     from batchgen.settings_file import read
 
     return read(path)
+
+
+def mask_keys(variables: Mapping[str, str]) -> None:
+    """Mask the key of every provider in all that is said from now on, also of one that this run does not use."""
+    for name in KEY_VARIABLES:
+        learn(variables.get(name, "").strip())
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -138,6 +146,7 @@ def environment(root: Path) -> dict[str, str]:
         name, sign, value = line.strip().removeprefix("export ").partition("=")
         if sign and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("\"'")
+    mask_keys(values)
     # An empty variable (KEY= in a crontab) hides nothing.
     return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
 

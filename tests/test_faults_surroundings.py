@@ -21,8 +21,9 @@ from invariants import (
 
 from batchgen import clock
 from batchgen.local.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
+from batchgen.providers import PROVIDERS as TABLE
 from batchgen.providers import deadline
-from batchgen.settings import Settings
+from batchgen.settings import KEY_VARIABLES, Settings
 
 PROVIDERS = ("gemini", "together")
 HOUR = 3600.0
@@ -168,6 +169,41 @@ def test_42_a_key_of_any_shape_from_a_file_is_masked(
     bench.run("retry")
     bench.ticks()
     assert bench.files() == expected
+
+
+@pytest.mark.fault(
+    42,
+    "the key of a provider that this run does not use",
+    injected="in the environment or in ROOT/.env, quoted in a refusal",
+    seen="`***`",
+)
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_42_the_key_of_a_provider_that_is_not_used(
+    where: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"{where.strip('.')}-0123456789abcdef"
+    bench = start(make_bench(), "", 'answer.provider = "gemini"\n')
+    if where == ".env":
+        monkeypatch.delenv("TOGETHER_API_KEY")
+        (bench.root / ".env").touch(mode=0o600)
+        (bench.root / ".env").write_text(f"TOGETHER_API_KEY='{key}'\n", "utf-8")
+    else:
+        monkeypatch.setenv("TOGETHER_API_KEY", key)
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, f"Invalid use of {key}")))
+    refused = tick(bench)
+    assert "Invalid use of ***" in refused.err
+    assert key not in refused.err
+
+
+def test_42_a_variable_of_another_program_is_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its value may be an ordinary word, which would be masked in every line."""
+    monkeypatch.setenv("EDITOR_API_KEY", "pinned")
+    assert "is pinned for this run" in tick(bench).err
+
+
+def test_42_every_provider_has_its_key_where_it_is_looked_for() -> None:
+    """`settings` knows the variables without loading the providers."""
+    assert {row.key_variable for row in TABLE.values()} == set(KEY_VARIABLES)
 
 
 # ---------------------------------------------------------------- clocks, 38
