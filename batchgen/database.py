@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from batchgen.crash import crashpoint
 from batchgen.errors import NeedsPerson, SetupError, Temporary
+from batchgen.files import LOCK, need_sqlite_locks
 from batchgen.schema import ADDED_UP, MIGRATIONS
 
 BUSY_SECONDS = 60.0
@@ -47,9 +48,10 @@ class Database:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Open the store for reading beside a writer, or None when there is none yet."""
+        """Open the store for reading beside a writer, or None if there is none. Raises SetupError without locks."""
         if not path.exists():
             return None
+        need_sqlite_locks(path.with_name(LOCK))
         try:
             database, version = _look(path, "ro")
         except sqlite3.OperationalError as error:

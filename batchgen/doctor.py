@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from batchgen import clock
 from batchgen.costs import past_price, rate
 from batchgen.dialogue import STAGES
 from batchgen.errors import BatchgenError, SetupError, Temporary, UnknownModel
+from batchgen.files import sync_directory
 from batchgen.providers import connect
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
@@ -20,13 +22,22 @@ from batchgen.settings import Settings, api_key
 SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def examine(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+def examine(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
     """What was found, for machines. `problem` of a provider is empty when a run could start with it."""
     names = dict.fromkeys(settings.stage(stage).provider for stage in STAGES)
     return {
         "providers": [_provider(provider_row(name), settings, environment) for name in names],
         "surroundings": dict(_surroundings()),
+        "root": {"folders_synced": _folders_synced(root)},
     }
+
+
+def _folders_synced(root: Path) -> bool | None:
+    """Whether the file system of `root` can make the entries of a folder durable; None where that cannot be tried."""
+    try:
+        return sync_directory(root)
+    except OSError:
+        return None
 
 
 def _provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -118,6 +129,10 @@ def describe(found: Mapping[str, Any]) -> str:
         lines.append(f"  limits in use: {provider['concurrent_batches']} batches, {tokens}")
         lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else 'ready'}")
     lines += [f"{name}={value}" for name, value in found["surroundings"].items()]
+    if found["root"]["folders_synced"] is False:
+        lines.append(
+            "ROOT: its file system cannot sync a folder; a power cut may lose a file written last. A local disk can."
+        )
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from batchgen.crash import crashpoint
 from batchgen.dialogue import Step
 from batchgen.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
 
+LOCK = "batchgen.lock"  # beside the store
 LOCAL_DISK = "Put it on a local disk: choose another --root."
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 _BAD_PATH = {
@@ -35,6 +36,10 @@ class Layout(NamedTuple):
     @property
     def store(self) -> Path:
         return self.data / "batchgen.sqlite"
+
+    @property
+    def lock(self) -> Path:
+        return self.data / LOCK
 
     @property
     def rejected(self) -> Path:
@@ -81,12 +86,18 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> bool:
+    """Make the entries of a folder durable. False where the file system cannot: shared folders, SMB, WSL."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
     finally:
         os.close(handle)
+    return True
 
 
 @contextmanager
@@ -144,20 +155,50 @@ def hash_file(path: Path) -> Written:
 
 @contextmanager
 def exclusive(layout: Layout) -> Iterator[None]:
-    """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once."""
+    """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once, SetupError
+    for a root that cannot be written to or has no locks.
+    """
     try:
         make_directory(layout.data)
-        stream = (layout.data / "batchgen.lock").open("a")
+        stream = layout.lock.open("a")
     except PermissionError as error:
         raise SetupError(f"{layout.root}: {error.strerror}.", do="Use a --root that you can write to.") from None
     except NotADirectoryError:
         raise SetupError(f"{layout.root} is no directory.", do="Use another --root.") from None
     with stream:
+        need_sqlite_locks(layout.lock)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                raise _no_locks(layout.lock, error) from None
+            raise
         yield
+
+
+def need_sqlite_locks(lock: Path) -> None:
+    """Try the kind of lock that SQLite takes, on the lock file of a root. Raises SetupError where it is refused.
+
+    SQLite would take most refusals for another command at work, and wait a minute for it. The store itself must not be
+    tried: to close it here would release the locks that a connection of this process has on it.
+    """
+    try:
+        stream = lock.open("rb")
+    except OSError:  # there is none yet, or whoever needs it will say what is wrong
+        return
+    with stream, suppress(BlockingIOError):  # NFS makes one of both kinds of lock: another command is at work
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED | {errno.EACCES, errno.EPERM}:
+                raise _no_locks(lock, error) from None
+            raise
+
+
+def _no_locks(lock: Path, error: OSError) -> SetupError:
+    return SetupError(f"{lock}: the file system has no file locks ({error.strerror}).", do=LOCAL_DISK)
 
 
 def lost_store(layout: Layout) -> NeedsPerson | None:

@@ -130,7 +130,7 @@ def doctor(context: Context, *, as_json: bool) -> None:
     from batchgen.doctor import describe, examine, verdict
     from batchgen.settings import environment
 
-    found = examine(context.settings(), environment(context.root))
+    found = examine(context.settings(), environment(context.root), context.root)
     answer(found, as_json=as_json, text=describe(found))
     if problem := verdict(found):
         raise problem
