@@ -11,6 +11,20 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+TABLE_COLUMNS = range(72, 1001)  # in fewer a table loses figures; more is nobody's screen
+
+
+def table_width(stream: TextIO) -> int:
+    """The columns of the terminal that `stream` is; 0 if it is none, or of a width at which no table can be read."""
+    if not stream.isatty():
+        return 0
+    told = os.environ.get("COLUMNS", "")
+    try:
+        columns = int(told) if told.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+    return columns if columns in TABLE_COLUMNS else 0
+
 
 def speak_utf8() -> None:
     """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command. Nor must a

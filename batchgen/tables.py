@@ -12,21 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from batchgen.records import LIVE_STATES
-from batchgen.status import as_text, cost_lines, duration, headline
+from batchgen.status import cost_lines, duration, headline
 from batchgen.words import counted
 
 BATCHES_SHOWN = 10
 BAR_CHARACTERS = 20
-LEAST_COLUMNS = 72
 NOTHING = "·"  # a zero that nobody needs to read
 
 
-def show(answer: Mapping[str, Any]) -> None:
-    """`status` on a terminal's stdout; as plain text where a table would lose its figures."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if console.width < LEAST_COLUMNS:
-        console.print(as_text(answer), soft_wrap=True)
-        return
+def show(answer: Mapping[str, Any], columns: int) -> None:
+    """`status` on a terminal's stdout that is so many columns wide."""
+    console = Console(width=columns, highlight=False, markup=False, emoji=False)
     lines = [headline(answer), "", overview(answer), "", *cost_lines(answer["cost"])]
     if answer["conversations"]:
         models = [f"{name} {model}" for name, model in answer["models"].items() if model]

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 
 import pytest
 from conftest import REPOSITORY, seeds
@@ -16,12 +17,14 @@ from scenes import Make, Scene
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
-def at_a_terminal(scene: Scene, *arguments: str, columns: int = 100) -> str:
-    """What a command prints on a terminal, without its colours."""
+def at_a_terminal(scene: Scene, *arguments: str, columns: int | None = 100, real: int = 0) -> str:
+    """What a command prints on a terminal `real` columns wide, without its colours; `columns` is what COLUMNS says."""
     mine, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, real))
+    said_width = {} if columns is None else {"COLUMNS": str(columns)}
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(scene.bench.root), *arguments],
-        env={**scene.bench.environment, "COLUMNS": str(columns), "TERM": "xterm"},
+        env={**scene.bench.environment, **said_width, "TERM": "xterm"},
         stdout=theirs,
         stderr=subprocess.PIPE,
     )
@@ -60,11 +63,31 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
     assert max(map(len, shown.split("\n"))) <= columns
 
 
-@pytest.mark.parametrize("columns", [20, 40, 71])
-def test_a_narrow_terminal_loses_no_figure(make_bench: Make, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("columns", "real"), [(1, 100), (40, 100), (71, 100), (0, 100), (100_000, 100), (None, 0), (None, 71)]
+)
+def test_a_terminal_of_a_width_for_no_table_loses_no_figure(make_bench: Make, columns: int | None, real: int) -> None:
     scene = Scene.of(make_bench, 8)
     scene.bench.ticks()  # what is in flight has an age, and grows older between two looks
-    assert at_a_terminal(scene, "status", columns=columns) == scene.bench.run("status").out
+    assert at_a_terminal(scene, "status", columns=columns, real=real) == scene.bench.run("status").out
+
+
+def test_the_width_of_a_terminal_is_its_own_where_no_variable_says_it(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 2)
+    shown = at_a_terminal(scene, "status", columns=None, real=100)
+    assert shown != scene.bench.run("status").out
+    assert "in flight" in shown
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "100000"])
+def test_a_live_view_on_such_a_terminal_is_lines(
+    make_bench: Make, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its place stand the log lines of a run that nobody watches."""
+    scene = Scene.of(make_bench, 2)
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "2/2 complete, 0 in flight" in scene.bench.run("run").err
 
 
 def test_json_stays_json_at_a_terminal(make_bench: Make) -> None:

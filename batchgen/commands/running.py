@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, wanted_steps, working
 from batchgen.dialogue import FIRST_ROUND, Stage
+from batchgen.streams import table_width
 from batchgen.words import counted, typed
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -
     from batchgen.progress import showing, summary
     from batchgen.status import status as read
 
-    live = sys.stderr.isatty() and not context.quiet
+    live = not context.quiet and bool(table_width(sys.stderr))
     with showing(session, live=live) as show:
         wait(session, advance=advance, sleep=clock.sleep, show=show)
     value = read(session.store, session.settings, session.now(), ended=as_json)
@@ -168,10 +169,10 @@ def status(context: Context, *, as_json: bool) -> None:
         value = read(store, context.settings(), clock.now(), ended=as_json)
     if not value["conversations"] and (lost := lost_store(Layout(context.root))):
         raise lost
-    if sys.stdout.isatty() and not as_json:
+    if not as_json and (columns := table_width(sys.stdout)):
         from batchgen.tables import show
 
-        show(value)
+        show(value, columns)
     else:
         answer(value, as_json=as_json, text=as_text(value))
 

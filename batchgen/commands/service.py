@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from batchgen.commands.base import Context
+from batchgen.streams import table_width
 
 
 @click.command(short_help="Both batch APIs on this machine, in front of a local model.")
@@ -50,5 +51,5 @@ def demo(context: Context, conversations: int, backend: str, output: Path) -> No
     """
     from batchgen.demo import demo as run
 
-    live = sys.stderr.isatty() and not context.quiet
+    live = not context.quiet and bool(table_width(sys.stderr))
     run(output.absolute(), conversations, backend, live=live, say=click.echo)
