@@ -44,14 +44,14 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
 def spawned(bench: Bench, *arguments: str, **streams: str) -> Result:
     """A command in a process of its own; `stdout` and `stderr` go where they are told to, or are read."""
     opened = {name: _opened(where) for name, where in streams.items()}
-    captured = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments],
-        env=bench.environment if bench.service else None,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=opened.get("stdout", subprocess.PIPE),
+        stderr=opened.get("stderr", subprocess.PIPE),
         check=False,
         text=True,
         timeout=60,
-        **{**captured, **opened},
     )
     for handle in opened.values():
         os.close(handle)
