@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from batchgen.build import Shard
-from batchgen.dialogue import Step
-from batchgen.errors import BudgetReached
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import BudgetReached
+from batchgen.core.outcomes import Usage
 from batchgen.guard import stopped
 from batchgen.logs import log
-from batchgen.outcomes import Usage
 from batchgen.receipt import Money, money
 from batchgen.records import Batch, Wait
 from batchgen.session import Session

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchgen.costs import Rate
+from batchgen.core.dialogue import parse_key
+from batchgen.core.outcomes import Reason, Reply, Usage, accept, accepted_keys
+from batchgen.core.pricing import Rate
+from batchgen.core.prompts import fields_of
+from batchgen.core.wording import counted
 from batchgen.crash import crashpoint
-from batchgen.dialogue import parse_key
 from batchgen.files import write_durably
 from batchgen.flagged import ask_again
 from batchgen.logs import log
-from batchgen.outcomes import Reason, Reply, Usage, accept, accepted_keys
-from batchgen.prompts import fields_of
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
 from batchgen.session import Session
-from batchgen.words import counted
 
 
 class Ending(NamedTuple):

@@ -11,13 +11,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from batchgen.costs import input_margin, prompt_tokens, requests_tokens
-from batchgen.counting import Features
-from batchgen.dialogue import Conversation, Step, turns
+from batchgen.core.dialogue import Conversation, Step, turns
+from batchgen.core.outcomes import Usage
+from batchgen.core.pricing import input_margin, prompt_tokens, requests_tokens
+from batchgen.core.prompts import Prompt, prompt
+from batchgen.core.text_features import Features
 from batchgen.forecast import follow_up, output_tokens
 from batchgen.lines import fill, form
-from batchgen.outcomes import Usage
-from batchgen.prompts import Prompt, prompt
 from batchgen.providers.base import Parameters
 from batchgen.records import Row
 from batchgen.session import Session

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from batchgen import __version__
-from batchgen.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.prompts import prompt
 from batchgen.formats import FORMATS
 from batchgen.patterns import LANGUAGES
-from batchgen.prompts import prompt
 from batchgen.quality import FLAGS, LABELS
 from batchgen.receipt import money
 from batchgen.seeds import container

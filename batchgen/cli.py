@@ -15,7 +15,7 @@ import click
 
 from batchgen import __version__
 from batchgen.commands.base import Context
-from batchgen.errors import BatchgenError
+from batchgen.core.errors import BatchgenError
 from batchgen.exits import answer_lost, hearing_interrupts, interrupted, os_error, tell
 from batchgen.streams import speak_utf8, unfailing_streams
 from batchgen.thrift import give_back, tell_polars
@@ -93,7 +93,7 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
 
 def say_where_it_stands(error: click.ClickException) -> None:
     """Tell whoever wrote `status --root DIR` that this option stands before the command."""
-    from batchgen.words import typed
+    from batchgen.core.wording import typed
 
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return

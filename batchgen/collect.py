@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from batchgen import booking
 from batchgen.ahead import Ahead, Wanted
 from batchgen.booking import Ending
+from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
+from batchgen.core.outcomes import Reason
 from batchgen.crash import crashpoint
-from batchgen.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
 from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch, salvage
 from batchgen.late import look_for_late_results
 from batchgen.logs import log
-from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use

@@ -20,7 +20,7 @@ from weakref import finalize
 import polars as pl
 from rensa import RMinHash, RMinHashDeduplicator
 
-from batchgen.dialogue import Turn
+from batchgen.core.dialogue import Turn
 from batchgen.likeness import shingles
 
 SIMILAR = 0.8

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
+from batchgen.core.errors import NeedsPerson, SetupError, Temporary
 from batchgen.crash import crashpoint
-from batchgen.errors import NeedsPerson, SetupError, Temporary
 from batchgen.files import LOCK, need_sqlite_locks
 from batchgen.schema import ADDED_UP, MIGRATIONS
 

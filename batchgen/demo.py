@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen import clock
+from batchgen.core.errors import SetupError
+from batchgen.core.wording import counted, typed
 from batchgen.database import translating
-from batchgen.errors import SetupError
 from batchgen.files import Layout, exclusive, write_durably
 from batchgen.logs import learn
 from batchgen.pipeline import wait
@@ -24,7 +25,6 @@ from batchgen.session import Session
 from batchgen.settings import load
 from batchgen.store import Store
 from batchgen.verify import verify
-from batchgen.words import counted, typed
 
 if TYPE_CHECKING:
     from batchgen.local import chat

@@ -7,7 +7,7 @@ from itertools import chain
 
 import orjson
 
-from batchgen.dialogue import STAGES, Turn, turns
+from batchgen.core.dialogue import STAGES, Turn, turns
 from batchgen.lines import KEY_MARK, Mould, marks, mould, strings
 from batchgen.receipt import receipt
 from batchgen.session import Session

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from batchgen import clock
-from batchgen.costs import past_price, rate
-from batchgen.dialogue import STAGES
-from batchgen.errors import BatchgenError, SetupError, Temporary, UnknownModel
+from batchgen.core.dialogue import STAGES
+from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
+from batchgen.core.pricing import past_price, rate
 from batchgen.files import sync_directory
 from batchgen.providers import connect
 from batchgen.providers import provider as provider_row

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from batchgen import booking
 from batchgen.booking import Ending
+from batchgen.core.outcomes import Reason
 from batchgen.files import Layout
-from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job
 from batchgen.records import Batch, Plan

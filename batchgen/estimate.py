@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-from batchgen.costs import past_price, prompt_tokens, standard_rate
-from batchgen.dialogue import STAGES, Conversation, Stage, Step, turns
+from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, turns
+from batchgen.core.outcomes import Usage
+from batchgen.core.pricing import past_price, prompt_tokens, standard_rate
+from batchgen.core.prompts import prompt
 from batchgen.forecast import follow_up, output_tokens, text_tokens
-from batchgen.outcomes import Usage
-from batchgen.prompts import prompt
 from batchgen.receipt import money
 from batchgen.records import FLYING
 from batchgen.session import Session

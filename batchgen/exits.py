@@ -11,16 +11,16 @@ from pathlib import Path
 
 import click
 
+from batchgen.core.errors import BatchgenError, SetupError, Temporary, heed_interrupt
 from batchgen.door import FAREWELL, INTERRUPTED
-from batchgen.errors import BatchgenError, SetupError, Temporary, heed_interrupt
 
 AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
 
 
 def tell(error: BatchgenError) -> None:
     """One trouble for people, on stderr: what happened, and what to do next."""
+    from batchgen.core.wording import typed
     from batchgen.logs import redacted
-    from batchgen.words import typed
 
     click.echo(f"batchgen: {redacted(str(error))}", err=True)
     if error.do:

@@ -20,8 +20,8 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from batchgen.card import CARD, Facts, Part, card, is_card
-from batchgen.dialogue import STAGES, Conversation
-from batchgen.errors import SetupError
+from batchgen.core.dialogue import STAGES, Conversation
+from batchgen.core.errors import SetupError
 from batchgen.files import replacing, write_durably
 from batchgen.formats import FORMATS, Dialogue, Format
 from batchgen.hand import spread

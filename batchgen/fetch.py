@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import orjson
 
+from batchgen.core.errors import NotReady
 from batchgen.crash import crashpoint
-from batchgen.errors import NotReady
 from batchgen.files import replacing
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
 from batchgen.crash import crashpoint
-from batchgen.dialogue import Step
-from batchgen.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
 
 LOCK = "batchgen.lock"  # beside the store
 LOCAL_DISK = "Put it on a local disk: choose another --root."

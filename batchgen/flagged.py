@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from batchgen.dialogue import Conversation, Stage, Turn
-from batchgen.outcomes import Reason, Reply
+from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.outcomes import Reason, Reply
 from batchgen.records import Batch
 from batchgen.session import Session
 

@@ -5,7 +5,7 @@ Where a stage has answered already, its replies are expected to be as long as th
 
 from __future__ import annotations
 
-from batchgen.dialogue import Stage, Step
+from batchgen.core.dialogue import Stage, Step
 from batchgen.session import Session
 
 QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data

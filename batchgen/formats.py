@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from batchgen.dialogue import STAGES, Stage, Turn
+from batchgen.core.dialogue import STAGES, Stage, Turn
 from batchgen.quality import LABELS
 
 _ORDER = {label: place for place, label in enumerate(LABELS)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchgen.dialogue import Step
-from batchgen.errors import StageStopped
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import StageStopped
 from batchgen.records import LIVE_STATES
 from batchgen.session import Session
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from batchgen.booking import release
-from batchgen.dialogue import Step
-from batchgen.errors import BatchgenError, NotReady, SetupError
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import BatchgenError, NotReady, SetupError
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import orjson
 import zstandard
 
-from batchgen.dialogue import Turn
-from batchgen.errors import InputError
+from batchgen.core.dialogue import Turn
+from batchgen.core.errors import InputError
 from batchgen.files import Layout, write_durably
 from batchgen.session import Session
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.booking import settle_late
-from batchgen.errors import BatchgenError, Temporary
+from batchgen.core.errors import BatchgenError, Temporary
 from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch
 from batchgen.housekeeping import ask_to_stop
 from batchgen.logs import log

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import orjson
 
-from batchgen.counting import Features, features, features_of
-from batchgen.prompts import Prompt
+from batchgen.core.prompts import Prompt
+from batchgen.core.text_features import Features, features, features_of
 from batchgen.providers.reading import LINE_ENDS, one_line
 
 _MARK = "batchgen-mark-%d-"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.outcomes import Reason, Reply, Usage, one_per_key, total
+from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total
 from batchgen.records import Settled
 
 SENT = pl.Schema({"number": pl.Int64, "key": pl.String})

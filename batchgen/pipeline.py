@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen.dialogue import Step
-from batchgen.errors import NeedsPerson, SetupError
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import NeedsPerson, SetupError
 from batchgen.records import FLYING, Batch
 from batchgen.rounds import refresh, under_way
 from batchgen.session import Session

@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen.dialogue import Turn
-from batchgen.errors import InputError, SetupError
+from batchgen.core.dialogue import Turn
+from batchgen.core.errors import InputError, SetupError
+from batchgen.core.wording import counted
 from batchgen.files import Layout, lost_store
 from batchgen.kept import FACTS, keep_seeds, seeds_are_kept
 from batchgen.rounds import refresh
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
-from batchgen.words import counted
 
 
 class Options(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from batchgen import build
-from batchgen.dialogue import Step
+from batchgen.core.dialogue import Step
+from batchgen.core.wording import counted
 from batchgen.session import Session
-from batchgen.words import counted
 
 
 class Preview(NamedTuple):

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen import patterns
-from batchgen.dialogue import FIRST_ROUND, Conversation, Stage, Turn
+from batchgen.core.dialogue import FIRST_ROUND, Conversation, Stage, Turn
+from batchgen.core.prompts import prompt
 from batchgen.likeness import (
     RUN_BYTES,
     WHOLE_BYTES,
@@ -27,7 +28,6 @@ from batchgen.likeness import (
     same_question,
     scripts,
 )
-from batchgen.prompts import prompt
 
 TURNS = pl.Schema(
     {"number": pl.Int64, "round": pl.Int64, "question": pl.String, "answer": pl.String, "correction": pl.String}

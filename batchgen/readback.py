@@ -12,7 +12,7 @@ import orjson
 import polars as pl
 
 from batchgen.card import CARD, stated_rows
-from batchgen.dialogue import Conversation
+from batchgen.core.dialogue import Conversation
 from batchgen.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
 from batchgen.formats import FORMATS, Dialogue, Format
 from batchgen.quality import LABELS

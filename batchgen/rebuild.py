@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchgen import booking, duplicates
-from batchgen.costs import input_margin, requests_tokens
-from batchgen.counting import features
-from batchgen.dialogue import Step
-from batchgen.errors import InputError, SetupError
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import InputError, SetupError
+from batchgen.core.outcomes import Reason, Usage, accepted_keys
+from batchgen.core.pricing import input_margin, requests_tokens
+from batchgen.core.text_features import features
 from batchgen.files import Layout, hash_file
 from batchgen.kept import facts, seeds
 from batchgen.logs import log
-from batchgen.outcomes import Reason, Usage, accepted_keys
 from batchgen.providers import provider as provider_row
 from batchgen.records import KEY_UNKNOWN, REBUILDING, Batch, Plan, Row, pin
 from batchgen.rounds import refresh

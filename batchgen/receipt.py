@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchgen.dialogue import Step
-from batchgen.outcomes import Reason, Usage
+from batchgen.core.dialogue import Step
+from batchgen.core.outcomes import Reason, Usage
 from batchgen.records import Bill
 from batchgen.settings import Settings
 from batchgen.store import Store
@@ -67,7 +67,7 @@ def _priced(store: Store, settings: Settings) -> list[tuple[Bill, float | None]]
 
 
 def _price(bill: Bill, settings: Settings) -> float | None:
-    from batchgen.costs import rate  # here: a store in which everything has its price never needs the list
+    from batchgen.core.pricing import rate  # here: a store in which everything has its price never needs the list
 
     if not any(bill.usage):
         return 0.0
@@ -79,7 +79,7 @@ def _reserved_later(store: Store, settings: Settings) -> tuple[int, float, set[s
     """Batches reserved without a price: (requests still unpriced, USD of those that have a price by now, models)."""
     requests, usd, models = 0, 0.0, set[str]()
     for model, count, input_tokens, output_ceiling in store.reserved_without_price():
-        from batchgen.costs import rate  # here: most stores hold none
+        from batchgen.core.pricing import rate  # here: most stores hold none
 
         known = rate(model, settings.prices)
         if known is None:
@@ -126,7 +126,7 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
 
 
 def _rate(model: str, settings: Settings) -> dict[str, Any]:
-    from batchgen.costs import rate
+    from batchgen.core.pricing import rate
 
     known = rate(model, settings.prices)
     if known is None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from batchgen import booking, duplicates
+from batchgen.core.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
 from batchgen.crash import crashpoint
-from batchgen.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
 from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from batchgen.dialogue import Step
-from batchgen.outcomes import Reason, Usage
+from batchgen.core.dialogue import Step
+from batchgen.core.outcomes import Reason, Usage
 
 KEY_UNKNOWN = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
 LIVE_STATES = ("planned", "uploaded", "creating", "in_flight")

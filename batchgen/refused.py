@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from batchgen import booking
-from batchgen.errors import StageStopped, Temporary
+from batchgen.core.errors import StageStopped, Temporary
 from batchgen.providers.base import FileFailed, FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.records import Batch, Wait
 from batchgen.session import Session

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
+from batchgen.core.dialogue import STAGES
 from batchgen.crash import crashpoint
-from batchgen.dialogue import STAGES
 from batchgen.files import replacing, write_durably
 from batchgen.records import LIVE_STATES
 from batchgen.session import Session

@@ -29,7 +29,7 @@ from typing import NamedTuple, cast
 import orjson
 import zstandard
 
-from batchgen.errors import InputError, heed_interrupt
+from batchgen.core.errors import InputError, heed_interrupt
 
 EXAMPLES = 20  # line numbers per reason
 DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data

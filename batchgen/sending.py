@@ -19,8 +19,7 @@ from typing import NoReturn
 
 from batchgen import booking
 from batchgen.admission import held_back
-from batchgen.crash import crashpoint
-from batchgen.errors import (
+from batchgen.core.errors import (
     Ambiguous,
     BatchgenError,
     NotReady,
@@ -28,6 +27,7 @@ from batchgen.errors import (
     SetupError,
     Temporary,
 )
+from batchgen.crash import crashpoint
 from batchgen.files import hash_file
 from batchgen.housekeeping import clean_files
 from batchgen.logs import log

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchgen.dialogue import Stage, Step, parse_key
-from batchgen.errors import InputError
+from batchgen.core.dialogue import Stage, Step, parse_key
+from batchgen.core.errors import InputError
+from batchgen.core.prompts import fields_of
 from batchgen.files import Layout
 from batchgen.logs import log
-from batchgen.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Asked, Provider
 from batchgen.providers.reading import as_object, read_lines

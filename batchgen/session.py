@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from batchgen import clock
-from batchgen.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
-from batchgen.errors import (
+from batchgen.core.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
+from batchgen.core.errors import (
     BatchgenError,
     NeedsPerson,
     QuotaReached,
@@ -17,6 +17,7 @@ from batchgen.errors import (
     Temporary,
     UnknownModel,
 )
+from batchgen.core.wording import counted
 from batchgen.files import Layout, last_number
 from batchgen.logs import log, set_up
 from batchgen.records import REBUILDING, Batch, Wait, pin
@@ -24,10 +25,9 @@ from batchgen.settings import Settings, api_key
 from batchgen.store import Store
 from batchgen.thrift import give_back
 from batchgen.waits import in_force, model_scope, pause, trouble
-from batchgen.words import counted
 
 if TYPE_CHECKING:
-    from batchgen.costs import Rate
+    from batchgen.core.pricing import Rate
     from batchgen.providers.base import Provider, Remote
 
 
@@ -173,7 +173,7 @@ class Session:
         self.store.close()
 
     def rate(self, model: str) -> Rate | None:
-        from batchgen.costs import rate
+        from batchgen.core.pricing import rate
 
         return rate(model, self.settings.prices)
 
@@ -252,7 +252,7 @@ class Session:
 
     def _choices(self, provider: Provider) -> str:
         """The provider's models that have a known price, to choose from."""
-        from batchgen.costs import listed_models
+        from batchgen.core.pricing import listed_models
 
         offers = {model: known for model in listed_models(provider.name) if (known := self.rate(model))}
         named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]

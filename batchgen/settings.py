@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen.dialogue import Stage
-from batchgen.errors import KeyRefused, SetupError
+from batchgen.core.dialogue import Stage
+from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.logs import learn
 
 # Quality flags that a text and its own dialogue decide, by the stage whose text they look at (batchgen/quality.py).

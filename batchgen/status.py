@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from batchgen.dialogue import Step, steps
+from batchgen.core.dialogue import Step, steps
+from batchgen.core.wording import counted, typed
 from batchgen.receipt import Money, millionths, money
 from batchgen.records import FLYING, LIVE_STATES, Shown, pin
 from batchgen.settings import PROVIDERS, Settings
 from batchgen.store import Store
 from batchgen.waits import in_force, in_words, model_scope, provider_of
-from batchgen.words import counted, typed
 
 
 def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from batchgen import queries
-from batchgen.dialogue import ID_DIGITS, STAGES, Step, Turn
-from batchgen.outcomes import POLICY, Reason, Usage
+from batchgen.core.dialogue import ID_DIGITS, STAGES, Step, Turn
+from batchgen.core.outcomes import POLICY, Reason, Usage
 from batchgen.records import Batch, Borrowed, Plan, Row, Settled, Shown, Standing, Wait, runs
 from batchgen.schema import PLACES, TABLES
 from batchgen.sums import Sums

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from batchgen import booking, build
 from batchgen.admission import admitted, record_wait, still_admitted
 from batchgen.build import Shard
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import NeedsPerson, Temporary
+from batchgen.core.outcomes import Reason
 from batchgen.crash import crashpoint
-from batchgen.dialogue import Step
-from batchgen.errors import NeedsPerson, Temporary
 from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
-from batchgen.outcomes import Reason
 from batchgen.providers import provider as provider_row
 from batchgen.records import Batch, Plan
 from batchgen.sending import Sender

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchgen import queries
+from batchgen.core.dialogue import Step
+from batchgen.core.outcomes import Reason, Usage
 from batchgen.database import Database
-from batchgen.dialogue import Step
-from batchgen.outcomes import Reason, Usage
 from batchgen.records import Bill
 
 NO_BATCH = 2**62  # beyond every batch's number

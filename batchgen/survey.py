@@ -16,7 +16,7 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.copies import Bands, band_hashes, copies
-from batchgen.dialogue import Turn
+from batchgen.core.dialogue import Turn
 from batchgen.hand import spread
 from batchgen.likeness import main_script, plain
 

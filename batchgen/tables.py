@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from batchgen.core.wording import counted
 from batchgen.records import LIVE_STATES
 from batchgen.status import cost_lines, duration, headline
-from batchgen.words import counted
 
 BATCHES_SHOWN = 10
 BAR_CHARACTERS = 20

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 
 from batchgen import queries
+from batchgen.core.dialogue import Conversation, Step, turns
 from batchgen.database import Database
-from batchgen.dialogue import Conversation, Step, turns
 from batchgen.records import Batch, Row
 from batchgen.schema import PLACES
 

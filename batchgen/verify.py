@@ -14,12 +14,12 @@ from typing import Any
 
 import orjson
 
+from batchgen.core.dialogue import STAGES, Stage
+from batchgen.core.outcomes import Reason, accept, clean
+from batchgen.core.prompts import fields_of
 from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
-from batchgen.dialogue import STAGES, Stage
 from batchgen.files import hash_file
 from batchgen.kept import seeds_are_kept
-from batchgen.outcomes import Reason, accept, clean
-from batchgen.prompts import fields_of
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
 from batchgen.records import LIVE_STATES, Batch

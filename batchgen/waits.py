@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchgen.dialogue import Step
-from batchgen.errors import BatchgenError, NeedsPerson, StageStopped, Temporary
+from batchgen.core.dialogue import Step
+from batchgen.core.errors import BatchgenError, NeedsPerson, StageStopped, Temporary
 from batchgen.records import Wait
 from batchgen.store import Store
 

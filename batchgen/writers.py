@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchgen.dialogue import STAGES
+from batchgen.core.dialogue import STAGES
 from batchgen.store import Store
 
 

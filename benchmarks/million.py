@@ -32,7 +32,7 @@ sys.path.insert(0, str(REPOSITORY))
 from commands import measured, relative  # noqa: E402 - it lies beside this file
 
 from batchgen import pipeline  # noqa: E402 - the repository is found first
-from batchgen.dialogue import Turn, steps  # noqa: E402
+from batchgen.core.dialogue import Turn, steps  # noqa: E402
 from batchgen.files import Layout  # noqa: E402
 from batchgen.kept import keep_seeds  # noqa: E402
 from batchgen.providers.base import Job, JobState, RemoteFile  # noqa: E402

@@ -37,9 +37,9 @@ from commands import relative  # noqa: E402 - it lies beside this file
 from batchgen import build, submit  # noqa: E402 - the repository is found first
 from batchgen.build import Shard  # noqa: E402
 from batchgen.collect import book  # noqa: E402
-from batchgen.dialogue import Stage, Step, Turn  # noqa: E402
+from batchgen.core.dialogue import Stage, Step, Turn  # noqa: E402
+from batchgen.core.outcomes import Reason, Usage  # noqa: E402
 from batchgen.files import Layout, Written, write_durably  # noqa: E402
-from batchgen.outcomes import Reason, Usage  # noqa: E402
 from batchgen.providers.base import Job, JobState  # noqa: E402
 from batchgen.records import Batch, Plan, Settled  # noqa: E402
 from batchgen.rounds import refresh  # noqa: E402

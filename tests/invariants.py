@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
 
-from batchgen.dialogue import Step, conversation_id, request_key
+from batchgen.core.dialogue import Step, conversation_id, request_key
 from batchgen.duplicates import MARK
 
 ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # anything else is an end

@@ -11,8 +11,8 @@ from conftest import Bench, Result, seeds
 from invariants import ORDER, ROUNDS, Watch, finished, ledger
 
 from batchgen import providers
-from batchgen.costs import rate
-from batchgen.outcomes import Usage
+from batchgen.core.outcomes import Usage
+from batchgen.core.pricing import rate
 from batchgen.providers.base import Access
 
 Make = Callable[..., Bench]

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import zstandard
 
-from batchgen.errors import InputError
+from batchgen.core.errors import InputError
 from batchgen.seeds import Seed, SeedReport, read_seeds
 
 SEEDS = [

@@ -16,7 +16,7 @@ from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
 from batchgen import threads
 from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
-from batchgen.errors import NotReady
+from batchgen.core.errors import NotReady
 from batchgen.local.faults import ALWAYS, Delay, Fault, Status
 from batchgen.providers.base import Job, JobMissing, JobState
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from together.types import BatchCreateResponse, BatchJob, batch_job
 from together.types.chat import chat_completion
 
-from batchgen.dialogue import Conversation, Stage, Turn
-from batchgen.errors import SetupError
-from batchgen.outcomes import DETAIL_CHARACTERS, Reason, Reply, Usage, accept
-from batchgen.prompts import Message, Prompt, prompt
+from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.errors import SetupError
+from batchgen.core.outcomes import DETAIL_CHARACTERS, Reason, Reply, Usage, accept
+from batchgen.core.prompts import Message, Prompt, prompt
 from batchgen.providers import PROVIDERS, gemini, provider, together
 from batchgen.providers.base import (
     Job,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchgen import copies as near_copies
 from batchgen import hand
 from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
-from batchgen.dialogue import Conversation, Turn
+from batchgen.core.dialogue import Conversation, Turn
 from batchgen.quality import table
 from batchgen.survey import held_out, survey
 

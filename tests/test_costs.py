@@ -16,8 +16,9 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen import counting
-from batchgen.costs import (
+from batchgen.core import text_features
+from batchgen.core.outcomes import Usage
+from batchgen.core.pricing import (
     OTHER_LETTER_TOKENS,
     REQUEST_OVERHEAD_TOKENS,
     Formula,
@@ -27,8 +28,7 @@ from batchgen.costs import (
     rate,
     tokens,
 )
-from batchgen.outcomes import Usage
-from batchgen.prompts import Message, Prompt
+from batchgen.core.prompts import Message, Prompt
 from batchgen.providers import PROVIDERS
 from batchgen.settings import Price, Settings
 
@@ -113,7 +113,7 @@ EDGES += "\uf900\ufaff\ufb00az09 \n\r\t\u0663\u0969\u044f\u0e01\u00b2\u3002\u008
 @settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8")) | st.text(st.characters(codec="ascii")) | st.text(EDGES, min_size=5))
 def test_both_ways_of_counting_follow_the_definition(text: str) -> None:
-    assert list(counting.features(text)) == list(features(text))
+    assert list(text_features.features(text)) == list(features(text))
     for at in range(len(Formula._fields)):
         weights = [0.0] * len(Formula._fields)
         weights[at] = 1.0
@@ -122,7 +122,7 @@ def test_both_ways_of_counting_follow_the_definition(text: str) -> None:
 
 @pytest.mark.parametrize("character", EDGES)
 def test_every_edge_of_a_range_is_counted_by_the_definition(character: str) -> None:
-    assert list(counting.features(character)) == list(features(character))
+    assert list(text_features.features(character)) == list(features(character))
 
 
 def test_a_prompt_costs_its_texts_and_a_little_more() -> None:
@@ -185,7 +185,7 @@ def test_an_unknown_price_is_none_and_not_zero(model: str) -> None:
 
 def test_a_free_cache_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"batch": {"input": 1.0, "cached_input": 0.0, "output": 2.0}, "source": "here"}
-    monkeypatch.setattr("batchgen.costs.price_list", lambda: {"m": entry, "no batch": {"source": "here"}})
+    monkeypatch.setattr("batchgen.core.pricing.price_list", lambda: {"m": entry, "no batch": {"source": "here"}})
     assert rate("m", {}) == Rate(1.0, 0.0, 2.0, "here", None)
     assert rate("no batch", {}) is None
 

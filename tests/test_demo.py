@@ -11,8 +11,8 @@ import pytest
 
 from batchgen import clock
 from batchgen.cli import COMMANDS, main
+from batchgen.core.wording import typed
 from batchgen.local import server
-from batchgen.words import typed
 
 
 @pytest.fixture

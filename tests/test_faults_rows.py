@@ -15,8 +15,8 @@ from invariants import ROUNDS, finished, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, built_again
 
 from batchgen import placing
+from batchgen.core.outcomes import POLICY, Reason
 from batchgen.local.backends import Prompt, Scripted, default_text
-from batchgen.outcomes import POLICY, Reason
 
 if TYPE_CHECKING:
     from conftest import Bench

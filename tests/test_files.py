@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.dialogue import Stage, Step
-from batchgen.errors import Locked, SetupError, Temporary
+from batchgen.core.dialogue import Stage, Step
+from batchgen.core.errors import Locked, SetupError, Temporary
 from batchgen.files import Layout, Written, disk_trouble, exclusive, hash_file, make_directory, write_durably
 
 OLD, NEW = b"old\n", [b"new ", b"and longer\n"]

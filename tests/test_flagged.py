@@ -7,7 +7,7 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, ledger
 from scenes import Make, Scene
 
-from batchgen.dialogue import STAGES
+from batchgen.core.dialogue import STAGES
 from batchgen.quality import FLAGS
 from batchgen.settings import RETRY_FLAGS, Settings, load
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from invariants import ROUNDS, finished
 
-from batchgen.dialogue import parse_key
+from batchgen.core.dialogue import parse_key
 from batchgen.local.backends import Prompt, Scripted
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def test_light_commands_load_nothing_heavy(argv: list[str], tmp_path: Path) -> N
 
 def test_status_of_a_run_loads_nothing_heavy(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
-    heavy = HEAVY | {"logging", "msgspec", "dataclasses", "batchgen.costs"}
+    heavy = HEAVY | {"logging", "msgspec", "dataclasses", "batchgen.core.pricing"}
     assert heavy & loaded(["status"], bench.root) == set()
     assert heavy & loaded(["status", "--json"], bench.root) == set()
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen import build
-from batchgen.costs import prompt_tokens, requests_tokens
-from batchgen.counting import Features, features
-from batchgen.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
+from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
+from batchgen.core.pricing import prompt_tokens, requests_tokens
+from batchgen.core.prompts import Prompt, prompt
+from batchgen.core.text_features import Features, features
 from batchgen.files import Layout
 from batchgen.lines import fill, form
-from batchgen.prompts import Prompt, prompt
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 from batchgen.session import Session

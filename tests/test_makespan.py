@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import Draw, Fate, Limits, Plan, Work, simulate
 
-from batchgen.dialogue import steps
+from batchgen.core.dialogue import steps
 from batchgen.settings import Settings
 
 TICK = 300

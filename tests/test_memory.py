@@ -16,10 +16,10 @@ import pytest
 from conftest import REPOSITORY
 
 from batchgen import cli, database, thrift
-from batchgen.dialogue import STAGES, Step, Turn, conversation_id, request_key
+from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
+from batchgen.core.outcomes import Reason
 from batchgen.export import ROW_GROUP
 from batchgen.files import Layout
-from batchgen.outcomes import Reason
 from batchgen.placing import CHARACTERS, _Requests
 from batchgen.records import Plan, Settled
 from batchgen.schema import PLACES

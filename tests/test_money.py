@@ -12,7 +12,7 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, ledger
 from scenes import HOUR, Make, Scene
 
-from batchgen.costs import input_margin
+from batchgen.core.pricing import input_margin
 from batchgen.local.faults import Drop, Fault, LateCommit, Status
 
 LLAMA, QWEN = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"

@@ -10,8 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.dialogue import Stage, Step, conversation_id, parse_key, request_key, steps
-from batchgen.outcomes import DETAIL_CHARACTERS, POLICY, Reason, Reply, Usage, accept, clean, one_per_key, short, total
+from batchgen.core.dialogue import Stage, Step, conversation_id, parse_key, request_key, steps
+from batchgen.core.outcomes import (
+    DETAIL_CHARACTERS,
+    POLICY,
+    Reason,
+    Reply,
+    Usage,
+    accept,
+    clean,
+    one_per_key,
+    short,
+    total,
+)
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
 

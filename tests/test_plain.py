@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.outcomes import Reason, Reply
+from batchgen.core.outcomes import Reason, Reply
 from batchgen.providers import gemini, plain, together
 
 ODD: list[Any] = [

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.dialogue import Conversation, Stage, Turn
-from batchgen.prompts import MESSAGES_PER_TURN, Prompt, chat, fence, fields_of, prompt, recent
+from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.prompts import MESSAGES_PER_TURN, Prompt, chat, fence, fields_of, prompt, recent
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen import patterns, quality
-from batchgen.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.prompts import prompt
 from batchgen.likeness import echoes, loops, scripts, shingles
-from batchgen.prompts import prompt
 from batchgen.quality import ALL, CONTEXT, FLAGS, LABELS, TURNS, expand, labels, table
 from batchgen.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, survey
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchgen import queries
-from batchgen.dialogue import Stage, Step, Turn
+from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.records import Plan
 from batchgen.settings import Settings
 from batchgen.status import status

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.errors import KeyRefused, QuotaClosed, QuotaReached, SetupError, Temporary
-from batchgen.outcomes import DETAIL_CHARACTERS
+from batchgen.core.errors import KeyRefused, QuotaClosed, QuotaReached, SetupError, Temporary
+from batchgen.core.outcomes import DETAIL_CHARACTERS
 from batchgen.providers.base import (
     CreateRefused,
     FileGone,

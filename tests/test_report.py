@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from invariants import ledger
 from reports import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Page, read, troubled
 
-from batchgen.dialogue import Conversation, Turn
-from batchgen.errors import SetupError
+from batchgen.core.dialogue import Conversation, Turn
+from batchgen.core.errors import SetupError
 from batchgen.files import Layout, exclusive
 from batchgen.quality import LABELS
 from batchgen.records import Batch, Standing

@@ -14,7 +14,7 @@ import pytest
 from rensa import RMinHash
 
 from batchgen import copies, hand
-from batchgen.dialogue import Conversation, Turn
+from batchgen.core.dialogue import Conversation, Turn
 from batchgen.likeness import shingles
 from batchgen.quality import table
 from batchgen.records import Batch, Standing

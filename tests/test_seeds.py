@@ -34,7 +34,7 @@ from seedfiles import (
 )
 
 from batchgen import seeds
-from batchgen.errors import InputError
+from batchgen.core.errors import InputError
 from batchgen.seeds import LeftOut, Seed, SeedReport, draw, fingerprint, read_seeds
 
 EXAMPLES = Path(seeds.__file__).with_name("examples.jsonl")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.dialogue import Stage
-from batchgen.errors import KeyRefused, SetupError
+from batchgen.core.dialogue import Stage
+from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.settings import ProviderSettings, Settings, api_key, environment, is_loopback, load
 from batchgen.settings_file import tables
 

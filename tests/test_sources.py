@@ -21,7 +21,7 @@ import pytest
 from seedfiles import GOOD, SEEDS, as_csv, as_jsonl, read, write
 
 from batchgen import seeds
-from batchgen.errors import InputError
+from batchgen.core.errors import InputError
 from batchgen.seeds import Seed, SeedReport, draw, fingerprint, read_seeds, resolve
 
 # --- draw -------------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
 
 CODE = """
 import sys
-from batchgen.errors import InputError
+from batchgen.core.errors import InputError
 from batchgen.seeds import resolve
 assert not {"huggingface_hub", "polars"} & set(sys.modules)
 for source in sys.argv[1:]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from batchgen import booking
-from batchgen.dialogue import Stage, Step, Turn
-from batchgen.outcomes import Reason
+from batchgen.core.dialogue import Stage, Step, Turn
+from batchgen.core.outcomes import Reason
 from batchgen.placing import CHARACTERS
 from batchgen.records import Batch, Plan, Settled, Wait
 from batchgen.store import Store

@@ -10,10 +10,10 @@ import pytest
 from conftest import Bench, seeds
 
 from batchgen import estimate, receipt, status
-from batchgen.dialogue import Step, steps
+from batchgen.core.dialogue import Step, steps
+from batchgen.core.wording import counted
 from batchgen.estimate import StepEstimate
 from batchgen.settings import Settings
-from batchgen.words import counted
 
 TERMINAL = 80  # columns
 MILLION = 1_000_000

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.errors import BatchgenError, Locked, SetupError
+from batchgen.core.errors import BatchgenError, Locked, SetupError
 from batchgen.exits import tell
 
 if TYPE_CHECKING:
-    from batchgen.dialogue import Step
+    from batchgen.core.dialogue import Step
     from batchgen.files import Layout
     from batchgen.session import Session
     from batchgen.settings import Settings

@@ -9,9 +9,9 @@ import click
 from click.core import ParameterSource
 
 from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, wanted_steps, working
-from batchgen.dialogue import FIRST_ROUND, Stage
+from batchgen.core.dialogue import FIRST_ROUND, Stage
+from batchgen.core.wording import counted, typed
 from batchgen.streams import table_width
-from batchgen.words import counted, typed
 
 if TYPE_CHECKING:
     from batchgen.session import Session
@@ -185,8 +185,8 @@ def receipt(context: Context, *, as_json: bool) -> None:
 
     The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
     """
+    from batchgen.core.dialogue import steps
     from batchgen.database import translating
-    from batchgen.dialogue import steps
     from batchgen.files import Layout
     from batchgen.receipt import as_text
     from batchgen.receipt import receipt as read

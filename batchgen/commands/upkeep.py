@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from batchgen.commands.base import Context, answer, conclude, json_option, prepared, wanted_steps, working
-from batchgen.dialogue import FIRST_ROUND, Stage
-from batchgen.outcomes import Reason
+from batchgen.core.dialogue import FIRST_ROUND, Stage
+from batchgen.core.outcomes import Reason
+from batchgen.core.wording import counted
 from batchgen.settings import PROVIDERS
-from batchgen.words import counted
 
 REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from batchgen.errors import SetupError
-from batchgen.outcomes import mend, short
+from batchgen.core.errors import SetupError
+from batchgen.core.outcomes import mend, short
 from batchgen.providers.reading import as_object, as_text, count, refusal, said
 
 

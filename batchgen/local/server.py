@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from batchgen.errors import SetupError
+from batchgen.core.errors import SetupError
 from batchgen.local import control, gemini, guard, together
 from batchgen.local.backends import Backend, Scripted
 from batchgen.local.engine import settle

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from batchgen.errors import SetupError
+from batchgen.core.errors import SetupError
 from batchgen.providers import gemini, together
 from batchgen.providers.base import Access, Provider, Remote
 

@@ -11,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from batchgen.costs import Formula
-from batchgen.outcomes import Reply
-from batchgen.prompts import Prompt
+from batchgen.core.outcomes import Reply
+from batchgen.core.pricing import Formula
+from batchgen.core.prompts import Prompt
 
 
 class JobState(StrEnum):

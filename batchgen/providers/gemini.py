@@ -12,9 +12,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from batchgen.costs import Formula
-from batchgen.outcomes import Reason, Reply, Usage, short
-from batchgen.prompts import Prompt
+from batchgen.core.outcomes import Reason, Reply, Usage, short
+from batchgen.core.pricing import Formula
+from batchgen.core.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
 from batchgen.providers.quotas import in_few_words
 from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap

@@ -21,10 +21,10 @@ import httpx2
 from google import genai
 from google.genai import errors, types
 
-from batchgen.errors import Ambiguous, BatchgenError, Temporary
+from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
+from batchgen.core.outcomes import short
 from batchgen.files import hash_file
 from batchgen.logs import redacted
-from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.gemini import NAME, PROVIDER, job

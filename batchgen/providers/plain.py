@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from batchgen.outcomes import Reason, Reply, Usage
+from batchgen.core.outcomes import Reason, Reply, Usage
 from batchgen.providers.reading import MOST_TOKENS, texts_in
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from batchgen.outcomes import THINK, Reason, Reply, mend, short, without_thoughts
+from batchgen.core.outcomes import THINK, Reason, Reply, mend, short, without_thoughts
 
 MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
 # Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.

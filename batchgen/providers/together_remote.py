@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, Final
 import httpx
 import together
 
-from batchgen.errors import Ambiguous, BatchgenError, Temporary
+from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
+from batchgen.core.outcomes import short
 from batchgen.logs import redacted
-from batchgen.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.together import NAME, PROVIDER, job

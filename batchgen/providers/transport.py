@@ -14,7 +14,7 @@ from time import time
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from batchgen.errors import (
+from batchgen.core.errors import (
     Ambiguous,
     BatchgenError,
     KeyRefused,
@@ -25,8 +25,8 @@ from batchgen.errors import (
     Temporary,
     heed_interrupt,
 )
+from batchgen.core.outcomes import short
 from batchgen.logs import redacted
-from batchgen.outcomes import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.providers.quotas import PLAN_ADVICE, in_few_words, is_named, waiting_is_no_use
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchgen.dialogue import Stage, Step
+from batchgen.core.dialogue import Stage, Step
 
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
 

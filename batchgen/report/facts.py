@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from batchgen.dialogue import Stage, Step
-from batchgen.outcomes import Reason
+from batchgen.core.dialogue import Stage, Step
+from batchgen.core.outcomes import Reason
 from batchgen.records import Batch
 from batchgen.report.spans import Spans, Timeline
 from batchgen.session import Session

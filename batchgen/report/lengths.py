@@ -10,7 +10,7 @@ from itertools import accumulate
 from math import floor, log10
 from typing import Any
 
-from batchgen.dialogue import Conversation, Turn
+from batchgen.core.dialogue import Conversation, Turn
 
 Key = tuple[int, str]  # round, field
 Counts = Mapping[Key, Mapping[int, int]]  # texts by their characters

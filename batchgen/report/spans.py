@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from batchgen.dialogue import Step
+from batchgen.core.dialogue import Step
 from batchgen.records import Batch
 
 LANES = 40  # batches that get a line of their own

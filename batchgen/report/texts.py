@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from batchgen.dialogue import STAGES, Conversation, Step, Turn
+from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
 from batchgen.hand import spread
 from batchgen.quality import LABELS, labels, table
 from batchgen.records import Standing

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchgen.errors import SetupError
+from batchgen.core.errors import SetupError
+from batchgen.core.wording import counted
 from batchgen.files import write_durably
 from batchgen.hand import apart
 from batchgen.receipt import receipt
@@ -16,7 +17,6 @@ from batchgen.report.lengths import shares
 from batchgen.report.page import page
 from batchgen.report.texts import read
 from batchgen.session import Session
-from batchgen.words import counted
 
 SUFFIXES = (".html", ".htm")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from batchgen.errors import SetupError
+from batchgen.core.errors import SetupError
 from batchgen.local import backends, gemini_rows, together_rows
 from batchgen.local.backends import (
     Answer,

@@ -13,7 +13,7 @@ import pytest
 from conftest import Bench, seeds
 from serving import serving
 
-from batchgen.errors import SetupError
+from batchgen.core.errors import SetupError
 from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService, run_service
 from local.helpers import gemini_job, together_client

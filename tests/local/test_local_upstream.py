@@ -20,14 +20,14 @@ from serving import measure, serving
 from together import Together
 from upstream import Reply, Upstream
 
+from batchgen.core.errors import SetupError
+from batchgen.core.outcomes import Reason
 from batchgen.demo import make_backend
-from batchgen.errors import SetupError
 from batchgen.local.backends import BackendBusy, BackendError, Message, Prompt
 from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService
 from batchgen.local.workers import MOST_TRIES
 from batchgen.logs import redacted
-from batchgen.outcomes import Reason
 from batchgen.providers.together import reply as together_reply
 from local.helpers import (
     KEY,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from batchgen.dialogue import Stage
+from batchgen.core.dialogue import Stage
 
 
 class Reason(StrEnum):

@@ -9,11 +9,11 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batchgen.counting import Features, features
-from batchgen.outcomes import Usage
+from batchgen.core.outcomes import Usage
+from batchgen.core.text_features import Features, features
 
 if TYPE_CHECKING:
-    from batchgen.prompts import Prompt
+    from batchgen.core.prompts import Prompt
     from batchgen.settings import Price
 
 MILLION = 1_000_000

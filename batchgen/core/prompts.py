@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import orjson
 
-from batchgen.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, Stage, Turn
 
 MESSAGES_PER_TURN = 2  # a user's and an assistant's
 
