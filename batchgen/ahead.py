@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from batchgen.providers.base import Job, Reader
-from batchgen.threads import begin, brought
+from batchgen.runtime.concurrency import begin, brought
 
 DEPTH = 4  # batches that may wait in memory beside the one that is booked ...
 DEPTH_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller

@@ -20,13 +20,13 @@ from batchgen.core.outcomes import Reason, Reply, Usage, accept, accepted_keys
 from batchgen.core.pricing import Rate
 from batchgen.core.prompts import fields_of
 from batchgen.core.wording import counted
-from batchgen.crash import crashpoint
-from batchgen.files import write_durably
 from batchgen.flagged import ask_again
-from batchgen.logs import log
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
 from batchgen.records import Batch
+from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.files import write_durably
+from batchgen.runtime.logs import log
 from batchgen.session import Session
 
 

@@ -17,8 +17,8 @@ from batchgen import __version__
 from batchgen.commands.base import Context
 from batchgen.core.errors import BatchgenError
 from batchgen.exits import answer_lost, hearing_interrupts, interrupted, os_error, tell
-from batchgen.streams import speak_utf8, unfailing_streams
-from batchgen.thrift import give_back, tell_polars
+from batchgen.runtime.memory import give_back, tell_polars
+from batchgen.runtime.streams import speak_utf8, unfailing_streams
 
 ROOMS = {
     "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
@@ -47,7 +47,7 @@ class Door(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            from batchgen.files import system_trouble
+            from batchgen.runtime.files import system_trouble
 
             raise system_trouble(error) from None
 
@@ -80,8 +80,8 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
     75 temporary trouble (the next tick goes on), 130 interrupted.
     """
-    from batchgen.logs import configure
-    from batchgen.settings import mask_keys
+    from batchgen.runtime.logs import configure
+    from batchgen.runtime.settings import mask_keys
 
     mask_keys(os.environ)
     quick = context.invoked_subcommand in SILENT

@@ -15,8 +15,8 @@ from typing import Self
 from urllib.parse import quote
 
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
-from batchgen.crash import crashpoint
-from batchgen.files import LOCK, need_sqlite_locks
+from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.files import LOCK, need_sqlite_locks
 from batchgen.schema import ADDED_UP, MIGRATIONS
 
 BUSY_SECONDS = 60.0

@@ -11,18 +11,18 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchgen import clock
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted, typed
 from batchgen.database import translating
-from batchgen.files import Layout, exclusive, write_durably
-from batchgen.logs import learn
 from batchgen.pipeline import wait
 from batchgen.prepare import Options, prepare
 from batchgen.progress import showing
 from batchgen.providers import PROVIDERS
+from batchgen.runtime import clock
+from batchgen.runtime.files import Layout, exclusive, write_durably
+from batchgen.runtime.logs import learn
+from batchgen.runtime.settings import load
 from batchgen.session import Session
-from batchgen.settings import load
 from batchgen.store import Store
 from batchgen.verify import verify
 

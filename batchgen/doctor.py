@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from batchgen import clock
 from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
 from batchgen.core.pricing import past_price, rate
-from batchgen.files import sync_directory
 from batchgen.providers import connect
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
 from batchgen.providers.transport import masked
-from batchgen.settings import Settings, api_key
+from batchgen.runtime import clock
+from batchgen.runtime.files import sync_directory
+from batchgen.runtime.settings import Settings, api_key
 
 SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from batchgen import booking
 from batchgen.booking import Ending
 from batchgen.core.outcomes import Reason
-from batchgen.files import Layout
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job
 from batchgen.records import Batch, Plan
+from batchgen.runtime.files import Layout
 from batchgen.session import Session
 
 MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number

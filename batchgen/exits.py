@@ -20,7 +20,7 @@ AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
 def tell(error: BatchgenError) -> None:
     """One trouble for people, on stderr: what happened, and what to do next."""
     from batchgen.core.wording import typed
-    from batchgen.logs import redacted
+    from batchgen.runtime.logs import redacted
 
     click.echo(f"batchgen: {redacted(str(error))}", err=True)
     if error.do:
@@ -79,7 +79,7 @@ def interrupted(error: BaseException) -> int:
 
 def os_error(error: OSError) -> int:
     """An error of the system that nobody caught: what the user can mend leaves 2, all else is temporary."""
-    from batchgen.files import system_trouble
+    from batchgen.runtime.files import system_trouble
 
     trouble = system_trouble(error)
     tell(trouble)
@@ -88,7 +88,7 @@ def os_error(error: OSError) -> int:
 
 def answer_lost(error: OSError) -> int:
     """What the command did is done, but its answer could not be written to stdout."""
-    from batchgen.files import said
+    from batchgen.runtime.files import said
 
     trouble = Temporary(
         f"The answer could not be written to stdout: {said(error)}.",

@@ -22,11 +22,11 @@ from polars.io.plugins import register_io_source
 from batchgen.card import CARD, Facts, Part, card, is_card
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
-from batchgen.files import replacing, write_durably
 from batchgen.formats import FORMATS, Dialogue, Format
-from batchgen.hand import spread
-from batchgen.logs import log
 from batchgen.quality import FLAGS, LABELS, expand, labels, table
+from batchgen.runtime.files import replacing, write_durably
+from batchgen.runtime.logs import log
+from batchgen.runtime.worker_process import spread
 from batchgen.session import Session
 from batchgen.status import status
 from batchgen.survey import Survey, held_out, survey

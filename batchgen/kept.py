@@ -9,7 +9,7 @@ import zstandard
 
 from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError
-from batchgen.files import Layout, write_durably
+from batchgen.runtime.files import Layout, write_durably
 from batchgen.session import Session
 
 FACTS = ("prepared", "source", "run")

@@ -10,8 +10,8 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, SetupError
 from batchgen.records import FLYING, Batch
 from batchgen.rounds import refresh, under_way
+from batchgen.runtime.settings import is_loopback
 from batchgen.session import Session
-from batchgen.settings import is_loopback
 
 FIRST_PAUSE_SECONDS = 1.0
 PAUSE_GROWTH = 1.5

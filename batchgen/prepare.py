@@ -12,9 +12,9 @@ from typing import NamedTuple
 from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.wording import counted
-from batchgen.files import Layout, lost_store
 from batchgen.kept import FACTS, keep_seeds, seeds_are_kept
 from batchgen.rounds import refresh
+from batchgen.runtime.files import Layout, lost_store
 from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
 

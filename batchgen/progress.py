@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from batchgen.logs import log
+from batchgen.runtime.logs import log
 from batchgen.status import status
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 from zlib import crc32
 
 from batchgen.core.dialogue import STAGES
-from batchgen.crash import crashpoint
-from batchgen.files import replacing, write_durably
 from batchgen.records import LIVE_STATES
+from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.files import replacing, write_durably
 from batchgen.session import Session
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"

@@ -27,17 +27,17 @@ from batchgen.core.errors import (
     SetupError,
     Temporary,
 )
-from batchgen.crash import crashpoint
-from batchgen.files import hash_file
 from batchgen.housekeeping import clean_files
-from batchgen.logs import log
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
 from batchgen.reconcile import adopt, listed
 from batchgen.records import Batch
 from batchgen.refused import Stop, take_no
+from batchgen.runtime.concurrency import as_they_come, at_once, begin, brought
+from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.files import hash_file
+from batchgen.runtime.logs import log
 from batchgen.session import Session
-from batchgen.threads import as_they_come, at_once, begin, brought
 from batchgen.waits import model_scope, pause, trouble
 
 AHEAD = 4  # files that are uploaded while the batches before them are created

@@ -13,11 +13,11 @@ import orjson
 from batchgen.core.dialogue import Stage, Step, parse_key
 from batchgen.core.errors import InputError
 from batchgen.core.prompts import fields_of
-from batchgen.files import Layout
-from batchgen.logs import log
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Asked, Provider
 from batchgen.providers.reading import as_object, read_lines
+from batchgen.runtime.files import Layout
+from batchgen.runtime.logs import log
 
 _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
 

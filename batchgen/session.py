@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from batchgen import clock
 from batchgen.core.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
 from batchgen.core.errors import (
     BatchgenError,
@@ -18,12 +17,13 @@ from batchgen.core.errors import (
     UnknownModel,
 )
 from batchgen.core.wording import counted
-from batchgen.files import Layout, last_number
-from batchgen.logs import log, set_up
 from batchgen.records import REBUILDING, Batch, Wait, pin
-from batchgen.settings import Settings, api_key
+from batchgen.runtime import clock
+from batchgen.runtime.files import Layout, last_number
+from batchgen.runtime.logs import log, set_up
+from batchgen.runtime.memory import give_back
+from batchgen.runtime.settings import Settings, api_key
 from batchgen.store import Store
-from batchgen.thrift import give_back
 from batchgen.waits import in_force, model_scope, pause, trouble
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from batchgen.core.dialogue import Step, steps
 from batchgen.core.wording import counted, typed
 from batchgen.receipt import Money, millionths, money
 from batchgen.records import FLYING, LIVE_STATES, Shown, pin
-from batchgen.settings import PROVIDERS, Settings
+from batchgen.runtime.settings import PROVIDERS, Settings
 from batchgen.store import Store
 from batchgen.waits import in_force, in_words, model_scope, provider_of
 

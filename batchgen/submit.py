@@ -10,11 +10,11 @@ from batchgen.build import Shard
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, Temporary
 from batchgen.core.outcomes import Reason
-from batchgen.crash import crashpoint
-from batchgen.files import hash_file, write_durably
 from batchgen.guard import stopped
 from batchgen.providers import provider as provider_row
 from batchgen.records import Batch, Plan
+from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.files import hash_file, write_durably
 from batchgen.sending import Sender
 from batchgen.session import Session
 

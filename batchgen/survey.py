@@ -17,8 +17,8 @@ import polars as pl
 
 from batchgen.copies import Bands, band_hashes, copies
 from batchgen.core.dialogue import Turn
-from batchgen.hand import spread
 from batchgen.likeness import main_script, plain
+from batchgen.runtime.worker_process import spread
 
 OUTLYING = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
 LEAST_DEVIATION = 0.2  # of the natural logarithm: what lies within a factor of two of the median is never an outlier

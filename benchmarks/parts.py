@@ -22,8 +22,8 @@ from typing import Any
 import throughput
 
 from batchgen import booking, build, lines, merge, placing, submit
+from batchgen.runtime.settings import Settings
 from batchgen.session import Session
-from batchgen.settings import Settings
 from batchgen.store import Store
 
 PARTS: dict[str, list[tuple[Any, str, str]]] = {

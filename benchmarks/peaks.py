@@ -32,7 +32,7 @@ from commands import ENVIRONMENT, line  # noqa: E402 - these lie beside this fil
 from serving import Serving, memory_mb, serving  # noqa: E402
 
 from batchgen.local import backends  # noqa: E402 - the repository is found first
-from batchgen.settings import Settings  # noqa: E402
+from batchgen.runtime.settings import Settings  # noqa: E402
 
 FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 SERVICE = "--service"

@@ -24,10 +24,10 @@ import pytest
 import reliability
 import stamina
 
-from batchgen import clock
 from batchgen.cli import main
 from batchgen.local.backends import Scripted
 from batchgen.local.server import LocalService
+from batchgen.runtime import clock
 
 if TYPE_CHECKING:
     from forks import Forks

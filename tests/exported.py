@@ -11,11 +11,11 @@ import orjson
 import polars as pl
 from conftest import Bench, grow, seeds
 
-from batchgen.files import Layout
 from batchgen.local.backends import Prompt, Scripted, default_text
 from batchgen.readback import verify_exports
+from batchgen.runtime.files import Layout
+from batchgen.runtime.settings import load
 from batchgen.session import Session
-from batchgen.settings import load
 from batchgen.store import Store
 
 HOSTILE = (

@@ -145,8 +145,9 @@ def _carry_out(order: dict[str, Any]) -> None:
 
     import stamina
 
-    from batchgen import clock, sending
+    from batchgen import sending
     from batchgen.cli import main
+    from batchgen.runtime import clock
 
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

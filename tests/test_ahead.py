@@ -14,11 +14,11 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
-from batchgen import threads
 from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
 from batchgen.core.errors import NotReady
 from batchgen.local.faults import ALWAYS, Delay, Fault, Status
 from batchgen.providers.base import Job, JobMissing, JobState
+from batchgen.runtime import concurrency
 
 BATCHES = 5
 BEFORE = {"gemini": [], "together": [["collect", "--advance"]]}  # commands after which its jobs are the next to end
@@ -78,7 +78,7 @@ def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
 
 def test_ctrl_c_is_heard_by_a_wait_that_it_did_not_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal reaches the process, and not the call in which its main thread waits."""
-    monkeypatch.setattr(threads, "HEARD_SECONDS", 0.01)
+    monkeypatch.setattr(concurrency, "HEARD_SECONDS", 0.01)
     answer: Future[str] = Future()
 
     def waiting(*arguments: Any, **more: Any) -> Any:
@@ -86,13 +86,13 @@ def test_ctrl_c_is_heard_by_a_wait_that_it_did_not_wake(monkeypatch: pytest.Monk
             pressed.start()
         return wait(*arguments, **more)
 
-    monkeypatch.setattr(threads, "wait", waiting)
+    monkeypatch.setattr(concurrency, "wait", waiting)
     pressed = Timer(0.05, lambda: signal.pthread_kill(get_ident(), signal.SIGINT))
     at_last = Timer(PATIENCE_SECONDS / 2, answer.set_result, ["Ctrl-C was not heard"])
     at_last.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            threads.brought(answer)
+            concurrency.brought(answer)
         assert not answer.done()
     finally:
         at_last.cancel()

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchgen import copies as near_copies
-from batchgen import hand
 from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.quality import table
+from batchgen.runtime import worker_process
 from batchgen.survey import held_out, survey
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second process, which takes its time to start: what two of them find is looked at once."""
-    monkeypatch.setattr(hand, "_cores", lambda: 1)
+    monkeypatch.setattr(worker_process, "_cores", lambda: 1)
 
 
 def related(chance: Random) -> list[Conversation]:

@@ -30,7 +30,7 @@ from batchgen.core.pricing import (
 )
 from batchgen.core.prompts import Message, Prompt
 from batchgen.providers import PROVIDERS
-from batchgen.settings import Price, Settings
+from batchgen.runtime.settings import Price, Settings
 
 TOKENIZERS = {"gemini": "gemma3", "together": "llama3.1"}
 FIELDS = ("question", "answer", "correction")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from batchgen import clock
 from batchgen.cli import COMMANDS, main
 from batchgen.core.wording import typed
 from batchgen.local import server
+from batchgen.runtime import clock
 
 
 @pytest.fixture

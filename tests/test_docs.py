@@ -13,8 +13,8 @@ from conftest import REPOSITORY
 
 from batchgen import local
 from batchgen.cli import cli
-from batchgen.settings import Settings
-from batchgen.settings_file import tables
+from batchgen.runtime.settings import Settings
+from batchgen.runtime.settings_file import tables
 
 if TYPE_CHECKING:
     import pytest

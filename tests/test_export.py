@@ -15,11 +15,11 @@ from huggingface_hub import DatasetCard
 
 from batchgen import card
 from batchgen.commands.dataset import EXPORT_FORMATS
-from batchgen.files import Layout
 from batchgen.formats import FORMATS, Dialogue
 from batchgen.quality import LABELS
+from batchgen.runtime.files import Layout
+from batchgen.runtime.settings import load
 from batchgen.session import Session
-from batchgen.settings import load
 from batchgen.store import Store
 
 

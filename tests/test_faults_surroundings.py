@@ -19,11 +19,11 @@ from invariants import (
     until,
 )
 
-from batchgen import clock
 from batchgen.local.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
 from batchgen.providers import PROVIDERS as TABLE
 from batchgen.providers import deadline
-from batchgen.settings import KEY_VARIABLES, Settings
+from batchgen.runtime import clock
+from batchgen.runtime.settings import KEY_VARIABLES, Settings
 
 PROVIDERS = ("gemini", "together")
 HOUR = 3600.0

@@ -14,7 +14,7 @@ import pytest
 
 from batchgen.core.dialogue import Stage, Step
 from batchgen.core.errors import Locked, SetupError, Temporary
-from batchgen.files import Layout, Written, disk_trouble, exclusive, hash_file, make_directory, write_durably
+from batchgen.runtime.files import Layout, Written, disk_trouble, exclusive, hash_file, make_directory, write_durably
 
 OLD, NEW = b"old\n", [b"new ", b"and longer\n"]
 WRITTEN = Written(15, hashlib.sha256(b"".join(NEW)).hexdigest())

@@ -13,8 +13,8 @@ import pytest
 from conftest import Bench, seeds
 from invariants import ROUNDS, Make, end, start
 
-from batchgen import files
 from batchgen.commands import running
+from batchgen.runtime import files
 
 WITHOUT_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 

@@ -9,7 +9,7 @@ from scenes import Make, Scene
 
 from batchgen.core.dialogue import STAGES
 from batchgen.quality import FLAGS
-from batchgen.settings import RETRY_FLAGS, Settings, load
+from batchgen.runtime.settings import RETRY_FLAGS, Settings, load
 
 WHOLE_DATASET = {"length_outlier", "near_duplicate"}
 STATEMENT = '{"question": "That is a nice plant."}'

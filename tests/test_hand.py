@@ -12,30 +12,32 @@ import pytest
 from conftest import REPOSITORY
 from pieces import dies_elsewhere, fails, square, where
 
-from batchgen import hand
-from batchgen.hand import apart, spread
+from batchgen.runtime import worker_process
+from batchgen.runtime.worker_process import apart, spread
 
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second process is started whatever the machine has."""
     monkeypatch.setenv("HERE", str(os.getpid()))
-    monkeypatch.setattr(hand, "_cores", lambda: 2)
+    monkeypatch.setattr(worker_process, "_cores", lambda: 2)
 
 
-@pytest.mark.parametrize("many", [0, 1, hand.ALONE, hand.ALONE + 1, hand.ALONE + 2, 12, 13])
+@pytest.mark.parametrize(
+    "many", [0, 1, worker_process.ALONE, worker_process.ALONE + 1, worker_process.ALONE + 2, 12, 13]
+)
 def test_every_piece_is_done_in_order(many: int) -> None:
     assert list(spread(square, range(many))) == [(number, number * number) for number in range(many)]
 
 
 def test_every_second_piece_is_done_by_another_process() -> None:
-    here = [process == os.getpid() for _, process in spread(where, range(hand.ALONE + 6))]
-    assert here == [True] * hand.ALONE + [False, True] * 3
+    here = [process == os.getpid() for _, process in spread(where, range(worker_process.ALONE + 6))]
+    assert here == [True] * worker_process.ALONE + [False, True] * 3
 
 
 def test_few_pieces_or_one_core_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {process for _, process in spread(where, range(hand.ALONE))} == {os.getpid()}
-    monkeypatch.setattr(hand, "_cores", lambda: 1)
+    assert {process for _, process in spread(where, range(worker_process.ALONE))} == {os.getpid()}
+    monkeypatch.setattr(worker_process, "_cores", lambda: 1)
     assert {process for _, process in spread(where, range(9))} == {os.getpid()}
 
 
@@ -47,7 +49,7 @@ def test_where_no_process_can_be_had_the_work_is_done_here(monkeypatch: pytest.M
     def none(*_: object, **__: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(hand, "ProcessPoolExecutor", none)
+    monkeypatch.setattr(worker_process, "ProcessPoolExecutor", none)
     assert {process for _, process in spread(where, range(9))} == {apart(where, 1)} == {os.getpid()}
 
 

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from invariants import finished
 from scenes import Scene
 
-from batchgen import crash
 from batchgen.local.faults import Drop, Fault, Html, Status
+from batchgen.runtime import failpoints
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -110,7 +110,7 @@ class Pipeline(RuleBasedStateMachine):
         with self.monkeypatch.context() as patch:
             patch.setenv("BATCHGEN_CRASH", point)
             patch.setattr(os, "kill", _die)
-            crash._passed.clear()
+            failpoints._passed.clear()
             try:
                 self.command("collect", "--advance")
             except Killed:

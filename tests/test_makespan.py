@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simulation import Draw, Fate, Limits, Plan, Work, simulate
 
 from batchgen.core.dialogue import steps
-from batchgen.settings import Settings
+from batchgen.runtime.settings import Settings
 
 TICK = 300
 FREE = Limits(10**12, 10**6)

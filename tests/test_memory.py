@@ -15,19 +15,20 @@ import polars as pl
 import pytest
 from conftest import REPOSITORY
 
-from batchgen import cli, database, thrift
+from batchgen import cli, database
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.core.outcomes import Reason
 from batchgen.export import ROW_GROUP
-from batchgen.files import Layout
 from batchgen.placing import CHARACTERS, _Requests
 from batchgen.records import Plan, Settled
+from batchgen.runtime import memory
+from batchgen.runtime.files import Layout
+from batchgen.runtime.settings import Settings
 from batchgen.schema import PLACES
 from batchgen.sent import Latest, RequestFile, request_files
-from batchgen.settings import Settings
 from batchgen.store import Store
 
-NAME, VALUE = thrift.JEMALLOC
+NAME, VALUE = memory.JEMALLOC
 PARQUET = """
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ print(peak() - before)
 
 HOLES = """
 from pathlib import Path
-from batchgen.thrift import give_back
+from batchgen.runtime.memory import give_back
 def now():
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 give_back()

@@ -11,7 +11,7 @@ import pytest
 from batchgen import queries
 from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.records import Plan
-from batchgen.settings import Settings
+from batchgen.runtime.settings import Settings
 from batchgen.status import status
 from batchgen.store import Store
 

@@ -15,8 +15,8 @@ from exported import REJECTED, export, problems, records
 
 from batchgen import export as exporting
 from batchgen import readback, rounds
-from batchgen.files import Layout
 from batchgen.formats import FORMATS
+from batchgen.runtime.files import Layout
 from batchgen.store import Store
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from reports import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Pa
 
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
-from batchgen.files import Layout, exclusive
 from batchgen.quality import LABELS
 from batchgen.records import Batch, Standing
 from batchgen.report import page as paging
@@ -37,8 +36,9 @@ from batchgen.report.sample import EACH, Sample
 from batchgen.report.spans import Spans
 from batchgen.report.texts import OPEN, Note, Texts, shown
 from batchgen.report.write import report
+from batchgen.runtime.files import Layout, exclusive
+from batchgen.runtime.settings import load
 from batchgen.session import Names, Session
-from batchgen.settings import load
 from batchgen.store import Store
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rensa import RMinHash
 
-from batchgen import copies, hand
+from batchgen import copies
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.likeness import shingles
 from batchgen.quality import table
 from batchgen.records import Batch, Standing
 from batchgen.report import facts, texts
 from batchgen.report.texts import Seen, Texts, read
+from batchgen.runtime import worker_process
 
 if TYPE_CHECKING:
     import polars as pl
@@ -80,7 +81,7 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
 
     every = texts.ranges
     monkeypatch.setattr(texts, "ranges", ranges)
-    monkeypatch.setattr(hand, "_cores", lambda: 1)  # all of it in this process
+    monkeypatch.setattr(worker_process, "_cores", lambda: 1)  # all of it in this process
     monkeypatch.setattr(texts, "RANGE", 50)
     for name, least in {"IN_MEMORY": 100, "PART": 200, "FIRST": 20, "RECENT": 20}.items():
         monkeypatch.setattr(copies, name, least)

@@ -11,7 +11,8 @@ from conftest import REPOSITORY, Bench, seeds
 from invariants import ROUNDS
 from scenes import HOUR, Make
 
-from batchgen import clock, rounds
+from batchgen import rounds
+from batchgen.runtime import clock
 
 CONVERSATIONS = 12
 ONE_BY_ONE = f"{ROUNDS}batches.max_requests = 3\ngemini.concurrent_batches = 1\n"

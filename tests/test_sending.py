@@ -12,8 +12,9 @@ from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
-from batchgen import sending, threads
+from batchgen import sending
 from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
+from batchgen.runtime import concurrency
 
 BATCHES = 5
 # The commands that lead up to the provider's first batches, and the one that sends them.
@@ -228,7 +229,7 @@ def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.Mo
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "Thread", Refused)
+    monkeypatch.setattr(concurrency, "Thread", Refused)
     done = bench.run(*SEND["gemini"], "--json")
     assert (done.code, done.json["submitted"]) == (0, BATCHES)
 

@@ -11,8 +11,8 @@ import pytest
 
 from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
-from batchgen.settings import ProviderSettings, Settings, api_key, environment, is_loopback, load
-from batchgen.settings_file import tables
+from batchgen.runtime.settings import ProviderSettings, Settings, api_key, environment, is_loopback, load
+from batchgen.runtime.settings_file import tables
 
 # Every key that users rely on, with its documented default.
 DOCUMENTED = """

@@ -13,7 +13,7 @@ from batchgen import estimate, receipt, status
 from batchgen.core.dialogue import Step, steps
 from batchgen.core.wording import counted
 from batchgen.estimate import StepEstimate
-from batchgen.settings import Settings
+from batchgen.runtime.settings import Settings
 
 TERMINAL = 80  # columns
 MILLION = 1_000_000

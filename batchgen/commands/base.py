@@ -14,9 +14,9 @@ from batchgen.exits import tell
 
 if TYPE_CHECKING:
     from batchgen.core.dialogue import Step
-    from batchgen.files import Layout
+    from batchgen.runtime.files import Layout
+    from batchgen.runtime.settings import Settings
     from batchgen.session import Session
-    from batchgen.settings import Settings
     from batchgen.store import Store
 
 
@@ -27,7 +27,7 @@ class Context:
         self.root, self.config, self.verbose, self.quiet = root, config, verbose, quiet
 
     def settings(self) -> Settings:
-        from batchgen.settings import load
+        from batchgen.runtime.settings import load
 
         return load(self.root, self.config)
 
@@ -39,9 +39,9 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
     Raises Locked when another command has the lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
     """
     from batchgen.database import translating
-    from batchgen.files import Layout, exclusive
+    from batchgen.runtime.files import Layout, exclusive
+    from batchgen.runtime.settings import environment
     from batchgen.session import Session
-    from batchgen.settings import environment
     from batchgen.store import Store
 
     settings, layout = context.settings(), Layout(context.root)
@@ -63,7 +63,7 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 def reading(context: Context) -> Iterator[Session]:
     """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
     from batchgen.database import translating
-    from batchgen.files import Layout
+    from batchgen.runtime.files import Layout
     from batchgen.session import Session
     from batchgen.store import Store
 
@@ -85,7 +85,7 @@ def reading(context: Context) -> Iterator[Session]:
 
 def _brought_up_to_date(layout: Layout) -> Store | None:
     """The store of an older program, after what this one needs was added; a command at work has done that already."""
-    from batchgen.files import exclusive
+    from batchgen.runtime.files import exclusive
     from batchgen.store import Store
 
     with suppress(Locked), exclusive(layout):
@@ -110,7 +110,7 @@ def wanted_steps(session: Session, stage: str | None, number: int | None) -> lis
 
 
 def unprepared(root: Path) -> BatchgenError:
-    from batchgen.files import Layout, lost_store
+    from batchgen.runtime.files import Layout, lost_store
 
     if lost := lost_store(Layout(root)):
         return lost

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, wanted_steps, working
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.wording import counted, typed
-from batchgen.streams import table_width
+from batchgen.runtime.streams import table_width
 
 if TYPE_CHECKING:
     from batchgen.session import Session
@@ -139,9 +139,9 @@ def run(context: Context) -> None:
 
 
 def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
-    from batchgen import clock
     from batchgen.pipeline import wait
     from batchgen.progress import showing, summary
+    from batchgen.runtime import clock
     from batchgen.status import status as read
 
     live = not context.quiet and bool(table_width(sys.stderr))
@@ -156,9 +156,9 @@ def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -
 @click.pass_obj
 def status(context: Context, *, as_json: bool) -> None:
     """Where every conversation and every batch is. Works beside other commands."""
-    from batchgen import clock
     from batchgen.database import translating
-    from batchgen.files import Layout, lost_store
+    from batchgen.runtime import clock
+    from batchgen.runtime.files import Layout, lost_store
     from batchgen.status import as_text
     from batchgen.status import status as read
     from batchgen.store import Store
@@ -187,9 +187,9 @@ def receipt(context: Context, *, as_json: bool) -> None:
     """
     from batchgen.core.dialogue import steps
     from batchgen.database import translating
-    from batchgen.files import Layout
     from batchgen.receipt import as_text
     from batchgen.receipt import receipt as read
+    from batchgen.runtime.files import Layout
     from batchgen.store import Store
 
     path, settings = Layout(context.root).store, context.settings()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batchgen.commands.base import Context
-from batchgen.streams import table_width
+from batchgen.runtime.streams import table_width
 
 
 @click.command(short_help="Both batch APIs on this machine, in front of a local model.")

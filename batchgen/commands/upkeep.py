@@ -8,7 +8,7 @@ from batchgen.commands.base import Context, answer, conclude, json_option, prepa
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.outcomes import Reason
 from batchgen.core.wording import counted
-from batchgen.settings import PROVIDERS
+from batchgen.runtime.settings import PROVIDERS
 
 REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 
@@ -106,9 +106,9 @@ def rebuild(context: Context, *, as_json: bool) -> None:
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
     """
-    from batchgen.files import Layout
     from batchgen.kept import facts
     from batchgen.rebuild import rebuild as run
+    from batchgen.runtime.files import Layout
 
     facts(Layout(context.root))  # where a run never was, nothing is made
     with working(context, create=True) as session:
@@ -128,7 +128,7 @@ def doctor(context: Context, *, as_json: bool) -> None:
       batchgen doctor && batchgen submit --stage question
     """
     from batchgen.doctor import describe, examine, verdict
-    from batchgen.settings import environment
+    from batchgen.runtime.settings import environment
 
     found = examine(context.settings(), environment(context.root), context.root)
     answer(found, as_json=as_json, text=describe(found))

@@ -14,7 +14,7 @@ from batchgen.core.text_features import Features, features
 
 if TYPE_CHECKING:
     from batchgen.core.prompts import Prompt
-    from batchgen.settings import Price
+    from batchgen.runtime.settings import Price
 
 MILLION = 1_000_000
 TEXT_ERROR, CORPUS_ERROR = 0.28, 0.03  # of the token estimate: of 95 % of single texts, of whole corpora

@@ -25,7 +25,7 @@ from batchgen.local.store import DirectoryStore, MemoryStore
 from batchgen.local.wire import Request, Response, json_response
 from batchgen.local.workers import Workers
 from batchgen.local.world import World
-from batchgen.threads import at_once
+from batchgen.runtime.concurrency import at_once
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02

@@ -23,8 +23,6 @@ from google.genai import errors, types
 
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.core.outcomes import short
-from batchgen.files import hash_file
-from batchgen.logs import redacted
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.gemini import NAME, PROVIDER, job
@@ -43,6 +41,8 @@ from batchgen.providers.transport import (
     unreadable,
     without_version,
 )
+from batchgen.runtime.files import hash_file
+from batchgen.runtime.logs import redacted
 
 API_URL = "https://generativelanguage.googleapis.com"
 UPLOADING = "upload a request file"

@@ -16,7 +16,6 @@ import together
 
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.core.outcomes import short
-from batchgen.logs import redacted
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.deadline import whole_within
 from batchgen.providers.together import NAME, PROVIDER, job
@@ -34,6 +33,7 @@ from batchgen.providers.transport import (
     unreadable,
     without_version,
 )
+from batchgen.runtime.logs import redacted
 
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW = "24h"  # the only one there is

@@ -26,9 +26,9 @@ from batchgen.core.errors import (
     heed_interrupt,
 )
 from batchgen.core.outcomes import short
-from batchgen.logs import redacted
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.providers.quotas import PLAN_ADVICE, in_few_words, is_named, waiting_is_no_use
+from batchgen.runtime.logs import redacted
 
 T = TypeVar("T")
 

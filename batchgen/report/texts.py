@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
-from batchgen.hand import spread
 from batchgen.quality import LABELS, labels, table
 from batchgen.records import Standing
 from batchgen.report.lengths import Counts, Lengths
 from batchgen.report.marks import marked
 from batchgen.report.sample import Sample
+from batchgen.runtime.worker_process import spread
 from batchgen.session import Names, Session
 from batchgen.survey import Survey, survey
 

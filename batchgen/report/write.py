@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted
-from batchgen.files import write_durably
-from batchgen.hand import apart
 from batchgen.receipt import receipt
 from batchgen.report.bills import bill
 from batchgen.report.drawings import Wanted, draw
@@ -16,6 +14,8 @@ from batchgen.report.facts import facts
 from batchgen.report.lengths import shares
 from batchgen.report.page import page
 from batchgen.report.texts import read
+from batchgen.runtime.files import write_durably
+from batchgen.runtime.worker_process import apart
 from batchgen.session import Session
 
 SUFFIXES = (".html", ".htm")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from batchgen.logs import redacted
+from batchgen.runtime.logs import redacted
 
 
 class _Redact(logging.Filter):

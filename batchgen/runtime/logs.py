@@ -46,7 +46,7 @@ def configure(*, verbose: bool, quiet: bool, at_once: bool = True) -> None:
 def set_up() -> None:
     """Put the log's handlers in place, if `configure` has left that for later."""
     if _wanted:
-        from batchgen.log_handlers import install
+        from batchgen.runtime.log_handlers import install
 
         verbose, quiet = _wanted
         _wanted.clear()

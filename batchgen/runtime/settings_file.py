@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.core.errors import SetupError
-from batchgen.settings import PROVIDERS, RETRY_FLAGS, Price, Settings
+from batchgen.runtime.settings import PROVIDERS, RETRY_FLAGS, Price, Settings
 
 Where = tuple[str | int, ...]  # the keys from the top of the file to a value, and its place in a list
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
-from batchgen.logs import learn
+from batchgen.runtime.logs import learn
 
 # Quality flags that a text and its own dialogue decide, by the stage whose text they look at (batchgen/quality.py).
 _ANY_TEXT = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
@@ -115,7 +115,7 @@ def load(root: Path, config: Path | None = None) -> Settings:
     path = config or root / "batchgen.toml"
     if config is None and not path.exists():
         return Settings()
-    from batchgen.settings_file import read
+    from batchgen.runtime.settings_file import read
 
     return read(path)
 

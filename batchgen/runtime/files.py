@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
-from batchgen.crash import crashpoint
+from batchgen.runtime.failpoints import crashpoint
 
 LOCK = "batchgen.lock"  # beside the store
 LOCAL_DISK = "Put it on a local disk: choose another --root."

@@ -16,8 +16,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Generic, Self, TypeVar
 
-from batchgen.threads import brought
-from batchgen.thrift import give_back
+from batchgen.runtime.concurrency import brought
+from batchgen.runtime.memory import give_back
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

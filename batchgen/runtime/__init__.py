@@ -1,0 +1,1 @@
+"""The machine: settings, log, files, clock, threads, memory."""
