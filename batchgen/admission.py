@@ -13,12 +13,12 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import BudgetReached
 from batchgen.core.outcomes import Usage
 from batchgen.guard import stopped
-from batchgen.receipt import Money, money
-from batchgen.records import Batch, Wait
+from batchgen.ledger.holds import halt_scope, in_force, model_scope, step_scope, trouble
+from batchgen.ledger.receipt import Money, money
+from batchgen.ledger.rows import Batch, Wait
+from batchgen.ledger.totals import NO_BATCH
 from batchgen.runtime.logs import log
 from batchgen.session import Session
-from batchgen.sums import NO_BATCH
-from batchgen.waits import halt_scope, in_force, model_scope, step_scope, trouble
 
 
 def held_back(session: Session, scope: str, step: Step) -> bool:

@@ -21,9 +21,9 @@ from batchgen.core.pricing import Rate
 from batchgen.core.prompts import fields_of
 from batchgen.core.wording import counted
 from batchgen.flagged import ask_again
+from batchgen.ledger.rows import Batch
 from batchgen.providers.base import Provider
 from batchgen.providers.reading import read_lines
-from batchgen.records import Batch
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import write_durably
 from batchgen.runtime.logs import log

@@ -17,9 +17,9 @@ from batchgen.core.pricing import input_margin, prompt_tokens, requests_tokens
 from batchgen.core.prompts import Prompt, prompt
 from batchgen.core.text_features import Features
 from batchgen.forecast import follow_up, output_tokens
+from batchgen.ledger.rows import Row
 from batchgen.lines import fill, form
 from batchgen.providers.base import Parameters
-from batchgen.records import Row
 from batchgen.session import Session
 
 MOST_HALVINGS = 3  # of a batch for further attempts

@@ -16,12 +16,12 @@ from batchgen import __version__
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.prompts import prompt
 from batchgen.formats import FORMATS
+from batchgen.ledger.receipt import money
+from batchgen.ledger.status import timestamp
 from batchgen.patterns import LANGUAGES
 from batchgen.quality import FLAGS, LABELS
-from batchgen.receipt import money
 from batchgen.seeds import container
 from batchgen.session import Session
-from batchgen.status import timestamp
 
 CARD = "README.md"
 MARK = "<!-- written by batchgen export -->"

@@ -17,16 +17,16 @@ from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady
 from batchgen.core.outcomes import Reason
 from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch, salvage
 from batchgen.late import look_for_late_results
+from batchgen.ledger.holds import model_scope, pause
+from batchgen.ledger.rows import CANCEL_ASKED, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use
 from batchgen.providers.transport import speaks_of_model
 from batchgen.reconcile import LISTING_PAYS
-from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.logs import log
 from batchgen.session import Session
-from batchgen.waits import model_scope, pause
 
 LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
 LOST_GRACES = 8

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted, typed
-from batchgen.database import translating
+from batchgen.ledger.connection import translating
+from batchgen.ledger.store import Store
 from batchgen.pipeline import wait
 from batchgen.prepare import Options, prepare
 from batchgen.progress import showing
@@ -23,7 +24,6 @@ from batchgen.runtime.files import Layout, exclusive, write_durably
 from batchgen.runtime.logs import learn
 from batchgen.runtime.settings import load
 from batchgen.session import Session
-from batchgen.store import Store
 from batchgen.verify import verify
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from pathlib import Path
 from batchgen import booking
 from batchgen.booking import Ending
 from batchgen.core.outcomes import Reason
+from batchgen.ledger.rows import Batch, Plan
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job
-from batchgen.records import Batch, Plan
 from batchgen.runtime.files import Layout
 from batchgen.session import Session
 

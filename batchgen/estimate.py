@@ -16,8 +16,8 @@ from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import past_price, prompt_tokens, standard_rate
 from batchgen.core.prompts import prompt
 from batchgen.forecast import follow_up, output_tokens, text_tokens
-from batchgen.receipt import money
-from batchgen.records import FLYING
+from batchgen.ledger.receipt import money
+from batchgen.ledger.rows import FLYING
 from batchgen.session import Session
 
 SAMPLE = 200

@@ -23,12 +23,12 @@ from batchgen.card import CARD, Facts, Part, card, is_card
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
 from batchgen.formats import FORMATS, Dialogue, Format
+from batchgen.ledger.status import status
 from batchgen.quality import FLAGS, LABELS, expand, labels, table
 from batchgen.runtime.files import replacing, write_durably
 from batchgen.runtime.logs import log
 from batchgen.runtime.worker_process import spread
 from batchgen.session import Session
-from batchgen.status import status
 from batchgen.survey import Survey, held_out, survey
 from batchgen.writers import Writers
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.outcomes import Reason, Reply
-from batchgen.records import Batch
+from batchgen.ledger.rows import Batch
 from batchgen.session import Session
 
 

@@ -13,10 +13,10 @@ from batchgen.booking import settle_late
 from batchgen.core.errors import BatchgenError, Temporary
 from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch
 from batchgen.housekeeping import ask_to_stop
+from batchgen.ledger.rows import CANCEL_ASKED, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
 from batchgen.reconcile import LISTING_PAYS, enter_duplicates, listed
-from batchgen.records import CANCEL_ASKED, Batch
 from batchgen.runtime.logs import log
 from batchgen.session import Session
 

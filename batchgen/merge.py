@@ -12,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total
-from batchgen.records import Settled
+from batchgen.ledger.rows import Settled
 
 SENT = pl.Schema({"number": pl.Int64, "key": pl.String})
 FOUND = pl.Schema({"key": pl.String, "reply": pl.UInt32})

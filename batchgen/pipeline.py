@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, SetupError
-from batchgen.records import FLYING, Batch
+from batchgen.ledger.rows import FLYING, Batch
 from batchgen.rounds import refresh, under_way
 from batchgen.runtime.settings import is_loopback
 from batchgen.session import Session

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from batchgen.ledger.status import status
 from batchgen.runtime.logs import log
-from batchgen.status import status
 
 if TYPE_CHECKING:
     from batchgen.session import Session

@@ -13,9 +13,9 @@ from itertools import groupby
 
 from batchgen import booking, duplicates
 from batchgen.core.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
+from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.records import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.logs import log
 from batchgen.session import Session

@@ -6,10 +6,10 @@ from typing import NoReturn
 
 from batchgen import booking
 from batchgen.core.errors import StageStopped, Temporary
+from batchgen.ledger.holds import halt_scope
+from batchgen.ledger.rows import Batch, Wait
 from batchgen.providers.base import FileFailed, FileGone, JobMissing, LinesRefused, ModelGone
-from batchgen.records import Batch, Wait
 from batchgen.session import Session
-from batchgen.waits import halt_scope
 
 UPLOADS = 3  # of a file that the provider cannot process, before somebody is called
 

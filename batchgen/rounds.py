@@ -11,7 +11,7 @@ from pathlib import Path
 from zlib import crc32
 
 from batchgen.core.dialogue import STAGES
-from batchgen.records import LIVE_STATES
+from batchgen.ledger.rows import LIVE_STATES
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing, write_durably
 from batchgen.session import Session

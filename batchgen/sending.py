@@ -28,17 +28,17 @@ from batchgen.core.errors import (
     Temporary,
 )
 from batchgen.housekeeping import clean_files
+from batchgen.ledger.holds import model_scope, pause, trouble
+from batchgen.ledger.rows import Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
 from batchgen.reconcile import adopt, listed
-from batchgen.records import Batch
 from batchgen.refused import Stop, take_no
 from batchgen.runtime.concurrency import as_they_come, at_once, begin, brought
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file
 from batchgen.runtime.logs import log
 from batchgen.session import Session
-from batchgen.waits import model_scope, pause, trouble
 
 AHEAD = 4  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory

@@ -17,14 +17,14 @@ from batchgen.core.errors import (
     UnknownModel,
 )
 from batchgen.core.wording import counted
-from batchgen.records import REBUILDING, Batch, Wait, pin
+from batchgen.ledger.holds import in_force, model_scope, pause, trouble
+from batchgen.ledger.rows import REBUILDING, Batch, Wait, pin
+from batchgen.ledger.store import Store
 from batchgen.runtime import clock
 from batchgen.runtime.files import Layout, last_number
 from batchgen.runtime.logs import log, set_up
 from batchgen.runtime.memory import give_back
 from batchgen.runtime.settings import Settings, api_key
-from batchgen.store import Store
-from batchgen.waits import in_force, model_scope, pause, trouble
 
 if TYPE_CHECKING:
     from batchgen.core.pricing import Rate

@@ -11,8 +11,8 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, Temporary
 from batchgen.core.outcomes import Reason
 from batchgen.guard import stopped
+from batchgen.ledger.rows import Batch, Plan
 from batchgen.providers import provider as provider_row
-from batchgen.records import Batch, Plan
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file, write_durably
 from batchgen.sending import Sender

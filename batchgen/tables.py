@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from batchgen.core.wording import counted
-from batchgen.records import LIVE_STATES
-from batchgen.status import cost_lines, duration, headline
+from batchgen.ledger.rows import LIVE_STATES
+from batchgen.ledger.status import cost_lines, duration, headline
 
 BATCHES_SHOWN = 10
 BAR_CHARACTERS = 20

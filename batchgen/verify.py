@@ -19,13 +19,13 @@ from batchgen.core.outcomes import Reason, accept, clean
 from batchgen.core.prompts import fields_of
 from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
 from batchgen.kept import seeds_are_kept
+from batchgen.ledger.rows import LIVE_STATES, Batch
+from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
 from batchgen.providers.reading import read_lines
-from batchgen.records import LIVE_STATES, Batch
 from batchgen.runtime.files import hash_file
 from batchgen.schemas import plainly_valid, validator
 from batchgen.session import Session
-from batchgen.status import status
 
 MOST_PROBLEMS = 100
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchgen.core.dialogue import STAGES
-from batchgen.store import Store
+from batchgen.ledger.store import Store
 
 
 class Writers:

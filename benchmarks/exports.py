@@ -22,9 +22,9 @@ from commands import measured  # noqa: E402 - these lie beside this file
 from throughput import seeds, topic  # noqa: E402
 
 from batchgen.core.dialogue import STAGES  # noqa: E402 - the repository is found first
+from batchgen.ledger.migrations import PLACES  # noqa: E402
+from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.runtime.files import Layout  # noqa: E402
-from batchgen.schema import PLACES  # noqa: E402
-from batchgen.store import Store  # noqa: E402
 
 ROUNDS = 3
 COPIED = 50

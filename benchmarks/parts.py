@@ -22,9 +22,9 @@ from typing import Any
 import throughput
 
 from batchgen import booking, build, lines, merge, placing, submit
+from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
 from batchgen.session import Session
-from batchgen.store import Store
 
 PARTS: dict[str, list[tuple[Any, str, str]]] = {
     "build": [

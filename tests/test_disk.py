@@ -103,8 +103,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(os, "fsync", failing_fsync)
     monkeypatch.setattr(Path, "replace", failing_replace)
     monkeypatch.setattr(Path, "open", failing_open)
-    monkeypatch.setattr("batchgen.database.sqlite3.connect", failing_connect)
-    monkeypatch.setattr("batchgen.database.BUSY_SECONDS", 0.0)  # a lock that somebody left behind is a fault of its own
+    monkeypatch.setattr("batchgen.ledger.connection.sqlite3.connect", failing_connect)
+    monkeypatch.setattr(
+        "batchgen.ledger.connection.BUSY_SECONDS", 0.0
+    )  # a lock that somebody left behind is a fault of its own
     return shim
 
 

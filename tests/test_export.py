@@ -16,11 +16,11 @@ from huggingface_hub import DatasetCard
 from batchgen import card
 from batchgen.commands.dataset import EXPORT_FORMATS
 from batchgen.formats import FORMATS, Dialogue
+from batchgen.ledger.store import Store
 from batchgen.quality import LABELS
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
 from batchgen.session import Session
-from batchgen.store import Store
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, key_
 from batchgen.core.pricing import prompt_tokens, requests_tokens
 from batchgen.core.prompts import Prompt, prompt
 from batchgen.core.text_features import Features, features
+from batchgen.ledger.store import Store
 from batchgen.lines import fill, form
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import BatchSettings, ProviderSettings, Settings
 from batchgen.session import Session
-from batchgen.store import Store
 
 AWKWARD = [
     'ends with a quote and a comma",',

@@ -15,18 +15,19 @@ import polars as pl
 import pytest
 from conftest import REPOSITORY
 
-from batchgen import cli, database
+from batchgen import cli
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.core.outcomes import Reason
 from batchgen.export import ROW_GROUP
+from batchgen.ledger import connection
+from batchgen.ledger.migrations import PLACES
+from batchgen.ledger.rows import Plan, Settled
+from batchgen.ledger.store import Store
 from batchgen.placing import CHARACTERS, _Requests
-from batchgen.records import Plan, Settled
 from batchgen.runtime import memory
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import Settings
-from batchgen.schema import PLACES
 from batchgen.sent import Latest, RequestFile, request_files
-from batchgen.store import Store
 
 NAME, VALUE = memory.JEMALLOC
 PARQUET = """
@@ -134,7 +135,7 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
         if name == "store_before_commit":
             seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
 
-    monkeypatch.setattr(database, "crashpoint", look)
+    monkeypatch.setattr(connection, "crashpoint", look)
     settled = [Settled(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
     written.settle(batch, settled, {}, max_attempts=3)
     assert seen == [most * last]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from batchgen import queries
 from batchgen.core.dialogue import Stage, Step, Turn
-from batchgen.records import Plan
+from batchgen.ledger import queries
+from batchgen.ledger.rows import Plan
+from batchgen.ledger.status import status
+from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
-from batchgen.status import status
-from batchgen.store import Store
 
 QUERIES = {
     name: text

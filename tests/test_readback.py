@@ -16,8 +16,8 @@ from exported import REJECTED, export, problems, records
 from batchgen import export as exporting
 from batchgen import readback, rounds
 from batchgen.formats import FORMATS
+from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
-from batchgen.store import Store
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -25,8 +25,9 @@ from reports import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Pa
 
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
+from batchgen.ledger.rows import Batch, Standing
+from batchgen.ledger.store import Store
 from batchgen.quality import LABELS
-from batchgen.records import Batch, Standing
 from batchgen.report import page as paging
 from batchgen.report import spans
 from batchgen.report.facts import Facts, facts
@@ -39,7 +40,6 @@ from batchgen.report.write import report
 from batchgen.runtime.files import Layout, exclusive
 from batchgen.runtime.settings import load
 from batchgen.session import Names, Session
-from batchgen.store import Store
 
 if TYPE_CHECKING:
     from scenes import Make

@@ -15,9 +15,9 @@ from rensa import RMinHash
 
 from batchgen import copies
 from batchgen.core.dialogue import Conversation, Turn
+from batchgen.ledger.rows import Batch, Standing
 from batchgen.likeness import shingles
 from batchgen.quality import table
-from batchgen.records import Batch, Standing
 from batchgen.report import facts, texts
 from batchgen.report.texts import Seen, Texts, read
 from batchgen.runtime import worker_process

@@ -12,9 +12,9 @@ import pytest
 from batchgen import booking
 from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.core.outcomes import Reason
+from batchgen.ledger.rows import Batch, Plan, Settled, Wait
+from batchgen.ledger.store import Store
 from batchgen.placing import CHARACTERS
-from batchgen.records import Batch, Plan, Settled, Wait
-from batchgen.store import Store
 
 QUESTION = Step(2, Stage.QUESTION)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scenes import Make, Scene
 
-from batchgen.schema import MIGRATIONS
+from batchgen.ledger.migrations import MIGRATIONS
 
 BEGUN = 1 + next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE stale"))
 BILLS = next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE bills"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from invariants import ROUNDS
 
-from batchgen.database import PAGE_BYTES
+from batchgen.ledger.connection import PAGE_BYTES
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -14,10 +14,10 @@ from batchgen.exits import tell
 
 if TYPE_CHECKING:
     from batchgen.core.dialogue import Step
+    from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout
     from batchgen.runtime.settings import Settings
     from batchgen.session import Session
-    from batchgen.store import Store
 
 
 class Context:
@@ -38,11 +38,11 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 
     Raises Locked when another command has the lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
     """
-    from batchgen.database import translating
+    from batchgen.ledger.connection import translating
+    from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout, exclusive
     from batchgen.runtime.settings import environment
     from batchgen.session import Session
-    from batchgen.store import Store
 
     settings, layout = context.settings(), Layout(context.root)
     if not create and not layout.store.exists():
@@ -62,10 +62,10 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 @contextmanager
 def reading(context: Context) -> Iterator[Session]:
     """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
-    from batchgen.database import translating
+    from batchgen.ledger.connection import translating
+    from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout
     from batchgen.session import Session
-    from batchgen.store import Store
 
     settings, layout = context.settings(), Layout(context.root)
     with translating(layout.store):
@@ -85,8 +85,8 @@ def reading(context: Context) -> Iterator[Session]:
 
 def _brought_up_to_date(layout: Layout) -> Store | None:
     """The store of an older program, after what this one needs was added; a command at work has done that already."""
+    from batchgen.ledger.store import Store
     from batchgen.runtime.files import exclusive
-    from batchgen.store import Store
 
     with suppress(Locked), exclusive(layout):
         Store.open(layout.store).close()

@@ -139,10 +139,10 @@ def run(context: Context) -> None:
 
 
 def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
+    from batchgen.ledger.status import status as read
     from batchgen.pipeline import wait
     from batchgen.progress import showing, summary
     from batchgen.runtime import clock
-    from batchgen.status import status as read
 
     live = not context.quiet and bool(table_width(sys.stderr))
     with showing(session, live=live) as show:
@@ -156,12 +156,12 @@ def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -
 @click.pass_obj
 def status(context: Context, *, as_json: bool) -> None:
     """Where every conversation and every batch is. Works beside other commands."""
-    from batchgen.database import translating
+    from batchgen.ledger.connection import translating
+    from batchgen.ledger.status import as_text
+    from batchgen.ledger.status import status as read
+    from batchgen.ledger.store import Store
     from batchgen.runtime import clock
     from batchgen.runtime.files import Layout, lost_store
-    from batchgen.status import as_text
-    from batchgen.status import status as read
-    from batchgen.store import Store
 
     path = Layout(context.root).store
     with translating(path):
@@ -186,11 +186,11 @@ def receipt(context: Context, *, as_json: bool) -> None:
     The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
     """
     from batchgen.core.dialogue import steps
-    from batchgen.database import translating
-    from batchgen.receipt import as_text
-    from batchgen.receipt import receipt as read
+    from batchgen.ledger.connection import translating
+    from batchgen.ledger.receipt import as_text
+    from batchgen.ledger.receipt import receipt as read
+    from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout
-    from batchgen.store import Store
 
     path, settings = Layout(context.root).store, context.settings()
     with translating(path):

@@ -19,14 +19,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from batchgen import __version__
+from batchgen.ledger.rows import Batch
+from batchgen.ledger.status import duration, timestamp
 from batchgen.quality import FLAGS, LABELS
-from batchgen.records import Batch
 from batchgen.report.drawings import Drawings
 from batchgen.report.facts import Facts, StepFacts, middle_and_most
 from batchgen.report.lengths import EXACT, quantiles, rounded
 from batchgen.report.sample import EACH
 from batchgen.report.texts import Texts
-from batchgen.status import duration, timestamp
 
 ASSETS = Path(__file__).with_name("assets")
 DASH = "\N{EN DASH}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Step
-from batchgen.records import Batch
+from batchgen.ledger.rows import Batch
 
 LANES = 40  # batches that get a line of their own
 BARS = 2_000  # that a timeline has at most, however many batches it shows

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
+from batchgen.ledger.rows import Standing
 from batchgen.quality import LABELS, labels, table
-from batchgen.records import Standing
 from batchgen.report.lengths import Counts, Lengths
 from batchgen.report.marks import marked
 from batchgen.report.sample import Sample

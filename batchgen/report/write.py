@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted
-from batchgen.receipt import receipt
+from batchgen.ledger.receipt import receipt
 from batchgen.report.bills import bill
 from batchgen.report.drawings import Wanted, draw
 from batchgen.report.facts import facts

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 
-from batchgen import queries
 from batchgen.core.dialogue import Conversation, Step, turns
-from batchgen.database import Database
-from batchgen.records import Batch, Row
-from batchgen.schema import PLACES
+from batchgen.ledger import queries
+from batchgen.ledger.connection import Database
+from batchgen.ledger.migrations import PLACES
+from batchgen.ledger.rows import Batch, Row
 
 
 class Texts(Database):

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
-from batchgen.records import Bill
+from batchgen.ledger.rows import Bill
+from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
-from batchgen.store import Store
 
 RECEIPT_DIGITS = 6  # millionths of a dollar: a single request costs a few of them
 

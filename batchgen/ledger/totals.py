@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchgen import queries
 from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
-from batchgen.database import Database
-from batchgen.records import Bill
+from batchgen.ledger import queries
+from batchgen.ledger.connection import Database
+from batchgen.ledger.rows import Bill
 
 NO_BATCH = 2**62  # beyond every batch's number
 

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from batchgen import queries
 from batchgen.core.dialogue import ID_DIGITS, STAGES, Step, Turn
 from batchgen.core.outcomes import POLICY, Reason, Usage
-from batchgen.records import Batch, Borrowed, Plan, Row, Settled, Shown, Standing, Wait, runs
-from batchgen.schema import PLACES, TABLES
-from batchgen.sums import Sums
-from batchgen.texts import Texts
+from batchgen.ledger import queries
+from batchgen.ledger.dialogues import Texts
+from batchgen.ledger.migrations import PLACES, TABLES
+from batchgen.ledger.rows import Batch, Borrowed, Plan, Row, Settled, Shown, Standing, Wait, runs
+from batchgen.ledger.totals import Sums
 
 ROWS_AT_ONCE = 300  # three values each: SQLite before 3.32 takes 999 a statement
 FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2

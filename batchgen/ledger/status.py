@@ -9,11 +9,11 @@ from typing import Any
 
 from batchgen.core.dialogue import Step, steps
 from batchgen.core.wording import counted, typed
-from batchgen.receipt import Money, millionths, money
-from batchgen.records import FLYING, LIVE_STATES, Shown, pin
+from batchgen.ledger.holds import in_force, in_words, model_scope, provider_of
+from batchgen.ledger.receipt import Money, millionths, money
+from batchgen.ledger.rows import FLYING, LIVE_STATES, Shown, pin
+from batchgen.ledger.store import Store
 from batchgen.runtime.settings import PROVIDERS, Settings
-from batchgen.store import Store
-from batchgen.waits import in_force, in_words, model_scope, provider_of
 
 
 def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:

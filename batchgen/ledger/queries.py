@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchgen.records import Batch, Shown
-from batchgen.schema import PLACES
+from batchgen.ledger.migrations import PLACES
+from batchgen.ledger.rows import Batch, Shown
 
 BATCH_COLUMNS = ", ".join(Batch._fields)
 SHOWN_COLUMNS = f"""{", ".join(Shown._fields[:-1])},

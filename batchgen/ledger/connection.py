@@ -15,9 +15,9 @@ from typing import Self
 from urllib.parse import quote
 
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
+from batchgen.ledger.migrations import ADDED_UP, MIGRATIONS
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import LOCK, need_sqlite_locks
-from batchgen.schema import ADDED_UP, MIGRATIONS
 
 BUSY_SECONDS = 60.0
 PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, NeedsPerson, StageStopped, Temporary
-from batchgen.records import Wait
-from batchgen.store import Store
+from batchgen.ledger.rows import Wait
+from batchgen.ledger.store import Store
 
 FIRST_SECONDS, MOST_SECONDS = 60.0, 2 * 3600.0
 CALL_SECONDS = 24 * 3600.0  # of waiting for a quota, before somebody is called

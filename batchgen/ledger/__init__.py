@@ -1,0 +1,1 @@
+"""The SQLite file that is the only truth of a run, and what is read from it."""
