@@ -23,7 +23,7 @@ from batchgen.core.wording import counted
 from batchgen.flagged import ask_again
 from batchgen.ledger.rows import Batch
 from batchgen.providers.base import Provider
-from batchgen.providers.reading import read_lines
+from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import write_durably
 from batchgen.runtime.logs import log

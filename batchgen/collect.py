@@ -21,8 +21,8 @@ from batchgen.ledger.holds import model_scope, pause
 from batchgen.ledger.rows import CANCEL_ASKED, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
+from batchgen.providers.http_errors import speaks_of_model
 from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use
-from batchgen.providers.transport import speaks_of_model
 from batchgen.reconcile import LISTING_PAYS
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.logs import log

@@ -58,7 +58,7 @@ def make_backend(name: str, concurrency: int | None = None) -> Backend:
     `concurrency` rows are asked at once; None is the backend's own number.
     """
     from batchgen.local import backends, chat
-    from batchgen.providers.transport import is_address
+    from batchgen.providers.http_errors import is_address
 
     if name == "scripted":
         return backends.Scripted()

@@ -14,7 +14,7 @@ from batchgen.core.pricing import past_price, rate
 from batchgen.providers import connect
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
-from batchgen.providers.transport import masked
+from batchgen.providers.http_errors import masked
 from batchgen.runtime import clock
 from batchgen.runtime.files import sync_directory
 from batchgen.runtime.settings import Settings, api_key

@@ -18,8 +18,8 @@ from batchgen.core.errors import NotReady
 from batchgen.ledger.rows import Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
-from batchgen.providers.reading import as_object, read_lines
-from batchgen.providers.transport import patiently
+from batchgen.providers.http_errors import patiently
+from batchgen.providers.jsonl import as_object, read_lines
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing
 from batchgen.session import Session

@@ -14,7 +14,7 @@ import orjson
 
 from batchgen.core.prompts import Prompt
 from batchgen.core.text_features import Features, features, features_of
-from batchgen.providers.reading import LINE_ENDS, one_line
+from batchgen.providers.jsonl import LINE_ENDS, one_line
 
 _MARK = "batchgen-mark-%d-"
 KEY_MARK = "batchgen-mark-key-"

@@ -15,7 +15,7 @@ from batchgen.core.errors import InputError
 from batchgen.core.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Asked, Provider
-from batchgen.providers.reading import as_object, read_lines
+from batchgen.providers.jsonl import as_object, read_lines
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logs import log
 

@@ -22,7 +22,7 @@ from batchgen.kept import seeds_are_kept
 from batchgen.ledger.rows import LIVE_STATES, Batch
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
-from batchgen.providers.reading import read_lines
+from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.files import hash_file
 from batchgen.schemas import plainly_valid, validator
 from batchgen.session import Session

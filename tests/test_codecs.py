@@ -18,7 +18,7 @@ from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.errors import SetupError
 from batchgen.core.outcomes import DETAIL_CHARACTERS, Reason, Reply, Usage, accept
 from batchgen.core.prompts import Message, Prompt, prompt
-from batchgen.providers import PROVIDERS, gemini, provider, together
+from batchgen.providers import PROVIDERS, gemini_codec, provider, together_codec
 from batchgen.providers.base import (
     Job,
     JobState,
@@ -26,11 +26,11 @@ from batchgen.providers.base import (
     Provider,
     label,
 )
-from batchgen.providers.reading import MOST_TOKENS, count, read_lines, request_line, unwrap
+from batchgen.providers.jsonl import MOST_TOKENS, count, read_lines, request_line, unwrap
 
 PAYLOADS = Path(__file__).with_name("payloads")
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
-CODECS = [gemini.PROVIDER, together.PROVIDER]
+CODECS = [gemini_codec.PROVIDER, together_codec.PROVIDER]
 
 
 def payloads(name: str) -> Any:
@@ -60,8 +60,8 @@ def request(row: Provider, stage: Stage, model: str, ceiling: int) -> bytes:
 @pytest.mark.parametrize(
     ("row", "models"),
     [
-        (gemini.PROVIDER, ("gemini-2.5-flash-lite", "gemini-2.0-flash", "gemini-3.1-flash-lite")),
-        (together.PROVIDER, (LLAMA, LLAMA, "Qwen/Qwen3.5-9B")),
+        (gemini_codec.PROVIDER, ("gemini-2.5-flash-lite", "gemini-2.0-flash", "gemini-3.1-flash-lite")),
+        (together_codec.PROVIDER, (LLAMA, LLAMA, "Qwen/Qwen3.5-9B")),
     ],
     ids=["gemini", "together"],
 )
@@ -73,7 +73,7 @@ def test_request_lines_byte_for_byte(row: Provider, models: tuple[str, str, str]
 @pytest.mark.parametrize("stage", Stage)
 def test_gemini_takes_every_field_of_the_request(stage: Stage) -> None:
     """The SDK's models forbid what they do not know: a misspelt field would make the create call a 400."""
-    sent = json.loads(request(gemini.PROVIDER, stage, "gemini-3.1-flash-lite", 128))["request"]
+    sent = json.loads(request(gemini_codec.PROVIDER, stage, "gemini-3.1-flash-lite", 128))["request"]
     assert set(sent) == {"systemInstruction", "contents", "generationConfig"}
     types.GenerationConfig.model_validate(sent["generationConfig"])
     for content in (sent["systemInstruction"], *sent["contents"]):
@@ -98,7 +98,7 @@ def test_gemini_takes_every_field_of_the_request(stage: Stage) -> None:
     ],
 )
 def test_thinking_is_switched_off_in_each_generation_s_own_words(model: str, thinking: object) -> None:
-    assert gemini.thinking_off(model) == thinking
+    assert gemini_codec.thinking_off(model) == thinking
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_thinking_is_switched_off_in_each_generation_s_own_words(model: str, thi
     ],
 )
 def test_no_temperature_is_sent_to_a_generation_that_refuses_it(model: str, sent: bool) -> None:  # noqa: FBT001
-    body = json.loads(request(gemini.PROVIDER, Stage.ANSWER, model, 128))["request"]
+    body = json.loads(request(gemini_codec.PROVIDER, Stage.ANSWER, model, 128))["request"]
     assert ("temperature" in body["generationConfig"]) is sent
 
 
@@ -122,7 +122,7 @@ def test_no_temperature_is_sent_to_a_generation_that_refuses_it(model: str, sent
     [(LLAMA, False), ("Qwen/Qwen3.5-9B", True), ("openai/gpt-oss-120b", True), ("Qwen/Qwen2.5-7B-Instruct", False)],
 )
 def test_reasoning_is_switched_off_where_there_is_any(model: str, switched: bool) -> None:  # noqa: FBT001
-    body = json.loads(request(together.PROVIDER, Stage.ANSWER, model, 128))["body"]
+    body = json.loads(request(together_codec.PROVIDER, Stage.ANSWER, model, 128))["body"]
     assert ("reasoning" in body) is switched
 
 
@@ -138,7 +138,7 @@ def test_a_request_is_one_line_for_every_reader(row: Provider, asked: Prompt) ->
     text = line.decode()
     assert text.splitlines() == [text]  # splitlines also cuts at U+2028, U+2029 and U+0085
     sent = json.loads(text)
-    if row is gemini.PROVIDER:
+    if row is gemini_codec.PROVIDER:
         assert [part["text"] for content in sent["request"]["contents"] for part in content["parts"]] == [
             message.text for message in asked.messages
         ]
@@ -156,7 +156,7 @@ def test_a_request_line_is_read_back(codec: Provider, asked: Prompt, most: int) 
     row = json.loads(codec.line("k", asked, Parameters(LLAMA, most, 1.0)))
     found = codec.asked(row)
     assert found is not None
-    assert (found.key, found.model) == ("k", LLAMA if codec is together.PROVIDER else "")
+    assert (found.key, found.model) == ("k", LLAMA if codec is together_codec.PROVIDER else "")
     assert (found.fields, found.max_output_tokens) == (tuple(asked.fields), most)
     assert found.texts == (asked.system, *(message.text for message in asked.messages))
     (other,) = (each for each in CODECS if each is not codec)
@@ -184,17 +184,19 @@ def expected(case: Any) -> Reply:
 
 @pytest.mark.parametrize("case", payloads("gemini_rows.json"))
 def test_gemini_rows(case: Any) -> None:
-    assert gemini.reply(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(case)
+    assert gemini_codec.reply(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(case)
 
 
 @pytest.mark.parametrize("case", payloads("together_rows.json"))
 def test_together_rows(case: Any) -> None:
-    assert together.reply(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(case)
+    assert together_codec.reply(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(
+        case
+    )
 
 
 def row_of(codec: Provider, text: str, key: str = "k") -> dict[str, Any]:
     """A result row in which the model said `text`."""
-    if codec is gemini.PROVIDER:
+    if codec is gemini_codec.PROVIDER:
         response = {"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}]}
         return {"key": key, "response": response}
     body = {"choices": [{"finish_reason": "stop", "message": {"content": text}}]}
@@ -264,7 +266,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 def shapes(codec: Provider) -> st.SearchStrategy[Any]:
     """Rows near the protocol's own shape, with anything in any place."""
-    if codec is gemini.PROVIDER:
+    if codec is gemini_codec.PROVIDER:
         part = st.fixed_dictionaries({"text": VALUES}, optional={"thought": VALUES})
         content = st.fixed_dictionaries({"parts": st.lists(part, max_size=3) | VALUES}) | VALUES
         candidate = st.fixed_dictionaries({"content": content, "finishReason": LEAVES})
@@ -330,7 +332,12 @@ def test_objects_a_thousand_deep_are_read_too(codec: Provider) -> None:
 @given(VALUES)
 def test_no_json_can_upset_the_reading_of_a_job(value: Any) -> None:
     row = {"name": value, "metadata": {"state": value, "output": value, "batchStats": value}, "error": value}
-    for found in (gemini.job(value), gemini.job(row), together.job(value), together.job({"id": value, "error": value})):
+    for found in (
+        gemini_codec.job(value),
+        gemini_codec.job(row),
+        together_codec.job(value),
+        together_codec.job({"id": value, "error": value}),
+    ):
         assert isinstance(found, Job)
         assert found.state is JobState.UNKNOWN
         found.error.encode()
@@ -381,20 +388,20 @@ def job_of(case: Any) -> Job:
 
 @pytest.mark.parametrize("case", payloads("gemini_jobs.json"))
 def test_gemini_jobs(case: Any) -> None:
-    assert gemini.job(case["operation"]) == job_of(case)
+    assert gemini_codec.job(case["operation"]) == job_of(case)
 
 
 @pytest.mark.parametrize("case", payloads("together_jobs.json"))
 def test_together_jobs(case: Any) -> None:
-    assert together.job(case["raw"]) == job_of(case)
+    assert together_codec.job(case["raw"]) == job_of(case)
 
 
 def test_an_inline_row_that_orjson_cannot_write_is_kept() -> None:
     rows = [{"metadata": {"key": "k"}, "response": {"odd": 2**70, "text": "\ud800"}}]
     operation = {"name": "batches/a", "response": {"inlinedResponses": {"inlinedResponses": rows}}}
-    (line,) = gemini.job(operation).inline
+    (line,) = gemini_codec.job(operation).inline
     assert json.loads(line) == rows[0]
-    assert gemini.reply(line, "").key == "k"
+    assert gemini_codec.reply(line, "").key == "k"
 
 
 def test_together_jobs_through_the_sdk_s_own_models() -> None:
@@ -412,7 +419,7 @@ def test_together_jobs_through_the_sdk_s_own_models() -> None:
     constructed: Any = BatchJob.construct
     created: Any = BatchCreateResponse.construct
     for job in (constructed(**raw), created(job=raw, warning="w").job):
-        found = together.job(job.to_dict())
+        found = together_codec.job(job.to_dict())
         assert found[:6] == ("b", JobState.SUCCEEDED, "COMPLETED", "file-1", "file-2", "")
         assert found.created_at.startswith("2026-09-02")
 
@@ -422,13 +429,13 @@ def test_together_jobs_through_the_sdk_s_own_models() -> None:
 
 def test_every_state_the_gemini_sdk_can_name_is_mapped() -> None:
     names = {state.value.removeprefix("JOB_STATE_") for state in types.JobState}
-    assert set(gemini.STATES) == names
+    assert set(gemini_codec.STATES) == names
     for name in names:
         for prefix in ("BATCH_STATE_", "JOB_STATE_", ""):
-            found = gemini.job({"name": "batches/a", "metadata": {"state": prefix + name}})
-            assert found.state is gemini.STATES[name]
+            found = gemini_codec.job({"name": "batches/a", "metadata": {"state": prefix + name}})
+            assert found.state is gemini_codec.STATES[name]
             assert found.raw_state == ("JOB_STATE_" if prefix else "") + name
-    ended = {name for name, state in gemini.STATES.items() if state.ended}
+    ended = {name for name, state in gemini_codec.STATES.items() if state.ended}
     assert ended == {"SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
 
 
@@ -437,8 +444,8 @@ def test_every_state_together_can_name_is_mapped() -> None:
     documented = {name for literal in get_args(annotation) for name in get_args(literal)}
     assert documented == {"VALIDATING", "IN_PROGRESS", "COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
     assert batch_job.BatchJob is BatchJob
-    assert set(together.STATES) == documented | {"CANCELING", "CANCELLING"}
-    ended = {name for name, state in together.STATES.items() if state.ended}
+    assert set(together_codec.STATES) == documented | {"CANCELING", "CANCELLING"}
+    ended = {name for name, state in together_codec.STATES.items() if state.ended}
     assert ended == {"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
 
 
@@ -463,14 +470,14 @@ GEMINI_UNKNOWN = {
 
 def test_every_finish_reason_of_gemini_is_placed() -> None:
     named = {reason.value for reason in types.FinishReason}
-    assert named == GEMINI_UNKNOWN | set(gemini.FINISH)
-    assert not GEMINI_UNKNOWN & set(gemini.FINISH)
-    assert [name for name, reason in gemini.FINISH.items() if reason is Reason.ACCEPTED] == ["STOP"]
+    assert named == GEMINI_UNKNOWN | set(gemini_codec.FINISH)
+    assert not GEMINI_UNKNOWN & set(gemini_codec.FINISH)
+    assert [name for name, reason in gemini_codec.FINISH.items() if reason is Reason.ACCEPTED] == ["STOP"]
     for name in named:
-        row = row_of(gemini.PROVIDER, "text")
+        row = row_of(gemini_codec.PROVIDER, "text")
         row["response"]["candidates"][0]["finishReason"] = name
-        reply = gemini.reply(json.dumps(row).encode(), "")
-        assert reply.reason is gemini.FINISH.get(name, Reason.UNKNOWN_FINISH)
+        reply = gemini_codec.reply(json.dumps(row).encode(), "")
+        assert reply.reason is gemini_codec.FINISH.get(name, Reason.UNKNOWN_FINISH)
         assert bool(reply.text) is (name == "STOP")
 
 
@@ -478,13 +485,13 @@ def test_every_finish_reason_of_together_is_placed() -> None:
     annotation = chat_completion.Choice.model_fields["finish_reason"].annotation
     named = {name for literal in get_args(annotation) for name in get_args(literal)}
     assert named == {"stop", "eos", "length", "tool_calls", "function_call"}
-    assert set(together.FINISH) == (named - {"tool_calls", "function_call"}) | {"content_filter"}
+    assert set(together_codec.FINISH) == (named - {"tool_calls", "function_call"}) | {"content_filter"}
 
 
 @pytest.mark.parametrize("word", [*(reason.value for reason in types.BlockedReason), "BRAND_NEW"])
 def test_every_block_of_a_prompt_is_one(word: str) -> None:
     raw = json.dumps({"key": "k", "response": {"promptFeedback": {"blockReason": word}}}).encode()
-    assert gemini.reply(raw, "question") == Reply("k", Reason.BLOCKED_PROMPT, detail=word)
+    assert gemini_codec.reply(raw, "question") == Reply("k", Reason.BLOCKED_PROMPT, detail=word)
 
 
 def test_the_provider_table() -> None:

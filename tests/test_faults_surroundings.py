@@ -21,7 +21,7 @@ from invariants import (
 
 from batchgen.local.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
 from batchgen.providers import PROVIDERS as TABLE
-from batchgen.providers import deadline
+from batchgen.providers import read_deadline
 from batchgen.runtime import clock
 from batchgen.runtime.settings import KEY_VARIABLES, Settings
 
@@ -371,7 +371,7 @@ def test_43_an_answer_that_drips(
     provider: str, endpoint: str, expected: dict[str, bytes], make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No single read times out, and yet the whole must come to an end."""
-    monkeypatch.setattr(deadline, "PATIENCE", 0.1)
+    monkeypatch.setattr(read_deadline, "PATIENCE", 0.1)
     bench = start(make_bench(), "http_timeout_seconds = 5\n")
     if endpoint == "list":
         bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))

@@ -9,7 +9,7 @@ from scenes import HOUR, Make, Scene
 
 from batchgen import sending
 from batchgen.local.faults import ALWAYS, Fault, Status
-from batchgen.providers.transport import READ_ATTEMPTS
+from batchgen.providers.http_errors import READ_ATTEMPTS
 
 BATCHES = 8
 SUBMIT = ["submit", "--stage", "question"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchgen.core.outcomes import Reason, Reply
-from batchgen.providers import gemini, plain, together
+from batchgen.providers import fast_decoders, gemini_codec, together_codec
 
 ODD: list[Any] = [
     None,
@@ -64,7 +64,10 @@ ADDED = [
     "thoughtsTokenCount", "cachedContentTokenCount", "toolUsePromptTokenCount", "prompt_tokens_details",
     "completion_tokens_details", "tool_calls", "function_call", "content",
 ]  # fmt: skip
-CODECS = [(GEMINI, plain.gemini, gemini.careful_reply), (TOGETHER, plain.together, together.careful_reply)]
+CODECS = [
+    (GEMINI, fast_decoders.gemini, gemini_codec.careful_reply),
+    (TOGETHER, fast_decoders.together, together_codec.careful_reply),
+]
 
 
 @st.composite
@@ -111,6 +114,6 @@ def test_a_plain_line_is_read_the_quick_way(
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b'{"key": "\xff"}', b"[" * 5000, b"\xef\xbb\xbf{}"])
-@pytest.mark.parametrize("quick", [plain.gemini, plain.together])
+@pytest.mark.parametrize("quick", [fast_decoders.gemini, fast_decoders.together])
 def test_what_is_no_row_is_left_to_the_careful_way(quick: Callable[..., Reply | None], raw: bytes) -> None:
     assert quick(raw, ()) is None

@@ -15,8 +15,8 @@ from batchgen.providers.base import (
     LinesRefused,
     ModelGone,
 )
+from batchgen.providers.http_errors import Refusal, meaning, retry_after, speaks_of_model, unreachable
 from batchgen.providers.quotas import in_few_words, is_named, speaks_of_quota, waiting_is_no_use
-from batchgen.providers.transport import Refusal, meaning, retry_after, speaks_of_model, unreachable
 
 NOT_MINE = "You do not have permission to access the File abc123 or it may not exist. PERMISSION_DENIED"
 NOT_SERVED = (

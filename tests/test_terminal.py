@@ -122,7 +122,7 @@ cli.main()
 HIDING = """
 import signal
 from batchgen import cli
-from batchgen.providers.transport import setting_up
+from batchgen.providers.http_errors import setting_up
 
 class Named:
     def __set_name__(self, owner, name):

@@ -15,7 +15,7 @@ import orjson
 
 from batchgen.core.errors import SetupError
 from batchgen.core.outcomes import mend, short
-from batchgen.providers.reading import as_object, as_text, count, refusal, said
+from batchgen.providers.jsonl import as_object, as_text, count, refusal, said
 
 
 class Message(NamedTuple):

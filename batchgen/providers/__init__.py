@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from batchgen.core.errors import SetupError
-from batchgen.providers import gemini, together
+from batchgen.providers import gemini_codec, together_codec
 from batchgen.providers.base import Access, Provider, Remote
 
-PROVIDERS: Mapping[str, Provider] = MappingProxyType({row.name: row for row in (gemini.PROVIDER, together.PROVIDER)})
+PROVIDERS: Mapping[str, Provider] = MappingProxyType(
+    {row.name: row for row in (gemini_codec.PROVIDER, together_codec.PROVIDER)}
+)
 
 
 def provider(name: str) -> Provider:

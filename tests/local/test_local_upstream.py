@@ -27,7 +27,7 @@ from batchgen.local.backends import BackendBusy, BackendError, Message, Prompt
 from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService
 from batchgen.local.workers import MOST_TRIES
-from batchgen.providers.together import reply as together_reply
+from batchgen.providers.together_codec import reply as together_reply
 from batchgen.runtime.logs import redacted
 from local.helpers import (
     KEY,

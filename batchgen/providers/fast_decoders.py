@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from batchgen.core.outcomes import Reason, Reply, Usage
-from batchgen.providers.reading import MOST_TOKENS, texts_in
+from batchgen.providers.jsonl import MOST_TOKENS, texts_in
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 Named = Annotated[str, msgspec.Meta(min_length=1)]

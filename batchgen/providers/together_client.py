@@ -17,9 +17,7 @@ import together
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.core.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
-from batchgen.providers.deadline import whole_within
-from batchgen.providers.together import NAME, PROVIDER, job
-from batchgen.providers.transport import (
+from batchgen.providers.http_errors import (
     Refusal,
     believing_the_second,
     meaning,
@@ -33,6 +31,8 @@ from batchgen.providers.transport import (
     unreadable,
     without_version,
 )
+from batchgen.providers.read_deadline import whole_within
+from batchgen.providers.together_codec import NAME, PROVIDER, job
 from batchgen.runtime.logs import redacted
 
 ENDPOINT: Final = "/v1/chat/completions"

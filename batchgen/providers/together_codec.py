@@ -15,8 +15,8 @@ from batchgen.core.outcomes import Reason, Reply, Usage, short
 from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.jsonl import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 from batchgen.providers.quotas import in_few_words
-from batchgen.providers.reading import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 
 NAME = "together"
 
@@ -93,9 +93,9 @@ def reply(raw: bytes, fields: Sequence[str]) -> Reply:
 @cache
 def _plain() -> Callable[[bytes, Sequence[str]], Reply | None]:
     """Imported at the first line: an idle tick reads none."""
-    from batchgen.providers import plain
+    from batchgen.providers import fast_decoders
 
-    return plain.together
+    return fast_decoders.together
 
 
 def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
@@ -187,7 +187,7 @@ def job(raw: Any) -> Job:
 
 def connect(access: Access) -> Remote:
     """The calls, imported only here: the SDK takes a third of a second to load."""
-    from batchgen.providers.together_remote import TogetherRemote
+    from batchgen.providers.together_client import TogetherRemote
 
     return TogetherRemote(access)
 

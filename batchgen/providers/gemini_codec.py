@@ -16,8 +16,8 @@ from batchgen.core.outcomes import Reason, Reply, Usage, short
 from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.jsonl import as_object, as_text, count, load_row, request_line, unwrap
 from batchgen.providers.quotas import in_few_words
-from batchgen.providers.reading import as_object, as_text, count, load_row, request_line, unwrap
 
 NAME = "gemini"
 
@@ -146,9 +146,9 @@ def reply(raw: bytes, fields: Sequence[str]) -> Reply:
 @cache
 def _plain() -> Callable[[bytes, Sequence[str]], Reply | None]:
     """Imported at the first line: an idle tick reads none."""
-    from batchgen.providers import plain
+    from batchgen.providers import fast_decoders
 
-    return plain.gemini
+    return fast_decoders.gemini
 
 
 def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
@@ -261,7 +261,7 @@ def _inlined(output: dict[str, Any]) -> Iterator[bytes]:
 
 def connect(access: Access) -> Remote:
     """The calls, imported only here: the SDK takes half a second to load."""
-    from batchgen.providers.gemini_remote import GeminiRemote
+    from batchgen.providers.gemini_client import GeminiRemote
 
     return GeminiRemote(access)
 

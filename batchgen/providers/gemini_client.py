@@ -24,10 +24,8 @@ from google.genai import errors, types
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.core.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
-from batchgen.providers.deadline import whole_within
-from batchgen.providers.gemini import NAME, PROVIDER, job
-from batchgen.providers.reading import as_object, as_text
-from batchgen.providers.transport import (
+from batchgen.providers.gemini_codec import NAME, PROVIDER, job
+from batchgen.providers.http_errors import (
     Refusal,
     believing_the_second,
     meaning,
@@ -41,6 +39,8 @@ from batchgen.providers.transport import (
     unreadable,
     without_version,
 )
+from batchgen.providers.jsonl import as_object, as_text
+from batchgen.providers.read_deadline import whole_within
 from batchgen.runtime.files import hash_file
 from batchgen.runtime.logs import redacted
 
