@@ -21,7 +21,7 @@ docs: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	SOAK_KILLS=1000 $(BIN)/pytest -q -n auto tests/test_crash.py tests/test_sending.py -k random
-	SOAK_EXAMPLES=1000 $(BIN)/pytest -q -n auto $$(grep -l "^@given" tests/*.py)
+	SOAK_EXAMPLES=1000 $(BIN)/pytest -q -n auto $$(grep -l "^@given" -r tests --include=*.py)
 	SOAK_ROWS=50000 $(BIN)/pytest -q -p no:xdist tests/local/test_local_upstream.py -k memory
 
 check-trl: $(VENV)/.demo $(VENV)-trl/.trl

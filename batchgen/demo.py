@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted, typed
+from batchgen.dataset.prepare import Options, prepare
+from batchgen.dataset.verify import verify
 from batchgen.ledger.connection import translating
 from batchgen.ledger.store import Store
 from batchgen.pipeline import wait
-from batchgen.prepare import Options, prepare
 from batchgen.progress import showing
 from batchgen.providers import PROVIDERS
 from batchgen.runtime import clock
@@ -24,7 +25,6 @@ from batchgen.runtime.files import Layout, exclusive, write_durably
 from batchgen.runtime.logs import learn
 from batchgen.runtime.settings import load
 from batchgen.session import Session
-from batchgen.verify import verify
 
 if TYPE_CHECKING:
     from batchgen.local import chat

@@ -61,7 +61,7 @@ def _with(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, ...]:
 
 def _raised(written: Sequence[_Written], names: Sequence[str]) -> dict[str, list[str]]:
     """key -> the flags that its text raises."""
-    from batchgen.quality import FLAGS, table  # here: a run without retry flags needs none of it
+    from batchgen.dataset.quality.flags import FLAGS, table  # here: a run without retry flags needs none of it
 
     found: dict[str, list[str]] = {}
     for stage in {one.stage for one in written}:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, SetupError
+from batchgen.dataset.round_files import refresh, under_way
 from batchgen.ledger.rows import FLYING, Batch
-from batchgen.rounds import refresh, under_way
 from batchgen.runtime.settings import is_loopback
 from batchgen.session import Session
 

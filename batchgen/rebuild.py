@@ -16,10 +16,10 @@ from batchgen.core.errors import InputError, SetupError
 from batchgen.core.outcomes import Reason, Usage, accepted_keys
 from batchgen.core.pricing import input_margin, requests_tokens
 from batchgen.core.text_features import features
-from batchgen.kept import facts, seeds
+from batchgen.dataset.manifest import facts, seeds
+from batchgen.dataset.round_files import refresh
 from batchgen.ledger.rows import KEY_UNKNOWN, REBUILDING, Batch, Plan, Row, pin
 from batchgen.providers import provider as provider_row
-from batchgen.rounds import refresh
 from batchgen.runtime.files import Layout, hash_file
 from batchgen.runtime.logs import log
 from batchgen.sent import Latest, RequestFile, Sent, read, request_files

@@ -26,9 +26,9 @@ from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Ste
 from batchgen.core.outcomes import Usage  # noqa: E402
 from batchgen.core.pricing import rate, standard_rate, tokens  # noqa: E402 - the repository is found first
 from batchgen.core.prompts import Prompt, fields_of, prompt  # noqa: E402
+from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.providers import PROVIDERS  # noqa: E402
 from batchgen.runtime.settings import Settings  # noqa: E402
-from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 
 HISTORY = REPOSITORY.parent / "shared" / "data" / "aligner20k" / "round3_history.jsonl"
 TOKENIZERS = {

@@ -33,14 +33,14 @@ from commands import measured, relative  # noqa: E402 - it lies beside this file
 
 from batchgen import pipeline  # noqa: E402 - the repository is found first
 from batchgen.core.dialogue import Turn, steps  # noqa: E402
-from batchgen.kept import keep_seeds  # noqa: E402
+from batchgen.dataset.manifest import keep_seeds  # noqa: E402
+from batchgen.dataset.round_files import catch_up, refresh  # noqa: E402
+from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.ledger.status import status  # noqa: E402
 from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.providers.base import Job, JobState, RemoteFile  # noqa: E402
-from batchgen.rounds import catch_up, refresh  # noqa: E402
 from batchgen.runtime.files import Layout  # noqa: E402
 from batchgen.runtime.settings import ProviderSettings, Settings  # noqa: E402
-from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.session import Session  # noqa: E402
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")

@@ -39,13 +39,13 @@ from batchgen.build import Shard  # noqa: E402
 from batchgen.collect import book  # noqa: E402
 from batchgen.core.dialogue import Stage, Step, Turn  # noqa: E402
 from batchgen.core.outcomes import Reason, Usage  # noqa: E402
+from batchgen.dataset.round_files import refresh  # noqa: E402
+from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.ledger.rows import Batch, Plan, Settled  # noqa: E402
 from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.providers.base import Job, JobState  # noqa: E402
-from batchgen.rounds import refresh  # noqa: E402
 from batchgen.runtime.files import Layout, Written, write_durably  # noqa: E402
 from batchgen.runtime.settings import Settings  # noqa: E402
-from batchgen.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.session import Session  # noqa: E402
 
 QUESTION = Step(2, Stage.QUESTION)

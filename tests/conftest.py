@@ -73,9 +73,9 @@ def pytest_collection(session: pytest.Session) -> None:
     if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
     at, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
-    for path in sorted(Path(__file__).parent.glob("test_*.py"))[at::workers]:
+    for path in sorted(Path(__file__).parent.rglob("test_*.py"))[at::workers]:
         with suppress(Exception):  # whatever is wrong with it is told when it is collected
-            import_module(path.stem)
+            import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

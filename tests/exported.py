@@ -11,9 +11,9 @@ import orjson
 import polars as pl
 from conftest import Bench, grow, seeds
 
+from batchgen.dataset.verify_exports import verify_exports
 from batchgen.ledger.store import Store
 from batchgen.local.backends import Prompt, Scripted, default_text
-from batchgen.readback import verify_exports
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
 from batchgen.session import Session

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from batchgen.core.errors import InputError
-from batchgen.seeds import Seed, SeedReport, read_seeds
+from batchgen.dataset.seeds import Seed, SeedReport, read_seeds
 
 SEEDS = [
     Seed("Why?", "Because.", 'Because 7 > 3, and "quotes", commas, and\nnew lines\tare text.'),

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen import copies as near_copies
-from batchgen.copies import BANDS, PERMUTATIONS, Bands, band_hashes, copies
 from batchgen.core.dialogue import Conversation, Turn
-from batchgen.quality import table
+from batchgen.dataset.quality import near_duplicates as near_copies
+from batchgen.dataset.quality.flags import table
+from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, Bands, band_hashes, copies
+from batchgen.dataset.quality.survey import held_out, survey
 from batchgen.runtime import worker_process
-from batchgen.survey import held_out, survey
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,11 +13,11 @@ from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, seeds
 from exported import COUNT, EQUAL, HOSTILE, TWINS, export, problems, records
 from huggingface_hub import DatasetCard
 
-from batchgen import card
 from batchgen.commands.dataset import EXPORT_FORMATS
-from batchgen.formats import FORMATS, Dialogue
+from batchgen.dataset import card
+from batchgen.dataset.formats import FORMATS, Dialogue
+from batchgen.dataset.quality.flags import LABELS
 from batchgen.ledger.store import Store
-from batchgen.quality import LABELS
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
 from batchgen.session import Session

@@ -8,7 +8,7 @@ from invariants import ROUNDS, ledger
 from scenes import Make, Scene
 
 from batchgen.core.dialogue import STAGES
-from batchgen.quality import FLAGS
+from batchgen.dataset.quality.flags import FLAGS
 from batchgen.runtime.settings import RETRY_FLAGS, Settings, load
 
 WHOLE_DATASET = {"length_outlier", "near_duplicate"}

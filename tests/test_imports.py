@@ -86,7 +86,7 @@ def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
         "email",
         "batchgen.collect",
         "batchgen.submit",
-        "batchgen.derived",
+        "batchgen.dataset.round_lines",
     }
     assert (HEAVY | at_work) & loaded(["collect"], bench.root) == set()
 
@@ -95,7 +95,15 @@ def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
     bench.configure("rounds = 2\n")
     assert bench.prepare(seeds(2)).code == 0
     bench.ticks()
-    at_work = {"orjson", "hashlib", "ssl", "email", "batchgen.collect", "batchgen.submit", "batchgen.derived"}
+    at_work = {
+        "orjson",
+        "hashlib",
+        "ssl",
+        "email",
+        "batchgen.collect",
+        "batchgen.submit",
+        "batchgen.dataset.round_lines",
+    }
     assert (HEAVY | at_work) & loaded(["collect", "--advance"], bench.root) == set()
 
 

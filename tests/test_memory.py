@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 from batchgen import cli
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.core.outcomes import Reason
-from batchgen.export import ROW_GROUP
+from batchgen.dataset.export import ROW_GROUP
 from batchgen.ledger import connection
 from batchgen.ledger.migrations import PLACES
 from batchgen.ledger.rows import Plan, Settled
@@ -34,7 +34,7 @@ PARQUET = """
 import sys
 from pathlib import Path
 import polars as pl
-from batchgen.export import _parquet
+from batchgen.dataset.export import _parquet
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 schema = pl.Schema({"id": pl.String, "texts": pl.List(pl.String)})

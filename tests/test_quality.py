@@ -15,12 +15,12 @@ from conftest import REPOSITORY, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen import patterns, quality
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.prompts import prompt
-from batchgen.likeness import echoes, loops, scripts, shingles
-from batchgen.quality import ALL, CONTEXT, FLAGS, LABELS, TURNS, expand, labels, table
-from batchgen.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, survey
+from batchgen.dataset.quality import flags, patterns
+from batchgen.dataset.quality.flags import ALL, CONTEXT, FLAGS, LABELS, TURNS, expand, labels, table
+from batchgen.dataset.quality.similarity import echoes, loops, scripts, shingles
+from batchgen.dataset.quality.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, survey
 
 PLAIN = Turn(
     "How do I store bread?", "Put it in a sealed bag in the sun.", "Keep it dry, in paper, at room temperature."
@@ -110,7 +110,7 @@ def test_whoever_was_shown_a_text_may_echo_it(
             for at, turn in enumerate(dialogue)
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(quality, "PAIRS", pairs)
+            patch.setattr(flags, "PAIRS", pairs)
             assert FLAGS["prompt_echo"].find(turns, field).to_list() == expected
 
 

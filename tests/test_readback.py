@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 from exported import REJECTED, export, problems, records
 
-from batchgen import export as exporting
-from batchgen import readback, rounds
-from batchgen.formats import FORMATS
+from batchgen.dataset import export as exporting
+from batchgen.dataset import round_files, verify_exports
+from batchgen.dataset.formats import FORMATS
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
 
@@ -75,7 +75,7 @@ def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeyp
         export(finished, form, tmp_path / f"whole{suffix}")
         with monkeypatch.context() as patch:
             patch.setattr(exporting, "CHUNK", 2)
-            patch.setattr(readback, "CHUNK", 2)
+            patch.setattr(verify_exports, "CHUNK", 2)
             export(finished, form, tmp_path / f"chunks{suffix}")
             assert problems(finished, tmp_path / f"chunks{suffix}") == []
         assert records(tmp_path / f"whole{suffix}") == records(tmp_path / f"chunks{suffix}")
@@ -107,7 +107,7 @@ def test_verify_reads_columns_a_few_rows_at_a_time(
     export(finished, "parquet", path)
     rows = pl.read_parquet(path)
     for size in (1, 3, rows.height, rows.height + 1):
-        monkeypatch.setattr(readback, "ROW_GROUP", size)
+        monkeypatch.setattr(verify_exports, "ROW_GROUP", size)
         assert problems(finished, path) == []
         rows.vstack(rows.tail(1)).write_parquet(tmp_path / "twice.parquet")
         (said,) = problems(finished, tmp_path / "twice.parquet")
@@ -138,12 +138,12 @@ def test_verify_writes_the_receipt_anew_after_an_update(
     before = path.read_bytes()
     if change == "list":
         shipped = tmp_path / "prices.toml"
-        shipped.write_bytes(rounds.PRICE_LIST.read_bytes() + b"# seen again\n")
-        monkeypatch.setattr(rounds, "PRICE_LIST", shipped)
+        shipped.write_bytes(round_files.PRICE_LIST.read_bytes() + b"# seen again\n")
+        monkeypatch.setattr(round_files, "PRICE_LIST", shipped)
         path.write_bytes(before.replace(b"2026", b"2025"))
     else:
         path.unlink()
         with closing(Store.open(Layout(finished.root).store)) as store:
-            store.forget_meta(rounds.PRICES)
+            store.forget_meta(round_files.PRICES)
     assert finished.run("verify").code == 0
     assert path.read_bytes() == before

@@ -25,9 +25,9 @@ from reports import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Pa
 
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
+from batchgen.dataset.quality.flags import LABELS
 from batchgen.ledger.rows import Batch, Standing
 from batchgen.ledger.store import Store
-from batchgen.quality import LABELS
 from batchgen.report import page as paging
 from batchgen.report import spans
 from batchgen.report.facts import Facts, facts

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rensa import RMinHash
 
-from batchgen import copies
 from batchgen.core.dialogue import Conversation, Turn
+from batchgen.dataset.quality import near_duplicates
+from batchgen.dataset.quality.flags import table
+from batchgen.dataset.quality.similarity import shingles
 from batchgen.ledger.rows import Batch, Standing
-from batchgen.likeness import shingles
-from batchgen.quality import table
 from batchgen.report import facts, texts
 from batchgen.report.texts import Seen, Texts, read
 from batchgen.runtime import worker_process
@@ -84,7 +84,7 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
     monkeypatch.setattr(worker_process, "_cores", lambda: 1)  # all of it in this process
     monkeypatch.setattr(texts, "RANGE", 50)
     for name, least in {"IN_MEMORY": 100, "PART": 200, "FIRST": 20, "RECENT": 20}.items():
-        monkeypatch.setattr(copies, name, least)
+        monkeypatch.setattr(near_duplicates, name, least)
     few, many = 300, 1000
     for count in (100, few, many):  # the first one imports and compiles
         looked_at(count)
@@ -111,17 +111,17 @@ def test_a_report_remembers_few_numbers_of_a_batch() -> None:
 
 def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of libraries whose memory Python does not count."""
-    monkeypatch.setattr(copies, "FIRST", 5)
-    monkeypatch.setattr(copies, "IN_MEMORY", 30)
+    monkeypatch.setattr(near_duplicates, "FIRST", 5)
+    monkeypatch.setattr(near_duplicates, "IN_MEMORY", 30)
     numbers = range(1, 101)
     turns = table(Alike(100).conversations(numbers))
-    originals = copies._Originals()
-    hashes = copies.band_hashes(turns)
+    originals = near_duplicates._Originals()
+    hashes = near_duplicates.band_hashes(turns)
     for number, signature in zip(numbers, signatures(turns), strict=True):
         originals.learn(number, signature)
     assert originals._few.len() == 5
     originals.close()
-    with copies.Bands() as bands:
+    with near_duplicates.Bands() as bands:
         for rows in hashes.iter_slices(20):
             bands.learn(rows)
             assert sum(frame.height for frame in bands.frames) < 30 + 20
@@ -131,9 +131,9 @@ def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pyte
 def test_a_kill_leaves_no_files_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is put away has no name, from the moment it is written to the last look at it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(copies, "IN_MEMORY", 30)
-    with copies.Bands() as bands:
-        for rows in copies.band_hashes(table(Alike(100).conversations(range(1, 101)))).iter_slices(20):
+    monkeypatch.setattr(near_duplicates, "IN_MEMORY", 30)
+    with near_duplicates.Bands() as bands:
+        for rows in near_duplicates.band_hashes(table(Alike(100).conversations(range(1, 101)))).iter_slices(20):
             bands.learn(rows)
         assert sum(frame.height for frame in bands.frames) < 100
         for found in bands.shared():
@@ -142,6 +142,8 @@ def test_a_kill_leaves_no_files_behind(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def signatures(turns: pl.DataFrame) -> list[RMinHash]:
-    words = [shingles(text) for text in copies._texts(turns)["text"]]
-    found: list[RMinHash] = RMinHash.from_token_sets(words, copies.PERMUTATIONS, copies.SIGNATURE_SEED)
+    words = [shingles(text) for text in near_duplicates._texts(turns)["text"]]
+    found: list[RMinHash] = RMinHash.from_token_sets(
+        words, near_duplicates.PERMUTATIONS, near_duplicates.SIGNATURE_SEED
+    )
     return found

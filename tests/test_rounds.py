@@ -11,7 +11,7 @@ from conftest import REPOSITORY, Bench, seeds
 from invariants import ROUNDS
 from scenes import HOUR, Make
 
-from batchgen import rounds
+from batchgen.dataset import round_files
 from batchgen.runtime import clock
 
 CONVERSATIONS = 12
@@ -22,8 +22,8 @@ HISTORY, SINGLE = "round2/round2_history.jsonl", "round2/round2_single_turn.json
 @pytest.fixture
 def bench(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Three conversations a tick, and files of more than two lines are large; none grows fast enough to be due."""
-    monkeypatch.setattr(rounds, "SMALL", 2)
-    monkeypatch.setattr(rounds, "SHARE", 10.0)
+    monkeypatch.setattr(round_files, "SMALL", 2)
+    monkeypatch.setattr(round_files, "SHARE", 10.0)
     made = make_bench()
     made.configure(ONE_BY_ONE)
     assert made.prepare(seeds(CONVERSATIONS)).code == 0
@@ -59,7 +59,7 @@ def test_a_large_file_waits_while_more_is_under_way(bench: Bench) -> None:
 
 
 def test_a_share_of_what_it_holds_is_enough(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "SHARE", 0.75)
+    monkeypatch.setattr(round_files, "SHARE", 0.75)
     seen = set()
     for complete in (3, 6, 9):
         until(bench, complete)
@@ -106,7 +106,7 @@ def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch
     until(bench, 6)
     tick(bench)
     before = bench.status()["complete"]
-    code = "import batchgen.rounds as r; r.SMALL = 2; r.SHARE = 10.0\nfrom batchgen.cli import main\n"
+    code = "import batchgen.dataset.round_files as r; r.SMALL = 2; r.SHARE = 10.0\nfrom batchgen.cli import main\n"
     code += f"main(['--root', {str(bench.root)!r}, 'verify'])"
     killed = subprocess.run(
         [sys.executable, "-c", code],
@@ -117,7 +117,7 @@ def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch
     )
     assert killed.returncode == -9
     assert len(ids(bench)) == before
-    monkeypatch.setattr(rounds, "SHARE", 0.0)
+    monkeypatch.setattr(round_files, "SHARE", 0.0)
     tick(bench)
     until(bench, CONVERSATIONS)
     assert len(ids(bench)) == CONVERSATIONS

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.schemas import plainly_valid, validator
-from batchgen.schemas.compiled import DECODERS
+from batchgen.dataset.schemas import plainly_valid, validator
+from batchgen.dataset.schemas.compiled import DECODERS
 
 TURN = {"question": "Why?", "answer": "So.", "correction": "Because."}
 RECORDS: dict[str, dict[str, Any]] = {

@@ -33,9 +33,9 @@ from seedfiles import (
     write,
 )
 
-from batchgen import seeds
 from batchgen.core.errors import InputError
-from batchgen.seeds import LeftOut, Seed, SeedReport, draw, fingerprint, read_seeds
+from batchgen.dataset import seeds
+from batchgen.dataset.seeds import LeftOut, Seed, SeedReport, draw, fingerprint, read_seeds
 
 EXAMPLES = Path(seeds.__file__).with_name("examples.jsonl")
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from seedfiles import GOOD, SEEDS, as_csv, as_jsonl, read, write
 
-from batchgen import seeds
 from batchgen.core.errors import InputError
-from batchgen.seeds import Seed, SeedReport, draw, fingerprint, read_seeds, resolve
+from batchgen.dataset import seeds
+from batchgen.dataset.seeds import Seed, SeedReport, draw, fingerprint, read_seeds, resolve
 
 # --- draw -------------------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
 CODE = """
 import sys
 from batchgen.core.errors import InputError
-from batchgen.seeds import resolve
+from batchgen.dataset.seeds import resolve
 assert not {"huggingface_hub", "polars"} & set(sys.modules)
 for source in sys.argv[1:]:
     try:

@@ -19,8 +19,8 @@ def verify(context: Context, *, as_json: bool) -> None:
 
     Exports are checked too, as long as they lie where they were written: each record against the store.
     """
-    from batchgen.rounds import catch_up
-    from batchgen.verify import verify as run
+    from batchgen.dataset.round_files import catch_up
+    from batchgen.dataset.verify import verify as run
 
     with working(context) as session:
         prepared(session)
@@ -84,8 +84,8 @@ def export(  # noqa: PLR0913 - one parameter an option
       batchgen export --format preference --output dpo --test-share 0.1 --flags drop:refusal:correction
       batchgen export --format parquet --output dialogues.parquet
     """
-    from batchgen.export import Options, describe
-    from batchgen.export import export as run
+    from batchgen.dataset.export import Options, describe
+    from batchgen.dataset.export import export as run
 
     options = Options(form, output.absolute(), flags, test_share, split_seed)
     with working(context) as session:

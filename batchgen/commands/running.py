@@ -35,8 +35,8 @@ def prepare(  # noqa: PLR0913 - one parameter an option
       batchgen prepare --input train.jsonl.xz --limit 200
       batchgen prepare --input aligner/aligner-20K --all
     """
-    from batchgen.prepare import Options, describe
-    from batchgen.prepare import prepare as run
+    from batchgen.dataset.prepare import Options, describe
+    from batchgen.dataset.prepare import prepare as run
 
     if everything and call.get_parameter_source("limit") is ParameterSource.COMMANDLINE:
         raise click.UsageError(f"--all takes every row, --limit {limit} does not: leave one of them out.", call)

@@ -30,8 +30,8 @@ def retry(context: Context, stage: str | None, number: int | None, reason: str |
     \b
       batchgen retry --stage correction --reason truncated
     """
+    from batchgen.dataset.round_files import refresh
     from batchgen.housekeeping import retry as run
-    from batchgen.rounds import refresh
 
     with working(context) as session:
         prepared(session)
@@ -106,7 +106,7 @@ def rebuild(context: Context, *, as_json: bool) -> None:
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
     """
-    from batchgen.kept import facts
+    from batchgen.dataset.manifest import facts
     from batchgen.rebuild import rebuild as run
     from batchgen.runtime.files import Layout
 

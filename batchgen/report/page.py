@@ -19,9 +19,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from batchgen import __version__
+from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import duration, timestamp
-from batchgen.quality import FLAGS, LABELS
 from batchgen.report.drawings import Drawings
 from batchgen.report.facts import Facts, StepFacts, middle_and_most
 from batchgen.report.lengths import EXACT, quantiles, rounded

@@ -12,7 +12,8 @@ from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.runtime.logs import learn
 
-# Quality flags that a text and its own dialogue decide, by the stage whose text they look at (batchgen/quality.py).
+# Quality flags that a text and its own dialogue decide, by the stage whose text they look at
+# (dataset/quality/flags.py).
 _ANY_TEXT = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
 RETRY_FLAGS = {
     Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_TEXT),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
+from batchgen.core import pricing
 from batchgen.core.dialogue import STAGES
 from batchgen.ledger.rows import LIVE_STATES
 from batchgen.runtime.failpoints import crashpoint
@@ -17,7 +18,7 @@ from batchgen.runtime.files import replacing, write_durably
 from batchgen.session import Session
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
-PRICE_LIST = Path(__file__).with_name("prices.toml")
+PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
 PRICES = "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
 
 
@@ -56,7 +57,7 @@ def _files(session: Session) -> Iterator[tuple[str, int, bool]]:
 
 
 def _write(session: Session, name: str, lines: int) -> list[Path]:
-    from batchgen.derived import rejected_lines  # here and below: an idle tick writes nothing
+    from batchgen.dataset.round_lines import rejected_lines  # here and below: an idle tick writes nothing
 
     if name == REJECTED:
         paths = [session.layout.rejected]
@@ -71,7 +72,7 @@ def _write(session: Session, name: str, lines: int) -> list[Path]:
 
 
 def _write_receipt(session: Session) -> list[Path]:
-    from batchgen.derived import receipt_line
+    from batchgen.dataset.round_lines import receipt_line
 
     write_durably(session.layout.receipt, [receipt_line(session)])
     session.store.set_meta(PRICES, _basis(session))
@@ -121,7 +122,7 @@ def _reached(session: Session, number: int) -> int:
 
 
 def _write_round(session: Session, number: int) -> list[Path]:
-    from batchgen.derived import round_lines
+    from batchgen.dataset.round_lines import round_lines
 
     single, history = session.layout.single_turn(number), session.layout.history(number)
     with replacing(history) as rounds, replacing(single) as turns:

@@ -13,7 +13,7 @@ from functools import cache
 import zstandard
 from rapidfuzz.distance import Indel, Levenshtein
 
-from batchgen.patterns import SCRIPTS
+from batchgen.dataset.quality.patterns import SCRIPTS
 
 NEARLY_EQUAL = 0.95
 SAME_QUESTION = 0.9

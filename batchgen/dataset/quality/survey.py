@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.copies import Bands, band_hashes, copies
 from batchgen.core.dialogue import Turn
-from batchgen.likeness import main_script, plain
+from batchgen.dataset.quality.near_duplicates import Bands, band_hashes, copies
+from batchgen.dataset.quality.similarity import main_script, plain
 from batchgen.runtime.worker_process import spread
 
 OUTLYING = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score

@@ -21,7 +21,7 @@ import polars as pl
 from rensa import RMinHash, RMinHashDeduplicator
 
 from batchgen.core.dialogue import Turn
-from batchgen.likeness import shingles
+from batchgen.dataset.quality.similarity import shingles
 
 SIMILAR = 0.8
 PERMUTATIONS = 128

@@ -19,18 +19,18 @@ import orjson
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from batchgen.card import CARD, Facts, Part, card, is_card
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
-from batchgen.formats import FORMATS, Dialogue, Format
+from batchgen.dataset.attribution import Writers
+from batchgen.dataset.card import CARD, Facts, Part, card, is_card
+from batchgen.dataset.formats import FORMATS, Dialogue, Format
+from batchgen.dataset.quality.flags import FLAGS, LABELS, expand, labels, table
+from batchgen.dataset.quality.survey import Survey, held_out, survey
 from batchgen.ledger.status import status
-from batchgen.quality import FLAGS, LABELS, expand, labels, table
 from batchgen.runtime.files import replacing, write_durably
 from batchgen.runtime.logs import log
 from batchgen.runtime.worker_process import spread
 from batchgen.session import Session
-from batchgen.survey import Survey, held_out, survey
-from batchgen.writers import Writers
 
 CHUNK = 250  # conversations, or records, in memory at once
 CHARACTERS = 4_000_000  # or so many, where texts are long

@@ -15,12 +15,12 @@ import polars as pl
 from batchgen import __version__
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.prompts import prompt
-from batchgen.formats import FORMATS
+from batchgen.dataset.formats import FORMATS
+from batchgen.dataset.quality.flags import FLAGS, LABELS
+from batchgen.dataset.quality.patterns import LANGUAGES
+from batchgen.dataset.seeds import container
 from batchgen.ledger.receipt import money
 from batchgen.ledger.status import timestamp
-from batchgen.patterns import LANGUAGES
-from batchgen.quality import FLAGS, LABELS
-from batchgen.seeds import container
 from batchgen.session import Session
 
 CARD = "README.md"

@@ -17,14 +17,14 @@ import orjson
 from batchgen.core.dialogue import STAGES, Stage
 from batchgen.core.outcomes import Reason, accept, clean
 from batchgen.core.prompts import fields_of
-from batchgen.derived import histories, receipt_line, rejected_lines, single_turns
-from batchgen.kept import seeds_are_kept
+from batchgen.dataset.manifest import seeds_are_kept
+from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
+from batchgen.dataset.schemas import plainly_valid, validator
 from batchgen.ledger.rows import LIVE_STATES, Batch
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
 from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.files import hash_file
-from batchgen.schemas import plainly_valid, validator
 from batchgen.session import Session
 
 MOST_PROBLEMS = 100
@@ -78,8 +78,8 @@ def _receipt(session: Session) -> Iterator[str]:
 
 def _exports(session: Session) -> Iterator[str]:
     """Every export of this run that is still where it was written."""
-    from batchgen.export import written_exports  # here: polars, which a run without exports needs not
-    from batchgen.readback import verify_exports
+    from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
+    from batchgen.dataset.verify_exports import verify_exports
 
     for path in written_exports(session):
         yield from verify_exports(path, session)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from batchgen.core.dialogue import STAGES, Stage, Turn
-from batchgen.quality import LABELS
+from batchgen.dataset.quality.flags import LABELS
 
 _ORDER = {label: place for place, label in enumerate(LABELS)}
 

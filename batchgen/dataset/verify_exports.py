@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 import polars as pl
 
-from batchgen.card import CARD, stated_rows
 from batchgen.core.dialogue import Conversation
-from batchgen.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
-from batchgen.formats import FORMATS, Dialogue, Format
-from batchgen.quality import LABELS
+from batchgen.dataset.attribution import Writers
+from batchgen.dataset.card import CARD, stated_rows
+from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
+from batchgen.dataset.formats import FORMATS, Dialogue, Format
+from batchgen.dataset.quality.flags import LABELS
 from batchgen.session import Session
-from batchgen.writers import Writers
 
 MOST_PROBLEMS = 100
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.wording import counted
-from batchgen.kept import FACTS, keep_seeds, seeds_are_kept
-from batchgen.rounds import refresh
+from batchgen.dataset.manifest import FACTS, keep_seeds, seeds_are_kept
+from batchgen.dataset.round_files import refresh
+from batchgen.dataset.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.runtime.files import Layout, lost_store
-from batchgen.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.session import Session
 
 

@@ -26,7 +26,7 @@ def plainly_valid(name: str) -> Callable[[bytes], bool]:
     """
     from msgspec import MsgspecError
 
-    from batchgen.schemas.compiled import DECODERS
+    from batchgen.dataset.schemas.compiled import DECODERS
 
     decoder = DECODERS.get(name)
 

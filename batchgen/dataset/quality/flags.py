@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen import patterns
 from batchgen.core.dialogue import FIRST_ROUND, Conversation, Stage, Turn
 from batchgen.core.prompts import prompt
-from batchgen.likeness import (
+from batchgen.dataset.quality import patterns
+from batchgen.dataset.quality.similarity import (
     RUN_BYTES,
     WHOLE_BYTES,
     drifts,

@@ -1,0 +1,1 @@
+"""Seeds in, dialogues out: preparing, round files, exports and checks."""
