@@ -15,16 +15,16 @@ from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted, typed
 from batchgen.dataset.prepare import Options, prepare
 from batchgen.dataset.verify import verify
+from batchgen.engine.session import Session
+from batchgen.engine.tick import wait
 from batchgen.ledger.connection import translating
 from batchgen.ledger.store import Store
-from batchgen.pipeline import wait
 from batchgen.progress import showing
 from batchgen.providers import PROVIDERS
 from batchgen.runtime import clock
 from batchgen.runtime.files import Layout, exclusive, write_durably
 from batchgen.runtime.logs import learn
 from batchgen.runtime.settings import load
-from batchgen.session import Session
 
 if TYPE_CHECKING:
     from batchgen.local import chat

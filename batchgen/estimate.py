@@ -15,10 +15,10 @@ from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, turns
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import past_price, prompt_tokens, standard_rate
 from batchgen.core.prompts import prompt
-from batchgen.forecast import follow_up, output_tokens, text_tokens
+from batchgen.engine.session import Session
+from batchgen.engine.submission.expected_length import follow_up, output_tokens, text_tokens
 from batchgen.ledger.receipt import money
 from batchgen.ledger.rows import FLYING
-from batchgen.session import Session
 
 SAMPLE = 200
 FILLER = "word "  # about one token each

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from batchgen import build
 from batchgen.core.dialogue import Step
 from batchgen.core.wording import counted
-from batchgen.session import Session
+from batchgen.engine.session import Session
+from batchgen.engine.submission import request_files
 
 
 class Preview(NamedTuple):
@@ -32,7 +32,7 @@ def preview(session: Session, steps: Sequence[Step]) -> list[Preview]:
         provider = session.provider(step.stage)
         for tried in session.store.ready_attempts(step):
             after = 0
-            while shard := build.shard(session, step, tried, after=after):
+            while shard := request_files.shard(session, step, tried, after=after):
                 after = max(row.number for row in (*shard.rows, *shard.too_large))
                 if shard.rows:
                     found.append(

@@ -10,7 +10,7 @@ from batchgen.ledger.status import status
 from batchgen.runtime.logs import log
 
 if TYPE_CHECKING:
-    from batchgen.session import Session
+    from batchgen.engine.session import Session
 
 
 @contextmanager

@@ -31,17 +31,17 @@ sys.path.insert(0, str(REPOSITORY))
 
 from commands import measured, relative  # noqa: E402 - it lies beside this file
 
-from batchgen import pipeline  # noqa: E402 - the repository is found first
 from batchgen.core.dialogue import Turn, steps  # noqa: E402
 from batchgen.dataset.manifest import keep_seeds  # noqa: E402
 from batchgen.dataset.round_files import catch_up, refresh  # noqa: E402
 from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
+from batchgen.engine import tick  # noqa: E402 - the repository is found first
+from batchgen.engine.session import Session  # noqa: E402
 from batchgen.ledger.status import status  # noqa: E402
 from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.providers.base import Job, JobState, RemoteFile  # noqa: E402
 from batchgen.runtime.files import Layout  # noqa: E402
 from batchgen.runtime.settings import ProviderSettings, Settings  # noqa: E402
-from batchgen.session import Session  # noqa: E402
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
 KEY = re.compile(rb"r1-(\d+)\.r(\d+)\.(question|answer|correction)\.a\d+\.\w+")
@@ -189,22 +189,22 @@ def one_batch(run: Run) -> list[float]:
     batches = -(-session.conversations // session.settings.batches.max_requests)
     while session.store.settled_at(4)[0] < session.conversations or session.store.ready_attempts(session.steps()[2]):
         before = len(gemini._corrections)  # noqa: SLF001 - this file's own
-        pipeline.tick(session, advance=True)
+        tick.tick(session, advance=True)
         if len(gemini._corrections) == before and before >= session.settings.gemini.concurrent_batches:  # noqa: SLF001
             break
     gemini.gate = min(batches // HALF, len(gemini._corrections) // HALF)  # noqa: SLF001
-    pipeline.tick(session, advance=False)
+    tick.tick(session, advance=False)
     seconds = []
     for _ in range(min(LOOKS, len(gemini._corrections) - gemini.gate)):  # noqa: SLF001
         gemini.gate += 1
-        seconds.append(run.timed(lambda: pipeline.tick(session, advance=False)))
+        seconds.append(run.timed(lambda: tick.tick(session, advance=False)))
     gemini.gate = None
     return seconds
 
 
 def finish(run: Run) -> None:
     while not status(run.session.store, run.session.settings, run.session.now())["finished"]:
-        pipeline.tick(run.session, advance=True)
+        tick.tick(run.session, advance=True)
 
 
 def tree(path: Path) -> int:
@@ -218,7 +218,7 @@ def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     session = run.session
     ticks: list[float] = []
     moving = run.timed(lambda: ticks.extend(one_batch(run))) + run.timed(lambda: finish(run))
-    idle = run.timed(lambda: pipeline.tick(session, advance=True))
+    idle = run.timed(lambda: tick.tick(session, advance=True))
     looking = run.timed(lambda: status(session.store, session.settings, session.now()))
     catch_up(session)
     (text,) = session.store._database.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001

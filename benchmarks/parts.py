@@ -21,31 +21,32 @@ from typing import Any
 
 import throughput
 
-from batchgen import booking, build, lines, merge, placing, submit
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import match, settle, swap_detection
+from batchgen.engine.submission import line_templates, request_files, submit
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
-from batchgen.session import Session
 
 PARTS: dict[str, list[tuple[Any, str, str]]] = {
     "build": [
-        (build, "shard", "a request file's content"),
+        (request_files, "shard", "a request file's content"),
         (Store, "ready", "  rows read from the store"),
         (Store, "ready_texts", "  texts read from the store"),
-        (build, "fill", "  lines, counted and escaped"),
-        (lines, "features_of", "    counting"),
+        (request_files, "fill", "  lines, counted and escaped"),
+        (line_templates, "features_of", "    counting"),
         (submit, "plan", "what is durable"),
         (submit, "write_durably", "  hash, write and sync of the file"),
         (Store, "plan", "  the ledger's transaction"),
         (os, "fsync", "  all syncs but SQLite's"),
     ],
     "collect": [
-        (booking, "replies", "replies read and judged"),
-        (booking, "_placed", "  their places"),
-        (booking, "_requests", "    texts read from the store"),
-        (placing, "misplaced", "    words compared"),
-        (booking, "settle", "what is durable"),
-        (booking, "_keep_ending", "  the ending's file"),
-        (merge, "merge", "  replies matched with requests"),
+        (settle, "replies", "replies read and judged"),
+        (settle, "_placed", "  their places"),
+        (settle, "_requests", "    texts read from the store"),
+        (swap_detection, "misplaced", "    words compared"),
+        (settle, "settle", "what is durable"),
+        (settle, "_keep_ending", "  the ending's file"),
+        (match, "merge", "  replies matched with requests"),
         (Store, "settle", "  the store's transaction"),
         (Store, "_advance", "    texts and rows entered"),
         (Session, "keys", "keys"),

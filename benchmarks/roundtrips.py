@@ -115,11 +115,12 @@ def measured(batches: int, seconds: float, runs: int) -> dict[str, Any]:
 
 def command(arguments: list[str], *, in_a_row: bool) -> None:
     """The program itself, in this process."""
-    from batchgen import ahead, sending
     from batchgen.cli import main as batchgen
+    from batchgen.engine.collection import prefetch
+    from batchgen.engine.submission import sender
 
     if in_a_row:
-        ahead.DEPTH, sending.AHEAD, sending.WIDTH = 0, 0, 1
+        prefetch.DEPTH, sender.AHEAD, sender.WIDTH = 0, 0, 1
     batchgen(arguments)
 
 

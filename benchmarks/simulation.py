@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.int32]
-MOST_HALVINGS = 3  # as in batchgen.build: half as many requests for each time they failed
+MOST_HALVINGS = 3  # as in batchgen.engine.submission.request_files: half as many requests for each time they failed
 
 
 class Work(NamedTuple):

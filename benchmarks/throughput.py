@@ -34,19 +34,19 @@ sys.path.insert(0, str(REPOSITORY))
 
 from commands import relative  # noqa: E402 - it lies beside this file
 
-from batchgen import build, submit  # noqa: E402 - the repository is found first
-from batchgen.build import Shard  # noqa: E402
-from batchgen.collect import book  # noqa: E402
 from batchgen.core.dialogue import Stage, Step, Turn  # noqa: E402
 from batchgen.core.outcomes import Reason, Usage  # noqa: E402
 from batchgen.dataset.round_files import refresh  # noqa: E402
 from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
+from batchgen.engine.collection.poll import book  # noqa: E402
+from batchgen.engine.session import Session  # noqa: E402
+from batchgen.engine.submission import request_files, submit  # noqa: E402
+from batchgen.engine.submission.request_files import Shard  # noqa: E402
 from batchgen.ledger.rows import Batch, Plan, Settled  # noqa: E402
 from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.providers.base import Job, JobState  # noqa: E402
 from batchgen.runtime.files import Layout, Written, write_durably  # noqa: E402
 from batchgen.runtime.settings import Settings  # noqa: E402
-from batchgen.session import Session  # noqa: E402
 
 QUESTION = Step(2, Stage.QUESTION)
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
@@ -86,7 +86,7 @@ def session(root: Path, rows: int) -> Session:
 def build_all(run: Session) -> list[Batch]:
     """Every request file of the first step, entered into the ledger."""
     batches = []
-    while shard := build.shard(run, QUESTION, 0):
+    while shard := request_files.shard(run, QUESTION, 0):
         batches.append(submit.plan(run, shard))
     return batches
 
@@ -109,7 +109,7 @@ def result_lines(run: Session, batch: Batch) -> bytes:
 def measure_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     seconds, start = [], time.perf_counter()
-    while shard := build.shard(run, QUESTION, 0):
+    while shard := request_files.shard(run, QUESTION, 0):
         submit.plan(run, shard)
         seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
@@ -121,7 +121,7 @@ def floor_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     seconds: list[float] = []
     after = 0
-    while shard := build.shard(run, QUESTION, 0, after=after):
+    while shard := request_files.shard(run, QUESTION, 0, after=after):
         after = shard.rows[-1].number
         values = [orjson.loads(line) for line in shard.body.splitlines()]
         start = time.perf_counter()
@@ -175,7 +175,7 @@ def least_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     names, after = run.names(), 0
     shards: list[Shard] = []
-    while shard := build.shard(run, QUESTION, 0, after=after):
+    while shard := request_files.shard(run, QUESTION, 0, after=after):
         after = shard.rows[-1].number
         shards.append(shard)
     seconds: list[float] = []

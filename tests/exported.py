@@ -12,11 +12,11 @@ import polars as pl
 from conftest import Bench, grow, seeds
 
 from batchgen.dataset.verify_exports import verify_exports
+from batchgen.engine.session import Session
 from batchgen.ledger.store import Store
 from batchgen.local.backends import Prompt, Scripted, default_text
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
-from batchgen.session import Session
 
 HOSTILE = (
     ' \u2028\u2029\u0085\ufeff "quoted" \\n {braces} %s </s>x \t| cell | \U0001f469\u200d\U0001f52c'

@@ -145,8 +145,8 @@ def _carry_out(order: dict[str, Any]) -> None:
 
     import stamina
 
-    from batchgen import sending
     from batchgen.cli import main
+    from batchgen.engine.submission import sender
     from batchgen.runtime import clock
 
     for number, name in ((1, "out"), (2, "err")):
@@ -156,7 +156,7 @@ def _carry_out(order: dict[str, Any]) -> None:
     stamina.set_testing(True, attempts=3)
     setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
     if order["sure"] is not None:
-        sending.SURE = order["sure"]
+        sender.SURE = order["sure"]
     if order["effect"]:
         _die_after(order["effect"], order["signal"])
     code: Any = 1

@@ -15,7 +15,7 @@ import pytest
 from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
 
 from batchgen.core.dialogue import Step, conversation_id, request_key
-from batchgen.duplicates import MARK
+from batchgen.engine.duplicates import MARK
 
 ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # anything else is an end
 END = 4

@@ -14,8 +14,8 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
-from batchgen.ahead import DEPTH_BYTES, Ahead, Wanted
 from batchgen.core.errors import NotReady
+from batchgen.engine.collection.prefetch import DEPTH_BYTES, Ahead, Wanted
 from batchgen.local.faults import ALWAYS, Delay, Fault, Status
 from batchgen.providers.base import Job, JobMissing, JobState
 from batchgen.runtime import concurrency

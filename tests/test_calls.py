@@ -71,5 +71,5 @@ def test_a_tick_while_nothing_has_ended_loads_no_polars(make_bench: Make) -> Non
         timeout=60,
     )
     found = set(done.stdout.rpartition("loaded:")[2].split())
-    assert "batchgen.collect" in found
+    assert "batchgen.engine.collection.poll" in found
     assert {"polars", "jsonschema", "together"} & found == set()

@@ -17,10 +17,10 @@ from batchgen.commands.dataset import EXPORT_FORMATS
 from batchgen.dataset import card
 from batchgen.dataset.formats import FORMATS, Dialogue
 from batchgen.dataset.quality.flags import LABELS
+from batchgen.engine.session import Session
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
-from batchgen.session import Session
 
 
 @pytest.fixture

@@ -84,8 +84,8 @@ def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
         "ssl",
         "tomllib",
         "email",
-        "batchgen.collect",
-        "batchgen.submit",
+        "batchgen.engine.collection.poll",
+        "batchgen.engine.submission.submit",
         "batchgen.dataset.round_lines",
     }
     assert (HEAVY | at_work) & loaded(["collect"], bench.root) == set()
@@ -100,8 +100,8 @@ def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
         "hashlib",
         "ssl",
         "email",
-        "batchgen.collect",
-        "batchgen.submit",
+        "batchgen.engine.collection.poll",
+        "batchgen.engine.submission.submit",
         "batchgen.dataset.round_lines",
     }
     assert (HEAVY | at_work) & loaded(["collect", "--advance"], bench.root) == set()

@@ -7,7 +7,7 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, finished, ledger
 from scenes import HOUR, Make, Scene
 
-from batchgen import sending
+from batchgen.engine.submission import sender
 from batchgen.local.faults import ALWAYS, Fault, Status
 from batchgen.providers.http_errors import READ_ATTEMPTS
 
@@ -18,7 +18,7 @@ SUBMIT = ["submit", "--stage", "question"]
 @pytest.fixture(autouse=True)
 def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """All batches are planned and uploaded ahead."""
-    monkeypatch.setattr(sending, "AHEAD", BATCHES)
+    monkeypatch.setattr(sender, "AHEAD", BATCHES)
 
 
 def left_over(bench: Bench, *, granted: int = 1, more: str = "") -> Bench:
@@ -96,7 +96,7 @@ def test_what_was_asked_before_may_go_where_the_first_ones_may_not(bench: Bench)
 
 def test_one_listing_looks_for_all_that_was_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quota refused several creates that were under way together: their names may exist, and are looked for once."""
-    monkeypatch.setattr(sending, "SURE", 1)
+    monkeypatch.setattr(sender, "SURE", 1)
     left_over(bench)
     assert sum(batch["intent_at"] is not None for batch in ledger(bench).batches) > 1 + 1
     listings = len(bench.service.world.seen("gemini", "list"))

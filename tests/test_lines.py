@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen import build
 from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
 from batchgen.core.pricing import prompt_tokens, requests_tokens
 from batchgen.core.prompts import Prompt, prompt
 from batchgen.core.text_features import Features, features
+from batchgen.engine.session import Session
+from batchgen.engine.submission import request_files
+from batchgen.engine.submission.line_templates import fill, form
 from batchgen.ledger.store import Store
-from batchgen.lines import fill, form
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import BatchSettings, ProviderSettings, Settings
-from batchgen.session import Session
 
 AWKWARD = [
     'ends with a quote and a comma",',
@@ -97,14 +97,14 @@ FIRST = Step(2, Stage.QUESTION)
 @pytest.mark.parametrize("limit", ["bytes", "tokens", "none"])
 def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path: Path) -> None:
     whole = session(tmp_path / "whole", SEEDS, Settings())
-    lines = list(build.lines(whole, FIRST, whole.store.ready(FIRST, 0, after=0, limit=8), 1))
+    lines = list(request_files.lines(whole, FIRST, whole.store.ready(FIRST, 0, after=0, limit=8), 1))
     size, tokens = sum(len(line.line) for line in lines[:5]), sum(line.input_tokens for line in lines[:5])
     configured = {
         "bytes": Settings(batches=BatchSettings(max_bytes=size)),
         "tokens": Settings(gemini=ProviderSettings(models=("m",), enqueued_tokens=tokens)),
         "none": Settings(),
     }[limit]
-    shard = build.shard(session(tmp_path / "cut", SEEDS, configured), FIRST, 0)
+    shard = request_files.shard(session(tmp_path / "cut", SEEDS, configured), FIRST, 0)
     assert shard is not None
     assert [row.number for row in shard.rows] == list(range(1, 9 if limit == "none" else 6))
     if limit != "tokens":  # another model's lines differ in its name
@@ -114,18 +114,18 @@ def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path:
 def test_an_empty_text_is_asked_about_all_the_same(tmp_path: Path) -> None:
     """Such a text is left out of the prompt, so that its line has another form."""
     run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], Settings())
-    shard = build.shard(run, FIRST, 0)
+    shard = request_files.shard(run, FIRST, 0)
     assert shard is not None
     rows = run.store.ready(FIRST, 0, after=0, limit=2)
-    assert shard.body == b"".join(line.line for line in build.lines(run, FIRST, rows, 1))
+    assert shard.body == b"".join(line.line for line in request_files.lines(run, FIRST, rows, 1))
     assert shard.body.count(b"\n") == 2
 
 
 def test_raised_ceilings_stand_in_their_own_lines(tmp_path: Path) -> None:
     run = session(tmp_path, SEEDS, Settings())
     run.store._database.execute("UPDATE conversations SET ceiling = number % 3")
-    shard = build.shard(run, FIRST, 0)
+    shard = request_files.shard(run, FIRST, 0)
     assert shard is not None
-    lines = list(build.lines(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
+    lines = list(request_files.lines(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
     assert shard.body == b"".join(line.line for line in lines)
     assert shard.output_ceiling == sum(128 << (number % 3) for number in range(1, 9))

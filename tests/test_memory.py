@@ -19,15 +19,15 @@ from batchgen import cli
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.core.outcomes import Reason
 from batchgen.dataset.export import ROW_GROUP
+from batchgen.engine.recovery.request_reader import Latest, RequestFile, request_files
+from batchgen.engine.settlement.swap_detection import CHARACTERS, _Requests
 from batchgen.ledger import connection
 from batchgen.ledger.migrations import PLACES
 from batchgen.ledger.rows import Plan, Settled
 from batchgen.ledger.store import Store
-from batchgen.placing import CHARACTERS, _Requests
 from batchgen.runtime import memory
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import Settings
-from batchgen.sent import Latest, RequestFile, request_files
 
 NAME, VALUE = memory.JEMALLOC
 PARQUET = """

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total
-from batchgen.merge import FOUND, SENT, Merged, found, matched, merge, sent
+from batchgen.engine.settlement.match import FOUND, SENT, Merged, found, matched, merge, sent
 
 KEYS = {f"key-{number}": number for number in range(1, 9)}
 REASONS = st.sampled_from([Reason.ACCEPTED, Reason.TRUNCATED, Reason.BLOCKED_PROMPT, Reason.PROVIDER_ERROR])

@@ -13,9 +13,9 @@ from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen import placing
+from batchgen.engine.settlement import swap_detection
+from batchgen.engine.settlement.swap_detection import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
 from batchgen.local.backends import Message, Prompt, default_text
-from batchgen.placing import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
 
 Pairs = tuple[dict[str, str], dict[str, str]]  # requests and replies, by key
 
@@ -196,11 +196,11 @@ def test_away_are_those_without_enough_words_of_their_own_requests_that_few_repl
 ) -> None:
     asked, said = ({f"k{at}": pair[side] for at, pair in enumerate(pairs)} for side in (0, 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placing, "SAMPLE", sample)
-        found = placing._away(said, asked)
+        patch.setattr(swap_detection, "SAMPLE", sample)
+        found = swap_detection._away(said, asked)
     some = [words(text) for text in list(said.values())[:: -(-len(said) // sample) or 1]]
-    most = max(min(placing.COMMON_LEAST, len(some) // 2), placing.COMMON_SHARE * len(some))
-    least = placing.AT_HOME if len(said) >= placing.SMALL else 1
+    most = max(min(swap_detection.COMMON_LEAST, len(some) // 2), swap_detection.COMMON_SHARE * len(some))
+    least = swap_detection.AT_HOME if len(said) >= swap_detection.SMALL else 1
     for key, text in said.items():
         own = [word for word in words(text) if word in asked[key] or word in asked[key].lower()]
         distinctive = [word for word in own if sum(word in each for each in some) <= most]

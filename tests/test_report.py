@@ -26,6 +26,7 @@ from reports import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Pa
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
 from batchgen.dataset.quality.flags import LABELS
+from batchgen.engine.session import Names, Session
 from batchgen.ledger.rows import Batch, Standing
 from batchgen.ledger.store import Store
 from batchgen.report import page as paging
@@ -39,7 +40,6 @@ from batchgen.report.texts import OPEN, Note, Texts, shown
 from batchgen.report.write import report
 from batchgen.runtime.files import Layout, exclusive
 from batchgen.runtime.settings import load
-from batchgen.session import Names, Session
 
 if TYPE_CHECKING:
     from scenes import Make

@@ -12,7 +12,7 @@ from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
-from batchgen import sending
+from batchgen.engine.submission import sender
 from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
 from batchgen.runtime import concurrency
 
@@ -27,7 +27,7 @@ GRACE = "reconcile_grace_seconds = 20\nhttp_timeout_seconds = 10\n"
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches at once from the second on."""
-    monkeypatch.setattr(sending, "SURE", 1)
+    monkeypatch.setattr(sender, "SURE", 1)
 
 
 def ready(bench: Bench, provider: str, batches: int = BATCHES) -> Bench:
@@ -236,8 +236,8 @@ def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.Mo
 
 def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two files do not fit: no upload begins before the one before it has become a batch."""
-    monkeypatch.setattr(sending, "AHEAD_BYTES", 1)
-    monkeypatch.setattr(sending, "SURE", 1)
+    monkeypatch.setattr(sender, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(sender, "SURE", 1)
     ready(bench, "gemini")
     assert bench.run(*SEND["gemini"]).code == 0
     order = [

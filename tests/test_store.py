@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from batchgen import booking
 from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.core.outcomes import Reason
+from batchgen.engine.settlement import settle
+from batchgen.engine.settlement.swap_detection import CHARACTERS
 from batchgen.ledger.rows import Batch, Plan, Settled, Wait
 from batchgen.ledger.store import Store
-from batchgen.placing import CHARACTERS
 
 QUESTION = Step(2, Stage.QUESTION)
 
@@ -59,7 +59,7 @@ def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
     store.replace_seeds([Turn(f"{number} " * CHARACTERS, "a", f"the end of {number}") for number in (1, 2)], {})
     batch = planned(store, "first")
     session: Any = SimpleNamespace(store=store)
-    found = booking._requests(session, batch, ["one", "two"], ["two", "nobody"])
+    found = settle._requests(session, batch, ["one", "two"], ["two", "nobody"])
     assert [(key, len(said)) for key, said in found.items()] == [("one", CHARACTERS), ("two", CHARACTERS)]
     assert [said[-14:] for said in found.values()] == ["a the end of 1", "a the end of 2"]
 

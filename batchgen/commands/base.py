@@ -14,10 +14,10 @@ from batchgen.exits import tell
 
 if TYPE_CHECKING:
     from batchgen.core.dialogue import Step
+    from batchgen.engine.session import Session
     from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout
     from batchgen.runtime.settings import Settings
-    from batchgen.session import Session
 
 
 class Context:
@@ -38,11 +38,11 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 
     Raises Locked when another command has the lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
     """
+    from batchgen.engine.session import Session
     from batchgen.ledger.connection import translating
     from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout, exclusive
     from batchgen.runtime.settings import environment
-    from batchgen.session import Session
 
     settings, layout = context.settings(), Layout(context.root)
     if not create and not layout.store.exists():
@@ -62,10 +62,10 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
 @contextmanager
 def reading(context: Context) -> Iterator[Session]:
     """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
+    from batchgen.engine.session import Session
     from batchgen.ledger.connection import translating
     from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout
-    from batchgen.session import Session
 
     settings, layout = context.settings(), Layout(context.root)
     with translating(layout.store):

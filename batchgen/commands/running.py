@@ -14,7 +14,7 @@ from batchgen.core.wording import counted, typed
 from batchgen.runtime.streams import table_width
 
 if TYPE_CHECKING:
-    from batchgen.session import Session
+    from batchgen.engine.session import Session
 
 
 @click.command()
@@ -74,7 +74,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
       batchgen submit --stage question --dry-run
       batchgen submit --stage correction --round 2
     """
-    from batchgen.pipeline import submit_steps
+    from batchgen.engine.tick import submit_steps
     from batchgen.previews import describe, preview
 
     with working(context) as session:
@@ -108,7 +108,7 @@ def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> No
     \b
       */5 * * * *  batchgen --root /data/run1 collect --advance
     """
-    from batchgen.pipeline import tick
+    from batchgen.engine.tick import tick
 
     with working(context) as session:
         prepared(session)
@@ -139,8 +139,8 @@ def run(context: Context) -> None:
 
 
 def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
+    from batchgen.engine.tick import wait
     from batchgen.ledger.status import status as read
-    from batchgen.pipeline import wait
     from batchgen.progress import showing, summary
     from batchgen.runtime import clock
 

@@ -31,7 +31,7 @@ def retry(context: Context, stage: str | None, number: int | None, reason: str |
       batchgen retry --stage correction --reason truncated
     """
     from batchgen.dataset.round_files import refresh
-    from batchgen.housekeeping import retry as run
+    from batchgen.engine.maintenance import retry as run
 
     with working(context) as session:
         prepared(session)
@@ -49,7 +49,7 @@ def cancel(context: Context, *, as_json: bool) -> None:
 
     What they did not finish is ready again: stop cron first, or the next `collect --advance` submits it.
     """
-    from batchgen.housekeeping import cancel as run
+    from batchgen.engine.maintenance import cancel as run
 
     with working(context) as session:
         asked = run(session)
@@ -65,7 +65,7 @@ def clean(context: Context, *, as_json: bool) -> None:
 
     Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
     """
-    from batchgen.housekeeping import clean as run
+    from batchgen.engine.maintenance import clean as run
 
     with working(context) as session:
         done = run(session)
@@ -89,7 +89,7 @@ def switch(context: Context, provider: str, model: str | None, *, as_json: bool)
       batchgen switch together
       batchgen switch together Qwen/Qwen3.5-9B
     """
-    from batchgen.housekeeping import switch as run
+    from batchgen.engine.maintenance import switch as run
 
     with working(context) as session:
         prepared(session)
@@ -107,7 +107,7 @@ def rebuild(context: Context, *, as_json: bool) -> None:
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
     """
     from batchgen.dataset.manifest import facts
-    from batchgen.rebuild import rebuild as run
+    from batchgen.engine.recovery.rebuild import rebuild as run
     from batchgen.runtime.files import Layout
 
     facts(Layout(context.root))  # where a run never was, nothing is made

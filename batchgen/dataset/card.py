@@ -19,9 +19,9 @@ from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
 from batchgen.dataset.seeds import container
+from batchgen.engine.session import Session
 from batchgen.ledger.receipt import money
 from batchgen.ledger.status import timestamp
-from batchgen.session import Session
 
 CARD = "README.md"
 MARK = "<!-- written by batchgen export -->"

@@ -26,11 +26,11 @@ from batchgen.dataset.card import CARD, Facts, Part, card, is_card
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import FLAGS, LABELS, expand, labels, table
 from batchgen.dataset.quality.survey import Survey, held_out, survey
+from batchgen.engine.session import Session
 from batchgen.ledger.status import status
 from batchgen.runtime.files import replacing, write_durably
 from batchgen.runtime.logs import log
 from batchgen.runtime.worker_process import spread
-from batchgen.session import Session
 
 CHUNK = 250  # conversations, or records, in memory at once
 CHARACTERS = 4_000_000  # or so many, where texts are long

@@ -9,8 +9,8 @@ import zstandard
 
 from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError
+from batchgen.engine.session import Session
 from batchgen.runtime.files import Layout, write_durably
-from batchgen.session import Session
 
 FACTS = ("prepared", "source", "run")
 

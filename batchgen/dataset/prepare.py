@@ -15,8 +15,8 @@ from batchgen.core.wording import counted
 from batchgen.dataset.manifest import FACTS, keep_seeds, seeds_are_kept
 from batchgen.dataset.round_files import refresh
 from batchgen.dataset.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
+from batchgen.engine.session import Session
 from batchgen.runtime.files import Layout, lost_store
-from batchgen.session import Session
 
 
 class Options(NamedTuple):

@@ -12,10 +12,10 @@ from zlib import crc32
 
 from batchgen.core import pricing
 from batchgen.core.dialogue import STAGES
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing, write_durably
-from batchgen.session import Session
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
 PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")

@@ -20,12 +20,12 @@ from batchgen.core.prompts import fields_of
 from batchgen.dataset.manifest import seeds_are_kept
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dataset.schemas import plainly_valid, validator
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES, Batch
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
 from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.files import hash_file
-from batchgen.session import Session
 
 MOST_PROBLEMS = 100
 

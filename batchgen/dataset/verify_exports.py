@@ -17,7 +17,7 @@ from batchgen.dataset.card import CARD, stated_rows
 from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import LABELS
-from batchgen.session import Session
+from batchgen.engine.session import Session
 
 MOST_PROBLEMS = 100
 

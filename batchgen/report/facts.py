@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Stage, Step
 from batchgen.core.outcomes import Reason
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import status
 from batchgen.report.spans import Spans, Timeline
-from batchgen.session import Session
 
 SENT = ("creating", "in_flight", "collected", "lost")
 NEWEST = 200  # batches in the page's table

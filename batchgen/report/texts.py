@@ -16,12 +16,12 @@ import orjson
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
 from batchgen.dataset.quality.flags import LABELS, labels, table
 from batchgen.dataset.quality.survey import Survey, survey
+from batchgen.engine.session import Names, Session
 from batchgen.ledger.rows import Standing
 from batchgen.report.lengths import Counts, Lengths
 from batchgen.report.marks import marked
 from batchgen.report.sample import Sample
 from batchgen.runtime.worker_process import spread
-from batchgen.session import Names, Session
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted
+from batchgen.engine.session import Session
 from batchgen.ledger.receipt import receipt
 from batchgen.report.bills import bill
 from batchgen.report.drawings import Wanted, draw
@@ -16,7 +17,6 @@ from batchgen.report.page import page
 from batchgen.report.texts import read
 from batchgen.runtime.files import write_durably
 from batchgen.runtime.worker_process import apart
-from batchgen.session import Session
 
 SUFFIXES = (".html", ".htm")
 

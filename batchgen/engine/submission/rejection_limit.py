@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import StageStopped
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES
-from batchgen.session import Session
 
 ENOUGH = 5  # settled conversations before a share means anything; all of them in a smaller run
 

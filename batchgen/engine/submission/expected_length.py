@@ -6,7 +6,7 @@ Where a stage has answered already, its replies are expected to be as long as th
 from __future__ import annotations
 
 from batchgen.core.dialogue import Stage, Step
-from batchgen.session import Session
+from batchgen.engine.session import Session
 
 QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
 CHARACTERS_PER_TOKEN = 4.5  # English

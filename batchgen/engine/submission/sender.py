@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
-from batchgen import booking
-from batchgen.admission import held_back
 from batchgen.core.errors import (
     Ambiguous,
     BatchgenError,
@@ -27,18 +25,20 @@ from batchgen.core.errors import (
     SetupError,
     Temporary,
 )
-from batchgen.housekeeping import clean_files
+from batchgen.engine.maintenance import clean_files
+from batchgen.engine.reconcile import adopt, listed
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
+from batchgen.engine.submission.admission import held_back
+from batchgen.engine.submission.refusals import Stop, take_no
 from batchgen.ledger.holds import model_scope, pause, trouble
 from batchgen.ledger.rows import Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
-from batchgen.reconcile import adopt, listed
-from batchgen.refused import Stop, take_no
 from batchgen.runtime.concurrency import as_they_come, at_once, begin, brought
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 AHEAD = 4  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory
@@ -215,7 +215,7 @@ class Sender:
         session, created, setup = self._session, 0, None
         calls = [_create_call(session, batch) for batch in batches]
         for batch in batches:
-            booking.forget_ending(session, batch)
+            settle.forget_ending(session, batch)
         batches = session.store.intend(batches, session.now())
         crashpoint("intent_before_create")
         answers = dict(zip(at_once(calls, "creating"), batches, strict=True))
@@ -328,7 +328,7 @@ def _check_file(session: Session, batch: Batch) -> None:
         same = False
     if not same:
         batch = session.store.update(batch, intent_at=None)  # nothing was bought with it, and nothing will be
-        booking.release(session, batch, "refused", error="the request file is not what was planned")
+        settle.release(session, batch, "refused", error="the request file is not what was planned")
         raise Temporary(
             f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."
         )

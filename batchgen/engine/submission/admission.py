@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from batchgen.build import Shard
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BudgetReached
 from batchgen.core.outcomes import Usage
-from batchgen.guard import stopped
+from batchgen.engine.session import Session
+from batchgen.engine.submission.rejection_limit import stopped
+from batchgen.engine.submission.request_files import Shard
 from batchgen.ledger.holds import halt_scope, in_force, model_scope, step_scope, trouble
 from batchgen.ledger.receipt import Money, money
 from batchgen.ledger.rows import Batch, Wait
 from batchgen.ledger.totals import NO_BATCH
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 
 def held_back(session: Session, scope: str, step: Step) -> bool:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, SetupError
 from batchgen.dataset.round_files import refresh, under_way
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import FLYING, Batch
 from batchgen.runtime.settings import is_loopback
-from batchgen.session import Session
 
 FIRST_PAUSE_SECONDS = 1.0
 PAUSE_GROWTH = 1.5
@@ -41,7 +41,7 @@ def tick(session: Session, *, advance: bool) -> Tick:
         written = refresh(session)
     submitted = 0
     if advance and (under_way(session) or session.store.waits()):
-        from batchgen.submit import submit
+        from batchgen.engine.submission.submit import submit
 
         submitted = submit(session, session.steps())
     return Tick(collected, submitted, tuple(written))
@@ -50,9 +50,9 @@ def tick(session: Session, *, advance: bool) -> Tick:
 def _collect(session: Session) -> int:
     # Imported when there is something to do, like all that works: at most ticks nothing has ended, at many nothing is
     # in flight.
-    from batchgen.collect import collect
-    from batchgen.guard import stopped
-    from batchgen.reconcile import reconcile
+    from batchgen.engine.collection.poll import collect
+    from batchgen.engine.reconcile import reconcile
+    from batchgen.engine.submission.rejection_limit import stopped
 
     reconcile(session)
     collected = collect(session)
@@ -64,8 +64,8 @@ def _collect(session: Session) -> int:
 
 def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
     """`submit`: unanswered creates first, because a name that was tried may exist."""
-    from batchgen.reconcile import reconcile
-    from batchgen.submit import submit
+    from batchgen.engine.reconcile import reconcile
+    from batchgen.engine.submission.submit import submit
 
     reconcile(session)
     refresh(session)

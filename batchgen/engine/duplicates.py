@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from batchgen import booking
-from batchgen.booking import Ending
 from batchgen.core.outcomes import Reason
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
+from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.rows import Batch, Plan
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job
 from batchgen.runtime.files import Layout
-from batchgen.session import Session
 
 MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number
 
@@ -38,7 +38,7 @@ def enter(session: Session, original: Batch, job: Job) -> Batch | None:
         remote_id=job.remote_id,
         submitted_at=original.intent_at,
     )
-    booking.keep_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
+    settle.keep_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
     return batch
 
 
@@ -48,13 +48,13 @@ def enter_again(session: Session) -> int:
     settled = 0
     for path in _endings(session.layout):
         name = path.name.removesuffix(".ending.json")
-        original, ending = originals.get(name.partition(MARK)[0]), booking.read_ending(path)
+        original, ending = originals.get(name.partition(MARK)[0]), settle.read_ending(path)
         if original is None or ending is None:
             continue
-        kept = booking.read_kept(path)
+        kept = settle.read_kept(path)
         batch = _plan(session, original, name, kept["reserved_usd"])
         batch = session.store.update(batch, state="in_flight", submitted_at=batch.planned_at)
-        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *booking.REMOTE)})
+        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *settle.REMOTE)})
         if ending.state != batch.state:
             _settle(session, batch, ending)
             settled += 1
@@ -70,8 +70,8 @@ def _settle(session: Session, batch: Batch, ending: Ending) -> None:
     raw = b"\n".join(path.read_bytes() for path in files if path.exists())
     if raw.strip():  # a kill may have come before the ending could say so
         ending = ending._replace(awaited_until=None)
-    lines = booking.lines_judged(provider_row(batch.provider), batch, raw)
-    booking.settle(session, batch, {}, lines, ending)
+    lines = settle.lines_judged(provider_row(batch.provider), batch, raw)
+    settle.settle(session, batch, {}, lines, ending)
 
 
 def _plan(session: Session, original: Batch, name: str, reserved_usd: float | None) -> Batch:

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from batchgen import booking, duplicates
 from batchgen.core.errors import Ambiguous, BatchgenError, NeedsPerson, Temporary
+from batchgen.engine import duplicates
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 BLANKS = 2  # complete listings without the job
 STAYS_SECONDS = 48 * 3600.0  # so long after its end, at the least, a job is still listed
@@ -123,7 +124,7 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
     """Take the oldest matching job as the batch's own. The others were bought by accident: they are
     entered as duplicates, and cancelled."""
     oldest, *others = matches
-    booking.forget_ending(session, batch)
+    settle.forget_ending(session, batch)
     log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
     with session.store.transaction():  # a kill must not leave the others in no ledger
         batch = session.store.update(
@@ -187,7 +188,7 @@ def _not_there(session: Session, batch: Batch) -> None:
     waited = now - (batch.intent_at or now)
     if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
         log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
-        booking.give_up(session, batch, "no job was found for an unanswered create call")
+        settle.give_up(session, batch, "no job was found for an unanswered create call")
         crashpoint("abandoned")
         return
     session.store.update(batch, blanks=min(blanks, BLANKS), first_blank_at=first)

@@ -10,23 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchgen import booking
-from batchgen.ahead import Ahead, Wanted
-from batchgen.booking import Ending
 from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
 from batchgen.core.outcomes import Reason
-from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch, salvage
-from batchgen.late import look_for_late_results
+from batchgen.engine.collection.download import SHORT_LOOKS, ShortResults, fetch, salvage
+from batchgen.engine.collection.late_results import look_for_late_results
+from batchgen.engine.collection.prefetch import Ahead, Wanted
+from batchgen.engine.reconcile import LISTING_PAYS
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
+from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope, pause
 from batchgen.ledger.rows import CANCEL_ASKED, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.http_errors import speaks_of_model
 from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use
-from batchgen.reconcile import LISTING_PAYS
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
 LOST_GRACES = 8
@@ -191,7 +191,7 @@ def _missing(session: Session, remote: Reader, batch: Batch) -> bool:
 
 def _awaited(session: Session, raw: bytes) -> float | None:
     """Till when the results of a batch that ended without any may come."""
-    return None if raw.strip() else session.now() + booking.AWAITED_SECONDS
+    return None if raw.strip() else session.now() + settle.AWAITED_SECONDS
 
 
 def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job, waited: float) -> bool:
@@ -249,10 +249,10 @@ def _be_patient(session: Session, batch: Batch, why: str, waited: float) -> None
 def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
     """Settle a batch by what there is of it; the rest was lost with the job."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
-    replies = booking.replies(session, provider_row(batch.provider), batch, raw, keys, flags)
+    replies = settle.replies(session, provider_row(batch.provider), batch, raw, keys, flags)
     until = _awaited(session, raw)
     ending = Ending(Reason.LOST, why, state="lost", error=why, retry_flags=flags, awaited_until=until)
-    booking.settle(session, batch, keys, replies, ending)
+    settle.settle(session, batch, keys, replies, ending)
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: {why}; it is given up, and what it cost is unknown.",
@@ -264,12 +264,12 @@ def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
 def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]) -> None:
     """Settle every request (`keys`) of an ended batch by the raw lines that came back. Needs no network."""
     flags = session.settings.stage(batch.step.stage).retry_flags
-    replies = booking.replies(session, provider, batch, raw, keys, flags)
+    replies = settle.replies(session, provider, batch, raw, keys, flags)
     # A cancel is not final: jobs that said they were cancelled have delivered everything hours later. One that expired
     # may name the rows that it has later, too.
     until = _awaited(session, raw) if job.state in (JobState.CANCELLED, JobState.EXPIRED) else None
     ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
-    booking.settle(session, batch, keys, replies, ending)
+    settle.settle(session, batch, keys, replies, ending)
 
 
 _ABSENT = {

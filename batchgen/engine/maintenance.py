@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from batchgen.booking import release
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, NotReady, SetupError
+from batchgen.engine.reconcile import reconcile
+from batchgen.engine.session import Session
+from batchgen.engine.settlement.settle import release
 from batchgen.ledger.holds import halt_scope, model_scope, provider_of
 from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
-from batchgen.reconcile import reconcile
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 
 def cancel(session: Session) -> int:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchgen.booking import settle_late
 from batchgen.core.errors import BatchgenError, Temporary
-from batchgen.fetch import SHORT_LOOKS, ShortResults, fetch
-from batchgen.housekeeping import ask_to_stop
+from batchgen.engine.collection.download import SHORT_LOOKS, ShortResults, fetch
+from batchgen.engine.maintenance import ask_to_stop
+from batchgen.engine.reconcile import LISTING_PAYS, enter_duplicates, listed
+from batchgen.engine.session import Session
+from batchgen.engine.settlement.settle import settle_late
 from batchgen.ledger.rows import CANCEL_ASKED, Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
-from batchgen.reconcile import LISTING_PAYS, enter_duplicates, listed
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 
 def look_for_late_results(session: Session) -> None:

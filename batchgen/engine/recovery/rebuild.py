@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen import booking, duplicates
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.outcomes import Reason, Usage, accepted_keys
@@ -18,12 +17,14 @@ from batchgen.core.pricing import input_margin, requests_tokens
 from batchgen.core.text_features import features
 from batchgen.dataset.manifest import facts, seeds
 from batchgen.dataset.round_files import refresh
+from batchgen.engine import duplicates
+from batchgen.engine.recovery.request_reader import Latest, RequestFile, Sent, read, request_files
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import KEY_UNKNOWN, REBUILDING, Batch, Plan, Row, pin
 from batchgen.providers import provider as provider_row
 from batchgen.runtime.files import Layout, hash_file
 from batchgen.runtime.logs import log
-from batchgen.sent import Latest, RequestFile, Sent, read, request_files
-from batchgen.session import Session
 
 RELEASED = ("refused", "abandoned")
 
@@ -72,7 +73,7 @@ class _Replay:
             why = f"asks for conversation {foreign}, and the run has {have}"
             raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
         batch = _enter(self._session, sent, numbers)
-        ending = booking.read_ending(self._session.layout.ending(batch.step, batch.name))
+        ending = settle.read_ending(self._session.layout.ending(batch.step, batch.name))
         went_on = ending is None and self._latest.went_on(file, numbers)
         if went_on:
             ending = _as_usual(self._session, batch)
@@ -88,7 +89,7 @@ class _Replay:
             _leave_open(self._session, batch, sent)
             self.open += 1
 
-    def _settle(self, file: RequestFile, batch: Batch, ending: booking.Ending, numbers: Sequence[int]) -> None:
+    def _settle(self, file: RequestFile, batch: Batch, ending: settle.Ending, numbers: Sequence[int]) -> None:
         asked_again = self._latest.asked_again(file, numbers)
         _settle(self._session, batch, ending, asked_again)
         if ending.late:
@@ -99,7 +100,7 @@ class _Replay:
 def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
     """Plan the batch as it was planned, under its own number, for those of its conversations that lack its text."""
     file = sent.file
-    written, kept = hash_file(file.path), booking.read_kept(session.layout.ending(file.step, file.path.stem))
+    written, kept = hash_file(file.path), settle.read_kept(session.layout.ending(file.step, file.path.stem))
     plan = Plan(
         name=file.path.stem,
         position=file.step.position,
@@ -127,19 +128,19 @@ def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
             f"{file.path}: {why}.", do="rebuild needs requests/ and results/ as the run left them."
         ) from None
     # By these its late results are found, and what is left at the provider is cleaned.
-    return session.store.update(batch, **{name: kept[name] for name in booking.REMOTE})
+    return session.store.update(batch, **{name: kept[name] for name in settle.REMOTE})
 
 
-def _as_usual(session: Session, batch: Batch) -> booking.Ending | None:
+def _as_usual(session: Session, batch: Batch) -> settle.Ending | None:
     """The ending of a batch that lost its own, though its conversations went on; None where its results are gone."""
     if not any(path.exists() for path in _result_files(session.layout, batch)):
         return None
     log.warning("%s: its ending is gone; it is settled by its results alone", session.describe(batch))
     flags = session.settings.stage(batch.step.stage).retry_flags
-    return booking.Ending(Reason.MISSING, "its ending is gone", retry_flags=flags)
+    return settle.Ending(Reason.MISSING, "its ending is gone", retry_flags=flags)
 
 
-def _settle(session: Session, batch: Batch, ending: booking.Ending, asked_again: Collection[int]) -> None:
+def _settle(session: Session, batch: Batch, ending: settle.Ending, asked_again: Collection[int]) -> None:
     """Settle a batch as it was settled. `asked_again` are conversations of which a later batch asked for the same text:
     none of this one was accepted, unless it was late. If one is there and the ending does not say so, a kill came
     before it could.
@@ -151,23 +152,23 @@ def _settle(session: Session, batch: Batch, ending: booking.Ending, asked_again:
     session.store.let_go(batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts)
     keys, raw = session.keys(batch), _raw(session.layout, batch)
     if ending.late:  # which texts were taken is known
-        booking.settle(session, batch, keys, booking.lines_judged(provider, batch, raw), ending)
+        settle.settle(session, batch, keys, settle.lines_judged(provider, batch, raw), ending)
         return
     if raw.strip():  # they came late, and a kill came before the ending could say so
         ending = ending._replace(awaited_until=None)
-    replies = booking.replies(session, provider, batch, raw, keys, ending.retry_flags)
+    replies = settle.replies(session, provider, batch, raw, keys, ending.retry_flags)
     accepted = {keys.get(key, 0) for key in accepted_keys(replies)} if asked_again else set()
     if late := accepted.intersection(asked_again):
         gone = {**ending.gone, **dict.fromkeys(late, ending.absent)}
         _settle(session, batch, ending._replace(gone=gone), ())
         return
-    booking.settle(session, batch, keys, replies, ending)
+    settle.settle(session, batch, keys, replies, ending)
 
 
 def _supersede(session: Session, batch: Batch, state: str) -> None:
     """The results of a job that turned up after it had been given up: billed, and used by nobody."""
     if raw := _raw(session.layout, batch):
-        booking.supersede(session, provider_row(batch.provider), batch._replace(state=state), raw)
+        settle.supersede(session, provider_row(batch.provider), batch._replace(state=state), raw)
 
 
 def _raw(layout: Layout, batch: Batch) -> bytes:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.errors import NotReady
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
@@ -22,7 +23,6 @@ from batchgen.providers.http_errors import patiently
 from batchgen.providers.jsonl import as_object, read_lines
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing
-from batchgen.session import Session
 
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
 SHORT_LOOKS = 2  # ticks in which a file is taken for a cut one that has too few lines or ends within one

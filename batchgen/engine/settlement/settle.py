@@ -20,14 +20,14 @@ from batchgen.core.outcomes import Reason, Reply, Usage, accept, accepted_keys
 from batchgen.core.pricing import Rate
 from batchgen.core.prompts import fields_of
 from batchgen.core.wording import counted
-from batchgen.flagged import ask_again
+from batchgen.engine.session import Session
+from batchgen.engine.settlement.flag_retry import ask_again
 from batchgen.ledger.rows import Batch
 from batchgen.providers.base import Provider
 from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import write_durably
 from batchgen.runtime.logs import log
-from batchgen.session import Session
 
 
 class Ending(NamedTuple):
@@ -135,7 +135,7 @@ def lines_judged(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
 
 def _placed(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
     """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
-    from batchgen.placing import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
+    from batchgen.engine.settlement.swap_detection import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     requests = _requests(session, batch, keys, accepted)
@@ -163,7 +163,7 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
     Requests that it holds no more, because their texts came from another batch, are known by their replies (`answered`
     are the keys of all): a text of theirs may stand under the key of one that it holds.
     """
-    from batchgen.placing import CHARACTERS
+    from batchgen.engine.settlement.swap_detection import CHARACTERS
 
     dialogues = zip(*[session.store.held_texts(batch)] * batch.position, strict=True)  # one after the other, as read
     found = dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
@@ -215,7 +215,7 @@ def _go_without(session: Session, holder: Batch) -> None:
 
 def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
     """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
-    from batchgen.merge import merge
+    from batchgen.engine.settlement.match import merge
 
     replies = [provider.reply(line, ()) for line in read_lines(raw)]
     usages = _priced(session, batch, merge({}, replies, Reason.MISSING, "").usage)
@@ -232,7 +232,7 @@ def _priced(
 
 def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
-    from batchgen.merge import merge
+    from batchgen.engine.settlement.match import merge
 
     keep_ending(session, batch, ending)
     crashpoint("ending_written")

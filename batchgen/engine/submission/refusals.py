@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from batchgen import booking
 from batchgen.core.errors import StageStopped, Temporary
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
 from batchgen.ledger.holds import halt_scope
 from batchgen.ledger.rows import Batch, Wait
 from batchgen.providers.base import FileFailed, FileGone, JobMissing, LinesRefused, ModelGone
-from batchgen.session import Session
 
 UPLOADS = 3  # of a file that the provider cannot process, before somebody is called
 
@@ -43,7 +43,7 @@ def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoRetu
     refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
     if not refused:
         _halt(session, batch, str(error))
-    booking.release(session, batch, "refused", error=str(error), refused=refused)
+    settle.release(session, batch, "refused", error=str(error), refused=refused)
     raise Temporary(
         f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
         do="See data/rejected.jsonl; the others are submitted again.",
@@ -51,14 +51,14 @@ def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoRetu
 
 
 def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
-    booking.release(session, batch, "refused", error=f"{batch.provider} does not serve {batch.model}: {message}")
+    settle.release(session, batch, "refused", error=f"{batch.provider} does not serve {batch.model}: {message}")
     session.model_gone(batch.provider, batch.model, message)
     raise Stop
 
 
 def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
     """A refusal that would come again: the step waits for a person instead of asking at every tick."""
-    booking.release(session, batch, "refused", error=message)
+    settle.release(session, batch, "refused", error=message)
     session.store.wait(Wait(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
     session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
     raise Stop

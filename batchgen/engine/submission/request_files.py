@@ -16,11 +16,11 @@ from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import input_margin, prompt_tokens, requests_tokens
 from batchgen.core.prompts import Prompt, prompt
 from batchgen.core.text_features import Features
-from batchgen.forecast import follow_up, output_tokens
+from batchgen.engine.session import Session
+from batchgen.engine.submission.expected_length import follow_up, output_tokens
+from batchgen.engine.submission.line_templates import fill, form
 from batchgen.ledger.rows import Row
-from batchgen.lines import fill, form
 from batchgen.providers.base import Parameters
-from batchgen.session import Session
 
 MOST_HALVINGS = 3  # of a batch for further attempts
 MOST_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from batchgen import booking, build
-from batchgen.admission import admitted, record_wait, still_admitted
-from batchgen.build import Shard
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, Temporary
 from batchgen.core.outcomes import Reason
-from batchgen.guard import stopped
+from batchgen.engine.session import Session
+from batchgen.engine.settlement import settle
+from batchgen.engine.submission import request_files
+from batchgen.engine.submission.admission import admitted, record_wait, still_admitted
+from batchgen.engine.submission.rejection_limit import stopped
+from batchgen.engine.submission.request_files import Shard
+from batchgen.engine.submission.sender import Sender
 from batchgen.ledger.rows import Batch, Plan
 from batchgen.providers import provider as provider_row
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file, write_durably
-from batchgen.sending import Sender
-from batchgen.session import Session
 
 
 def submit(session: Session, steps: Sequence[Step]) -> int:
@@ -54,14 +55,14 @@ def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]
         shuffle(found)
     for at, batch in enumerate(found, start=1):
         if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
-            booking.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
+            settle.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
         elif batch.step in steps and still_admitted(session, batch, found[at:], reasons):
             yield batch
 
 
 def _planned(session: Session, step: Step, tried: int, halted: set[str], reasons: dict[Step, str]) -> Iterator[Batch]:
     """Every batch of `step` that may go now, entered into the ledger when it is asked for."""
-    while shard := build.shard(session, step, tried):
+    while shard := request_files.shard(session, step, tried):
         for row in shard.too_large:
             session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
         if shard.too_large and (stop := stopped(session, step)):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.outcomes import Reason, Reply
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
-from batchgen.session import Session
 
 
 class _Written(NamedTuple):

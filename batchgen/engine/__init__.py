@@ -1,0 +1,1 @@
+"""The run: submit, collect, settle, recover."""

@@ -1,0 +1,1 @@
+"""Remote batches are polled and their result files downloaded."""

@@ -1,0 +1,1 @@
+"""A lost store is built again from request and result files."""

@@ -1,0 +1,1 @@
+"""Result lines become accepted texts, failures and money in the ledger."""

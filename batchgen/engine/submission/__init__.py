@@ -1,0 +1,1 @@
+"""Ready conversations become request files and remote batches."""
