@@ -19,8 +19,8 @@ from batchgen.engine.session import Session
 from batchgen.engine.tick import wait
 from batchgen.ledger.connection import translating
 from batchgen.ledger.store import Store
-from batchgen.progress import showing
 from batchgen.providers import PROVIDERS
+from batchgen.reports.progress import showing
 from batchgen.runtime import clock
 from batchgen.runtime.files import Layout, exclusive, write_durably
 from batchgen.runtime.logs import learn

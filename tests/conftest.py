@@ -276,7 +276,7 @@ def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
 @pytest.fixture
 def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report's charts need no other process: its start is most of a small report's time."""
-    from batchgen.report import write
+    from batchgen.reports.html import write
 
     monkeypatch.setattr(write, "apart", lambda work, piece: work(piece))
 

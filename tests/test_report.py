@@ -29,15 +29,15 @@ from batchgen.dataset.quality.flags import LABELS
 from batchgen.engine.session import Names, Session
 from batchgen.ledger.rows import Batch, Standing
 from batchgen.ledger.store import Store
-from batchgen.report import page as paging
-from batchgen.report import spans
-from batchgen.report.facts import Facts, facts
-from batchgen.report.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
-from batchgen.report.marks import marked
-from batchgen.report.sample import EACH, Sample
-from batchgen.report.spans import Spans
-from batchgen.report.texts import OPEN, Note, Texts, shown
-from batchgen.report.write import report
+from batchgen.reports.html import page as paging
+from batchgen.reports.html import timeline_bars
+from batchgen.reports.html.conversations import OPEN, Note, Texts, shown
+from batchgen.reports.html.facts import Facts, facts
+from batchgen.reports.html.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
+from batchgen.reports.html.sample import EACH, Sample
+from batchgen.reports.html.timeline_bars import Spans
+from batchgen.reports.html.word_diff import marked
+from batchgen.reports.html.write import report
 from batchgen.runtime.files import Layout, exclusive
 from batchgen.runtime.settings import load
 
@@ -84,7 +84,7 @@ def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
 def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
     """Nobody could see so many bars, and a chart of them would take a page's whole room."""
-    from batchgen.report import charts  # here: what draws takes a second to load
+    from batchgen.reports.html import charts  # here: what draws takes a second to load
 
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
@@ -97,8 +97,8 @@ def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
     drawing = charts.timeline(timeline)
     assert drawing is not None
     assert f"When {count} batches" in drawing.label
-    assert len(timeline.bars) <= spans.BARS + 2 * 6
-    for kind, first, last in zip(spans.PHASES, (0, 5), (5, 8), strict=True):  # from the first to the last
+    assert len(timeline.bars) <= timeline_bars.BARS + 2 * 6
+    for kind, first, last in zip(timeline_bars.PHASES, (0, 5), (5, 8), strict=True):  # from the first to the last
         bars = [bar for bar in timeline.bars if bar["kind"] == kind]
         assert min(bar["from"] for bar in bars) == round((begin[0] + first) * 1000)
         assert max(bar["to"] for bar in bars) == round((begin[-1] + last) * 1000)
@@ -107,7 +107,7 @@ def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9)), max_size=30), st.integers(0, 20))
 def test_merged_bars_cover_what_the_bars_cover(found: list[tuple[int, int]], gap: int) -> None:
     bars = sorted((start, start + long) for start, long in found)
-    whole = list(spans.merged(bars, gap))
+    whole = list(timeline_bars.merged(bars, gap))
     assert all(any(start <= bar[0] and bar[1] <= stop for start, stop in whole) for bar in bars)
     assert all(after[0] - before[1] > gap for before, after in pairwise(whole))
     assert {start for start, _ in whole} <= {start for start, _ in bars}
@@ -479,6 +479,6 @@ def test_a_wheel_holds_every_package_and_asset() -> None:
     packages = {path.parent for path in (REPOSITORY / "batchgen").rglob("__init__.py")}
     assert {str(path.relative_to(REPOSITORY)).replace("/", ".") for path in packages} == set(tools["packages"])
     report_files = {
-        path for glob in tools["package-data"]["batchgen.report"] for path in paging.ASSETS.parent.glob(glob)
+        path for glob in tools["package-data"]["batchgen.reports.html"] for path in paging.ASSETS.parent.glob(glob)
     }
     assert {paging.ASSETS / name for name in ("page.html.j2", "page.css", "page.js")} <= report_files

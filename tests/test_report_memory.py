@@ -18,8 +18,8 @@ from batchgen.dataset.quality import near_duplicates
 from batchgen.dataset.quality.flags import table
 from batchgen.dataset.quality.similarity import shingles
 from batchgen.ledger.rows import Batch, Standing
-from batchgen.report import facts, texts
-from batchgen.report.texts import Seen, Texts, read
+from batchgen.reports.html import conversations, facts
+from batchgen.reports.html.conversations import Seen, Texts, read
 from batchgen.runtime import worker_process
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
         yield from every(session)
         at_the_ends.append(held())
 
-    every = texts.ranges
-    monkeypatch.setattr(texts, "ranges", ranges)
+    every = conversations.ranges
+    monkeypatch.setattr(conversations, "ranges", ranges)
     monkeypatch.setattr(worker_process, "_cores", lambda: 1)  # all of it in this process
-    monkeypatch.setattr(texts, "RANGE", 50)
+    monkeypatch.setattr(conversations, "RANGE", 50)
     for name, least in {"IN_MEMORY": 100, "PART": 200, "FIRST": 20, "RECENT": 20}.items():
         monkeypatch.setattr(near_duplicates, name, least)
     few, many = 300, 1000

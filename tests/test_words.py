@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from conftest import Bench, seeds
 
-from batchgen import estimate
 from batchgen.core.dialogue import Step, steps
 from batchgen.core.wording import counted
-from batchgen.estimate import StepEstimate
 from batchgen.ledger import receipt, status
+from batchgen.reports import estimate
+from batchgen.reports.estimate import StepEstimate
 from batchgen.runtime.settings import Settings
 
 TERMINAL = 80  # columns

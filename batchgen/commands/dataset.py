@@ -49,8 +49,8 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
       batchgen report && xdg-open data/report.html
       batchgen report --output run1.html --conversations 20000
     """
-    from batchgen.report.write import describe
-    from batchgen.report.write import report as run
+    from batchgen.reports.html.write import describe
+    from batchgen.reports.html.write import report as run
 
     with reading(context) as session:
         path = output.absolute() if output else session.layout.data / "report.html"

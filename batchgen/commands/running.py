@@ -52,8 +52,8 @@ def prepare(  # noqa: PLR0913 - one parameter an option
 @click.pass_obj
 def estimate(context: Context, *, as_json: bool) -> None:
     """Tokens, dollars and batches per step, before anything is paid. No network."""
-    from batchgen.estimate import describe
-    from batchgen.estimate import estimate as run
+    from batchgen.reports.estimate import describe
+    from batchgen.reports.estimate import estimate as run
 
     with working(context) as session:
         prepared(session)
@@ -75,7 +75,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
       batchgen submit --stage correction --round 2
     """
     from batchgen.engine.tick import submit_steps
-    from batchgen.previews import describe, preview
+    from batchgen.reports.dry_run import describe, preview
 
     with working(context) as session:
         prepared(session)
@@ -141,7 +141,7 @@ def run(context: Context) -> None:
 def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
     from batchgen.engine.tick import wait
     from batchgen.ledger.status import status as read
-    from batchgen.progress import showing, summary
+    from batchgen.reports.progress import showing, summary
     from batchgen.runtime import clock
 
     live = not context.quiet and bool(table_width(sys.stderr))
@@ -170,7 +170,7 @@ def status(context: Context, *, as_json: bool) -> None:
     if not value["conversations"] and (lost := lost_store(Layout(context.root))):
         raise lost
     if not as_json and (columns := table_width(sys.stdout)):
-        from batchgen.tables import show
+        from batchgen.reports.tables import show
 
         show(value, columns)
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchgen.report.facts import StepFacts
-from batchgen.report.spans import Timeline
+from batchgen.reports.html.facts import StepFacts
+from batchgen.reports.html.timeline_bars import Timeline
 
 
 class Drawing(NamedTuple):
@@ -42,7 +42,7 @@ class Drawings(NamedTuple):
 
 def draw(wanted: Wanted) -> Drawings:
     """Draw everything."""
-    from batchgen.report import charts  # here: who asks another process to draw needs none of it
+    from batchgen.reports.html import charts  # here: who asks another process to draw needs none of it
 
     return Drawings(
         charts.flow(wanted.steps),

@@ -22,11 +22,11 @@ from batchgen import __version__
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import duration, timestamp
-from batchgen.report.drawings import Drawings
-from batchgen.report.facts import Facts, StepFacts, middle_and_most
-from batchgen.report.lengths import EXACT, quantiles, rounded
-from batchgen.report.sample import EACH
-from batchgen.report.texts import Texts
+from batchgen.reports.html.conversations import Texts
+from batchgen.reports.html.drawings import Drawings
+from batchgen.reports.html.facts import Facts, StepFacts, middle_and_most
+from batchgen.reports.html.lengths import EXACT, quantiles, rounded
+from batchgen.reports.html.sample import EACH
 
 ASSETS = Path(__file__).with_name("assets")
 DASH = "\N{EN DASH}"

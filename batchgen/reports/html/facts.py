@@ -13,7 +13,7 @@ from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import status
-from batchgen.report.spans import Spans, Timeline
+from batchgen.reports.html.timeline_bars import Spans, Timeline
 
 SENT = ("creating", "in_flight", "collected", "lost")
 NEWEST = 200  # batches in the page's table

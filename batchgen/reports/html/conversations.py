@@ -18,9 +18,9 @@ from batchgen.dataset.quality.flags import LABELS, labels, table
 from batchgen.dataset.quality.survey import Survey, survey
 from batchgen.engine.session import Names, Session
 from batchgen.ledger.rows import Standing
-from batchgen.report.lengths import Counts, Lengths
-from batchgen.report.marks import marked
-from batchgen.report.sample import Sample
+from batchgen.reports.html.lengths import Counts, Lengths
+from batchgen.reports.html.sample import Sample
+from batchgen.reports.html.word_diff import marked
 from batchgen.runtime.worker_process import spread
 
 if TYPE_CHECKING:

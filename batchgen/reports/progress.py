@@ -27,7 +27,7 @@ def showing(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
     from rich.live import Live
     from rich.text import Text
 
-    from batchgen.tables import overview
+    from batchgen.reports.tables import overview
 
     def view() -> Group:
         now = answer()

@@ -13,10 +13,10 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from batchgen.report import spans
-from batchgen.report.drawings import Drawing
-from batchgen.report.facts import StepFacts
-from batchgen.report.spans import Timeline
+from batchgen.reports.html import timeline_bars
+from batchgen.reports.html.drawings import Drawing
+from batchgen.reports.html.facts import StepFacts
+from batchgen.reports.html.timeline_bars import Timeline
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -25,7 +25,7 @@ STEP_LABEL = 128  # pixels of the longest, "round 3 correction"
 ROW = 24  # pixels of a bar with its gap
 STATES = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
 MONEY = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
-PHASES = dict(zip(spans.PHASES, ("--idle", "--busy"), strict=True))
+PHASES = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
 # A day's name at midnight, the time elsewhere.
 CLOCK = (
     "utchours(datum.value) + utcminutes(datum.value) + utcseconds(datum.value) == 0 ? utcFormat(datum.value, '%b %d')"

@@ -1,0 +1,1 @@
+"""What people read: estimate, dry run, tables, progress and the HTML report."""
