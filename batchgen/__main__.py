@@ -1,3 +1,3 @@
-from batchgen.door import main
+from batchgen.cli.entry import main
 
 main()

@@ -232,7 +232,7 @@ def measured(conversations: int, folder: Path) -> Found:
 
 def service(arguments: list[str]) -> None:
     """`batchgen serve`, whose scripted texts have the length of real ones."""
-    from batchgen.cli import main as batchgen
+    from batchgen.cli.main import main as batchgen
 
     short = backends.default_text
 

@@ -115,7 +115,7 @@ def measured(batches: int, seconds: float, runs: int) -> dict[str, Any]:
 
 def command(arguments: list[str], *, in_a_row: bool) -> None:
     """The program itself, in this process."""
-    from batchgen.cli import main as batchgen
+    from batchgen.cli.main import main as batchgen
     from batchgen.engine.collection import prefetch
     from batchgen.engine.submission import sender
 

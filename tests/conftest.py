@@ -1,6 +1,7 @@
 """A root, a local service and the command line, in one process: what nearly every test drives.
 
-The commands run through `batchgen.cli.main` with the real SDKs over real HTTP. Time is the service's virtual clock.
+The commands run through `batchgen.cli.main.main` with the real SDKs over real HTTP. Time is the service's virtual
+clock.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pytest
 import reliability
 import stamina
 
-from batchgen.cli import main
+from batchgen.cli.main import main
 from batchgen.local.backends import Scripted
 from batchgen.local.server import LocalService
 from batchgen.runtime import clock

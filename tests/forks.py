@@ -98,7 +98,7 @@ class Forks:
 PAID_FOR_ONCE = (
     *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
     *("stamina", "logging", "zstandard", "polars"),
-    *(f"batchgen.commands.{name}" for name in ("running", "dataset", "upkeep")),
+    *(f"batchgen.cli.commands.{name}" for name in ("running", "dataset", "upkeep")),
     *(f"batchgen.providers.{name}" for name in ("gemini_remote", "together_remote", "plain")),
     *(
         f"batchgen.{name}"
@@ -145,7 +145,7 @@ def _carry_out(order: dict[str, Any]) -> None:
 
     import stamina
 
-    from batchgen.cli import main
+    from batchgen.cli.main import main
     from batchgen.engine.submission import sender
     from batchgen.runtime import clock
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.cli import COMMANDS, main
+from batchgen.cli.main import COMMANDS, main
 from batchgen.core.wording import typed
 from batchgen.local import server
 from batchgen.runtime import clock

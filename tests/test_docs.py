@@ -12,7 +12,7 @@ import reliability
 from conftest import REPOSITORY
 
 from batchgen import local
-from batchgen.cli import cli
+from batchgen.cli.main import cli
 from batchgen.runtime.settings import Settings
 from batchgen.runtime.settings_file import tables
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from batchgen.door import FAREWELL
+from batchgen.cli.entry import FAREWELL
 
 NOW = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 WHILE_LOADING = {"click/__init__.py": f"{NOW}raise SystemExit('it went on')\n"}
 WHILE_LEAVING = {
     "sitecustomize.py": "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
 }
-DOORS = [["cli.py"], ["-m", "batchgen"], ["-c", "from batchgen.door import main; raise SystemExit(main())"]]
+DOORS = [["cli.py"], ["-m", "batchgen"], ["-c", "from batchgen.cli.entry import main; raise SystemExit(main())"]]
 
 
 def interrupted(folder: Path, files: dict[str, str], *arguments: str) -> tuple[int, str]:

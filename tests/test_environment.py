@@ -153,7 +153,7 @@ def test_a_compiled_file_that_a_full_disk_cut_off(bench: Bench, tmp_path: Path) 
 def test_the_root_is_found(
     how: str, bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from batchgen.cli import main
+    from batchgen.cli.main import main
 
     monkeypatch.chdir(bench.root if how == "here" else bench.root.parent)
     if how == "variable":

@@ -13,7 +13,7 @@ from conftest import GEMINI_KEY, TOGETHER_KEY, Bench, seeds
 from exported import COUNT, EQUAL, HOSTILE, TWINS, export, problems, records
 from huggingface_hub import DatasetCard
 
-from batchgen.commands.dataset import EXPORT_FORMATS
+from batchgen.cli.commands.dataset import EXPORT_FORMATS
 from batchgen.dataset import card
 from batchgen.dataset.formats import FORMATS, Dialogue
 from batchgen.dataset.quality.flags import LABELS

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from batchgen.cli.main.commands import run
 from conftest import Bench, seeds
 from invariants import ROUNDS, Make, end, start
 
-from batchgen.commands import running
 from batchgen.runtime import files
 
 WITHOUT_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
@@ -123,7 +123,7 @@ def test_an_error_that_names_no_file(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(running, "prepared", fail)
+    monkeypatch.setattr(run, "prepared", fail)
     done = bench.run("collect")
     assert (done.code, words in done.err, "None" in done.err) == (code, True, False), done
 
@@ -135,6 +135,6 @@ def test_no_folder_for_temporary_files(bench: Bench, tmp_path: Path, monkeypatch
         monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
         tempfile.gettempdir()
 
-    monkeypatch.setattr(running, "prepared", take_one)
+    monkeypatch.setattr(run, "prepared", take_one)
     done = bench.run("collect")
     assert (done.code, "TMPDIR" in done.err) == (2, True), done

@@ -33,7 +33,7 @@ HEAVY = {
 }
 LOADED = """
 import sys
-from batchgen.cli import main
+from batchgen.cli.main import main
 try:
     main({argv!r})
 except SystemExit as done:
@@ -78,7 +78,7 @@ def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
         "logging",
         "msgspec",
         "dataclasses",
-        "batchgen.commands.dataset",
+        "batchgen.cli.commands.dataset",
         "orjson",
         "hashlib",
         "ssl",

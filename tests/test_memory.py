@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from conftest import REPOSITORY
 
-from batchgen import cli
+from batchgen.cli.main import main
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.core.outcomes import Reason
 from batchgen.dataset.export import ROW_GROUP
@@ -80,7 +80,7 @@ def test_every_command_tells_it_unless_the_user_did(
     monkeypatch.setenv(NAME, own or "")
     if own is None:
         monkeypatch.delenv(NAME)
-    cli.main(["--version"])
+    main.main(["--version"])
     assert capsys.readouterr().out
     assert os.environ[NAME] == then
 

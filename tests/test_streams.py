@@ -13,11 +13,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from batchgen.cli.main.commands import run
 from conftest import REPOSITORY, Bench, Result
 from invariants import Make, end, start
 from scenes import Scene
 
-from batchgen.commands import running
 from batchgen.local.faults import Fault, Status
 
 FULL = Path("/dev/full")
@@ -144,6 +144,6 @@ def test_a_broken_pipe_that_is_not_ours_is_temporary(bench: Bench, monkeypatch: 
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    monkeypatch.setattr(running, "prepared", broken)
+    monkeypatch.setattr(run, "prepared", broken)
     done = bench.run("collect")
     assert (done.code, done.err.count("Broken pipe")) == (75, 1)

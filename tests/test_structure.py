@@ -10,7 +10,7 @@ import click
 import pytest
 from conftest import REPOSITORY
 
-from batchgen.cli import COMMANDS, cli
+from batchgen.cli.main import COMMANDS, cli
 
 MODULES = sorted((REPOSITORY / "batchgen").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 50

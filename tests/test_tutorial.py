@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Bench
 
-from batchgen.cli import main
+from batchgen.cli.main import main
 
 PAGE = (REPOSITORY / "docs" / "tutorial.md").read_text("utf-8")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)

@@ -18,7 +18,7 @@ def typed(text: str) -> str:
     program, root = "python cli.py " if Path(sys.argv[0]).name == "cli.py" else "batchgen ", _root(sys.argv[1:])
     if not root and program == "batchgen ":
         return text
-    from batchgen.cli import COMMANDS
+    from batchgen.cli.main import COMMANDS
 
     def called(found: re.Match[str]) -> str:
         if found[1] and found[1] not in COMMANDS:

@@ -20,9 +20,9 @@ from serving import measure, serving
 from together import Together
 from upstream import Reply, Upstream
 
+from batchgen.cli.demo import make_backend
 from batchgen.core.errors import SetupError
 from batchgen.core.outcomes import Reason
-from batchgen.demo import make_backend
 from batchgen.local.backends import BackendBusy, BackendError, Message, Prompt
 from batchgen.local.chat import OpenAICompatible
 from batchgen.local.server import LocalService

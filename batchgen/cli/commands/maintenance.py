@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from batchgen.commands.base import Context, answer, conclude, json_option, prepared, wanted_steps, working
+from batchgen.cli.commands.base import Context, answer, conclude, json_option, prepared, wanted_steps, working
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.outcomes import Reason
 from batchgen.core.wording import counted
@@ -127,7 +127,7 @@ def doctor(context: Context, *, as_json: bool) -> None:
     \b
       batchgen doctor && batchgen submit --stage question
     """
-    from batchgen.doctor import describe, examine, verdict
+    from batchgen.cli.doctor import describe, examine, verdict
     from batchgen.runtime.settings import environment
 
     found = examine(context.settings(), environment(context.root), context.root)

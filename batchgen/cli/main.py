@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from batchgen import __version__
-from batchgen.commands.base import Context
+from batchgen.cli.commands.base import Context
+from batchgen.cli.exit_status import answer_lost, hearing_interrupts, interrupted, os_error, tell
 from batchgen.core.errors import BatchgenError
-from batchgen.exits import answer_lost, hearing_interrupts, interrupted, os_error, tell
 from batchgen.runtime.memory import give_back, tell_polars
 from batchgen.runtime.streams import speak_utf8, unfailing_streams
 
@@ -39,7 +39,7 @@ class Door(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"batchgen.commands.{COMMANDS[cmd_name]}"), cmd_name)
+        found: click.Command = getattr(import_module(f"batchgen.cli.commands.{COMMANDS[cmd_name]}"), cmd_name)
         return found
 
     def invoke(self, ctx: click.Context) -> object:

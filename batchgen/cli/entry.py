@@ -18,7 +18,7 @@ def main() -> None:
     """Load the command line and run it. Where Ctrl-C is ignored (`nohup`), it stays so."""
     hearing = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     _hear(_leave, wanted=hearing)
-    from batchgen.cli import main as command
+    from batchgen.cli.main import main as command
 
     try:
         _hear(_interrupt, wanted=hearing)
@@ -38,7 +38,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     """KeyboardInterrupt, but not into an import: compiled modules crash when theirs is broken off. A moment later."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTING:
-            from batchgen.exits import interrupt_again
+            from batchgen.cli.exit_status import interrupt_again
 
             interrupt_again()
             return

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from batchgen.commands.base import Context, answer, conclude, json_option, prepared, unprepared, wanted_steps, working
+from batchgen.cli.commands.base import (
+    Context,
+    answer,
+    conclude,
+    json_option,
+    prepared,
+    unprepared,
+    wanted_steps,
+    working,
+)
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.wording import counted, typed
 from batchgen.runtime.streams import table_width

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchgen.cli.exit_status import tell
 from batchgen.core.errors import BatchgenError, Locked, SetupError
-from batchgen.exits import tell
 
 if TYPE_CHECKING:
     from batchgen.core.dialogue import Step

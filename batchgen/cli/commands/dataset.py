@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchgen.commands.base import Context, answer, json_option, output_path, prepared, reading, working
+from batchgen.cli.commands.base import Context, answer, json_option, output_path, prepared, reading, working
 
 EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 

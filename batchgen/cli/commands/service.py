@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchgen.commands.base import Context
+from batchgen.cli.commands.base import Context
 from batchgen.runtime.streams import table_width
 
 
@@ -33,8 +33,8 @@ def serve(**asked: Any) -> None:
       export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8801 TOGETHER_BASE_URL=http://127.0.0.1:8802
       export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1
     """
-    from batchgen.demo import Serving
-    from batchgen.demo import serve as run
+    from batchgen.cli.demo import Serving
+    from batchgen.cli.demo import serve as run
 
     run(Serving(**asked))
 
@@ -49,7 +49,7 @@ def demo(context: Context, conversations: int, backend: str, output: Path) -> No
 
     The text comes from a very small model (SmolLM2, 135 million parameters) and is for demonstration only.
     """
-    from batchgen.demo import demo as run
+    from batchgen.cli.demo import demo as run
 
     live = not context.quiet and bool(table_width(sys.stderr))
     run(output.absolute(), conversations, backend, live=live, say=click.echo)

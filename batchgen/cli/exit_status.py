@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
+from batchgen.cli.entry import FAREWELL, INTERRUPTED
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, heed_interrupt
-from batchgen.door import FAREWELL, INTERRUPTED
 
 AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
 
@@ -66,7 +66,7 @@ def _interrupt() -> None:
 def interrupted(error: BaseException) -> int:
     """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
     if isinstance(error.__cause__, EOFError):
-        folder = Path(__file__).parent
+        folder = Path(__file__).parents[1]
         trouble = SetupError(
             f"A compiled file of the program is damaged ({error.__cause__}): the disk was full when it was written.",
             do=f"Delete the __pycache__ folders under {folder} and of the installed packages.",
