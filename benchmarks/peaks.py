@@ -31,7 +31,7 @@ sys.path.insert(0, str(REPOSITORY))
 from commands import ENVIRONMENT, line  # noqa: E402 - these lie beside this file
 from serving import Serving, memory_mb, serving  # noqa: E402
 
-from batchgen.local import backends  # noqa: E402 - the repository is found first
+from batchgen.emulator.backends import builtin  # noqa: E402 - the repository is found first
 from batchgen.runtime.settings import Settings  # noqa: E402
 
 FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
@@ -234,9 +234,9 @@ def service(arguments: list[str]) -> None:
     """`batchgen serve`, whose scripted texts have the length of real ones."""
     from batchgen.cli.main import main as batchgen
 
-    short = backends.default_text
+    short = builtin.default_text
 
-    def text(prompt: backends.Prompt) -> str:
+    def text(prompt: builtin.Prompt) -> str:
         said = short(prompt)
         if prompt.schema is None:
             return longer(said, LONG)
@@ -247,7 +247,7 @@ def service(arguments: list[str]) -> None:
             }
         ).decode()
 
-    backends.default_text = text
+    builtin.default_text = text
     batchgen(arguments)
 
 

@@ -25,9 +25,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from throughput import FIGURES, machine, write_page  # noqa: E402 - the repository is found first
 
-from batchgen.local.backends import Scripted  # noqa: E402
-from batchgen.local.faults import ALWAYS, Delay, Fault  # noqa: E402
-from batchgen.local.server import LocalService  # noqa: E402
+from batchgen.emulator.backends.builtin import Scripted  # noqa: E402
+from batchgen.emulator.faults import ALWAYS, Delay, Fault  # noqa: E402
+from batchgen.emulator.server import LocalService  # noqa: E402
 
 IN_A_ROW = "--in-a-row"
 CONFIGURATION = (

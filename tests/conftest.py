@@ -26,8 +26,8 @@ import reliability
 import stamina
 
 from batchgen.cli.main import main
-from batchgen.local.backends import Scripted
-from batchgen.local.server import LocalService
+from batchgen.emulator.backends.builtin import Scripted
+from batchgen.emulator.server import LocalService
 from batchgen.runtime import clock
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import polars as pl
 from conftest import Bench, grow, seeds
 
 from batchgen.dataset.verify_exports import verify_exports
+from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
 from batchgen.engine.session import Session
 from batchgen.ledger.store import Store
-from batchgen.local.backends import Prompt, Scripted, default_text
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
 

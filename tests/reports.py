@@ -11,7 +11,7 @@ from typing import Any
 
 from conftest import Bench, grow, seeds
 
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 
 COUNT = 12
 SCRIPT = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"

@@ -15,8 +15,8 @@ from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
 from batchgen.core.errors import NotReady
+from batchgen.emulator.faults import ALWAYS, Delay, Fault, Status
 from batchgen.engine.collection.prefetch import DEPTH_BYTES, Ahead, Wanted
-from batchgen.local.faults import ALWAYS, Delay, Fault, Status
 from batchgen.providers.base import Job, JobMissing, JobState
 from batchgen.runtime import concurrency
 

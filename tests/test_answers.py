@@ -17,7 +17,7 @@ from invariants import bought_once, undisturbed, until
 from scenes import HOUR, MINUTE, Make, Scene
 
 from batchgen.core.errors import BatchgenError
-from batchgen.local.faults import Body, Drop, Fault, Unwrap
+from batchgen.emulator.faults import Body, Drop, Fault, Unwrap
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Access, Remote
 

@@ -15,7 +15,7 @@ from conftest import REPOSITORY, Bench, seeds
 from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, end, undisturbed
 
-from batchgen.local.faults import Drop, Fault
+from batchgen.emulator.faults import Drop, Fault
 
 CONVERSATIONS = 3
 STEPS = 3

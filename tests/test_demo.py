@@ -11,7 +11,7 @@ import pytest
 
 from batchgen.cli.main import COMMANDS, main
 from batchgen.core.wording import typed
-from batchgen.local import server
+from batchgen.emulator import server
 from batchgen.runtime import clock
 
 

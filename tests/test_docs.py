@@ -11,7 +11,7 @@ import click
 import reliability
 from conftest import REPOSITORY
 
-from batchgen import local
+from batchgen import emulator
 from batchgen.cli.main import cli
 from batchgen.runtime.settings import Settings
 from batchgen.runtime.settings_file import tables
@@ -64,5 +64,5 @@ def test_the_map_shows_every_room_and_no_other() -> None:
     package = REPOSITORY / "batchgen"
     rooms = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
     assert sorted(shown) == sorted(str(room) for room in rooms if room.parts[0] not in {"local", "schemas"})
-    inside = set(re.findall(r"\w+", local.__doc__ or ""))
+    inside = set(re.findall(r"\w+", emulator.__doc__ or ""))
     assert {room.name for room in rooms if room.parts[0] == "local"} <= inside

@@ -9,7 +9,7 @@ from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, bought_again, built_again, reach, spent
 
-from batchgen.local.faults import Body, Drop, Fault, Html, Status, Truncate
+from batchgen.emulator.faults import Body, Drop, Fault, Html, Status, Truncate
 
 if TYPE_CHECKING:
     from conftest import Bench

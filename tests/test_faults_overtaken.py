@@ -10,8 +10,8 @@ from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, built_again, spent
 
+from batchgen.emulator.faults import Body, Drop, Fault, Status
 from batchgen.ledger.migrations import PLACES
-from batchgen.local.faults import Body, Drop, Fault, Status
 
 QUESTION = 3  # the position of round 2's question
 LATE = 5 * HOUR

@@ -8,7 +8,7 @@ from forks import KILLED, Forks
 from invariants import ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, reach
 
-from batchgen.local.faults import Drop, Fault, Hang, Merge, Status
+from batchgen.emulator.faults import Drop, Fault, Hang, Merge, Status
 
 
 @pytest.mark.fault(

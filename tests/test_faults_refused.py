@@ -20,7 +20,7 @@ from invariants import (
 )
 from scenes import HOUR, Scene
 
-from batchgen.local.faults import Body, Drop, Fault, Status
+from batchgen.emulator.faults import Body, Drop, Fault, Status
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3

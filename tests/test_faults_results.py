@@ -12,7 +12,7 @@ import pytest
 from invariants import bought_once, ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, reach
 
-from batchgen.local.faults import Body, Fault, Html, Merge, Status, Truncate
+from batchgen.emulator.faults import Body, Fault, Html, Merge, Status, Truncate
 
 STAGE = {"gemini": "question", "together": "answer"}
 BOTH = pytest.mark.parametrize("provider", ["gemini", "together"])

@@ -15,8 +15,8 @@ from invariants import ROUNDS, finished, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene, built_again
 
 from batchgen.core.outcomes import POLICY, Reason
+from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
 from batchgen.engine.settlement import swap_detection
-from batchgen.local.backends import Prompt, Scripted, default_text
 
 if TYPE_CHECKING:
     from conftest import Bench

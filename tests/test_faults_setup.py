@@ -12,7 +12,7 @@ from conftest import GEMINI_KEY, Bench
 from invariants import CONVERSATIONS, Make, posts, start, tick, until
 from scenes import HOUR, MINUTE, Scene
 
-from batchgen.local.faults import Fault, Html, Status
+from batchgen.emulator.faults import Fault, Html, Status
 from batchgen.runtime import clock
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."

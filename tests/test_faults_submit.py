@@ -28,7 +28,7 @@ from invariants import (
 )
 from scenes import ROUNDING_USD, Scene, bill, bought_again, built_again, spent
 
-from batchgen.local.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
+from batchgen.emulator.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3

@@ -19,7 +19,7 @@ from invariants import (
     until,
 )
 
-from batchgen.local.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
+from batchgen.emulator.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
 from batchgen.providers import PROVIDERS as TABLE
 from batchgen.providers import read_deadline
 from batchgen.runtime import clock

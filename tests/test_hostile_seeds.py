@@ -11,7 +11,7 @@ import pytest
 from invariants import ROUNDS, finished
 
 from batchgen.core.dialogue import parse_key
-from batchgen.local.backends import Prompt, Scripted
+from batchgen.emulator.backends.builtin import Prompt, Scripted
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -9,8 +9,8 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, ledger, undisturbed
 from scenes import HOUR, MINUTE, Make, Scene
 
-from batchgen.local.faults import ALWAYS, Drop, Fault, Status
-from batchgen.local.world import World
+from batchgen.emulator.faults import ALWAYS, Drop, Fault, Status
+from batchgen.emulator.state import World
 
 BUSY = "The entity is in use and cannot be changed now."
 

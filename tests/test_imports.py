@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import GEMINI_KEY, REPOSITORY, Bench, seeds
 
-from batchgen.local.faults import Fault, Status
+from batchgen.emulator.faults import Fault, Status
 
 HEAVY = {
     "altair",

@@ -7,8 +7,8 @@ from conftest import Bench, seeds
 from invariants import ROUNDS, finished, ledger
 from scenes import HOUR, Make, Scene
 
+from batchgen.emulator.faults import ALWAYS, Fault, Status
 from batchgen.engine.submission import sender
-from batchgen.local.faults import ALWAYS, Fault, Status
 from batchgen.providers.http_errors import READ_ATTEMPTS
 
 BATCHES = 8

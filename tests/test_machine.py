@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from invariants import finished
 from scenes import Scene
 
-from batchgen.local.faults import Drop, Fault, Html, Status
+from batchgen.emulator.faults import Drop, Fault, Html, Status
 from batchgen.runtime import failpoints
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from conftest import SHARED, Bench, seeds
 
-from batchgen.local.faults import Fault, Status
+from batchgen.emulator.faults import Fault, Status
 
 if TYPE_CHECKING:
     import pytest

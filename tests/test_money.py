@@ -13,7 +13,7 @@ from invariants import ROUNDS, ledger
 from scenes import HOUR, Make, Scene
 
 from batchgen.core.pricing import input_margin
-from batchgen.local.faults import Drop, Fault, LateCommit, Status
+from batchgen.emulator.faults import Drop, Fault, LateCommit, Status
 
 LLAMA, QWEN = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"
 # USD per million tokens in batch: input, cached input, output. Said again here, from the providers' pages.

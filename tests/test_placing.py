@@ -13,9 +13,9 @@ from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchgen.emulator.backends.builtin import Message, Prompt, default_text
 from batchgen.engine.settlement import swap_detection
 from batchgen.engine.settlement.swap_detection import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
-from batchgen.local.backends import Message, Prompt, default_text
 
 Pairs = tuple[dict[str, str], dict[str, str]]  # requests and replies, by key
 

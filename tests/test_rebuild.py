@@ -8,7 +8,7 @@ import pytest
 from conftest import Bench, seeds
 from invariants import ROUNDS
 
-from batchgen.local.faults import Fault, Status
+from batchgen.emulator.faults import Fault, Status
 
 
 def troubled(bench: Bench) -> None:

@@ -12,8 +12,8 @@ from forks import KILLED, Forks
 from invariants import ROUNDS, Make, Watch, ledger
 from meanwhile import PATIENCE_SECONDS, goes_on, interrupted, released
 
+from batchgen.emulator.faults import ALWAYS, Delay, Drop, Fault, Status
 from batchgen.engine.submission import sender
-from batchgen.local.faults import ALWAYS, Delay, Drop, Fault, Status
 from batchgen.runtime import concurrency
 
 BATCHES = 5

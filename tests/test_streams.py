@@ -18,7 +18,7 @@ from conftest import REPOSITORY, Bench, Result
 from invariants import Make, end, start
 from scenes import Scene
 
-from batchgen.local.faults import Fault, Status
+from batchgen.emulator.faults import Fault, Status
 
 FULL = Path("/dev/full")
 UNREAD = "a pipe that nobody reads"

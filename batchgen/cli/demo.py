@@ -27,9 +27,9 @@ from batchgen.runtime.logs import learn
 from batchgen.runtime.settings import load
 
 if TYPE_CHECKING:
-    from batchgen.local import chat
-    from batchgen.local.backends import Backend
-    from batchgen.local.server import LocalService
+    from batchgen.emulator.backends import openai_chat
+    from batchgen.emulator.backends.builtin import Backend
+    from batchgen.emulator.server import LocalService
 
 log = logging.getLogger("batchgen")
 
@@ -57,25 +57,25 @@ def make_backend(name: str, concurrency: int | None = None) -> Backend:
 
     `concurrency` rows are asked at once; None is the backend's own number.
     """
-    from batchgen.local import backends, chat
+    from batchgen.emulator.backends import builtin, openai_chat
     from batchgen.providers.http_errors import is_address
 
     if name == "scripted":
-        return backends.Scripted()
+        return builtin.Scripted()
     if is_address(name):
         key = os.environ.get(BACKEND_KEY, "").strip()
         learn(key)
-        server = chat.OpenAICompatible(name, api_key=key, parallel=concurrency or chat.CONCURRENCY)
+        server = openai_chat.OpenAICompatible(name, api_key=key, parallel=concurrency or openai_chat.CONCURRENCY)
         _look_at(server, name)
         return server
     if name == "smollm":
-        return backends.SmolLM(parallel=concurrency or backends.SMOLLM_CONCURRENCY)
+        return builtin.SmolLM(parallel=concurrency or builtin.SMOLLM_CONCURRENCY)
     raise SetupError(f"--backend {name!r} is unknown.", do="Use smollm, scripted, or http://HOST:PORT/v1.")
 
 
-def _look_at(server: chat.OpenAICompatible, url: str) -> None:
+def _look_at(server: openai_chat.OpenAICompatible, url: str) -> None:
     """A typing mistake in the address would fail every row: it is found before any is asked. Raises SetupError."""
-    from batchgen.local.backends import BackendBusy, BackendError
+    from batchgen.emulator.backends.builtin import BackendBusy, BackendError
 
     try:
         log.info("%s answers with %s", url, server.first_model())
@@ -102,7 +102,7 @@ class Serving(NamedTuple):
 
 def serve(asked: Serving) -> None:
     """Serve until Ctrl-C."""
-    from batchgen.local.server import LocalService, run_service
+    from batchgen.emulator.server import LocalService, run_service
 
     service = LocalService(
         make_backend(asked.backend, asked.concurrency),
@@ -128,7 +128,7 @@ def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Calla
 
     A demo that was interrupted goes on where it was; a finished one is shown again. Without a model nothing is made.
     """
-    from batchgen.local.server import LocalService
+    from batchgen.emulator.server import LocalService
 
     layout = Layout(root)
     config = root / "batchgen.toml"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 from local.helpers import gemini_client, together_client
 
 if TYPE_CHECKING:

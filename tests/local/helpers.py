@@ -14,7 +14,7 @@ from google import genai
 from google.genai import types
 from together import DefaultHttpxClient, Together
 
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 
 KEY = "test-key-0001"
 MODEL = "gemini-2.5-flash-lite"

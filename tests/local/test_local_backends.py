@@ -11,8 +11,9 @@ import pytest
 from conftest import REPOSITORY
 
 from batchgen.core.errors import SetupError
-from batchgen.local import backends, gemini_rows, together_rows
-from batchgen.local.backends import (
+from batchgen.emulator import gemini_rows, together_rows
+from batchgen.emulator.backends import builtin
+from batchgen.emulator.backends.builtin import (
     Answer,
     BackendError,
     Message,
@@ -21,8 +22,8 @@ from batchgen.local.backends import (
     SmolLM,
     bounded_schema,
 )
-from batchgen.local.chat import OpenAICompatible
-from batchgen.local.server import LocalService
+from batchgen.emulator.backends.openai_chat import OpenAICompatible
+from batchgen.emulator.server import LocalService
 from local.helpers import KEY, gemini_client, gemini_job, gemini_output, gemini_text, parsed
 
 HELLO = Prompt((Message("system", "Be kind."), Message("user", "How do tides work in a small harbour?")))
@@ -119,7 +120,7 @@ def test_strings_are_bounded_so_that_the_json_closes() -> None:
     assert bounded["properties"]["kind"] == SCHEMA["properties"]["kind"]  # type: ignore[index]
     assert bounded_schema(None, 100.0) is None
     chinese = Prompt((Message("user", "港口的潮汐如何运作？"),))
-    assert backends._characters_per_token(chinese) < backends._characters_per_token(HELLO)
+    assert builtin._characters_per_token(chinese) < builtin._characters_per_token(HELLO)
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 )
 def test_replies_that_are_none(reply: Any) -> None:
     with pytest.raises(BackendError):
-        backends.read_reply(reply)
+        builtin.read_reply(reply)
 
 
 @pytest.mark.parametrize(
@@ -203,15 +204,15 @@ def test_replies_that_are_none(reply: Any) -> None:
     ids=str,
 )
 def test_replies_in_the_dress_of_others_are_read(reply: Any, answer: Answer) -> None:
-    assert backends.read_reply(reply) == answer
+    assert builtin.read_reply(reply) == answer
 
 
 def test_long_prompts_lose_their_beginning() -> None:
     messages = (Message("system", "S" * 10), Message("user", "old" * 10), Message("user", "new" * 10))
-    fitted = backends._fitting(messages, 40)
+    fitted = builtin._fitting(messages, 40)
     assert [(m["role"], len(m["content"])) for m in fitted] == [("user", 10), ("user", 30)]
     assert fitted[1]["content"] == "new" * 10
-    assert [m["role"] for m in backends._fitting(messages, 1000)] == ["system", "user", "user"]
+    assert [m["role"] for m in builtin._fitting(messages, 1000)] == ["system", "user", "user"]
 
 
 def test_the_local_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_the_local_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_the_local_models_replies_end_with_a_sentence(text: str, finish: str, expected: Answer) -> None:
-    assert backends.whole_sentences(Answer(text, finish)) == expected
+    assert builtin.whole_sentences(Answer(text, finish)) == expected
 
 
 class Cramped:

@@ -14,8 +14,8 @@ import together as sdk
 from google.genai import errors
 from together import Together
 
-from batchgen.local.actions import merge
-from batchgen.local.faults import (
+from batchgen.emulator.actions import merge
+from batchgen.emulator.faults import (
     ALWAYS,
     Body,
     Delay,
@@ -31,7 +31,7 @@ from batchgen.local.faults import (
     Truncate,
     from_json,
 )
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 from local.helpers import (
     KEY,
     MODEL,

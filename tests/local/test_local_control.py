@@ -14,8 +14,8 @@ from conftest import Bench, seeds
 from serving import serving
 
 from batchgen.core.errors import SetupError
-from batchgen.local.chat import OpenAICompatible
-from batchgen.local.server import LocalService, run_service
+from batchgen.emulator.backends.openai_chat import OpenAICompatible
+from batchgen.emulator.server import LocalService, run_service
 from local.helpers import gemini_job, together_client
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchgen.local.backends import Answer, BackendError, Prompt, Scripted
-from batchgen.local.server import LocalService
+from batchgen.emulator.backends.builtin import Answer, BackendError, Prompt, Scripted
+from batchgen.emulator.server import LocalService
 from local.helpers import (
     by_key,
     gemini_client,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from google.genai import errors
 
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 from local.helpers import (
     KEY,
     MODEL,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 from local.helpers import (
     MODEL,
     by_key,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import orjson
 import pytest
 
-from batchgen.local import gemini_rows, together_rows
-from batchgen.local.faults import RowOutcome
-from batchgen.local.results import LINE_OUTCOMES, SET_OUTCOMES
-from batchgen.local.server import LocalService
+from batchgen.emulator import gemini_rows, together_rows
+from batchgen.emulator.faults import RowOutcome
+from batchgen.emulator.result_files import LINE_OUTCOMES, SET_OUTCOMES
+from batchgen.emulator.server import LocalService
 from local.helpers import (
     by_key,
     gemini_job,

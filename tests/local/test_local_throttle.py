@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.local.throttle import DOWN_AFTER, LONGEST_DELAY_SECONDS, LONGEST_WISH_SECONDS, Throttle, delay
+from batchgen.emulator.backends.throttle import DOWN_AFTER, LONGEST_DELAY_SECONDS, LONGEST_WISH_SECONDS, Throttle, delay
 
 MOST = 64
 

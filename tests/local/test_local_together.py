@@ -10,7 +10,7 @@ import together as sdk
 from together import Together
 from together.lib.resources.files import FileAlreadyExistsError
 
-from batchgen.local.server import LocalService
+from batchgen.emulator.server import LocalService
 from local.helpers import (
     KEY,
     LLAMA,
@@ -233,7 +233,7 @@ def test_chat_and_models(service: LocalService, together: Together) -> None:
 
 def test_the_default_sdk_creates_three_jobs_where_ours_creates_one(service: LocalService) -> None:
     # The trap the pipeline has to avoid, seen from here: retries of a create whose answer was lost.
-    from batchgen.local.faults import Drop, Fault
+    from batchgen.emulator.faults import Drop, Fault
 
     service.faults.add(Fault(endpoint="create", action=Drop(), after_effect=True, times=2))
     with Together(api_key=KEY, base_url=service.together_url, max_retries=2, timeout=5) as client:

@@ -23,10 +23,10 @@ from upstream import Reply, Upstream
 from batchgen.cli.demo import make_backend
 from batchgen.core.errors import SetupError
 from batchgen.core.outcomes import Reason
-from batchgen.local.backends import BackendBusy, BackendError, Message, Prompt
-from batchgen.local.chat import OpenAICompatible
-from batchgen.local.server import LocalService
-from batchgen.local.workers import MOST_TRIES
+from batchgen.emulator.backends.builtin import BackendBusy, BackendError, Message, Prompt
+from batchgen.emulator.backends.openai_chat import OpenAICompatible
+from batchgen.emulator.backends.workers import MOST_TRIES
+from batchgen.emulator.server import LocalService
 from batchgen.providers.together_codec import reply as together_reply
 from batchgen.runtime.logs import redacted
 from local.helpers import (
@@ -373,8 +373,8 @@ def test_a_disk_that_refuses_request_lines_costs_no_row() -> None:
 
 def together_create_soon(service: LocalService, source: str) -> str:
     """A job that no worker has seen yet. Hold the world's lock."""
-    from batchgen.local import together
-    from batchgen.local.wire import Request
+    from batchgen.emulator import together
+    from batchgen.emulator.http_values import Request
 
     body = jsonl([{"input_file_id": source, "endpoint": "/v1/chat/completions"}])
     request = Request("POST", "/v1/batches", headers={"authorization": f"Bearer {KEY}"}, body=body)

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from batchgen.local.errors import ApiError, error_body
-from batchgen.local.wire import Response, Transport, json_response
+from batchgen.emulator.errors import ApiError, error_body
+from batchgen.emulator.http_values import Response, Transport, json_response
 
 HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
 HANG_SECONDS = 30.0

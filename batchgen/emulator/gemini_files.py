@@ -10,10 +10,10 @@ import re
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from batchgen.local.errors import ApiError
-from batchgen.local.routing import Call
-from batchgen.local.wire import Response, json_response
-from batchgen.local.world import Job, StoredFile, Upload, World, rfc3339
+from batchgen.emulator.errors import ApiError
+from batchgen.emulator.http_values import Response, json_response
+from batchgen.emulator.routing import Call
+from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
 
 Item = TypeVar("Item", StoredFile, Job)
 

@@ -17,14 +17,14 @@ from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from batchgen.core.errors import SetupError
-from batchgen.local import control, gemini, guard, together
-from batchgen.local.backends import Backend, Scripted
-from batchgen.local.engine import settle
-from batchgen.local.faults import Faults
-from batchgen.local.store import DirectoryStore, MemoryStore
-from batchgen.local.wire import Request, Response, json_response
-from batchgen.local.workers import Workers
-from batchgen.local.world import World
+from batchgen.emulator import control_api, gemini, host_check, together
+from batchgen.emulator.backends.builtin import Backend, Scripted
+from batchgen.emulator.backends.workers import Workers
+from batchgen.emulator.engine import settle
+from batchgen.emulator.faults import Faults
+from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.state import World
+from batchgen.emulator.storage import DirectoryStore, MemoryStore
 from batchgen.runtime.concurrency import at_once
 
 HOST = "127.0.0.1"
@@ -100,13 +100,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _response(self, request: Request) -> Response:
         service = self.server.service
-        if refusal := guard.foreign_host(request, service.hosts):
+        if refusal := host_check.foreign_host(request, service.hosts):
             return refusal
-        if not request.path.startswith(control.PREFIX):
+        if not request.path.startswith(control_api.PREFIX):
             return self.server.handle(request, service.world)
         if not service.control:
             return json_response({"error": "Control is off. Start the service with `serve --control`."}, 404)
-        return guard.foreign_page(request) or control.handle(request, service.world)
+        return host_check.foreign_page(request) or control_api.handle(request, service.world)
 
     # The names http.server looks for.
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's convention
@@ -202,7 +202,7 @@ class LocalService:
         self.world.load()
         self.log = self.world.log = log
         self.control = control
-        self.hosts = frozenset({HOST, *map(guard.host_name, allow_hosts)})
+        self.hosts = frozenset({HOST, *map(host_check.host_name, allow_hosts)})
         self._ports = (gemini_port, together_port)
         self._servers: list[_Server] = []
         self._threads: list[threading.Thread] = []

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from batchgen.local.engine import cancel, shown_state
-from batchgen.local.errors import ApiError
-from batchgen.local.gemini_files import (
+from batchgen.emulator.engine import cancel, shown_state
+from batchgen.emulator.errors import ApiError
+from batchgen.emulator.gemini_files import (
     download,
     file_delete,
     file_get,
@@ -24,10 +24,10 @@ from batchgen.local.gemini_files import (
     upload_data,
     upload_start,
 )
-from batchgen.local.gemini_rows import generated, line_problem, prompt
-from batchgen.local.routing import Call, Route, Router
-from batchgen.local.wire import Request, Response, json_response
-from batchgen.local.world import Job, World, rfc3339
+from batchgen.emulator.gemini_rows import generated, line_problem, prompt
+from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.routing import Call, Route, Router
+from batchgen.emulator.state import Job, World, rfc3339
 
 TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
 JOB_ID_LENGTH = 36

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from batchgen.local.faults import RowFault
+from batchgen.emulator.faults import RowFault
 
 SEPARATORS = "\u2028\u2029\u0085"
 # Stands for a lone surrogate until the line is bytes: no Python string that holds one can be encoded.

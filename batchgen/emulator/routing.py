@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchgen.local.backends import BackendBusy, BackendError
-from batchgen.local.engine import settle
-from batchgen.local.errors import ApiError, error_body
-from batchgen.local.faults import Fault, LateCommit
-from batchgen.local.wire import Request, Response, json_response
-from batchgen.local.world import Post, Seen, World, fingerprint
+from batchgen.emulator.backends.builtin import BackendBusy, BackendError
+from batchgen.emulator.engine import settle
+from batchgen.emulator.errors import ApiError, error_body
+from batchgen.emulator.faults import Fault, LateCommit
+from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.state import Post, Seen, World, fingerprint
 
 
 class Call(NamedTuple):

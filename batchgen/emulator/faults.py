@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from batchgen.local.actions import (
+from batchgen.emulator.actions import (
     Action,
     Body,
     Delay,
@@ -34,7 +34,7 @@ from batchgen.local.actions import (
     Truncate,
     Unwrap,
 )
-from batchgen.local.wire import Request
+from batchgen.emulator.http_values import Request
 
 # With the actions: whoever arms a fault names one.
 __all__ = [

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from batchgen.local.backends import Backend, Scripted
-from batchgen.local.faults import NO_JOB_FAULT, Faults, JobFault
-from batchgen.local.store import Answers, MemoryStore, Store
-from batchgen.local.wire import Response
+from batchgen.emulator.backends.builtin import Backend, Scripted
+from batchgen.emulator.faults import NO_JOB_FAULT, Faults, JobFault
+from batchgen.emulator.http_values import Response
+from batchgen.emulator.storage import Answers, MemoryStore, Store
 
 REMEMBERED_REQUESTS = 100_000
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from batchgen.local.backends import Answer, BackendBusy, BackendError, Prompt, chat_body, read_reply
+from batchgen.emulator.backends.builtin import Answer, BackendBusy, BackendError, Prompt, chat_body, read_reply
 
 if TYPE_CHECKING:
     import httpx

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from batchgen.local.errors import ApiError
+from batchgen.emulator.errors import ApiError
 
 JSON_TYPE = "application/json; charset=UTF-8"
 

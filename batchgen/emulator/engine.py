@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import orjson
 
-from batchgen.local import gemini_rows, together_rows
-from batchgen.local.backends import BackendBusy, BackendError
-from batchgen.local.results import render
-from batchgen.local.rows import Row, RowFormat
-from batchgen.local.store import Blob
-from batchgen.local.world import PENDING_SHARE, Job, StoredFile, World
+from batchgen.emulator import gemini_rows, together_rows
+from batchgen.emulator.backends.builtin import BackendBusy, BackendError
+from batchgen.emulator.result_files import render
+from batchgen.emulator.row_format import Row, RowFormat
+from batchgen.emulator.state import PENDING_SHARE, Job, StoredFile, World
+from batchgen.emulator.storage import Blob
 
 FORMATS: dict[str, RowFormat] = {"gemini": gemini_rows.FORMAT, "together": together_rows.FORMAT}
 SUCCESS = {"gemini": "BATCH_STATE_SUCCEEDED", "together": "COMPLETED"}

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from batchgen.local.backends import Answer, Message, Prompt
-from batchgen.local.faults import RowFault
-from batchgen.local.rows import Row, RowFormat
-from batchgen.local.texts import EDITS, edit_text
+from batchgen.emulator.backends.builtin import Answer, Message, Prompt
+from batchgen.emulator.faults import RowFault
+from batchgen.emulator.row_format import Row, RowFormat
+from batchgen.emulator.text_edits import EDITS, edit_text
 
 INTERNAL = 13  # google.rpc codes
 CANCELLED = 1

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from batchgen.local.engine import settle
-from batchgen.local.errors import ApiError
-from batchgen.local.faults import from_json
-from batchgen.local.wire import Request, Response, json_response
-from batchgen.local.world import World
+from batchgen.emulator.engine import settle
+from batchgen.emulator.errors import ApiError
+from batchgen.emulator.faults import from_json
+from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.state import World
 
 PREFIX = "/_control/"
 OPTIONS = frozenset(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.local.backends import Answer, Prompt
-from batchgen.local.faults import RowFault
+from batchgen.emulator.backends.builtin import Answer, Prompt
+from batchgen.emulator.faults import RowFault
 
 Row = dict[str, Any]
 

@@ -7,11 +7,11 @@ import threading
 import time
 from typing import NamedTuple
 
-from batchgen.local.backends import BackendBusy
-from batchgen.local.engine import FORMATS, answer_row, settle, settle_job, wanted
-from batchgen.local.rows import Row
-from batchgen.local.throttle import Throttle
-from batchgen.local.world import Job, Progress, World
+from batchgen.emulator.backends.builtin import BackendBusy
+from batchgen.emulator.backends.throttle import Throttle
+from batchgen.emulator.engine import FORMATS, answer_row, settle, settle_job, wanted
+from batchgen.emulator.row_format import Row
+from batchgen.emulator.state import Job, Progress, World
 
 IDLE_SECONDS = 0.5  # how often an idle worker looks at the clock
 MOST_TRIES = 10  # of a row at a server that is busy; then the row fails as the provider's rows do

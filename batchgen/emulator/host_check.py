@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from ipaddress import ip_address
 
-from batchgen.local.wire import Request, Response, json_response
+from batchgen.emulator.http_values import Request, Response, json_response
 
 LOCAL_NAME = "localhost"
 
