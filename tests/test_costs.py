@@ -22,6 +22,7 @@ from batchgen.core.pricing import (
     OTHER_LETTER_TOKENS,
     REQUEST_OVERHEAD_TOKENS,
     Formula,
+    Price,
     Rate,
     price_list,
     prompt_tokens,
@@ -30,7 +31,7 @@ from batchgen.core.pricing import (
 )
 from batchgen.core.prompts import Message, Prompt
 from batchgen.providers import PROVIDERS
-from batchgen.runtime.settings import Price, Settings
+from batchgen.runtime.settings import Settings
 
 TOKENIZERS = {"gemini": "gemma3", "together": "llama3.1"}
 FIELDS = ("question", "answer", "correction")

@@ -14,7 +14,6 @@ from batchgen.core.text_features import Features, features
 
 if TYPE_CHECKING:
     from batchgen.core.prompts import Prompt
-    from batchgen.runtime.settings import Price
 
 MILLION = 1_000_000
 TEXT_ERROR, CORPUS_ERROR = 0.28, 0.03  # of the token estimate: of 95 % of single texts, of whole corpora
@@ -81,6 +80,14 @@ def input_margin(requests: int) -> float:
 @cache
 def _system_tokens(system: str, formula: Formula) -> float:
     return tokens(system, formula)
+
+
+class Price(NamedTuple):
+    """USD per million tokens in batch, set by the user in place of the shipped price list."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
 
 
 class Rate(NamedTuple):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
+from batchgen.core.pricing import Price
 from batchgen.runtime.logs import learn
 
 # Quality flags that a text and its own dialogue decide, by the stage whose text they look at
@@ -64,14 +65,6 @@ class BatchSettings(NamedTuple):
     max_attempts: int = 3
     http_timeout_seconds: float = 120
     reconcile_grace_seconds: float = 900
-
-
-class Price(NamedTuple):
-    """USD per million tokens in batch, set by the user in place of the shipped price list."""
-
-    input: float
-    output: float
-    cached_input: float | None = None
 
 
 class Settings(NamedTuple):

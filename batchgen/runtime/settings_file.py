@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.core.errors import SetupError
-from batchgen.runtime.settings import PROVIDERS, RETRY_FLAGS, Price, Settings
+from batchgen.core.pricing import Price
+from batchgen.runtime.settings import PROVIDERS, RETRY_FLAGS, Settings
 
 Where = tuple[str | int, ...]  # the keys from the top of the file to a value, and its place in a list
 
