@@ -10,7 +10,8 @@ import click
 import pytest
 from conftest import REPOSITORY
 
-from batchgen.cli.main import COMMANDS, cli
+from batchgen.cli.main import cli
+from batchgen.core.wording import COMMANDS
 
 MODULES = sorted((REPOSITORY / "batchgen").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 50

@@ -17,17 +17,11 @@ from batchgen import __version__
 from batchgen.cli.commands.base import Context
 from batchgen.cli.exit_status import answer_lost, hearing_interrupts, interrupted, os_error, tell
 from batchgen.core.errors import BatchgenError
+from batchgen.core.wording import COMMANDS
 from batchgen.runtime.memory import give_back, tell_polars
 from batchgen.runtime.streams import speak_utf8, unfailing_streams
 
-ROOMS = {
-    "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
-    "dataset": ("verify", "report", "export"),
-    "upkeep": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
-    "service": ("serve", "demo"),
-}
 SILENT = ("collect", "status")  # they log nothing where there is nothing to do
-COMMANDS = {name: room for room, names in ROOMS.items() for name in names}
 
 
 class Door(click.Group):

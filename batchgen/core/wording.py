@@ -8,6 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# The modules of batchgen/cli/commands/ and their commands, in the order in which a run uses them.
+COMMAND_MODULES = {
+    "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
+    "dataset": ("verify", "report", "export"),
+    "upkeep": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
+    "service": ("serve", "demo"),
+}
+COMMANDS = {name: module for module, names in COMMAND_MODULES.items() for name in names}
 _COMMAND = re.compile(r"\bbatchgen (?=-|([a-z]+)\b)")
 
 
@@ -18,7 +26,6 @@ def typed(text: str) -> str:
     program, root = "python cli.py " if Path(sys.argv[0]).name == "cli.py" else "batchgen ", _root(sys.argv[1:])
     if not root and program == "batchgen ":
         return text
-    from batchgen.cli.main import COMMANDS
 
     def called(found: re.Match[str]) -> str:
         if found[1] and found[1] not in COMMANDS:
