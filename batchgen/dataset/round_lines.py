@@ -8,8 +8,8 @@ from itertools import chain
 import orjson
 
 from batchgen.core.dialogue import STAGES, Turn, turns
+from batchgen.core.json_template import KEY_MARK, Mould, marks, mould, strings
 from batchgen.engine.session import Session
-from batchgen.engine.submission.line_templates import KEY_MARK, Mould, marks, mould, strings
 from batchgen.ledger.receipt import receipt
 
 AT_ONCE = 1_000  # conversations that are read and written in one go
