@@ -26,8 +26,9 @@ from reports import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Pa
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
 from batchgen.dataset.quality.flags import LABELS
-from batchgen.engine.session import Names, Session
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch, Standing
+from batchgen.ledger.run import Names
 from batchgen.ledger.store import Store
 from batchgen.reports.html import page as paging
 from batchgen.reports.html import timeline_bars

@@ -19,8 +19,8 @@ from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
 from batchgen.dataset.seeds import container
-from batchgen.engine.session import Session
 from batchgen.ledger.receipt import money
+from batchgen.ledger.run import Run
 from batchgen.ledger.status import timestamp
 
 CARD = "README.md"
@@ -58,19 +58,19 @@ class Facts(NamedTuple):
         return sum(part.rows for part in self.parts.values())
 
 
-def card(session: Session, facts: Facts, command: str) -> str:
+def card(run: Run, facts: Facts, command: str) -> str:
     """The whole README.md of an export that `command` makes again."""
     sections = [
-        _introduction(session, facts),
+        _introduction(run, facts),
         "## Content warning\n\n" + _WARNING,
-        _format(session, facts, command),
-        _growth(session),
-        _prompts(session),
-        _left_behind(session, facts),
+        _format(run, facts, command),
+        _growth(run),
+        _prompts(run),
+        _left_behind(run, facts),
         _flags(facts),
         "## Licence\n\n" + _LICENCE,
     ]
-    return f"---\n{_metadata(session, facts)}\n---\n{MARK}\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_metadata(run, facts)}\n---\n{MARK}\n\n" + "\n\n".join(sections) + "\n"
 
 
 def is_card(path: Path) -> bool:
@@ -91,12 +91,12 @@ def stated_rows(path: Path) -> dict[str, int]:
 # ---------------------------------------------------------------- the metadata block
 
 
-def _metadata(session: Session, facts: Facts) -> str:
+def _metadata(run: Run, facts: Facts) -> str:
     from huggingface_hub import DatasetCardData
 
     form = FORMATS[facts.form]
-    source = _source(session)
-    schema = form.schema(session.settings.rounds)
+    source = _source(run)
+    schema = form.schema(run.settings.rounds)
     splits = [
         {"name": split, "num_bytes": part.path.stat().st_size, "num_examples": part.rows}
         for split, part in facts.parts.items()
@@ -144,9 +144,9 @@ def _languages(scripts: Mapping[str, int]) -> list[str]:
     return [LANGUAGES[name] for name in common if name in LANGUAGES] or ["und"]
 
 
-def _source(session: Session) -> str:
+def _source(run: Run) -> str:
     """The seeds' dataset id, or the name of their file without where it lay."""
-    source = session.store.meta("source") or "unknown seeds"
+    source = run.store.meta("source") or "unknown seeds"
     is_file = container(source) is not None or source.count("/") != 1 or source.startswith((".", "/"))
     return Path(source).name if is_file else source
 
@@ -166,11 +166,11 @@ _LICENCE = (
 )
 
 
-def _introduction(session: Session, facts: Facts) -> str:
-    rounds = session.settings.rounds
+def _introduction(run: Run, facts: Facts) -> str:
+    rounds = run.settings.rounds
     return (
         f"# {facts.conversations} dialogues of {rounds} rounds\n\n"
-        f"Grown from the single-turn triples of {_source(session)}: each round has a question, a first answer that is"
+        f"Grown from the single-turn triples of {_source(run)}: each round has a question, a first answer that is"
         f" not good, and its correction. Round 1 is the seed; rounds 2 to {rounds} were written by language models"
         f" through batch APIs with batchgen {__version__}."
     )
@@ -182,9 +182,9 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _format(session: Session, facts: Facts, command: str) -> str:
+def _format(run: Run, facts: Facts, command: str) -> str:
     form = FORMATS[facts.form]
-    columns = _table(("column", "type"), form.schema(session.settings.rounds).items())
+    columns = _table(("column", "type"), form.schema(run.settings.rounds).items())
     parts = _table(
         ("split", "file", "rows"), ((split, part.path.name, part.rows) for split, part in facts.parts.items())
     )
@@ -197,17 +197,17 @@ def _format(session: Session, facts: Facts, command: str) -> str:
     return f"## Format\n\n`{facts.form}`: {form.meaning}.\n\n{columns}\n\n{parts}{split}\n\nMade by `{command}`."
 
 
-def _growth(session: Session) -> str:
+def _growth(run: Run) -> str:
     """Who wrote what, when, for how much."""
-    batches = [batch for batch in session.store.batches("collected") if batch.requests]
+    batches = [batch for batch in run.store.batches("collected") if batch.requests]
     written = Counter[tuple[int, str, str, str]]()
     for batch in batches:
         written[batch.step.round, batch.step.stage, batch.provider, batch.model] += batch.requests
-    rows = [(1, "all", "seed", _source(session), session.conversations)]
+    rows = [(1, "all", "seed", _source(run), run.conversations)]
     table = _table(("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())])
     began = timestamp(min((batch.submitted_at or batch.planned_at for batch in batches), default=None))
     ended = timestamp(max((batch.collected_at or batch.planned_at for batch in batches), default=None))
-    paid = money(session.store, session.settings)
+    paid = money(run.store, run.settings)
     least = "at least " if paid.unpriced else ""
     return (
         f"## How it was made\n\n{table}\n\nFirst batch sent {began}, last one read {ended}. All batches together cost"
@@ -215,23 +215,23 @@ def _growth(session: Session) -> str:
     )
 
 
-def _prompts(session: Session) -> str:
+def _prompts(run: Run) -> str:
     """The system texts of each stage; the dialogue itself follows them as data."""
     example = Conversation(1, (Turn("-"),))
     said = []
     for stage in Stage:
-        settings = session.settings.stage(stage)
-        length, history = settings.target_characters, session.settings.history_messages
-        along = stage is Stage.CORRECTION and any(batch.follow_up for batch in session.store.batches("collected"))
+        settings = run.settings.stage(stage)
+        length, history = settings.target_characters, run.settings.history_messages
+        along = stage is Stage.CORRECTION and any(batch.follow_up for batch in run.store.batches("collected"))
         text = prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
         said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
     return "## Prompts\n\n" + "\n\n".join(said)
 
 
-def _left_behind(session: Session, facts: Facts) -> str:
-    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in session.store.left_behind())
+def _left_behind(run: Run, facts: Facts) -> str:
+    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.left_behind())
     rejected = sum(reasons.values())
-    lines = [f"## What is not in it\n\n{rejected} of {session.conversations} conversations were left behind."]
+    lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were left behind."]
     if reasons:
         lines.append(_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items()))))
     if facts.left_out:

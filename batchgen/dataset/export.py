@@ -26,7 +26,7 @@ from batchgen.dataset.card import CARD, Facts, Part, card, is_card
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import FLAGS, LABELS, expand, labels, table
 from batchgen.dataset.quality.survey import Survey, held_out, survey
-from batchgen.engine.session import Session
+from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.runtime.files import replacing, write_durably
 from batchgen.runtime.logs import log
@@ -65,46 +65,46 @@ class Exported(NamedTuple):
     finished: bool
 
 
-def export(session: Session, options: Options) -> Exported:
+def export(run: Run, options: Options) -> Exported:
     """Write every conversation that is complete in all rounds. Raises SetupError when there is none, for flags that
     do not exist, and for an output that is no place for an export.
     """
     form, dropped = FORMATS[options.form], _dropped(options.flags)
-    outputs = _outputs(session, options)
-    if next(_complete(session), None) is None:
+    outputs = _outputs(run, options)
+    if next(_complete(run), None) is None:
         raise SetupError(
-            f"No conversation has all {session.settings.rounds} rounds yet; there is nothing to export.",
+            f"No conversation has all {run.settings.rounds} rounds yet; there is nothing to export.",
             do="See `batchgen status`; `batchgen collect --advance` goes on.",
         )
-    finished = bool(status(session.store, session.settings, session.now())["finished"])
+    finished = bool(status(run.store, run.settings, run.now())["finished"])
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
-    chunks = map(table, _chunks(_complete(session)))
-    whole = survey(chunks, partial(_some, session), groups=bool(options.test_share))
+    chunks = map(table, _chunks(_complete(run)))
+    whole = survey(chunks, partial(_some, run), groups=bool(options.test_share))
     test = _test(whole, options)
     writing = _Writing(form, dropped, test)
     with ExitStack() as stack:
-        schema = form.schema(session.settings.rounds)
+        schema = form.schema(run.settings.rounds)
         sinks = {split: stack.enter_context(_sink(path, schema)) for split, path in outputs.items()}
-        for number, dialogue in stack.enter_context(closing(_dialogues(session, whole))):
+        for number, dialogue in stack.enter_context(closing(_dialogues(run, whole))):
             writing.write(sinks, number, dialogue)
     parts = {split: Part(path, writing.rows[split]) for split, path in outputs.items()}
     done = Exported(parts, writing.conversations, writing.labels, writing.left_out, finished)
     if options.output.is_dir():
         facts = Facts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
-        write_durably(options.output / CARD, [card(session, facts, _command(options)).encode()])
-    _remember(session, options.output)
+        write_durably(options.output / CARD, [card(run, facts, _command(options)).encode()])
+    _remember(run, options.output)
     return done
 
 
-def _remember(session: Session, output: Path) -> None:
-    places = {*map(str, written_exports(session)), str(output)}
-    session.store.set_meta(WRITTEN, orjson.dumps(sorted(places)).decode())
+def _remember(run: Run, output: Path) -> None:
+    places = {*map(str, written_exports(run)), str(output)}
+    run.store.set_meta(WRITTEN, orjson.dumps(sorted(places)).decode())
 
 
-def written_exports(session: Session) -> list[Path]:
+def written_exports(run: Run) -> list[Path]:
     """Where this run's exports were written; those that are gone by now are left out."""
-    places = orjson.loads(session.store.meta(WRITTEN) or "[]")
+    places = orjson.loads(run.store.meta(WRITTEN) or "[]")
     return [path for path in map(Path, places) if path.exists()]
 
 
@@ -150,10 +150,10 @@ def _dropped(flags: str) -> frozenset[str]:
 # ---------------------------------------------------------------- where to
 
 
-def _outputs(session: Session, options: Options) -> dict[str, Path]:
+def _outputs(run: Run, options: Options) -> dict[str, Path]:
     """The files to write, by split. A path with a suffix is one file, any other a directory with a card."""
     output = options.output
-    own = [session.layout.data, session.layout.root / "requests", session.layout.root / "results"]
+    own = [run.layout.data, run.layout.root / "requests", run.layout.root / "results"]
     if any(output.resolve().is_relative_to(folder.resolve()) for folder in own):
         raise SetupError(f"{output} lies among the run's own files.", do="Choose an --output elsewhere.")
     if output.suffix in FILE_SUFFIXES and not output.is_dir():
@@ -228,8 +228,8 @@ def _command(options: Options) -> str:
 # ---------------------------------------------------------------- the store as dialogues
 
 
-def _complete(session: Session) -> Iterator[Conversation]:
-    return session.store.dialogues(session.settings.rounds * len(STAGES))
+def _complete(run: Run) -> Iterator[Conversation]:
+    return run.store.dialogues(run.settings.rounds * len(STAGES))
 
 
 def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
@@ -246,21 +246,21 @@ def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation
         yield chunk
 
 
-def _some(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
+def _some(run: Run, numbers: pl.Series) -> Iterator[pl.DataFrame]:
     """Complete conversations once more, by their numbers, as turns."""
-    rounds = session.settings.rounds
+    rounds = run.settings.rounds
     for start in range(0, numbers.len(), CHUNK):
-        some = session.store.conversations(numbers.slice(start, CHUNK).to_list())
+        some = run.store.conversations(numbers.slice(start, CHUNK).to_list())
         yield from (table(one._replace(turns=one.turns[:rounds]) for one in chunk) for chunk in _chunks(some))
 
 
-def _dialogues(session: Session, whole: Survey) -> Generator[tuple[int, Dialogue]]:
+def _dialogues(run: Run, whole: Survey) -> Generator[tuple[int, Dialogue]]:
     """(number, dialogue) of every complete conversation, flagged, in seed order."""
-    names, writers = session.names(), Writers(session.store, session.settings.rounds)
+    names, writers = run.names(), Writers(run.store, run.settings.rounds)
     chunks: deque[list[Conversation]] = deque()
 
     def frames() -> Iterator[pl.DataFrame]:
-        for chunk in _chunks(_complete(session)):
+        for chunk in _chunks(_complete(run)):
             chunks.append(chunk)
             yield whole.measure(table(chunk))
 

@@ -9,19 +9,19 @@ import zstandard
 
 from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError
-from batchgen.engine.session import Session
+from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, write_durably
 
 FACTS = ("prepared", "source", "run")
 
 
-def keep_seeds(session: Session, facts: Mapping[str, str]) -> None:
+def keep_seeds(run: Run, facts: Mapping[str, str]) -> None:
     """Lay a run's facts and its seeds beside its requests, where `rebuild` finds them."""
-    folder = session.layout.root / "requests"
+    folder = run.layout.root / "requests"
 
     def lines() -> Iterator[bytes]:
         compressor = zstandard.ZstdCompressor().compressobj()
-        for conversation in session.store.dialogues(len(Turn._fields)):
+        for conversation in run.store.dialogues(len(Turn._fields)):
             yield compressor.compress(orjson.dumps(tuple(conversation.turns[0])) + b"\n")
         yield compressor.flush()
 
@@ -29,12 +29,12 @@ def keep_seeds(session: Session, facts: Mapping[str, str]) -> None:
     write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
 
 
-def seeds_are_kept(session: Session) -> bool:
+def seeds_are_kept(run: Run) -> bool:
     """Whether the files beside the requests belong to this run. A kill may have come between the store and them."""
-    if not (session.layout.root / "requests" / "seeds.jsonl.zst").exists():
+    if not (run.layout.root / "requests" / "seeds.jsonl.zst").exists():
         return False
     try:
-        return facts(session.layout).get("run") == session.store.meta("run")
+        return facts(run.layout).get("run") == run.store.meta("run")
     except InputError:
         return False
 

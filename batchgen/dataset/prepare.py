@@ -15,7 +15,7 @@ from batchgen.core.wording import counted
 from batchgen.dataset.manifest import FACTS, keep_seeds, seeds_are_kept
 from batchgen.dataset.round_files import refresh
 from batchgen.dataset.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
-from batchgen.engine.session import Session
+from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, lost_store
 
 
@@ -36,42 +36,42 @@ class Prepared(NamedTuple):
     report: SeedReport | None
 
 
-def prepare(session: Session, options: Options) -> Prepared:
+def prepare(run: Run, options: Options) -> Prepared:
     """Fill the root with round 1. Changes nothing when it holds the same input with the same options.
 
     Raises SetupError when other input is given to a root that holds paid work, NeedsPerson when that work has lost its
     store, or has an older copy of it, InputError for input that cannot be read or has no usable row.
     """
-    _need_a_place(session)
+    _need_a_place(run)
     path = resolve(options.source)
     identity = _identity(path, options)
-    if session.store.meta("prepared") == identity:
-        if not seeds_are_kept(session):
-            keep_seeds(session, {name: session.store.meta(name) or "" for name in FACTS})
-        refresh(session)
-        return Prepared(session.conversations, path, None)
-    if session.store.paid():
+    if run.store.meta("prepared") == identity:
+        if not seeds_are_kept(run):
+            keep_seeds(run, {name: run.store.meta(name) or "" for name in FACTS})
+        refresh(run)
+        return Prepared(run.conversations, path, None)
+    if run.store.paid():
         raise SetupError(
-            f"{session.layout.root} already grows other seeds ({session.store.meta('source')}), and money was spent on"
+            f"{run.layout.root} already grows other seeds ({run.store.meta('source')}), and money was spent on"
             " them. Nothing was changed.",
             do="Start another root: batchgen --root NEW-DIR prepare --input ...",
         )
-    session.need_newest_store()
-    _forget_unsent(session.layout, session)
+    run.need_newest_store()
+    _forget_unsent(run.layout, run)
     report = SeedReport()
     seeds = draw(
         read_seeds(path, report), limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle
     )
     meta = {"prepared": identity, "source": options.source, "run": secrets.token_hex(4)}
-    count = session.store.replace_seeds(_turns(seeds), meta)
-    keep_seeds(session, meta)
-    refresh(session)
+    count = run.store.replace_seeds(_turns(seeds), meta)
+    keep_seeds(run, meta)
+    refresh(run)
     return Prepared(count, path, report)
 
 
-def _need_a_place(session: Session) -> None:
-    session.need_whole_store()
-    if session.store.meta("run") is None and (lost := lost_store(session.layout)):
+def _need_a_place(run: Run) -> None:
+    run.need_whole_store()
+    if run.store.meta("run") is None and (lost := lost_store(run.layout)):
         raise lost
 
 
@@ -89,9 +89,9 @@ def _turns(seeds: Iterator[tuple[str, str, str]]) -> Iterator[Turn]:
     return (Turn(*seed) for seed in seeds)
 
 
-def _forget_unsent(layout: Layout, session: Session) -> None:
+def _forget_unsent(layout: Layout, run: Run) -> None:
     """Request files that were written but never sent belong to the seeds that are being replaced."""
-    for batch in session.store.batches():
+    for batch in run.store.batches():
         with suppress(FileNotFoundError):
             layout.requests(batch.step, batch.name).unlink()
 

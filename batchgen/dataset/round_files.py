@@ -12,8 +12,8 @@ from zlib import crc32
 
 from batchgen.core import pricing
 from batchgen.core.dialogue import STAGES
-from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES
+from batchgen.ledger.run import Run
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing, write_durably
 
@@ -29,104 +29,104 @@ SHARE = 0.25
 LONGEST_SECONDS = 3600.0
 
 
-def refresh(session: Session) -> list[Path]:
+def refresh(run: Run) -> list[Path]:
     """Write the derived files that are missing, or older than the store and due. Returns what was written."""
-    stale = session.store.stale()
+    stale = run.store.stale()
     written: list[Path] = []
-    for name, lines, there in _files(session):
-        if not there or (name in stale and _due(session, name, lines, stale[name])):
-            written += _write(session, name, lines)
-    if RECEIPT in stale or not session.layout.receipt.exists() or _basis_changed(session):
-        written += _write_receipt(session)
+    for name, lines, there in _files(run):
+        if not there or (name in stale and _due(run, name, lines, stale[name])):
+            written += _write(run, name, lines)
+    if RECEIPT in stale or not run.layout.receipt.exists() or _basis_changed(run):
+        written += _write_receipt(run)
     return written
 
 
-def catch_up(session: Session) -> list[Path]:
+def catch_up(run: Run) -> list[Path]:
     """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
-    stale = session.store.stale()
-    written = [path for name, lines, _ in _files(session) if name in stale for path in _write(session, name, lines)]
-    return written + (_write_receipt(session) if RECEIPT in stale or _basis_changed(session) else [])
+    stale = run.store.stale()
+    written = [path for name, lines, _ in _files(run) if name in stale for path in _write(run, name, lines)]
+    return written + (_write_receipt(run) if RECEIPT in stale or _basis_changed(run) else [])
 
 
-def _files(session: Session) -> Iterator[tuple[str, int, bool]]:
+def _files(run: Run) -> Iterator[tuple[str, int, bool]]:
     """(name, lines that it should have, whether it is there) of each round's files and of the rejected list."""
-    for number in range(1, session.settings.rounds + 1):
-        if lines := _reached(session, number):
-            yield f"{ROUND}{number}", lines, _there(session, number)
-    yield REJECTED, session.store.rejected(), session.layout.rejected.exists()
+    for number in range(1, run.settings.rounds + 1):
+        if lines := _reached(run, number):
+            yield f"{ROUND}{number}", lines, _there(run, number)
+    yield REJECTED, run.store.rejected(), run.layout.rejected.exists()
 
 
-def _write(session: Session, name: str, lines: int) -> list[Path]:
+def _write(run: Run, name: str, lines: int) -> list[Path]:
     from batchgen.dataset.round_lines import rejected_lines  # here and below: an idle tick writes nothing
 
     if name == REJECTED:
-        paths = [session.layout.rejected]
-        write_durably(session.layout.rejected, rejected_lines(session))
+        paths = [run.layout.rejected]
+        write_durably(run.layout.rejected, rejected_lines(run))
     else:
-        paths = _write_round(session, int(name.removeprefix(ROUND)))
+        paths = _write_round(run, int(name.removeprefix(ROUND)))
         crashpoint("round_files_written")
     if lines > SMALL:
-        session.store.set_meta(_held(name), str(lines))
-    session.store.fresh(name)
+        run.store.set_meta(_held(name), str(lines))
+    run.store.fresh(name)
     return paths
 
 
-def _write_receipt(session: Session) -> list[Path]:
+def _write_receipt(run: Run) -> list[Path]:
     from batchgen.dataset.round_lines import receipt_line
 
-    write_durably(session.layout.receipt, [receipt_line(session)])
-    session.store.set_meta(PRICES, _basis(session))
-    session.store.fresh(RECEIPT)
-    return [session.layout.receipt]
+    write_durably(run.layout.receipt, [receipt_line(run)])
+    run.store.set_meta(PRICES, _basis(run))
+    run.store.fresh(RECEIPT)
+    return [run.layout.receipt]
 
 
-def _due(session: Session, name: str, lines: int, since: float | None) -> bool:
+def _due(run: Run, name: str, lines: int, since: float | None) -> bool:
     """Whether a stale file that should have `lines` lines is written now; if not, it is noted since when it waits."""
     if lines <= SMALL:
         return True
-    held = int(session.store.meta(_held(name)) or 0)
-    if abs(lines - held) >= SHARE * held or not under_way(session):
+    held = int(run.store.meta(_held(name)) or 0)
+    if abs(lines - held) >= SHARE * held or not under_way(run):
         return True
     if since is None:
-        session.store.put_off(name, session.now())
+        run.store.put_off(name, run.now())
         return False
-    return not 0 <= session.now() - since < LONGEST_SECONDS
+    return not 0 <= run.now() - since < LONGEST_SECONDS
 
 
 def _held(name: str) -> str:
     return f"lines:{name}"
 
 
-def under_way(session: Session) -> bool:
+def under_way(run: Run) -> bool:
     """Whether any conversation is in flight or ready: something may still move."""
-    return bool(session.store.batches(*LIVE_STATES)) or any(map(session.store.ready_attempts, session.steps()))
+    return bool(run.store.batches(*LIVE_STATES)) or any(map(run.store.ready_attempts, run.steps()))
 
 
-def _basis_changed(session: Session) -> bool:
+def _basis_changed(run: Run) -> bool:
     """Whether the receipt was written for other prices or another number of rounds, or by an older program."""
-    return session.store.meta(PRICES) != _basis(session)
+    return run.store.meta(PRICES) != _basis(run)
 
 
-def _basis(session: Session) -> str:
+def _basis(run: Run) -> str:
     # The list is told by a checksum: an idle tick need not read what it says.
-    return f"{crc32(PRICE_LIST.read_bytes()):08x} {session.settings.prices!r} {session.settings.rounds}"
+    return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}"
 
 
-def _there(session: Session, number: int) -> bool:
-    return session.layout.single_turn(number).exists() and session.layout.history(number).exists()
+def _there(run: Run, number: int) -> bool:
+    return run.layout.single_turn(number).exists() and run.layout.history(number).exists()
 
 
-def _reached(session: Session, number: int) -> int:
+def _reached(run: Run, number: int) -> int:
     """How many conversations are complete up to that round."""
-    return session.conversations if number == 1 else session.store.settled_at(number * len(STAGES) - 1)[0]
+    return run.conversations if number == 1 else run.store.settled_at(number * len(STAGES) - 1)[0]
 
 
-def _write_round(session: Session, number: int) -> list[Path]:
+def _write_round(run: Run, number: int) -> list[Path]:
     from batchgen.dataset.round_lines import round_lines
 
-    single, history = session.layout.single_turn(number), session.layout.history(number)
+    single, history = run.layout.single_turn(number), run.layout.history(number)
     with replacing(history) as rounds, replacing(single) as turns:
-        for its_turns, its_rounds in round_lines(session, number):
+        for its_turns, its_rounds in round_lines(run, number):
             turns.write(its_turns)
             rounds.write(its_rounds)
     return [single, history]

@@ -9,27 +9,27 @@ import orjson
 
 from batchgen.core.dialogue import STAGES, Turn, turns
 from batchgen.core.json_template import KEY_MARK, Mould, marks, mould, strings
-from batchgen.engine.session import Session
 from batchgen.ledger.receipt import receipt
+from batchgen.ledger.run import Run
 
 AT_ONCE = 1_000  # conversations that are read and written in one go
 
 
-def round_lines(session: Session, number: int) -> Iterator[tuple[bytes, ...]]:
+def round_lines(run: Run, number: int) -> Iterator[tuple[bytes, ...]]:
     """(round `number`'s turn, the first `number` rounds) of every conversation complete up to that round, sorted by id:
     the lines of many at a time.
     """
-    return _lines(session, number, _single_turn(number), _history(number))
+    return _lines(run, number, _single_turn(number), _history(number))
 
 
-def single_turns(session: Session, number: int) -> Iterator[bytes]:
+def single_turns(run: Run, number: int) -> Iterator[bytes]:
     """The first of `round_lines` alone."""
-    return chain.from_iterable(_lines(session, number, _single_turn(number)))
+    return chain.from_iterable(_lines(run, number, _single_turn(number)))
 
 
-def histories(session: Session, number: int) -> Iterator[bytes]:
+def histories(run: Run, number: int) -> Iterator[bytes]:
     """The second of `round_lines` alone."""
-    return chain.from_iterable(_lines(session, number, _history(number)))
+    return chain.from_iterable(_lines(run, number, _history(number)))
 
 
 def _single_turn(number: int) -> Mould:
@@ -42,20 +42,20 @@ def _history(number: int) -> Mould:
     return mould(orjson.dumps({"id": KEY_MARK, "rounds": [turn._asdict() for turn in turns(texts)]}))
 
 
-def _lines(session: Session, number: int, *forms: Mould) -> Iterator[tuple[bytes, ...]]:
+def _lines(run: Run, number: int, *forms: Mould) -> Iterator[tuple[bytes, ...]]:
     """The lines of each form. The texts are read and escaped once for all."""
-    identity = session.names().id_format()
+    identity = run.names().id_format()
     places = range(min(form.shown.start for form in forms), number * len(STAGES))
-    for numbers, texts in session.store.reached(number * len(STAGES), places, AT_ONCE):
+    for numbers, texts in run.store.reached(number * len(STAGES), places, AT_ONCE):
         pieces, ids = strings(texts), [identity % one for one in numbers]
         columns = {place: pieces[order :: len(places)] for order, place in enumerate(places)}
         yield tuple(form.lines(ids, columns) for form in forms)
 
 
-def rejected_lines(session: Session) -> Iterator[bytes]:
+def rejected_lines(run: Run) -> Iterator[bytes]:
     """Every conversation left behind, with the step it was at and why."""
-    names = session.names()
-    for number, step, reason, detail, attempts in session.store.left_behind():
+    names = run.names()
+    for number, step, reason, detail, attempts in run.store.left_behind():
         row = {
             "id": names.id(number),
             "round": step.round,
@@ -67,6 +67,6 @@ def rejected_lines(session: Session) -> Iterator[bytes]:
         yield orjson.dumps(row) + b"\n"
 
 
-def receipt_line(session: Session) -> bytes:
+def receipt_line(run: Run) -> bytes:
     """The receipt as one JSON object."""
-    return orjson.dumps(receipt(session.store, session.settings, session.steps()), option=orjson.OPT_INDENT_2) + b"\n"
+    return orjson.dumps(receipt(run.store, run.settings, run.steps()), option=orjson.OPT_INDENT_2) + b"\n"

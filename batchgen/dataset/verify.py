@@ -20,8 +20,8 @@ from batchgen.core.prompts import fields_of
 from batchgen.dataset.manifest import seeds_are_kept
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dataset.schemas import plainly_valid, validator
-from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES, Batch
+from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
 from batchgen.providers.jsonl import read_lines
@@ -30,34 +30,34 @@ from batchgen.runtime.files import hash_file
 MOST_PROBLEMS = 100
 
 
-def verify(session: Session) -> list[str]:
+def verify(run: Run) -> list[str]:
     """What is wrong, one line each; empty when all is well. At most MOST_PROBLEMS lines."""
     problems: list[str] = []
-    for problem in _problems(session):
+    for problem in _problems(run):
         problems.append(problem)
         if len(problems) == MOST_PROBLEMS:
             return [*problems, "... and perhaps more"]
     return problems
 
 
-def _problems(session: Session) -> Iterator[str]:
-    if flaws := session.store.flaws():
-        yield f"{session.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
+def _problems(run: Run) -> Iterator[str]:
+    if flaws := run.store.flaws():
+        yield f"{run.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
         return
-    yield from _unfinished(session)
-    for number in range(1, session.settings.rounds + 1):
-        if number > 1 and not session.store.settled_at(number * len(STAGES) - 1)[0]:
+    yield from _unfinished(run)
+    for number in range(1, run.settings.rounds + 1):
+        if number > 1 and not run.store.settled_at(number * len(STAGES) - 1)[0]:
             continue
-        single, history = session.layout.single_turn(number), session.layout.history(number)
-        yield from _file(single, _each(single_turns(session, number)), "single_turn", None)
-        yield from _file(history, _each(histories(session, number)), "history", number)
-    yield from _file(session.layout.rejected, rejected_lines(session), "rejected", None)
-    yield from _receipt(session)
-    if not seeds_are_kept(session):
-        yield f"{session.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
-    for batch in session.store.batches():
-        yield from _batch(session, batch)
-    yield from _exports(session)
+        single, history = run.layout.single_turn(number), run.layout.history(number)
+        yield from _file(single, _each(single_turns(run, number)), "single_turn", None)
+        yield from _file(history, _each(histories(run, number)), "history", number)
+    yield from _file(run.layout.rejected, rejected_lines(run), "rejected", None)
+    yield from _receipt(run)
+    if not seeds_are_kept(run):
+        yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
+    for batch in run.store.batches():
+        yield from _batch(run, batch)
+    yield from _exports(run)
 
 
 def _each(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -66,27 +66,27 @@ def _each(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield from piece.splitlines(keepends=True)
 
 
-def _receipt(session: Session) -> Iterator[str]:
+def _receipt(run: Run) -> Iterator[str]:
     try:
-        same = session.layout.receipt.read_bytes() == receipt_line(session)
+        same = run.layout.receipt.read_bytes() == receipt_line(run)
     except OSError as error:
-        yield f"{session.layout.receipt}: {error.strerror}"
+        yield f"{run.layout.receipt}: {error.strerror}"
         return
     if not same:
-        yield f"{session.layout.receipt}: not what the store holds"
+        yield f"{run.layout.receipt}: not what the store holds"
 
 
-def _exports(session: Session) -> Iterator[str]:
+def _exports(run: Run) -> Iterator[str]:
     """Every export of this run that is still where it was written."""
     from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
     from batchgen.dataset.verify_exports import verify_exports
 
-    for path in written_exports(session):
-        yield from verify_exports(path, session)
+    for path in written_exports(run):
+        yield from verify_exports(path, run)
 
 
-def _unfinished(session: Session) -> Iterator[str]:
-    answer = status(session.store, session.settings, session.now())
+def _unfinished(run: Run) -> Iterator[str]:
+    answer = status(run.store, run.settings, run.now())
     if answer["finished"]:
         return
     live = sum(batch["state"] in LIVE_STATES for batch in answer["batches"])
@@ -125,32 +125,32 @@ def _line(line: bytes, wanted: bytes, check: Any, rounds: int | None) -> Iterato
         yield "not what the store holds"
 
 
-def _batch(session: Session, batch: Batch) -> Iterator[str]:
+def _batch(run: Run, batch: Batch) -> Iterator[str]:
     """One batch: its request file is what was sent, and each text it gave is in its raw results."""
-    requests = session.layout.requests(batch.step, batch.name)
+    requests = run.layout.requests(batch.step, batch.name)
     if batch.intent_at is not None:
         if not requests.exists():
             yield f"{requests}: the request file is gone"
         elif hash_file(requests).sha256 != batch.sha256:
             yield f"{requests}: not the bytes that were sent"
-    ending = session.layout.ending(batch.step, batch.name)
+    ending = run.layout.ending(batch.step, batch.name)
     if batch.state == "collected" and not ending.exists():
         yield f"{ending}: how the batch ended is gone; rebuild needs it"
-    accepted = list(session.store.texts_of(batch))
+    accepted = list(run.store.texts_of(batch))
     if not accepted:
         return
-    results = session.layout.results(batch.step, batch.name)
+    results = run.layout.results(batch.step, batch.name)
     if not results.exists():
         yield f"{results}: the result file is gone, {len(accepted)} texts came from it"
         return
-    raw, names = _raw_texts(session, batch), session.names()
+    raw, names = _raw_texts(run, batch), run.names()
     for number, step, text in accepted:
         key = names.key(number, batch.step, batch.attempt)
         if (step.stage, text) not in raw.get(key, ()):
             yield f"{names.id(number)} {step}: its text is in no line {key!r} of {results}"
 
 
-def _raw_texts(session: Session, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
+def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
     """The acceptable texts of a batch's raw result files, by key: what each is, and what it says.
 
     A text is what `accept` makes of the reply. A program before `accept` took thoughts off kept the whole reply.
@@ -158,7 +158,7 @@ def _raw_texts(session: Session, batch: Batch) -> dict[str, set[tuple[Stage, str
     provider, stage = provider_row(batch.provider), batch.step.stage
     fields = fields_of(stage, follow_up=bool(batch.follow_up))
     texts: dict[str, set[tuple[Stage, str]]] = {}
-    for path in (session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)):
+    for path in (run.layout.results(batch.step, batch.name), run.layout.errors(batch.step, batch.name)):
         for line in read_lines(path.read_bytes()) if path.exists() else ():
             raw = provider.reply(line, fields)
             for reply in (accept(stage, raw), raw._replace(text=clean(raw.text))):

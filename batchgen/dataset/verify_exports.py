@@ -17,12 +17,12 @@ from batchgen.dataset.card import CARD, stated_rows
 from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import LABELS
-from batchgen.engine.session import Session
+from batchgen.ledger.run import Run
 
 MOST_PROBLEMS = 100
 
 
-def verify_exports(path: Path, session: Session) -> list[str]:
+def verify_exports(path: Path, run: Run) -> list[str]:
     """What is wrong with an export, one line each: a file, or a directory with its card. At most MOST_PROBLEMS lines.
 
     Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
@@ -33,7 +33,7 @@ def verify_exports(path: Path, session: Session) -> list[str]:
     seen: list[_Reading] = []
     stated = stated_rows(path / CARD) if path.is_dir() else {}
     for file in files:
-        rows, found = 0, _Reading(session, file)
+        rows, found = 0, _Reading(run, file)
         try:
             for chunk in found.chunks():
                 rows += len(chunk)
@@ -50,12 +50,12 @@ def verify_exports(path: Path, session: Session) -> list[str]:
 class _Reading:
     """One exported file, read back."""
 
-    def __init__(self, session: Session, path: Path) -> None:
-        self._session, self.path, self._names = session, path, session.names()
-        self._rounds = session.settings.rounds
-        self._writers = Writers(session.store, self._rounds)
+    def __init__(self, run: Run, path: Path) -> None:
+        self._session, self.path, self._names = run, path, run.names()
+        self._rounds = run.settings.rounds
+        self._writers = Writers(run.store, self._rounds)
         self._forms = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
-        self._records = bytearray((session.conversations + 1) * self._rounds)  # which (conversation, round) were seen
+        self._records = bytearray((run.conversations + 1) * self._rounds)  # which (conversation, round) were seen
 
     def also_in(self, other: _Reading) -> Iterator[str]:
         """The conversations that the other file has, too."""

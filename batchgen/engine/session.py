@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from batchgen.core.dialogue import STAGES, Stage, Step, conversation_id, key_format, request_key, steps
+from batchgen.core.dialogue import STAGES, Stage
 from batchgen.core.errors import (
-    BatchgenError,
-    NeedsPerson,
     QuotaReached,
-    SetupError,
     StageStopped,
-    Temporary,
     UnknownModel,
 )
-from batchgen.core.wording import counted
 from batchgen.ledger.holds import in_force, model_scope, pause, trouble
-from batchgen.ledger.rows import REBUILDING, Batch, Wait, pin
+from batchgen.ledger.rows import Wait, pin
+from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
-from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, last_number
+from batchgen.runtime.files import Layout
 from batchgen.runtime.logs import log, set_up
 from batchgen.runtime.memory import give_back
 from batchgen.runtime.settings import Settings, api_key
@@ -36,34 +31,10 @@ def _unproven(provider: str) -> str:
     return f"unproven:{provider}"
 
 
-class Names(NamedTuple):
-    """A run's own mark, part of every key and batch name, and the width of its conversation ids."""
+class Session(Run):
+    """A run together with its providers: their calls, and the model that is pinned for each."""
 
-    run: str
-    digits: int
-
-    def id(self, number: int) -> str:
-        return conversation_id(number, self.digits)
-
-    def key(self, number: int, step: Step, attempt: int) -> str:
-        return request_key(conversation_id(number, self.digits), step, attempt, self.run)
-
-    def id_format(self) -> bytes:
-        """For many ids at once: `names.id_format() % number`."""
-        return f"r1-%0{self.digits}d".encode()
-
-    def key_format(self, step: Step, attempt: int) -> bytes:
-        """For many keys at once: `names.key_format(step, attempt) % number`."""
-        return key_format(step, attempt, self.run, self.digits)
-
-
-class Session:
-    """One command at work on one root.
-
-    `troubles` collects what went wrong without stopping the rest: one provider's quota is not the other's.
-    """
-
-    __slots__ = ("_remotes", "environment", "layout", "settings", "store", "troubles")
+    __slots__ = ("_remotes",)
 
     def __init__(
         self,
@@ -73,61 +44,9 @@ class Session:
         environment: Mapping[str, str],
         remotes: Mapping[str, Remote] | None = None,
     ) -> None:
-        """`remotes` are calls that are connected already, by provider."""
-        self.layout, self.settings, self.store, self.environment = layout, settings, store, environment
-        self.troubles: list[BatchgenError] = []
+        """Open a session. `remotes` are calls that are connected already, by provider."""
+        super().__init__(layout, settings, store, environment)
         self._remotes: dict[str, Remote] = dict(remotes or {})
-
-    def now(self) -> float:
-        """Seconds since 1970 UTC."""
-        return clock.now()
-
-    # ---- what the run is
-
-    @property
-    def conversations(self) -> int:
-        return int(self.store.meta("conversations") or 0)
-
-    def need_whole_store(self) -> None:
-        """Raises SetupError while a rebuild has begun and not ended."""
-        if self.store.meta(REBUILDING):
-            raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
-
-    def need_newest_store(self) -> None:
-        """Raises NeedsPerson when files tell of batches that the store does not know: it is an older copy, and would
-        buy them again. A kill leaves one request file that it does not know, under the number of the next batch.
-        """
-        layout, run, following = self.layout, self.names().run, self.store.next_batch()
-        waiting = self.store.batches("planned", "uploaded")
-        if (
-            last_number(layout.root / "requests", run) > following
-            or last_number(layout.root / "results", run) >= following
-            or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
-        ):
-            raise NeedsPerson(
-                f"{layout.store} is older than the files beside it: requests/ and results/ hold batches that it does"
-                " not know. Nothing was sent, for they would be bought again.",
-                do="Build it again, nothing is paid: mv data/batchgen.sqlite data/batchgen.sqlite.old &&"
-                " batchgen rebuild",
-            )
-
-    def names(self) -> Names:
-        """How this run's conversations and requests are called; ask once, use often."""
-        return Names(self.store.meta("run") or "", int(self.store.meta("id_digits") or 0))
-
-    def keys(self, batch: Batch, numbers: Sequence[int] | None = None) -> dict[str, int]:
-        """key -> conversation number of a batch's requests for `numbers` (those it holds), in file order."""
-        if numbers is None:
-            numbers = self.store.held_numbers(batch.batch)
-        key = self.names().key_format(batch.step, batch.attempt).decode()
-        return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
-
-    def awaits(self, batch: Batch) -> bool:
-        """Whether the results of an ended batch may come after all."""
-        return batch.awaited_until is not None and self.now() < batch.awaited_until
-
-    def steps(self) -> list[Step]:
-        return steps(self.settings.rounds)
 
     # ---- providers
 
@@ -272,17 +191,3 @@ class Session:
         elif self.store.meta(pin(provider)) == model:
             do = f"Pin another: batchgen switch {provider} [MODEL] (or change [{provider}] models in batchgen.toml)."
             self.trouble(StageStopped(reason, do=do))
-
-    # ---- troubles
-
-    def trouble(self, error: BatchgenError) -> None:
-        """Note what went wrong; the rest of the command goes on."""
-        if str(error) not in map(str, self.troubles):
-            self.troubles.append(error)
-
-    def worst(self) -> BatchgenError | None:
-        """The trouble whose exit status the command leaves: what a person must do before what passes by itself."""
-        return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
-
-    def describe(self, batch: Batch) -> str:
-        return f"{batch.name} ({batch.step}, {counted(batch.requests, 'request')}, {batch.provider})"

@@ -16,8 +16,9 @@ import orjson
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
 from batchgen.dataset.quality.flags import LABELS, labels, table
 from batchgen.dataset.quality.survey import Survey, survey
-from batchgen.engine.session import Names, Session
+from batchgen.engine.session import Session
 from batchgen.ledger.rows import Standing
+from batchgen.ledger.run import Names
 from batchgen.reports.html.lengths import Counts, Lengths
 from batchgen.reports.html.sample import Sample
 from batchgen.reports.html.word_diff import marked

@@ -1,0 +1,120 @@
+"""A run as every command sees it: its folder, settings and store, its names, and the troubles that were noted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from batchgen.core.dialogue import Step, conversation_id, key_format, request_key, steps
+from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, Temporary
+from batchgen.core.wording import counted
+from batchgen.ledger.rows import REBUILDING, Batch
+from batchgen.ledger.store import Store
+from batchgen.runtime import clock
+from batchgen.runtime.files import Layout, last_number
+from batchgen.runtime.settings import Settings
+
+
+class Names(NamedTuple):
+    """A run's own mark, part of every key and batch name, and the width of its conversation ids."""
+
+    run: str
+    digits: int
+
+    def id(self, number: int) -> str:
+        return conversation_id(number, self.digits)
+
+    def key(self, number: int, step: Step, attempt: int) -> str:
+        return request_key(conversation_id(number, self.digits), step, attempt, self.run)
+
+    def id_format(self) -> bytes:
+        """For many ids at once: `names.id_format() % number`."""
+        return f"r1-%0{self.digits}d".encode()
+
+    def key_format(self, step: Step, attempt: int) -> bytes:
+        """For many keys at once: `names.key_format(step, attempt) % number`."""
+        return key_format(step, attempt, self.run, self.digits)
+
+
+class Run:
+    """One command at work on the run in one folder. It asks no provider; `engine.session.Session` does.
+
+    `troubles` collects what went wrong without stopping the rest of the command.
+    """
+
+    __slots__ = ("environment", "layout", "settings", "store", "troubles")
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        store: Store,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.layout, self.settings, self.store, self.environment = layout, settings, store, environment
+        self.troubles: list[BatchgenError] = []
+
+    def now(self) -> float:
+        """Seconds since 1970 UTC."""
+        return clock.now()
+
+    # ---- what the run is
+
+    @property
+    def conversations(self) -> int:
+        return int(self.store.meta("conversations") or 0)
+
+    def need_whole_store(self) -> None:
+        """Raises SetupError while a rebuild has begun and not ended."""
+        if self.store.meta(REBUILDING):
+            raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+
+    def need_newest_store(self) -> None:
+        """Raises NeedsPerson when files tell of batches that the store does not know: it is an older copy, and would
+        buy them again. A kill leaves one request file that it does not know, under the number of the next batch.
+        """
+        layout, run, following = self.layout, self.names().run, self.store.next_batch()
+        waiting = self.store.batches("planned", "uploaded")
+        if (
+            last_number(layout.root / "requests", run) > following
+            or last_number(layout.root / "results", run) >= following
+            or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
+        ):
+            raise NeedsPerson(
+                f"{layout.store} is older than the files beside it: requests/ and results/ hold batches that it does"
+                " not know. Nothing was sent, for they would be bought again.",
+                do="Build it again, nothing is paid: mv data/batchgen.sqlite data/batchgen.sqlite.old &&"
+                " batchgen rebuild",
+            )
+
+    def names(self) -> Names:
+        """How this run's conversations and requests are called; ask once, use often."""
+        return Names(self.store.meta("run") or "", int(self.store.meta("id_digits") or 0))
+
+    def keys(self, batch: Batch, numbers: Sequence[int] | None = None) -> dict[str, int]:
+        """key -> conversation number of a batch's requests for `numbers` (those it holds), in file order."""
+        if numbers is None:
+            numbers = self.store.held_numbers(batch.batch)
+        key = self.names().key_format(batch.step, batch.attempt).decode()
+        return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
+
+    def awaits(self, batch: Batch) -> bool:
+        """Whether the results of an ended batch may come after all."""
+        return batch.awaited_until is not None and self.now() < batch.awaited_until
+
+    def steps(self) -> list[Step]:
+        return steps(self.settings.rounds)
+
+    # ---- troubles
+
+    def trouble(self, error: BatchgenError) -> None:
+        """Note what went wrong; the rest of the command goes on."""
+        if str(error) not in map(str, self.troubles):
+            self.troubles.append(error)
+
+    def worst(self) -> BatchgenError | None:
+        """The trouble whose exit status the command leaves: what a person must do before what passes by itself."""
+        return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
+
+    def describe(self, batch: Batch) -> str:
+        return f"{batch.name} ({batch.step}, {counted(batch.requests, 'request')}, {batch.provider})"
