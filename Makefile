@@ -20,9 +20,9 @@ docs: $(VENV)/.dev
 	$(BIN)/pytest -q --reliability -p no:xdist
 
 soak: $(VENV)/.dev
-	SOAK_KILLS=1000 $(BIN)/pytest -q -n auto tests/test_crash.py tests/test_sending.py -k random
+	SOAK_KILLS=1000 $(BIN)/pytest -q -n auto tests/faults/test_kills.py tests/unit/engine/test_sender.py -k random
 	SOAK_EXAMPLES=1000 $(BIN)/pytest -q -n auto $$(grep -l "^@given" -r tests --include=*.py)
-	SOAK_ROWS=50000 $(BIN)/pytest -q -p no:xdist tests/local/test_local_upstream.py -k memory
+	SOAK_ROWS=50000 $(BIN)/pytest -q -p no:xdist tests/emulator/test_upstream.py -k memory
 
 check-trl: $(VENV)/.demo $(VENV)-trl/.trl
 	$(BIN)/python cli.py -q demo --backend scripted --conversations 36 --output $(VENV)-trl/run

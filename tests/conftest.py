@@ -7,44 +7,37 @@ clock.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import hypothesis
 import pytest
-import reliability
 import stamina
 
-from batchgen.cli.main import main
 from batchgen.emulator.backends.builtin import Scripted
 from batchgen.emulator.server import LocalService
 from batchgen.runtime import clock
+from tests.support import fault_table
+from tests.support.bench import REPOSITORY, Bench
 
 if TYPE_CHECKING:
-    from forks import Forks
+    from tests.support.fork_server import Forks
 
 # A deadline per example measures the machine's other work. Every run draws other examples (`make soak`: more of them).
 EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "50"))
 hypothesis.settings.register_profile("batchgen", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("batchgen")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared" / "data"  # real rows beside the repository; tests must pass without them
-GEMINI_KEY = "AIzaSyPLANTED0gemini0key0000000000000000"
 MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
 ROOM_BYTES = 2**31  # several times what the largest tests leave; those of passed tests are deleted at once
 GARBAGE = 10_000  # objects that may be made before the newest of them are looked at
-TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,136 +78,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE)
     if session.config.getoption("--reliability"):
-        reliability.write(session.items)
+        fault_table.write(session.items)
         pytest.exit("docs/reliability.md is written", returncode=0)
-
-
-class Result(NamedTuple):
-    """What a command left: exit status, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Bench:
-    """A root beside a local service; `run` is the command line."""
-
-    def __init__(self, root: Path, service: LocalService, capture: pytest.CaptureFixture[str]) -> None:
-        self.root, self.service, self._capture = root, service, capture
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a subprocess needs to reach the service."""
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "GEMINI_API_KEY": GEMINI_KEY,
-            "TOGETHER_API_KEY": TOGETHER_KEY,
-            "GOOGLE_GEMINI_BASE_URL": self.service.gemini_url,
-            "TOGETHER_BASE_URL": self.service.together_url,
-            "NO_PROXY": "127.0.0.1",
-            **{name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ},
-        }
-
-    def run(self, *arguments: str) -> Result:
-        """One command, in this process."""
-        self._capture.readouterr()
-        try:
-            main(["--root", str(self.root), *arguments])
-            code = 0
-        except SystemExit as done:
-            code = int(done.code or 0)
-        captured = self._capture.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    def spawn(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """One command, in a process of its own."""
-        return subprocess.run(
-            [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(self.root), *arguments],
-            env={**self.environment, **extra},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    def configure(self, text: str) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "batchgen.toml").write_text(text, "utf-8")
-
-    def prepare(self, seeds: Sequence[dict[str, str]]) -> Result:
-        self.root.mkdir(parents=True, exist_ok=True)
-        source = self.root / "seeds.jsonl"
-        source.write_text("".join(json.dumps(seed, ensure_ascii=False) + "\n" for seed in seeds), "utf-8")
-        return self.run("prepare", "--input", str(source), "--all")
-
-    def status(self) -> Any:
-        return self.run("status", "--json").json
-
-    def ticks(self, most: int = 40, *, seconds: float = 60.0) -> list[Result]:
-        """`collect --advance` until the run is finished, the clock going on between ticks."""
-        done = []
-        for _ in range(most):
-            done.append(self.run("collect", "--advance"))
-            if self.status()["finished"]:
-                break
-            self.service.world.advance(seconds)
-        return done
-
-    def rows(self, name: str) -> list[Any]:
-        """The records of a file under data/."""
-        return [json.loads(line) for line in (self.root / "data" / name).read_bytes().split(b"\n") if line]
-
-    def files(self) -> dict[str, bytes]:
-        """Every file of the dataset, by its name."""
-        found = [*(self.root / "data").glob("round*/*.jsonl"), self.root / "data" / "rejected.jsonl"]
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in found}
-
-
-class Capture:
-    """What capsys is to a test, for a run that outlives tests. The commands' output goes to `stream`."""
-
-    def __init__(self) -> None:
-        self.stream = StringIO()
-
-    def readouterr(self) -> Result:
-        said = self.stream.getvalue()
-        self.stream.seek(0)
-        self.stream.truncate()
-        return Result(0, said, "")
-
-
-def grow(root: Path, prepare: Callable[[Bench], object], *, backend: Any = None, ticks: int = 40) -> Bench:
-    """A run grown at `root` by a service of its own, which is gone afterwards: what only reads the run needs none."""
-    said, service = Capture(), LocalService(backend=backend or Scripted(), job_seconds=0.0)
-    bench = Bench(root, service, said)  # type: ignore[arg-type] # see Capture
-    service.start()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said.stream):
-        for name, value in bench.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(clock, "now", service.world.now)
-        patch.setattr(clock, "sleep", service.world.advance)
-        prepare(bench)
-        bench.ticks(ticks)
-    service.stop()
-    return bench
-
-
-def seeds(count: int) -> list[dict[str, str]]:
-    """Self-written triples, each recognisable by its number."""
-    return [
-        {
-            "question": f"How do I keep plant number {number} alive in winter?",
-            "answer": f"Put plant {number} next to the heater and drown it daily.",
-            "correction": f"Keep plant {number} cool and bright, and water it only when its soil is dry.",
-        }
-        for number in range(1, count + 1)
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -269,7 +134,7 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 @pytest.fixture
 def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
     """The files of a run of the usual size in which nothing goes wrong."""
-    from invariants import CONVERSATIONS, undisturbed
+    from tests.support.invariants import CONVERSATIONS, undisturbed
 
     return undisturbed(make_bench, CONVERSATIONS)
 
@@ -285,7 +150,7 @@ def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     """Runs commands in children that may be killed. One helper: it remembers nothing, and takes a second to start."""
-    from forks import Forks
+    from tests.support.fork_server import Forks
 
     with Forks() as helper:
         yield helper
@@ -294,7 +159,7 @@ def forks() -> Iterator[Forks]:
 @pytest.fixture(scope="session")
 def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a finished run with everything in it that breaks a reader, made once; nobody writes to it."""
-    from exported import grown
+    from tests.support.finished_run import grown
 
     return grown(tmp_path_factory.mktemp("finished"))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 # The modules of batchgen/cli/commands/ and their commands, in the order in which a run uses them.
 COMMAND_MODULES = {
-    "running": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
+    "run": ("prepare", "estimate", "submit", "collect", "run", "status", "receipt"),
     "dataset": ("verify", "report", "export"),
-    "upkeep": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
+    "maintenance": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
     "service": ("serve", "demo"),
 }
 COMMANDS = {name: module for module, names in COMMAND_MODULES.items() for name in names}

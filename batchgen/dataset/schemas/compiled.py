@@ -1,4 +1,7 @@
-"""The two schemas that every finished conversation is held to, as decoders. tests/test_schemas.py holds them equal."""
+"""The two schemas that every finished conversation is held to, as decoders.
+
+tests/unit/dataset/test_schemas.py holds them equal.
+"""
 
 from __future__ import annotations
 

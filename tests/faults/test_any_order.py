@@ -1,0 +1,171 @@
+"""Everything in any order: commands, provider steps, lost answers, kills, corrupt rows, clock jumps, other keys.
+
+Hypothesis looks for a sequence after which an invariant fails and shrinks it to the shortest. A kill is an exception
+that no handler of the program takes for one of its own; real SIGKILLs are the business of test_crash.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from batchgen.emulator.faults import Drop, Fault, Html, Status
+from batchgen.runtime import failpoints
+from tests.support.invariants import finished
+from tests.support.scene import Scene
+
+if TYPE_CHECKING:
+    from tests.support.bench import Bench
+
+PROVIDERS = st.sampled_from(["gemini", "together"])
+CRASHPOINTS = st.sampled_from(
+    [
+        "request_file_written",
+        "batch_planned",
+        "uploaded_before_recorded",
+        "intent_before_create",
+        "created_before_recorded",
+        "created",
+        "result_half_written",
+        "results_read",
+        "store_before_commit",
+        "batch_settled",
+        "round_files_written",
+    ]
+)
+ROWS = st.sampled_from(["missing", "empty", "truncated", "error", "duplicate_different", "no_key", "blocked_prompt"])
+CALLS = st.sampled_from(["get", "list", "download", "upload_start", "create"])
+TROUBLES = st.sampled_from([Status(503), Status(429), Html(), Drop()])
+MOST_TICKS = 120
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Pipeline(RuleBasedStateMachine):
+    """A run of two rounds under every trouble there is."""
+
+    def __init__(self, make_scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.scene, self.monkeypatch = make_scene(), monkeypatch
+        self.said: list[str] = []
+
+    @property
+    def bench(self) -> Bench:
+        return self.scene.bench
+
+    def command(self, *arguments: str) -> None:
+        result = self.bench.run(*arguments)
+        assert result.code in (0, 3, 75), result
+        assert "Traceback" not in result.err
+        self.said += [result.out, result.err]
+
+    @rule()
+    def tick(self) -> None:
+        self.command("collect", "--advance")
+
+    @rule()
+    def collect(self) -> None:
+        self.command("collect")
+
+    @rule(stage=st.sampled_from(["question", "answer", "correction"]))
+    def submit(self, stage: str) -> None:
+        self.command("submit", "--stage", stage)
+
+    @rule()
+    def retry(self) -> None:
+        self.command("retry")
+
+    @rule(provider=PROVIDERS, late_seconds=st.sampled_from([300.0, 5000.0]))
+    def jobs_are_cancelled_and_one_delivers(self, provider: str, late_seconds: float) -> None:
+        self.bench.service.faults.job(provider=provider, times=1, cancel="late", late_seconds=late_seconds)
+        self.command("cancel")
+
+    @rule(seconds=st.sampled_from([60.0, 400.0, 1000.0, 7200.0, -1800.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.bench.service.world.advance(seconds)
+
+    @rule(provider=PROVIDERS)
+    def the_next_answer_to_a_create_is_lost(self, provider: str) -> None:
+        self.bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+
+    @rule(provider=PROVIDERS, endpoint=CALLS, action=TROUBLES)
+    def a_call_goes_wrong(self, provider: str, endpoint: str, action: Any) -> None:
+        self.bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action))
+
+    @rule(outcome=ROWS)
+    def a_row_goes_wrong(self, outcome: Any) -> None:
+        self.bench.service.faults.rows(outcome, times=1)
+
+    @rule(point=CRASHPOINTS)
+    def a_tick_is_killed(self, point: str) -> None:
+        with self.monkeypatch.context() as patch:
+            patch.setenv("BATCHGEN_CRASH", point)
+            patch.setattr(os, "kill", _die)
+            failpoints._passed.clear()
+            try:
+                self.command("collect", "--advance")
+            except Killed:
+                self.said.append("killed")
+
+    @rule(variable=st.sampled_from(["GEMINI_API_KEY", "TOGETHER_API_KEY"]))
+    def a_tick_with_another_key(self, variable: str) -> None:
+        with self.monkeypatch.context() as patch:
+            patch.setenv(variable, "another-key-of-the-same-project")
+            self.command("collect")
+
+    @invariant()
+    def what_must_hold(self) -> None:
+        self.scene.watch.check(said=self.said)
+        self.said.clear()
+
+    def teardown(self) -> None:
+        """Whatever happened: with the troubles gone, ticks alone finish the run."""
+        self.bench.service.faults.clear()
+        for _ in range(MOST_TICKS):
+            self.command("retry")
+            self.command("collect", "--advance")
+            self.bench.service.world.advance(600)
+            if self.bench.status()["complete"] == self.bench.status()["conversations"]:
+                break
+        finished(self.bench)
+        assert self.bench.rows("rejected.jsonl") == []
+
+
+def _die(_pid: int, _signal: int) -> None:
+    raise Killed
+
+
+@pytest.mark.fault(
+    34,
+    "everything in any order",
+    injected="a state machine of commands, lost answers, kills, corrupt rows, clock jumps and other keys",
+    seen="every invariant after every step; the run finishes",
+)
+def test_no_order_of_events_breaks_an_invariant(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = itertools.count()
+
+    def make_scene() -> Scene:
+        return Scene.of(make_bench, 4, most=2, root=f"machine{next(roots)}")
+
+    examples = int(os.environ.get("MACHINE_EXAMPLES", "6"))
+    run_state_machine_as_test(
+        lambda: Pipeline(make_scene, monkeypatch),  # type: ignore[arg-type] # a factory is what the text asks for
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=20,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

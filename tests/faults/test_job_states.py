@@ -1,0 +1,308 @@
+"""Batches that wait and end oddly: jobs bought, rows kept, words said, files the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.invariants import ledger, undisturbed
+from tests.support.scene import HOUR, MINUTE, Make, Scene, reach, spent
+
+ENDS = [
+    ("gemini", "BATCH_STATE_EXPIRED"),
+    ("gemini", "BATCH_STATE_FAILED"),
+    ("gemini", "BATCH_STATE_CANCELLED"),
+    ("gemini", "JOB_STATE_PARTIALLY_SUCCEEDED"),  # fault 20
+    ("together", "EXPIRED"),
+    ("together", "FAILED"),
+    ("together", "CANCELLED"),
+]
+POSITION = {"gemini": 3, "together": 4}
+
+
+# ---------------------------------------------------------------- waiting
+
+
+@pytest.mark.fault(
+    17,
+    "a job waits for 60 h and then expires",
+    injected="clock and state",
+    seen="a warning after 24 h, nothing bought before the end, then batches half as large",
+)
+def test_pending_for_60_hours_then_expired(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    faults = scene.bench.service.faults
+    faults.job(provider="gemini", times=1, states=[["BATCH_STATE_PENDING", 60 * HOUR]], end="BATCH_STATE_EXPIRED")
+    scene.tick()
+    assert scene.tick(23 * HOUR) == (0, "", "")
+    stale = scene.tick(2 * HOUR)
+    assert stale.code == 0
+    assert "in flight for 25 h" in stale.err
+    assert scene.tick(33 * HOUR).code == 0
+    assert scene.jobs() == 1  # nothing is bought again on suspicion
+    assert scene.tick(3 * HOUR).code == 75  # nor at the first look at an end without results
+    assert scene.tick().code == 0
+    assert scene.batches() == [(1, 4, "collected"), (2, 2, "in_flight"), (2, 2, "in_flight")]  # half as large
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    17, "jobs expire again and again", injected="state", seen="three attempts, then status 3 and data/rejected.jsonl"
+)
+def test_expired_at_every_attempt_ends(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(key=r"question", end="BATCH_STATE_EXPIRED")
+    codes = [result.code for result in scene.finish(every=16 * MINUTE)]
+    assert [(attempt, requests) for attempt, requests, _ in scene.batches()] == [(1, 4), (2, 2), (2, 2)] + [(3, 1)] * 4
+    assert codes[-1] == 3  # the step stops and says so
+    rejected = scene.bench.rows("rejected.jsonl")
+    assert [row["id"] for row in rejected] == [f"r1-00000{number}" for number in range(1, 5)]
+    assert {(row["round"], row["stage"], row["reason"], row["detail"], row["attempts"]) for row in rejected} == {
+        (2, "question", "missing", "the job expired", 3)
+    }
+    assert scene.tick() == (0, "", "")
+    assert scene.jobs() == 7
+
+
+@pytest.mark.fault(
+    20, "a job succeeds in part", injected="state", seen="like a success; what is missing is asked again"
+)
+@pytest.mark.fault(
+    18,
+    "a job expires, fails, or is cancelled, with 40 % of its rows done",
+    injected="state and result file",
+    seen="those rows are kept and booked, only the others are asked again",
+)
+@pytest.mark.parametrize(("provider", "end"), ENDS)
+def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    scene.bench.service.faults.job(provider=provider, times=1, end=end, share=0.4)
+    reach(scene, provider)
+    before = spent(scene.bench)
+    assert scene.tick().code == 0
+    assert spent(scene.bench) > before
+    [step] = [step for step in scene.bench.status()["steps"] if step["done"] == 2]
+    assert (step["in_flight"], step["rejected"]) == (3, 0)
+    assert [part[:2] for part in scene.batches(POSITION[provider])] == [(1, 5), (2, 2), (2, 1)]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    18,
+    "a job has expired or was cancelled by its provider, and what it did is named a little later",
+    injected="state, and a file id that is missing at first",
+    seen="status 75 at the first look; those rows are kept, only the others are asked again",
+)
+@pytest.mark.parametrize("end", ["EXPIRED", "CANCELLED"])
+def test_what_an_ended_job_did_may_be_named_late(make_bench: Make, end: str) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5)
+    scene.bench.service.faults.job(provider="together", times=1, end=end, share=0.4, output_after_seconds=MINUTE)
+    reach(scene, "together")
+    first = scene.tick()
+    assert first.code == 75
+    assert f"has ended ({end}), but names no results" in first.err
+    assert scene.tick(2 * MINUTE).code == 0
+    assert [part[:2] for part in scene.batches(POSITION["together"])] == [(1, 5), (2, 2), (2, 1)]
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    19,
+    "a state nobody knows, then none at all",
+    injected="state",
+    seen="a warning at each tick, status 3 after 6 h, no second job; collected when it says more",
+)
+@pytest.mark.parametrize(("provider", "odd"), [("gemini", "BATCH_STATE_FOO"), ("together", "DREAMING")])
+def test_an_unknown_or_missing_state_is_polled_until_it_says_more(make_bench: Make, provider: str, odd: str) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    states = [[odd, 3 * HOUR], [None, 9 * HOUR]]
+    scene.bench.service.faults.job(provider=provider, times=1, states=states)
+    reach(scene, provider)
+    unknown = scene.tick(1 * HOUR)
+    assert unknown.code == 0
+    assert re.search(
+        rf"unknown state '(JOB_STATE_)?{odd.removeprefix('BATCH_STATE_')}'; it stays in flight", unknown.err
+    )
+    missing = scene.tick(4 * HOUR)
+    assert missing.code == 0
+    assert "no state at all; it stays in flight" in missing.err
+    alarm = scene.tick(2 * HOUR)
+    assert alarm.code == 3
+    assert "no state at all, 7 h after it was submitted" in alarm.err
+    assert "batchgen cancel" in alarm.err
+    bought = scene.jobs(provider)
+    assert scene.tick(6 * HOUR).code == 0
+    assert bought == 1
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+def test_cancelling_is_no_end(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 5)
+    scene = Scene.of(make_bench, 5, job_seconds=100.0)
+    for after in (0, 100):
+        scene.tick(after)
+    scene.bench.service.world.advance(60)
+    assert scene.run("cancel").out == "1 batch: cancellation asked for.\n"
+    scene.tick(5)
+    assert scene.batches(4) == [(1, 5, "in_flight")]
+    assert scene.bench.status()["batches"][-1]["remote_state"] == "CANCELING"
+    scene.tick(15)
+    assert [part[:2] for part in scene.batches(4)] == [(1, 5), (2, 2), (2, 1)]  # two rows were done by then
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 6, most=2)
+    scene.bench.service.faults.job(provider="gemini", times=1, states=[["BATCH_STATE_RUNNING", 30 * HOUR]])
+    for _ in range(5):
+        scene.tick(MINUTE)
+    assert scene.bench.status()["complete"] == 4
+    scene.finish(every=10 * HOUR)
+
+
+@pytest.mark.parametrize(("error", "code"), [("models/x is not found", 5), ("RESOURCE_EXHAUSTED", 8)])
+def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: Make, error: str, code: int) -> None:
+    """What it says of the model or of a quota holds nothing back: the missing rows failed and are asked again."""
+    scene = Scene.of(make_bench, 8)
+    said = {"code": code, "message": error}
+    scene.bench.service.faults.job(provider="gemini", times=1, end="BATCH_STATE_FAILED", share=0.5, error=said)
+    scene.tick()
+    assert scene.tick().code == 0
+    assert scene.bench.status()["waiting"] == []
+    first, *again = scene.batches()
+    assert first == (1, 8, "collected")
+    assert {attempt for attempt, _, _ in again} == {2}
+    assert 0 < sum(requests for _, requests, _ in again) < 8
+    scene.finish()
+
+
+def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: Make) -> None:
+    """Results may be named only a moment after the end: none are bought again that are there already."""
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(
+        provider="gemini", times=1, end="BATCH_STATE_CANCELLED", share=1.0, output_after_seconds=MINUTE
+    )
+    scene.tick()
+    first = scene.tick()
+    assert first.code == 75
+    assert "names no results" in first.err
+    scene.finish()
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+# ---------------------------------------------------------------- failed
+
+
+@pytest.mark.fault(
+    23,
+    "a failed job whose reason the SDK drops",
+    injected="operation error",
+    seen="the reason is shown and recorded, the rows are asked again",
+)
+def test_a_failure_whose_reason_stands_in_the_operation_only(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    error = {"code": 13, "message": "The quokka tripped over the cable."}
+    scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
+    scene.tick()
+    result = scene.tick()
+    assert "code 13: The quokka tripped over the cable." in result.err
+    assert ledger(scene.bench).batches[0]["error"] == "code 13: The quokka tripped over the cable."
+    scene.finish()
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    23,
+    "a job fails because the model is gone",
+    injected="operation error",
+    seen="status 3, one job, nothing more is sent until `retry`",
+)
+def test_a_job_that_fails_for_its_model_halts_the_model(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    error = {"code": 5, "message": "models/gemini-2.5-flash-lite is not found for API version v1beta"}
+    scene.bench.service.faults.job(times=0, end="BATCH_STATE_FAILED", error=error)
+    scene.tick()
+    for _ in range(3):
+        result = scene.tick(HOUR)
+        assert result.code == 3
+        assert "gemini does not serve gemini-2.5-flash-lite" in result.err
+    assert scene.jobs() == 1  # no storm
+    scene.bench.service.faults.clear()
+    assert "1 halt lifted" in scene.run("retry").out
+    scene.finish()
+    assert scene.bench.rows("rejected.jsonl") == []
+
+
+def test_a_job_that_fails_for_a_quota_waits(make_bench: Make) -> None:
+    scene = Scene.of(make_bench, 4)
+    error = {"code": 8, "message": "Resource has been exhausted (e.g. check quota)."}
+    scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
+    scene.tick()
+    result = scene.tick()
+    assert result.code == 75
+    assert "Resource has been exhausted" in result.err
+    assert scene.jobs() == 1
+    scene.finish()
+    assert max(row["strikes"] for row in ledger(scene.bench).conversations) == 0
+
+
+# ---------------------------------------------------------------- where results are
+
+
+@pytest.mark.fault(
+    24,
+    "a success without results, which then stand in one of three places",
+    injected="operation",
+    seen="status 75 until they are there; the same files",
+)
+@pytest.mark.parametrize("output", ["response", "metadata", "inline"])
+def test_results_are_found_wherever_they_are_and_whenever_they_come(make_bench: Make, output: str) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(provider="gemini", output=output, output_after_seconds=1800.0)
+    scene.tick()
+    early = scene.tick()
+    assert early.code == 75
+    assert "has ended (JOB_STATE_SUCCEEDED), but names no results" in early.err
+    scene.finish(every=20 * MINUTE)
+    assert scene.jobs() == 3
+    assert scene.bench.files() == expected
+
+
+@pytest.mark.fault(
+    24,
+    "a success whose results never come",
+    injected="operation",
+    seen="status 75, after 6 h status 3, after 72 h lost and asked again",
+)
+def test_results_that_never_come_call_somebody_and_are_given_up_in_the_end(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 4)
+    scene = Scene.of(make_bench, 4)
+    scene.bench.service.faults.job(provider="gemini", times=1, output="none")
+    scene.tick()
+    assert scene.tick().code == 75
+    assert scene.tick(5 * HOUR).code == 75
+    alarm = scene.tick(2 * HOUR)
+    assert alarm.code == 3
+    assert "It ended 7 h ago" in alarm.err
+    assert "in the provider's console" in alarm.err
+    assert scene.jobs() == 1
+    lost = scene.tick(66 * HOUR)
+    assert lost.code == 3
+    assert "what it cost is unknown" in lost.err
+    assert [part[0] for part in scene.batches()] == [1, 2, 2]
+    scene.finish()
+    assert scene.bench.files() == expected

@@ -1,0 +1,150 @@
+"""A kill at any instruction loses nothing and buys nothing twice (faults H 1, 2, 32, 34; invariants I1-I8).
+
+Children are killed by a signal: no handler runs, no buffer is flushed. What they leave is taken up by the next tick.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+
+import pytest
+
+from batchgen.emulator.faults import Drop, Fault
+from tests.support.bench import REPOSITORY, Bench, seeds
+from tests.support.fork_server import KILLED, Forks
+from tests.support.invariants import ROUNDS, Make, Watch, end, undisturbed
+
+CONVERSATIONS = 3
+STEPS = 3
+GRACE = 20
+CONFIGURATION = f"{ROUNDS}[batches]\nreconcile_grace_seconds = {GRACE}\nhttp_timeout_seconds = 10\n"
+POINTS = sorted(
+    name
+    for path in (REPOSITORY / "batchgen").rglob("*.py")
+    for name in re.findall(r'crashpoint\("(\w+)"\)', path.read_text("utf-8"))
+)
+MOST_KILLS = 2  # at one point, then the run is left in peace
+RANDOM_KILLS = 5  # in one run
+RUNS = int(os.environ.get("SOAK_KILLS", "20")) // RANDOM_KILLS
+EFFECTS = 220  # a tick has hardly more
+
+
+@pytest.fixture
+def expected(make_bench: Make) -> dict[str, bytes]:
+    return undisturbed(make_bench, CONVERSATIONS)
+
+
+def prepared(bench: Bench, more: str = "") -> Bench:
+    bench.configure(CONFIGURATION + more)
+    assert bench.prepare(seeds(CONVERSATIONS)).code == 0
+    return bench
+
+
+def survive(bench: Bench, watch: Watch) -> None:
+    """What must hold right after a kill: the state opens and `status` works."""
+    result = bench.run("status", "--json")
+    assert (result.code, result.err) == (0, "")
+    watch.check()
+
+
+@pytest.mark.fault(
+    32,
+    "killed at a boundary of the protocols, any of them",
+    injected="SIGKILL at every crash point in the source, twice",
+    seen="`status` works at once; the next tick goes on; the same files, no batch bought twice",
+)
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_bench: Make, forks: Forks) -> None:
+    """Ticks are killed where they first pass the point; the run ends as if nothing had happened."""
+    bench = make_bench()
+    # One answered create is lost and one create never arrives, so that looking, adopting and giving up are passed too.
+    bench.service.faults.add(
+        Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True),
+        Fault(provider="together", endpoint="create", action=Drop()),
+    )
+    prepared(bench)
+    watch = Watch(bench)
+    kills = 0
+    for _ in range(20):
+        outcome = forks.run(bench, crash=point if kills < MOST_KILLS else "")
+        assert outcome.code in {0, 75, KILLED}, outcome
+        watch.check(said=(outcome.out, outcome.err))
+        if outcome.code == KILLED:
+            kills += 1
+            survive(bench, watch)
+            bench.run("collect", "--advance")
+        if bench.status()["finished"]:
+            break
+        bench.service.world.advance(GRACE + 1)
+    assert kills, f"the crash point {point} was never passed"
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    34,
+    "killed at a random moment, again and again",
+    injected="SIGKILL or SIGTERM after a random write, commit or packet (`make soak`: 1000 times)",
+    seen="the same files, no batch bought twice",
+)
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_killed_at_random(seed: int, expected: dict[str, bytes], make_bench: Make, forks: Forks) -> None:
+    """A run whose ticks are killed after any of their writes, commits and packets, by SIGKILL or SIGTERM."""
+    bench = prepared(make_bench(), "max_requests = 2\n")
+    watch = Watch(bench)
+    chance = random.Random(seed)
+    kills = 0
+    for _ in range(200):
+        deadly = chance.choice([signal.SIGKILL, signal.SIGTERM])
+        effect = chance.randint(1, EFFECTS) if kills < RANDOM_KILLS else 0
+        outcome = forks.run(bench, effect=effect, signal=deadly)
+        kills += outcome.code < 0
+        assert outcome.code in {0, 75, -deadly}, outcome
+        survive(bench, watch)
+        if bench.status()["finished"]:
+            break
+        bench.service.world.advance(chance.choice([1, GRACE, 5 * GRACE]))
+    end(bench, expected)
+
+
+@pytest.mark.fault(
+    34,
+    "`prepare` killed",
+    injected="SIGKILL after a random write",
+    seen="`prepare` again: round 1 is there",
+)
+@pytest.mark.parametrize("effect", [3, 20, 40, 60])
+def test_prepare_killed_is_prepared_again(
+    effect: int, expected: dict[str, bytes], make_bench: Make, forks: Forks
+) -> None:
+    """Round 1 is there as a whole or not at all."""
+    bench = prepared(make_bench())
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    for path in (bench.root / "data").rglob("*.jsonl"):
+        path.unlink()
+    arguments = ("prepare", "--input", str(bench.root / "seeds.jsonl"), "--all")
+    outcome = forks.run(bench, *arguments, effect=effect)
+    assert outcome.code in {0, KILLED}
+    assert bench.run("status").code == 0
+    assert bench.run(*arguments).code == 0
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    2,
+    "killed after the create, before its id was written",
+    injected="SIGKILL of the installed command",
+    seen="the next tick adopts the batch: one batch, one create call",
+)
+def test_the_real_program_dies_where_it_is_told(expected: dict[str, bytes], make_bench: Make) -> None:
+    """The helper process is a shortcut; this is the program as cron starts it (fault 2)."""
+    bench = prepared(make_bench())
+    killed = bench.spawn("submit", "--stage", "question", BATCHGEN_CRASH="created_before_recorded")
+    assert killed.returncode == KILLED
+    assert bench.service.world.batches_bought == 1
+    assert bench.spawn("submit", "--stage", "question").returncode == 0
+    assert [batch["state"] for batch in bench.status()["batches"]] == ["in_flight"]
+    assert len(bench.service.world.posts) == 1
+    end(bench, expected, jobs=STEPS)

@@ -1,0 +1,417 @@
+"""Clear refusals before anything is bought: quotas, uploads, lines, models, keys (faults H 6-13)."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchgen.emulator.faults import Body, Drop, Fault, Status
+from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench
+from tests.support.invariants import (
+    CONVERSATIONS,
+    Make,
+    Watch,
+    end,
+    finished,
+    ledger,
+    posts,
+    start,
+    strikes,
+    tick,
+    undisturbed,
+    until,
+)
+from tests.support.scene import HOUR, Scene
+
+PROVIDERS = ("gemini", "together")
+STEPS = 3
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
+
+
+@pytest.fixture
+def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
+    return start(make_bench())
+
+
+# ---------------------------------------------------------------- quotas and uploads, 6 to 10
+
+
+@pytest.mark.fault(
+    6,
+    "create: 429 for two hours",
+    injected="status",
+    seen="status 75 with the probable quota; that model waits, longer each time; the other provider goes on",
+)
+def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench: Make) -> None:
+    """One model is held back, longer and longer; the other provider goes on; nothing is counted or lost."""
+    bench = start(make_bench(), "max_requests = 2\n")
+    refused = Fault(provider="gemini", endpoint="create", action=Status(429, QUOTA), nth=2, times=0)
+    bench.service.faults.add(refused)
+    first = tick(bench)
+    assert first.code == 75
+    assert "probably the limit of enqueued tokens or of concurrent batches" in first.err
+    assert posts(bench) == 2
+    watch = Watch(bench)
+    calls = []
+    for _ in range(24):  # two hours of cron
+        assert tick(bench, 300).code == 75
+        watch.check()
+        calls.append(posts(bench))
+    assert posts(bench, "together") == 1  # the half that Gemini had taken went on
+    assert calls[-1] - 2 < 8, "the back-off must grow from tick to tick"
+    assert strikes(bench) == {0}
+    bench.service.faults.clear()
+    assert tick(bench, 7201).code == 0
+    bench.ticks(seconds=600)
+    finished(bench)
+    assert bench.files() == expected
+    assert len(bench.service.world.jobs) == len(
+        {job.name or job.input_file for job in bench.service.world.jobs.values()}
+    )
+
+
+def test_a_wish_to_wait_for_days_is_honoured_for_two_hours(bench: Bench, expected: dict[str, bytes]) -> None:
+    wish = Status(429, "slow down", headers={"Retry-After": "259200"})
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=wish))
+    assert "waits 7200 s" in tick(bench).err
+    assert tick(bench, 7100).code == 75
+    assert tick(bench, 101).code == 0
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    6,
+    "create: 429 with the wish to wait",
+    injected="Retry-After, RetryInfo",
+    seen="waits as long as asked",
+)
+def test_6_the_providers_own_wish_is_honoured(bench: Bench, expected: dict[str, bytes]) -> None:
+    """Retry-After as a header, and Google's RetryInfo in the body."""
+    body = {
+        "error": {
+            "code": 429,
+            "message": QUOTA,
+            "status": "RESOURCE_EXHAUSTED",
+            "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "250s"}],
+        }
+    }
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, body=body)))
+    wish = Status(429, "slow down", headers={"Retry-After": "250"})
+    bench.service.faults.add(Fault(provider="together", endpoint="create", action=wish))
+    for provider in PROVIDERS:
+        assert "waits 250 s" in tick(bench).err
+        before = posts(bench, provider)
+        assert tick(bench, 200).code == 75
+        assert posts(bench, provider) == before
+        assert tick(bench, 51).code == 0
+        assert posts(bench, provider) == before + 1
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    6,
+    "create: 429, and yet the batch was made",
+    injected="status after the effect",
+    seen="found before the name is tried again; one batch",
+)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_6_a_refusal_that_was_none(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """Whatever was tried once is looked for before it is tried again."""
+    refused = Fault(provider=provider, endpoint="create", action=Status(429, QUOTA), after_effect=True)
+    bench.service.faults.add(refused)
+    until(bench, 75)
+    before = posts(bench, provider)
+    assert tick(bench, 100).code == 0
+    assert posts(bench, provider) == before
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    7,
+    "upload: 429, the file storage is full",
+    injected="status",
+    seen="status 75 with the probable quota; own input files no longer needed are deleted",
+)
+def test_7_file_quota(bench: Bench, expected: dict[str, bytes]) -> None:
+    """The 20 GB are full: said so, own input files that nobody needs any more are deleted, the rest waits."""
+    assert [tick(bench).code for _ in range(2)] == [0, 0]  # the question is collected, its input file is useless
+    world = bench.service.world
+    assert len(world.files_of("gemini", owner(bench, "gemini"))) == 2
+    full = Status(429, "You have exceeded the file_storage_bytes quota.")
+    bench.service.faults.add(Fault(provider="gemini", endpoint="upload_start", action=full))
+    refused = tick(bench)
+    assert refused.code == 75
+    assert "FILE quota" in refused.err
+    assert "1 input files that were no longer needed are deleted" in refused.err
+    assert len(world.files_of("gemini", owner(bench, "gemini"))) == 1  # a result
+    assert strikes(bench) == {0}
+    assert tick(bench, 10).code == 75
+    assert tick(bench, 200).code == 0
+    end(bench, expected, jobs=STEPS)
+
+
+def owner(bench: Bench, provider: str) -> str:
+    return bench.service.world.jobs_created(provider)[0].owner
+
+
+@pytest.mark.fault(
+    8,
+    "upload: the connection breaks",
+    injected="dropped at the start or in the body, four times",
+    seen="uploaded again in this tick or the next; one batch, from the whole file",
+)
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("endpoint", ["upload_start", "upload_data"])
+def test_8_upload_dropped(provider: str, endpoint: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """Uploads are repeated, in this tick or the next; the job is made from the file that arrived whole."""
+    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=Drop(), times=4))
+    codes = [tick(bench).code for _ in range(4)]
+    assert sorted(set(codes)) == [0, 75]
+    end(bench, expected, jobs=STEPS)
+
+
+LOST_ON_THE_WAY: dict[str, Status | Body] = {
+    # The SDK sends a chunk whose answer it lost again at the old offset, and this is what it is told.
+    "gemini": Status(400, "Offset does not match the bytes received.", headers={"X-Goog-Upload-Status": "final"}),
+    # Somebody in between takes the bytes with a 200; then the file cannot be finished.
+    "together": Body(json={}),
+}
+
+
+@pytest.mark.fault(
+    8,
+    "upload: refused, because something went wrong on the way",
+    injected="a stale offset; bytes that never arrived",
+    seen="uploaded once more from the start; nothing to see. Refused again: status 3",
+)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_8_upload_refused_once(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """One refusal of an upload is no reason to call a person: nothing is bought by uploading again."""
+    bench.service.faults.add(Fault(provider=provider, endpoint="upload_data", action=LOST_ON_THE_WAY[provider]))
+    assert {result.code for result in bench.ticks()} == {0}
+    end(bench, expected, jobs=STEPS)
+
+
+def test_8_upload_refused_twice(bench: Bench) -> None:
+    bench.service.faults.add(
+        Fault(provider="gemini", endpoint="upload_data", action=LOST_ON_THE_WAY["gemini"], times=2)
+    )
+    assert tick(bench).code == 3
+    assert posts(bench) == 0
+
+
+@pytest.mark.fault(
+    9,
+    "upload: the MIME type is refused",
+    injected="400, and 200 with an error body",
+    seen="the next type is tried; nothing to see",
+)
+@pytest.mark.parametrize("answer", ["400", "200"])
+def test_9_mime_type_refused(answer: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """As a 400 or as the 200 that the SDK takes for a KeyError: the next type of the list is tried."""
+    bench.service.world.refused_mime_types = {"application/jsonl", "jsonl"}
+    bench.service.world.mime_refusal = "200" if answer == "200" else "400"
+    assert tick(bench).code == 0
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    10,
+    "upload: the file is still being processed",
+    injected="state of the file",
+    seen="status 75; no create before it is ready; other files are uploaded meanwhile",
+)
+def test_10_file_still_processing(expected: dict[str, bytes], make_bench: Make) -> None:
+    """No create before ACTIVE, and one file that is not ready does not hold back the upload of the others."""
+    bench = start(make_bench(), "max_requests = 2\n")
+    bench.service.world.file_processing_seconds = 30
+    waiting = tick(bench)
+    assert waiting.code == 75
+    assert "still processing" in waiting.err
+    assert posts(bench) == 0
+    assert [batch["state"] for batch in ledger(bench).batches] == ["uploaded", "uploaded"]
+    assert tick(bench, 31).code == 0
+    assert posts(bench) == 2
+    bench.service.world.file_processing_seconds = 0
+    end(bench, expected, jobs=2 * STEPS)
+
+
+FAILED = '{"name": "files/x", "state": "FAILED", "error": {"code": 13, "message": "Failed to process."}}'
+
+
+@pytest.mark.fault(
+    10,
+    "the provider could not process an uploaded file, or answers 200 and says nothing of it",
+    injected="answer to a look at the file",
+    seen="status 75, no create; a file that failed is uploaded anew, after three times status 3",
+)
+@pytest.mark.parametrize(("answer", "times"), [("{}", 1), (FAILED, 1), (FAILED, 3), (FAILED, 4)])
+def test_10_a_file_that_failed_is_uploaded_again(
+    answer: str, times: int, expected: dict[str, bytes], bench: Bench
+) -> None:
+    bench.service.world.file_processing_seconds = 30
+    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
+    codes = [tick(bench).code for _ in range(2 * times)]  # an upload, and a look at it
+    assert codes == ([75] * 8 if times <= 3 else [75] * 7 + [3])[: 2 * times]
+    assert posts(bench) == 0
+    if times > 3:
+        assert bench.run("retry").code == 0
+    bench.service.world.file_processing_seconds = 0
+    assert strikes(bench) == {0}
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    10,
+    "create: 400, the file is not ready after all",
+    injected="answer to create",
+    seen="status 75; the next tick looks at the file again and creates it once",
+)
+@pytest.mark.parametrize(
+    ("provider", "message"),
+    [
+        ("gemini", "The File files/abc is not in an ACTIVE state and usage is not allowed. FAILED_PRECONDITION"),
+        ("together", "Input file file-abc is still being processed"),
+    ],
+)
+def test_10_a_create_that_came_too_early_stops_nothing(
+    provider: str, message: str, expected: dict[str, bytes], bench: Bench
+) -> None:
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Status(400, message)))
+    until(bench, 75)
+    assert strikes(bench) == {0}
+    end(bench, expected, jobs=STEPS)
+
+
+# ---------------------------------------------------------------- clear refusals, 11 to 13
+
+
+@pytest.mark.fault(
+    11,
+    "create: 400 for single lines",
+    injected="`Error on line 3: ...`",
+    seen="those conversations are left behind with the reason, the others are sent again",
+)
+@pytest.mark.parametrize("line", [1, 3, CONVERSATIONS])
+def test_11_single_lines_refused(bench: Bench, line: int) -> None:
+    """The named rows are left behind with the reason; the others go again at once, and nothing loops."""
+    message = f"Error on line {line}: invalid JSON, near column 12: no such field: 'x'"
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, message)))
+    watch = Watch(bench)
+    refused = tick(bench)
+    assert refused.code == 75
+    assert "1 of its requests were refused" in refused.err
+    watch.check()
+    bench.ticks()
+    finished(bench)
+    assert [(row["id"], row["reason"]) for row in bench.rows("rejected.jsonl")] == [
+        (f"r1-00000{line}", "invalid_request")
+    ]
+    assert "no such field" in bench.rows("rejected.jsonl")[0]["detail"]
+    assert bench.service.world.batches_bought == STEPS
+    assert len(bench.rows("round2/round2_history.jsonl")) == CONVERSATIONS - 1
+
+
+@pytest.mark.fault(
+    11,
+    "create: 400 for the whole file",
+    injected="status",
+    seen="status 3; the step halts until `retry`; no second call",
+)
+def test_11_a_request_that_is_refused_as_a_whole(bench: Bench, expected: dict[str, bytes]) -> None:
+    """Asking again would bring the same no: the step halts until somebody says retry."""
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, "Bad field.")))
+    assert tick(bench).code == 3
+    for _ in range(3):
+        assert tick(bench, 9000).code == 3
+    assert posts(bench) == 1
+    assert bench.run("retry").code == 0
+    end(bench, expected, jobs=STEPS)
+
+
+GONE = {
+    "gemini": Status(404, "models/gemini-2.5-flash-lite is not found for API version v1beta."),
+    "together": Status(400, "Unable to access non-serverless model Meta-Llama.", status="model_not_available"),
+}
+
+
+@pytest.mark.fault(
+    12,
+    "create: the model is gone",
+    injected="404 or 400",
+    seen="status 3 and the setting to change; no storm; the other provider's steps go on",
+)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
+    """No retry storm, exit 3; the other provider's steps go on; another model is a person's decision."""
+    bench = start(make_bench(), "max_requests = 2\n")
+    nth = 2 if provider == "gemini" else 1
+    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
+    assert f"[{provider}] models" in until(bench, 3).err
+    for _ in range(3):
+        assert tick(bench, 4000).code == 3
+    assert posts(bench, provider) == nth
+    other = "together" if provider == "gemini" else "gemini"
+    assert bench.service.world.jobs_created(other)
+    bench.service.faults.clear()
+    start(bench, "max_requests = 2\n", f'[{provider}]\nmodels = ["other-model"]\n')
+    bench.ticks()
+    finished(bench)
+    assert bench.files() == expected
+
+
+REFUSED = {
+    "missing_billing": Status(402, "Insufficient credits"),
+    "401": Status(401, "Invalid API key provided: {key}"),
+    "403_leaked": Status(403, "Your API key was reported as leaked. Please use another API key."),
+    "403_denied": Status(403, "Your project has been denied access."),
+    "400": Status(400, "API key not valid. Please pass a valid API key. ({key})"),
+}
+
+
+@pytest.mark.fault(
+    13,
+    "the key is refused, leaked, or without credit",
+    injected="400, 401, 402, 403, at the probe, upload, create, poll",
+    seen="status 2, one line with the fact and what to check, never the key",
+)
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [*((name, "create") for name in REFUSED), *(("400", endpoint) for endpoint in ("probe", "upload_start", "get"))],
+)
+def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """Exit 2, the fact and what to do in one line, no key and no traceback; with the right key the run goes on."""
+    for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
+        refused = REFUSED[name]
+        action = Status(refused.code, refused.message.format(key=key))
+        bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action))
+    said = [tick(bench)]
+    while said[-1].code != 2:
+        said.append(tick(bench))
+    assert "Traceback" not in said[-1].err
+    (line,) = [line for line in said[-1].err.splitlines() if line.startswith(("batchgen: ", "  "))]
+    assert "check the key" in line
+    Watch(bench).check(said=[text for result in said for text in result[1:]])
+    assert strikes(bench) == {0}
+    end(bench, expected, jobs=STEPS)
+
+
+@pytest.mark.fault(
+    8,
+    "one file alone meets an error of the server, again and again",
+    injected="500 to the bytes of two request files, always",
+    seen="status 75; every other batch goes on",
+)
+def test_8_a_file_that_nobody_takes_holds_back_its_own_rows_only(make_bench: Make) -> None:
+    expected = undisturbed(make_bench, 8)
+    scene = Scene.of(make_bench, 8, most=2)
+    for number in (1, 5):
+        part = f"r1-{number:06d}.r2.answer"
+        refuses = Fault(provider="together", endpoint="upload_data", contains=part, action=Status(500), times=0)
+        scene.bench.service.faults.add(refuses)
+    for _ in range(8):
+        scene.tick(HOUR)
+    assert scene.bench.status()["complete"] == 4
+    assert scene.tick(HOUR).code == 75
+    scene.bench.service.faults.clear()
+    scene.finish()
+    assert scene.bench.files() == expected

@@ -1,0 +1,68 @@
+"""Documents that could drift are compared with what they describe."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from typing import TYPE_CHECKING
+
+import click
+
+from batchgen import emulator
+from batchgen.cli.main import cli
+from batchgen.runtime.settings import Settings
+from batchgen.runtime.settings_file import tables
+from tests.support import fault_table
+from tests.support.bench import REPOSITORY
+
+if TYPE_CHECKING:
+    import pytest
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def test_reliability_page_lists_every_fault_test(request: pytest.FixtureRequest) -> None:
+    page = fault_table.PAGE.read_text("utf-8")
+    missing = [row for row in fault_table.rows(request.session.items) if row not in page]
+    assert not missing, "run: make docs"
+
+
+def test_readme_shows_the_defaults() -> None:
+    """The TOML of the README, laid over the defaults, changes nothing but the example price."""
+    (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
+    shown = tomllib.loads(block)
+    shown.pop("prices")
+    defaults = json.loads(json.dumps(tables(Settings())))
+    for key, value in shown.items():
+        if isinstance(value, dict):
+            assert {name: defaults[key][name] for name in value} == value, key
+        else:
+            assert defaults[key] == value, key
+
+
+def test_every_command_has_help_and_stands_in_the_readme() -> None:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help, name
+        assert re.search(rf"\b(cli\.py|batchgen|make) {name}\b|`{name}`", README), name
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_map_shows_every_room_and_no_other() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
+    (table,) = re.findall(r"## Where is what\n(.*?)\n## ", page, re.DOTALL)
+    rows = [row.split("|")[2] for row in table.strip().splitlines()[2:]]
+    shown = [name for row in rows for name in re.findall(r"`([\w/]+)`", row) if not name.endswith("/")]
+    package = REPOSITORY / "batchgen"
+    rooms = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
+    assert sorted(shown) == sorted(str(room) for room in rooms if room.parts[0] not in {"local", "schemas"})
+    inside = set(re.findall(r"\w+", emulator.__doc__ or ""))
+    assert {room.name for room in rooms if room.parts[0] == "local"} <= inside

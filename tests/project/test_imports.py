@@ -1,0 +1,146 @@
+"""What a light command may load, and who may import whom. Cron pays for every import at every tick."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from batchgen.emulator.faults import Fault, Status
+from tests.support.bench import GEMINI_KEY, REPOSITORY, Bench, seeds
+
+HEAVY = {
+    "altair",
+    "jinja2",
+    "vl_convert",
+    "polars",
+    "jsonschema",
+    "google.genai",
+    "together",
+    "httpx",
+    "httpx2",
+    "stamina",
+    "rich",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "certifi",
+    "asyncio",
+}
+LOADED = """
+import sys
+from batchgen.cli.main import main
+try:
+    main({argv!r})
+except SystemExit as done:
+    assert not done.code, done.code
+print("loaded:", *sys.modules)
+"""
+
+
+def loaded(argv: Sequence[str], root: Path) -> set[str]:
+    """The modules that a command has loaded when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED.format(argv=["--root", str(root), *argv])],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["--version"], ["submit", "--help"], ["collect", "--help"], ["status"], ["status", "--json"]],
+    ids=" ".join,
+)
+def test_light_commands_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
+    assert HEAVY & loaded(argv, tmp_path) == set()
+
+
+def test_status_of_a_run_loads_nothing_heavy(bench: Bench) -> None:
+    assert bench.prepare(seeds(3)).code == 0
+    heavy = HEAVY | {"logging", "msgspec", "dataclasses", "batchgen.core.pricing"}
+    assert heavy & loaded(["status"], bench.root) == set()
+    assert heavy & loaded(["status", "--json"], bench.root) == set()
+
+
+def test_a_tick_with_nothing_to_do_loads_nothing_heavy(bench: Bench) -> None:
+    assert bench.prepare(seeds(3)).code == 0
+    at_work = {
+        "logging",
+        "msgspec",
+        "dataclasses",
+        "batchgen.cli.commands.dataset",
+        "orjson",
+        "hashlib",
+        "ssl",
+        "tomllib",
+        "email",
+        "batchgen.engine.collection.poll",
+        "batchgen.engine.submission.submit",
+        "batchgen.dataset.round_lines",
+    }
+    assert (HEAVY | at_work) & loaded(["collect"], bench.root) == set()
+
+
+def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
+    bench.configure("rounds = 2\n")
+    assert bench.prepare(seeds(2)).code == 0
+    bench.ticks()
+    at_work = {
+        "orjson",
+        "hashlib",
+        "ssl",
+        "email",
+        "batchgen.engine.collection.poll",
+        "batchgen.engine.submission.submit",
+        "batchgen.dataset.round_lines",
+    }
+    assert (HEAVY | at_work) & loaded(["collect", "--advance"], bench.root) == set()
+
+
+def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None:
+    """In a process of its own, where the log is loaded with its first line."""
+    assert bench.prepare(seeds(2)).code == 0
+    bench.service.faults.add(Fault(endpoint="probe", action=Status(400, f"Unknown field {GEMINI_KEY}.")))
+    said = bench.spawn("collect", "--advance")
+    assert said.returncode == 0, said.stderr
+    assert "could not be asked" in said.stderr
+    assert "is pinned for this run" in said.stderr
+    assert GEMINI_KEY not in said.stderr
+    assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr
+
+
+ENTERED = (
+    *("core.dialogue", "core.outcomes", "core.prompts", "core.pricing", "core.errors", "runtime.settings"),
+    *("providers", "providers.jsonl", "runtime.files", "ledger.status", "ledger.holds"),
+)
+
+
+def test_rooms_that_every_command_enters_are_light() -> None:
+    """One after the other in one process: what the first one to load something heavy has loaded is told with it."""
+    code = f"import sys, importlib\nfor name in {ENTERED}:\n    importlib.import_module(f'batchgen.{{name}}')\n"
+    code += f"    found = {HEAVY} & {{*sys.modules}}\n    assert not found, (name, found)\n"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_rooms_import_only_what_they_may() -> None:
+    """The contracts of pyproject.toml."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_requests_and_results_never_become_packages() -> None:
+    """google-genai imports a library called requests."""
+    for name in ("requests", "results", "data"):
+        assert not list((REPOSITORY / name).rglob("*.py"))

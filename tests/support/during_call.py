@@ -1,0 +1,71 @@
+"""What happens while a command waits for an answer: somebody looks, lets go, or presses Ctrl-C. And how it goes on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from tests.support.bench import REPOSITORY, Bench
+from tests.support.invariants import ROUNDS, finished
+
+PATIENCE_SECONDS = 60.0  # how long an answer is held back that nobody lets go; machines may be busy
+Condition = Callable[[], bool]
+
+
+def waited_for(condition: Condition) -> bool:
+    """Whether `condition` comes true long before an answer that is held back comes by itself."""
+    end = time.monotonic() + PATIENCE_SECONDS / 2
+    while not condition() and time.monotonic() < end:
+        Event().wait(0.005)
+    return condition()
+
+
+@contextmanager
+def released(bench: Bench, condition: Condition, then: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Beside what is done within, answers are held back until `condition` is true, as it must be; `then` looks."""
+    met, done = list[bool](), Event()
+
+    def watch() -> None:
+        met.append(waited_for(condition))
+        then()
+        while not done.is_set():  # some may only be on their way to being held back
+            bench.service.faults.release()
+            done.wait(0.005)
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+    assert met == [True]
+
+
+def interrupted(bench: Bench, arguments: Sequence[str], condition: Condition) -> None:
+    """Ctrl-C as soon as `condition` is true ends a command at once, and politely."""
+    command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments]
+    with subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert waited_for(condition)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PATIENCE_SECONDS / 2)
+        finally:
+            process.kill()  # nothing, if it has ended
+    assert process.returncode == 130
+    assert "Interrupted. Nothing is lost" in said
+    assert "Traceback" not in said
+
+
+def goes_on(bench: Bench, after: float = 0.0) -> None:
+    """Nothing is wrong any more: the run ends well. What is not planned yet goes in one batch a step: that is quick."""
+    bench.service.faults.clear()
+    bench.configure(f"{ROUNDS}batches.reconcile_grace_seconds = 20\n")
+    bench.service.world.advance(after)
+    bench.ticks()
+    finished(bench)

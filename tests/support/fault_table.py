@@ -1,0 +1,38 @@
+"""The table of docs/reliability.md, made from the `fault` marks of the tests that were collected.
+
+@pytest.mark.fault(3, "create: the answer is lost", injected="connection dropped after the job was made",
+                   seen="status 75; the next tick adopts the job")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+START, END = "<!-- table: make docs -->\n", "<!-- end of table -->\n"
+
+
+def rows(items: Iterable[pytest.Item]) -> list[str]:
+    """One table row for each mark, in the order of the faults; parametrised tests count once."""
+    found = {}
+    for item in items:
+        name = item.nodeid.removeprefix("tests/").partition("[")[0]
+        for mark in item.iter_markers("fault"):
+            number, fault = mark.args
+            cells = [str(number), fault, mark.kwargs["injected"], mark.kwargs["seen"], f"`{name}`"]
+            found[number, name, fault] = f"| {' | '.join(cells)} |\n"
+    return [found[key] for key in sorted(found)]
+
+
+def write(items: Iterable[pytest.Item]) -> None:
+    """Put the table into the page."""
+    page = PAGE.read_text("utf-8")
+    before, _, rest = page.partition(START)
+    _, _, after = rest.partition(END)
+    head = "| # | fault | how it is injected | what the user sees | test |\n| --- | --- | --- | --- | --- |\n"
+    PAGE.write_text(f"{before}{START}{head}{''.join(rows(items))}{END}{after}", "utf-8")

@@ -1,0 +1,186 @@
+"""Commands as real processes, without paying for the imports each time.
+
+A helper process has everything imported and forks one child an order. The child is a process of its own: it can be
+killed by SIGKILL at a named point or after its N-th effect, and whatever only exists in memory is gone with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from importlib import import_module
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from tests.support.bench import Bench
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KILLED = -signal.SIGKILL
+# What reaches beyond the process: the disk, the store, the network.
+EFFECTS = {
+    *(("posix", name) for name in ("fsync", "replace", "rename", "unlink", "mkdir", "truncate")),
+    *(("BufferedWriter", name) for name in ("write", "flush", "close")),
+    *(("Connection", name) for name in ("execute", "executemany")),
+    *(("socket", name) for name in ("send", "sendall", "recv", "connect")),
+}
+
+
+class Order(NamedTuple):
+    """One command. `offset` is added to the clock; `crash` is a crash point.
+
+    `signal` ends the process after effect number `effect`; 0 lets it live. `sure`: so many batches of a model are
+    created before several are at once (None: as ever).
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+    offset: float = 0.0
+    crash: str = ""
+    effect: int = 0
+    signal: int = signal.SIGKILL
+    sure: int | None = None
+
+
+class Outcome(NamedTuple):
+    """What a process left: exit status (negative: the signal) and its output."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Forks:
+    """The helper process, as a context manager."""
+
+    def __enter__(self) -> Self:
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-W", "error", "-m", "tests.support.fork_server"]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._folder = tempfile.TemporaryDirectory()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        self._folder.cleanup()
+
+    def run(self, bench: Bench, *arguments: str, **how: Any) -> Outcome:
+        """One command on a bench's root, at its service's time; `how` are fields of Order. The cron line by default."""
+        line = ["--root", str(bench.root), *(arguments or ("collect", "--advance"))]
+        return self._ask(Order(line, bench.environment, bench.service.world.offset, **how))
+
+    def _ask(self, order: Order) -> Outcome:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        paths = {name: str(Path(self._folder.name) / name) for name in ("out", "err")}
+        self._process.stdin.write(json.dumps({**order._asdict(), **paths}) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        out, err = (Path(path).read_text("utf-8") for path in paths.values())
+        return Outcome(code, out, err)
+
+
+# What commands import when they need it; here once for all of them. polars only starts its threads, which would not
+# survive a fork, at the first join.
+PAID_FOR_ONCE = (
+    *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
+    *("stamina", "logging", "zstandard", "polars"),
+    *(f"batchgen.cli.{name}" for name in ("main", "commands.run", "commands.dataset", "commands.maintenance")),
+    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client", "fast_decoders")),
+    *(f"batchgen.engine.{name}" for name in ("tick", "collection.poll", "submission.submit")),
+    *(f"batchgen.engine.settlement.{name}" for name in ("match", "swap_detection")),
+    *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify")),
+    *(f"batchgen.runtime.{name}" for name in ("settings_file", "log_handlers")),
+)
+# Of google-genai: the models of the calls of nearly every tick, which pydantic otherwise completes at first use.
+MADE_WHEN_NEEDED = (
+    *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
+    *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob"),
+)
+
+
+def _serve() -> None:
+    for name in PAID_FOR_ONCE:
+        import_module(name)
+    types: Any = import_module("google.genai.types")
+    for name in MADE_WHEN_NEEDED:
+        getattr(types, name).model_rebuild()
+    gc.collect()
+    gc.freeze()  # a child that looked through all of it for garbage would copy it
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            _carry_out(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _carry_out(order: dict[str, Any]) -> None:
+    import time
+
+    import stamina
+
+    from batchgen.cli.main import main
+    from batchgen.engine.submission import sender
+    from batchgen.runtime import clock
+
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.clear()
+    os.environ.update(order["environment"], BATCHGEN_CRASH=order["crash"])
+    stamina.set_testing(True, attempts=3)
+    setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
+    if order["sure"] is not None:
+        sender.SURE = order["sure"]
+    if order["effect"]:
+        _die_after(order["effect"], order["signal"])
+    code: Any = 1
+    try:
+        main(order["arguments"])
+        code = 0
+    except SystemExit as done:
+        code = done.code or 0
+    except BaseException:  # noqa: BLE001 - the child must not go on as a second helper
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_after(last: int, deadly: int) -> None:
+    """Count effects from here on; the process dies by signal `deadly` right after number `last`."""
+    count = 0
+
+    def profile(_frame: FrameType, event: str, function: Any) -> None:
+        nonlocal count
+        if event != "c_return":
+            return
+        owner = getattr(function, "__self__", None)
+        kind = getattr(owner, "__name__", type(owner).__name__)
+        if (kind, function.__name__) in EFFECTS:
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), deadly)
+
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+
+
+if __name__ == "__main__":
+    _serve()

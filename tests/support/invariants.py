@@ -1,0 +1,245 @@
+"""What must hold after every command, whatever went wrong: the oracles of the fault tests.
+
+What a root says of itself is held against what the service was really asked to do.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import pytest
+
+from batchgen.core.dialogue import Step, conversation_id, request_key
+from batchgen.engine.duplicates import MARK
+from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
+
+ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # anything else is an end
+END = 4
+# Bills are added up by these, and hold these.
+APART = ("position", "provider", "model", "follow_up", "reason", "priced")
+ADDED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thought_tokens", "usd")
+
+
+class Ledger(NamedTuple):
+    """The store as it lies on disk."""
+
+    batches: list[dict[str, Any]]
+    conversations: list[dict[str, Any]]
+    texts: dict[int, tuple[int | None, str]]
+    meta: dict[str, str]
+    waits: list[dict[str, Any]]
+    outcomes: list[dict[str, Any]]
+    bills: list[dict[str, Any]]
+
+
+def ledger(bench: Bench) -> Ledger:
+    """Read without the program: a second opinion."""
+    path = bench.root / "data" / "batchgen.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        batches = [dict(row) for row in database.execute("SELECT * FROM batches ORDER BY batch")]
+        conversations = [dict(row) for row in database.execute("SELECT * FROM conversations ORDER BY number")]
+        texts = {place: (batch, text) for place, batch, text in database.execute("SELECT * FROM texts")}
+        meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
+        waits = [dict(row) for row in database.execute("SELECT * FROM waits ORDER BY scope")]
+        outcomes = [dict(row) for row in database.execute("SELECT * FROM outcomes")]
+        bills = [dict(row) for row in database.execute("SELECT * FROM bills")]
+    return Ledger(batches, conversations, texts, meta, waits, outcomes, bills)
+
+
+class Watch:
+    """Looks at a bench again and again: what was true must stay true."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._states: dict[int, int] = {}
+        self._attempts: dict[tuple[int, int], int] = {}
+        self._texts: dict[int, tuple[int | None, str]] = {}
+
+    def check(self, *, duplicates: int = 0, said: Iterable[str] = ()) -> Ledger:
+        """Every invariant that can be seen now. `duplicates` jobs were bought twice and reported as such."""
+        now = ledger(self.bench)
+        self._bought(now, duplicates)
+        self._write_once(now)
+        self._forward(now)
+        self._accounted(now)
+        self._provenance(now)
+        self._added_up(now)
+        no_key_anywhere(self.bench, said)
+        return now
+
+    def _bought(self, now: Ledger, duplicates: int) -> None:
+        """I1: jobs created are the ledger's, or are looked for, or were reported. Jobs that the ledger calls duplicates
+        were bought by somebody else's fault.
+        """
+        jobs = self.bench.service.world.jobs
+        known = {batch["remote_id"].removeprefix("batches/") for batch in now.batches if batch["remote_id"]}
+        assert known <= set(jobs)
+        sought = {batch["name"] for batch in now.batches if batch["state"] == "creating"}
+        sought |= {batch["remote_file"] for batch in now.batches if batch["state"] == "creating"}
+        strangers = [job for job in jobs.values() if job.id not in known and not {job.name, job.input_file} & sought]
+        assert len(strangers) == duplicates, [job.name for job in strangers]
+        accidents = {batch["remote_id"].removeprefix("batches/") for batch in now.batches if MARK in batch["name"]}
+        bought = [key for job in jobs.values() if job.id not in accidents for key in job.keys]
+        twice = [key for key, count in Counter(bought).items() if count > 1]
+        assert duplicates or not twice, twice
+
+    def _write_once(self, now: Ledger) -> None:
+        """I2: a text that stands never changes."""
+        assert self._texts.items() <= now.texts.items()
+        self._texts = now.texts
+
+    def _forward(self, now: Ledger) -> None:
+        """I8: batches move towards an end and attempts only grow. Only a clear no leads back to an upload."""
+        for batch in now.batches:
+            rank = ORDER.get(batch["state"], END)
+            before = self._states.get(batch["batch"], 0)
+            assert rank >= before or before == ORDER["creating"] or before == ORDER["uploaded"], batch
+            self._states[batch["batch"]] = rank
+        for row in now.conversations:
+            place = (row["number"], row["at"])
+            assert row["attempt"] >= self._attempts.get(place, 0)
+            self._attempts[place] = row["attempt"]
+
+    def _accounted(self, now: Ledger) -> None:
+        """I4: every conversation is held by a live batch, ready, left behind or complete, and by one batch only. A live
+        batch may hold none any more: their texts came late from earlier ones.
+        """
+        live = {batch["batch"]: batch for batch in now.batches if batch["state"] in ORDER}
+        held = Counter(row["batch"] for row in now.conversations if row["batch"] is not None)
+        assert held == {number: batch["requests"] for number, batch in live.items() if batch["requests"]}
+        assert all(row["reason"] is None for row in now.conversations if row["batch"] is not None)
+        assert all(row["at"] == live[row["batch"]]["position"] for row in now.conversations if row["batch"])
+        assert len(now.conversations) == int(now.meta.get("conversations", 0))
+
+    def _provenance(self, now: Ledger) -> None:
+        """I3: an accepted text was asked for, under its own key, in the job of its batch."""
+        batches = {batch["batch"]: batch for batch in now.batches}
+        keys = {job: set(keys) for job, keys in self.bench.service.world.keys_by_job.items()}
+        for place, (source, _) in now.texts.items():
+            if source is None:
+                continue
+            number, position = divmod(place, 256)
+            batch = batches[source]
+            digits = int(now.meta["id_digits"])
+            key = request_key(conversation_id(number, digits), Step.at(position), batch["attempt"], now.meta["run"])
+            assert key in keys[batch["remote_id"].removeprefix("batches/")]
+
+    def _added_up(self, now: Ledger) -> None:
+        """The totals that the database keeps are those of the single batches."""
+        batches = {batch["batch"]: batch for batch in now.batches}
+        single = _of_bills({**batches[row["batch"]], **row, "priced": row["usd"] is not None} for row in now.outcomes)
+        kept = _of_bills(now.bills)
+        assert kept.keys() == single.keys()
+        assert all(kept[key] == pytest.approx(single[key]) for key in kept)
+
+
+def _of_bills(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[str, float]]:
+    """Requests, tokens and USD by all that bills are told apart by."""
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        amounts = found.setdefault(tuple(row[name] for name in APART), dict.fromkeys(ADDED, 0.0))
+        for name in ADDED:
+            amounts[name] += row[name] or 0.0
+    return found
+
+
+def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
+    """I5: the planted keys are in no file and in nothing that was said."""
+    secrets = [key.encode() for key in (GEMINI_KEY, TOGETHER_KEY)]
+    for path in bench.root.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(secret in data for secret in secrets), path
+    for text in said:
+        assert not any(secret in text.encode() for secret in secrets), text
+
+
+def finished(bench: Bench, *, duplicates: int = 0) -> Ledger:
+    """The end of every story: finished, verified, nothing open, nothing bought that is not accounted for."""
+    assert bench.status()["finished"]
+    result = bench.run("verify")
+    assert result.code == 0, result
+    now = Watch(bench).check(duplicates=duplicates)
+    assert not [batch for batch in now.batches if batch["state"] in ORDER]
+    return now
+
+
+Make = Callable[..., Bench]
+ROUNDS = "rounds = 2\n"
+CONVERSATIONS = 4
+_undisturbed: dict[int, dict[str, bytes]] = {}
+
+
+def undisturbed(make_bench: Make, conversations: int) -> dict[str, bytes]:
+    """The files of a run of two rounds to which nothing happened; make the bench of the test after this."""
+    if conversations not in _undisturbed:
+        bench = make_bench(root=f"undisturbed{conversations}")
+        bench.configure(ROUNDS)
+        bench.prepare(seeds(conversations))
+        bench.ticks()
+        finished(bench)
+        _undisturbed[conversations] = bench.files()
+    return _undisturbed[conversations]
+
+
+def bought_once(bench: Bench) -> None:
+    """Every step of every conversation was paid for once, under whatever key: our faults are no reason to pay again."""
+    conversations, steps = int(ledger(bench).meta["conversations"]), len(bench.status()["steps"])
+    assert len(bench.service.world.bought_keys) == conversations * steps
+
+
+def start(bench: Bench, batches: str = "", more: str = "") -> Bench:
+    """A prepared bench; `batches` goes into that table, `more` before it."""
+    bench.configure(f"{ROUNDS}{more}\n[batches]\n{batches}")
+    assert bench.prepare(seeds(CONVERSATIONS)).code == 0
+    return bench
+
+
+def tick(bench: Bench, after: float = 0.0) -> Result:
+    """`collect --advance`, so many seconds later."""
+    bench.service.world.advance(after)
+    return bench.run("collect", "--advance")
+
+
+def until(bench: Bench, code: int, *, every: float = 0.0) -> Result:
+    """Ticks, so many seconds after each other, until one leaves with `code`; the others go well."""
+    for _ in range(10):
+        result = tick(bench, every)
+        if result.code == code:
+            return result
+        assert result.code == 0, result
+    raise AssertionError(f"no tick left with {code}")
+
+
+def met(bench: Bench, faults: int) -> Result:
+    """The tick in which so many faults have struck; those before it may time out by themselves on a busy machine."""
+    for _ in range(10):
+        result = tick(bench)
+        assert result.code in {0, 75}, result
+        if bench.service.faults.struck() >= faults:
+            return result
+    raise AssertionError(f"{faults} faults were never met")
+
+
+def posts(bench: Bench, provider: str = "gemini") -> int:
+    """Create calls that reached a provider."""
+    return len(bench.service.world.seen(provider, "create"))
+
+
+def strikes(bench: Bench) -> set[int]:
+    """Failures that count against max_attempts, over all conversations."""
+    return {row["strikes"] for row in ledger(bench).conversations}
+
+
+def end(bench: Bench, expected: dict[str, bytes], *, jobs: int = 0) -> None:
+    """The run ends as the undisturbed one, with so many jobs (0: whatever was needed) and no request bought twice."""
+    bench.ticks(seconds=600)
+    finished(bench)
+    assert bench.files() == expected
+    bought_once(bench)
+    assert not jobs or bench.service.world.batches_bought == jobs

@@ -1,0 +1,86 @@
+"""What the report's tests share: a page taken apart, and a run with everything in it that a page must bear."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from batchgen.emulator.server import LocalService
+from tests.support.bench import Bench, grow, seeds
+
+COUNT = 12
+SCRIPT = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"
+EMOJI = "\U0001f469\u200d\U0001f52c\U0001f600"
+CHINESE = {
+    "question": "鸡蛋要煮多久蛋黄才是软的？",
+    "answer": "把水烧开，煮十五分钟。",
+    "correction": "把水烧开，煮七分钟即可。",
+}
+HOSTILE_ID, CHINESE_ID, BLOCKED_ID, EQUAL_ID = "r1-000003", "r1-000004", "r1-000005", "r1-000007"
+
+
+class Page(HTMLParser):
+    """A report taken apart: its elements with their attributes, and the text that follows each one's start."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._within = False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+        self._within = True
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - the parser's own name
+        self._within = False
+
+    def handle_data(self, data: str) -> None:
+        if self._within:
+            self.elements[-1][2].append(data)
+
+    def texts(self, tag: str) -> list[str]:
+        return ["".join(text) for name, _, text in self.elements if name == tag]
+
+    @property
+    def tags(self) -> list[str]:
+        return [tag for tag, _, _ in self.elements]
+
+    def unpacked(self) -> Any:
+        """What the page's script finds."""
+        (coded,) = ["".join(text) for _, found, text in self.elements if found.get("id") == "packed"]
+        return json.loads(zlib.decompress(b64decode(coded)))
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text("utf-8"))
+
+
+def troubled_seeds() -> list[dict[str, str]]:
+    """Triples with markup, emoji, Chinese, and a correction that corrects nothing."""
+    rows = seeds(COUNT)
+    rows[2] = {"question": f"What does {SCRIPT} do? {EMOJI}", "answer": f"Nothing. {SCRIPT}", "correction": SCRIPT}
+    rows[3] = CHINESE
+    rows[6]["correction"] = rows[6]["answer"]
+    return rows
+
+
+def arm(service: LocalService) -> None:
+    """Number 5 is blocked for ever at round 3's answer, number 6 is truncated once."""
+    service.faults.rows("text", key=r"r1-000005\.r3\.answer", text="")
+    service.faults.rows("truncated", key=r"r1-000006\.r2\.answer\.a1\.")
+
+
+def troubled(root: Path) -> Bench:
+    """A finished run of COUNT conversations with everything in it."""
+
+    def prepare(bench: Bench) -> None:
+        arm(bench.service)
+        assert bench.prepare(troubled_seeds()).code == 0
+
+    return grow(root, prepare)

@@ -1,0 +1,122 @@
+"""What the fault tests share: a prepared bench under watch, ticks on its clock, and the bill by the raw results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from batchgen import providers
+from batchgen.core.outcomes import Usage
+from batchgen.core.pricing import rate
+from batchgen.providers.base import Access
+from tests.support.bench import Bench, Result, seeds
+from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger
+
+Make = Callable[..., Bench]
+HOUR = 3600.0
+MINUTE = 60.0
+ROUNDING_USD = 2e-6  # `status` tells millionths
+
+
+class Scene:
+    """A run of two rounds on a bench, looked at after every command."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.watch, self.duplicates = bench, Watch(bench), 0
+
+    @classmethod
+    def of(cls, make_bench: Make, conversations: int = 5, toml: str = "", *, most: int = 0, **options: Any) -> Scene:
+        """`most` requests go in one batch, all conversations if it is not given: further attempts halve it."""
+        bench = make_bench(**options)
+        bench.configure(f"{ROUNDS}batches.max_requests = {most or conversations}\n{toml}")
+        assert bench.prepare(seeds(conversations)).code == 0
+        return cls(bench)
+
+    def run(self, *arguments: str) -> Result:
+        result = self.bench.run(*arguments)
+        assert "Traceback" not in result.err
+        self.watch.check(duplicates=self.duplicates, said=[result.out, result.err])
+        return result
+
+    def tick(self, after: float = 0.0) -> Result:
+        """One cron line, `after` so many seconds."""
+        self.bench.service.world.advance(after)
+        return self.run("collect", "--advance")
+
+    def finish(self, every: float = 5 * MINUTE, most: int = 40) -> list[Result]:
+        """Ticks until the run is finished and nothing is in flight, and the proof that it is what it should be."""
+        done = []
+        for _ in range(most):
+            done.append(self.tick(every))
+            status = self.bench.status()
+            if status["finished"] and not any(batch["state"] in ORDER for batch in status["batches"]):
+                break
+        finished(self.bench, duplicates=self.duplicates)
+        assert abs(spent(self.bench) - bill(self.bench)) < ROUNDING_USD
+        return done
+
+    def jobs(self, provider: str = "") -> int:
+        return len(self.bench.service.world.jobs_created(provider))
+
+    def batches(self, position: int = 3) -> list[tuple[int, int, str]]:
+        """(attempt, requests, state) of every batch of a step: 3, 4, 5 for question, answer, correction of round 2."""
+        rows = ledger(self.bench).batches
+        return [(row["attempt"], row["requests"], row["state"]) for row in rows if row["position"] == position]
+
+
+def reach(scene: Scene, provider: str) -> None:
+    """Ticks until the provider's first batch is in flight."""
+    for _ in range(1 if provider == "gemini" else 2):
+        assert scene.tick().code == 0
+
+
+def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]:
+    """More jobs of a batch that is looked for, created by somebody else with the same call. Returns their ids."""
+    table, keys, made = providers.provider(row["provider"]), bench.environment, []
+    access = Access(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
+    with closing(table.connect(access)) as remote:
+        for _ in range(times):
+            bench.service.world.advance(10)
+            made.append(remote.create(model=row["model"], file_id=row["remote_file"], name=row["name"]))
+    return made
+
+
+def built_again(scene: Scene) -> None:
+    """`rebuild` finds the same texts and the same bill."""
+    before, receipt = ledger(scene.bench).texts, scene.run("receipt", "--json").json
+    store = scene.bench.root / "data" / "batchgen.sqlite"
+    store.rename(store.with_suffix(".old"))
+    assert scene.bench.run("rebuild").code == 0
+    assert ledger(scene.bench).texts == before
+    assert scene.bench.run("receipt", "--json").json["total"] == receipt["total"]
+    assert scene.bench.run("verify").code == 0
+
+
+def spent(bench: Bench) -> float:
+    return round(float(bench.status()["cost"]["spent_usd"]), 6)
+
+
+def bill(bench: Bench) -> float:
+    """What the raw result lines say was used, at the shipped prices: every different line that names its tokens."""
+    total = 0.0
+    models = {row["name"]: row["model"] for row in ledger(bench).batches}
+    for path in (bench.root / "results").rglob("*.jsonl"):
+        price = rate(models[path.name.split(".")[0]], {})
+        assert price is not None
+        total += sum(price.usd(_usage(line)) for line in set(path.read_bytes().split(b"\n")))
+    return round(total, 6)
+
+
+def _usage(line: bytes) -> Usage:
+    try:
+        response = json.loads(line)["response"]
+    except (ValueError, KeyError):
+        return Usage()
+    gemini = response.get("usageMetadata")
+    if gemini is not None:
+        output = gemini.get("candidatesTokenCount", 0) + gemini.get("thoughtsTokenCount", 0)
+        return Usage(input=gemini["promptTokenCount"], output=output)
+    usage = response["body"].get("usage", {})
+    return Usage(input=usage.get("prompt_tokens", 0), output=usage.get("completion_tokens", 0))

@@ -1,0 +1,253 @@
+"""Where seeds come from: a path, or a data set at the hub; and how some of them are drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import lzma
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.core.errors import InputError
+from batchgen.dataset import seeds
+from batchgen.dataset.seeds import Seed, SeedReport, draw, fingerprint, read_seeds, resolve
+from tests.support.bench import REPOSITORY
+from tests.support.seed_files import GOOD, SEEDS, as_csv, as_jsonl, read, write
+
+# --- draw -------------------------------------------------------------------------------------------------------------
+
+TEN = [Seed(str(n), "a", "c") for n in range(10)]
+
+
+def drawn(limit: int | None, *, sample_seed: int = 42, shuffle: bool = True, rows: list[Seed] = TEN) -> str:
+    return " ".join(seed.question for seed in draw(iter(rows), limit=limit, sample_seed=sample_seed, shuffle=shuffle))
+
+
+def test_everything_in_file_order_without_a_limit() -> None:
+    assert drawn(None) == drawn(None, shuffle=False) == "0 1 2 3 4 5 6 7 8 9"
+
+
+def test_the_first_in_file_order_without_shuffling() -> None:
+    assert drawn(3, shuffle=False) == "0 1 2"
+    assert drawn(30, shuffle=False) == "0 1 2 3 4 5 6 7 8 9"
+
+
+def test_a_sample_is_the_same_everywhere_and_grows_at_its_end() -> None:
+    assert drawn(4) == "1 9 7 3"
+    assert drawn(10) == drawn(99) == "1 9 7 3 2 8 0 5 4 6"
+    for sample_seed in range(20):
+        samples = [drawn(limit, sample_seed=sample_seed).split() for limit in range(1, 11)]
+        assert all(samples[-1][:limit] == sample for limit, sample in enumerate(samples, start=1))
+        assert sorted(samples[-1]) == drawn(None).split()
+
+
+def test_samples_are_uniform_in_rows_and_in_order() -> None:
+    places: Counter[tuple[int, str]] = Counter()
+    for sample_seed in range(1000):
+        places.update(enumerate(drawn(3, sample_seed=sample_seed).split()))
+    assert len(places) == 30
+    # Each of 10 rows at each of 3 places: 100 +- 9.5 expected; the seeds are fixed, so this cannot flicker.
+    assert all(60 < count < 140 for count in places.values())
+    assert sum((count - 100) ** 2 / 100 for count in places.values()) < 60
+
+
+def test_draw_takes_no_more_than_it_needs() -> None:
+    taken: list[str] = []
+    source = (taken.append(seed.question) or seed for seed in TEN)  # type: ignore[func-returns-value]
+    assert list(draw(source, limit=3, sample_seed=1, shuffle=False)) == TEN[:3]
+    assert taken == ["0", "1", "2"]
+    assert next(draw(source, limit=None, sample_seed=1, shuffle=True)) == TEN[3]
+    assert taken == ["0", "1", "2", "3"]
+
+
+def test_reading_stops_where_the_limit_is_reached(tmp_path: Path) -> None:
+    report = SeedReport()
+    rows = read_seeds(write(tmp_path, "x.jsonl", f"{GOOD}\n{GOOD}\n{{\n"), report)
+    assert len(list(draw(rows, limit=2, sample_seed=1, shuffle=False))) == 2
+    assert report == SeedReport(2, 2, copies=1)
+
+
+# --- where a source lies ----------------------------------------------------------------------------------------------
+
+
+def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "_fetch", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "aligner").mkdir()
+    write(tmp_path, "aligner/aligner-20K", "x")
+    assert resolve("aligner/aligner-20K") == Path("aligner/aligner-20K")
+    assert resolve(str(tmp_path)) == tmp_path
+
+
+NO_PATHS = [
+    "x.jsonl",
+    "owner/x.jsonl",
+    "owner/x.csv.GZ",
+    "./owner/name",
+    "../owner/name",
+    "/owner/name",
+    "~/owner/name",
+]
+NO_DATASETS = ["", "name", "a/b/c", "owner/", "-/x", "a b/x", "a\0/b", "owner/name\n", "https://example.org/x"]
+
+
+@pytest.mark.parametrize("source", [*NO_PATHS, *NO_DATASETS, "owner/" + "x" * 5000 + ".jsonl"])
+def test_what_looks_like_a_path_is_never_asked_for(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "_fetch", None)
+    with pytest.raises(InputError, match="no such file"):
+        resolve(source)
+
+
+def test_the_train_file_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    names = [".gitattributes", "README.md", "test.jsonl", "data/train-00000-of-00001.parquet", "train.txt"]
+    assert seeds.train_file("o/n", names) == "data/train-00000-of-00001.parquet"
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert seeds.train_file("o/n", ["b/train.csv", "a/train.json.xz"]) == "a/train.json.xz"
+    assert "o/n has 2 train files; only a/train.json.xz is read." in caplog.messages
+    with pytest.raises(InputError, match="o/n has no train file"):
+        seeds.train_file("o/n", ["README.md", "test.jsonl", "train.py"])
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TRAIN = lzma.compress(as_jsonl(SEEDS))
+REPOSITORIES: dict[str, dict[str, bytes]] = {
+    "aligner/aligner-20K": {"README.md": b"#", "train.jsonl.xz": TRAIN},
+    "some/other": {".gitattributes": b"", "data/train-00000.csv": as_csv(SEEDS), "test.csv": b"x"},
+    "some/empty": {"README.md": b"#"},
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The calls of huggingface_hub 2.4.0: list a dataset, ask for a file (a redirect, as for LFS), get it."""
+
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        path = self.path.split("?")[0].strip("/").split("/")
+        match path:
+            case ["api", "datasets", owner, name] if files := REPOSITORIES.get(f"{owner}/{name}"):
+                siblings = [{"rfilename": file} for file in files]
+                info = {"id": f"{owner}/{name}", "_id": "1", "sha": COMMIT, "siblings": siblings, "private": False}
+                self.answer(200, json.dumps(info).encode())
+            case ["datasets", owner, name, "resolve", _, *file] if files := REPOSITORIES.get(f"{owner}/{name}"):
+                self.file(f"cdn/{owner}/{name}/{'/'.join(file)}", files.get("/".join(file)))
+            case ["cdn", owner, name, *file]:
+                self.answer(200, REPOSITORIES[f"{owner}/{name}"]["/".join(file)])
+            case ["datasets" | "api", "broken", *_] | ["api", "datasets", "broken", *_]:
+                self.answer(403, b"{}", {"X-Error-Message": "broken on purpose"})
+            case ["api", "datasets", "html", _]:
+                self.answer(200, b"<html>please log in</html>")
+            case ["api", "datasets", "json", _]:
+                self.answer(200, b"{}")
+            case _:
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+
+    def file(self, location: str, data: bytes | None) -> None:
+        if data is None:
+            self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return
+        digest = hashlib.sha256(data).hexdigest()
+        linked = {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": COMMIT}
+        port = self.headers["Host"].rpartition(":")[2]
+        self.answer(302, b"", {**linked, "Location": f"http://localhost:{port}/{location}"})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def hub() -> Iterator[tuple[str, list[str]]]:
+    """Address of a running hub, and what it was asked."""
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"asked": asked}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+CODE = """
+import sys
+from batchgen.core.errors import InputError
+from batchgen.dataset.seeds import resolve
+assert not {"huggingface_hub", "polars"} & set(sys.modules)
+for source in sys.argv[1:]:
+    try:
+        print(resolve(source))
+    except InputError as error:
+        print("InputError:", error)
+"""
+
+
+def resolved(home: Path, endpoint: str, *sources: str, **environment: str) -> list[str]:
+    """What `resolve` says in a process of its own: the hub's library reads its environment when it is imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
+    command = [sys.executable, "-W", "error", "-c", CODE, *sources]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**kept, **settings}, timeout=60)
+    return done.stdout.splitlines()
+
+
+def test_the_library_of_the_hub_says_everything_once(tmp_path: Path) -> None:
+    """To the log of the program; its own handler would write the same line beside it."""
+    after = "\nimport logging\nprint(logging.getLogger('huggingface_hub').handlers)"
+    with hub() as (endpoint, _):
+        settings = {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(tmp_path),
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        command = [sys.executable, "-c", CODE + after, "some/other"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, env=settings, timeout=60).stdout
+    assert said.endswith("train-00000.csv\n[]\n")
+
+
+def test_datasets_come_from_the_hub(tmp_path: Path) -> None:
+    sources = ["aligner/aligner-20K", "some/other", "some/empty", "no/such", "broken/set", "html/page", "json/page"]
+    with hub() as (endpoint, asked):
+        known, other, *errors = resolved(tmp_path, endpoint, *sources)
+    assert read(Path(known))[0] == SEEDS
+    assert fingerprint(Path(known)) == hashlib.sha256(TRAIN).hexdigest()
+    assert Path(known).is_relative_to(tmp_path)
+    assert Path(other).name == "train-00000.csv"
+    assert read(Path(other))[0] == SEEDS
+    assert [error.split(":")[0] for error in errors] == ["InputError"] * 5
+    assert "some/empty has no train file" in errors[0]
+    assert "'no/such' is no file here, and no dataset" in errors[1]
+    assert "broken on purpose" in errors[2]
+    assert "html/page could not be fetched" in errors[3]
+    assert "json/page could not be fetched" in errors[4]
+    assert "GET /api/datasets/aligner/aligner-20K" not in asked
+    assert "GET /cdn/aligner/aligner-20K/train.jsonl.xz" in asked
+    # The hub is away now: what was fetched before is still there, what was not is an error and no traceback.
+    cached, fresh = resolved(tmp_path, endpoint, "aligner/aligner-20K", "some/other")
+    assert cached == known
+    assert fresh.startswith("InputError: some/other could not be fetched: ")

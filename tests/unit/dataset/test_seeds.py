@@ -1,0 +1,497 @@
+"""Files of seeds: any container, any damage, any text, in constant memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import random
+import tracemalloc
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchgen.core.errors import InputError
+from batchgen.dataset import seeds
+from batchgen.dataset.seeds import LeftOut, Seed, SeedReport, draw, fingerprint, read_seeds
+from tests.support.bench import REPOSITORY, SHARED
+from tests.support.seed_files import (
+    GOOD,
+    PACKERS,
+    SEEDS,
+    WRITERS,
+    as_csv,
+    as_json,
+    as_jsonl,
+    as_parquet,
+    read,
+    refused,
+    write,
+)
+
+EXAMPLES = REPOSITORY / "batchgen" / "examples.jsonl"
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples hypothesis makes."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+# --- containers and compressions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize(("kind", "writer"), WRITERS)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "bom"])
+def test_round_trip(tmp_path: Path, kind: str, writer: Callable[..., bytes], packing: str, mark: bytes) -> None:
+    path = write(tmp_path, f"train{kind}{packing}", PACKERS[packing](mark + writer(SEEDS)))
+    assert read(path) == (SEEDS, SeedReport(read=8, kept=8, copies=2))
+
+
+def test_round_trip_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "a[1]*?.parquet", as_parquet(SEEDS))
+    assert read(path)[0] == SEEDS
+    monkeypatch.setattr(seeds, "PARQUET_SLICE", 3)
+    assert read(path) == (SEEDS, SeedReport(read=8, kept=8, copies=2))
+
+
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+def test_archives_of_several_parts(tmp_path: Path, packing: str) -> None:
+    parts = b"".join(PACKERS[packing](as_jsonl(SEEDS[at : at + 3])) for at in range(0, len(SEEDS), 3))
+    assert read(write(tmp_path, f"x.jsonl{packing}", parts))[0] == SEEDS
+
+
+TEXTS = st.text(st.characters(codec="utf-8"))
+TRIPLES = st.lists(st.tuples(TEXTS, TEXTS, TEXTS).map(Seed._make), max_size=5)
+
+
+def cleaned(text: str) -> str:
+    """What `clean` promises, said another way."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(char for char in text if char in "\t\n" or char >= " ").strip()
+
+
+def seen(text: str) -> bool:
+    """Whether there is anything to see, said another way; what this Python does not know yet may have a shape."""
+    return any((one.isprintable() and one != " ") or unicodedata.category(one) in {"Cn", "Co"} for one in text)
+
+
+@given(rows=TRIPLES, case=st.sampled_from([*WRITERS, (".parquet", as_parquet)]))
+@settings(deadline=None)
+def test_any_text_arrives(scratch: Path, rows: list[Seed], case: tuple[str, Callable[..., bytes]]) -> None:
+    kind, writer = case
+    path = write(scratch, f"any{kind}", writer([*rows, SEEDS[0]]))
+    expected = [Seed(*map(cleaned, row)) for row in [*rows, SEEDS[0]]]
+    assert read(path)[0] == [row for row in expected if all(map(seen, row))]
+
+
+@given(text=st.text())
+def test_clean_text_is_stable_and_can_be_encoded(text: str) -> None:
+    once, replaced = seeds.clean(text)
+    assert seeds.clean(once) == (once, 0)
+    assert not {char for char in once if unicodedata.category(char) == "Cs" or char < " "} - {"\t", "\n"}
+    assert replaced == sum(unicodedata.category(char) == "Cs" for char in text)
+
+
+@given(
+    data=st.binary(max_size=200),
+    kind=st.sampled_from([".jsonl", ".json", ".csv"]),
+    packing=st.sampled_from([*PACKERS]),
+    packed=st.booleans(),
+)
+@settings(deadline=None)
+def test_noise_is_an_input_error(scratch: Path, data: bytes, kind: str, packing: str, *, packed: bool) -> None:
+    path = write(scratch, f"noise{kind}{packing}", PACKERS[packing](data) if packed else data)
+    with pytest.raises(InputError):
+        read(path)
+
+
+# --- files that are refused as a whole --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+def test_archive_cut_anywhere(tmp_path: Path, packing: str) -> None:
+    whole = PACKERS[packing](as_jsonl(SEEDS[:4]))
+    for length in range(1, len(whole), 7):
+        assert "cannot be used" in refused(write(tmp_path, f"cut.jsonl{packing}", whole[:length]))
+    refused(write(tmp_path, f"cut.jsonl{packing}", whole[:-1]))
+    refused(write(tmp_path, f"cut.jsonl{packing}", b""))
+
+
+def test_archive_cut_late_gives_rows_before_it_is_refused(tmp_path: Path) -> None:
+    whole = lzma.compress(as_jsonl(Seed(f"q{n}", f"{n * 7919 % 10_007}", "c") for n in range(5000)), preset=0)
+    report = SeedReport()
+    rows = read_seeds(write(tmp_path, "x.jsonl.xz", whole[:-20]), report)
+    with pytest.raises(InputError, match="ended before"):
+        list(rows)
+    assert report.kept > 1000
+
+
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+def test_archive_with_one_wrong_byte(tmp_path: Path, packing: str) -> None:
+    whole = PACKERS[packing](as_jsonl(SEEDS[:4]))
+    refusals = 0
+    for at in range(0, len(whole), 3):
+        path = write(tmp_path, f"x.jsonl{packing}", whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            rows, _ = read(path)
+        except InputError:
+            refusals += 1
+        else:  # a date in a header, say; zstd carries a checksum of its content only when asked to
+            assert rows == SEEDS[:4] or packing == ".zst"
+    assert refusals > (len(whole) // 30 if packing == ".zst" else len(whole) // 3 - 20)
+
+
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+def test_what_is_no_archive_at_all(tmp_path: Path, packing: str) -> None:
+    refused(write(tmp_path, f"plain.jsonl{packing}", as_jsonl(SEEDS[:2])))
+    refused(write(tmp_path, f"pointer.jsonl{packing}", b"version https://git-lfs.github.com/spec/v1\nsize 3"))
+
+
+def test_array_torn_anywhere(tmp_path: Path) -> None:
+    whole = as_json(SEEDS[3:4])
+    for length in range(len(whole)):
+        refused(write(tmp_path, "x.json", whole[:length]))
+
+
+@pytest.mark.parametrize("tail", ["[]", ",", "x", "]", '{"question":"q"}'])
+def test_array_with_a_tail(tmp_path: Path, tail: str) -> None:
+    assert "after row 2" in refused(write(tmp_path, "x.json", as_json(SEEDS[:2]) + tail.encode()))
+
+
+@pytest.mark.parametrize("data", [f"[{GOOD}[{GOOD}]", "[1 2]", "[,]", "[[}]", "[" * 100_000, "[{} {}]", "[]"])
+def test_array_that_is_none(tmp_path: Path, data: str) -> None:
+    refused(write(tmp_path, "x.json", data))
+
+
+def test_parquet_that_is_broken(tmp_path: Path) -> None:
+    whole = as_parquet(SEEDS)
+    for data in (b"", b"PAR1", whole[: len(whole) // 2], whole[:-1], b"\0" * 1000):
+        refused(write(tmp_path, "x.parquet", data))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("x.csv", "question,answer\na,b\n", "found: question, answer"),
+        ("x.csv", "question;answer;correction\na;b;c\n", "found: question;answer;correction"),
+        ("x.csv", "question,answer,correction,answer\na,b,c,d\n", "once each"),
+        ("x.csv", "\nquestion,answer,correction\na,b,c\n", "found: none"),
+        ("x.csv", "", "it is empty"),
+        ("x.csv", "question,answer,correction\n", "it is empty"),
+        ("x.csv", 'question,answer,correction\na,b,c\n"d" oh,e,f\n', "begins at line 3"),
+        ("x.csv", 'question,answer,correction\n"a\nb",b,c\nd,e,"never\nclosed\n', "begins at line 4"),
+        ("x.jsonl", "", "it is empty"),
+        ("x.jsonl", "\n \n\r\n", "it is empty"),
+        ("x.jsonl", "[1]\n{}\n{}\n", "1 not an object, 2 question is missing"),
+        ("x.json", '{"rows": []}', "array of rows"),
+        ("x.json", '\n{\n"rows": [\n{"question": "q"}]}\n', "array of rows"),
+        ("x.json", " [\n] ", "it is empty"),
+        ("x.json", '{"question": "q", "answer": "a"}', "1 correction is missing; line 1 has question, answer."),
+        ("x.jsonl", '\n{"Question": "q", "id": 1}\n{}\n', "2 question is missing; line 2 has Question, id."),
+        ("x.jsonl", "{}\n", "1 question is missing; line 1 has no keys."),
+        ("x.jsonl", "{torn\n", "1 unreadable; see line 1."),
+        ("x.csv", "question,answer,correction\na,b\n", "1 wrong number of columns; see line 2."),
+        ("x.jsonl", '{"a\\nb\\u001b[1m": 1}\n', "line 1 has ab[1m."),
+    ],
+)
+def test_says_why_a_file_is_refused(tmp_path: Path, name: str, data: str, says: str) -> None:
+    assert says in refused(write(tmp_path, name, data))
+
+
+def test_parquet_with_wrong_columns(tmp_path: Path) -> None:
+    pl.DataFrame({"question": ["q"], "text": ["t"]}).write_parquet(tmp_path / "x.parquet")
+    assert "found: question, text" in refused(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x", ".jsonl", "x.jsonl.bz2", "x.xz", "x.parquet.gz", "jsonl"])
+def test_unknown_kind_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="unknown kind") as caught:
+        read_seeds(write(tmp_path, name, as_jsonl(SEEDS)), SeedReport())
+    assert ".jsonl" in caught.value.do
+
+
+def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    for name, says in {
+        "folder.jsonl": "is a directory",
+        "none.jsonl": "is not there",
+        "x.jsonl/y.jsonl": "not",
+    }.items():
+        with pytest.raises(InputError, match=says):
+            read_seeds(tmp_path / name, SeedReport())
+        with pytest.raises(InputError, match=says):
+            fingerprint(tmp_path / name)
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    """It cannot be read twice, and nobody may ever write to it."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match="is no file"):
+        fingerprint(tmp_path / "pipe.jsonl")
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    assert read(write(tmp_path, "v1.2.TRAIN.JSONL.GZ", gzip.compress(as_jsonl(SEEDS))))[0] == SEEDS
+
+
+# --- rows that are left out -------------------------------------------------------------------------------------------
+
+NO_SEEDS = {
+    '{"question":"q","answer":"a","corr': "unreadable",
+    GOOD + GOOD: "unreadable",
+    "not json": "unreadable",
+    "NaN": "unreadable",
+    '{"question":"q","answer":"a","correction":"c","score":NaN}': "unreadable",
+    '{"question":"\\ud83d","answer":"a","correction":"c","score":Infinity}': "unreadable",
+    '{"question":"\\ud83d","answer":"a","corr': "unreadable",
+    '{"question":"tab\tinside","answer":"a","correction":"c"}': "unreadable",
+    "[" * 5000 + "\\u0000": "unreadable",
+    "3": "not an object",
+    "null": "not an object",
+    '"unreadable"': "not an object",
+    "[]": "not an object",
+    '["q","a","c"]': "not an object",
+    "{}": "question is missing",
+    '{"question":"q","answer":"a"}': "correction is missing",
+    '{"question":"q","answer":null,"correction":"c"}': "answer is missing",
+    '{"Question":"q","answer":"a","correction":"c"}': "question is missing",
+    '{"question":1,"answer":"a","correction":"c"}': "question is not text",
+    '{"question":"q","answer":["a"],"correction":"c"}': "answer is not text",
+    '{"question":"q","answer":"a","correction":false}': "correction is not text",
+    '{"question":"","answer":"a","correction":"c"}': "question is blank",
+    '{"question":"q","answer":" \\n\\t\\u3000\\u2028","correction":"c"}': "answer is blank",
+    '{"question":"q","answer":"a","correction":"\\u0000\\u001f \\r"}': "correction is blank",
+    '{"question":"\\u200b\\ufeff","answer":"a","correction":"c"}': "question is blank",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), NO_SEEDS.items(), ids=range(len(NO_SEEDS)))
+def test_a_line_left_out_costs_no_other(tmp_path: Path, line: str, reason: str) -> None:
+    rows, report = read(write(tmp_path, "x.jsonl", f"\ufeff{GOOD}\r\n\n{line}\n  \n{GOOD}"))
+    assert rows == [Seed("q", "a", "c")] * 2
+    assert report == SeedReport(3, 2, {reason: 1}, {reason: [3]}, copies=1)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [(row, reason) for row, reason in NO_SEEDS.items() if reason != "unreadable" or "NaN" in row or "Infin" in row],
+)
+def test_an_element_left_out_costs_no_other(tmp_path: Path, row: str, reason: str) -> None:
+    rows, report = read(write(tmp_path, "x.json", f"\ufeff\n[{GOOD},\n\n{row} , {GOOD}\n]\n"))
+    assert rows == [Seed("q", "a", "c")] * 2
+    assert report == SeedReport(3, 2, {reason: 1}, {reason: [2]}, copies=1)
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\xc3", b"\xed\xa0\xbd", b"\xf8\x88\x80\x80\x80"])
+@pytest.mark.parametrize(
+    ("name", "parts", "line"),
+    [
+        ("x.jsonl", (b"", GOOD.encode() + b"\n", b""), 2),
+        ("x.json", (b"[", GOOD.encode() + b",", b"{}]"), 2),
+        ("x.csv", (b"question,answer,correction\n", b'"q","a","c"\n', b""), 3),
+    ],
+)
+def test_invalid_utf8_costs_one_row(
+    tmp_path: Path, junk: bytes, name: str, parts: tuple[bytes, bytes, bytes], line: int
+) -> None:
+    before, row, after = parts
+    data = before + row + row.replace(b'"a"', b'"' + junk + b'"') + row + after
+    rows, report = read(write(tmp_path, name, data))
+    assert rows == [Seed("q", "a", "c")] * 2
+    assert report.examples["unreadable"] == [line]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_lone_surrogates_are_replaced_and_counted(tmp_path: Path, name: str) -> None:
+    rows = [
+        '{"question":"\\ud83d","answer":"\\ude00\\ud83d!","correction":"\\ud83d\\ude00 \\uD83D"}',
+        '{"question":"q","answer":"a","correction":"c","\\udfff":"\\ud800"}',
+        '{"question":"\\ud800","answer":"","correction":"c"}',
+    ]
+    text = "\n".join(rows) if name == "x.jsonl" else f"[{','.join(rows)}]"
+    found, report = read(write(tmp_path, name, text))
+    assert found == [Seed("\ufffd", "\ufffd\ufffd!", "\U0001f600 \ufffd"), Seed("q", "a", "c")]
+    assert report == SeedReport(3, 2, {"answer is blank": 1}, {"answer is blank": [3]}, replaced_surrogates=4)
+
+
+def test_control_characters_and_line_ends(tmp_path: Path) -> None:
+    row = {"question": " \ufeffa\0b\x1bc\x7f\x80 ", "answer": "1\r\n2\r3\n4\t5", "correction": "\x0b\x0cx\u2028y\u200d"}
+    rows, _ = read(write(tmp_path, "x.jsonl", json.dumps(row)))
+    assert rows == [Seed("\ufeffabc\x7f\x80", "1\n2\n3\n4\t5", "x\u2028y\u200d")]
+
+
+def test_extra_keys_are_ignored(tmp_path: Path) -> None:
+    row = {
+        "id": "r1-000001",
+        "question": "q",
+        "history": [["u", "a"]],
+        "answer": "a",
+        "correction": "c",
+        "source": None,
+    }
+    assert read(write(tmp_path, "x.jsonl", json.dumps(row)))[0] == [Seed("q", "a", "c")]
+
+
+def test_the_hint_for_a_csv_says_how_one_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        list(read_seeds(write(tmp_path, "x.csv", "question;answer;correction\na;b;c\n"), SeedReport()))
+    assert "commas" in caught.value.do
+    with pytest.raises(InputError) as caught:
+        list(read_seeds(write(tmp_path, "x.jsonl", "no json\n"), SeedReport()))
+    assert "commas" not in caught.value.do
+
+
+def test_csv_lines_are_physical(tmp_path: Path) -> None:
+    text = (
+        "id, correction ,answer,question\r\n"  # 1
+        "1,c1,a1,q1\r\n"
+        '2,"c2\r\nis ""two"" lines, long",a2,q2\r\n'  # 3 and 4
+        "\r\n"
+        "3,c3,,q3\r\n"  # 6
+        '4,"c\n\n4",q4\r\n'  # 7 to 9
+        "5,an unquoted, comma,a5,q5\r\n"  # 10
+        "6,c6,a6,q6"
+    )
+    rows, report = read(write(tmp_path, "x.csv", text))
+    assert rows == [Seed("q1", "a1", "c1"), Seed("q2", "a2", 'c2\nis "two" lines, long'), Seed("q6", "a6", "c6")]
+    assert report.examples == {"answer is blank": [6], "wrong number of columns": [7, 10]}
+
+
+def test_parquet_rows_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "PARQUET_SLICE", 2)
+    frame = pl.DataFrame({"n": [1, 2, 3, 4, 5], "answer": ["a", None, " ", "a", "a"]})
+    frame.with_columns(question=pl.lit("q"), correction=pl.lit("c")).write_parquet(tmp_path / "x.parquet")
+    rows, report = read(tmp_path / "x.parquet")
+    assert rows == [Seed("q", "a", "c")] * 3
+    assert report.examples == {"answer is missing": [2], "answer is blank": [3]}
+    frame.with_columns(question=pl.col("n"), correction=pl.lit("c")).write_parquet(tmp_path / "x.parquet")
+    assert "5 question is not text" in refused(tmp_path / "x.parquet")
+
+
+def test_report_keeps_twenty_lines_per_reason(tmp_path: Path) -> None:
+    _, report = read(write(tmp_path, "x.jsonl", f"{GOOD}\n" + "{\n" * 1000 + "[]\n" * 3))
+    assert report.left_out == {"unreadable": 1000, "not an object": 3}
+    assert report.examples == {"unreadable": [*range(2, 22)], "not an object": [1002, 1003, 1004]}
+    assert json.loads(json.dumps(dataclasses.asdict(report)))["read"] == 1004
+
+
+def test_report_fills_as_rows_pass(tmp_path: Path) -> None:
+    report = SeedReport()
+    rows = read_seeds(write(tmp_path, "x.jsonl", f"{{\n{GOOD}\n{GOOD}\n"), report)
+    assert report == SeedReport()
+    next(rows)
+    assert (report.read, report.kept, report.left_out) == (2, 1, {"unreadable": 1})
+
+
+def test_copies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "DISTINCT_QUESTIONS", 2)
+    path = write(tmp_path, "x.jsonl", as_jsonl(Seed(question, "a", "c") for question in "abcabca"))
+    assert read(path)[1].copies == 3
+
+
+def test_left_out_is_a_value() -> None:
+    report = SeedReport()
+    report.leave_out(LeftOut(line=7, reason="unreadable"))
+    assert (report.left_out, report.examples) == ({"unreadable": 1}, {"unreadable": [7]})
+
+
+def test_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
+    data = gzip.compress(as_jsonl(SEEDS))
+    assert fingerprint(write(tmp_path, "x.jsonl.gz", data)) == hashlib.sha256(data).hexdigest()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peak_bytes(rows: Iterator[Seed]) -> int:
+    """The most Python memory in use while the rows are used up."""
+    tracemalloc.start()
+    try:
+        for _ in rows:
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "packer"),
+    [
+        ("x.jsonl", bytes),
+        ("x.jsonl.gz", gzip.compress),
+        ("x.jsonl.xz", lambda data: lzma.compress(data, preset=0)),  # the window of preset 6 alone is 8 MB
+        ("x.jsonl.zst", zstandard.compress),
+        ("x.csv", bytes),
+    ],
+)
+def test_streams_in_constant_memory(tmp_path: Path, name: str, packer: Callable[[bytes], bytes]) -> None:
+    noise = random.Random(1)
+    rows = [Seed("q", noise.randbytes(1000).hex(), "c") for _ in range(1500)]
+    data = as_csv(rows) if ".csv" in name else as_jsonl(rows)
+    path = write(tmp_path, name, packer(data))
+    assert len(data) > 3_000_000
+    assert peak_bytes(read_seeds(path, SeedReport())) < 1_000_000
+
+
+def test_sample_holds_no_more_than_its_limit() -> None:
+    rows = (Seed(str(n), "a" * 1000, f"{n}" * 100) for n in range(20_000))
+    assert peak_bytes(draw(rows, limit=20, sample_seed=1, shuffle=True)) < 200_000
+
+
+# --- the shipped examples, and real rows where they are at hand -------------------------------------------------------
+
+
+def is_chinese(text: str) -> bool:
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+def test_shipped_examples() -> None:
+    rows, report = read(EXAMPLES)
+    assert report == SeedReport(read=36, kept=36, copies=1)
+    assert sum(is_chinese(row.question) for row in rows) >= 12
+    assert [is_chinese(row.question) for row in rows[:10]].count(True) == 1  # the demo's model reads English
+    assert sum(row.answer == row.correction for row in rows) == 1
+    assert all(130 <= len(row.correction) <= 450 for row in rows)
+    data = EXAMPLES.read_bytes()
+    assert as_jsonl(rows) == data.replace(b'","', b'", "').replace(b'":"', b'": "')
+    text = data.decode()
+    hostile = [
+        "<script>",
+        "{0}",
+        "%s",
+        "[INST]",
+        "gnore previous instructions",
+        "\u2028",
+        "\u200d",
+        "```",
+        "| --- |",
+        "🙏",
+    ]
+    assert not [mark for mark in hostile if mark not in text]
+
+
+FILES = {
+    EXAMPLES: 36,
+    SHARED / "aligner20k/train.sample200.jsonl.xz": 200,
+    SHARED / "aligner20k/round1_single_turn.jsonl": 200,
+    SHARED / "aligner20k/aligner_template_2.json": 2,
+    SHARED / "oasst1_rm_zh_triples.jsonl": 775,
+}
+
+
+@pytest.mark.parametrize(("path", "count"), [(path, count) for path, count in FILES.items() if path.exists()])
+def test_real_rows_arrive_unchanged(path: Path, count: int) -> None:
+    rows, report = read(path)
+    assert (len(rows), report.left_out, report.replaced_surrogates) == (count, {}, 0)
+    assert rows == [Seed(*map(cleaned, row)) for row in rows]

@@ -1,0 +1,75 @@
+"""A new program finds the store of an older one in mid-run: it reads it, and a tick brings it up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.ledger.migrations import MIGRATIONS
+from tests.support.scene import Make, Scene
+
+BEGUN = 1 + next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE stale"))
+BILLS = next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE bills"))
+AWAITED = next(at for at, statement in enumerate(MIGRATIONS) if "COLUMN awaited_until" in statement)
+
+
+def older(store: Path, version: int) -> None:
+    """The same run as a program kept it whose store had this version."""
+    path = store.with_name("older.sqlite")
+    with closing(sqlite3.connect(path)) as database:
+        triggers = [statement for statement in MIGRATIONS[:version] if statement.startswith("CREATE TRIGGER")]
+        for statement in MIGRATIONS[:version]:
+            if statement not in triggers:
+                database.execute(statement)
+        database.execute("ATTACH ? AS now", (str(store),))
+        tables = database.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({table})"))
+            database.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM now.{table}")  # noqa: S608 - a schema's own names
+        for statement in triggers:
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {version}")
+        database.commit()
+    path.replace(store)
+
+
+def told(scene: Scene) -> dict[str, Any]:
+    """What the program says of a run, but for the time that goes by."""
+    found = {name: scene.bench.run(name, "--json").json for name in ("status", "receipt")}
+    for batch in found["status"]["batches"]:
+        del batch["age_seconds"]
+    return found
+
+
+@pytest.mark.parametrize("version", [*range(BEGUN, BILLS + 1), AWAITED])
+def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
+    """Nothing is seen differently, before a tick and after it. One row fails and is asked again, one is blocked."""
+    scene = Scene.of(make_bench, 6, most=3, job_seconds=30.0)
+    scene.bench.service.faults.rows("truncated", key=r"r1-000002.*question.*a1")
+    scene.bench.service.faults.rows("blocked_prompt", key=r"r1-000005.*answer")
+    for _ in range(4):
+        scene.tick(60)
+    scene.run("collect")  # its jobs are looked at, and run
+    before = told(scene)
+    assert before["receipt"]["total"]["usd"] > 0
+    older(scene.bench.root / "data" / "batchgen.sqlite", version)
+    assert told(scene) == before
+    assert scene.bench.run("collect").code == 0  # nothing has ended since
+    assert told(scene) == before
+    scene.finish()
+
+
+@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.parametrize("version", [BEGUN, AWAITED])
+def test_a_report_of_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
+    """A finished run has no further tick that would bring it up to date."""
+    scene = Scene.of(make_bench, 2)
+    scene.finish()
+    older(scene.bench.root / "data" / "batchgen.sqlite", version)
+    result = scene.run("report")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(str(scene.bench.root / "data" / "report.html"))

@@ -1,0 +1,157 @@
+"""Every query of the store reads by its index: what it costs follows what it returns and not what the run holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchgen.core.dialogue import Stage, Step, Turn
+from batchgen.ledger import queries
+from batchgen.ledger.rows import Plan
+from batchgen.ledger.status import status
+from batchgen.ledger.store import Store
+from batchgen.runtime.settings import Settings
+
+QUERIES = {
+    name: text
+    for name, text in vars(queries).items()
+    if isinstance(text, str) and text.startswith(("SELECT", "UPDATE", "WITH"))
+}
+PRIMARY = "INTEGER PRIMARY KEY"
+# query -> the index it must use. `rowid` ranges are the primary key of conversations and of texts.
+INDEX = {
+    "READY_ATTEMPTS": "INDEX ready",
+    "READY_AGAIN": "INDEX ready",
+    "READY": "INDEX ready",
+    "READY_TEXTS": "INDEX ready",
+    "CLAIM": PRIMARY,
+    "HELD": "INDEX held",
+    "HELD_NUMBERS": "COVERING INDEX held",
+    "HELD_TEXTS": "COVERING INDEX held",
+    "ADVANCE": "COVERING INDEX held",
+    "FAIL": PRIMARY,
+    "REJECT": PRIMARY,
+    "MAKE_FREE": PRIMARY,
+    "TEXTS": PRIMARY,
+    "SOURCES": PRIMARY,
+    "TEXTS_OF": "INDEX provenance",
+    "REACHED": PRIMARY,
+    "STANDINGS": PRIMARY,
+    "REACHED_TEXTS": PRIMARY,
+    "REJECTED_AT": "INDEX left_behind",
+    "REJECTION_REASONS": "INDEX left_behind",
+    "MAKE_READY": "INDEX left_behind",
+    "LIVE": "INDEX by_state",
+    "AWAITED": "INDEX awaited",
+    "LACKS": PRIMARY,
+    "LEND": PRIMARY,
+    "KEEP": PRIMARY,
+    "FAILURES_OF": "PRIMARY KEY",
+    "SHOWN": "INDEX by_state",
+    "ENQUEUED": "INDEX by_state",
+    "ACCEPTED_AT": "PRIMARY KEY",
+    "OUTPUT_OF": "PRIMARY KEY",
+}
+# These read all rejected conversations, whose number is bounded by max_rejected_share, and no other.
+ALL_REJECTED = {"LEFT_BEHIND", "REJECTED", "ALL_REJECTED"}
+# These read the ledger: a row a batch, a few a batch's outcomes. No conversation.
+LEDGER = {
+    *("ALL_BATCHES", "ALL_SHOWN", "LAST_BATCH", "BATCH_TOTALS", "ESTIMATED", "LEDGER_USD"),
+    *("RESERVED_WITHOUT_PRICE", "STALE", "WAITS"),
+}
+# These read what is added up already: a few rows a step and model, in a run of any size.
+ADDED_UP = {"ACCEPTED", "BILLS"}
+BIG = re.compile(r"SCAN (conversations|texts|c|t)\b(?! USING (COVERING )?INDEX left_behind)")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite")
+    opened.replace_seeds([Turn("q", "a", "c")] * 3, {"run": "beef", "prepared": ""})
+    yield opened
+    opened.close()
+
+
+def plan(store: Store, query: str) -> list[str]:
+    names = re.findall(r":(\w+)", query)
+    values: dict[str, int] | list[int] = dict.fromkeys(names, 1) if names else [1] * query.count("?")
+    return [step[3] for step in store._database.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+
+
+def test_every_query_is_spoken_for() -> None:
+    assert {*INDEX, *ALL_REJECTED, *LEDGER, *ADDED_UP} == set(QUERIES)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_a_query_uses_its_index(name: str, store: Store) -> None:
+    steps = plan(store, QUERIES[name])
+    assert any(step.startswith("SEARCH") and INDEX[name] in step for step in steps), steps
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_reads_all_conversations_or_texts(name: str, store: Store) -> None:
+    steps = plan(store, QUERIES[name])
+    assert [step for step in steps if BIG.search(step)] == []
+    assert not any("AUTOMATIC" in step for step in steps)
+
+
+@pytest.mark.parametrize("name", sorted(LEDGER))
+def test_the_ledger_s_queries_know_no_conversation(name: str) -> None:
+    assert not re.search(r"\b(conversations|texts)\b", QUERIES[name])
+
+
+@pytest.mark.parametrize("name", sorted(ADDED_UP))
+def test_what_was_accepted_and_billed_is_not_added_up_anew(name: str) -> None:
+    assert re.findall(r"(?:FROM|JOIN) (\w+)", QUERIES[name]) == ["bills"]
+
+
+@pytest.mark.parametrize("name", ["BATCH_TOTALS", "LEDGER_USD"])
+def test_totals_of_the_ledger_are_added_up_from_an_index_alone(name: str, store: Store) -> None:
+    steps = plan(store, QUERIES[name])
+    assert any("USING COVERING INDEX" in step for step in steps if step.startswith("SCAN")), steps
+    assert not any(step.startswith("SCAN") and "COVERING" not in step for step in steps), steps
+
+
+def test_queries_elsewhere_in_the_store_name_one_row() -> None:
+    """What is not named in queries.py changes single rows, or everything when a run is prepared."""
+    names = ("store.py", "totals.py", "dialogues.py", "connection.py")
+    modules = [Path(queries.__file__).with_name(name) for name in names]
+    sources = [module.read_text("utf-8") for module in modules]
+    assert [source for source in sources if re.search(r"(FROM|UPDATE) (conversations|texts)\b", source)] == []
+
+
+def test_attempts_are_found_one_by_one(store: Store) -> None:
+    step = Step(2, Stage.QUESTION)
+    assert store.ready_attempts(step) == [0]
+    store._database.execute("UPDATE conversations SET attempt = number * 2 WHERE number > 1")
+    assert store.ready_attempts(step) == [0, 4, 6]
+    assert store.ready_again(step) == 2
+    store._database.execute("UPDATE conversations SET reason = 'empty' WHERE number = 2")
+    assert store.ready_attempts(step) == [0, 6]
+    assert store.ready_attempts(Step(2, Stage.ANSWER)) == []
+    assert store.settled_at(step.position) == (0, 1)
+    assert store.rejected() == 1
+
+
+def test_a_status_reads_the_whole_ledger_only_when_it_is_asked_to(store: Store) -> None:
+    step = Step(2, Stage.QUESTION)
+    for number, name in enumerate(["old", "new"], start=1):
+        rows = store.ready(step, 0, after=number - 1, limit=1)
+        plan = Plan(name, step.position, 1, "gemini", "m", 1, 9, "", 1, 1, 0.5, 0.5, planned_at=100.0)
+        batch = store.plan(plan, rows)
+        if name == "old":
+            store.settle(batch, [], {}, max_attempts=3)
+    seen: list[str] = []
+    store._database.set_trace_callback(seen.append)
+    short = status(store, Settings(), 160.0)
+    assert not any("FROM batches ORDER BY" in statement for statement in seen)
+    assert [(batch["batch"], batch["state"], batch["age_seconds"]) for batch in short["batches"]] == [
+        ("new", "planned", 60)
+    ]
+    whole = status(store, Settings(), 160.0, ended=True)
+    assert [batch["batch"] for batch in whole["batches"]] == ["old", "new"]
+    assert whole["batches"][1:] == short["batches"]
+    assert {**whole, "batches": []} == {**short, "batches": []}

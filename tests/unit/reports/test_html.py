@@ -1,0 +1,485 @@
+"""The report: its numbers are the store's, its texts are data, and it asks nobody for anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from commands import measured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchgen.core.dialogue import Conversation, Turn
+from batchgen.core.errors import SetupError
+from batchgen.dataset.quality.flags import LABELS
+from batchgen.engine.session import Session
+from batchgen.ledger.rows import Batch, Standing
+from batchgen.ledger.run import Names
+from batchgen.ledger.store import Store
+from batchgen.reports.html import page as paging
+from batchgen.reports.html import timeline_bars
+from batchgen.reports.html.conversations import OPEN, Note, Texts, shown
+from batchgen.reports.html.facts import Facts, facts
+from batchgen.reports.html.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
+from batchgen.reports.html.sample import EACH, Sample
+from batchgen.reports.html.timeline_bars import Spans
+from batchgen.reports.html.word_diff import marked
+from batchgen.reports.html.write import report
+from batchgen.runtime.files import Layout, exclusive
+from batchgen.runtime.settings import load
+from tests.support.bench import REPOSITORY, Bench, seeds
+from tests.support.invariants import ledger
+from tests.support.report_page import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Page, read, troubled
+
+if TYPE_CHECKING:
+    from tests.support.scene import Make
+
+ROUNDED = "Lengths of 10,000 and more are rounded to three digits."
+WORDS = st.text(st.sampled_from("ab, .\n\u2028é中文，한😀<&"), max_size=40)
+
+
+pytestmark = pytest.mark.usefixtures("drawn_here")
+
+
+@pytest.fixture(scope="module")
+def troubled_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a finished run, made once; nobody writes to it."""
+    return troubled(tmp_path_factory.mktemp("troubled") / "run").root
+
+
+@pytest.fixture(scope="module")
+def html(troubled_root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Its page, written once for all who only read it."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    layout = Layout(troubled_root)
+    store = Store.read(layout.store)
+    assert store is not None
+    with closing(Session(layout, load(troubled_root), store, {})) as one:
+        report(one, path, 2000)
+    return path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+@pytest.fixture
+def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """A copy of it. A report needs no service, no key and no network."""
+    shutil.copytree(troubled_root, tmp_path / "run")
+    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+
+
+@pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
+def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
+    """Nobody could see so many bars, and a chart of them would take a page's whole room."""
+    from batchgen.reports.html import charts  # here: what draws takes a second to load
+
+    count = 4_000
+    begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
+    nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
+    known = Spans()
+    for number, at in enumerate(begin):
+        times = {"submitted_at": at, "started_at": at + 5, "ended_at": at + 8}
+        known.learn(Batch(**{**nothing, "batch": number, "position": 3 + number % 6, **times}), begin[-1])
+    timeline = known.timeline()
+    drawing = charts.timeline(timeline)
+    assert drawing is not None
+    assert f"When {count} batches" in drawing.label
+    assert len(timeline.bars) <= timeline_bars.BARS + 2 * 6
+    for kind, first, last in zip(timeline_bars.PHASES, (0, 5), (5, 8), strict=True):  # from the first to the last
+        bars = [bar for bar in timeline.bars if bar["kind"] == kind]
+        assert min(bar["from"] for bar in bars) == round((begin[0] + first) * 1000)
+        assert max(bar["to"] for bar in bars) == round((begin[-1] + last) * 1000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9)), max_size=30), st.integers(0, 20))
+def test_merged_bars_cover_what_the_bars_cover(found: list[tuple[int, int]], gap: int) -> None:
+    bars = sorted((start, start + long) for start, long in found)
+    whole = list(timeline_bars.merged(bars, gap))
+    assert all(any(start <= bar[0] and bar[1] <= stop for start, stop in whole) for bar in bars)
+    assert all(after[0] - before[1] > gap for before, after in pairwise(whole))
+    assert {start for start, _ in whole} <= {start for start, _ in bars}
+    assert {stop for _, stop in whole} <= {stop for _, stop in bars}
+
+
+def test_a_report_stays_under_200_mb(finished: Bench) -> None:
+    """Its charts are drawn by a process of their own, which takes as much memory as all the rest."""
+    _, peak = measured(finished.root, "report")
+    assert peak < 200
+
+
+def written(bench: Bench, *options: str) -> tuple[Any, Page]:
+    result = bench.run("report", "--json", *options)
+    assert result.code == 0, result
+    return result.json, read(Path(result.json["output"]))
+
+
+def session(bench: Bench) -> Session:
+    layout = Layout(bench.root)
+    store = Store.read(layout.store)
+    assert store is not None
+    return Session(layout, load(bench.root), store, {})
+
+
+def known(bench: Bench) -> Facts:
+    one = session(bench)
+    with closing(one):
+        return facts(one)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_the_command_says_where_the_page_is(finished: Bench) -> None:
+    value, page = written(finished)
+    assert value == {
+        "output": str(finished.root / "data" / "report.html"),
+        "bytes": (finished.root / "data" / "report.html").stat().st_size,
+        "shown": COUNT,
+        "conversations": COUNT,
+        "complete": COUNT - 1,
+        "rejected": 1,
+    }
+    assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 left behind"]
+    assert f"{COUNT} conversations to read" in finished.run("report").out
+
+
+def test_steps_say_what_the_store_holds(finished: Bench) -> None:
+    """Each number against a second opinion: plain SQL's rows."""
+    rows = ledger(finished)
+    entered = COUNT
+    for step in known(finished).steps:
+        at = step.step.position
+        batches = [row for row in rows.batches if row["position"] == at]
+        done = sum(1 for place, (batch, _) in rows.texts.items() if place % 256 == at and batch is not None)
+        left = Counter(row["reason"] for row in rows.conversations if row["reason"] and row["at"] == at)
+        assert (step.entered, step.done, step.left) == (entered, done, left)
+        assert step.entered == step.done + step.rejected + step.in_flight + step.ready
+        assert step.requests == sum(row["requests"] for row in batches)
+        assert step.requests == step.accepted + sum(step.failed.values())
+        assert step.models == sorted({row["model"] for row in batches})
+        entered = done
+    by_name = {step.name: step for step in known(finished).steps}
+    assert by_name["round 2 answer"].failed == {"truncated": 1}
+    assert by_name["round 3 answer"].failed == {"empty": 3}
+    assert by_name["round 3 answer"].left == {"empty": 1}
+    assert by_name["round 3 answer"].yielded == pytest.approx((COUNT - 1) / (COUNT + 2))
+
+
+def test_report_receipt_and_status_agree_to_the_cent(finished: Bench, page: Page) -> None:
+    total = finished.run("receipt", "--json").json["total"]
+    assert total["usd"] == pytest.approx(finished.status()["cost"]["spent_usd"], abs=1e-6)
+    cells = page.texts("td")
+    assert cells.count(paging.usd(total["usd"])) == 1
+    assert paging.whole(total["input_tokens"]) in cells
+    assert paging.usd(total["failed_usd"] + total["superseded_usd"]) in cells
+
+
+def test_an_unknown_price_is_a_lower_bound_and_said(make_bench: Make) -> None:
+    bench = make_bench()
+    bench.configure('rounds = 2\ntogether.models = ["new/model"]\n')
+    assert bench.prepare(seeds(2)).code == 0
+    bench.ticks()
+    _, page = written(bench)
+    assert any("new/model is unknown" in text for text in page.texts("p"))
+    total = bench.run("receipt", "--json").json["total"]
+    assert total["at_least"]
+    assert f"≥ {paging.usd(total['usd'])}" in page.texts("td")
+
+
+def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
+    bench = make_bench()
+    bench.configure("[correction]\nask_next = true\n")
+    assert bench.prepare(seeds(3)).code == 0
+    bench.ticks()
+    by_name = {step.name: step for step in known(bench).steps}
+    along = by_name["round 3 question"]
+    assert (along.entered, along.done, along.brought, along.requests, along.accepted) == (3, 3, 3, 0, 0)
+    assert along.models == by_name["round 2 correction"].models
+    assert by_name["round 2 correction"].accepted == 3
+    assert "+3 brought along" in written(bench)[1].texts("span")
+
+
+def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
+    exported = finished.run("export", "--format", "aligner", "--output", str(finished.root / "all.jsonl"), "--json")
+    flags = {attributes["data-flag"] for _, attributes, _ in page.elements if "data-flag" in attributes}
+    assert flags == set(exported.json["flags"])
+    assert "correction_equals_answer" in flags
+    (equal,) = [item for item in page.unpacked()["items"] if item["i"] == EQUAL_ID]
+    labels = page.unpacked()["labels"]
+    assert "correction_equals_answer" in {labels[at][0] for at in equal["t"][0][3]}
+    assert [label for label, _ in labels] == list(LABELS)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=200), st.sampled_from(QUANTILES))
+def test_quantiles_are_exact(lengths: list[int], part: float) -> None:
+    counts = Counter(map(counted, lengths))
+    found = quantile(counts, part)
+    assert sum(length <= found for length in lengths) >= part * len(lengths)
+    assert all(sum(length <= less for length in lengths) < part * len(lengths) for less in counts if less < found)
+
+
+@given(st.integers(1, 10**7))
+def test_only_long_lengths_are_rounded_and_by_little(length: int) -> None:
+    assert abs(counted(length) - length) <= (0 if length <= EXACT else length * 0.005)
+    assert counted(counted(length)) == counted(length)
+    assert length <= EXACT or str(counted(length))[DIGITS:].strip("0") == ""  # 900 of a decade, however many texts
+
+
+@given(st.one_of(st.integers(1, 10**7), st.integers(EXACT - 60, EXACT + 60)))
+def test_whatever_length_is_rounded_is_said_to_be(length: int) -> None:
+    said = rounded({(2, "answer"): {counted(length): 1}})
+    assert said == (length >= EXACT)
+    assert said or counted(length) == length
+
+
+def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:
+    assert [paging.share(value) for value in (None, 0.0, 0.0004, 0.0123, 0.9999, 1.0)] == [
+        "\N{EN DASH}",
+        "0 %",
+        "< 0.1 %",
+        "1.2 %",
+        "> 99.9 %",
+        "100 %",
+    ]
+
+
+# ---------------------------------------------------------------- texts are data
+
+
+def test_every_conversation_can_be_read_as_the_store_holds_it(finished: Bench, page: Page) -> None:
+    names = {one["i"]: one for one in page.unpacked()["items"]}
+    with closing(session(finished)) as one:
+        for conversation in one.store.conversations(range(1, COUNT + 1)):
+            item = names[one.names().id(conversation.number)]
+            found = [Turn(turn[0], "".join(turn[1]), "".join(turn[2])) for turn in item["t"]]
+            assert tuple(found) == conversation.turns
+    assert names[BLOCKED_ID]["w"][:3] == [3, "answer", "empty"]
+    assert names[BLOCKED_ID]["t"][2][1:3] == [[], []]
+    assert SCRIPT in names[HOSTILE_ID]["t"][0][0]
+
+
+def test_markup_of_a_seed_is_nowhere_in_the_page(html: str) -> None:
+    assert "pwned" not in html
+    assert CHINESE["question"] not in html
+
+
+HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> {{ 7*7 }} ${1} @packed@ --> ]]> \u2028"
+
+
+def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) -> None:
+    """The same page with hostile words in every place that somebody else writes has the same elements."""
+    store = Store.open(Layout(finished.root).store)
+    with closing(store):
+        database = store._database
+        database.execute("INSERT INTO waits VALUES ('gemini/x', NULL, 1, 'x')")
+        database.execute("UPDATE batches SET error = 'x'")
+        plain = written(finished)[1]
+        database.execute("UPDATE waits SET scope = ?, reason = ?", (f"gemini/{HOSTILE}", HOSTILE))
+        database.execute("UPDATE batches SET error = ?, model = ?", (HOSTILE, HOSTILE))
+        database.execute("UPDATE meta SET value = ? WHERE key LIKE 'model:%'", (HOSTILE,))
+        database.execute("UPDATE conversations SET detail = ? WHERE reason IS NOT NULL", (HOSTILE,))
+        after = written(finished)[1]
+    assert len(plain.tags) > len(page.tags)
+    kinds = [tag for tag in after.tags if tag in {"script", "img"}]
+    assert kinds == ["script", "script"]
+    assert Counter(after.tags)["td"] == Counter(plain.tags)["td"]
+    assert HOSTILE in after.texts("code")
+    assert f"Waiting, {HOSTILE}: {HOSTILE}" in after.texts("p")
+    assert {item["w"][3] for item in after.unpacked()["items"] if item["s"] == "rejected"} == {HOSTILE}
+
+
+def test_the_page_may_do_nothing_but_run_its_own_script(page: Page) -> None:
+    (policy,) = [found["content"] for _, found, _ in page.elements if found.get("http-equiv")]
+    code = {b64encode(sha256(text.encode()).digest()).decode() for text in page.texts("style") + page.texts("script")}
+    allowed = set(re.findall(r"'sha256-([^']+)'", policy or ""))
+    assert len(allowed) == 2
+    assert allowed < code
+    assert (policy or "").startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in (policy or "")
+    attributes = [(name, value or "") for _, found, _ in page.elements for name, value in found.items()]
+    assert not [name for name, _ in attributes if name.startswith("on") or name in {"style", "src", "srcset"}]
+    assert {value[0] for name, value in attributes if name == "href"} == {"#"}
+
+
+def test_charts_are_drawings_in_both_widths_with_words_for_who_cannot_see_them(page: Page) -> None:
+    figures = [found.get("aria-label") or "" for tag, found, _ in page.elements if found.get("role") == "img"]
+    assert len(figures) == 6
+    assert figures[0].startswith(f"Conversations per step. round 2 question: {COUNT} done, 0 left behind of {COUNT}")
+    drawings = [found for tag, found, _ in page.elements if tag == "svg" and "viewbox" in found]
+    assert len(drawings) == 2 * len(figures)
+    assert all(found["aria-hidden"] == "true" for found in drawings)
+
+
+@given(WORDS, WORDS)
+def test_marked_texts_are_the_texts(answer: str, correction: str) -> None:
+    found = marked(answer, correction)
+    assert ("".join(found.answer), "".join(found.correction)) == (answer, correction)
+    same = ["".join("".join(segments[::2]).split()) for segments in found]
+    assert same[0] == same[1]
+    assert not [segment for segments in found for segment in segments[1::2] if not segment.strip()]
+
+
+def test_marks_name_the_words_that_changed() -> None:
+    found = marked("Boil it for 15 minutes, then cool it.", "Boil it for 7 minutes, then cool it well.")
+    assert found.answer[1::2] == ["15"]
+    assert found.correction[1::2] == ["7", "well"]
+    chinese = marked(CHINESE["answer"], CHINESE["correction"])
+    assert chinese.answer[1::2] == ["十五"]
+    assert chinese.correction[1::2] == ["七", "即可"]
+    assert marked("same", "same") == (["same"], ["same"])
+
+
+@given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=3))
+def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]) -> None:
+    conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
+    note = Note(OPEN, (), Standing(1, 3, None, None, None, 0))
+    record = json.dumps(shown(conversation, note, Names("run", 6), 3)).encode()
+    packed = paging.packed(Texts({}, Counter(), 0, 0, [record, record]))
+    assert not set(packed) & set(b"<>&\"' ")
+    items = Page(f'<script id="packed">{packed.decode()}</script>').unpacked()["items"]
+    assert len(items) == 2
+    for item in items:
+        assert [(t[0], "".join(t[1]), "".join(t[2])) for t in item["t"]] == turns
+        assert item["w"] == [2, "question", "ready"]
+
+
+# ---------------------------------------------------------------- which conversations
+
+
+def drawn(most: int, offers: Iterable[tuple[int, set[str]]], each: int = EACH) -> list[int]:
+    sample = Sample[None](most, each)
+    for number, classes in offers:
+        sample.offer(number, classes, None)
+    return [number for number, _ in sample.chosen()]
+
+
+@given(st.dictionaries(st.integers(1, 10_000), st.sets(st.sampled_from("abcd"))), st.integers(1, 30), st.randoms())
+def test_a_sample_does_not_depend_on_the_order(offers: dict[int, set[str]], most: int, random: Any) -> None:
+    mixed = list(offers.items())
+    random.shuffle(mixed)
+    found = drawn(most, mixed, each=2)
+    assert found == drawn(most, offers.items(), each=2)
+    assert len(found) == len(set(found)) == min(most, len(offers))
+    if most >= 4:
+        assert {name for number in found for name in offers[number]} == set().union(*offers.values())
+
+
+def test_rare_classes_are_in_a_sample() -> None:
+    offers = [(number, {"rare"} if number % 2500 == 0 else set()) for number in range(1, 10_001)]
+    found = drawn(100, offers)
+    assert {2500, 5000, 7500, 10_000} < set(found)
+    assert len(found) == 100
+
+
+def test_a_page_of_a_sample_says_so(finished: Bench, page: Page) -> None:
+    value, sample = written(finished, "--conversations", "6")
+    assert value["shown"] == 6
+    identities = [item["i"] for item in sample.unpacked()["items"]]
+    assert BLOCKED_ID in identities
+    assert EQUAL_ID in identities
+    assert identities == sorted(identities)
+    assert any(text.startswith(f"This page shows 6 of {COUNT} conversations") for text in sample.texts("p"))
+    assert not any(text.startswith("This page shows") for text in page.texts("p"))
+
+
+def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Bench) -> None:
+    """Texts that no compression can shrink, each longer than what is shown of one."""
+    noise = [sha256(b"%d" % number).hexdigest() * 160 for number in range(3)]
+    rows = [
+        {"question": f"{number}? {noise[0]}", "answer": f"{number} {noise[1]}", "correction": f"{number} {noise[2]}"}
+        for number in range(2100)
+    ]
+    assert bench.prepare(rows).code == 0
+    value, page = written(bench)
+    assert value["bytes"] < 30_000_000
+    assert 0 < value["shown"] < 2000
+    assert ROUNDED in "".join(page.texts("p"))
+    (first, *_) = page.unpacked()["items"]
+    assert [len("".join(text)) for text in first["t"][0][:3]] == [10_000] * 3
+    assert first["t"][0][4] == 1
+
+
+# ---------------------------------------------------------------- any time, beside anybody
+
+
+def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
+    assert bench.prepare(seeds(3)).code == 0
+    _, page = written(bench)
+    assert page.texts("h1") == ["At work: 0 of 3 conversations complete so far"]
+    assert "Nothing was submitted yet." in page.texts("p")
+    assert "No conversation is complete yet." in page.texts("p")
+    assert {item["s"] for item in page.unpacked()["items"]} == {"open"}
+    assert ROUNDED not in "".join(page.texts("p"))
+
+
+def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
+    bench = make_bench(job_seconds=1000.0)
+    bench.prepare(seeds(3))
+    assert bench.run("submit", "--stage", "question").code == 0
+    assert [step.in_flight for step in known(bench).steps] == [3, 0, 0, 0, 0, 0]
+    _, page = written(bench)
+    assert {tuple(item["w"]) for item in page.unpacked()["items"]} == {(2, "question", "in flight")}
+    assert "3 in flight" in page.texts("small")
+
+
+def test_a_report_works_while_another_command_holds_the_lock(finished: Bench) -> None:
+    with exclusive(Layout(finished.root)):
+        assert written(finished)[0]["shown"] == COUNT
+
+
+def test_a_report_changes_nothing_but_its_page(finished: Bench) -> None:
+    def everything() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in finished.root.rglob("*") if path.is_file()}
+
+    before = everything()
+    written(finished)
+    after = everything()
+    assert after.pop(finished.root / "data" / "report.html").startswith(b"<!doctype html>")
+    assert after == before
+
+
+def test_nothing_prepared_is_said(bench: Bench) -> None:
+    result = bench.run("report")
+    assert result.code == 2
+    assert "Nothing is prepared" in result.err
+    assert not bench.root.exists()
+
+
+@pytest.mark.parametrize("name", ["data/batchgen.sqlite", "page", "page.txt"])
+def test_only_html_files_are_written(finished: Bench, name: str) -> None:
+    """A slip of the pen must not replace the store."""
+    before = ledger(finished)
+    result = finished.run("report", "--output", str(finished.root / name))
+    assert result.code == 2
+    assert "End --output in .html" in result.err
+    assert ledger(finished) == before
+
+
+def test_a_folder_is_no_page(finished: Bench) -> None:
+    (finished.root / "page.html").mkdir()
+    with closing(session(finished)) as one, pytest.raises(SetupError):
+        report(one, finished.root / "page.html", 10)
+
+
+def test_a_wheel_holds_every_package_and_asset() -> None:
+    tools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    packages = {path.parent for path in (REPOSITORY / "batchgen").rglob("__init__.py")}
+    assert {str(path.relative_to(REPOSITORY)).replace("/", ".") for path in packages} == set(tools["packages"])
+    report_files = {
+        path for glob in tools["package-data"]["batchgen.reports.html"] for path in paging.ASSETS.parent.glob(glob)
+    }
+    assert {paging.ASSETS / name for name in ("page.html.j2", "page.css", "page.js")} <= report_files

@@ -1,0 +1,149 @@
+"""Stdout and stderr that take nothing: full, closed, or a pipe that nobody reads (fault H 33).
+
+What cannot be said changes nothing of what is done, nor of the status that the command leaves.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from batchgen.cli.main.commands import run
+
+from batchgen.emulator.faults import Fault, Status
+from tests.support.bench import REPOSITORY, Bench, Result
+from tests.support.invariants import Make, end, start
+from tests.support.scene import Scene
+
+FULL = Path("/dev/full")
+UNREAD = "a pipe that nobody reads"
+STREAMS = [pytest.param(str(FULL), marks=pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")), UNREAD]
+
+
+class Refusing(StringIO):
+    """A stream that takes nothing."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def write(self, _: str) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.fixture
+def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
+    return start(make_bench())
+
+
+def spawned(bench: Bench, *arguments: str, **streams: str) -> Result:
+    """A command in a process of its own; `stdout` and `stderr` go where they are told to, or are read."""
+    opened = {name: _opened(where) for name, where in streams.items()}
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=opened.get("stdout", subprocess.PIPE),
+        stderr=opened.get("stderr", subprocess.PIPE),
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    for handle in opened.values():
+        os.close(handle)
+    return Result(done.returncode, done.stdout or "", done.stderr or "")
+
+
+def _opened(where: str) -> int:
+    if where != UNREAD:
+        return os.open(where, os.O_WRONLY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.fault(
+    33,
+    "stderr takes nothing: its disk is full, or nobody reads the pipe",
+    injected="a stream that refuses every write",
+    seen="log lines are dropped; the run takes as many ticks as ever, and leaves the same statuses",
+)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO])
+def test_33_log_lines_that_cannot_be_written_stop_nothing(
+    number: int, make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Scene.of(make_bench, 4, most=1, root="heard")
+    before = [done.code for done in heard.bench.ticks()]
+    unheard = Scene.of(make_bench, 4, most=1, root="unheard")
+    monkeypatch.setattr(sys, "stderr", Refusing(number))
+    assert [done.code for done in unheard.bench.ticks()] == before
+    assert unheard.bench.files() == heard.bench.files()
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_33_no_status_changes_where_stderr_takes_nothing(stream: str, bench: Bench, expected: dict[str, bytes]) -> None:
+    """In a process of its own: Python flushes once more when it ends, and leaves with 120 where that fails."""
+    assert spawned(bench, "-v", "collect", "--advance", stderr=stream).code == 0
+    assert spawned(bench, "nonsense", stderr=stream).code == 2
+    bench.service.faults.add(Fault(provider="together", endpoint="create", action=Status(401, "no")))
+    bench.service.world.advance(60)
+    assert spawned(bench, "collect", "--advance", stderr=stream).code == 2
+    end(bench, expected)
+
+
+@pytest.mark.fault(
+    33,
+    "the answer of a command cannot be written: the disk of stdout is full",
+    injected="`> /dev/full`",
+    seen="all of the work is done; one line and status 75, or what the command would have left if it is not 0",
+)
+@pytest.mark.parametrize("command", ["status", "collect", "receipt", "--help", "--version"])
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+def test_33_an_answer_on_a_full_disk(command: str, bench: Bench) -> None:
+    done = spawned(bench, command, *(["--json"] if command == "collect" else []), stdout=str(FULL))
+    assert (done.code, done.err.count("\n"), "Traceback" in done.err) == (75, 2, False), done
+    assert "No space left on device" in done.err
+
+
+def test_33_the_work_behind_an_answer_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The troubles of a tick are told, and leave their status, though its answer is lost."""
+    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota")))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Refusing(errno.ENOSPC))
+        done = bench.run("collect", "--advance", "--json")
+    assert done.code == 75
+    assert "quota" in done.err
+    assert "answer" in done.err
+
+
+@pytest.mark.parametrize("command", ["status", "receipt", "collect", "estimate", "--help"])
+def test_nobody_reads_the_answer(command: str, bench: Bench) -> None:
+    """`batchgen status | head -0` under pipefail: that is no fault of the command."""
+    done = spawned(bench, command, *([] if command == "--help" else ["--json"]), stdout=UNREAD)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_verify_says_what_it_found_by_its_status_where_nobody_reads(finished: Bench) -> None:
+    assert spawned(finished, "verify", stdout=UNREAD).code == finished.run("verify").code
+    path = max((finished.root / "data").glob("round*/*history*.jsonl"))
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    found = finished.run("verify")
+    assert found.code == 1
+    assert spawned(finished, "verify", stdout=UNREAD).code == 1
+    if FULL.exists():
+        assert spawned(finished, "verify", stdout=str(FULL)).code == 1
+
+
+def test_a_broken_pipe_that_is_not_ours_is_temporary(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """click leaves with 1 for any broken pipe, and 1 means that verify found something."""
+
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(run, "prepared", broken)
+    done = bench.run("collect")
+    assert (done.code, done.err.count("Broken pipe")) == (75, 1)

@@ -1,0 +1,114 @@
+"""Work that a second process shares: the same results in the same order, whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from batchgen.runtime import worker_process
+from batchgen.runtime.worker_process import apart, spread
+from tests.support.bench import REPOSITORY
+from tests.support.worker_tasks import dies_elsewhere, fails, square, where
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process is started whatever the machine has."""
+    monkeypatch.setenv("HERE", str(os.getpid()))
+    monkeypatch.setattr(worker_process, "_cores", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    "many", [0, 1, worker_process.ALONE, worker_process.ALONE + 1, worker_process.ALONE + 2, 12, 13]
+)
+def test_every_piece_is_done_in_order(many: int) -> None:
+    assert list(spread(square, range(many))) == [(number, number * number) for number in range(many)]
+
+
+def test_every_second_piece_is_done_by_another_process() -> None:
+    here = [process == os.getpid() for _, process in spread(where, range(worker_process.ALONE + 6))]
+    assert here == [True] * worker_process.ALONE + [False, True] * 3
+
+
+def test_few_pieces_or_one_core_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {process for _, process in spread(where, range(worker_process.ALONE))} == {os.getpid()}
+    monkeypatch.setattr(worker_process, "_cores", lambda: 1)
+    assert {process for _, process in spread(where, range(9))} == {os.getpid()}
+
+
+def test_what_a_dead_process_does_not_answer_is_done_here() -> None:
+    assert [result for _, result in spread(dies_elsewhere, range(12))] == list(range(12))
+
+
+def test_where_no_process_can_be_had_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(worker_process, "ProcessPoolExecutor", none)
+    assert {process for _, process in spread(where, range(9))} == {apart(where, 1)} == {os.getpid()}
+
+
+def test_a_single_piece_is_done_apart() -> None:
+    assert apart(where, 1) != os.getpid()
+    assert apart(dies_elsewhere, 4) == 4
+
+
+def test_an_error_is_the_caller_s() -> None:
+    with pytest.raises(ValueError, match="not this one"):
+        list(spread(fails, range(9)))
+
+
+def test_few_pieces_are_in_memory_at_once() -> None:
+    taken = 0
+
+    def pieces() -> Iterator[int]:
+        nonlocal taken
+        while taken < 50:
+            taken += 1
+            yield taken
+
+    for done, _ in spread(square, pieces()):
+        assert taken - done <= 2  # one in each process, one done
+
+
+def test_who_stops_early_leaves_no_process() -> None:
+    results = spread(where, range(50))
+    processes = {process for _, (_, process) in zip(range(9), results, strict=False)} - {os.getpid()}
+    results.close()  # type: ignore[attr-defined] # it is a generator
+    assert len(processes) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(processes.pop(), 0)
+
+
+FIRST = """
+import os, signal, sys
+sys.path[:0] = ["tests"]
+from tests.support.worker_tasks import where
+from batchgen import hand
+if __name__ == "__main__":
+    with hand._Hand(where) as second:
+        second.give(1)
+        print(second.take(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_second_process_does_not_outlive_a_killed_one() -> None:
+    """It would keep its memory, and what was opened for it: who reads this pipe to its end would wait for ever."""
+    done = subprocess.run(  # ends when nobody has the pipe any more
+        [sys.executable, "-c", FIRST],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert int(done.stdout) > 0
