@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from batchgen.core.dialogue import STAGES, Stage
+from batchgen.core.jsonl import read_lines
 from batchgen.core.outcomes import Reason, accept, clean
 from batchgen.core.prompts import fields_of
 from batchgen.dataset.manifest import seeds_are_kept
@@ -24,7 +25,6 @@ from batchgen.ledger.rows import LIVE_STATES, Batch
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
-from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.files import hash_file
 
 MOST_PROBLEMS = 100

@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from batchgen.core.jsonl import MOST_TOKENS, texts_in
 from batchgen.core.outcomes import Reason, Reply, Usage
-from batchgen.providers.jsonl import MOST_TOKENS, texts_in
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 Named = Annotated[str, msgspec.Meta(min_length=1)]

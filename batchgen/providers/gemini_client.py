@@ -22,6 +22,7 @@ from google import genai
 from google.genai import errors, types
 
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
+from batchgen.core.jsonl import as_object, as_text
 from batchgen.core.outcomes import short
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.gemini_codec import NAME, PROVIDER, job
@@ -39,7 +40,6 @@ from batchgen.providers.http_errors import (
     unreadable,
     without_version,
 )
-from batchgen.providers.jsonl import as_object, as_text
 from batchgen.providers.read_deadline import whole_within
 from batchgen.runtime.files import hash_file
 from batchgen.runtime.logs import redacted

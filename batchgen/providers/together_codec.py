@@ -11,11 +11,11 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from batchgen.core.jsonl import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 from batchgen.core.outcomes import Reason, Reply, Usage, short
 from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
-from batchgen.providers.jsonl import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 from batchgen.providers.quotas import in_few_words
 
 NAME = "together"

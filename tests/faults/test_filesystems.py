@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from batchgen.cli.main.commands import run
 
+from batchgen.cli.commands import run
 from batchgen.runtime import files
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, Make, end, start

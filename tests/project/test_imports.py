@@ -121,7 +121,7 @@ def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None
 
 ENTERED = (
     *("core.dialogue", "core.outcomes", "core.prompts", "core.pricing", "core.errors", "runtime.settings"),
-    *("providers", "providers.jsonl", "runtime.files", "ledger.status", "ledger.holds"),
+    *("providers", "core.jsonl", "runtime.files", "ledger.status", "ledger.holds"),
 )
 
 

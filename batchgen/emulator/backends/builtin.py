@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from batchgen.core.errors import SetupError
+from batchgen.core.jsonl import as_object, as_text, count, refusal, said
 from batchgen.core.outcomes import mend, short
-from batchgen.providers.jsonl import as_object, as_text, count, refusal, said
 
 
 class Message(NamedTuple):

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.errors import NotReady
+from batchgen.core.jsonl import as_object, read_lines
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.http_errors import patiently
-from batchgen.providers.jsonl import as_object, read_lines
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing
 

@@ -12,10 +12,10 @@ import orjson
 
 from batchgen.core.dialogue import Stage, Step, parse_key
 from batchgen.core.errors import InputError
+from batchgen.core.jsonl import as_object, read_lines
 from batchgen.core.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Asked, Provider
-from batchgen.providers.jsonl import as_object, read_lines
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logs import log
 

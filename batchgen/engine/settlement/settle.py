@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import parse_key
+from batchgen.core.jsonl import read_lines
 from batchgen.core.outcomes import Reason, Reply, Usage, accept, accepted_keys
 from batchgen.core.pricing import Rate
 from batchgen.core.prompts import fields_of
@@ -24,7 +25,6 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement.flag_retry import ask_again
 from batchgen.ledger.rows import Batch
 from batchgen.providers.base import Provider
-from batchgen.providers.jsonl import read_lines
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import write_durably
 from batchgen.runtime.logs import log

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.json_template import KEY_MARK, MARKS, Mould, items, marks, mould
+from batchgen.core.jsonl import LINE_ENDS, one_line
 from batchgen.core.prompts import Prompt
 from batchgen.core.text_features import Features, features, features_of
-from batchgen.providers.jsonl import LINE_ENDS, one_line
 
 _ASCII = bytes(range(0x80))
 

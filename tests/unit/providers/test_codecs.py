@@ -15,6 +15,7 @@ from together.types.chat import chat_completion
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.errors import SetupError
+from batchgen.core.jsonl import MOST_TOKENS, count, read_lines, request_line, unwrap
 from batchgen.core.outcomes import DETAIL_CHARACTERS, Reason, Reply, Usage, accept
 from batchgen.core.prompts import Message, Prompt, prompt
 from batchgen.providers import PROVIDERS, gemini_codec, provider, together_codec
@@ -25,7 +26,6 @@ from batchgen.providers.base import (
     Provider,
     label,
 )
-from batchgen.providers.jsonl import MOST_TOKENS, count, read_lines, request_line, unwrap
 from tests.support.bench import REPOSITORY
 
 PAYLOADS = REPOSITORY / "tests" / "payloads"

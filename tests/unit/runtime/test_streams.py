@@ -13,8 +13,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from batchgen.cli.main.commands import run
 
+from batchgen.cli.commands import run
 from batchgen.emulator.faults import Fault, Status
 from tests.support.bench import REPOSITORY, Bench, Result
 from tests.support.invariants import Make, end, start
