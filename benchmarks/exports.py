@@ -22,7 +22,7 @@ from commands import measured  # noqa: E402 - these lie beside this file
 from throughput import seeds, topic  # noqa: E402
 
 from batchgen.core.dialogue import STAGES  # noqa: E402 - the repository is found first
-from batchgen.ledger.migrations import PLACES  # noqa: E402
+from batchgen.ledger.migrations import TEXT_IDS  # noqa: E402
 from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.runtime.files import Layout  # noqa: E402
 
@@ -40,7 +40,7 @@ def fill(root: Path, conversations: int) -> None:
     rows = (row for number in range(1, conversations + 1) for row in later(number))
     with store.transaction():
         while some := list(islice(rows, 100_000)):
-            store._database.executemany("INSERT INTO texts (place, text) VALUES (?, ?)", some)  # noqa: SLF001
+            store._connection.executemany("INSERT INTO texts (text_id, text) VALUES (?, ?)", some)  # noqa: SLF001
     store.close()
 
 
@@ -48,7 +48,7 @@ def later(number: int) -> list[tuple[int, str]]:
     """The texts of rounds 2 and 3, of some 300 characters each."""
     chance = Random(number - number % COPIED if number % COPIED == 1 else number)
     texts = (" ".join(chance.choices(VOCABULARY, k=40)) + "?" for _ in range(len(STAGES) * (ROUNDS - 1)))
-    return list(enumerate(texts, start=number * PLACES + len(STAGES)))
+    return list(enumerate(texts, start=number * TEXT_IDS + len(STAGES)))
 
 
 def main() -> None:

@@ -187,7 +187,9 @@ def one_batch(run: Run) -> list[float]:
     gemini, session = run.providers[0], run.session
     gemini.gate = 0
     batches = -(-session.conversations // session.settings.batches.max_requests)
-    while session.store.settled_at(4)[0] < session.conversations or session.store.ready_attempts(session.steps()[2]):
+    while session.store.totals.settled_at(4)[0] < session.conversations or session.store.ready_attempts(
+        session.steps()[2]
+    ):
         before = len(gemini._corrections)  # noqa: SLF001 - this file's own
         tick.tick(session, advance=True)
         if len(gemini._corrections) == before and before >= session.settings.gemini.concurrent_batches:  # noqa: SLF001
@@ -221,7 +223,7 @@ def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     idle = run.timed(lambda: tick.tick(session, advance=True))
     looking = run.timed(lambda: status(session.store, session.settings, session.now()))
     catch_up(session)
-    (text,) = session.store._database.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001
+    (text,) = session.store._connection.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001
     requests = conversations * len(session.steps())
     yield {
         "prepare, conversations/s": conversations / preparing,

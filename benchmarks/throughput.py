@@ -42,7 +42,7 @@ from batchgen.engine.collection.poll import book  # noqa: E402
 from batchgen.engine.session import Session  # noqa: E402
 from batchgen.engine.submission import request_files, submit  # noqa: E402
 from batchgen.engine.submission.request_files import Shard  # noqa: E402
-from batchgen.ledger.rows import Batch, Plan, Settled  # noqa: E402
+from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, RequestOutcome  # noqa: E402
 from batchgen.ledger.store import Store  # noqa: E402
 from batchgen.providers.base import Job, JobState  # noqa: E402
 from batchgen.runtime.files import Layout, Written, write_durably  # noqa: E402
@@ -79,7 +79,7 @@ def session(root: Path, rows: int) -> Session:
     layout.data.mkdir(parents=True)
     store = Store.open(layout.store)
     store.replace_seeds(seeds(rows), {"run": "bench", "prepared": "bench"})
-    store.set_meta("model:gemini", Settings().gemini.models[0])
+    store.set_fact("model:gemini", Settings().gemini.models[0])
     return Session(layout, Settings(), store, {})
 
 
@@ -95,7 +95,7 @@ def result_lines(run: Session, batch: Batch) -> bytes:
     """What the provider would send back for a batch."""
     lines = []
     names = run.names()
-    for row in run.store.held(batch.batch):
+    for row in run.store.held(batch.number):
         text = orjson.dumps({"question": reply(row.number)}).decode()
         response = {
             "candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP"}],
@@ -138,7 +138,7 @@ def measure_collect(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     seconds: list[float] = []
     job = Job("batches/x", JobState.SUCCEEDED, "JOB_STATE_SUCCEEDED")
-    batches = [run.store.update(batch, state="in_flight", remote_id="x") for batch in build_all(run)]
+    batches = [run.store.update(batch, state=BatchState.IN_FLIGHT, remote_id="x") for batch in build_all(run)]
     refresh(run)
     for batch in batches:
         raw = result_lines(run, batch)
@@ -182,20 +182,22 @@ def least_build(rows: int, root: Path) -> list[float]:
     for number, shard in enumerate(shards, start=1):
         start = time.perf_counter()
         ready = run.store.ready(QUESTION, 0, after=0, limit=len(shard.rows))
-        run.store.ready_texts(ready, range(len(Turn._fields)))
+        run.store.dialogues.ready_texts(ready, range(len(Turn._fields)))
         written = write_durably(run.layout.requests(QUESTION, f"{names.run}-{number}"), [shard.body])
-        run.store.plan(_entry(f"{names.run}-{number}", len(ready), written), ready)
+        run.store.plan(*_entry(f"{names.run}-{number}", len(ready), written), ready)
         seconds.append(time.perf_counter() - start)
     return seconds
 
 
-def _entry(name: str, requests: int, written: Written) -> Plan:
-    return Plan(
+def _entry(name: str, requests: int, written: Written) -> tuple[BatchIdentity, BatchPlan]:
+    identity = BatchIdentity(
         name=name,
         position=QUESTION.position,
         attempt=1,
         provider="gemini",
         model="",
+    )
+    plan = BatchPlan(
         requests=requests,
         bytes=written.size,
         sha256=written.sha256,
@@ -205,6 +207,7 @@ def _entry(name: str, requests: int, written: Written) -> Plan:
         reserved_usd=None,
         planned_at=0.0,
     )
+    return identity, plan
 
 
 def least_collect(rows: int, root: Path) -> list[float]:
@@ -212,16 +215,17 @@ def least_collect(rows: int, root: Path) -> list[float]:
     is checked or matched, and no file is derived.
     """
     run = session(root, rows)
-    batches = [run.store.update(batch, state="in_flight", remote_id="x") for batch in build_all(run)]
+    batches = [run.store.update(batch, state=BatchState.IN_FLIGHT, remote_id="x") for batch in build_all(run)]
     seconds: list[float] = []
     for batch in batches:
         raw = result_lines(run, batch)
         start = time.perf_counter()
         parsed = [orjson.loads(line) for line in raw.split(b"\n") if line]
         said = [orjson.loads(row["response"]["candidates"][0]["content"]["parts"][0]["text"]) for row in parsed]
-        numbers = run.store.held_numbers(batch.batch)
+        numbers = run.store.held_numbers(batch.number)
         settled = [
-            Settled(number, Reason.ACCEPTED, reply["question"], "") for number, reply in zip(numbers, said, strict=True)
+            RequestOutcome(number, Reason.ACCEPTED, reply["question"], "")
+            for number, reply in zip(numbers, said, strict=True)
         ]
         run.store.settle(batch, settled, {Reason.ACCEPTED: (len(settled), Usage(), 0.0)}, max_attempts=1)
         seconds.append(time.perf_counter() - start)

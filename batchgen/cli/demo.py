@@ -183,7 +183,7 @@ def _report(session: Session) -> str:
     lines = ["", f"dataset:  {_near(layout.history(rounds))}", f"rejected: {_near(layout.rejected)}"]
     lines += [f"requests: {_near(layout.root / 'requests')}", f"results:  {_near(layout.root / 'results')}"]
     lines.append(typed(f"to read:  batchgen --root {shlex.quote(str(_near(layout.root)))} report    # one HTML page"))
-    first = next(session.store.dialogues(rounds * 3), None)
+    first = next(session.store.dialogues.all(rounds * 3), None)
     if first is None:
         return "\n".join([*lines, "", "No conversation was finished; see the rejected ones."])
     lines += ["", f"One finished conversation, {session.names().id(first.number)}:"]

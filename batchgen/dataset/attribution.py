@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchgen.core.dialogue import STAGES
+from batchgen.ledger.rows import BatchState
 from batchgen.ledger.store import Store
 
 
@@ -13,13 +14,13 @@ class Writers:
         self._store, self._places = store, range(rounds * len(STAGES))
         self._models: dict[int, str] = {}
         self._only: dict[int, str | None] = {}
-        collected = store.batches("collected")
+        collected = store.batches(BatchState.COLLECTED)
         for position in self._places:
             # A question may have come along with the correction before it.
             batches = [each for each in collected if each.position <= position < each.position + each.texts]
             models = {batch.model for batch in batches}
             if len(models) > 1:
-                self._models |= {batch.batch: batch.model for batch in batches}
+                self._models |= {batch.number: batch.model for batch in batches}
             else:
                 self._only[position] = models.pop() if models else None
 
@@ -27,7 +28,7 @@ class Writers:
         """The model behind each text of a conversation, None for the seed's."""
         if not self._models:
             return tuple(self._only.values())
-        sources = self._store.sources(number)
+        sources = self._store.dialogues.sources(number)
         return tuple(
             self._only[place] if place in self._only else self._models.get(sources.get(place, 0))
             for place in self._places

@@ -20,6 +20,7 @@ from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
 from batchgen.dataset.seeds import container
 from batchgen.ledger.receipt import money
+from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import timestamp
 
@@ -146,7 +147,7 @@ def _languages(scripts: Mapping[str, int]) -> list[str]:
 
 def _source(run: Run) -> str:
     """The seeds' dataset id, or the name of their file without where it lay."""
-    source = run.store.meta("source") or "unknown seeds"
+    source = run.store.fact("source") or "unknown seeds"
     is_file = container(source) is not None or source.count("/") != 1 or source.startswith((".", "/"))
     return Path(source).name if is_file else source
 
@@ -199,14 +200,14 @@ def _format(run: Run, facts: Facts, command: str) -> str:
 
 def _growth(run: Run) -> str:
     """Who wrote what, when, for how much."""
-    batches = [batch for batch in run.store.batches("collected") if batch.requests]
+    batches = [batch for batch in run.store.batches(BatchState.COLLECTED) if batch.requests]
     written = Counter[tuple[int, str, str, str]]()
     for batch in batches:
         written[batch.step.round, batch.step.stage, batch.provider, batch.model] += batch.requests
     rows = [(1, "all", "seed", _source(run), run.conversations)]
     table = _table(("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())])
-    began = timestamp(min((batch.submitted_at or batch.planned_at for batch in batches), default=None))
-    ended = timestamp(max((batch.collected_at or batch.planned_at for batch in batches), default=None))
+    began = timestamp(min((batch.job.submitted_at or batch.plan.planned_at for batch in batches), default=None))
+    ended = timestamp(max((batch.job.collected_at or batch.plan.planned_at for batch in batches), default=None))
     paid = money(run.store, run.settings)
     least = "at least " if paid.unpriced else ""
     return (
@@ -222,14 +223,16 @@ def _prompts(run: Run) -> str:
     for stage in Stage:
         settings = run.settings.stage(stage)
         length, history = settings.target_characters, run.settings.history_messages
-        along = stage is Stage.CORRECTION and any(batch.follow_up for batch in run.store.batches("collected"))
+        along = stage is Stage.CORRECTION and any(
+            batch.plan.follow_up for batch in run.store.batches(BatchState.COLLECTED)
+        )
         text = prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
         said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
     return "## Prompts\n\n" + "\n\n".join(said)
 
 
 def _left_behind(run: Run, facts: Facts) -> str:
-    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.left_behind())
+    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.rejected_conversations())
     rejected = sum(reasons.values())
     lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were left behind."]
     if reasons:

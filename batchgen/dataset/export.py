@@ -99,12 +99,12 @@ def export(run: Run, options: Options) -> Exported:
 
 def _remember(run: Run, output: Path) -> None:
     places = {*map(str, written_exports(run)), str(output)}
-    run.store.set_meta(WRITTEN, orjson.dumps(sorted(places)).decode())
+    run.store.set_fact(WRITTEN, orjson.dumps(sorted(places)).decode())
 
 
 def written_exports(run: Run) -> list[Path]:
     """Where this run's exports were written; those that are gone by now are left out."""
-    places = orjson.loads(run.store.meta(WRITTEN) or "[]")
+    places = orjson.loads(run.store.fact(WRITTEN) or "[]")
     return [path for path in map(Path, places) if path.exists()]
 
 
@@ -229,7 +229,7 @@ def _command(options: Options) -> str:
 
 
 def _complete(run: Run) -> Iterator[Conversation]:
-    return run.store.dialogues(run.settings.rounds * len(STAGES))
+    return run.store.dialogues.all(run.settings.rounds * len(STAGES))
 
 
 def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
@@ -250,7 +250,7 @@ def _some(run: Run, numbers: pl.Series) -> Iterator[pl.DataFrame]:
     """Complete conversations once more, by their numbers, as turns."""
     rounds = run.settings.rounds
     for start in range(0, numbers.len(), CHUNK):
-        some = run.store.conversations(numbers.slice(start, CHUNK).to_list())
+        some = run.store.dialogues.read(numbers.slice(start, CHUNK).to_list())
         yield from (table(one._replace(turns=one.turns[:rounds]) for one in chunk) for chunk in _chunks(some))
 
 

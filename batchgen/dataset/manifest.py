@@ -21,7 +21,7 @@ def keep_seeds(run: Run, facts: Mapping[str, str]) -> None:
 
     def lines() -> Iterator[bytes]:
         compressor = zstandard.ZstdCompressor().compressobj()
-        for conversation in run.store.dialogues(len(Turn._fields)):
+        for conversation in run.store.dialogues.all(len(Turn._fields)):
             yield compressor.compress(orjson.dumps(tuple(conversation.turns[0])) + b"\n")
         yield compressor.flush()
 
@@ -34,7 +34,7 @@ def seeds_are_kept(run: Run) -> bool:
     if not (run.layout.root / "requests" / "seeds.jsonl.zst").exists():
         return False
     try:
-        return facts(run.layout).get("run") == run.store.meta("run")
+        return facts(run.layout).get("run") == run.store.fact("run")
     except InputError:
         return False
 

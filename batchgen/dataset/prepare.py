@@ -45,14 +45,14 @@ def prepare(run: Run, options: Options) -> Prepared:
     _need_a_place(run)
     path = resolve(options.source)
     identity = _identity(path, options)
-    if run.store.meta("prepared") == identity:
+    if run.store.fact("prepared") == identity:
         if not seeds_are_kept(run):
-            keep_seeds(run, {name: run.store.meta(name) or "" for name in FACTS})
+            keep_seeds(run, {name: run.store.fact(name) or "" for name in FACTS})
         refresh(run)
         return Prepared(run.conversations, path, None)
-    if run.store.paid():
+    if run.store.has_paid():
         raise SetupError(
-            f"{run.layout.root} already grows other seeds ({run.store.meta('source')}), and money was spent on"
+            f"{run.layout.root} already grows other seeds ({run.store.fact('source')}), and money was spent on"
             " them. Nothing was changed.",
             do="Start another root: batchgen --root NEW-DIR prepare --input ...",
         )
@@ -71,7 +71,7 @@ def prepare(run: Run, options: Options) -> Prepared:
 
 def _need_a_place(run: Run) -> None:
     run.need_whole_store()
-    if run.store.meta("run") is None and (lost := lost_store(run.layout)):
+    if run.store.fact("run") is None and (lost := lost_store(run.layout)):
         raise lost
 
 

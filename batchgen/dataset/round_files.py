@@ -31,7 +31,7 @@ LONGEST_SECONDS = 3600.0
 
 def refresh(run: Run) -> list[Path]:
     """Write the derived files that are missing, or older than the store and due. Returns what was written."""
-    stale = run.store.stale()
+    stale = run.store.outdated_files()
     written: list[Path] = []
     for name, lines, there in _files(run):
         if not there or (name in stale and _due(run, name, lines, stale[name])):
@@ -43,7 +43,7 @@ def refresh(run: Run) -> list[Path]:
 
 def catch_up(run: Run) -> list[Path]:
     """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
-    stale = run.store.stale()
+    stale = run.store.outdated_files()
     written = [path for name, lines, _ in _files(run) if name in stale for path in _write(run, name, lines)]
     return written + (_write_receipt(run) if RECEIPT in stale or _basis_changed(run) else [])
 
@@ -53,7 +53,7 @@ def _files(run: Run) -> Iterator[tuple[str, int, bool]]:
     for number in range(1, run.settings.rounds + 1):
         if lines := _reached(run, number):
             yield f"{ROUND}{number}", lines, _there(run, number)
-    yield REJECTED, run.store.rejected(), run.layout.rejected.exists()
+    yield REJECTED, run.store.totals.rejected(), run.layout.rejected.exists()
 
 
 def _write(run: Run, name: str, lines: int) -> list[Path]:
@@ -66,8 +66,8 @@ def _write(run: Run, name: str, lines: int) -> list[Path]:
         paths = _write_round(run, int(name.removeprefix(ROUND)))
         crashpoint("round_files_written")
     if lines > SMALL:
-        run.store.set_meta(_held(name), str(lines))
-    run.store.fresh(name)
+        run.store.set_fact(_held(name), str(lines))
+    run.store.mark_up_to_date(name)
     return paths
 
 
@@ -75,8 +75,8 @@ def _write_receipt(run: Run) -> list[Path]:
     from batchgen.dataset.round_lines import receipt_line
 
     write_durably(run.layout.receipt, [receipt_line(run)])
-    run.store.set_meta(PRICES, _basis(run))
-    run.store.fresh(RECEIPT)
+    run.store.set_fact(PRICES, _basis(run))
+    run.store.mark_up_to_date(RECEIPT)
     return [run.layout.receipt]
 
 
@@ -84,7 +84,7 @@ def _due(run: Run, name: str, lines: int, since: float | None) -> bool:
     """Whether a stale file that should have `lines` lines is written now; if not, it is noted since when it waits."""
     if lines <= SMALL:
         return True
-    held = int(run.store.meta(_held(name)) or 0)
+    held = int(run.store.fact(_held(name)) or 0)
     if abs(lines - held) >= SHARE * held or not under_way(run):
         return True
     if since is None:
@@ -104,7 +104,7 @@ def under_way(run: Run) -> bool:
 
 def _basis_changed(run: Run) -> bool:
     """Whether the receipt was written for other prices or another number of rounds, or by an older program."""
-    return run.store.meta(PRICES) != _basis(run)
+    return run.store.fact(PRICES) != _basis(run)
 
 
 def _basis(run: Run) -> str:
@@ -118,7 +118,7 @@ def _there(run: Run, number: int) -> bool:
 
 def _reached(run: Run, number: int) -> int:
     """How many conversations are complete up to that round."""
-    return run.conversations if number == 1 else run.store.settled_at(number * len(STAGES) - 1)[0]
+    return run.conversations if number == 1 else run.store.totals.settled_at(number * len(STAGES) - 1)[0]
 
 
 def _write_round(run: Run, number: int) -> list[Path]:

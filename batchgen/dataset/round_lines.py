@@ -46,7 +46,7 @@ def _lines(run: Run, number: int, *forms: Mould) -> Iterator[tuple[bytes, ...]]:
     """The lines of each form. The texts are read and escaped once for all."""
     identity = run.names().id_format()
     places = range(min(form.shown.start for form in forms), number * len(STAGES))
-    for numbers, texts in run.store.reached(number * len(STAGES), places, AT_ONCE):
+    for numbers, texts in run.store.dialogues.completed_up_to(number * len(STAGES), places, AT_ONCE):
         pieces, ids = strings(texts), [identity % one for one in numbers]
         columns = {place: pieces[order :: len(places)] for order, place in enumerate(places)}
         yield tuple(form.lines(ids, columns) for form in forms)
@@ -55,7 +55,7 @@ def _lines(run: Run, number: int, *forms: Mould) -> Iterator[tuple[bytes, ...]]:
 def rejected_lines(run: Run) -> Iterator[bytes]:
     """Every conversation left behind, with the step it was at and why."""
     names = run.names()
-    for number, step, reason, detail, attempts in run.store.left_behind():
+    for number, step, reason, detail, attempts in run.store.rejected_conversations():
         row = {
             "id": names.id(number),
             "round": step.round,

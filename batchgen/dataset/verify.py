@@ -21,7 +21,7 @@ from batchgen.core.prompts import fields_of
 from batchgen.dataset.manifest import seeds_are_kept
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dataset.schemas import plainly_valid, validator
-from batchgen.ledger.rows import LIVE_STATES, Batch
+from batchgen.ledger.rows import LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
@@ -46,7 +46,7 @@ def _problems(run: Run) -> Iterator[str]:
         return
     yield from _unfinished(run)
     for number in range(1, run.settings.rounds + 1):
-        if number > 1 and not run.store.settled_at(number * len(STAGES) - 1)[0]:
+        if number > 1 and not run.store.totals.settled_at(number * len(STAGES) - 1)[0]:
             continue
         single, history = run.layout.single_turn(number), run.layout.history(number)
         yield from _file(single, _each(single_turns(run, number)), "single_turn", None)
@@ -128,15 +128,15 @@ def _line(line: bytes, wanted: bytes, check: Any, rounds: int | None) -> Iterato
 def _batch(run: Run, batch: Batch) -> Iterator[str]:
     """One batch: its request file is what was sent, and each text it gave is in its raw results."""
     requests = run.layout.requests(batch.step, batch.name)
-    if batch.intent_at is not None:
+    if batch.job.intent_at is not None:
         if not requests.exists():
             yield f"{requests}: the request file is gone"
-        elif hash_file(requests).sha256 != batch.sha256:
+        elif hash_file(requests).sha256 != batch.plan.sha256:
             yield f"{requests}: not the bytes that were sent"
     ending = run.layout.ending(batch.step, batch.name)
-    if batch.state == "collected" and not ending.exists():
+    if batch.state == BatchState.COLLECTED and not ending.exists():
         yield f"{ending}: how the batch ended is gone; rebuild needs it"
-    accepted = list(run.store.texts_of(batch))
+    accepted = list(run.store.dialogues.texts_of(batch))
     if not accepted:
         return
     results = run.layout.results(batch.step, batch.name)
@@ -156,7 +156,7 @@ def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
     A text is what `accept` makes of the reply. A program before `accept` took thoughts off kept the whole reply.
     """
     provider, stage = provider_row(batch.provider), batch.step.stage
-    fields = fields_of(stage, follow_up=bool(batch.follow_up))
+    fields = fields_of(stage, follow_up=bool(batch.plan.follow_up))
     texts: dict[str, set[tuple[Stage, str]]] = {}
     for path in (run.layout.results(batch.step, batch.name), run.layout.errors(batch.step, batch.name)):
         for line in read_lines(path.read_bytes()) if path.exists() else ():

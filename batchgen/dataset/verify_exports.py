@@ -87,7 +87,7 @@ class _Reading:
     def check(self, chunk: Sequence[Record]) -> Iterable[str]:
         """What is wrong with some records."""
         numbers = {number for record in chunk if (number := _number(record)) is not None}
-        known = {one.number: one for one in self._session.store.conversations(sorted(numbers))}
+        known = {one.number: one for one in self._session.store.dialogues.read(sorted(numbers))}
         for record in chunk:
             if flaw := self._flaw(record, known.get(_number(record) or 0)):
                 yield f"{self.path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"

@@ -15,7 +15,7 @@ from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
-from batchgen.ledger.rows import Batch, Plan
+from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job
 from batchgen.runtime.files import Layout
@@ -26,17 +26,17 @@ MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's na
 def enter(session: Session, original: Batch, job: Job) -> Batch | None:
     """Enter a job as a duplicate of `original`, in flight. None where the ledger has the job already."""
     known = session.store.batches()
-    if any((one.provider, one.remote_id) == (original.provider, job.remote_id) for one in known):
+    if any((one.provider, one.job.remote_id) == (original.provider, job.remote_id) for one in known):
         return None
     names = {one.name for one in known}
     name = next(name for number in count(1) if (name := f"{original.name}{MARK}{number}") not in names)
-    batch = _plan(session, original, name, original.reserved_usd)
+    batch = _plan(session, original, name, original.plan.reserved_usd)
     batch = session.store.update(
         batch,
-        state="in_flight",
+        state=BatchState.IN_FLIGHT,
         key_fingerprint=session.fingerprint(provider_row(original.provider)),
         remote_id=job.remote_id,
-        submitted_at=original.intent_at,
+        submitted_at=original.job.intent_at,
     )
     settle.keep_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
     return batch
@@ -53,7 +53,7 @@ def enter_again(session: Session) -> int:
             continue
         kept = settle.read_kept(path)
         batch = _plan(session, original, name, kept["reserved_usd"])
-        batch = session.store.update(batch, state="in_flight", submitted_at=batch.planned_at)
+        batch = session.store.update(batch, state=BatchState.IN_FLIGHT, submitted_at=batch.plan.planned_at)
         batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *settle.REMOTE)})
         if ending.state != batch.state:
             _settle(session, batch, ending)
@@ -76,7 +76,7 @@ def _settle(session: Session, batch: Batch, ending: Ending) -> None:
 
 def _plan(session: Session, original: Batch, name: str, reserved_usd: float | None) -> Batch:
     """Numbers above zero are those of request files: duplicates are numbered from -1 downwards."""
-    plan = Plan(**{field: getattr(original, field) for field in Plan._fields})
-    plan = plan._replace(name=name, requests=0, estimated_usd=0.0, reserved_usd=reserved_usd)
-    lowest = min(one.batch for one in session.store.batches())
-    return session.store.plan(plan, [], number=min(lowest, 0) - 1)
+    identity = original.identity._replace(name=name)
+    plan = original.plan._replace(requests=0, estimated_usd=0.0, reserved_usd=reserved_usd)
+    lowest = min(one.number for one in session.store.batches())
+    return session.store.plan(identity, plan, [], number=min(lowest, 0) - 1)

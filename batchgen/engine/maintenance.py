@@ -10,7 +10,7 @@ from batchgen.engine.reconcile import reconcile
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.settle import release
 from batchgen.ledger.holds import halt_scope, model_scope, provider_of
-from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
+from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
 from batchgen.runtime.logs import log
@@ -23,13 +23,13 @@ def cancel(session: Session) -> int:
     collected and booked.
     """
     reconcile(session)
-    return sum(_stopped(session, batch) for batch in session.store.batches("in_flight"))
+    return sum(_stopped(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
 
 
 def _stopped(session: Session, batch: Batch) -> bool:
     """Whether the provider was asked to stop a batch in flight; why not becomes a trouble."""
     provider = provider_row(batch.provider)
-    if batch.key_fingerprint != session.fingerprint(provider):
+    if batch.job.key_fingerprint != session.fingerprint(provider):
         log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
         return False
     try:
@@ -50,14 +50,14 @@ def _stopped(session: Session, batch: Batch) -> bool:
 
 def ask_to_stop(session: Session, batch: Batch) -> None:
     """Ask the provider to stop a batch in flight. Raises what the call raises."""
-    session.remote(provider_row(batch.provider)).cancel(batch.remote_id or "")
+    session.remote(provider_row(batch.provider)).cancel(batch.job.remote_id or "")
     session.store.update(batch, error=CANCEL_ASKED)
     log.info("%s: cancellation asked for", session.describe(batch))
 
 
 def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:
     try:
-        return session.remote(provider).get(batch.remote_id or "").state.ended
+        return session.remote(provider).get(batch.job.remote_id or "").state.ended
     except (BatchgenError, *REFUSALS):
         return False
 
@@ -77,16 +77,16 @@ def clean(session: Session) -> Cleaned:
 def _clean_jobs(session: Session) -> int:
     """Delete the remote jobs of collected batches, where the provider has a call for it."""
     deleted, failing = 0, set[str]()
-    for batch in session.store.batches("collected"):
+    for batch in session.store.batches(BatchState.COLLECTED):
         provider = provider_row(batch.provider)
-        if not batch.remote_id or batch.remote_state == JOB_DELETED or batch.provider in failing:
+        if not batch.job.remote_id or batch.job.remote_state == JOB_DELETED or batch.provider in failing:
             continue
         if session.awaits(batch):
             continue
-        if batch.key_fingerprint != session.fingerprint(provider):
+        if batch.job.key_fingerprint != session.fingerprint(provider):
             continue
         try:
-            gone = session.remote(provider).delete_job(batch.remote_id)
+            gone = session.remote(provider).delete_job(batch.job.remote_id)
         except SetupError:
             raise
         except JobMissing:
@@ -107,16 +107,16 @@ def _clean_jobs(session: Session) -> int:
 def clean_files(session: Session, only: Provider | None = None) -> int:
     """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted."""
     deleted, failing = 0, set[str]()
-    for batch in session.store.batches("collected", "refused", "abandoned", "lost"):
+    for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
         provider = provider_row(batch.provider)
-        if not batch.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
+        if not batch.job.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
-        if batch.key_fingerprint != session.fingerprint(provider):
+        if batch.job.key_fingerprint != session.fingerprint(provider):
             continue
         if session.awaits(batch):
             continue  # its job would need the file
         try:
-            session.remote(provider).delete_file(batch.remote_file)
+            session.remote(provider).delete_file(batch.job.remote_file)
         except SetupError:
             raise
         except BatchgenError as error:
@@ -147,13 +147,13 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {session.provider(step.stage).name for step in steps}
-    for wait in session.store.waits().values():
+    for wait in session.store.holds().values():
         if wait.until is None and (wait.scope in scopes or provider_of(wait.scope) in names):
-            session.store.end_wait(wait.scope)
+            session.store.end_hold(wait.scope)
             halts += 1
-    for batch in session.store.batches("creating"):
+    for batch in session.store.batches(BatchState.CREATING):
         if batch.step in steps and _somebody_has_looked(batch):
-            release(session, batch, "abandoned", error="given up by hand after a rebuild")
+            release(session, batch, BatchState.ABANDONED, error="given up by hand after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
 
 
@@ -161,8 +161,8 @@ def _somebody_has_looked(batch: Batch) -> bool:
     """Whether a tick has asked for a person to look for a batch whose end a rebuilt store does not know. Who calls
     `retry` after that has found no such job; before, and where jobs are found by name, ticks look for it.
     """
-    asked = batch.blanks and not provider_row(batch.provider).found_by_name
-    return bool(asked) and batch.key_fingerprint == KEY_UNKNOWN
+    asked = batch.counters.empty_listings and not provider_row(batch.provider).found_by_name
+    return bool(asked) and batch.job.key_fingerprint == KEY_UNKNOWN
 
 
 def switch(session: Session, name: str, model: str | None) -> str:
@@ -180,5 +180,5 @@ def switch(session: Session, name: str, model: str | None) -> str:
     current = session.pinned(provider)
     wanted = [model] if model is not None else [one for one in listed if one != current]
     if model is not None:
-        session.store.end_wait(model_scope(name, model))  # who names it wants it asked again
+        session.store.end_hold(model_scope(name, model))  # who names it wants it asked again
     return session.pin(provider, wanted)

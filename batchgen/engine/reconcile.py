@@ -15,7 +15,7 @@ from batchgen.core.errors import Ambiguous, BatchgenError, NeedsPerson, Temporar
 from batchgen.engine import duplicates
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
-from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch
+from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
 from batchgen.runtime.failpoints import crashpoint
@@ -28,7 +28,7 @@ LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call 
 
 def reconcile(session: Session) -> None:
     """Settle every unanswered create call, as far as that is possible now. What stays open becomes a trouble."""
-    unanswered = sorted(session.store.batches("creating"), key=lambda batch: batch.provider)
+    unanswered = sorted(session.store.batches(BatchState.CREATING), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
         provider = provider_row(name)
         try:
@@ -41,9 +41,9 @@ def reconcile(session: Session) -> None:
             continue
         unlisted = _unlisted(session, provider, found)
         for batch in mine:
-            if batch.key_fingerprint == KEY_UNKNOWN and not provider.found_by_name:
+            if batch.job.key_fingerprint == KEY_UNKNOWN and not provider.found_by_name:
                 _by_upload(session, provider, batch, found)
-            elif matches := found.get(label(provider, name=batch.name, remote_file=batch.remote_file or "")):
+            elif matches := found.get(label(provider, name=batch.name, remote_file=batch.job.remote_file or "")):
                 adopt(session, provider, batch, matches)
             elif unlisted:
                 _proves_nothing(session, batch, unlisted[0])
@@ -65,11 +65,11 @@ def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
 
 
 def _own(session: Session, provider: Provider, batch: Batch) -> bool:
-    if batch.key_fingerprint in (session.fingerprint(provider), KEY_UNKNOWN):
+    if batch.job.key_fingerprint in (session.fingerprint(provider), KEY_UNKNOWN):
         return True
     session.trouble(
         NeedsPerson(
-            f"{session.describe(batch)}: its create call was made with another key ({batch.key_fingerprint}).",
+            f"{session.describe(batch)}: its create call was made with another key ({batch.job.key_fingerprint}).",
             do=f"Run a tick with that key in {provider.key_variable}.",
         )
     )
@@ -89,7 +89,7 @@ def _by_upload(session: Session, provider: Provider, batch: Batch, found: Mappin
         if matches := found.get(file_id):
             adopt(session, provider, session.store.update(batch, remote_file=file_id), matches)
             return
-    session.store.update(batch, blanks=1)
+    session.store.update(batch, empty_listings=1)
     session.trouble(
         NeedsPerson(
             f"{session.describe(batch)}: whether it was submitted is not known since the store was rebuilt.",
@@ -104,19 +104,21 @@ def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job
     that have just ended, too. One that answered 404 may be gone indeed.
     """
     shown = {job.remote_id for jobs in found.values() for job in jobs}
-    expected = session.store.batches("in_flight")
+    expected = session.store.batches(BatchState.IN_FLIGHT)
     if not shown:
         since = session.now() - STAYS_SECONDS
-        ended = session.store.batches("collected")
-        expected += [one for one in ended if (one.collected_at or 0) > since and one.remote_state != JOB_DELETED]
+        ended = session.store.batches(BatchState.COLLECTED)
+        expected += [
+            one for one in ended if (one.job.collected_at or 0) > since and one.job.remote_state != JOB_DELETED
+        ]
     return [
         batch
         for batch in expected
         if batch.provider == provider.name
-        and batch.key_fingerprint == session.fingerprint(provider)
-        and batch.remote_id
-        and not batch.missing
-        and batch.remote_id not in shown
+        and batch.job.key_fingerprint == session.fingerprint(provider)
+        and batch.job.remote_id
+        and not batch.counters.not_found_count
+        and batch.job.remote_id not in shown
     ]
 
 
@@ -129,12 +131,12 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
     with session.store.transaction():  # a kill must not leave the others in no ledger
         batch = session.store.update(
             batch,
-            state="in_flight",
+            state=BatchState.IN_FLIGHT,
             remote_id=oldest.remote_id,
             key_fingerprint=session.fingerprint(provider),
-            submitted_at=batch.intent_at,
-            blanks=0,
-            first_blank_at=None,
+            submitted_at=batch.job.intent_at,
+            empty_listings=0,
+            first_empty_listing_at=None,
         )
         entered = enter_duplicates(session, batch, others)
     crashpoint("adopted")
@@ -152,7 +154,7 @@ def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> lis
             session.describe(batch),
             job.remote_id,
             "has ended" if job.state.ended else "is cancelled",
-            batch.reserved_usd or 0,
+            batch.plan.reserved_usd or 0,
             duplicate.name,
         )
     return entered
@@ -183,15 +185,15 @@ def _proves_nothing(session: Session, batch: Batch, unlisted: Batch) -> None:
 
 def _not_there(session: Session, batch: Batch) -> None:
     now, grace = session.now(), session.settings.batches.reconcile_grace_seconds
-    first = batch.first_blank_at if batch.first_blank_at is not None else now
-    blanks = batch.blanks + 1
-    waited = now - (batch.intent_at or now)
+    first = batch.counters.first_empty_listing_at if batch.counters.first_empty_listing_at is not None else now
+    blanks = batch.counters.empty_listings + 1
+    waited = now - (batch.job.intent_at or now)
     if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
         log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
         settle.give_up(session, batch, "no job was found for an unanswered create call")
         crashpoint("abandoned")
         return
-    session.store.update(batch, blanks=min(blanks, BLANKS), first_blank_at=first)
+    session.store.update(batch, empty_listings=min(blanks, BLANKS), first_empty_listing_at=first)
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer {max(waited, 0):.0f} s ago and no job is"

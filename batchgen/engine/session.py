@@ -13,7 +13,7 @@ from batchgen.core.errors import (
     UnknownModel,
 )
 from batchgen.ledger.holds import in_force, model_scope, pause, trouble
-from batchgen.ledger.rows import Wait, pin
+from batchgen.ledger.rows import Hold, pinned_model_fact
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
@@ -100,7 +100,7 @@ class Session(Run):
 
     def pinned(self, provider: Provider) -> str | None:
         """The model this run was found to be served by, as long as the configuration still lists it."""
-        model = self.store.meta(pin(provider.name))
+        model = self.store.fact(pinned_model_fact(provider.name))
         return model if model in self.settings.provider(provider.name).models else None
 
     def model(self, provider: Provider) -> str:
@@ -121,14 +121,14 @@ class Session(Run):
 
     def pin(self, provider: Provider, models: Sequence[str]) -> str:
         """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
-        before = self.store.meta(pin(provider.name))
-        halted = {scope for scope, wait in self.store.waits().items() if wait.until is None}
+        before = self.store.fact(pinned_model_fact(provider.name))
+        halted = {scope for scope, wait in self.store.holds().items() if wait.until is None}
         hopeful = [model for model in models if model_scope(provider.name, model) not in halted]
         model, proven = self._first_served(provider, hopeful) or self._none_served(provider, models)
-        self.store.set_meta(pin(provider.name), model)
-        self.store.set_meta(_unproven(provider.name), "" if proven else model)
+        self.store.set_fact(pinned_model_fact(provider.name), model)
+        self.store.set_fact(_unproven(provider.name), "" if proven else model)
         if before and before != model:
-            self.store.end_wait(model_scope(provider.name, before))
+            self.store.end_hold(model_scope(provider.name, before))
         log.info("%s: %s is pinned for this run", provider.name, model)
         return model
 
@@ -152,7 +152,7 @@ class Session(Run):
     def _probe(self, provider: Provider, model: str) -> None:
         """Ask for one token. A quota's no holds the model back, as one to a create call does."""
         scope = model_scope(provider.name, model)
-        wait = self.store.waits().get(scope)
+        wait = self.store.holds().get(scope)
         if wait is not None and in_force(wait, self.now()):
             raise trouble(wait, self.now())
         try:
@@ -160,7 +160,7 @@ class Session(Run):
         except QuotaReached as error:
             wait = pause(self.store, scope, str(error), self.now(), error.retry_after_seconds)
             raise trouble(wait, self.now()) from None
-        self.store.end_wait(scope)
+        self.store.end_hold(scope)
 
     def _none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
         what = f"{provider.name} serves none of: {', '.join(models)}"
@@ -184,10 +184,10 @@ class Session(Run):
         the list is tried, nothing of the run was written by it.
         """
         reason = f"{provider} does not serve {model}: {message}"
-        self.store.wait(Wait(model_scope(provider, model), None, 1, reason))
-        if self.store.meta(_unproven(provider)) == model:
-            self.store.forget_meta(pin(provider))
+        self.store.hold(Hold(model_scope(provider, model), None, 1, reason))
+        if self.store.fact(_unproven(provider)) == model:
+            self.store.forget_fact(pinned_model_fact(provider))
             log.warning("%s; the next model of the list is tried", reason)
-        elif self.store.meta(pin(provider)) == model:
+        elif self.store.fact(pinned_model_fact(provider)) == model:
             do = f"Pin another: batchgen switch {provider} [MODEL] (or change [{provider}] models in batchgen.toml)."
             self.trouble(StageStopped(reason, do=do))

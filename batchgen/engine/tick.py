@@ -10,7 +10,7 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import NeedsPerson, SetupError
 from batchgen.dataset.round_files import refresh, under_way
 from batchgen.engine.session import Session
-from batchgen.ledger.rows import FLYING, Batch
+from batchgen.ledger.rows import SUBMITTED_STATES, Batch
 from batchgen.runtime.settings import is_loopback
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -35,12 +35,12 @@ def tick(session: Session, *, advance: bool) -> Tick:
     """Settle unanswered creates, collect what has ended, write the files; with `advance` submit what is ready."""
     collected = 0
     try:
-        if session.store.batches("creating", "in_flight") or session.store.awaited(session.now()):
+        if session.store.batches(*SUBMITTED_STATES) or session.store.awaiting_late_results(session.now()):
             collected = _collect(session)
     finally:
         written = refresh(session)
     submitted = 0
-    if advance and (under_way(session) or session.store.waits()):
+    if advance and (under_way(session) or session.store.holds()):
         from batchgen.engine.submission.submit import submit
 
         submitted = submit(session, session.steps())
@@ -93,7 +93,7 @@ def over(session: Session, *, advance: bool) -> bool:
     if any(isinstance(error, SetupError) for error in session.troubles):
         return True
     stuck = any(isinstance(error, NeedsPerson) for error in session.troubles)
-    if any(_watched(session, batch) for batch in session.store.batches(*FLYING)):
+    if any(_watched(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
         return False
     if not advance or stuck:
         return True
@@ -104,7 +104,7 @@ def _watched(session: Session, batch: Batch) -> bool:
     """Whether ticks with the keys at hand can learn how `batch` ends."""
     from batchgen.providers import provider
 
-    return batch.key_fingerprint == session.fingerprint(provider(batch.provider))
+    return batch.job.key_fingerprint == session.fingerprint(provider(batch.provider))
 
 
 def longest_pause(session: Session) -> float:

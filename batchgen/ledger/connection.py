@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
-from batchgen.ledger.migrations import ADDED_UP, MIGRATIONS
+from batchgen.ledger.migrations import MIGRATIONS
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import LOCK, need_sqlite_locks
 
@@ -26,8 +26,10 @@ PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, 
 class Database:
     """An open file."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    is_copy = False  #: a copy of an older program's store, brought up to date; the file itself is as it was
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -62,48 +64,49 @@ class Database:
         if version == 0:
             database.close()
             return None
-        if version < len(MIGRATIONS):  # an older program's, until a tick has brought it up to date
-            database.execute(f"CREATE TEMP VIEW bills AS {ADDED_UP}")
-        return cls(database)
+        is_older = version < len(MIGRATIONS)
+        store = cls(_copied(database) if is_older else database)
+        store.is_copy = is_older
+        try:
+            store._migrate()
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     def close(self) -> None:
-        self._database.close()
-
-    def is_older(self) -> bool:
-        """Whether an older program wrote it, and nobody has opened it for writing since."""
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        return int(version) < len(MIGRATIONS)
+        self._connection.close()
 
     def flaws(self) -> list[str]:
         """What SQLite finds wrong with the file, the first few things; empty when its structure is whole."""
-        found = [flaw for (flaw,) in self._database.execute("PRAGMA quick_check(5)")]
+        found = [flaw for (flaw,) in self._connection.execute("PRAGMA quick_check(5)")]
         return [] if found == ["ok"] else found
 
     def _migrate(self) -> None:
-        (done,) = self._database.execute("PRAGMA user_version").fetchone()
+        (done,) = self._connection.execute("PRAGMA user_version").fetchone()
         if done > len(MIGRATIONS):
             raise NeedsPerson(f"This store has version {done}.", do="Use the batchgen that wrote it, or a newer one.")
         if done == len(MIGRATIONS):
             return
         with self.transaction():
             for statement in MIGRATIONS[done:]:
-                self._database.execute(statement)
-            self._database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing of it, durable at the end; one within another is part of it."""
-        if self._database.in_transaction:
+        if self._connection.in_transaction:
             yield
             return
-        self._database.execute("BEGIN IMMEDIATE")
+        self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
             crashpoint("store_before_commit")
-            self._database.execute("COMMIT")
+            self._connection.execute("COMMIT")
         except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
 
 
@@ -117,6 +120,14 @@ def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
         database.close()
         raise
     return database, int(version)
+
+
+def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
+    """A temporary copy, which nobody else sees; `database` is closed."""
+    copy = sqlite3.connect("", isolation_level=None)
+    with closing(database):
+        database.backup(copy)
+    return copy
 
 
 @contextmanager

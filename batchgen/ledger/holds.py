@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, NeedsPerson, StageStopped, Temporary
-from batchgen.ledger.rows import Wait
+from batchgen.ledger.rows import Hold
 from batchgen.ledger.store import Store
 
 FIRST_SECONDS, MOST_SECONDS = 60.0, 2 * 3600.0
@@ -38,29 +38,29 @@ def in_words(scope: str) -> str:
     return str(Step.at(int(rest))) if kind in {_STEP, _HALT} else rest
 
 
-def pause(store: Store, scope: str, reason: str, now: float, wish_seconds: float | None = None) -> Wait:
+def pause(store: Store, scope: str, reason: str, now: float, wish_seconds: float | None = None) -> Hold:
     """Hold `scope` ("provider/model") back, longer at each repetition, or as long as the provider wishes.
 
     Attempts are not touched: nothing was bought.
     """
     from random import uniform  # here: `status` pauses nothing
 
-    before = store.waits().get(scope)
+    before = store.holds().get(scope)
     hits = (before.hits if before else 0) + 1
     since = before.since if before and before.since is not None else now
     jittered = FIRST_SECONDS * 2 ** min(hits - 1, 16) * uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
     seconds = min(jittered if wish_seconds is None else wish_seconds, MOST_SECONDS)
-    wait = Wait(scope, now + seconds, hits, reason, since)
-    store.wait(wait)
+    wait = Hold(scope, now + seconds, hits, reason, since)
+    store.hold(wait)
     return wait
 
 
-def in_force(wait: Wait, now: float) -> bool:
+def in_force(wait: Hold, now: float) -> bool:
     """Whether `wait` forbids a create now. A clock that jumped back cannot stretch a pause beyond the longest."""
     return wait.until is None or now < wait.until <= now + MOST_SECONDS
 
 
-def trouble(wait: Wait, now: float) -> BatchgenError:
+def trouble(wait: Hold, now: float) -> BatchgenError:
     """What a wait in force is to the user: a halt, a quota that passes, or one that has not passed for a day."""
     if wait.until is None:
         return StageStopped(wait.reason, do="Mend the cause, then: batchgen retry")

@@ -1,12 +1,15 @@
-"""The store's tables, as an append-only list of migrations.
+"""The tables of the ledger, as an append-only list of migrations.
 
-A text's `place` is `number * PLACES + position`: its conversation and its position in the dialogue in one integer, so
-that a dialogue lies together on disk, in order, and is read as one range.
+A text's `text_id` is `number * TEXT_IDS + position`: its conversation and its position in the dialogue in one integer,
+so that a dialogue lies together on disk, in order, and is read as one range.
 """
 
-PLACES = 256
+TEXT_IDS = 256  # ids that each conversation has for its texts
 # Those that refer to others first, so that they can be emptied in this order.
-TABLES = ("failures", "outcomes", "bills", "texts", "conversations", "batches", "waits", "stale", "meta")
+TABLES = (
+    *("failures", "outcomes", "usage_totals", "texts", "conversations", "batches", "holds", "outdated_files"),
+    "run_facts",
+)
 
 # What the table `bills` holds, from the batches themselves: for a store of an older program, which has no such table.
 ADDED_UP = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL AS priced,
@@ -150,7 +153,24 @@ MIGRATIONS: tuple[str, ...] = (
     # Both were counted as blanks until then.
     "ALTER TABLE batches ADD COLUMN upload_failed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN short_looks INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE batches ADD COLUMN had_thoughts INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE batches ADD COLUMN replies_with_thoughts INTEGER NOT NULL DEFAULT 0",
     # When a quota first said no; a model that has waited for a day calls somebody.
     "ALTER TABLE waits ADD COLUMN since REAL",
+    # Plain names.
+    "ALTER TABLE conversations RENAME COLUMN at TO position",
+    "ALTER TABLE conversations RENAME COLUMN strikes TO failed_attempts",
+    "ALTER TABLE conversations RENAME COLUMN ceiling TO token_doublings",
+    "ALTER TABLE texts RENAME COLUMN place TO text_id",
+    "ALTER TABLE batches RENAME COLUMN blanks TO empty_listings",
+    "ALTER TABLE batches RENAME COLUMN first_blank_at TO first_empty_listing_at",
+    "ALTER TABLE batches RENAME COLUMN missing TO not_found_count",
+    "ALTER TABLE batches RENAME COLUMN missing_since TO not_found_since",
+    "ALTER TABLE batches RENAME COLUMN awaited_until TO late_results_until",
+    "ALTER TABLE batches RENAME COLUMN upload_failed TO failed_uploads",
+    "ALTER TABLE batches RENAME COLUMN short_looks TO incomplete_downloads",
+    "ALTER TABLE stale RENAME COLUMN since TO put_off_since",
+    "ALTER TABLE stale RENAME TO outdated_files",
+    "ALTER TABLE waits RENAME TO holds",
+    "ALTER TABLE bills RENAME TO usage_totals",
+    "ALTER TABLE meta RENAME TO run_facts",
 )

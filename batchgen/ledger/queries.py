@@ -2,81 +2,88 @@
 
 from __future__ import annotations
 
-from batchgen.ledger.migrations import PLACES
-from batchgen.ledger.rows import Batch, Shown
+from batchgen.ledger import rows
+from batchgen.ledger.migrations import TEXT_IDS
 
-BATCH_COLUMNS = ", ".join(Batch._fields)
-SHOWN_COLUMNS = f"""{", ".join(Shown._fields[:-1])},
+BATCH_COLUMNS = ", ".join(rows.BATCH_COLUMNS)
+SUMMARY_COLUMNS = f"""batch, {", ".join(rows.BatchSummary._fields[1:-1])},
     coalesce(nullif(submitted_at, 0), nullif(intent_at, 0), planned_at) AS since"""
 
 # From one attempt number to the next: DISTINCT would read every ready row.
 READY_ATTEMPTS = """WITH RECURSIVE attempts(attempt) AS (
-        SELECT min(attempt) FROM conversations WHERE batch IS NULL AND reason IS NULL AND at = :at
+        SELECT min(attempt) FROM conversations WHERE batch IS NULL AND reason IS NULL AND position = :position
         UNION ALL
         SELECT (SELECT min(c.attempt) FROM conversations c
-            WHERE c.batch IS NULL AND c.reason IS NULL AND c.at = :at AND c.attempt > attempts.attempt)
+            WHERE c.batch IS NULL AND c.reason IS NULL AND c.position = :position AND c.attempt > attempts.attempt)
         FROM attempts WHERE attempt IS NOT NULL)
     SELECT attempt FROM attempts WHERE attempt IS NOT NULL"""
 READY_AGAIN = """SELECT count(*) FROM conversations
-    WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt > 0"""
-READY = """SELECT number, at, attempt, strikes, ceiling FROM conversations
-    WHERE batch IS NULL AND reason IS NULL AND at = :at AND attempt = :attempt AND number > :after
+    WHERE batch IS NULL AND reason IS NULL AND position = :position AND attempt > 0"""
+READY = """SELECT number, position, attempt, failed_attempts, token_doublings FROM conversations
+    WHERE batch IS NULL AND reason IS NULL AND position = :position AND attempt = :attempt AND number > :after
     ORDER BY number LIMIT :limit"""
 READY_TEXTS = f"""SELECT t.text FROM conversations c
-    JOIN texts t ON t.place BETWEEN c.number * {PLACES} + :low AND c.number * {PLACES} + :high
-    WHERE c.batch IS NULL AND c.reason IS NULL AND c.at = :at AND c.attempt = :attempt
-    AND c.number BETWEEN :first AND :last ORDER BY c.number, t.place"""  # noqa: S608 - a constant
+    JOIN texts t ON t.text_id BETWEEN c.number * {TEXT_IDS} + :low AND c.number * {TEXT_IDS} + :high
+    WHERE c.batch IS NULL AND c.reason IS NULL AND c.position = :position AND c.attempt = :attempt
+    AND c.number BETWEEN :first AND :last ORDER BY c.number, t.text_id"""  # noqa: S608 - a constant
 CLAIM = """UPDATE conversations SET batch = :batch, attempt = :attempt
-    WHERE number BETWEEN :first AND :last AND at = :at AND batch IS NULL"""
-HELD = """SELECT number, at, attempt, strikes, ceiling FROM conversations
+    WHERE number BETWEEN :first AND :last AND position = :position AND batch IS NULL"""
+HELD = """SELECT number, position, attempt, failed_attempts, token_doublings FROM conversations
     WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
 HELD_NUMBERS = """SELECT number FROM conversations
     WHERE batch IS NOT NULL AND batch = :batch ORDER BY number"""
 HELD_TEXTS = f"""SELECT t.text FROM conversations c
-    JOIN texts t ON t.place BETWEEN c.number * {PLACES} AND c.number * {PLACES} + :last
-    WHERE c.batch IS NOT NULL AND c.batch = :batch ORDER BY c.number, t.place"""  # noqa: S608 - a constant
-ADVANCE = """UPDATE conversations SET at = :at, batch = NULL, attempt = 0, strikes = 0, ceiling = 0
+    JOIN texts t ON t.text_id BETWEEN c.number * {TEXT_IDS} AND c.number * {TEXT_IDS} + :last
+    WHERE c.batch IS NOT NULL AND c.batch = :batch ORDER BY c.number, t.text_id"""  # noqa: S608 - a constant
+ADVANCE = """UPDATE conversations
+    SET position = :position, batch = NULL, attempt = 0, failed_attempts = 0, token_doublings = 0
     WHERE number BETWEEN :first AND :last AND batch = :batch"""
-FAIL = """UPDATE conversations SET batch = NULL, strikes = ?, ceiling = ?, reason = ?, detail = ?
+FAIL = """UPDATE conversations SET batch = NULL, failed_attempts = ?, token_doublings = ?, reason = ?, detail = ?
     WHERE number = ? AND batch = ?"""
-REJECT = "UPDATE conversations SET reason = ?, detail = ?, strikes = strikes + 1 WHERE number = ? AND at = ?"
-MAKE_FREE = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
-    WHERE number = ? AND at = ? AND reason IS NOT NULL"""
+REJECT = """UPDATE conversations SET reason = ?, detail = ?, failed_attempts = failed_attempts + 1
+    WHERE number = ? AND position = ?"""
+UNDO_REJECTION = """UPDATE conversations SET reason = NULL, detail = NULL, failed_attempts = 0
+    WHERE number = ? AND position = ? AND reason IS NOT NULL"""
 LAST_BATCH = "SELECT coalesce(max(batch), 0) FROM batches"
-TEXTS = "SELECT place, text FROM texts WHERE place BETWEEN :first AND :last ORDER BY place"
-SOURCES = "SELECT place, batch FROM texts WHERE place BETWEEN :first AND :last AND batch IS NOT NULL"
-REACHED = """SELECT number FROM conversations
-    WHERE number > :after AND at >= :positions ORDER BY number LIMIT :limit"""
-REACHED_TEXTS = f"""SELECT t.text FROM conversations c
-    JOIN texts t ON t.place BETWEEN c.number * {PLACES} + :low AND c.number * {PLACES} + :high
-    WHERE c.number BETWEEN :first AND :last AND c.at >= :positions ORDER BY c.number, t.place"""  # noqa: S608 - a constant
-TEXTS_OF = "SELECT place, text FROM texts WHERE batch = :batch ORDER BY place"
-AWAITED = f"""SELECT {BATCH_COLUMNS} FROM batches
-    WHERE awaited_until IS NOT NULL AND awaited_until > :now ORDER BY awaited_until"""  # noqa: S608 - column names only
+TEXTS = "SELECT text_id, text FROM texts WHERE text_id BETWEEN :first AND :last ORDER BY text_id"
+SOURCES = "SELECT text_id, batch FROM texts WHERE text_id BETWEEN :first AND :last AND batch IS NOT NULL"
+COMPLETED_UP_TO = """SELECT number FROM conversations
+    WHERE number > :after AND position >= :positions ORDER BY number LIMIT :limit"""
+COMPLETED_TEXTS = f"""SELECT t.text FROM conversations c
+    JOIN texts t ON t.text_id BETWEEN c.number * {TEXT_IDS} + :low AND c.number * {TEXT_IDS} + :high
+    WHERE c.number BETWEEN :first AND :last AND c.position >= :positions
+    ORDER BY c.number, t.text_id"""  # noqa: S608 - a constant
+TEXTS_OF = "SELECT text_id, text FROM texts WHERE batch = :batch ORDER BY text_id"
+AWAITING_LATE_RESULTS = f"""SELECT {BATCH_COLUMNS} FROM batches
+    WHERE late_results_until IS NOT NULL AND late_results_until > :now
+    ORDER BY late_results_until"""  # noqa: S608 - column names only
 # Whether a conversation still lacks the text of a position, and who holds it meanwhile, if anybody.
-LACKS = "SELECT batch FROM conversations WHERE number = :number AND at = :at"
-LEND = "UPDATE conversations SET batch = :batch WHERE number = :number"
-KEEP = "UPDATE conversations SET reason = NULL, detail = NULL WHERE number = :number AND reason IS NOT NULL"
+LACKING_TEXT = "SELECT batch FROM conversations WHERE number = :number AND position = :position"
+SET_HOLDER = "UPDATE conversations SET batch = :batch WHERE number = :number"
+CLEAR_REJECTION = "UPDATE conversations SET reason = NULL, detail = NULL WHERE number = :number AND reason IS NOT NULL"
 FORGET_FAILURES = """DELETE FROM failures WHERE batch = :batch
     AND number IN (SELECT number FROM conversations WHERE batch IS NOT NULL AND batch = :batch)"""
 FAILURES_OF = "SELECT number, reason FROM failures WHERE batch = :batch ORDER BY number"
 LIVE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
-SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
-ALL_SHOWN = f"SELECT {SHOWN_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
+BATCH_SUMMARIES = f"""SELECT {SUMMARY_COLUMNS} FROM batches
+    WHERE state = :state ORDER BY batch"""  # noqa: S608 - column names only
+ALL_BATCH_SUMMARIES = f"SELECT {SUMMARY_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 BATCH_TOTALS = "SELECT position, state, sum(requests) FROM batches GROUP BY position, state"
-ACCEPTED = "SELECT position, follow_up, sum(requests) FROM bills WHERE reason = 'accepted' GROUP BY position, follow_up"
-ACCEPTED_AT = """SELECT coalesce(sum(requests), 0) FROM bills
-    WHERE position IN (:at, :at - 1) AND reason = 'accepted' AND (position = :at OR follow_up = 1)"""
-REJECTED_AT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL AND at = :at"
-ALL_REJECTED = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL"
-REJECTED = "SELECT at, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY at"
-LEFT_BEHIND = """SELECT number, at, reason, detail, strikes FROM conversations INDEXED BY left_behind
+ACCEPTED = """SELECT position, follow_up, sum(requests) FROM usage_totals
+    WHERE reason = 'accepted' GROUP BY position, follow_up"""
+ACCEPTED_AT = """SELECT coalesce(sum(requests), 0) FROM usage_totals
+    WHERE position IN (:position, :position - 1) AND reason = 'accepted' AND (position = :position OR follow_up = 1)"""
+REJECTED_AT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL AND position = :position"
+REJECTED_COUNT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL"
+REJECTED = "SELECT position, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY position"
+REJECTED_CONVERSATIONS = """SELECT number, position, reason, detail, failed_attempts
+    FROM conversations INDEXED BY left_behind
     WHERE reason IS NOT NULL ORDER BY number"""
 REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
-    WHERE reason IS NOT NULL AND at = :at GROUP BY reason"""
-MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, strikes = 0
-    WHERE reason IS NOT NULL AND at = :at AND (:reason IS NULL OR reason = :reason)"""
+    WHERE reason IS NOT NULL AND position = :position GROUP BY reason"""
+MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, failed_attempts = 0
+    WHERE reason IS NOT NULL AND position = :position AND (:reason IS NULL OR reason = :reason)"""
 ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
     WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model
     AND (state IN ('creating', 'in_flight') OR batch < :before)"""
@@ -88,12 +95,12 @@ RESERVED_WITHOUT_PRICE = """SELECT model, sum(requests), sum(input_tokens), sum(
     GROUP BY model ORDER BY model"""
 ESTIMATED = """SELECT position, coalesce(sum(estimated_usd), 0) FROM batches WHERE state = 'collected'
     GROUP BY position"""
-BILLS = """SELECT position, provider, model, reason, sum(requests), CASE WHEN priced THEN sum(usd) END,
-    sum(input_tokens), sum(cached_tokens), sum(output_tokens), sum(thought_tokens) FROM bills
+USAGE_TOTALS = """SELECT position, provider, model, reason, sum(requests), CASE WHEN priced THEN sum(usd) END,
+    sum(input_tokens), sum(cached_tokens), sum(output_tokens), sum(thought_tokens) FROM usage_totals
     GROUP BY position, provider, model, reason, priced ORDER BY position, provider, model, reason"""
-OUTPUT_OF = """SELECT coalesce(sum(requests), 0), coalesce(sum(output_tokens), 0) FROM bills
-    WHERE position = :at AND follow_up = :follow_up AND reason = 'accepted'"""
-STANDINGS = """SELECT number, at, batch, reason, detail, strikes FROM conversations
+OUTPUT_OF = """SELECT coalesce(sum(requests), 0), coalesce(sum(output_tokens), 0) FROM usage_totals
+    WHERE position = :position AND follow_up = :follow_up AND reason = 'accepted'"""
+CONVERSATION_STATES = """SELECT number, position, batch, reason, detail, failed_attempts FROM conversations
     WHERE number BETWEEN :first AND :last ORDER BY number"""
-STALE = "SELECT file, since FROM stale ORDER BY file"
-WAITS = "SELECT * FROM waits ORDER BY scope"  # an older program's table has no `since`
+OUTDATED_FILES = "SELECT file, put_off_since FROM outdated_files ORDER BY file"
+HOLDS = "SELECT scope, until, hits, reason, since FROM holds ORDER BY scope"

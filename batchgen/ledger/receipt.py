@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
-from batchgen.ledger.rows import Bill
+from batchgen.ledger.rows import UsageTotal
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
 
@@ -47,7 +47,7 @@ NOTHING = Spent(0, Usage(), 0.0, 0)
 
 def money(store: Store, settings: Settings) -> Money:
     """The totals that `status` tells and that `max_usd` is held against."""
-    estimated, reserved = store.ledger_usd()
+    estimated, reserved = store.totals.estimated_and_reserved_usd()
     bills = _priced(store, settings)
     open_unpriced, open_usd, models = _reserved_later(store, settings)
     spent = sum(usd for _, usd in bills if usd is not None)
@@ -61,12 +61,12 @@ def money(store: Store, settings: Settings) -> Money:
     )
 
 
-def _priced(store: Store, settings: Settings) -> list[tuple[Bill, float | None]]:
+def _priced(store: Store, settings: Settings) -> list[tuple[UsageTotal, float | None]]:
     """Every bill with its USD; None where tokens were used at a price that nobody knows."""
-    return [(bill, bill.usd if bill.usd is not None else _price(bill, settings)) for bill in store.bills()]
+    return [(bill, bill.usd if bill.usd is not None else _price(bill, settings)) for bill in store.totals.usage()]
 
 
-def _price(bill: Bill, settings: Settings) -> float | None:
+def _price(bill: UsageTotal, settings: Settings) -> float | None:
     from batchgen.core.pricing import rate  # here: a store in which everything has its price never needs the list
 
     if not any(bill.usage):
@@ -78,7 +78,7 @@ def _price(bill: Bill, settings: Settings) -> float | None:
 def _reserved_later(store: Store, settings: Settings) -> tuple[int, float, set[str]]:
     """Batches reserved without a price: (requests still unpriced, USD of those that have a price by now, models)."""
     requests, usd, models = 0, 0.0, set[str]()
-    for model, count, input_tokens, output_ceiling in store.reserved_without_price():
+    for model, count, input_tokens, output_ceiling in store.totals.reserved_without_price():
         from batchgen.core.pricing import rate  # here: most stores hold none
 
         known = rate(model, settings.prices)
@@ -101,7 +101,7 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     is not billed yet and stands in `status`.
     """
     bills = _priced(store, settings)
-    estimates = store.estimated_by_position()
+    estimates = store.totals.estimated_by_position()
     rows = [
         _record(
             {
@@ -136,7 +136,7 @@ def _rate(model: str, settings: Settings) -> dict[str, Any]:
     return {"rate": {**prices, "source": known.source, "seen": seen}}
 
 
-def _record(head: Mapping[str, Any], bills: Sequence[tuple[Bill, float | None]]) -> dict[str, Any]:
+def _record(head: Mapping[str, Any], bills: Sequence[tuple[UsageTotal, float | None]]) -> dict[str, Any]:
     """One line of the receipt: `head`, then what these bills come to."""
     accepted = _sum(bills, {Reason.ACCEPTED})
     superseded = _sum(bills, {Reason.SUPERSEDED})
@@ -160,7 +160,7 @@ def _record(head: Mapping[str, Any], bills: Sequence[tuple[Bill, float | None]])
     }
 
 
-def _sum(bills: Iterable[tuple[Bill, float | None]], reasons: set[Reason]) -> Spent:
+def _sum(bills: Iterable[tuple[UsageTotal, float | None]], reasons: set[Reason]) -> Spent:
     found = NOTHING
     for bill, usd in bills:
         if bill.reason in reasons:

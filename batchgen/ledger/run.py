@@ -8,7 +8,7 @@ from typing import NamedTuple
 from batchgen.core.dialogue import Step, conversation_id, key_format, request_key, steps
 from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, Temporary
 from batchgen.core.wording import counted
-from batchgen.ledger.rows import REBUILDING, Batch
+from batchgen.ledger.rows import REBUILDING, WAITING_STATES, Batch
 from batchgen.ledger.store import Store
 from batchgen.runtime import clock
 from batchgen.runtime.files import Layout, last_number
@@ -62,11 +62,11 @@ class Run:
 
     @property
     def conversations(self) -> int:
-        return int(self.store.meta("conversations") or 0)
+        return int(self.store.fact("conversations") or 0)
 
     def need_whole_store(self) -> None:
         """Raises SetupError while a rebuild has begun and not ended."""
-        if self.store.meta(REBUILDING):
+        if self.store.fact(REBUILDING):
             raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
     def need_newest_store(self) -> None:
@@ -74,7 +74,7 @@ class Run:
         buy them again. A kill leaves one request file that it does not know, under the number of the next batch.
         """
         layout, run, following = self.layout, self.names().run, self.store.next_batch()
-        waiting = self.store.batches("planned", "uploaded")
+        waiting = self.store.batches(*WAITING_STATES)
         if (
             last_number(layout.root / "requests", run) > following
             or last_number(layout.root / "results", run) >= following
@@ -89,18 +89,18 @@ class Run:
 
     def names(self) -> Names:
         """How this run's conversations and requests are called; ask once, use often."""
-        return Names(self.store.meta("run") or "", int(self.store.meta("id_digits") or 0))
+        return Names(self.store.fact("run") or "", int(self.store.fact("id_digits") or 0))
 
     def keys(self, batch: Batch, numbers: Sequence[int] | None = None) -> dict[str, int]:
         """key -> conversation number of a batch's requests for `numbers` (those it holds), in file order."""
         if numbers is None:
-            numbers = self.store.held_numbers(batch.batch)
+            numbers = self.store.held_numbers(batch.number)
         key = self.names().key_format(batch.step, batch.attempt).decode()
         return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
 
     def awaits(self, batch: Batch) -> bool:
         """Whether the results of an ended batch may come after all."""
-        return batch.awaited_until is not None and self.now() < batch.awaited_until
+        return batch.job.late_results_until is not None and self.now() < batch.job.late_results_until
 
     def steps(self) -> list[Step]:
         return steps(self.settings.rounds)

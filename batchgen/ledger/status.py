@@ -11,7 +11,7 @@ from batchgen.core.dialogue import Step, steps
 from batchgen.core.wording import counted, typed
 from batchgen.ledger.holds import in_force, in_words, model_scope, provider_of
 from batchgen.ledger.receipt import Money, millionths, money
-from batchgen.ledger.rows import FLYING, LIVE_STATES, Shown, pin
+from batchgen.ledger.rows import LIVE_STATES, SUBMITTED_STATES, BatchSummary, pinned_model_fact
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import PROVIDERS, Settings
 
@@ -27,20 +27,20 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
         return _answer(
             0, settings, [_step(step, 0, 0, 0, 0) for step in wanted], [], Money(0.0, 0.0, 0.0, 0, ()), {}, {}
         )
-    total = int(store.meta("conversations") or 0)
-    by_state, accepted, rejected = store.totals()
+    total = int(store.fact("conversations") or 0)
+    by_state, accepted, rejected = store.totals.by_position()
     rows, entered = [], total
     for step in wanted:
         at = step.position
-        flying = sum(by_state.get((at, state), 0) for state in FLYING)
+        flying = sum(by_state.get((at, state), 0) for state in SUBMITTED_STATES)
         done, left = accepted.get(at, 0), rejected.get(at, 0)
         rows.append(_step(step, entered - flying - done - left, flying, done, left))
         entered = done
-    batches = _batches(store.shown() if ended else store.shown(*LIVE_STATES), now)
-    pinned = {name: store.meta(pin(name)) for name in PROVIDERS}
+    batches = _batches(store.batch_summaries() if ended else store.batch_summaries(*LIVE_STATES), now)
+    pinned = {name: store.fact(pinned_model_fact(name)) for name in PROVIDERS}
     waits = {
         wait.scope: wait.reason
-        for wait in store.waits().values()
+        for wait in store.holds().values()
         if in_force(wait, now) and not _left(wait.scope, pinned)
     }
     return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)
@@ -57,7 +57,7 @@ def _step(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> d
     }
 
 
-def _batches(shown: Iterable[Shown], now: float) -> list[dict[str, Any]]:
+def _batches(shown: Iterable[BatchSummary], now: float) -> list[dict[str, Any]]:
     at = cache(Step.at)
     return [
         {

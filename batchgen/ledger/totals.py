@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
 from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
 from batchgen.ledger import queries
-from batchgen.ledger.connection import Database
-from batchgen.ledger.rows import Bill
+from batchgen.ledger.rows import UsageTotal
 
 NO_BATCH = 2**62  # beyond every batch's number
 
 
-class Sums(Database):
-    """The part of the store that adds up."""
+class Totals:
+    """Sums over the ledger. Nothing is changed here."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
     # ---- quotas and money
 
@@ -23,64 +26,64 @@ class Sums(Database):
         created yet only the ones with a number below `before` count.
         """
         query = {"provider": provider, "model": model, "before": before}
-        batches, tokens = self._database.execute(queries.ENQUEUED, query).fetchone()
+        batches, tokens = self._connection.execute(queries.ENQUEUED, query).fetchone()
         return batches, tokens
 
-    def ledger_usd(self) -> tuple[float, float]:
+    def estimated_and_reserved_usd(self) -> tuple[float, float]:
         """(estimated, reserved) in USD, as far as prices were known: of what was or is bought, of what is open."""
-        estimated, reserved = self._database.execute(queries.LEDGER_USD).fetchone()
+        estimated, reserved = self._connection.execute(queries.LEDGER_USD).fetchone()
         return float(estimated), float(reserved)
 
     def reserved_without_price(self) -> list[tuple[str, int, int, int]]:
         """(model, requests, input tokens, output ceiling) of open batches whose price was unknown when planned."""
-        return list(self._database.execute(queries.RESERVED_WITHOUT_PRICE))
+        return list(self._connection.execute(queries.RESERVED_WITHOUT_PRICE))
 
-    def bills(self) -> list[Bill]:
+    def usage(self) -> list[UsageTotal]:
         """What was billed, by step, model and reason, apart from what had no price when it was booked."""
-        rows = self._database.execute(queries.BILLS)
+        rows = self._connection.execute(queries.USAGE_TOTALS)
         return [
-            Bill(position, provider, model, Reason(reason), requests, usd, Usage(*tokens))
+            UsageTotal(position, provider, model, Reason(reason), requests, usd, Usage(*tokens))
             for position, provider, model, reason, requests, usd, *tokens in rows
         ]
 
     def estimated_by_position(self) -> dict[int, float]:
         """USD that the collected batches of each position were expected to cost."""
-        return dict(self._database.execute(queries.ESTIMATED))
+        return dict(self._connection.execute(queries.ESTIMATED))
 
     def output_of(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
         """(accepted requests, output tokens billed for them) over some positions, with or without a question along."""
         found = [
-            self._database.execute(queries.OUTPUT_OF, {"at": position, "follow_up": follow_up}).fetchone()
+            self._connection.execute(queries.OUTPUT_OF, {"position": position, "follow_up": follow_up}).fetchone()
             for position in positions
         ]
         return sum(requests for requests, _ in found), sum(tokens for _, tokens in found)
 
     # ---- conversations
 
-    def totals(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
+    def by_position(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
         """Requests by (position, batch state), accepted texts by position, rejected conversations by position."""
-        rows = self._database.execute(queries.BATCH_TOTALS)
+        rows = self._connection.execute(queries.BATCH_TOTALS)
         by_state = {(position, state): requests for position, state, requests in rows}
         accepted: dict[int, int] = {}
-        for position, follow_up, requests in self._database.execute(queries.ACCEPTED):
+        for position, follow_up, requests in self._connection.execute(queries.ACCEPTED):
             for brought in range(position, position + 1 + follow_up):
                 accepted[brought] = accepted.get(brought, 0) + requests
-        return by_state, accepted, dict(self._database.execute(queries.REJECTED))
+        return by_state, accepted, dict(self._connection.execute(queries.REJECTED))
 
     def settled_at(self, position: int) -> tuple[int, int]:
         """(accepted texts, rejected conversations) of one position."""
-        (accepted,) = self._database.execute(queries.ACCEPTED_AT, {"at": position}).fetchone()
-        (rejected,) = self._database.execute(queries.REJECTED_AT, {"at": position}).fetchone()
+        (accepted,) = self._connection.execute(queries.ACCEPTED_AT, {"position": position}).fetchone()
+        (rejected,) = self._connection.execute(queries.REJECTED_AT, {"position": position}).fetchone()
         return accepted, rejected
 
     def rejected(self) -> int:
         """How many conversations were left behind."""
-        return int(self._database.execute(queries.ALL_REJECTED).fetchone()[0])
+        return int(self._connection.execute(queries.REJECTED_COUNT).fetchone()[0])
 
     def ready_again(self, step: Step) -> int:
         """How many conversations are ready for `step` that were asked before."""
-        return int(self._database.execute(queries.READY_AGAIN, {"at": step.position}).fetchone()[0])
+        return int(self._connection.execute(queries.READY_AGAIN, {"position": step.position}).fetchone()[0])
 
     def rejection_reasons(self, position: int) -> dict[str, int]:
         """Conversations rejected at `position`, by reason."""
-        return dict(self._database.execute(queries.REJECTION_REASONS, {"at": position}))
+        return dict(self._connection.execute(queries.REJECTION_REASONS, {"position": position}))

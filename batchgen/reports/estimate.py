@@ -18,7 +18,7 @@ from batchgen.core.prompts import prompt
 from batchgen.engine.session import Session
 from batchgen.engine.submission.expected_length import follow_up, output_tokens, text_tokens
 from batchgen.ledger.receipt import money
-from batchgen.ledger.rows import FLYING
+from batchgen.ledger.rows import SUBMITTED_STATES
 
 SAMPLE = 200
 FILLER = "word "  # about one token each
@@ -40,13 +40,13 @@ class StepEstimate(NamedTuple):
 
 def estimate(session: Session) -> list[StepEstimate]:
     """The steps of the run that are not bought yet, in order."""
-    by_state, accepted, rejected = session.store.totals()
+    by_state, accepted, rejected = session.store.totals.by_position()
     texts = {stage: text_tokens(session, stage) for stage in STAGES}
     means = _mean_inputs(session, _sample(session), texts)
     found = []
     for step in session.steps():
         along = _brought_along(session, step)
-        flying = sum(by_state.get((step.position, state), 0) for state in FLYING)
+        flying = sum(by_state.get((step.position, state), 0) for state in SUBMITTED_STATES)
         alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
         found.append(_step(session, step, requests, means.get(step.position, 0.0)))
@@ -80,7 +80,7 @@ def _brought_along(session: Session, step: Step) -> bool:
 def _sample(session: Session) -> Iterable[Conversation]:
     """Up to SAMPLE conversations, evenly spread over the run."""
     total = session.conversations
-    return session.store.conversations(list(range(1, total + 1, max(-(-total // SAMPLE), 1))))
+    return session.store.dialogues.read(list(range(1, total + 1, max(-(-total // SAMPLE), 1))))
 
 
 def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapping[Stage, float]) -> dict[int, float]:

@@ -256,7 +256,7 @@ def test_a_job_that_fails_for_a_quota_waits(make_bench: Make) -> None:
     assert "Resource has been exhausted" in result.err
     assert scene.jobs() == 1
     scene.finish()
-    assert max(row["strikes"] for row in ledger(scene.bench).conversations) == 0
+    assert max(row["failed_attempts"] for row in ledger(scene.bench).conversations) == 0
 
 
 # ---------------------------------------------------------------- where results are

@@ -103,7 +103,7 @@ def test_what_a_cancelled_job_delivers_hours_later_is_accepted(make_bench: Make,
     assert "accepted" not in collects(scene, HOUR)
     assert "5 of 5 accepted (5 accepted)" in collects(scene, 5 * HOUR)
     assert scene.batches(position) == [(1, 5, "collected")]
-    assert not {row["strikes"] for row in ledger(scene.bench).conversations} - {0}
+    assert not {row["failed_attempts"] for row in ledger(scene.bench).conversations} - {0}
     scene.finish()
     assert scene.jobs() == 3
     assert scene.bench.files() == expected

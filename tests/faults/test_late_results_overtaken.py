@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from batchgen.emulator.faults import Body, Drop, Fault, Status
-from batchgen.ledger.migrations import PLACES
+from batchgen.ledger.migrations import TEXT_IDS
+from batchgen.ledger.rows import WAITING_STATES
 from tests.support.bench import GEMINI_KEY
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger, undisturbed
@@ -42,7 +43,7 @@ def end(scene: Scene, expected: dict[str, bytes]) -> None:
 def sources(scene: Scene) -> list[int | None]:
     """Which batch the question of round 2 came from, conversation by conversation."""
     texts = ledger(scene.bench).texts
-    return [texts[number * PLACES + QUESTION][0] for number in range(1, 6) if number * PLACES + QUESTION in texts]
+    return [texts[number * TEXT_IDS + QUESTION][0] for number in range(1, 6) if number * TEXT_IDS + QUESTION in texts]
 
 
 @pytest.mark.fault(
@@ -103,7 +104,7 @@ def test_a_batch_that_was_not_created_yet_is_not_bought_any_more(refusal: Any, m
     jobs = scene.jobs()
     scene.bench.configure("rounds = 2\nbatches.max_requests = 5\n")
     assert scene.tick(MINUTE).code == 75
-    assert {state for _, _, state in scene.batches()[2:]} <= {"planned", "uploaded"}
+    assert {state for _, _, state in scene.batches()[2:]} <= {*WAITING_STATES}
     assert "5 of 5 accepted" in scene.tick(LATE).err
     assert {state for _, _, state in scene.batches()[2:]} <= {"refused", "abandoned"}
     assert scene.jobs("gemini") == jobs

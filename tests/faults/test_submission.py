@@ -225,11 +225,11 @@ def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, byte
     bench.configure(ROUNDS)
     before = posts(bench, provider)
     assert [tick(bench, 80).code for _ in range(2)] == [75, 75]
-    assert ledger(bench).batches[-1]["blanks"] == 2
+    assert ledger(bench).batches[-1]["empty_listings"] == 2
     assert bench.run("collect").code == 75
     bench.service.world.advance(80)
     assert bench.run("collect").code == 0
-    assert ledger(bench).batches[-1]["blanks"] == 0
+    assert ledger(bench).batches[-1]["empty_listings"] == 0
     assert posts(bench, provider) == before
     end(bench, expected, jobs=STEPS)
 

@@ -73,7 +73,7 @@ def test_36_key_rotated_in_flight(
         assert "another-key-of-mine" not in alarm.err
         watch.check()
     assert states(bench)[-1] == "in_flight"
-    assert ledger(bench).batches[-1]["missing"] == 0
+    assert ledger(bench).batches[-1]["not_found_count"] == 0
     monkeypatch.setenv(variable, old)
     end(bench, expected)
 

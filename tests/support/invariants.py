@@ -44,10 +44,10 @@ def ledger(bench: Bench) -> Ledger:
         batches = [dict(row) for row in database.execute("SELECT * FROM batches ORDER BY batch")]
         conversations = [dict(row) for row in database.execute("SELECT * FROM conversations ORDER BY number")]
         texts = {place: (batch, text) for place, batch, text in database.execute("SELECT * FROM texts")}
-        meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
-        waits = [dict(row) for row in database.execute("SELECT * FROM waits ORDER BY scope")]
+        meta = dict(database.execute("SELECT key, value FROM run_facts").fetchall())
+        waits = [dict(row) for row in database.execute("SELECT * FROM holds ORDER BY scope")]
         outcomes = [dict(row) for row in database.execute("SELECT * FROM outcomes")]
-        bills = [dict(row) for row in database.execute("SELECT * FROM bills")]
+        bills = [dict(row) for row in database.execute("SELECT * FROM usage_totals")]
     return Ledger(batches, conversations, texts, meta, waits, outcomes, bills)
 
 
@@ -101,7 +101,7 @@ class Watch:
             assert rank >= before or before == ORDER["creating"] or before == ORDER["uploaded"], batch
             self._states[batch["batch"]] = rank
         for row in now.conversations:
-            place = (row["number"], row["at"])
+            place = (row["number"], row["position"])
             assert row["attempt"] >= self._attempts.get(place, 0)
             self._attempts[place] = row["attempt"]
 
@@ -113,7 +113,7 @@ class Watch:
         held = Counter(row["batch"] for row in now.conversations if row["batch"] is not None)
         assert held == {number: batch["requests"] for number, batch in live.items() if batch["requests"]}
         assert all(row["reason"] is None for row in now.conversations if row["batch"] is not None)
-        assert all(row["at"] == live[row["batch"]]["position"] for row in now.conversations if row["batch"])
+        assert all(row["position"] == live[row["batch"]]["position"] for row in now.conversations if row["batch"])
         assert len(now.conversations) == int(now.meta.get("conversations", 0))
 
     def _provenance(self, now: Ledger) -> None:
@@ -233,7 +233,7 @@ def posts(bench: Bench, provider: str = "gemini") -> int:
 
 def strikes(bench: Bench) -> set[int]:
     """Failures that count against max_attempts, over all conversations."""
-    return {row["strikes"] for row in ledger(bench).conversations}
+    return {row["failed_attempts"] for row in ledger(bench).conversations}
 
 
 def end(bench: Bench, expected: dict[str, bytes], *, jobs: int = 0) -> None:

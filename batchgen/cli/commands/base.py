@@ -53,7 +53,7 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
         try:
             yield session
         finally:
-            unused = new and not session.store.meta("run")
+            unused = new and not session.store.fact("run")
             session.close()
             if unused:  # what would have filled it went wrong
                 layout.store.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def reading(context: Context) -> Iterator[Session]:
     settings, layout = context.settings(), Layout(context.root)
     with translating(layout.store):
         store = Store.read(layout.store)
-        if store is not None and store.is_older():
+        if store is not None and store.is_copy:
             store.close()
             store = _brought_up_to_date(layout)
         if store is None:

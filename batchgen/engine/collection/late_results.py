@@ -15,7 +15,7 @@ from batchgen.engine.maintenance import ask_to_stop
 from batchgen.engine.reconcile import LISTING_PAYS, enter_duplicates, listed
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.settle import settle_late
-from batchgen.ledger.rows import CANCEL_ASKED, Batch
+from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
 from batchgen.runtime.logs import log
@@ -23,11 +23,13 @@ from batchgen.runtime.logs import log
 
 def look_for_late_results(session: Session) -> None:
     """Book what has come for batches whose results are awaited. Costs nothing where there are none."""
-    awaited = session.store.awaited(session.now())
+    awaited = session.store.awaiting_late_results(session.now())
     for name in dict.fromkeys(batch.provider for batch in awaited):
         provider = provider_row(name)
         try:
-            mine = [batch for batch in awaited if (batch.provider, batch.key_fingerprint) == _own(session, provider)]
+            mine = [
+                batch for batch in awaited if (batch.provider, batch.job.key_fingerprint) == _own(session, provider)
+            ]
             _look(session, provider, mine)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: results that may come late could not be looked for: %s", name, error)
@@ -39,7 +41,7 @@ def _own(session: Session, provider: Provider) -> tuple[str, str]:
 
 
 def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
-    nameless = any(batch.remote_id is None for batch in batches)
+    nameless = any(batch.job.remote_id is None for batch in batches)
     found: Mapping[str, Sequence[Job]] = {}
     if nameless or len(batches) >= LISTING_PAYS:
         try:
@@ -54,11 +56,11 @@ def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> Non
 
 
 def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
-    mine = found.get(label(provider, name=batch.name, remote_file=batch.remote_file or ""), ())
-    if batch.remote_id is None:
+    mine = found.get(label(provider, name=batch.name, remote_file=batch.job.remote_file or ""), ())
+    if batch.job.remote_id is None:
         for job in mine[:1]:
             _visit(session, provider, _turned_up(session, provider, batch, job, mine[1:]))
-    elif _is_news(batch, next((job for job in mine if job.remote_id == batch.remote_id), None)):
+    elif _is_news(batch, next((job for job in mine if job.remote_id == batch.job.remote_id), None)):
         _visit(session, provider, batch)
 
 
@@ -66,7 +68,7 @@ def _is_news(batch: Batch, listed: Job | None) -> bool:
     """Whether a job's own address may say more than is known: a listing shows states, and not all results."""
     if listed is None or listed.output or listed.state is JobState.SUCCEEDED:
         return True
-    return listed.raw_state != batch.remote_state
+    return listed.raw_state != batch.job.remote_state
 
 
 def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
@@ -75,38 +77,41 @@ def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, oth
         "%s: given up, but its job %s exists after all (up to $%.4f)",
         session.describe(batch),
         job.remote_id,
-        batch.reserved_usd or 0,
+        batch.plan.reserved_usd or 0,
     )
     if not job.state.ended:
         session.remote(provider).cancel(job.remote_id)
     with session.store.transaction():
         enter_duplicates(session, batch, others)
-        return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.intent_at)
+        return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.job.intent_at)
 
 
 def _visit(session: Session, provider: Provider, batch: Batch) -> None:
     try:
-        job = session.remote(provider).get(batch.remote_id or "")
+        job = session.remote(provider).get(batch.job.remote_id or "")
     except JobMissing:
         return
-    ended = (batch.ended_at or session.now()) if job.state.ended else None
+    ended = (batch.job.ended_at or session.now()) if job.state.ended else None
     batch = session.store.update(batch, remote_state=job.raw_state, ended_at=ended)
     if not job.state.ended:
         return
     if job.output or job.errors or job.inline:
         _book(session, provider, batch, job)
     elif job.state is JobState.FAILED:
-        session.store.update(batch, awaited_until=None)
+        session.store.update(batch, late_results_until=None)
 
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
     """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
-    keys, strict = session.keys(batch, session.store.failed_numbers(batch)), batch.short_looks < SHORT_LOOKS
+    keys, strict = (
+        session.keys(batch, session.store.failed_numbers(batch)),
+        batch.counters.incomplete_downloads < SHORT_LOOKS,
+    )
     some = job.state is JobState.SUCCEEDED
     try:
         raw = fetch(session, session.remote(provider), batch, job, keys, strict=strict, some=some)
     except ShortResults:
-        session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
+        session.store.update(batch, incomplete_downloads=min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS))
         raise
     if raw.strip():
         settle_late(session, provider, batch, raw)
@@ -116,11 +121,11 @@ def _stop_needless(session: Session) -> None:
     """Cancel what is in flight and holds nothing any more, until that was asked for: all its texts came late from
     others. Where it cannot be asked for, the job only costs what it was to cost.
     """
-    for batch in session.store.batches("in_flight"):
-        if batch.requests or batch.error == CANCEL_ASKED:
+    for batch in session.store.batches(BatchState.IN_FLIGHT):
+        if batch.requests or batch.job.error == CANCEL_ASKED:
             continue
         try:
-            if (batch.provider, batch.key_fingerprint) == _own(session, provider_row(batch.provider)):
+            if (batch.provider, batch.job.key_fingerprint) == _own(session, provider_row(batch.provider)):
                 ask_to_stop(session, batch)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: nobody needs it, but it could not be cancelled: %s", batch.name, error)

@@ -20,7 +20,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope, pause
-from batchgen.ledger.rows import CANCEL_ASKED, Batch
+from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
 from batchgen.providers.http_errors import speaks_of_model
@@ -38,7 +38,7 @@ GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had til
 def collect(session: Session) -> int:
     """Poll every batch in flight and book what has ended. Returns the number of batches collected."""
     collected = 0
-    in_flight = session.store.batches("in_flight")
+    in_flight = session.store.batches(BatchState.IN_FLIGHT)
     for name in dict.fromkeys(batch.provider for batch in in_flight):
         mine = [batch for batch in in_flight if batch.provider == name]
         try:
@@ -60,7 +60,7 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
     stopped = ""
     for batch in own:
         try:
-            collected += _visit(session, provider, remote, batch, listed.get(batch.remote_id or ""))
+            collected += _visit(session, provider, remote, batch, listed.get(batch.job.remote_id or ""))
         except SetupError:
             raise
         except (NotReady, NeedsPerson) as error:
@@ -69,8 +69,8 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
             session.trouble(error)
             stopped = batch.name
             break  # the provider is in trouble; asking for the next batch would only wait again
-    if stopped or session.store.meta(_stopped_at(provider)):
-        session.store.set_meta(_stopped_at(provider), stopped)
+    if stopped or session.store.fact(_stopped_at(provider)):
+        session.store.set_fact(_stopped_at(provider), stopped)
     return collected
 
 
@@ -83,20 +83,21 @@ def _turned(session: Session, provider: Provider, batches: Sequence[Batch]) -> l
     """The batches in the order of their turns: it may be one batch alone that is in trouble, time and again. What comes
     behind it is asked for first, the next time.
     """
-    stopped = session.store.meta(_stopped_at(provider))
+    stopped = session.store.fact(_stopped_at(provider))
     at = next((at for at, batch in enumerate(batches, start=1) if batch.name == stopped), 0)
     return [*batches[at:], *batches[:at]]
 
 
 def _readable(session: Session, provider: Provider, batch: Batch) -> bool:
     """Whether this key may speak of this batch: another key's jobs answer 404, and that must not count."""
-    if batch.key_fingerprint == session.fingerprint(provider):
+    if batch.job.key_fingerprint == session.fingerprint(provider):
         return True
     if not batch.requests:  # nobody needs what it brings; what it cost is booked when the key comes back
         return False
     session.trouble(
         NeedsPerson(
-            f"{session.describe(batch)} was submitted with another key ({batch.key_fingerprint}); it is left alone.",
+            f"{session.describe(batch)} was submitted with another key ({batch.job.key_fingerprint}); it is left"
+            " alone.",
             do=f"Run a tick with that key in {provider.key_variable} to collect it.",
         )
     )
@@ -120,13 +121,13 @@ def _ahead(session: Session, provider: Provider, batches: Sequence[Batch], liste
     """The provider's reads, with those batches fetched ahead that have ended, or of which nothing is known yet."""
     wanted = [
         Wanted(
-            batch.remote_id,
+            batch.job.remote_id,
             session.layout.results(batch.step, batch.name),
             session.layout.errors(batch.step, batch.name),
-            batch.bytes,
+            batch.plan.bytes,
         )
         for batch in batches
-        if batch.remote_id and ((job := listed.get(batch.remote_id)) is None or job.state.ended)
+        if batch.job.remote_id and ((job := listed.get(batch.job.remote_id)) is None or job.state.ended)
     ]
     return Ahead(session.remote(provider), wanted)
 
@@ -136,13 +137,13 @@ def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, jo
     # A listing does not show results; the job's own address does.
     if job is None or job.state.ended:
         try:
-            job = remote.get(batch.remote_id or "")
+            job = remote.get(batch.job.remote_id or "")
         except JobMissing:
             return _missing(session, remote, batch)
         except REFUSALS as error:
             raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
     # At the first look nothing was waited for yet, though the clock goes on while it is taken.
-    waited = 0.0 if batch.ended_at is None else session.now() - batch.ended_at
+    waited = 0.0 if batch.job.ended_at is None else session.now() - batch.job.ended_at
     batch = _note(session, batch, job)
     if not job.state.ended:
         return False
@@ -152,12 +153,12 @@ def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, jo
 def _note(session: Session, batch: Batch, job: Job) -> Batch:
     """What the provider says of a batch, written down when it is new; what is odd is said aloud."""
     now = session.now()
-    started = batch.started_at or (now if job.state is not JobState.PENDING else None)
-    ended = batch.ended_at or (now if job.state.ended else None)
+    started = batch.job.started_at or (now if job.state is not JobState.PENDING else None)
+    ended = batch.job.ended_at or (now if job.state.ended else None)
     batch = session.store.update(
-        batch, remote_state=job.raw_state, started_at=started, ended_at=ended, missing=0, missing_since=None
+        batch, remote_state=job.raw_state, started_at=started, ended_at=ended, not_found_count=0, not_found_since=None
     )
-    age = now - (batch.submitted_at or now)
+    age = now - (batch.job.submitted_at or now)
     if job.state is JobState.UNKNOWN:
         what = f"the unknown state {job.raw_state!r}" if job.raw_state else "no state at all"
         log.warning("%s: the job shows %s; it stays in flight", session.describe(batch), what)
@@ -165,7 +166,7 @@ def _note(session: Session, batch: Batch, job: Job) -> Batch:
             session.trouble(
                 NeedsPerson(
                     f"{session.describe(batch)}: the job shows {what}, {age / 3600:.0f} h after it was submitted.",
-                    do=f"Look at {batch.remote_id} in the provider's console; `batchgen cancel` asks for its end.",
+                    do=f"Look at {batch.job.remote_id} in the provider's console; `batchgen cancel` asks for its end.",
                 )
             )
     elif not job.state.ended and age > STALE_SECONDS:
@@ -176,16 +177,17 @@ def _note(session: Session, batch: Batch, job: Job) -> Batch:
 def _missing(session: Session, remote: Reader, batch: Batch) -> bool:
     """A 404 for the job's own address: counted, and believed only after many over a long time."""
     now = session.now()
-    since = min(batch.missing_since or now, now)
-    batch = session.store.update(batch, missing=batch.missing + 1, missing_since=since)
+    since = min(batch.counters.not_found_since or now, now)
+    batch = session.store.update(batch, not_found_count=batch.counters.not_found_count + 1, not_found_since=since)
     enough = LOST_GRACES * session.settings.batches.reconcile_grace_seconds
-    if batch.missing < LOST_ANSWERS or now - since < enough:
+    if batch.counters.not_found_count < LOST_ANSWERS or now - since < enough:
+        times = batch.counters.not_found_count
         raise NotReady(
-            f"{session.describe(batch)}: the provider does not know it at the moment ({batch.missing} times).",
+            f"{session.describe(batch)}: the provider does not know it at the moment ({times} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
     raw = salvage(session, remote, batch, None)
-    _give_up(session, batch, raw, f"the provider has lost the job {batch.remote_id}")
+    _give_up(session, batch, raw, f"the provider has lost the job {batch.job.remote_id}")
     return True
 
 
@@ -201,15 +203,19 @@ def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job
         _expect_results(session, batch, job, waited)
         # Looks may follow one another within seconds (`--wait`): that a success is empty is not believed so soon.
         some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
-        raw = fetch(session, remote, batch, job, keys, strict=batch.short_looks < SHORT_LOOKS, some=some)
+        raw = fetch(
+            session, remote, batch, job, keys, strict=batch.counters.incomplete_downloads < SHORT_LOOKS, some=some
+        )
     except (NotReady, *REFUSALS) as error:
         if isinstance(error, ShortResults):
-            batch = session.store.update(batch, short_looks=min(batch.short_looks + 1, SHORT_LOOKS))
+            batch = session.store.update(
+                batch, incomplete_downloads=min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS)
+            )
         _be_patient(session, batch, str(error), waited)
         why = f"no results in {waited / 3600:.0f} h ({str(error).rstrip('.')})"
         _give_up(session, batch, salvage(session, remote, batch, job), why)
         return True
-    remote.go_on(batch.remote_id or "")
+    remote.go_on(batch.job.remote_id or "")
     crashpoint("results_read")
     book(session, provider, batch, job, raw, keys)
     return True
@@ -226,7 +232,7 @@ def _expect_results(session: Session, batch: Batch, job: Job, waited: float) -> 
         return
     if job.state is JobState.CANCELLED and not batch.requests:
         return  # nobody needs them; if they come all the same, what they cost is booked
-    asked = batch.error == CANCEL_ASKED
+    asked = batch.job.error == CANCEL_ASKED
     patience = session.settings.batches.reconcile_grace_seconds if asked else 0
     early = not waited or waited < patience
     if job.state is JobState.SUCCEEDED or (job.state in (JobState.CANCELLED, JobState.EXPIRED) and early):
@@ -241,7 +247,7 @@ def _be_patient(session: Session, batch: Batch, why: str, waited: float) -> None
     if waited <= GIVE_UP_SECONDS:
         raise NeedsPerson(
             f"{message} It ended {waited / 3600:.0f} h ago.",
-            do=f"Look at {batch.remote_id} in the provider's console. Ticks go on trying; after"
+            do=f"Look at {batch.job.remote_id} in the provider's console. Ticks go on trying; after"
             f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
         )
 
@@ -251,7 +257,7 @@ def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
     replies = settle.replies(session, provider_row(batch.provider), batch, raw, keys, flags)
     until = _awaited(session, raw)
-    ending = Ending(Reason.LOST, why, state="lost", error=why, retry_flags=flags, awaited_until=until)
+    ending = Ending(Reason.LOST, why, state=BatchState.LOST, error=why, retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)
     session.trouble(
         BatchLost(

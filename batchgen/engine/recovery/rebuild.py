@@ -21,12 +21,21 @@ from batchgen.engine import duplicates
 from batchgen.engine.recovery.request_reader import Latest, RequestFile, Sent, read, request_files
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
-from batchgen.ledger.rows import KEY_UNKNOWN, REBUILDING, Batch, Plan, Row, pin
+from batchgen.ledger.rows import (
+    KEY_UNKNOWN,
+    REBUILDING,
+    Batch,
+    BatchIdentity,
+    BatchPlan,
+    BatchState,
+    ReadyConversation,
+    pinned_model_fact,
+)
 from batchgen.providers import provider as provider_row
 from batchgen.runtime.files import Layout, hash_file
 from batchgen.runtime.logs import log
 
-RELEASED = ("refused", "abandoned")
+RELEASED = (BatchState.REFUSED, BatchState.ABANDONED)
 
 
 class Rebuilt(NamedTuple):
@@ -39,7 +48,7 @@ class Rebuilt(NamedTuple):
 
 def rebuild(session: Session) -> Rebuilt:
     """Fill an empty store from the files. Raises SetupError when it is not empty, InputError without the files."""
-    if session.conversations and not session.store.meta(REBUILDING):
+    if session.conversations and not session.store.fact(REBUILDING):
         raise SetupError(
             f"{session.layout.store} holds a run already; nothing was changed.",
             do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
@@ -51,7 +60,7 @@ def rebuild(session: Session) -> Rebuilt:
     for file in files:
         replay.enter(read(file))
     bought_twice = duplicates.enter_again(session)
-    session.store.forget_meta(REBUILDING)
+    session.store.forget_fact(REBUILDING)
     refresh(session)
     return Rebuilt(conversations, replay.settled + bought_twice, replay.open)
 
@@ -79,12 +88,12 @@ class _Replay:
             ending = _as_usual(self._session, batch)
         if ending is not None and ending.state in RELEASED:
             why, until = ending.why, ending.awaited_until
-            store.release(batch, ending.state, error=why, refused=ending.refused, awaited_until=until)
+            store.release(batch, ending.state, error=why, refused=ending.refused, late_results_until=until)
             _supersede(self._session, batch, ending.state)
         elif ending is not None:
             self._settle(file, batch, ending, numbers)
         elif went_on:
-            store.release(batch, "refused", error="left no results, and its conversations were asked again")
+            store.release(batch, BatchState.REFUSED, error="left no results, and its conversations were asked again")
         else:
             _leave_open(self._session, batch, sent)
             self.open += 1
@@ -101,12 +110,14 @@ def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
     """Plan the batch as it was planned, under its own number, for those of its conversations that lack its text."""
     file = sent.file
     written, kept = hash_file(file.path), settle.read_kept(session.layout.ending(file.step, file.path.stem))
-    plan = Plan(
+    identity = BatchIdentity(
         name=file.path.stem,
         position=file.step.position,
         attempt=file.attempt,
         provider=sent.provider.name,
         model=sent.model or str(kept["model"] or ""),
+    )
+    plan = BatchPlan(
         requests=len(numbers),
         bytes=written.size,
         sha256=written.sha256,
@@ -117,10 +128,13 @@ def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
         planned_at=file.path.stat().st_mtime,
         follow_up=sent.follow_up,
     )
-    session.store.make_free(numbers, file.step.position)
+    session.store.undo_rejections(numbers, file.step.position)
     try:
         batch = session.store.plan(
-            plan, [Row(number, plan.position, plan.attempt, 0, 0) for number in numbers], number=file.serial
+            identity,
+            plan,
+            [ReadyConversation(number, identity.position, identity.attempt, 0, 0) for number in numbers],
+            number=file.serial,
         )
     except AssertionError:
         why = "its conversations were elsewhere; a file of an earlier batch is gone or was changed"
@@ -145,11 +159,15 @@ def _settle(session: Session, batch: Batch, ending: settle.Ending, asked_again: 
     none of this one was accepted, unless it was late. If one is there and the ending does not say so, a kill came
     before it could.
     """
-    batch = session.store.update(batch, state="in_flight", intent_at=batch.planned_at, submitted_at=batch.planned_at)
+    batch = session.store.update(
+        batch, state=BatchState.IN_FLIGHT, intent_at=batch.plan.planned_at, submitted_at=batch.plan.planned_at
+    )
     provider = provider_row(batch.provider)
     if batch.model:
-        session.store.set_meta(pin(batch.provider), batch.model)
-    session.store.let_go(batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts)
+        session.store.set_fact(pinned_model_fact(batch.provider), batch.model)
+    session.store.release_conversations(
+        batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts
+    )
     keys, raw = session.keys(batch), _raw(session.layout, batch)
     if ending.late:  # which texts were taken is known
         settle.settle(session, batch, keys, settle.lines_judged(provider, batch, raw), ending)
@@ -165,7 +183,7 @@ def _settle(session: Session, batch: Batch, ending: settle.Ending, asked_again: 
     settle.settle(session, batch, keys, replies, ending)
 
 
-def _supersede(session: Session, batch: Batch, state: str) -> None:
+def _supersede(session: Session, batch: Batch, state: BatchState) -> None:
     """The results of a job that turned up after it had been given up: billed, and used by nobody."""
     if raw := _raw(session.layout, batch):
         settle.supersede(session, provider_row(batch.provider), batch._replace(state=state), raw)
@@ -194,11 +212,11 @@ def _leave_open(session: Session, batch: Batch, sent: Sent) -> None:
     rate = session.rate(model)
     session.store.update(
         batch,
-        state="creating",
+        state=BatchState.CREATING,
         model=model,
         input_tokens=tokens,
         output_ceiling=ceiling,
         reserved_usd=rate.usd(most) if rate else None,
-        intent_at=batch.planned_at,
+        intent_at=batch.plan.planned_at,
         key_fingerprint=KEY_UNKNOWN,
     )

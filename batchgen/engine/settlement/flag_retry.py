@@ -40,8 +40,8 @@ def ask_again(session: Session, batch: Batch, replies: Sequence[Reply], names: S
 
 def _written(session: Session, batch: Batch, accepted: dict[str, Reply]) -> Iterator[_Written]:
     stage, names = batch.step.stage, session.names()
-    held = [row.number for row in session.store.held(batch.batch)]
-    for one in session.store.conversations(held):
+    held = [row.number for row in session.store.held(batch.number)]
+    for one in session.store.dialogues.read(held):
         key = names.key(one.number, batch.step, batch.attempt)
         reply = accepted.get(key)
         if reply is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total
-from batchgen.ledger.rows import Settled
+from batchgen.ledger.rows import RequestOutcome
 
 SENT = pl.Schema({"number": pl.Int64, "key": pl.String})
 FOUND = pl.Schema({"key": pl.String, "reply": pl.UInt32})
@@ -26,7 +26,7 @@ class Merged(NamedTuple):
     `keyless` counts lines without a key.
     """
 
-    settled: list[Settled]
+    settled: list[RequestOutcome]
     usage: Mapping[Reason, tuple[int, Usage]]
     strangers: list[str]
     keyless: int
@@ -59,7 +59,7 @@ def merge(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why
     nobodys = [*(kept[position] for position in strangers["reply"]), *(reply for reply in keyless if any(reply.usage))]
     return Merged(
         settled=[
-            Settled(number, reply.reason, reply.text, reply.detail, reply.follow_up, reply.had_thoughts)
+            RequestOutcome(number, reply.reason, reply.text, reply.detail, reply.follow_up, reply.had_thoughts)
             for number, reply in zip(table["number"].to_list(), answers, strict=True)
         ],
         usage=_usage(answers, nobodys),

@@ -23,7 +23,7 @@ from batchgen.core.prompts import fields_of
 from batchgen.core.wording import counted
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.flag_retry import ask_again
-from batchgen.ledger.rows import Batch
+from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState
 from batchgen.providers.base import Provider
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import write_durably
@@ -42,7 +42,7 @@ class Ending(NamedTuple):
 
     absent: Reason
     why: str
-    state: str = "collected"
+    state: BatchState = BatchState.COLLECTED
     error: str | None = None
     refused: Mapping[int, str] = MappingProxyType({})
     retry_flags: tuple[str, ...] = ()
@@ -67,7 +67,15 @@ def read_ending(path: Path) -> Ending | None:
     gone = {int(number): Reason(reason) for number, reason in value.get("gone", {}).items()}
     late, until = value.get("late", False), value.get("awaited_until")
     return Ending(
-        Reason(value["absent"]), value["why"], value["state"], value["error"], refused, flags, gone, late, until
+        Reason(value["absent"]),
+        value["why"],
+        BatchState(value["state"]),
+        value["error"],
+        refused,
+        flags,
+        gone,
+        late,
+        until,
     )
 
 
@@ -80,25 +88,25 @@ def read_kept(path: Path) -> dict[str, Any]:
 def release(
     session: Session,
     batch: Batch,
-    state: str,
+    state: BatchState,
     *,
     error: str,
     refused: Mapping[int, str] | None = None,
-    awaited_until: float | None = None,
+    late_results_until: float | None = None,
 ) -> None:
     """End a batch that bought nothing: its ending is kept, its conversations are ready again but for the `refused`.
 
-    `awaited_until`: till then it may turn out to have bought something after all.
+    `late_results_until`: till then it may turn out to have bought something after all.
     """
-    ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=awaited_until)
+    ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=late_results_until)
     keep_ending(session, batch, ending)
-    session.store.release(batch, state, error=error, refused=refused, awaited_until=awaited_until)
+    session.store.release(batch, state, error=error, refused=refused, late_results_until=late_results_until)
 
 
 def give_up(session: Session, batch: Batch, error: str) -> None:
     """End a batch whose create call brought no job to light. Its job may turn up."""
-    until = (batch.intent_at or session.now()) + AWAITED_SECONDS
-    release(session, batch, "abandoned", error=error, awaited_until=until)
+    until = (batch.job.intent_at or session.now()) + AWAITED_SECONDS
+    release(session, batch, BatchState.ABANDONED, error=error, late_results_until=until)
 
 
 def forget_ending(session: Session, batch: Batch) -> None:
@@ -129,7 +137,7 @@ def replies(
 def lines_judged(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
     """The lines of a batch's result files, judged one by one."""
     stage = batch.step.stage
-    fields, read = fields_of(stage, follow_up=bool(batch.follow_up)), provider.reply
+    fields, read = fields_of(stage, follow_up=bool(batch.plan.follow_up)), provider.reply
     return [accept(stage, read(line, fields)) for line in read_lines(raw)]
 
 
@@ -165,14 +173,16 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
     """
     from batchgen.engine.settlement.swap_detection import CHARACTERS
 
-    dialogues = zip(*[session.store.held_texts(batch)] * batch.position, strict=True)  # one after the other, as read
+    dialogues = zip(
+        *[session.store.dialogues.held_texts(batch)] * batch.position, strict=True
+    )  # one after the other, as read
     found = dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
     asked = {key: parsed.number for key in answered if key not in found and (parsed := parse_key(key))}
     if not asked:
         return found
     numbers = sorted(number for number in set(asked.values()) if number <= session.conversations)
     others = {number: key for key, number in session.keys(batch, numbers).items() if key in asked}
-    for one in session.store.conversations(list(others)):
+    for one in session.store.dialogues.read(list(others)):
         said = list(chain.from_iterable(one.turns))[: batch.position]
         if all(said):
             found[others[one.number]] = " ".join(said)[-CHARACTERS:]
@@ -184,14 +194,14 @@ def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) 
     batch was asked for it since. All else is superseded: what the batch's end meant for a conversation stays.
     """
     with session.store.transaction():
-        ended, lent = session.store.borrow(batch)
+        ended, lent = session.store.reclaim_for_late_results(batch)
         keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
         judged = replies(session, provider, batch, raw, keys, flags)
         brought = {keys[key] for key in accepted_keys(judged) if key in keys}
-        holders = session.store.give_back(batch, lent, but=brought)
-        if not brought and batch.state == "abandoned":
+        holders = session.store.return_reclaimed(batch, lent, but=brought)
+        if not brought and batch.state == BatchState.ABANDONED:
             # As it ended: a kill may have left an ending that says otherwise.
-            why = batch.error or ""
+            why = batch.job.error or ""
             keep_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
             supersede(session, provider, batch, raw)
             return
@@ -204,11 +214,11 @@ def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) 
 
 def _go_without(session: Session, holder: Batch) -> None:
     """Some of a batch's conversations need it no more. Where it was not created yet, its other ones go in another."""
-    if holder.state not in ("planned", "uploaded"):
+    if holder.state not in WAITING_STATES:
         return
     why = "texts that it was to ask for came late from an earlier batch"
-    if holder.intent_at is None:
-        release(session, holder, "refused", error=why)
+    if holder.job.intent_at is None:
+        release(session, holder, BatchState.REFUSED, error=why)
     else:
         give_up(session, holder, why)
 
@@ -254,7 +264,7 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
         max_attempts=session.settings.batches.max_attempts,
         collected_at=session.now(),
         error=ending.error,
-        awaited_until=ending.awaited_until,
+        late_results_until=ending.awaited_until,
     )
     crashpoint("batch_settled")
     done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)

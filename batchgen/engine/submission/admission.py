@@ -16,14 +16,14 @@ from batchgen.engine.submission.rejection_limit import stopped
 from batchgen.engine.submission.request_files import Shard
 from batchgen.ledger.holds import halt_scope, in_force, model_scope, step_scope, trouble
 from batchgen.ledger.receipt import Money, money
-from batchgen.ledger.rows import Batch, Wait
+from batchgen.ledger.rows import Batch, Hold
 from batchgen.ledger.totals import NO_BATCH
 from batchgen.runtime.logs import log
 
 
 def held_back(session: Session, scope: str, step: Step) -> bool:
     """Whether a quota's back-off or a halt forbids creating batches of this model or step now."""
-    waits = session.store.waits()
+    waits = session.store.holds()
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not in_force(wait, session.now()):
             continue
@@ -49,16 +49,16 @@ def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch], reas
     """
     need = _need(session, batch)
     later = sum(_need(session, one) or 0 for one in (batch, *behind))
-    wanted = _Wanted(batch.step, batch.provider, batch.model, batch.input_tokens, need, batch.batch, later)
+    wanted = _Wanted(batch.step, batch.provider, batch.model, batch.plan.input_tokens, need, batch.number, later)
     return _room(session, wanted, reasons)
 
 
 def record_wait(session: Session, step: Step, reason: str) -> None:
     """For `status`: why a limit holds conversations at `step` back, "" when none does."""
     if reason:
-        session.store.wait(Wait(step_scope(step.position), None, 0, reason))
+        session.store.hold(Hold(step_scope(step.position), None, 0, reason))
     else:
-        session.store.end_wait(step_scope(step.position))
+        session.store.end_hold(step_scope(step.position))
 
 
 class _Wanted(NamedTuple):
@@ -89,7 +89,7 @@ def _full(session: Session, wanted: _Wanted) -> str:
     if stop := stopped(session, wanted.step):
         session.trouble(stop)
         return str(stop)
-    enqueued = session.store.enqueued(wanted.provider, wanted.model, before=wanted.before)
+    enqueued = session.store.totals.enqueued(wanted.provider, wanted.model, before=wanted.before)
     if reason := _no_room(session, wanted.provider, enqueued, wanted.tokens):
         return reason
     if not _affordable(session, wanted):
@@ -125,10 +125,10 @@ def _affordable(session: Session, wanted: _Wanted) -> bool:
 
 def _need(session: Session, batch: Batch) -> float | None:
     """The most that a planned batch can cost, by a price that may have become known since."""
-    if batch.reserved_usd is not None:
-        return batch.reserved_usd
+    if batch.plan.reserved_usd is not None:
+        return batch.plan.reserved_usd
     rate = session.rate(batch.model)
-    return rate.usd(Usage(input=batch.input_tokens, output=batch.output_ceiling)) if rate else None
+    return rate.usd(Usage(input=batch.plan.input_tokens, output=batch.plan.output_ceiling)) if rate else None
 
 
 def _over_budget(session: Session, step: Step, need_usd: float | None, left: float, held: Money) -> BudgetReached:

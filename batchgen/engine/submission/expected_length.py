@@ -42,5 +42,5 @@ def text_tokens(session: Session, stage: Stage) -> float:
 def _measured(session: Session, stage: Stage, *, along: bool) -> float:
     """Mean output tokens of the accepted replies of `stage`, 0 when there is none."""
     positions = [step.position for step in session.steps() if step.stage is stage]
-    requests, tokens = session.store.output_of(positions, follow_up=along)
+    requests, tokens = session.store.totals.output_of(positions, follow_up=along)
     return tokens / requests if requests else 0.0

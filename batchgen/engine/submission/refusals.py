@@ -8,7 +8,7 @@ from batchgen.core.errors import StageStopped, Temporary
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.holds import halt_scope
-from batchgen.ledger.rows import Batch, Wait
+from batchgen.ledger.rows import Batch, BatchState, Hold
 from batchgen.providers.base import FileFailed, FileGone, JobMissing, LinesRefused, ModelGone
 
 UPLOADS = 3  # of a file that the provider cannot process, before somebody is called
@@ -22,7 +22,7 @@ def take_no(session: Session, batch: Batch, error: Exception) -> NoReturn:
     """Release `batch`, or put it back to before its upload. Raises Stop, or Temporary where the next tick goes on."""
     if isinstance(error, FileGone | JobMissing):
         _upload_again(session, batch, f"the uploaded file is gone ({error})")
-    if isinstance(error, FileFailed) and batch.upload_failed < UPLOADS:
+    if isinstance(error, FileFailed) and batch.counters.failed_uploads < UPLOADS:
         _upload_again(session, batch, str(error), failed=1)
     if isinstance(error, LinesRefused):
         _refuse_lines(session, batch, error)
@@ -32,18 +32,18 @@ def take_no(session: Session, batch: Batch, error: Exception) -> NoReturn:
 
 
 def _upload_again(session: Session, batch: Batch, why: str, *, failed: int = 0) -> NoReturn:
-    tried = batch.upload_failed + failed
-    session.store.update(batch, state="planned", remote_file=None, uploaded_at=None, upload_failed=tried)
+    tried = batch.counters.failed_uploads + failed
+    session.store.update(batch, state=BatchState.PLANNED, remote_file=None, uploaded_at=None, failed_uploads=tried)
     raise Temporary(f"{session.describe(batch)}: {why}.", do="The next tick uploads it again.")
 
 
 def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
     """The provider named bad lines: those conversations are left behind, the others go in a new batch."""
-    rows = session.store.held(batch.batch)
+    rows = session.store.held(batch.number)
     refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
     if not refused:
         _halt(session, batch, str(error))
-    settle.release(session, batch, "refused", error=str(error), refused=refused)
+    settle.release(session, batch, BatchState.REFUSED, error=str(error), refused=refused)
     raise Temporary(
         f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
         do="See data/rejected.jsonl; the others are submitted again.",
@@ -51,14 +51,16 @@ def _refuse_lines(session: Session, batch: Batch, error: LinesRefused) -> NoRetu
 
 
 def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
-    settle.release(session, batch, "refused", error=f"{batch.provider} does not serve {batch.model}: {message}")
+    settle.release(
+        session, batch, BatchState.REFUSED, error=f"{batch.provider} does not serve {batch.model}: {message}"
+    )
     session.model_gone(batch.provider, batch.model, message)
     raise Stop
 
 
 def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
     """A refusal that would come again: the step waits for a person instead of asking at every tick."""
-    settle.release(session, batch, "refused", error=message)
-    session.store.wait(Wait(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
+    settle.release(session, batch, BatchState.REFUSED, error=message)
+    session.store.hold(Hold(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
     session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
     raise Stop

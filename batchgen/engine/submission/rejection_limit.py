@@ -12,7 +12,7 @@ ENOUGH = 5  # settled conversations before a share means anything; all of them i
 
 def stopped(session: Session, step: Step) -> StageStopped | None:
     """The reason why `step` may not go on, or None."""
-    done, left = session.store.settled_at(step.position)
+    done, left = session.store.totals.settled_at(step.position)
     settled = left + done
     limit = session.settings.stage(step.stage).max_rejected_share
     if settled < min(ENOUGH, session.conversations) or left <= limit * settled:
@@ -30,11 +30,11 @@ def stopped(session: Session, step: Step) -> StageStopped | None:
 def _asked_again(session: Session, step: Step) -> int:
     """Conversations that failed by accident and may still succeed: an outage is no reason to stop."""
     live = session.store.batches(*LIVE_STATES)
-    return session.store.ready_again(step) + sum(
+    return session.store.totals.ready_again(step) + sum(
         batch.requests for batch in live if batch.step == step and batch.attempt > 1
     )
 
 
 def _reasons(session: Session, step: Step) -> str:
-    reasons = session.store.rejection_reasons(step.position)
+    reasons = session.store.totals.rejection_reasons(step.position)
     return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

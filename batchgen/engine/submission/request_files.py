@@ -19,7 +19,7 @@ from batchgen.core.text_features import Features
 from batchgen.engine.session import Session
 from batchgen.engine.submission.expected_length import follow_up, output_tokens
 from batchgen.engine.submission.line_templates import fill, form
-from batchgen.ledger.rows import Row
+from batchgen.ledger.rows import ReadyConversation
 from batchgen.providers.base import Parameters
 
 MOST_HALVINGS = 3  # of a batch for further attempts
@@ -44,9 +44,9 @@ class Shard(NamedTuple):
 
     step: Step
     attempt: int
-    rows: tuple[Row, ...]
+    rows: tuple[ReadyConversation, ...]
     body: bytes
-    too_large: tuple[Row, ...]
+    too_large: tuple[ReadyConversation, ...]
     input_tokens: int
     output_ceiling: int
     estimated_usd: float | None
@@ -65,7 +65,7 @@ class Shard(NamedTuple):
 class Line(NamedTuple):
     """One request, encoded, with its line feed."""
 
-    row: Row
+    row: ReadyConversation
     line: bytes
     input_tokens: int
 
@@ -73,10 +73,10 @@ class Line(NamedTuple):
 class _Lines(NamedTuple):
     """Request lines as one piece, and their estimated input tokens."""
 
-    rows: list[Row]
+    rows: list[ReadyConversation]
     body: bytes
     input_tokens: int
-    too_large: list[Row]
+    too_large: list[ReadyConversation]
 
 
 def limits(session: Session, step: Step) -> Limits:
@@ -115,10 +115,10 @@ def _within(found: _Lines, bounds: Limits) -> bool:
     return len(found.body) <= bounds.line_bytes or max(map(len, found.body.split(b"\n"))) < bounds.line_bytes
 
 
-def _cut(session: Session, step: Step, rows: list[Row], attempt: int, bounds: Limits) -> _Lines:
+def _cut(session: Session, step: Step, rows: list[ReadyConversation], attempt: int, bounds: Limits) -> _Lines:
     """As many requests as the limits allow, made one by one."""
     taken: list[Line] = []
-    too_large: list[Row] = []
+    too_large: list[ReadyConversation] = []
     size = tokens = 0
     for line in lines(session, step, rows, attempt):
         if len(line.line) > bounds.line_bytes or line.input_tokens > bounds.tokens:
@@ -132,12 +132,12 @@ def _cut(session: Session, step: Step, rows: list[Row], attempt: int, bounds: Li
     return _Lines([line.row for line in taken], b"".join(line.line for line in taken), tokens, too_large)
 
 
-def _fewer(rows: list[Row], most: int) -> list[Row]:
+def _fewer(rows: list[ReadyConversation], most: int) -> list[ReadyConversation]:
     """Half as many for each time they failed: a batch is the unit of loss, and large jobs expire more.
 
     What was never bought (a refusal, a create that was given up) is no failure.
     """
-    return rows[: max(most >> min(rows[0].strikes, MOST_HALVINGS), 1)] if rows else rows
+    return rows[: max(most >> min(rows[0].failed_attempts, MOST_HALVINGS), 1)] if rows else rows
 
 
 def _ask(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
@@ -161,19 +161,19 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     return Parameters(model, most << min(ceiling, MOST_DOUBLINGS), wanted.temperature)
 
 
-def lines(session: Session, step: Step, rows: list[Row], attempt: int) -> Iterator[Line]:
+def lines(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> Iterator[Line]:
     """The request of each row, in order, encoded for the stage's provider."""
     encode, ask, formula = session.provider(step.stage).line, _ask(session, step), session.provider(step.stage).tokens
-    conversations = session.store.conversations([row.number for row in rows])
+    conversations = session.store.dialogues.read([row.number for row in rows])
     names = session.names()
-    parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.ceiling for row in rows}}
+    parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.token_doublings for row in rows}}
     for row, conversation in zip(rows, conversations, strict=True):
         asked = ask(conversation)
-        line = encode(names.key(row.number, step, attempt), asked, parameters[row.ceiling])
+        line = encode(names.key(row.number, step, attempt), asked, parameters[row.token_doublings])
         yield Line(row, line + b"\n", prompt_tokens(asked, formula))
 
 
-def _whole(session: Session, step: Step, rows: list[Row], attempt: int) -> _Lines:
+def _whole(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _Lines:
     """The same lines as one piece, many times as fast. No rows where that cannot be done: a text is empty."""
     encode, ask, key = session.provider(step.stage).line, _ask(session, step), session.names().key_format(step, attempt)
     bodies, said, system = list[bytes](), Features(), ""
@@ -184,7 +184,7 @@ def _whole(session: Session, step: Step, rows: list[Row], attempt: int) -> _Line
             lambda texts: ask(Conversation(0, tuple(turns(texts)))),
             lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
         )
-        texts = session.store.ready_texts(group, lined.mould.shown)
+        texts = session.store.dialogues.ready_texts(group, lined.mould.shown)
         if "" in texts or len(texts) != len(group) * len(lined.mould.shown):
             return _Lines([], b"", 0, [])
         body, counted = fill(lined, [key % row.number for row in group], texts)

@@ -32,7 +32,7 @@ from batchgen.engine.settlement import settle
 from batchgen.engine.submission.admission import held_back
 from batchgen.engine.submission.refusals import Stop, take_no
 from batchgen.ledger.holds import model_scope, pause, trouble
-from batchgen.ledger.rows import Batch
+from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
 from batchgen.runtime.concurrency import as_they_come, at_once, begin, brought
@@ -131,7 +131,7 @@ class Sender:
             pass
         size = _bytes(window)
         for outgoing in waiting:
-            size += outgoing.batch.bytes
+            size += outgoing.batch.plan.bytes
             if size > AHEAD_BYTES:
                 return
             granted = self._created[_model(outgoing.batch)]
@@ -148,7 +148,7 @@ class Sender:
         for outgoing in window:
             with self._noting(outgoing.batch):
                 batch = self._uploaded(outgoing)
-                if batch.intent_at is not None and self._found_again(batch):
+                if batch.job.intent_at is not None and self._found_again(batch):
                     adopted += 1
                     continue
                 if outgoing.kept:  # uploaded by an earlier command; the file is the evidence of what is bought now
@@ -171,13 +171,13 @@ class Sender:
         session, batch = self._session, outgoing.batch
         provider = provider_row(batch.provider)
         remote, key = session.remote(provider), session.fingerprint(provider)
-        age = session.now() - (batch.uploaded_at or 0)
-        same_key = batch.state == "uploaded" and batch.key_fingerprint == key
+        age = session.now() - (batch.job.uploaded_at or 0)
+        same_key = batch.state == BatchState.UPLOADED and batch.job.key_fingerprint == key
         outgoing.kept = same_key and 0 <= age < provider.upload_lives_seconds
         if outgoing.kept:
-            return partial(remote.file, batch.remote_file or "")
+            return partial(remote.file, batch.job.remote_file or "")
         _check_file(session, batch)
-        return partial(remote.upload, session.layout.requests(batch.step, batch.name), batch.bytes)
+        return partial(remote.upload, session.layout.requests(batch.step, batch.name), batch.plan.bytes)
 
     def _uploaded(self, outgoing: _Outgoing) -> Batch:
         """The batch once its file may be used."""
@@ -192,7 +192,7 @@ class Sender:
             self._pause(batch, error)
         except Temporary:
             # It may be this file alone: the next time others go first.
-            session.store.update(batch, upload_failed=max(batch.upload_failed, 1))
+            session.store.update(batch, failed_uploads=max(batch.counters.failed_uploads, 1))
             raise
         except REFUSALS as error:
             take_no(session, batch, error)
@@ -240,17 +240,17 @@ class Sender:
                 f"{session.describe(batch)}: {error}", do="The next tick looks for it; nothing is bought twice."
             ) from None
         except QuotaReached as error:
-            self._pause(session.store.update(batch, state="uploaded"), error)
+            self._pause(session.store.update(batch, state=BatchState.UPLOADED), error)
         except (SetupError, Temporary):
-            session.store.update(batch, state="uploaded")  # a clear no, or never sent: nothing was bought
+            session.store.update(batch, state=BatchState.UPLOADED)  # a clear no, or never sent: nothing was bought
             raise
         except REFUSALS as error:
             take_no(session, batch, error)
         crashpoint("created_before_recorded")
-        batch = session.store.update(batch, state="in_flight", remote_id=remote_id, submitted_at=session.now())
+        batch = session.store.update(batch, state=BatchState.IN_FLIGHT, remote_id=remote_id, submitted_at=session.now())
         self._created[_model(batch)] += 1
         if _model(batch) not in self._paused:  # a yes that was under way when the quota's no came says nothing
-            session.store.end_wait(_model(batch))
+            session.store.end_hold(_model(batch))
         crashpoint("created")
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
 
@@ -261,7 +261,7 @@ class Sender:
         session, provider = self._session, provider_row(batch.provider)
         if provider.name not in self._jobs:
             self._jobs[provider.name] = listed(session, provider)
-        wanted = label(provider, name=batch.name, remote_file=batch.remote_file or "")
+        wanted = label(provider, name=batch.name, remote_file=batch.job.remote_file or "")
         matches = self._jobs[provider.name].get(wanted, [])
         if matches:
             adopt(session, provider, batch, matches)
@@ -293,16 +293,16 @@ def _pull(source: Iterator[Batch], waiting: deque[_Outgoing]) -> bool:
 def _fits(window: list[_Outgoing], outgoing: _Outgoing) -> bool:
     """Whether a batch may be created at the same time: of the same model, and not too much in all."""
     same = _model(window[0].batch) == _model(outgoing.batch)
-    return same and _bytes(window) + outgoing.batch.bytes <= AHEAD_BYTES
+    return same and _bytes(window) + outgoing.batch.plan.bytes <= AHEAD_BYTES
 
 
 def _bytes(batches: Iterable[_Outgoing]) -> int:
-    return sum(outgoing.batch.bytes for outgoing in batches)
+    return sum(outgoing.batch.plan.bytes for outgoing in batches)
 
 
 def _create_call(session: Session, batch: Batch) -> Callable[[], str]:
     remote = session.remote(provider_row(batch.provider))
-    return partial(remote.create, model=batch.model, file_id=batch.remote_file or "", name=batch.name)
+    return partial(remote.create, model=batch.model, file_id=batch.job.remote_file or "", name=batch.name)
 
 
 def _note_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
@@ -310,7 +310,7 @@ def _note_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
     key = session.fingerprint(provider_row(batch.provider))
     batch = session.store.update(
         batch,
-        state="uploaded",
+        state=BatchState.UPLOADED,
         remote_file=file.file_id,
         key_fingerprint=key,
         uploaded_at=session.now(),
@@ -323,12 +323,12 @@ def _check_file(session: Session, batch: Batch) -> None:
     """The bytes about to be sent, or bought with, must be the bytes that were planned."""
     path = session.layout.requests(batch.step, batch.name)
     try:
-        same = hash_file(path).sha256 == batch.sha256
+        same = hash_file(path).sha256 == batch.plan.sha256
     except FileNotFoundError:
         same = False
     if not same:
         batch = session.store.update(batch, intent_at=None)  # nothing was bought with it, and nothing will be
-        settle.release(session, batch, "refused", error="the request file is not what was planned")
+        settle.release(session, batch, BatchState.REFUSED, error="the request file is not what was planned")
         raise Temporary(
             f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."
         )

@@ -14,7 +14,7 @@ from batchgen.engine.submission.admission import admitted, record_wait, still_ad
 from batchgen.engine.submission.rejection_limit import stopped
 from batchgen.engine.submission.request_files import Shard
 from batchgen.engine.submission.sender import Sender
-from batchgen.ledger.rows import Batch, Plan
+from batchgen.ledger.rows import WAITING_STATES, Batch, BatchIdentity, BatchPlan, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file, write_durably
@@ -26,7 +26,7 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
     What cannot go now waits: troubles are noted in the session, and the other provider goes on.
     """
     sender, reasons = Sender(session), dict[Step, str]()
-    if session.store.batches("planned", "uploaded") or any(map(session.store.ready_attempts, steps)):
+    if session.store.batches(*WAITING_STATES) or any(map(session.store.ready_attempts, steps)):
         session.need_newest_store()  # it lists folders: once a command
     sent = sender.send(_left_over(session, steps, reasons, troubled=False))
     for step in steps:
@@ -48,14 +48,16 @@ def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str]
 
     Those that were `troubled` in their upload come last, in any order: it may be one file alone that nobody takes.
     """
-    found = [batch for batch in session.store.batches("planned", "uploaded") if bool(batch.upload_failed) == troubled]
+    found = [
+        batch for batch in session.store.batches(*WAITING_STATES) if bool(batch.counters.failed_uploads) == troubled
+    ]
     if troubled and found:
         from random import shuffle  # here: hardly a tick needs it
 
         shuffle(found)
     for at, batch in enumerate(found, start=1):
-        if batch.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
-            settle.release(session, batch, "refused", error=f"{batch.model} was given up before it was asked")
+        if batch.job.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
+            settle.release(session, batch, BatchState.REFUSED, error=f"{batch.model} was given up before it was asked")
         elif batch.step in steps and still_admitted(session, batch, found[at:], reasons):
             yield batch
 
@@ -90,12 +92,14 @@ def plan(session: Session, shard: Shard) -> Batch:
     before = hash_file(path) if path.exists() else None
     written = write_durably(path, [shard.body])
     crashpoint("request_file_written")
-    entry = Plan(
+    identity = BatchIdentity(
         name=name,
         position=shard.step.position,
         attempt=shard.attempt,
         provider=provider.name,
         model=session.model(provider),
+    )
+    plan = BatchPlan(
         requests=len(shard.rows),
         bytes=written.size,
         sha256=written.sha256,
@@ -107,8 +111,8 @@ def plan(session: Session, shard: Shard) -> Batch:
         follow_up=shard.follow_up,
     )
     with session.store.transaction():
-        batch = session.store.plan(entry, shard.rows)
+        batch = session.store.plan(identity, plan, shard.rows)
         if written == before:
-            batch = session.store.update(batch, intent_at=entry.planned_at)
+            batch = session.store.update(batch, intent_at=plan.planned_at)
     crashpoint("batch_planned")
     return batch

@@ -17,7 +17,7 @@ from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
 from batchgen.dataset.quality.flags import LABELS, labels, table
 from batchgen.dataset.quality.survey import Survey, survey
 from batchgen.engine.session import Session
-from batchgen.ledger.rows import Standing
+from batchgen.ledger.rows import ConversationState
 from batchgen.ledger.run import Names
 from batchgen.reports.html.lengths import Counts, Lengths
 from batchgen.reports.html.sample import Sample
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     """A conversation with its accepted texts, and where it stands."""
 
     conversation: Conversation
-    standing: Standing
+    standing: ConversationState
 
     def state(self, rounds: int) -> str:
         if self.standing.reason:
@@ -50,7 +50,7 @@ class Note(NamedTuple):
 
     state: str
     labels: tuple[tuple[str, ...], ...]
-    standing: Standing
+    standing: ConversationState
 
 
 class Texts(NamedTuple):
@@ -80,10 +80,10 @@ def ranges(session: Session) -> Iterator[list[Seen]]:
     """Every conversation, RANGE at a time. No cursor is left open between them: others may write."""
     rounds = session.settings.rounds
     for first in range(1, session.conversations + 1, RANGE):
-        standings = session.store.standings(first, first + RANGE - 1)
+        standings = session.store.conversation_states(first, first + RANGE - 1)
         if not standings:
             return
-        found = {one.number: one for one in session.store.conversations([row.number for row in standings])}
+        found = {one.number: one for one in session.store.dialogues.read([row.number for row in standings])}
         yield [Seen(one._replace(turns=one.turns[:rounds]), row) for row in standings if (one := found.get(row.number))]
 
 
@@ -91,7 +91,7 @@ def _some(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
     """Complete conversations once more, by their numbers, as turns; no cursor is left open here either."""
     rounds = session.settings.rounds
     for first in range(0, numbers.len(), RANGE):
-        found = list(session.store.conversations(numbers.slice(first, RANGE).to_list()))
+        found = list(session.store.dialogues.read(numbers.slice(first, RANGE).to_list()))
         yield table(one._replace(turns=one.turns[:rounds]) for one in found)
 
 
@@ -150,7 +150,7 @@ class _Reading:
         names, room = self._session.names(), self._most * BYTES_A_CONVERSATION
         records: dict[int, bytes] = {}
         for number, note in self._sample.chosen():
-            for one in self._session.store.conversations([number]):
+            for one in self._session.store.dialogues.read([number]):
                 record = orjson.dumps(shown(one, note, names, self._rounds))
                 room -= len(record)
                 if room < 0 and records:
@@ -168,10 +168,10 @@ def shown(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str,
     marks = note.labels or ((),) * len(one.turns)
     turns = [_turn(turn, found) for turn, found in zip(one.turns[:rounds], marks, strict=False)]
     record: dict[str, Any] = {"i": names.id(one.number), "s": note.state, "t": turns}
-    step = Step.at(min(note.standing.at, rounds * len(STAGES) - 1))
+    step = Step.at(min(note.standing.position, rounds * len(STAGES) - 1))
     if note.state == REJECTED:
         row = note.standing
-        record["w"] = [step.round, step.stage, row.reason, row.detail or "", row.strikes]
+        record["w"] = [step.round, step.stage, row.reason, row.detail or "", row.failed_attempts]
     elif note.state == OPEN:
         record["w"] = [step.round, step.stage, "in flight" if note.standing.batch else "ready"]
     return record

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import Stage, Step
 from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
-from batchgen.ledger.rows import Batch
+from batchgen.ledger.rows import Batch, BatchState
 from batchgen.ledger.status import status
 from batchgen.reports.html.timeline_bars import Spans, Timeline
 
-SENT = ("creating", "in_flight", "collected", "lost")
+SENT = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
 NEWEST = 200  # batches in the page's table
 
 
@@ -77,14 +77,14 @@ def facts(session: Session) -> Facts:
     for batch in session.store.ledger():
         seen.learn(batch)
     failed: dict[int, Counter[str]] = {}
-    for bill in session.store.bills():
+    for bill in session.store.totals.usage():
         if bill.reason is not Reason.ACCEPTED:
             failed.setdefault(bill.position, Counter())[bill.reason] += bill.requests
     rows = []
     for row in answer["steps"]:
         at = Step(row["round"], Stage(row["stage"])).position
-        brought, _ = session.store.output_of([at - 1], follow_up=True)
-        rows.append(_step(row, seen, session.store.rejection_reasons(at), failed.get(at, {}), brought))
+        brought, _ = session.store.totals.output_of([at - 1], follow_up=True)
+        rows.append(_step(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
     return Facts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
 
 
@@ -99,11 +99,11 @@ class _Sent:
     def learn(self, batch: Batch) -> None:
         self.batches += 1
         self.requests += batch.requests
-        self.had_thoughts += batch.had_thoughts
-        if batch.started_at and batch.submitted_at:
-            self.waited.append(batch.started_at - batch.submitted_at)
-        if batch.ended_at and batch.started_at:
-            self.ran.append(batch.ended_at - batch.started_at)
+        self.had_thoughts += batch.counters.replies_with_thoughts
+        if batch.job.started_at and batch.job.submitted_at:
+            self.waited.append(batch.job.started_at - batch.job.submitted_at)
+        if batch.job.ended_at and batch.job.started_at:
+            self.ran.append(batch.job.ended_at - batch.job.started_at)
 
 
 class _Ledger:
@@ -120,10 +120,10 @@ class _Ledger:
         self.batches += 1
         self.newest.append(batch)
         self.spans.learn(batch, self._now)
-        if batch.submitted_at:
-            self.began = min(self.began or batch.submitted_at, batch.submitted_at)
-        if batch.collected_at:
-            self.last = max(self.last or batch.collected_at, batch.collected_at)
+        if batch.job.submitted_at:
+            self.began = min(self.began or batch.job.submitted_at, batch.job.submitted_at)
+        if batch.job.collected_at:
+            self.last = max(self.last or batch.job.collected_at, batch.job.collected_at)
         if batch.state in SENT:
             self.sent[batch.position].learn(batch)
             for position in range(batch.position, batch.position + batch.texts):

@@ -202,12 +202,12 @@ def _turnaround(step: StepFacts) -> dict[str, Any]:
 
 
 def _ledger(batch: Batch) -> dict[str, Any]:
-    begin, middle, end = batch.submitted_at, batch.started_at, batch.ended_at
+    begin, middle, end = batch.job.submitted_at, batch.job.started_at, batch.job.ended_at
     return {
         "name": batch.name,
         "requests": batch.requests,
         "state": batch.state,
-        "error": batch.error,
+        "error": batch.job.error,
         "model": batch.model,
         "submitted": DASH if begin is None else _clock(begin).removesuffix(" UTC"),
         "waited": None if begin is None or middle is None else max(middle - begin, 0),

@@ -36,11 +36,11 @@ class Spans:
 
     def learn(self, batch: Batch, now: float) -> None:
         """See a batch; one that was never submitted is not shown."""
-        if batch.submitted_at is None:
+        if batch.job.submitted_at is None:
             return
-        begin = batch.submitted_at or batch.planned_at
-        end = max(batch.ended_at or now, begin)
-        middle = min(max(batch.started_at or end, begin), end)
+        begin = batch.job.submitted_at or batch.plan.planned_at
+        end = max(batch.job.ended_at or now, begin)
+        middle = min(max(batch.job.started_at or end, begin), end)
         self._positions.append(batch.position)
         self._times.extend(round(seconds * 1000) for seconds in (begin, middle, end))
 

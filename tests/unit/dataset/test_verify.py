@@ -143,7 +143,7 @@ def test_whatever_was_tampered_with_is_named(make_bench: Make, copies: dict[str,
 def test_a_text_changed_in_the_store_is_in_no_result_line(make_bench: Make, copies: dict[str, bytes]) -> None:
     bench = finished_run(make_bench, copies)
     with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
-        database.execute("UPDATE texts SET text = 'Something else.' WHERE place = 2 * 256 + 4")
+        database.execute("UPDATE texts SET text = 'Something else.' WHERE text_id = 2 * 256 + 4")
         database.commit()
     problems = bench.run("verify", "--json").json["problems"]
     assert any(problem.startswith("r1-000002 round 2 answer: its text is in no line") for problem in problems)

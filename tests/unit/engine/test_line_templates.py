@@ -123,7 +123,7 @@ def test_an_empty_text_is_asked_about_all_the_same(tmp_path: Path) -> None:
 
 def test_raised_ceilings_stand_in_their_own_lines(tmp_path: Path) -> None:
     run = session(tmp_path, SEEDS, Settings())
-    run.store._database.execute("UPDATE conversations SET ceiling = number % 3")
+    run.store._connection.execute("UPDATE conversations SET token_doublings = number % 3")
     shard = request_files.shard(run, FIRST, 0)
     assert shard is not None
     lines = list(request_files.lines(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))

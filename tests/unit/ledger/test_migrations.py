@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,17 @@ BILLS = next(at for at, statement in enumerate(MIGRATIONS) if statement.startswi
 AWAITED = next(at for at, statement in enumerate(MIGRATIONS) if "COLUMN awaited_until" in statement)
 
 
+def renames(table: str, version: int) -> tuple[str, dict[str, str]]:
+    """What a table and its columns of this version are called today."""
+    columns: dict[str, str] = {}
+    for statement in MIGRATIONS[version:]:
+        if found := re.fullmatch(rf"ALTER TABLE {table} RENAME COLUMN (\w+) TO (\w+)", statement):
+            columns[found[1]] = found[2]
+        elif found := re.fullmatch(rf"ALTER TABLE {table} RENAME TO (\w+)", statement):
+            table = found[1]
+    return table, columns
+
+
 def older(store: Path, version: int) -> None:
     """The same run as a program kept it whose store had this version."""
     path = store.with_name("older.sqlite")
@@ -28,8 +40,10 @@ def older(store: Path, version: int) -> None:
         database.execute("ATTACH ? AS now", (str(store),))
         tables = database.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall()
         for (table,) in tables:
-            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({table})"))
-            database.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM now.{table}")  # noqa: S608 - a schema's own names
+            renamed, names = renames(table, version)
+            columns = [row[1] for row in database.execute(f"PRAGMA main.table_info({table})")]
+            present = ", ".join(names.get(column, column) for column in columns)
+            database.execute(f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {present} FROM now.{renamed}")  # noqa: S608 - a schema's own names
         for statement in triggers:
             database.execute(statement)
         database.execute(f"PRAGMA user_version = {version}")

@@ -10,7 +10,7 @@ import pytest
 
 from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.ledger import queries
-from batchgen.ledger.rows import Plan
+from batchgen.ledger.rows import BatchIdentity, BatchPlan
 from batchgen.ledger.status import status
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
@@ -78,7 +78,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def plan(store: Store, query: str) -> list[str]:
     names = re.findall(r":(\w+)", query)
     values: dict[str, int] | list[int] = dict.fromkeys(names, 1) if names else [1] * query.count("?")
-    return [step[3] for step in store._database.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+    return [step[3] for step in store._connection.execute(f"EXPLAIN QUERY PLAN {query}", values)]
 
 
 def test_every_query_is_spoken_for() -> None:
@@ -126,26 +126,27 @@ def test_queries_elsewhere_in_the_store_name_one_row() -> None:
 def test_attempts_are_found_one_by_one(store: Store) -> None:
     step = Step(2, Stage.QUESTION)
     assert store.ready_attempts(step) == [0]
-    store._database.execute("UPDATE conversations SET attempt = number * 2 WHERE number > 1")
+    store._connection.execute("UPDATE conversations SET attempt = number * 2 WHERE number > 1")
     assert store.ready_attempts(step) == [0, 4, 6]
-    assert store.ready_again(step) == 2
-    store._database.execute("UPDATE conversations SET reason = 'empty' WHERE number = 2")
+    assert store.totals.ready_again(step) == 2
+    store._connection.execute("UPDATE conversations SET reason = 'empty' WHERE number = 2")
     assert store.ready_attempts(step) == [0, 6]
     assert store.ready_attempts(Step(2, Stage.ANSWER)) == []
-    assert store.settled_at(step.position) == (0, 1)
-    assert store.rejected() == 1
+    assert store.totals.settled_at(step.position) == (0, 1)
+    assert store.totals.rejected() == 1
 
 
 def test_a_status_reads_the_whole_ledger_only_when_it_is_asked_to(store: Store) -> None:
     step = Step(2, Stage.QUESTION)
     for number, name in enumerate(["old", "new"], start=1):
         rows = store.ready(step, 0, after=number - 1, limit=1)
-        plan = Plan(name, step.position, 1, "gemini", "m", 1, 9, "", 1, 1, 0.5, 0.5, planned_at=100.0)
-        batch = store.plan(plan, rows)
+        identity = BatchIdentity(name, step.position, 1, "gemini", "m")
+        plan = BatchPlan(1, 9, "", 1, 1, 0.5, 0.5, planned_at=100.0)
+        batch = store.plan(identity, plan, rows)
         if name == "old":
             store.settle(batch, [], {}, max_attempts=3)
     seen: list[str] = []
-    store._database.set_trace_callback(seen.append)
+    store._connection.set_trace_callback(seen.append)
     short = status(store, Settings(), 160.0)
     assert not any("FROM batches ORDER BY" in statement for statement in seen)
     assert [(batch["batch"], batch["state"], batch["age_seconds"]) for batch in short["batches"]] == [

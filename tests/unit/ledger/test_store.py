@@ -13,7 +13,7 @@ from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.core.outcomes import Reason
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.swap_detection import CHARACTERS
-from batchgen.ledger.rows import Batch, Plan, Settled, Wait
+from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, Hold, RequestOutcome
 from batchgen.ledger.store import Store
 
 QUESTION = Step(2, Stage.QUESTION)
@@ -29,8 +29,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def planned(store: Store, name: str, attempt: int = 0, *, conversations: int = 2) -> Batch:
     rows = store.ready(QUESTION, attempt, after=0, limit=conversations)
-    plan = Plan(name, QUESTION.position, attempt + 1, "gemini", "m", len(rows), 9, "", 1, 1, None, None, 0.0)
-    return store.plan(plan, rows)
+    identity = BatchIdentity(name, QUESTION.position, attempt + 1, "gemini", "m")
+    plan = BatchPlan(len(rows), 9, "", 1, 1, None, None, 0.0)
+    return store.plan(identity, plan, rows)
 
 
 def test_nobody_is_bought_twice(store: Store) -> None:
@@ -38,20 +39,24 @@ def test_nobody_is_bought_twice(store: Store) -> None:
     rows = store.ready(QUESTION, 0, after=0, limit=3)
     first = planned(store, "first")
     with pytest.raises(AssertionError, match="bought twice"):
-        store.plan(Plan("second", QUESTION.position, 1, "gemini", "m", 3, 9, "", 1, 1, None, None, 0.0), rows)
+        store.plan(
+            BatchIdentity("second", QUESTION.position, 1, "gemini", "m"),
+            BatchPlan(3, 9, "", 1, 1, None, None, 0.0),
+            rows,
+        )
     assert [batch.name for batch in store.batches()] == ["first"]
-    assert store.held_numbers(first.batch) == [1, 2]
+    assert store.held_numbers(first.number) == [1, 2]
     assert [row.number for row in store.ready(QUESTION, 0, after=0, limit=9)] == [3, 4]
 
 
 def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
     """Or the text of a late result would stand where another one was accepted."""
     batch = planned(store, "first")
-    settled = [Settled(number, Reason.ACCEPTED, "text", "") for number in (1, 2, 3)]
+    settled = [RequestOutcome(number, Reason.ACCEPTED, "text", "") for number in (1, 2, 3)]
     with pytest.raises(AssertionError, match="does not hold"):
         store.settle(batch, settled, {}, max_attempts=3)
-    assert list(store.texts_of(batch)) == []
-    assert store.batch(batch.batch).state == "planned"
+    assert list(store.dialogues.texts_of(batch)) == []
+    assert store.batch(batch.number).state == BatchState.PLANNED
 
 
 def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
@@ -67,24 +72,24 @@ def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
 def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
     """Refused as a whole after attempts that failed: nobody is left behind for it, at whatever limit."""
     batch = planned(store, "first")
-    failed = [Settled(number, Reason.EMPTY, "", "no text") for number in (1, 2)]
+    failed = [RequestOutcome(number, Reason.EMPTY, "", "no text") for number in (1, 2)]
     store.settle(batch, failed, {}, max_attempts=3)
     again = planned(store, "again", 1)
-    store.release(again, "refused", error="no")
-    assert [(row.number, row.strikes) for row in store.ready(QUESTION, 2, after=0, limit=9)] == [(1, 1), (2, 1)]
-    assert store.rejected() == 0
+    store.release(again, BatchState.REFUSED, error="no")
+    assert [(row.number, row.failed_attempts) for row in store.ready(QUESTION, 2, after=0, limit=9)] == [(1, 1), (2, 1)]
+    assert store.totals.rejected() == 0
 
 
 def test_what_is_known_already_is_not_written_again(store: Store) -> None:
     """A tick that finds nothing new leaves the file as it is."""
     batch = planned(store, "first")
-    store.wait(Wait("gemini/m", None, 1, "why"))
-    store.set_meta("fact", "value")
-    before = store._database.total_changes
-    store.wait(Wait("gemini/m", None, 1, "why"))
-    store.set_meta("fact", "value")
-    store.end_wait("gemini/other")
+    store.hold(Hold("gemini/m", None, 1, "why"))
+    store.set_fact("fact", "value")
+    before = store._connection.total_changes
+    store.hold(Hold("gemini/m", None, 1, "why"))
+    store.set_fact("fact", "value")
+    store.end_hold("gemini/other")
     store.update(batch, state=batch.state, error=None)
-    assert store._database.total_changes == before
-    store.wait(Wait("gemini/m", None, 2, "why"))
-    assert store._database.total_changes == before + 1
+    assert store._connection.total_changes == before
+    store.hold(Hold("gemini/m", None, 2, "why"))
+    assert store._connection.total_changes == before + 1

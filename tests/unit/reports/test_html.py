@@ -24,7 +24,7 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.engine.session import Session
-from batchgen.ledger.rows import Batch, Standing
+from batchgen.ledger.rows import Batch, ConversationState
 from batchgen.ledger.run import Names
 from batchgen.ledger.store import Store
 from batchgen.reports.html import page as paging
@@ -165,7 +165,7 @@ def test_steps_say_what_the_store_holds(finished: Bench) -> None:
         at = step.step.position
         batches = [row for row in rows.batches if row["position"] == at]
         done = sum(1 for place, (batch, _) in rows.texts.items() if place % 256 == at and batch is not None)
-        left = Counter(row["reason"] for row in rows.conversations if row["reason"] and row["at"] == at)
+        left = Counter(row["reason"] for row in rows.conversations if row["reason"] and row["position"] == at)
         assert (step.entered, step.done, step.left) == (entered, done, left)
         assert step.entered == step.done + step.rejected + step.in_flight + step.ready
         assert step.requests == sum(row["requests"] for row in batches)
@@ -263,7 +263,7 @@ def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:
 def test_every_conversation_can_be_read_as_the_store_holds_it(finished: Bench, page: Page) -> None:
     names = {one["i"]: one for one in page.unpacked()["items"]}
     with closing(session(finished)) as one:
-        for conversation in one.store.conversations(range(1, COUNT + 1)):
+        for conversation in one.store.dialogues.read(range(1, COUNT + 1)):
             item = names[one.names().id(conversation.number)]
             found = [Turn(turn[0], "".join(turn[1]), "".join(turn[2])) for turn in item["t"]]
             assert tuple(found) == conversation.turns
@@ -284,13 +284,13 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) 
     """The same page with hostile words in every place that somebody else writes has the same elements."""
     store = Store.open(Layout(finished.root).store)
     with closing(store):
-        database = store._database
-        database.execute("INSERT INTO waits VALUES ('gemini/x', NULL, 1, 'x')")
+        database = store._connection
+        database.execute("INSERT INTO holds VALUES ('gemini/x', NULL, 1, 'x')")
         database.execute("UPDATE batches SET error = 'x'")
         plain = written(finished)[1]
-        database.execute("UPDATE waits SET scope = ?, reason = ?", (f"gemini/{HOSTILE}", HOSTILE))
+        database.execute("UPDATE holds SET scope = ?, reason = ?", (f"gemini/{HOSTILE}", HOSTILE))
         database.execute("UPDATE batches SET error = ?, model = ?", (HOSTILE, HOSTILE))
-        database.execute("UPDATE meta SET value = ? WHERE key LIKE 'model:%'", (HOSTILE,))
+        database.execute("UPDATE run_facts SET value = ? WHERE key LIKE 'model:%'", (HOSTILE,))
         database.execute("UPDATE conversations SET detail = ? WHERE reason IS NOT NULL", (HOSTILE,))
         after = written(finished)[1]
     assert len(plain.tags) > len(page.tags)
@@ -346,7 +346,7 @@ def test_marks_name_the_words_that_changed() -> None:
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=3))
 def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]) -> None:
     conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
-    note = Note(OPEN, (), Standing(1, 3, None, None, None, 0))
+    note = Note(OPEN, (), ConversationState(1, 3, None, None, None, 0))
     record = json.dumps(shown(conversation, note, Names("run", 6), 3)).encode()
     packed = paging.packed(Texts({}, Counter(), 0, 0, [record, record]))
     assert not set(packed) & set(b"<>&\"' ")

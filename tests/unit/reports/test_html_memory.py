@@ -17,7 +17,7 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates
 from batchgen.dataset.quality.flags import table
 from batchgen.dataset.quality.similarity import shingles
-from batchgen.ledger.rows import Batch, Standing
+from batchgen.ledger.rows import Batch, ConversationState
 from batchgen.reports.html import conversations, facts
 from batchgen.reports.html.conversations import Seen, Texts, read
 from batchgen.runtime import worker_process
@@ -34,9 +34,11 @@ class Alike:
     def __init__(self, conversations: int) -> None:
         self._numbers = range(1, conversations + 1)
 
-    def standings(self, first: int, last: int) -> list[Standing]:
-        empty: dict[str, Any] = dict.fromkeys(Standing._fields)
-        return [Standing(**{**empty, "number": n, "at": 3, "strikes": 0}) for n in self._numbers[first - 1 : last]]
+    def standings(self, first: int, last: int) -> list[ConversationState]:
+        empty: dict[str, Any] = dict.fromkeys(ConversationState._fields)
+        return [
+            ConversationState(**{**empty, "number": n, "at": 3, "strikes": 0}) for n in self._numbers[first - 1 : last]
+        ]
 
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         for number in numbers:

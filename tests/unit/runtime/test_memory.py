@@ -21,8 +21,8 @@ from batchgen.dataset.export import ROW_GROUP
 from batchgen.engine.recovery.request_reader import Latest, RequestFile, request_files
 from batchgen.engine.settlement.swap_detection import CHARACTERS, _Requests
 from batchgen.ledger import connection
-from batchgen.ledger.migrations import PLACES
-from batchgen.ledger.rows import Plan, Settled
+from batchgen.ledger.migrations import TEXT_IDS
+from batchgen.ledger.rows import BatchIdentity, BatchPlan, RequestOutcome
 from batchgen.ledger.store import Store
 from batchgen.runtime import memory
 from batchgen.runtime.files import Layout
@@ -122,12 +122,13 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
     written.replace_seeds([Turn(text, text, text)] * most, {"run": "r", "prepared": "now"})
     last = 3 * len(STAGES) - 1
     for place in range(len(STAGES), last):
-        rows = [(number * PLACES + place, None, text) for number in range(1, most + 1)]
+        rows = [(number * TEXT_IDS + place, None, text) for number in range(1, most + 1)]
         with written.transaction():
-            written._database.executemany("INSERT INTO texts VALUES (?, ?, ?)", rows)
-    written._database.execute("UPDATE conversations SET at = ?", (last,))
-    plan = Plan("b", last, 1, "gemini", "m", most, 1, "", 1, 1, None, None, 0.0)
-    batch = written.plan(plan, written.ready(Step.at(last), 0, after=0, limit=most))
+            written._connection.executemany("INSERT INTO texts VALUES (?, ?, ?)", rows)
+    written._connection.execute("UPDATE conversations SET position = ?", (last,))
+    identity = BatchIdentity("b", last, 1, "gemini", "m")
+    plan = BatchPlan(most, 1, "", 1, 1, None, None, 0.0)
+    batch = written.plan(identity, plan, written.ready(Step.at(last), 0, after=0, limit=most))
     reader = sqlite3.connect(tmp_path / "store.sqlite", timeout=0)
     seen = []
 
@@ -136,7 +137,7 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
             seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
 
     monkeypatch.setattr(connection, "crashpoint", look)
-    settled = [Settled(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
+    settled = [RequestOutcome(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
     written.settle(batch, settled, {}, max_attempts=3)
     assert seen == [most * last]
     assert reader.execute("SELECT count(*) FROM texts").fetchone() == (most * (last + 1),)
