@@ -21,11 +21,11 @@ ADDED_UP = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.u
 _AMOUNTS = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
 
 
-def _bill(sign: str, row: str) -> str:
-    """The statement that adds an outcome to the bills, or takes it off; `row` is what its trigger calls it."""
+def _add_usage(sign: str, row: str, table: str) -> str:
+    """Write the statement that adds an outcome to the totals in `table`, or takes it off. `row`: NEW or OLD."""
     amounts = ", ".join(f"{sign}{row}.{amount}" for amount in _AMOUNTS)
     sums = ", ".join(f"{amount} = {amount} + excluded.{amount}" for amount in (*_AMOUNTS, "usd"))
-    return f"""INSERT INTO bills SELECT position, provider, model, follow_up, {row}.reason, {row}.usd IS NOT NULL,
+    return f"""INSERT INTO {table} SELECT position, provider, model, follow_up, {row}.reason, {row}.usd IS NOT NULL,
         {amounts}, {sign}coalesce({row}.usd, 0) FROM batches WHERE batch = {row}.batch
         ON CONFLICT DO UPDATE SET {sums}"""  # noqa: S608 - the names above
 
@@ -140,7 +140,7 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (position, provider, model, follow_up, reason, priced)
     ) STRICT, WITHOUT ROWID""",
     f"INSERT INTO bills {ADDED_UP}",
-    f"CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN {_bill('+', 'NEW')}; END",
+    f"CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN {_add_usage('+', 'NEW', 'bills')}; END",
     "DROP INDEX by_position",
     # Until when an ended batch's results may come after all: its job was given up, cancelled or lost.
     "ALTER TABLE batches ADD COLUMN awaited_until REAL",
@@ -148,8 +148,8 @@ MIGRATIONS: tuple[str, ...] = (
     """UPDATE batches SET awaited_until = intent_at + 72 * 3600
         WHERE state = 'abandoned' AND collected_at IS NULL AND intent_at IS NOT NULL""",
     # When they come, the batch's outcomes are others.
-    f"""CREATE TRIGGER unbilled AFTER DELETE ON outcomes BEGIN {_bill("-", "OLD")};
-        DELETE FROM bills WHERE requests = 0; END""",  # noqa: S608 - see _bill
+    f"""CREATE TRIGGER unbilled AFTER DELETE ON outcomes BEGIN {_add_usage("-", "OLD", "bills")};
+        DELETE FROM bills WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
     # Both were counted as blanks until then.
     "ALTER TABLE batches ADD COLUMN upload_failed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN short_looks INTEGER NOT NULL DEFAULT 0",
@@ -171,6 +171,12 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE stale RENAME COLUMN since TO put_off_since",
     "ALTER TABLE stale RENAME TO outdated_files",
     "ALTER TABLE waits RENAME TO holds",
+    # SQLite renames a table within its triggers, but takes `excluded` for it (3.40): they are made anew.
+    "DROP TRIGGER billed",
+    "DROP TRIGGER unbilled",
     "ALTER TABLE bills RENAME TO usage_totals",
+    f"CREATE TRIGGER usage_added AFTER INSERT ON outcomes BEGIN {_add_usage('+', 'NEW', 'usage_totals')}; END",
+    f"""CREATE TRIGGER usage_removed AFTER DELETE ON outcomes BEGIN {_add_usage("-", "OLD", "usage_totals")};
+        DELETE FROM usage_totals WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
     "ALTER TABLE meta RENAME TO run_facts",
 )

@@ -118,7 +118,8 @@ def forget_ending(session: Session, batch: Batch) -> None:
 
 def keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
     """Write a batch's ending beside its result files, durably."""
-    record = {**{name: getattr(batch, name) for name in KEPT}, **ending._asdict()}
+    columns = batch.columns()
+    record = {**{name: columns[name] for name in KEPT}, **ending._asdict()}
     for name in ("refused", "gone"):
         record[name] = {str(number): why for number, why in record[name].items()}
     write_durably(session.layout.ending(batch.step, batch.name), [orjson.dumps(record)])

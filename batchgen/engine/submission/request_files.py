@@ -177,7 +177,7 @@ def _whole(session: Session, step: Step, rows: list[ReadyConversation], attempt:
     """The same lines as one piece, many times as fast. No rows where that cannot be done: a text is empty."""
     encode, ask, key = session.provider(step.stage).line, _ask(session, step), session.names().key_format(step, attempt)
     bodies, said, system = list[bytes](), Features(), ""
-    for ceiling, alike in groupby(rows, key=attrgetter("ceiling")):
+    for ceiling, alike in groupby(rows, key=attrgetter("token_doublings")):
         group, parameters = list(alike), _parameters(session, step, ceiling)
         lined = form(
             step.position,
@@ -197,7 +197,7 @@ def _whole(session: Session, step: Step, rows: list[ReadyConversation], attempt:
 def _shard(session: Session, step: Step, attempt: int, found: _Lines) -> Shard:
     rate = session.rate(session.model(session.provider(step.stage)))
     tokens = found.input_tokens
-    ceilings = Counter(map(attrgetter("ceiling"), found.rows))
+    ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())
     expected = Usage(input=tokens, output=round(output_tokens(session, step) * len(found.rows)))
     most = Usage(input=round(tokens * (1 + input_margin(len(found.rows)))), output=ceiling)

@@ -34,36 +34,36 @@ INDEX = {
     "ADVANCE": "COVERING INDEX held",
     "FAIL": PRIMARY,
     "REJECT": PRIMARY,
-    "MAKE_FREE": PRIMARY,
+    "UNDO_REJECTION": PRIMARY,
     "TEXTS": PRIMARY,
     "SOURCES": PRIMARY,
     "TEXTS_OF": "INDEX provenance",
-    "REACHED": PRIMARY,
-    "STANDINGS": PRIMARY,
-    "REACHED_TEXTS": PRIMARY,
+    "COMPLETED_UP_TO": PRIMARY,
+    "CONVERSATION_STATES": PRIMARY,
+    "COMPLETED_TEXTS": PRIMARY,
     "REJECTED_AT": "INDEX left_behind",
     "REJECTION_REASONS": "INDEX left_behind",
     "MAKE_READY": "INDEX left_behind",
     "LIVE": "INDEX by_state",
-    "AWAITED": "INDEX awaited",
-    "LACKS": PRIMARY,
-    "LEND": PRIMARY,
-    "KEEP": PRIMARY,
+    "AWAITING_LATE_RESULTS": "INDEX awaited",
+    "LACKING_TEXT": PRIMARY,
+    "SET_HOLDER": PRIMARY,
+    "CLEAR_REJECTION": PRIMARY,
     "FAILURES_OF": "PRIMARY KEY",
-    "SHOWN": "INDEX by_state",
+    "BATCH_SUMMARIES": "INDEX by_state",
     "ENQUEUED": "INDEX by_state",
     "ACCEPTED_AT": "PRIMARY KEY",
     "OUTPUT_OF": "PRIMARY KEY",
 }
 # These read all rejected conversations, whose number is bounded by max_rejected_share, and no other.
-ALL_REJECTED = {"LEFT_BEHIND", "REJECTED", "ALL_REJECTED"}
+REJECTED_COUNT = {"REJECTED_CONVERSATIONS", "REJECTED", "REJECTED_COUNT"}
 # These read the ledger: a row a batch, a few a batch's outcomes. No conversation.
 LEDGER = {
-    *("ALL_BATCHES", "ALL_SHOWN", "LAST_BATCH", "BATCH_TOTALS", "ESTIMATED", "LEDGER_USD"),
-    *("RESERVED_WITHOUT_PRICE", "STALE", "WAITS"),
+    *("ALL_BATCHES", "ALL_BATCH_SUMMARIES", "LAST_BATCH", "BATCH_TOTALS", "ESTIMATED", "LEDGER_USD"),
+    *("RESERVED_WITHOUT_PRICE", "OUTDATED_FILES", "HOLDS"),
 }
 # These read what is added up already: a few rows a step and model, in a run of any size.
-ADDED_UP = {"ACCEPTED", "BILLS"}
+ADDED_UP = {"ACCEPTED", "USAGE_TOTALS"}
 BIG = re.compile(r"SCAN (conversations|texts|c|t)\b(?! USING (COVERING )?INDEX left_behind)")
 
 
@@ -82,7 +82,7 @@ def plan(store: Store, query: str) -> list[str]:
 
 
 def test_every_query_is_spoken_for() -> None:
-    assert {*INDEX, *ALL_REJECTED, *LEDGER, *ADDED_UP} == set(QUERIES)
+    assert {*INDEX, *REJECTED_COUNT, *LEDGER, *ADDED_UP} == set(QUERIES)
 
 
 @pytest.mark.parametrize("name", INDEX)
@@ -105,7 +105,7 @@ def test_the_ledger_s_queries_know_no_conversation(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ADDED_UP))
 def test_what_was_accepted_and_billed_is_not_added_up_anew(name: str) -> None:
-    assert re.findall(r"(?:FROM|JOIN) (\w+)", QUERIES[name]) == ["bills"]
+    assert re.findall(r"(?:FROM|JOIN) (\w+)", QUERIES[name]) == ["usage_totals"]
 
 
 @pytest.mark.parametrize("name", ["BATCH_TOTALS", "LEDGER_USD"])
