@@ -369,7 +369,7 @@ def thinking(prompt: Prompt) -> str:
 def thoughts_counted(bench: Bench) -> list[tuple[int, int]]:
     """(position, accepted replies that had thoughts) of every batch."""
     with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
-        return database.execute("SELECT position, had_thoughts FROM batches ORDER BY batch").fetchall()
+        return database.execute("SELECT position, replies_with_thoughts FROM batches ORDER BY batch").fetchall()
 
 
 @pytest.mark.fault(

@@ -24,7 +24,7 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.engine.session import Session
-from batchgen.ledger.rows import Batch, ConversationState
+from batchgen.ledger.rows import BATCH_COLUMNS, Batch, BatchState, ConversationState
 from batchgen.ledger.run import Names
 from batchgen.ledger.store import Store
 from batchgen.reports.html import page as paging
@@ -89,11 +89,12 @@ def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
 
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
-    nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
+    nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "state": BatchState.COLLECTED}
     known = Spans()
     for number, at in enumerate(begin):
         times = {"submitted_at": at, "started_at": at + 5, "ended_at": at + 8}
-        known.learn(Batch(**{**nothing, "batch": number, "position": 3 + number % 6, **times}), begin[-1])
+        row = {**nothing, "batch": number, "position": 3 + number % 6, **times}
+        known.learn(Batch.from_row(list(row.values())), begin[-1])
     timeline = known.timeline()
     drawing = charts.timeline(timeline)
     assert drawing is not None

@@ -17,7 +17,7 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates
 from batchgen.dataset.quality.flags import table
 from batchgen.dataset.quality.similarity import shingles
-from batchgen.ledger.rows import Batch, ConversationState
+from batchgen.ledger.rows import BATCH_COLUMNS, Batch, ConversationState
 from batchgen.reports.html import conversations, facts
 from batchgen.reports.html.conversations import Seen, Texts, read
 from batchgen.runtime import worker_process
@@ -34,10 +34,11 @@ class Alike:
     def __init__(self, conversations: int) -> None:
         self._numbers = range(1, conversations + 1)
 
-    def standings(self, first: int, last: int) -> list[ConversationState]:
+    def conversation_states(self, first: int, last: int) -> list[ConversationState]:
         empty: dict[str, Any] = dict.fromkeys(ConversationState._fields)
         return [
-            ConversationState(**{**empty, "number": n, "at": 3, "strikes": 0}) for n in self._numbers[first - 1 : last]
+            ConversationState(**{**empty, "number": n, "position": 3, "failed_attempts": 0})
+            for n in self._numbers[first - 1 : last]
         ]
 
     def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
@@ -97,14 +98,14 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("tracing")
 def test_a_report_remembers_few_numbers_of_a_batch() -> None:
-    nothing: dict[str, Any] = dict.fromkeys(Batch._fields)
+    nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "follow_up": 0, "replies_with_thoughts": 0}
 
     def seen(count: int) -> int:
         ledger = facts._Ledger(9e9)
         for n in range(count):
             times = {"submitted_at": 1e9 + n, "started_at": 1e9 + n + 5.5, "ended_at": 2e9 + n}
             row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m"}
-            ledger.learn(Batch(**{**nothing, "follow_up": 0, "had_thoughts": 0, **times, **row}))
+            ledger.learn(Batch.from_row(list({**nothing, **times, **row}.values())))
         assert ledger.batches == count
         return held()
 
