@@ -286,7 +286,7 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) 
     store = Store.open(Layout(finished.root).store)
     with closing(store):
         database = store._connection
-        database.execute("INSERT INTO holds VALUES ('gemini/x', NULL, 1, 'x')")
+        database.execute("INSERT INTO holds (scope, until, hits, reason) VALUES ('gemini/x', NULL, 1, 'x')")
         database.execute("UPDATE batches SET error = 'x'")
         plain = written(finished)[1]
         database.execute("UPDATE holds SET scope = ?, reason = ?", (f"gemini/{HOSTILE}", HOSTILE))
