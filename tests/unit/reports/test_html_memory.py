@@ -41,7 +41,11 @@ class Alike:
             for n in self._numbers[first - 1 : last]
         ]
 
-    def conversations(self, numbers: Sequence[int]) -> Iterator[Conversation]:
+    @property
+    def dialogues(self) -> Alike:
+        return self
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Conversation]:
         for number in numbers:
             about = number - number % 2
             words = " ".join(f"{about * at % 9973:x}" for at in range(40, 60))
@@ -117,7 +121,7 @@ def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pyte
     monkeypatch.setattr(near_duplicates, "FIRST", 5)
     monkeypatch.setattr(near_duplicates, "IN_MEMORY", 30)
     numbers = range(1, 101)
-    turns = table(Alike(100).conversations(numbers))
+    turns = table(Alike(100).read(numbers))
     originals = near_duplicates._Originals()
     hashes = near_duplicates.band_hashes(turns)
     for number, signature in zip(numbers, signatures(turns), strict=True):
@@ -136,7 +140,7 @@ def test_a_kill_leaves_no_files_behind(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(near_duplicates, "IN_MEMORY", 30)
     with near_duplicates.Bands() as bands:
-        for rows in near_duplicates.band_hashes(table(Alike(100).conversations(range(1, 101)))).iter_slices(20):
+        for rows in near_duplicates.band_hashes(table(Alike(100).read(range(1, 101)))).iter_slices(20):
             bands.learn(rows)
         assert sum(frame.height for frame in bands.frames) < 100
         for found in bands.shared():
