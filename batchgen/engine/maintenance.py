@@ -147,9 +147,9 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {session.provider(step.stage).name for step in steps}
-    for wait in session.store.holds().values():
+    for wait in session.store.holds.all().values():
         if wait.until is None and (wait.scope in scopes or provider_of(wait.scope) in names):
-            session.store.end_hold(wait.scope)
+            session.store.holds.end(wait.scope)
             halts += 1
     for batch in session.store.batches(BatchState.CREATING):
         if batch.step in steps and _somebody_has_looked(batch):
@@ -180,5 +180,5 @@ def switch(session: Session, name: str, model: str | None) -> str:
     current = session.pinned(provider)
     wanted = [model] if model is not None else [one for one in listed if one != current]
     if model is not None:
-        session.store.end_hold(model_scope(name, model))  # who names it wants it asked again
+        session.store.holds.end(model_scope(name, model))  # who names it wants it asked again
     return session.pin(provider, wanted)

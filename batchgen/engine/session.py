@@ -12,7 +12,7 @@ from batchgen.core.errors import (
     StageStopped,
     UnknownModel,
 )
-from batchgen.ledger.holds import in_force, model_scope, pause, trouble
+from batchgen.ledger.holds import as_error, in_force, model_scope
 from batchgen.ledger.rows import Hold, pinned_model_fact
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
@@ -122,13 +122,13 @@ class Session(Run):
     def pin(self, provider: Provider, models: Sequence[str]) -> str:
         """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
         before = self.store.fact(pinned_model_fact(provider.name))
-        halted = {scope for scope, wait in self.store.holds().items() if wait.until is None}
+        halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
         hopeful = [model for model in models if model_scope(provider.name, model) not in halted]
         model, proven = self._first_served(provider, hopeful) or self._none_served(provider, models)
         self.store.set_fact(pinned_model_fact(provider.name), model)
         self.store.set_fact(_unproven(provider.name), "" if proven else model)
         if before and before != model:
-            self.store.end_hold(model_scope(provider.name, before))
+            self.store.holds.end(model_scope(provider.name, before))
         log.info("%s: %s is pinned for this run", provider.name, model)
         return model
 
@@ -152,15 +152,15 @@ class Session(Run):
     def _probe(self, provider: Provider, model: str) -> None:
         """Ask for one token. A quota's no holds the model back, as one to a create call does."""
         scope = model_scope(provider.name, model)
-        wait = self.store.holds().get(scope)
+        wait = self.store.holds.all().get(scope)
         if wait is not None and in_force(wait, self.now()):
-            raise trouble(wait, self.now())
+            raise as_error(wait, self.now())
         try:
             self.remote(provider).probe(model)
         except QuotaReached as error:
-            wait = pause(self.store, scope, str(error), self.now(), error.retry_after_seconds)
-            raise trouble(wait, self.now()) from None
-        self.store.end_hold(scope)
+            wait = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
+            raise as_error(wait, self.now()) from None
+        self.store.holds.end(scope)
 
     def _none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
         what = f"{provider.name} serves none of: {', '.join(models)}"
@@ -184,7 +184,7 @@ class Session(Run):
         the list is tried, nothing of the run was written by it.
         """
         reason = f"{provider} does not serve {model}: {message}"
-        self.store.hold(Hold(model_scope(provider, model), None, 1, reason))
+        self.store.holds.put(Hold(model_scope(provider, model), None, 1, reason))
         if self.store.fact(_unproven(provider)) == model:
             self.store.forget_fact(pinned_model_fact(provider))
             log.warning("%s; the next model of the list is tried", reason)

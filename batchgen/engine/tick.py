@@ -40,7 +40,7 @@ def tick(session: Session, *, advance: bool) -> Tick:
     finally:
         written = refresh(session)
     submitted = 0
-    if advance and (under_way(session) or session.store.holds()):
+    if advance and (under_way(session) or session.store.holds.all()):
         from batchgen.engine.submission.submit import submit
 
         submitted = submit(session, session.steps())

@@ -40,7 +40,7 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
     pinned = {name: store.fact(pinned_model_fact(name)) for name in PROVIDERS}
     waits = {
         wait.scope: wait.reason
-        for wait in store.holds().values()
+        for wait in store.holds.all().values()
         if in_force(wait, now) and not _left(wait.scope, pinned)
     }
     return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)

@@ -19,7 +19,7 @@ from batchgen.engine.reconcile import LISTING_PAYS
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
-from batchgen.ledger.holds import model_scope, pause
+from batchgen.ledger.holds import model_scope
 from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
@@ -295,7 +295,7 @@ def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:
             return Ending(Reason.NOT_SENT, why, error=job.error)
         if speaks_of_quota(job.error):
             why = f"{batch.provider}: the job failed for a quota: {job.error}"
-            pause(session.store, scope, why, session.now())
+            session.store.holds.pause(scope, why, session.now())
             if waiting_is_no_use(job.error):
                 session.trouble(QuotaClosed(why, do=PLAN_ADVICE))
             return Ending(Reason.NOT_SENT, job.error, error=job.error)

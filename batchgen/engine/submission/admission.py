@@ -14,7 +14,7 @@ from batchgen.core.outcomes import Usage
 from batchgen.engine.session import Session
 from batchgen.engine.submission.rejection_limit import stopped
 from batchgen.engine.submission.request_files import Shard
-from batchgen.ledger.holds import halt_scope, in_force, model_scope, step_scope, trouble
+from batchgen.ledger.holds import as_error, halt_scope, in_force, model_scope, step_scope
 from batchgen.ledger.receipt import Money, money
 from batchgen.ledger.rows import Batch, Hold
 from batchgen.ledger.totals import NO_BATCH
@@ -23,11 +23,11 @@ from batchgen.runtime.logs import log
 
 def held_back(session: Session, scope: str, step: Step) -> bool:
     """Whether a quota's back-off or a halt forbids creating batches of this model or step now."""
-    waits = session.store.holds()
+    waits = session.store.holds.all()
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not in_force(wait, session.now()):
             continue
-        session.trouble(trouble(wait, session.now()))
+        session.trouble(as_error(wait, session.now()))
         return True
     return False
 
@@ -56,9 +56,9 @@ def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch], reas
 def record_wait(session: Session, step: Step, reason: str) -> None:
     """For `status`: why a limit holds conversations at `step` back, "" when none does."""
     if reason:
-        session.store.hold(Hold(step_scope(step.position), None, 0, reason))
+        session.store.holds.put(Hold(step_scope(step.position), None, 0, reason))
     else:
-        session.store.end_hold(step_scope(step.position))
+        session.store.holds.end(step_scope(step.position))
 
 
 class _Wanted(NamedTuple):

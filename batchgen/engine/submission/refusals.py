@@ -61,6 +61,6 @@ def _model_gone(session: Session, batch: Batch, message: str) -> NoReturn:
 def _halt(session: Session, batch: Batch, message: str) -> NoReturn:
     """A refusal that would come again: the step waits for a person instead of asking at every tick."""
     settle.release(session, batch, BatchState.REFUSED, error=message)
-    session.store.hold(Hold(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
+    session.store.holds.put(Hold(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
     session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
     raise Stop

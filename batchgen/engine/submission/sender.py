@@ -31,7 +31,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.submission.admission import held_back
 from batchgen.engine.submission.refusals import Stop, take_no
-from batchgen.ledger.holds import model_scope, pause, trouble
+from batchgen.ledger.holds import as_error, model_scope
 from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
@@ -250,7 +250,7 @@ class Sender:
         batch = session.store.update(batch, state=BatchState.IN_FLIGHT, remote_id=remote_id, submitted_at=session.now())
         self._created[_model(batch)] += 1
         if _model(batch) not in self._paused:  # a yes that was under way when the quota's no came says nothing
-            session.store.end_hold(_model(batch))
+            session.store.holds.end(_model(batch))
         crashpoint("created")
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
 
@@ -272,8 +272,8 @@ class Sender:
         session, scope = self._session, _model(batch)
         if scope not in self._paused:  # several at once may be refused by one quota
             self._paused.add(scope)
-            wait = pause(session.store, scope, str(error), session.now(), error.retry_after_seconds)
-            session.trouble(trouble(wait, session.now()))
+            wait = session.store.holds.pause(scope, str(error), session.now(), error.retry_after_seconds)
+            session.trouble(as_error(wait, session.now()))
         raise Stop
 
 

@@ -74,7 +74,7 @@ def facts(session: Session) -> Facts:
     now = session.now()
     answer = status(session.store, session.settings, now)
     seen = _Ledger(now)
-    for batch in session.store.ledger():
+    for batch in session.store.each_batch():
         seen.learn(batch)
     failed: dict[int, Counter[str]] = {}
     for bill in session.store.totals.usage():

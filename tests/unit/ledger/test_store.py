@@ -83,13 +83,13 @@ def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
 def test_what_is_known_already_is_not_written_again(store: Store) -> None:
     """A tick that finds nothing new leaves the file as it is."""
     batch = planned(store, "first")
-    store.hold(Hold("gemini/m", None, 1, "why"))
+    store.holds.put(Hold("gemini/m", None, 1, "why"))
     store.set_fact("fact", "value")
     before = store._connection.total_changes
-    store.hold(Hold("gemini/m", None, 1, "why"))
+    store.holds.put(Hold("gemini/m", None, 1, "why"))
     store.set_fact("fact", "value")
-    store.end_hold("gemini/other")
+    store.holds.end("gemini/other")
     store.update(batch, state=batch.state, error=None)
     assert store._connection.total_changes == before
-    store.hold(Hold("gemini/m", None, 2, "why"))
+    store.holds.put(Hold("gemini/m", None, 2, "why"))
     assert store._connection.total_changes == before + 1
