@@ -1,6 +1,6 @@
-"""The SQLite file itself: how it is opened, brought up to date, and changed as a whole or not at all.
+"""The SQLite file: opening, migrating, transactions, and SQLite's failures as errors for people.
 
-Journal mode DELETE with synchronous=FULL: the last commit may be the id of a paid job, and a finished run read again
+Journal mode DELETE with synchronous=FULL: the last commit may be the id of a paid job, and reading a finished run
 leaves no trace on disk (WAL would create and remove files beside the store).
 """
 
@@ -24,7 +24,7 @@ PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, 
 
 
 class Database:
-    """An open file."""
+    """An open SQLite file."""
 
     is_copy = False  #: a copy of an older program's store, brought up to date; the file itself is as it was
 
@@ -78,7 +78,7 @@ class Database:
         self._connection.close()
 
     def flaws(self) -> list[str]:
-        """What SQLite finds wrong with the file, the first few things; empty when its structure is whole."""
+        """List the first few things that SQLite finds wrong with the file; empty if its structure is sound."""
         found = [flaw for (flaw,) in self._connection.execute("PRAGMA quick_check(5)")]
         return [] if found == ["ok"] else found
 
@@ -95,7 +95,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing of it, durable at the end; one within another is part of it."""
+        """Commit everything within, durably, or roll all of it back. A nested transaction is part of the outer one."""
         if self._connection.in_transaction:
             yield
             return
@@ -111,7 +111,7 @@ class Database:
 
 
 def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
-    """A connection that has read the store's version: whatever stands in the way of reading shows here."""
+    """Connect and read the version of the store. Raises sqlite3.Error if the file cannot be read."""
     address = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
     database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
     try:
@@ -132,7 +132,7 @@ def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
 
 @contextmanager
 def translating(path: Path) -> Iterator[None]:
-    """SQLite's own failures as errors for people."""
+    """Turn SQLite's errors into ours. Raises Temporary, SetupError or NeedsPerson."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -1,4 +1,4 @@
-"""The texts in the store: every way in which dialogues are read. Each is a few range queries."""
+"""Dialogues as the store has them: every way in which they are read. Each is a few range queries."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ class Dialogues:
         self._connection = connection
 
     def ready_texts(self, rows: Sequence[ReadyConversation], shown: range) -> list[str]:
-        """The texts at `shown` of the dialogues of `rows`, which are consecutive ready ones, one behind the other."""
+        """Read the texts at positions `shown` of ready conversations, one dialogue after the other.
+
+        `rows` are consecutive rows of `Store.ready`.
+        """
         first, last = rows[0], rows[-1]
         query = {"position": first.position, "attempt": first.attempt, "first": first.number, "last": last.number}
         query |= {"low": shown.start, "high": shown.stop - 1}
         return list(chain.from_iterable(self._connection.execute(queries.READY_TEXTS, query)))
 
     def held_texts(self, batch: Batch) -> Iterator[str]:
-        """All texts before its own of the dialogues that a live batch holds, one behind the other, as they are read."""
+        """Yield the texts before the batch's own position of each dialogue that it holds, dialogue by dialogue."""
         query = {"batch": batch.number, "last": batch.position - 1}
         return chain.from_iterable(self._connection.execute(queries.HELD_TEXTS, query))
 
     def read(self, numbers: Sequence[int]) -> Iterator[Conversation]:
-        """The dialogues of `numbers`, which ascend, with every text accepted so far."""
+        """Yield the dialogues with these numbers, which must ascend, with every text accepted so far."""
         if not numbers:
             return
         if numbers[-1] - numbers[0] < 2 * len(numbers):
@@ -42,14 +45,14 @@ class Dialogues:
             yield from self._range(number, number)
 
     def _range(self, first: int, last: int) -> Iterator[Conversation]:
-        """Every dialogue from number `first` to number `last`, in one read."""
+        """Yield the dialogues with number `first` to `last`, by one query."""
         query = {"first": first * TEXT_IDS, "last": last * TEXT_IDS + TEXT_IDS - 1}
         rows = self._connection.execute(queries.TEXTS, query)
         for number, texts in groupby(rows, key=lambda row: row[0] // TEXT_IDS):
             yield Conversation(number, tuple(turns([text for _, text in texts])))
 
     def all(self, positions: int) -> Iterator[Conversation]:
-        """Every dialogue that has at least `positions` texts, cut to them, in seed order, one at a time."""
+        """Yield the first `positions` texts of every dialogue that has so many, in seed order, one at a time."""
         number, texts = 0, list[str]()
         for text_id, text in self._connection.execute(queries.TEXTS, {"first": 0, "last": 2**62}):
             if text_id // TEXT_IDS != number:
@@ -59,8 +62,9 @@ class Dialogues:
                 yield Conversation(number, tuple(turns(texts)))
 
     def completed_up_to(self, positions: int, shown: range, size: int) -> Iterator[tuple[list[int], list[str]]]:
-        """Dialogues that have at least `positions` texts, in seed order, up to `size` at a time: their numbers, and
-        their texts at `shown` one behind the other.
+        """Yield the dialogues that have at least `positions` texts, in seed order, up to `size` at a time.
+
+        Each item is (their numbers, their texts at positions `shown`, one dialogue after the other).
         """
         query = {"after": 0, "positions": positions, "limit": size, "low": shown.start, "high": shown.stop - 1}
         while numbers := list(chain.from_iterable(self._connection.execute(queries.COMPLETED_UP_TO, query))):
@@ -68,11 +72,11 @@ class Dialogues:
             yield numbers, list(chain.from_iterable(self._connection.execute(queries.COMPLETED_TEXTS, query)))
 
     def texts_of(self, batch: Batch) -> Iterator[tuple[int, Step, str]]:
-        """(number, step, text) of every text that came from `batch`."""
+        """Yield (number, step, text) of every text that came from `batch`."""
         for text_id, text in self._connection.execute(queries.TEXTS_OF, {"batch": batch.number}):
             yield text_id // TEXT_IDS, Step.at(text_id % TEXT_IDS), text
 
     def sources(self, number: int) -> dict[int, int]:
-        """The batch that each text of a dialogue came from, by position; a seed's came from none."""
+        """Map each position of a dialogue to the batch its text came from. The texts of seeds are left out."""
         query = {"first": number * TEXT_IDS, "last": number * TEXT_IDS + TEXT_IDS - 1}
         return {text_id % TEXT_IDS: batch for text_id, batch in self._connection.execute(queries.SOURCES, query)}

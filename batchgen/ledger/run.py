@@ -16,7 +16,10 @@ from batchgen.runtime.settings import Settings
 
 
 class Names(NamedTuple):
-    """A run's own mark, part of every key and batch name, and the width of its conversation ids."""
+    """Makes the names of a run: ids of conversations, keys of requests.
+
+    `run` is the run's own mark, part of every key and batch name; `digits` is the width of a conversation's number.
+    """
 
     run: str
     digits: int
@@ -28,11 +31,11 @@ class Names(NamedTuple):
         return request_key(conversation_id(number, self.digits), step, attempt, self.run)
 
     def id_format(self) -> bytes:
-        """For many ids at once: `names.id_format() % number`."""
+        """Return a format for many ids: `names.id_format() % number`."""
         return f"r1-%0{self.digits}d".encode()
 
     def key_format(self, step: Step, attempt: int) -> bytes:
-        """For many keys at once: `names.key_format(step, attempt) % number`."""
+        """Return a format for many keys: `names.key_format(step, attempt) % number`."""
         return key_format(step, attempt, self.run, self.digits)
 
 
@@ -70,8 +73,10 @@ class Run:
             raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
     def need_newest_store(self) -> None:
-        """Raises NeedsPerson when files tell of batches that the store does not know: it is an older copy, and would
-        buy them again. A kill leaves one request file that it does not know, under the number of the next batch.
+        """Raise NeedsPerson if there are files of batches that the store does not know.
+
+        Such a store is an older copy, and would buy these batches again. A kill may leave one request file that the
+        store does not know, under the number of the next batch.
         """
         layout, run, following = self.layout, self.names().run, self.store.next_batch()
         waiting = self.store.batches(*WAITING_STATES)
@@ -88,18 +93,21 @@ class Run:
             )
 
     def names(self) -> Names:
-        """How this run's conversations and requests are called; ask once, use often."""
+        """Return what makes the run's names. It reads the store, so ask once and use it often."""
         return Names(self.store.fact("run") or "", int(self.store.fact("id_digits") or 0))
 
     def keys(self, batch: Batch, numbers: Sequence[int] | None = None) -> dict[str, int]:
-        """key -> conversation number of a batch's requests for `numbers` (those it holds), in file order."""
+        """Map the keys of a batch's requests to conversation numbers, in file order.
+
+        `numbers`: of these conversations; None: of those that the batch holds.
+        """
         if numbers is None:
             numbers = self.store.held_numbers(batch.number)
         key = self.names().key_format(batch.step, batch.attempt).decode()
         return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
 
     def awaits(self, batch: Batch) -> bool:
-        """Whether the results of an ended batch may come after all."""
+        """Whether an ended batch may still bring results."""
         return batch.job.late_results_until is not None and self.now() < batch.job.late_results_until
 
     def steps(self) -> list[Step]:
@@ -108,12 +116,12 @@ class Run:
     # ---- troubles
 
     def trouble(self, error: BatchgenError) -> None:
-        """Note what went wrong; the rest of the command goes on."""
+        """Note an error. The command goes on, and tells it at its end."""
         if str(error) not in map(str, self.troubles):
             self.troubles.append(error)
 
     def worst(self) -> BatchgenError | None:
-        """The trouble whose exit status the command leaves: what a person must do before what passes by itself."""
+        """Return the noted error that decides the exit status: one that a person must mend before one that passes."""
         return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
 
     def describe(self, batch: Batch) -> str:

@@ -1,4 +1,4 @@
-"""What the store's rows come to: requests, texts, tokens and money, added up by the database. Nothing is changed."""
+"""Sums over the ledger: requests, texts, tokens and money, added up by the database."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ class Totals:
     # ---- quotas and money
 
     def enqueued(self, provider: str, model: str, *, before: int = NO_BATCH) -> tuple[int, int]:
-        """(batches, estimated input tokens) that are at the provider or will be, for one model. Of those that were not
-        created yet only the ones with a number below `before` count.
+        """Return (batches, estimated input tokens) of one model that are at the provider or will be.
+
+        Of the batches that were not created yet, only those with a number below `before` count.
         """
         query = {"provider": provider, "model": model, "before": before}
         batches, tokens = self._connection.execute(queries.ENQUEUED, query).fetchone()
         return batches, tokens
 
     def estimated_and_reserved_usd(self) -> tuple[float, float]:
-        """(estimated, reserved) in USD, as far as prices were known: of what was or is bought, of what is open."""
+        """Return (estimated USD of what was or is bought, reserved USD of what is open), where prices are known."""
         estimated, reserved = self._connection.execute(queries.LEDGER_USD).fetchone()
         return float(estimated), float(reserved)
 
     def reserved_without_price(self) -> list[tuple[str, int, int, int]]:
-        """(model, requests, input tokens, output ceiling) of open batches whose price was unknown when planned."""
+        """List (model, requests, input tokens, output ceiling) of open batches whose price was unknown when planned."""
         return list(self._connection.execute(queries.RESERVED_WITHOUT_PRICE))
 
     def usage(self) -> list[UsageTotal]:
-        """What was billed, by step, model and reason, apart from what had no price when it was booked."""
+        """List what was billed by step, model and reason. What had no price when it was booked has rows of its own."""
         rows = self._connection.execute(queries.USAGE_TOTALS)
         return [
             UsageTotal(position, provider, model, Reason(reason), requests, usd, Usage(*tokens))
@@ -47,11 +48,14 @@ class Totals:
         ]
 
     def estimated_by_position(self) -> dict[int, float]:
-        """USD that the collected batches of each position were expected to cost."""
+        """Map each position to the USD that its collected batches were expected to cost."""
         return dict(self._connection.execute(queries.ESTIMATED))
 
     def output_of(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
-        """(accepted requests, output tokens billed for them) over some positions, with or without a question along."""
+        """Return (accepted requests, output tokens billed for them) over some positions.
+
+        `follow_up`: of replies that brought the next round's question along, or of the others.
+        """
         found = [
             self._connection.execute(queries.OUTPUT_OF, {"position": position, "follow_up": follow_up}).fetchone()
             for position in positions
@@ -61,7 +65,7 @@ class Totals:
     # ---- conversations
 
     def by_position(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
-        """Requests by (position, batch state), accepted texts by position, rejected conversations by position."""
+        """Return requests by (position, batch state), and accepted texts and rejected conversations by position."""
         rows = self._connection.execute(queries.BATCH_TOTALS)
         by_state = {(position, state): requests for position, state, requests in rows}
         accepted: dict[int, int] = {}
@@ -71,19 +75,19 @@ class Totals:
         return by_state, accepted, dict(self._connection.execute(queries.REJECTED))
 
     def settled_at(self, position: int) -> tuple[int, int]:
-        """(accepted texts, rejected conversations) of one position."""
+        """Return (accepted texts, rejected conversations) of one position."""
         (accepted,) = self._connection.execute(queries.ACCEPTED_AT, {"position": position}).fetchone()
         (rejected,) = self._connection.execute(queries.REJECTED_AT, {"position": position}).fetchone()
         return accepted, rejected
 
     def rejected(self) -> int:
-        """How many conversations were left behind."""
+        """Count the rejected conversations."""
         return int(self._connection.execute(queries.REJECTED_COUNT).fetchone()[0])
 
     def ready_again(self, step: Step) -> int:
-        """How many conversations are ready for `step` that were asked before."""
+        """Count the conversations that are ready for `step` and were asked there before."""
         return int(self._connection.execute(queries.READY_AGAIN, {"position": step.position}).fetchone()[0])
 
     def rejection_reasons(self, position: int) -> dict[str, int]:
-        """Conversations rejected at `position`, by reason."""
+        """Count the conversations rejected at `position` by reason."""
         return dict(self._connection.execute(queries.REJECTION_REASONS, {"position": position}))
