@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import orjson
 
-from batchgen.emulator import gemini_rows, together_rows
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError
+from batchgen.emulator.protocols import gemini_rows, together_rows
+from batchgen.emulator.protocols.row_format import Row, RowFormat
 from batchgen.emulator.result_files import render
-from batchgen.emulator.row_format import Row, RowFormat
 from batchgen.emulator.state import PENDING_SHARE, Job, StoredFile, World
 from batchgen.emulator.storage import Blob
 

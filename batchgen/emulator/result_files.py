@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import orjson
 
 from batchgen.emulator.faults import Faults, RowFault, RowOutcome
-from batchgen.emulator.row_format import Row, RowFormat
+from batchgen.emulator.faults.text_edits import restore_surrogates
+from batchgen.emulator.protocols.row_format import Row, RowFormat
 from batchgen.emulator.state import Job
 from batchgen.emulator.storage import Blob
-from batchgen.emulator.text_edits import restore_surrogates
 
 BOM = b"\xef\xbb\xbf"
 SET_OUTCOMES = frozenset({"missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped"})

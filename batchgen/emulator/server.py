@@ -17,12 +17,13 @@ from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from batchgen.core.errors import SetupError
-from batchgen.emulator import control_api, gemini, host_check, together
+from batchgen.emulator import control_api, host_check
 from batchgen.emulator.backends.builtin import Backend, Scripted
 from batchgen.emulator.backends.workers import Workers
 from batchgen.emulator.engine import settle
 from batchgen.emulator.faults import Faults
 from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.protocols import gemini, together
 from batchgen.emulator.state import World
 from batchgen.emulator.storage import DirectoryStore, MemoryStore
 from batchgen.runtime.concurrency import at_once

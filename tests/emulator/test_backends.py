@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from batchgen.core.errors import SetupError
-from batchgen.emulator import gemini_rows, together_rows
 from batchgen.emulator.backends import builtin
 from batchgen.emulator.backends.builtin import (
     Answer,
@@ -22,6 +21,7 @@ from batchgen.emulator.backends.builtin import (
     bounded_schema,
 )
 from batchgen.emulator.backends.openai_chat import OpenAICompatible
+from batchgen.emulator.protocols import gemini_rows, together_rows
 from batchgen.emulator.server import LocalService
 from tests.support.bench import REPOSITORY
 from tests.support.sdk_calls import KEY, gemini_client, gemini_job, gemini_output, gemini_text, parsed

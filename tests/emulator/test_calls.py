@@ -14,7 +14,6 @@ import together as sdk
 from google.genai import errors
 from together import Together
 
-from batchgen.emulator.actions import merge
 from batchgen.emulator.faults import (
     ALWAYS,
     Body,
@@ -31,6 +30,7 @@ from batchgen.emulator.faults import (
     Truncate,
     from_json,
 )
+from batchgen.emulator.faults.actions import merge
 from batchgen.emulator.server import LocalService
 from tests.support.sdk_calls import (
     KEY,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import orjson
 import pytest
 
-from batchgen.emulator import gemini_rows, together_rows
 from batchgen.emulator.faults import RowOutcome
+from batchgen.emulator.protocols import gemini_rows, together_rows
 from batchgen.emulator.result_files import LINE_OUTCOMES, SET_OUTCOMES
 from batchgen.emulator.server import LocalService
 from tests.support.sdk_calls import (

@@ -373,8 +373,8 @@ def test_a_disk_that_refuses_request_lines_costs_no_row() -> None:
 
 def together_create_soon(service: LocalService, source: str) -> str:
     """A job that no worker has seen yet. Hold the world's lock."""
-    from batchgen.emulator import together
     from batchgen.emulator.http_values import Request
+    from batchgen.emulator.protocols import together
 
     body = jsonl([{"input_file_id": source, "endpoint": "/v1/chat/completions"}])
     request = Request("POST", "/v1/batches", headers={"authorization": f"Bearer {KEY}"}, body=body)

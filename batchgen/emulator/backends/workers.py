@@ -10,7 +10,7 @@ from typing import NamedTuple
 from batchgen.emulator.backends.builtin import BackendBusy
 from batchgen.emulator.backends.throttle import Throttle
 from batchgen.emulator.engine import FORMATS, answer_row, settle, settle_job, wanted
-from batchgen.emulator.row_format import Row
+from batchgen.emulator.protocols.row_format import Row
 from batchgen.emulator.state import Job, Progress, World
 
 IDLE_SECONDS = 0.5  # how often an idle worker looks at the clock

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from batchgen.emulator.actions import (
+from batchgen.emulator.faults.actions import (
     Action,
     Body,
     Delay,

@@ -13,7 +13,8 @@ import orjson
 
 from batchgen.emulator.engine import cancel, shown_state
 from batchgen.emulator.errors import ApiError
-from batchgen.emulator.gemini_files import (
+from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.protocols.gemini_files import (
     download,
     file_delete,
     file_get,
@@ -24,8 +25,7 @@ from batchgen.emulator.gemini_files import (
     upload_data,
     upload_start,
 )
-from batchgen.emulator.gemini_rows import generated, line_problem, prompt
-from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.protocols.gemini_rows import generated, line_problem, prompt
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, World, rfc3339
 

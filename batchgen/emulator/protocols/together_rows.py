@@ -10,8 +10,8 @@ import orjson
 
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
-from batchgen.emulator.row_format import Row, RowFormat
-from batchgen.emulator.text_edits import EDITS, edit_text
+from batchgen.emulator.faults.text_edits import EDITS, edit_text
+from batchgen.emulator.protocols.row_format import Row, RowFormat
 
 CLIENT_ERROR = "batch_client_error"  # the only code ever observed, provider faults included
 MAX_STOPS = 4

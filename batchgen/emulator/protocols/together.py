@@ -16,9 +16,9 @@ import orjson
 from batchgen.emulator.engine import cancel, shown_state
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
+from batchgen.emulator.protocols.together_rows import completion, not_serverless, prompt
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
-from batchgen.emulator.together_rows import completion, not_serverless, prompt
 
 MAX_FILE_BYTES = 100_000_000  # per batch (docs.together.ai/docs/inference/batch/overview)
 DEADLINE_SECONDS = 24 * 3600.0

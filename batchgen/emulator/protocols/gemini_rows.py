@@ -10,8 +10,8 @@ import orjson
 
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
-from batchgen.emulator.row_format import Row, RowFormat
-from batchgen.emulator.text_edits import EDITS, edit_text
+from batchgen.emulator.faults.text_edits import EDITS, edit_text
+from batchgen.emulator.protocols.row_format import Row, RowFormat
 
 INTERNAL = 13  # google.rpc codes
 CANCELLED = 1
