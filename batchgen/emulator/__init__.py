@@ -4,8 +4,8 @@ server           the HTTP servers; control_api drives them from another process,
 host_check       refuses requests that a web page may have sent
 routing          finds the handler of a request; checks keys, applies faults, keeps the log. errors words refusals
 http_values      one HTTP request and one response as values, with what the server does to the response on its way out
-protocols/       gemini, gemini_files, together: handlers, (request, state) -> response; gemini_rows, together_rows: their
-                 line formats; row_format is what the other modules need of those
+protocols/       gemini, gemini_files, together: handlers, (request, state) -> response; gemini_rows, together_rows:
+                 their line formats; row_format is what the other modules need of those
 state            everything the service remembers; storage keeps it on disk
 engine           jobs wait, run, get their rows answered, and end; result_files writes the rows of a job as files
 faults/          what shall go wrong, and when; actions is what can happen to one call, text_edits to one text

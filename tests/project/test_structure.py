@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import median
 
 import click
@@ -17,6 +19,90 @@ MODULES = sorted((REPOSITORY / "batchgen").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 50
 MOST_LINES_OF_A_MODULE = 400
 MEDIAN_LINES_OF_A_FUNCTION = 10
+MOST_MODULES_OF_A_FOLDER = 12
+# Modules without a test file of their own name, and the test files that test them.
+TESTED_BY: Mapping[str, tuple[str, ...]] = {
+    "cli/commands/base.py": ("unit/cli/test_usage.py", "faults/test_environment.py"),
+    "cli/commands/dataset.py": ("unit/dataset/test_export.py", "unit/dataset/test_verify.py"),
+    "cli/commands/run.py": ("end_to_end/test_main_job.py", "end_to_end/test_money.py"),
+    "cli/commands/service.py": ("end_to_end/test_demo.py", "emulator/test_control.py"),
+    "cli/doctor.py": ("faults/test_setup.py", "faults/test_environment.py"),
+    "cli/exit_status.py": ("faults/test_filesystems.py", "unit/runtime/test_streams.py"),
+    "cli/main.py": ("unit/cli/test_usage.py", "project/test_structure.py"),
+    "core/dialogue.py": ("unit/core/test_prompts.py", "unit/core/test_outcomes.py"),
+    "core/errors.py": ("unit/runtime/test_streams.py", "faults/test_filesystems.py"),
+    "core/json_template.py": ("unit/engine/test_line_templates.py",),
+    "core/jsonl.py": ("unit/providers/test_codecs.py",),
+    "core/text_features.py": ("unit/core/test_pricing.py", "unit/engine/test_line_templates.py"),
+    "dataset/attribution.py": ("unit/dataset/test_export.py",),
+    "dataset/card.py": ("unit/dataset/test_export.py",),
+    "dataset/formats.py": ("unit/dataset/test_export.py",),
+    "dataset/manifest.py": ("unit/engine/test_rebuild.py",),
+    "dataset/prepare.py": ("unit/dataset/test_seeds.py", "end_to_end/test_main_job.py"),
+    "dataset/quality/patterns.py": ("unit/dataset/test_flags.py",),
+    "dataset/quality/similarity.py": ("unit/dataset/test_flags.py",),
+    "dataset/quality/survey.py": ("unit/dataset/test_flags.py", "unit/dataset/test_near_duplicates.py"),
+    "dataset/round_lines.py": ("unit/dataset/test_round_files.py",),
+    "emulator/backends/builtin.py": ("emulator/test_backends.py",),
+    "emulator/backends/openai_chat.py": ("emulator/test_upstream.py", "emulator/test_backends.py"),
+    "emulator/backends/workers.py": ("emulator/test_upstream.py", "emulator/test_engine.py"),
+    "emulator/control_api.py": ("emulator/test_control.py",),
+    "emulator/errors.py": ("emulator/test_gemini.py", "emulator/test_together.py"),
+    "emulator/faults/actions.py": ("emulator/test_calls.py",),
+    "emulator/faults/text_edits.py": ("emulator/test_rows.py",),
+    "emulator/host_check.py": ("emulator/test_control.py",),
+    "emulator/http_values.py": ("emulator/test_calls.py",),
+    "emulator/protocols/gemini_files.py": ("emulator/test_gemini.py",),
+    "emulator/protocols/gemini_rows.py": ("emulator/test_rows.py",),
+    "emulator/protocols/row_format.py": ("emulator/test_rows.py",),
+    "emulator/protocols/together_rows.py": ("emulator/test_rows.py",),
+    "emulator/result_files.py": ("emulator/test_rows.py",),
+    "emulator/routing.py": ("emulator/test_calls.py",),
+    "emulator/server.py": ("emulator/test_calls.py",),
+    "emulator/state.py": ("emulator/test_jobs.py",),
+    "emulator/storage.py": ("emulator/test_engine.py",),
+    "engine/collection/download.py": ("faults/test_result_files.py",),
+    "engine/collection/late_results.py": ("faults/test_late_results_overtaken.py",),
+    "engine/collection/poll.py": ("faults/test_polls.py", "faults/test_job_states.py"),
+    "engine/duplicates.py": ("faults/test_submission.py",),
+    "engine/reconcile.py": ("faults/test_submission.py", "unit/providers/test_clients.py"),
+    "engine/recovery/request_reader.py": ("unit/engine/test_rebuild.py",),
+    "engine/session.py": ("end_to_end/test_money.py", "faults/test_setup.py"),
+    "engine/settlement/settle.py": ("faults/test_rows.py", "faults/test_result_files.py"),
+    "engine/submission/admission.py": ("end_to_end/test_money.py", "faults/test_surroundings.py"),
+    "engine/submission/expected_length.py": ("end_to_end/test_money.py",),
+    "engine/submission/rejection_limit.py": ("faults/test_rows.py",),
+    "engine/submission/request_files.py": ("unit/engine/test_line_templates.py", "faults/test_hostile_seeds.py"),
+    "engine/tick.py": ("end_to_end/test_main_job.py",),
+    "ledger/connection.py": ("unit/ledger/test_store.py", "unit/ledger/test_migrations.py"),
+    "ledger/dialogues.py": ("unit/ledger/test_queries.py",),
+    "ledger/holds.py": ("unit/ledger/test_store.py", "faults/test_setup.py"),
+    "ledger/receipt.py": ("end_to_end/test_money.py",),
+    "ledger/run.py": ("unit/engine/test_rebuild.py",),
+    "ledger/status.py": ("unit/reports/test_tables.py", "end_to_end/test_main_job.py"),
+    "ledger/totals.py": ("unit/ledger/test_queries.py", "end_to_end/test_money.py"),
+    "providers/base.py": ("unit/providers/test_codecs.py", "unit/providers/test_clients.py"),
+    "providers/gemini_client.py": ("unit/providers/test_clients.py",),
+    "providers/gemini_codec.py": ("unit/providers/test_codecs.py",),
+    "providers/quotas.py": ("unit/providers/test_http_errors.py",),
+    "providers/read_deadline.py": ("faults/test_surroundings.py",),
+    "providers/together_client.py": ("unit/providers/test_clients.py",),
+    "providers/together_codec.py": ("unit/providers/test_codecs.py",),
+    "reports/dry_run.py": ("end_to_end/test_money.py",),
+    "reports/estimate.py": ("end_to_end/test_money.py", "unit/core/test_wording.py"),
+    "reports/html/conversations.py": ("unit/reports/test_html.py", "unit/reports/test_html_memory.py"),
+    "reports/html/facts.py": ("unit/reports/test_html.py",),
+    "reports/html/lengths.py": ("unit/reports/test_html.py",),
+    "reports/html/page.py": ("unit/reports/test_html.py", "unit/reports/test_html_browser.py"),
+    "reports/html/sample.py": ("unit/reports/test_html.py",),
+    "reports/html/timeline_bars.py": ("unit/reports/test_html.py",),
+    "reports/html/word_diff.py": ("unit/reports/test_html.py",),
+    "reports/html/write.py": ("unit/reports/test_html.py",),
+    "reports/progress.py": ("unit/reports/test_tables.py",),
+    "runtime/clock.py": ("support/bench.py",),
+    "runtime/concurrency.py": ("unit/engine/test_sender.py", "unit/engine/test_prefetch.py"),
+    "runtime/failpoints.py": ("faults/test_kills.py",),
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -50,6 +136,44 @@ def test_modules_say_what_they_are() -> None:
         if path.read_text("utf-8").strip() and ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None
     ]
     assert silent in ([], ["batchgen/__main__.py"])
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, known: set[str]) -> set[str]:
+    """The modules of ours that a file imports anywhere, inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module in known:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & known) or {node.module}
+    return found - {dotted(path)}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Take away modules that import nothing that is left, again and again: a circle stays."""
+    known = {dotted(path) for path in MODULES}
+    needs = {dotted(path): imports(path, known) for path in MODULES}
+    while free := [name for name, needed in needs.items() if not needed & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert sorted(needs) == []
+
+
+def test_a_folder_holds_a_dozen_modules_at_most() -> None:
+    counts = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES_OF_A_FOLDER} == {}
+
+
+def test_every_module_has_a_test_of_its_name_or_says_what_tests_it() -> None:
+    names = {path.stem for path in (REPOSITORY / "tests").rglob("test_*.py")}
+    modules = {str(path.relative_to(REPOSITORY / "batchgen")): path.stem for path in MODULES if path.stem[0] != "_"}
+    untested = {module for module, stem in modules.items() if f"test_{stem}" not in names}
+    assert untested == TESTED_BY.keys()
+    assert [test for tests in TESTED_BY.values() for test in tests if not (REPOSITORY / "tests" / test).exists()] == []
 
 
 def command_called(name: str) -> click.Command:
