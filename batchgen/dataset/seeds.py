@@ -20,6 +20,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -30,6 +31,8 @@ import orjson
 import zstandard
 
 from batchgen.core.errors import InputError, heed_interrupt
+from batchgen.core.outcomes import short
+from batchgen.runtime.streams import native_stderr_dropped
 
 EXAMPLES = 20  # line numbers per reason
 DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
@@ -46,6 +49,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f]")  # C0 without tab and newline
 UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
 EMPTY_ARRAY = re.compile(r"\[\s*\]")
+_DECODER = json.JSONDecoder(parse_int=float)  # no number is needed, and int refuses more than 4,300 digits
 
 Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is there
 
@@ -61,9 +65,10 @@ class Seed(NamedTuple):
 class Flaw(StrEnum):
     """Why a row as a whole is no seed; a reader yields it in the row's place."""
 
-    UNREADABLE = "unreadable"  # not JSON (NaN is not), or not UTF-8
+    UNREADABLE = "unreadable"  # not JSON, or not UTF-8
     NOT_AN_OBJECT = "not an object"
     WRONG_COLUMNS = "wrong number of columns"
+    REPEATED_HEADER = "repeated header"  # where two files were put together
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,8 @@ def judge(row: object) -> tuple[Seed, int] | str:
             return f"{name} is blank"
         texts.append(text)
         surrogates += replaced
-    return Seed(*texts), surrogates
+    seed = Seed(*texts)
+    return (seed, surrogates) if seed != Seed._fields else Flaw.REPEATED_HEADER.value
 
 
 def _visible(text: str) -> bool:
@@ -125,26 +131,20 @@ def _visible(text: str) -> bool:
     return text[:1].isalnum() or any(unicodedata.category(one) not in SHAPELESS for one in text)
 
 
-def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
-    """Cut at the byte \\n alone (U+2028 is text), without a byte order mark."""
-    for number, line in enumerate(file):
-        yield line if number else line.removeprefix(BOM)
-
-
 def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
-    for number, line in enumerate(_lines(file), start=1):
-        if line.strip():
-            yield number, _json_row(line)
+    """A line ends at the byte \\n alone (U+2028 is text). A file put together of several has marks inside."""
+    for number, line in enumerate(file, start=1):
+        row = line.removeprefix(BOM)
+        if row.strip():
+            yield number, _json_row(row)
 
 
 def _json_row(line: bytes) -> object:
-    try:
+    """The value of a line. orjson is fast, but refuses NaN, Infinity and escaped lone surrogates."""
+    with suppress(orjson.JSONDecodeError):
         return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        if b"\\u" not in line:
-            return Flaw.UNREADABLE
-    try:  # orjson refuses escaped lone surrogates, json does not. It takes NaN for a number: int("NaN") is an error
-        return json.loads(line.decode(), parse_constant=int)
+    try:
+        return _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return Flaw.UNREADABLE
 
@@ -166,29 +166,38 @@ def _no_wrapper(whole: object) -> None:
 
 def _array_rows(text: str) -> Rows:
     """Element by element. Raises ValueError where the array is torn: nothing says where the next row begins."""
-    constants: list[str] = []
-    decoder = json.JSONDecoder(parse_constant=constants.append)
     if EMPTY_ARRAY.fullmatch(text):
         return
     number = at = 0
     while before := BEFORE_ROW.match(text, at):
         number += 1
-        row, at = decoder.raw_decode(text, before.end())
-        yield number, Flaw.UNREADABLE if constants or SURROGATE.search(text, before.end(), at) else row
-        constants.clear()
+        row, at = _DECODER.raw_decode(text, before.end())
+        yield number, Flaw.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
     if text[at:].strip() != "]":
         raise ValueError(f"the array is torn after row {number}")
 
 
 def _csv_rows(file: io.BufferedIOBase) -> Rows:
-    """Rows by the header's names, each at its first physical line. Raises ValueError at a broken quote."""
-    csv.field_size_limit(MAX_CSV_FIELD)  # of the whole process: the module has no other
-    reader = csv.reader((line.decode(errors="surrogateescape") for line in _lines(file)), strict=True)
+    """Rows by the names of the header before them, each at its first physical line.
+
+    Files put together have several headers, whose columns may differ in order. Raises ValueError at a broken quote.
+    """
     start, header = 1, list[str]()
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(file, start=1):
+            # Within a quoted field U+FEFF is text.
+            yield (line.removeprefix(BOM) if number == start else line).decode(errors="surrogateescape")
+
+    csv.field_size_limit(MAX_CSV_FIELD)  # of the whole process: the module has no other
+    reader = csv.reader(lines(), strict=True)
     try:
         for cells in reader:
-            if not header:
-                header = _required([name.strip() for name in cells])
+            names = [name.strip() for name in cells]
+            if not header or names == header or {*Seed._fields}.issubset(names):
+                if header:
+                    yield start, Flaw.REPEATED_HEADER
+                header = _required(names)
             elif cells:
                 yield start, _csv_row(header, cells)
             start = reader.line_num + 1
@@ -209,15 +218,27 @@ def _required(columns: list[str]) -> list[str]:
 
 
 def _parquet_rows(path: Path) -> Rows:
+    # Otherwise polars panics at a time zone that it does not know, though in a column that is not read.
+    os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
     import polars as pl
 
     try:
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        _required(frame.collect_schema().names())
-        frame = frame.select(Seed._fields)
-        for offset in range(0, frame.select(pl.len()).collect().item(), PARQUET_SLICE):
-            yield from enumerate(frame.slice(offset, PARQUET_SLICE).collect().iter_rows(named=True), start=offset + 1)
-    except pl.exceptions.PolarsError as error:
+        with native_stderr_dropped():
+            columns = frame.collect_schema()
+            _required(columns.names())
+            texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
+            # The values of other types are no texts, and some have none in Python: 0 stands for each.
+            frame = frame.select(
+                name if columns[name].base_type() in texts else pl.when(pl.col(name).is_not_null()).then(0).alias(name)
+                for name in Seed._fields
+            )
+            count = frame.select(pl.len()).collect().item()
+        for offset in range(0, count, PARQUET_SLICE):
+            with native_stderr_dropped():
+                rows = frame.slice(offset, PARQUET_SLICE).collect()
+            yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # PanicException is no Exception
         raise ValueError(str(error)) from None
 
 
@@ -281,7 +302,7 @@ def _rows(path: Path, kind: str, packing: str) -> Rows:
         do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
         if kind == ".csv":
             do = "Fetch or export it again: in UTF-8, its columns question, answer, correction parted by commas."
-        raise InputError(f"{path.name} cannot be used: {' '.join(str(error).split())}", do=do) from None
+        raise InputError(f"{path.name} cannot be used: {short(error)}", do=do) from None
 
 
 def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:

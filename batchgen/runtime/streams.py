@@ -87,3 +87,21 @@ def unfailing_streams() -> Iterator[UnfailingStream]:
         for stream in streams:
             stream.give_up()
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def native_stderr_dropped() -> Iterator[None]:
+    """Drop what libraries write to file descriptor 2 themselves, such as the report of a panic in Rust."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # the caller closed it: there is nothing to drop
+        yield
+        return
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -54,7 +54,7 @@ BAD_LINES = {  # physical line -> (what stands there, why it is left out)
     17: (b'{"question": "  \\n ", "answer": "a", "correction": "c"}', "question is blank"),
     18: (b'{"question": "\\u0000\\u0001", "answer": "a", "correction": "c"}', "question is blank"),
     20: (b'{"question": "\xff\xfe", "answer": "a", "correction": "c"}', "unreadable"),
-    21: (b'{"question": NaN, "answer": "a", "correction": "c"}', "unreadable"),
+    21: (b'{"question": NaN, "answer": "a", "correction": "c"}', "question is not text"),
     24: (b"null", "not an object"),
 }
 
@@ -114,7 +114,7 @@ def test_the_report_names_every_line_that_is_left_out(bench: Bench) -> None:
     assert value["examples"] == wanted
     assert value["left_out"] == {reason: len(found) for reason, found in wanted.items()}
     text = bench.run("prepare", "--input", str(bench.root / "seeds.jsonl"), "--limit", "20").out
-    assert "left out: 3 unreadable (line 3, 20, 21)" in text
+    assert "left out: 2 unreadable (line 3, 20)" in text
     assert "left out: 2 question is blank (line 17, 18)" in text
 
 
