@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from batchgen.core.outcomes import THINK, Reason, Reply, mend, short, without_thoughts
+from batchgen.core.outcomes import THINK, Reason, Reply, without_thoughts
+from batchgen.core.text import mend, short
 
 MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
 # Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.
@@ -82,7 +83,7 @@ def texts_in(text: str, fields: Sequence[str]) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """The value of a text of JSON. What orjson refuses may be a lone surrogate escape, which outcomes.clean mends."""
+    """The value of a text of JSON. What orjson refuses may be a lone surrogate escape, which text.clean mends."""
     try:
         return orjson.loads(text)  # nearly all are nothing else
     except ValueError:

@@ -6,12 +6,12 @@ text may stand in a conversation. Everything that is not recognised is a failure
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
+from batchgen.core.text import clean, says
 
 
 class Reason(StrEnum):
@@ -97,37 +97,8 @@ class Reply(NamedTuple):
     had_thoughts: bool = False  # a <think> block was taken off its beginning
 
 
-DETAIL_CHARACTERS = 300
 # Models that reason may put their thoughts in front of the text, or an empty block where they were told not to reason.
 THINK, THINK_END = "<think>", "</think>"
-
-_LONE_SURROGATE = "[\ud800-\udfff]"
-_UNCLEAN = "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]"
-_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085 is a line end, not a control
-
-
-def mend(text: str) -> str:
-    """The text without lone surrogates, which no file, no store and no request can carry."""
-    return text if text.isascii() else re.sub(_LONE_SURROGATE, "\ufffd", text)
-
-
-def clean(text: str) -> str:
-    """The text as it may be stored: no lone surrogates, line ends as newlines, no other control character but tab."""
-    if text.isprintable():  # nearly all are, and the empty one is
-        return text.strip()
-    text = mend(text)
-    if re.search(_UNCLEAN, text):
-        text = re.sub(_CONTROL, "", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return text.strip()
-
-
-def short(detail: object) -> str:
-    """A provider's message as one line of bounded length."""
-    try:
-        words = str(detail)
-    except RecursionError:  # an object nested a thousand deep
-        words = type(detail).__name__
-    return clean(" ".join(words.split()))[:DETAIL_CHARACTERS].strip()
 
 
 def accept(stage: Stage, reply: Reply) -> Reply:
@@ -147,8 +118,8 @@ def accept(stage: Stage, reply: Reply) -> Reply:
             text, follow_up = without_thoughts(text), without_thoughts(follow_up)
         except ValueError as error:
             return reply._replace(reason=Reason.MALFORMED, text="", follow_up="", detail=str(error))
-    silent = "" if _says(text) else str(stage)
-    if reply.follow_up and not silent and not _says(follow_up):
+    silent = "" if says(text) else str(stage)
+    if reply.follow_up and not silent and not says(follow_up):
         silent = "next question"
     if silent:
         return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {silent}")
@@ -176,19 +147,6 @@ def _first_letter(text: str, start: int) -> int:
     while text[start : start + 1].isspace():
         start += 1
     return start
-
-
-def _says(text: str) -> bool:
-    return text[:1].isalnum() or any(map(_says_something, text))
-
-
-def _says_something(character: str) -> bool:
-    """Letters and digits of any script, and emoji; not punctuation, blanks, invisible or replacement characters."""
-    if character.isalnum():
-        return True
-    from unicodedata import category
-
-    return not character.isascii() and character != "\ufffd" and category(character).startswith("S")
 
 
 def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:

@@ -12,6 +12,8 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
+from batchgen.core.text import WEIGHED_CJK, WEIGHED_CJK_LETTERS
+
 
 class Features(NamedTuple):
     """Characters of CJK, runs of Latin letters and letters in them, digits, punctuation, runs of line ends, and
@@ -31,9 +33,8 @@ class Features(NamedTuple):
         return Features(*(mine + times * more for mine, more in zip(self, other, strict=True)))
 
 
-_CJK = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x3040, 0x30FF), (0xAC00, 0xD7AF))
-# Characters that are CJK and nothing else: nearly all that a text has, and runs of them are counted at once.
-_SURE = "[\u3400-\u4dbf\u4e00-\u9fef\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3]+"
+# Runs of these are counted at once.
+_SURE = f"[{WEIGHED_CJK_LETTERS}]+"
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
@@ -97,7 +98,7 @@ def _newline_runs(text: bytes) -> int:
 @cache
 def _alone(character: str) -> Features:
     """The features of one character beyond ASCII, but for a Latin letter's, which belong to its word."""
-    cjk = any(first <= ord(character) <= last for first, last in _CJK)
+    cjk = re.match(f"[{WEIGHED_CJK}]", character) is not None
     letter = character.isalnum() and not character.isdecimal()
     return Features(
         cjk=int(cjk),

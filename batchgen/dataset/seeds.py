@@ -31,7 +31,7 @@ import orjson
 import zstandard
 
 from batchgen.core.errors import InputError, heed_interrupt
-from batchgen.core.outcomes import short
+from batchgen.core.text import clean, lone_surrogates, short
 from batchgen.runtime.streams import native_stderr_dropped
 
 EXAMPLES = 20  # line numbers per reason
@@ -45,8 +45,6 @@ DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_FILES = {"aligner/aligner-20K": "train.jsonl.xz"}
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f]")  # C0 without tab and newline
-UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
 EMPTY_ARRAY = re.compile(r"\[\s*\]")
 _DECODER = json.JSONDecoder(parse_int=float)  # no number is needed, and int refuses more than 4,300 digits
@@ -99,14 +97,6 @@ class SeedReport:
         self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES]
 
 
-def clean(text: str) -> tuple[str, int]:
-    """The text stripped, line ends as \\n, no other control characters; and how many lone surrogates became U+FFFD."""
-    if not UNCLEAN.search(text):
-        return text.strip(), 0
-    text, replaced = SURROGATE.subn("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return CONTROL.sub("", text).strip(), replaced
-
-
 def judge(row: object) -> tuple[Seed, int] | str:
     """The seed in a row and its number of replaced surrogates, or the reason why there is none."""
     if not isinstance(row, dict):
@@ -117,11 +107,11 @@ def judge(row: object) -> tuple[Seed, int] | str:
             return f"{name} is missing"
         if not isinstance(value, str):
             return f"{name} is not text"
-        text, replaced = clean(value)
+        text = clean(value)
         if not _visible(text):
             return f"{name} is blank"
         texts.append(text)
-        surrogates += replaced
+        surrogates += lone_surrogates(value)
     seed = Seed(*texts)
     return (seed, surrogates) if seed != Seed._fields else Flaw.REPEATED_HEADER.value
 

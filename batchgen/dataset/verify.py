@@ -16,8 +16,9 @@ import orjson
 
 from batchgen.core.dialogue import STAGES, Stage
 from batchgen.core.jsonl import read_lines
-from batchgen.core.outcomes import Reason, accept, clean
+from batchgen.core.outcomes import Reason, accept
 from batchgen.core.prompts import fields_of
+from batchgen.core.text import clean
 from batchgen.dataset.manifest import seeds_are_kept
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dataset.schemas import plainly_valid, validator

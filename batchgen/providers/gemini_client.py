@@ -23,7 +23,7 @@ from google.genai import errors, types
 
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
 from batchgen.core.jsonl import as_object, as_text
-from batchgen.core.outcomes import short
+from batchgen.core.text import short
 from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.gemini_codec import NAME, PROVIDER, job
 from batchgen.providers.http_errors import (

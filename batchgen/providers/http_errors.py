@@ -25,7 +25,7 @@ from batchgen.core.errors import (
     Temporary,
     heed_interrupt,
 )
-from batchgen.core.outcomes import short
+from batchgen.core.text import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.providers.quotas import PLAN_ADVICE, in_few_words, is_named, waiting_is_no_use
 from batchgen.runtime.logs import redacted

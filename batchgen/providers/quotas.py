@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from batchgen.core.outcomes import DETAIL_CHARACTERS, short
+from batchgen.core.text import DETAIL_CHARACTERS, short
 
 PLAN_ADVICE = (
     "Waiting does not mend this. Check the plan, the billing and the credits of the key's project, or use another key;"

@@ -15,7 +15,7 @@ import httpx
 import together
 
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
-from batchgen.core.outcomes import short
+from batchgen.core.text import short
 from batchgen.providers.base import Access, CreateRefused, Job, JobMissing, ModelGone, RemoteFile
 from batchgen.providers.http_errors import (
     Refusal,

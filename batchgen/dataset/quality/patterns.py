@@ -88,19 +88,8 @@ TEMPLATE = "|".join(
     )
 )
 
-# Writing systems by character ranges. A Han, kana or Hangul character says about as much as three letters.
-SCRIPTS = {
-    "latin": ("A-Za-zÀ-ɏḀ-ỿ", 1),
-    "han": ("\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af", 3),  # escaped: U+F900 decays to U+8C48
-    "kana": ("ぁ-ヿㇰ-ㇿ", 3),
-    "hangul": ("가-힣ᄀ-ᇿ", 3),
-    "cyrillic": ("Ѐ-ԯ", 1),
-    "greek": ("Ͱ-Ͽἀ-῿", 1),
-    "arabic": ("ؠ-ۿݐ-ݿࢠ-ࣿ", 1),
-    "hebrew": ("א-ת", 1),
-    "indic": ("ऀ-෿", 1),
-    "thai": ("ก-๛", 1),
-}
+# A Han, kana or Hangul character says about as much as three letters.
+LETTERS_PER_CHARACTER = {"han": 3, "kana": 3, "hangul": 3}
 LANGUAGES = {  # the ISO 639-1 code that a writing system stands for where nothing better is known
     "latin": "en",
     "han": "zh",

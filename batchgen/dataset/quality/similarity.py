@@ -13,7 +13,8 @@ from functools import cache
 import zstandard
 from rapidfuzz.distance import Indel, Levenshtein
 
-from batchgen.dataset.quality.patterns import SCRIPTS
+from batchgen.core.text import SCRIPTS, WORD_CHARACTERS
+from batchgen.dataset.quality.patterns import LETTERS_PER_CHARACTER
 
 NEARLY_EQUAL = 0.95
 SAME_QUESTION = 0.9
@@ -28,10 +29,10 @@ DRIFT_LEAST = 12  # letters; below, a text is a name or a number
 DRIFT_DISTANCE = 0.5
 
 _NO_WORD = re.compile(r"[\W_]+")
-_SHINGLED = re.compile("[\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3]|[^\\W_]+")
+_SHINGLED = re.compile(rf"[{WORD_CHARACTERS}]|[^\W_]+")
 _SHINGLE_WORDS = 3
 _ASCII_WORDS = bytes(code if chr(code).isalnum() else ord(" ") for code in range(128)) + bytes(range(128, 256))
-_SCRIPTS = {name: re.compile(f"[{ranges}]") for name, (ranges, _) in SCRIPTS.items()}
+_SCRIPTS = {name: re.compile(f"[{ranges}]") for name, ranges in SCRIPTS.items()}
 
 
 def plain(text: str) -> str:
@@ -126,7 +127,7 @@ def scripts(text: str) -> Mapping[str, float]:
     counts = dict.fromkeys(SCRIPTS, 0.0)
     for character, times in Counter(text).items():
         for name in _CHARACTERS[character]:
-            counts[name] += times * SCRIPTS[name][1]
+            counts[name] += times * LETTERS_PER_CHARACTER.get(name, 1)
     return {name: count for name, count in counts.items() if count}
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from batchgen.core.errors import SetupError
 from batchgen.core.jsonl import as_object, as_text, count, refusal, said
-from batchgen.core.outcomes import mend, short
+from batchgen.core.text import mend, short
 
 
 class Message(NamedTuple):

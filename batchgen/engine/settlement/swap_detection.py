@@ -23,6 +23,8 @@ from operator import add
 from string import ascii_letters
 from typing import NamedTuple
 
+from batchgen.core.text import PAIRED_CHARACTERS
+
 WHOLE_BATCH_SHARE = 0.01  # with more misplaced replies than this no key of the batch is to be believed ...
 WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by accident
 
@@ -42,8 +44,7 @@ CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's 
 
 _ID = "r1-"  # what every conversation's id begins with
 _IDS = re.compile(_ID + r"\d+")
-_CJK = "㐀-鿿぀-ヿ가-힯"
-_CJK_RUNS = re.compile(f"([{_CJK}]+)")
+_CJK_RUNS = re.compile(f"([{PAIRED_CHARACTERS}]+)")
 _WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}")
 _WORD_LEAST, _NUMBER_LEAST = 4, 2
 _LETTERS = bytes(ord(chr(byte).lower()) if chr(byte) in ascii_letters else ord(" ") for byte in range(256))

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import LCSseq
 
+from batchgen.core.text import WORD_CHARACTERS
+
 # A word of a script with spaces, one ideograph or syllable of a script without, or any other character; with the
 # blanks in front of it. Blanks at the end of a text are a token of their own.
-_TOKEN = re.compile(
-    "\\s*(?:[\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3]"
-    "|(?:(?![\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3])[^\\W_])+|\\S)|\\s+\\Z"
-)
+_TOKEN = re.compile(rf"\s*(?:[{WORD_CHARACTERS}]|(?:(?![{WORD_CHARACTERS}])[^\W_])+|\S)|\s+\Z")
 _LEADING = re.compile(r"\s+")
 LONE_WORDS = 1  # so few words in common between two changes are chance, and read worse than one longer change
 

@@ -1,31 +1,16 @@
-"""The vocabulary of outcomes: its policy, the cleaning of text, the one door, and several lines for one request."""
+"""The vocabulary of outcomes: its policy, the one door, and several lines for one request."""
 
 from __future__ import annotations
 
 from itertools import permutations
 from time import monotonic
-from unicodedata import category
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.dialogue import Stage, Step, conversation_id, parse_key, request_key, steps
-from batchgen.core.outcomes import (
-    DETAIL_CHARACTERS,
-    POLICY,
-    Reason,
-    Reply,
-    Usage,
-    accept,
-    clean,
-    one_per_key,
-    short,
-    total,
-)
-
-ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
-
+from batchgen.core.outcomes import POLICY, Reason, Reply, Usage, accept, one_per_key, total
 
 # ---------------------------------------------------------------- policy
 
@@ -44,43 +29,6 @@ def test_the_policy_never_loops() -> None:
 
 
 # ---------------------------------------------------------------- text
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("  a\tb\nc \n", "a\tb\nc"),
-        ("a\r\nb\rc\r\r\nd", "a\nb\nc\n\nd"),
-        ("a\x00\x07\x1b[0m\x7fb\x9b", "a[0mb"),
-        ("a\u0085b\u2028c", "a\u0085b\u2028c"),
-        ("\ud800a\udfff", "\ufffda\ufffd"),
-        ("\ud83d\ude00", "\ufffd\ufffd"),  # two halves are not a pair once they are characters of their own
-        ("\U0001f600", "\U0001f600"),
-        ("\x00 \x00", ""),
-        ("", ""),
-    ],
-)
-def test_clean(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
-
-
-@settings(deadline=None)
-@given(ANY_TEXT)
-def test_clean_text_is_clean_and_stays_so(text: str) -> None:
-    cleaned = clean(text)
-    assert clean(cleaned) == cleaned == cleaned.strip()
-    assert cleaned.encode().decode() == cleaned
-    assert {character for character in cleaned if category(character) == "Cc"} <= set("\t\n\u0085")
-
-
-@settings(deadline=None)
-@given(st.recursive(ANY_TEXT | st.integers() | st.none(), st.lists))
-def test_a_detail_is_one_short_line(detail: object) -> None:
-    told = short(detail)
-    assert len(told) <= DETAIL_CHARACTERS
-    assert told.splitlines() in ([], [told])
-    assert told == told.strip()
-    told.encode()
 
 
 @pytest.mark.parametrize("text", ["ok", "7", "好", "\U0001f44d", "¿?a", "❤️", "é", "\u0e01"])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchgen.core.text import PAIRED_CHARACTERS
 from batchgen.emulator.backends.builtin import Message, Prompt, default_text
 from batchgen.engine.settlement import swap_detection
 from batchgen.engine.settlement.swap_detection import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
@@ -211,9 +212,9 @@ def test_away_are_those_without_enough_words_of_their_own_requests_that_few_repl
 @given(SAYINGS)
 def test_words_are_those_of_the_definition(text: str) -> None:
     low = text.lower()
-    runs = re.findall(f"[{swap_detection._CJK}]+", low)
+    runs = re.findall(f"[{PAIRED_CHARACTERS}]+", low)
     pairs = {run[at : at + 2] for run in runs for at in range(len(run) - 1)}
-    assert words(text) == pairs | set(re.findall(r"[^\W\d_]{4,}|\d{2,}", re.sub(f"[{swap_detection._CJK}]", " ", low)))
+    assert words(text) == pairs | set(re.findall(r"[^\W\d_]{4,}|\d{2,}", re.sub(f"[{PAIRED_CHARACTERS}]", " ", low)))
 
 
 @given(st.dictionaries(st.integers(0, 9).map(str), SAYINGS), st.dictionaries(st.integers(0, 9).map(str), SAYINGS))

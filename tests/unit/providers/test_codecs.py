@@ -16,8 +16,9 @@ from together.types.chat import chat_completion
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.errors import SetupError
 from batchgen.core.jsonl import MOST_TOKENS, count, read_lines, request_line, unwrap
-from batchgen.core.outcomes import DETAIL_CHARACTERS, Reason, Reply, Usage, accept
+from batchgen.core.outcomes import Reason, Reply, Usage, accept
 from batchgen.core.prompts import Message, Prompt, prompt
+from batchgen.core.text import DETAIL_CHARACTERS
 from batchgen.providers import PROVIDERS, gemini_codec, provider, together_codec
 from batchgen.providers.base import (
     Job,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.errors import KeyRefused, QuotaClosed, QuotaReached, SetupError, Temporary
-from batchgen.core.outcomes import DETAIL_CHARACTERS
+from batchgen.core.text import DETAIL_CHARACTERS
 from batchgen.providers.base import (
     CreateRefused,
     FileGone,

@@ -1,0 +1,78 @@
+"""Texts: what may be stored, what says something, and the scripts that the program tells apart. Pure."""
+
+from __future__ import annotations
+
+import re
+
+DETAIL_CHARACTERS = 300
+
+_LONE_SURROGATE = "[\ud800-\udfff]"
+_UNCLEAN = "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]"
+_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085 is a line end, not a control
+
+# Character ranges, for use within the brackets of a regular expression. Some are escaped: editors turn U+F900 into
+# U+8C48. CJK means Han, kana and Hangul.
+# Each of these characters is a word of its own when two texts are compared or their words are shown.
+WORD_CHARACTERS = "\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3"
+# Two neighbours of these are a word when a reply is compared with a request: the blocks of kana and Hangul as a whole.
+PAIRED_CHARACTERS = "\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af"
+# Of these the token estimate knows what one costs: all the blocks as a whole.
+WEIGHED_CJK = "\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af"
+# Those of WEIGHED_CJK that are certainly letters, and nearly all that a text has of them.
+WEIGHED_CJK_LETTERS = "\u3400-\u4dbf\u4e00-\u9fef\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3"
+# Writing systems. A text is written in the one that most of its letters belong to.
+SCRIPTS = {
+    "latin": "A-Za-z\u00c0-\u024f\u1e00-\u1eff",
+    "han": "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af",
+    "kana": "ぁ-ヿㇰ-ㇿ",
+    "hangul": "가-힣ᄀ-ᇿ",
+    "cyrillic": "Ѐ-ԯ",
+    "greek": "Ͱ-Ͽἀ-῿",
+    "arabic": "ؠ-ۿݐ-ݿࢠ-ࣿ",
+    "hebrew": "א-ת",
+    "indic": "ऀ-෿",
+    "thai": "ก-๛",
+}
+
+
+def mend(text: str) -> str:
+    """The text without lone surrogates, which no file, no store and no request can carry."""
+    return text if text.isascii() else re.sub(_LONE_SURROGATE, "\ufffd", text)
+
+
+def lone_surrogates(text: str) -> int:
+    """How many characters `mend` replaces."""
+    return 0 if text.isascii() else len(re.findall(_LONE_SURROGATE, text))
+
+
+def clean(text: str) -> str:
+    """The text as it may be stored: no lone surrogates, line ends as newlines, no other control character but tab."""
+    if text.isprintable():  # nearly all are, and the empty one is
+        return text.strip()
+    text = mend(text)
+    if re.search(_UNCLEAN, text):
+        text = re.sub(_CONTROL, "", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return text.strip()
+
+
+def short(detail: object) -> str:
+    """A provider's message as one line of bounded length."""
+    try:
+        words = str(detail)
+    except RecursionError:  # an object nested a thousand deep
+        words = type(detail).__name__
+    return clean(" ".join(words.split()))[:DETAIL_CHARACTERS].strip()
+
+
+def says(text: str) -> bool:
+    """Whether the text has a letter or a digit of any script, or an emoji."""
+    return text[:1].isalnum() or any(map(_says_something, text))
+
+
+def _says_something(character: str) -> bool:
+    """Letters and digits of any script, and emoji; not punctuation, blanks, invisible or replacement characters."""
+    if character.isalnum():
+        return True
+    from unicodedata import category
+
+    return not character.isascii() and character != "\ufffd" and category(character).startswith("S")
