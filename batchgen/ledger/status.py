@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 from batchgen.core.dialogue import Step, steps
-from batchgen.core.wording import counted, typed
 from batchgen.ledger.holds import in_force, in_words, model_scope, provider_of
 from batchgen.ledger.receipt import Money, millionths, money
 from batchgen.ledger.rows import LIVE_STATES, SUBMITTED_STATES, BatchSummary, pinned_model_fact
@@ -119,64 +118,3 @@ def _left(scope: str, pinned: Mapping[str, str | None]) -> bool:
     provider = provider_of(scope)
     model = pinned.get(provider)
     return model is not None and scope != model_scope(provider, model)
-
-
-def headline(answer: Mapping[str, Any]) -> str:
-    """Where the run is, in one sentence."""
-    if not answer["conversations"]:
-        return typed("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
-    left = answer["rejected"]
-    return (
-        f"{answer['complete']:,} of {counted(answer['conversations'], 'conversation')}"
-        f" {'has' if answer['conversations'] == 1 else 'have'} {answer['rounds']} rounds,"
-        f" {left:,} {'was' if left == 1 else 'were'} left behind" + (": finished." if answer["finished"] else ".")
-    )
-
-
-def as_text(answer: Mapping[str, Any]) -> str:
-    """`status` for people, as plain text."""
-    if not answer["conversations"]:
-        return headline(answer)
-    lines = [
-        headline(answer),
-        "",
-        f"{'step':<20}{'ready':>10}{'in flight':>11}{'done':>10}{'rejected':>10}",
-    ]
-    for row in answer["steps"]:
-        name = f"round {row['round']} {row['stage']}"
-        lines.append(f"{name:<20}{row['ready']:>10,}{row['in_flight']:>11,}{row['done']:>10,}{row['rejected']:>10,}")
-    live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
-    lines += ["", "batches in flight:"] if live else []
-    for batch in live:
-        lines.append(
-            f"  {batch['batch']}  {counted(batch['requests'], 'request')}  {batch['provider']}"
-            f"  {batch['remote_state'] or batch['state']}  {duration(batch['age_seconds'])}"
-        )
-    lines += [f"waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]
-    return "\n".join([*lines, "", *cost_lines(answer["cost"])])
-
-
-def cost_lines(cost: Mapping[str, Any]) -> list[str]:
-    """The money of a run in words; where a price is unknown, as the lower bound that it is."""
-    unpriced = cost["unpriced_requests"]
-    least = "at least " if unpriced else ""
-    text = (
-        f"spent {least}${cost['spent_usd']:,.4f}, reserved {least}${cost['reserved_usd']:,.4f} for what is in flight"
-        f" (estimated {least}${cost['estimated_usd']:,.4f} for everything submitted so far)"
-    )
-    lines = [text]
-    if unpriced:
-        names = ", ".join(cost["unpriced_models"])
-        lines.append(
-            f"{counted(unpriced, 'request')} to {names} have no known price: set it in batchgen.toml"
-            f' ([prices."MODEL"] input = ..., output = ...), and they are counted.'
-        )
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 3.5 h, 2.1 d."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}" if size > 60 else f"{seconds / size:.0f} {unit}"  # noqa: PLR2004
-    return f"{seconds:.0f} s"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from batchgen.core.wording import counted
 from batchgen.ledger.rows import LIVE_STATES
-from batchgen.ledger.status import cost_lines, duration, headline
+from batchgen.reports.status_text import cost_lines, duration, headline
 
 BATCHES_SHOWN = 10
 BAR_CHARACTERS = 20

@@ -166,9 +166,9 @@ def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -
 def status(context: Context, *, as_json: bool) -> None:
     """Where every conversation and every batch is. Works beside other commands."""
     from batchgen.ledger.connection import translating
-    from batchgen.ledger.status import as_text
     from batchgen.ledger.status import status as read
     from batchgen.ledger.store import Store
+    from batchgen.reports.status_text import status_text
     from batchgen.runtime import clock
     from batchgen.runtime.files import Layout, lost_store
 
@@ -183,7 +183,7 @@ def status(context: Context, *, as_json: bool) -> None:
 
         show(value, columns)
     else:
-        answer(value, as_json=as_json, text=as_text(value))
+        answer(value, as_json=as_json, text=status_text(value))
 
 
 @click.command()
@@ -196,9 +196,9 @@ def receipt(context: Context, *, as_json: bool) -> None:
     """
     from batchgen.core.dialogue import steps
     from batchgen.ledger.connection import translating
-    from batchgen.ledger.receipt import as_text
     from batchgen.ledger.receipt import receipt as read
     from batchgen.ledger.store import Store
+    from batchgen.reports.status_text import receipt_text
     from batchgen.runtime.files import Layout
 
     path, settings = Layout(context.root).store, context.settings()
@@ -207,4 +207,4 @@ def receipt(context: Context, *, as_json: bool) -> None:
         if store is None:
             raise unprepared(context.root)
         value = read(store, settings, steps(settings.rounds))
-    answer(value, as_json=as_json, text=as_text(value))
+    answer(value, as_json=as_json, text=receipt_text(value))

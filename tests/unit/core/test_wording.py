@@ -10,9 +10,10 @@ import pytest
 
 from batchgen.core.dialogue import Step, steps
 from batchgen.core.wording import counted
-from batchgen.ledger import receipt, status
+from batchgen.ledger.receipt import millionths
 from batchgen.reports import estimate
 from batchgen.reports.estimate import StepEstimate
+from batchgen.reports.status_text import headline, receipt_text, status_text
 from batchgen.runtime.settings import Settings
 from tests.support.bench import Bench, seeds
 
@@ -57,11 +58,11 @@ def answer(total: int, complete: int, rejected: int) -> dict[str, Any]:
     ],
 )
 def test_where_a_run_is(counts: tuple[int, int, int], words: str) -> None:
-    assert status.headline(answer(*counts)) == words
+    assert headline(answer(*counts)) == words
 
 
 def test_a_status_of_a_million_keeps_its_columns_apart() -> None:
-    text = status.as_text(answer(MILLION, 0, 10_000))
+    text = status_text(answer(MILLION, 0, 10_000))
     rows = [line for line in text.split("\n") if line.startswith("round ")]
     assert [line.split()[3:] for line in rows] == [["1,000,000"] * 3 + ["10,000"]] * 6
     assert max(map(len, rows)) <= TERMINAL
@@ -94,7 +95,7 @@ def bill(usd: float, **more: Any) -> dict[str, Any]:
 
 def paid(**more: Any) -> list[str]:
     rows = [{"round": step.round, "stage": str(step.stage), **bill(31.5, **more)} for step in (Step.at(3), Step.at(8))]
-    return receipt.as_text({"steps": rows, "models": [], "total": bill(1183.25, **more)}).split("\n")
+    return receipt_text({"steps": rows, "models": [], "total": bill(1183.25, **more)}).split("\n")
 
 
 def test_a_receipt_leaves_out_what_nothing_stands_in() -> None:
@@ -124,5 +125,5 @@ def test_log_lines_name_the_zone_of_their_times(bench: Bench) -> None:
 def test_the_order_of_a_sum_does_not_decide_its_rounding() -> None:
     orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # half a millionth at the end
     assert len({round(sum(terms), 6) for terms in orders}) == 2
-    assert len({receipt.millionths(sum(terms)) for terms in orders}) == 1
-    assert receipt.millionths(1 / 3) == 0.333333
+    assert len({millionths(sum(terms)) for terms in orders}) == 1
+    assert millionths(1 / 3) == 0.333333
