@@ -133,6 +133,12 @@ def test_rooms_that_every_command_enters_are_light() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_process_that_writes_a_report_loads_nothing_that_draws() -> None:
+    """Another one draws, and takes that memory with it when it ends."""
+    code = "import sys, batchgen.reports.html.write\nassert not {'altair', 'vl_convert'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
 def test_the_rooms_import_only_what_they_may() -> None:
     """The contracts of pyproject.toml."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]

@@ -2,21 +2,23 @@
 
 Colours are the page's CSS variables, so one drawing serves both themes. No text of a conversation, a model or an
 error enters a chart: only steps, fields and the words below.
+
+altair and vl_convert take as much memory as all the rest of a report. So they are imported only where something is
+drawn: `draw` runs in a process of its own, and the first process needs the values alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import altair as alt
-import vl_convert
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.reports.html import timeline_bars
-from batchgen.reports.html.drawings import Drawing
 from batchgen.reports.html.facts import StepFacts
 from batchgen.reports.html.timeline_bars import Timeline
+
+if TYPE_CHECKING:
+    import altair as alt
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -34,6 +36,47 @@ CLOCK = (
 ROUNDS = 6  # colours in the style sheet, --round1 ...
 
 
+class Drawing(NamedTuple):
+    """One chart in two widths; the style sheet shows the one that fits. `label` says in words what it shows, `legend`
+    maps what its colours mean to the style sheet's variables.
+    """
+
+    wide: str
+    narrow: str
+    label: str
+    legend: Mapping[str, str]
+
+
+class Wanted(NamedTuple):
+    """What the charts show; `lengths` is that of `lengths.shares`, `bill` has the rows of `money`, none where nothing
+    was paid.
+    """
+
+    steps: Sequence[StepFacts]
+    timeline: Timeline
+    lengths: Mapping[str, Rows]
+    bill: Rows
+
+
+class Drawings(NamedTuple):
+    """The charts, by what they show; None where there is nothing to show."""
+
+    flow: Drawing
+    timeline: Drawing | None
+    lengths: Mapping[str, Drawing]
+    money: Drawing | None
+
+
+def draw(wanted: Wanted) -> Drawings:
+    """Draw everything."""
+    return Drawings(
+        flow(wanted.steps),
+        timeline(wanted.timeline),
+        lengths(wanted.lengths),
+        money(wanted.bill) if wanted.bill else None,
+    )
+
+
 def drawn(chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping[str, str], **data: Rows) -> Drawing:
     """`chart`, a function of its width, as SVG. Its marks name which of `data` they show."""
     return Drawing(svg(chart(WIDE), data), svg(chart(NARROW), data), label, legend)
@@ -41,6 +84,8 @@ def drawn(chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping
 
 def svg(chart: alt.TopLevelMixin, data: Mapping[str, Rows]) -> str:
     """The chart as an SVG element that scales down, hidden from screen readers (its figure has the label)."""
+    import vl_convert
+
     spec = chart.to_dict()
     spec |= {
         "config": CONFIG,
@@ -72,11 +117,15 @@ CONFIG: Mapping[str, Any] = {
 
 def _colour(names: Mapping[str, str]) -> alt.Color:
     """The colours of `kind`. The legend is the page's: it wraps, and its letters are the page's own."""
+    import altair as alt
+
     scale = alt.Scale(domain=list(names), range=[f"var({name})" for name in names.values()])
     return alt.Color("kind:N", scale=scale, legend=None)
 
 
 def _steps(steps: Sequence[str]) -> alt.Y:
+    import altair as alt
+
     axis = alt.Axis(title=None, grid=False, labelLimit=STEP_LABEL, minExtent=STEP_LABEL)
     return alt.Y("step:N", sort=list(steps), axis=axis, scale=alt.Scale(paddingInner=0.35, paddingOuter=0.1))
 
@@ -90,6 +139,8 @@ def _ticks(width: int) -> int:
 
 def flow(steps: Sequence[StepFacts]) -> Drawing:
     """How many conversations came to each step, and what became of them there."""
+    import altair as alt
+
     rows = [
         {"step": one.name, "kind": kind, "order": order, "conversations": count}
         for one in steps
@@ -124,6 +175,8 @@ def _counts(one: StepFacts) -> tuple[int, int, int, int]:
 
 def money(rows: Sequence[Mapping[str, Any]]) -> Drawing:
     """Estimate and bill of each step. A row has `step`, `estimated`, `accepted` and `wasted`, in USD."""
+    import altair as alt
+
     bars = [
         {"step": row["step"], "kind": kind, "order": order, "usd": row[key]}
         for row in rows
@@ -151,6 +204,8 @@ def money(rows: Sequence[Mapping[str, Any]]) -> Drawing:
 
 def timeline(shown: Timeline) -> Drawing | None:
     """When each batch waited and ran; many batches share their step's line. None before the first submission."""
+    import altair as alt
+
     if not shown.batches:
         return None
     order = list(dict.fromkeys(row["lane"] for row in shown.bars))
@@ -186,6 +241,8 @@ def lengths(shares: Mapping[str, Rows]) -> dict[str, Drawing]:
 
 
 def _lengths(rows: Rows, field: str) -> Drawing:
+    import altair as alt
+
     names = {
         f"round {number}": f"--round{(number - 1) % ROUNDS + 1}" for number in sorted({row["round"] for row in rows})
     }

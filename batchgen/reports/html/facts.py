@@ -16,6 +16,7 @@ from batchgen.ledger.status import status
 from batchgen.reports.html.timeline_bars import Spans, Timeline
 
 SENT = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
 NEWEST = 200  # batches in the page's table
 
 
@@ -164,3 +165,28 @@ def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
 def middle_and_most(seconds: Sequence[float]) -> tuple[float, float] | None:
     """(median, maximum), None of nothing."""
     return (median(seconds), max(seconds)) if seconds else None
+
+
+def bill(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows and total for the page, of a receipt (`receipt.receipt`), and whether anything was paid."""
+    rows = [_bill_row(str(Step(step["round"], Stage(step["stage"]))), step) for step in receipt["steps"]]
+    unpriced = [model["model"] for model in receipt["models"] if model["rate"] is None]
+    return {
+        "rows": rows,
+        "total": _bill_row("All", receipt["total"]),
+        "paid": any(row["usd"] for row in rows),
+        "unpriced": unpriced,
+    }
+
+
+def _bill_row(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """`wasted` is what was paid for replies that no turn came from; `at_least` says that a price is unknown."""
+    return {
+        "step": name,
+        "estimated": part["estimated_usd"],
+        "usd": part["usd"],
+        "accepted": part["accepted_usd"],
+        "wasted": part["failed_usd"] + part["superseded_usd"],
+        "at_least": "≥ " if part["at_least"] else "",
+        **{name: part[name] for name in TOKENS},
+    }

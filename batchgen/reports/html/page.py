@@ -21,19 +21,20 @@ from markupsafe import Markup
 from batchgen import __version__
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.ledger.rows import Batch
-from batchgen.ledger.status import duration, timestamp
+from batchgen.ledger.status import timestamp
+from batchgen.reports.html.charts import Drawings
 from batchgen.reports.html.conversations import Texts
-from batchgen.reports.html.drawings import Drawings
 from batchgen.reports.html.facts import Facts, StepFacts, middle_and_most
 from batchgen.reports.html.lengths import EXACT, quantiles, rounded
 from batchgen.reports.html.sample import EACH
+from batchgen.reports.status_text import duration
 
 ASSETS = Path(__file__).with_name("assets")
 DASH = "\N{EN DASH}"
 
 
 def page(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings) -> Iterator[bytes]:
-    """The page, in pieces. `bill` is that of `bills.bill`."""
+    """The page, in pieces. `bill` is that of `facts.bill`."""
     style, script = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
     marker = "@packed@"
     html = (

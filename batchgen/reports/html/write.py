@@ -9,12 +9,11 @@ from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted
 from batchgen.engine.session import Session
 from batchgen.ledger.receipt import receipt
+from batchgen.reports.html.charts import Wanted, draw
 from batchgen.reports.html.conversations import read
-from batchgen.reports.html.drawings import Wanted, draw
-from batchgen.reports.html.facts import facts
+from batchgen.reports.html.facts import bill, facts
 from batchgen.reports.html.lengths import shares
 from batchgen.reports.html.page import page
-from batchgen.reports.html.view import bill
 from batchgen.runtime.files import write_durably
 from batchgen.runtime.worker_process import apart
 

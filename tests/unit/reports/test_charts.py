@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from batchgen.reports.html import page
+from batchgen.reports.html import charts, page
 
 LABEL = re.compile(r'<text text-anchor="(\w+)" transform="translate\(([\d.]+),15\)"[^>]*opacity="1">([^<]+)</text>')
 WIDE_GLYPH = 7.7  # pixels of a digit at 12 px in the widest of the page's fonts
@@ -28,8 +28,6 @@ def extents(svg: str) -> list[tuple[float, float]]:
     "usd", [2e-6, 0.00019, 0.0002, 0.00022, 0.00024, 0.0003, 0.013, 0.25, 7.0, 20.0, 183.0, 52_000.0]
 )
 def test_sums_on_the_cost_axis(usd: float) -> None:
-    from batchgen.reports.html import charts  # here: what draws takes a second to load
-
     row = {"step": "round 2 answer", "estimated": usd, "accepted": usd * 0.9, "wasted": usd * 0.1}
     for svg in charts.money([row])[:2]:
         places = extents(svg)

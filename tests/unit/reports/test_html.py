@@ -27,8 +27,8 @@ from batchgen.engine.session import Session
 from batchgen.ledger.rows import BATCH_COLUMNS, Batch, BatchState, ConversationState
 from batchgen.ledger.run import Names
 from batchgen.ledger.store import Store
+from batchgen.reports.html import charts, timeline_bars
 from batchgen.reports.html import page as paging
-from batchgen.reports.html import timeline_bars
 from batchgen.reports.html.conversations import OPEN, Note, Texts, shown
 from batchgen.reports.html.facts import Facts, facts
 from batchgen.reports.html.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
@@ -85,8 +85,6 @@ def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
 def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
     """Nobody could see so many bars, and a chart of them would take a page's whole room."""
-    from batchgen.reports.html import charts  # here: what draws takes a second to load
-
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
     nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "state": BatchState.COLLECTED}
