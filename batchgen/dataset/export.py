@@ -1,4 +1,4 @@
-"""The finished dataset in the forms that trainers read; `readback` holds what was written against the store.
+"""The finished dataset in the forms that trainers read; `verify_exports` compares what was written with the store.
 
 Two passes over the store in chunks of whole conversations: the first looks at the dataset as a whole (usual lengths,
 near-duplicates, who belongs together), the second flags and writes.
@@ -21,13 +21,14 @@ from polars.io.plugins import register_io_source
 
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
-from batchgen.dataset.attribution import Writers
 from batchgen.dataset.card import CARD, Facts, Part, card, is_card
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import FLAGS, LABELS, expand, labels, table
 from batchgen.dataset.quality.survey import Survey, held_out, survey
+from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
+from batchgen.ledger.store import Store
 from batchgen.runtime.files import replacing, write_durably
 from batchgen.runtime.logs import log
 from batchgen.runtime.worker_process import spread
@@ -269,6 +270,34 @@ def _dialogues(run: Run, whole: Survey) -> Generator[tuple[int, Dialogue]]:
         for one in chunks.popleft():
             turns = tuple(tuple(label) for label in islice(marks, len(one.turns)))
             yield one.number, Dialogue(names.id(one.number), one.turns, turns, writers.of(one.number))
+
+
+class Writers:
+    """Which model wrote each text, from the ledger. Only a step that changed its model is looked up row by row."""
+
+    def __init__(self, store: Store, rounds: int) -> None:
+        self._store, self._places = store, range(rounds * len(STAGES))
+        self._models: dict[int, str] = {}
+        self._only: dict[int, str | None] = {}
+        collected = store.batches(BatchState.COLLECTED)
+        for position in self._places:
+            # A question may have come along with the correction before it.
+            batches = [each for each in collected if each.position <= position < each.position + each.texts]
+            models = {batch.model for batch in batches}
+            if len(models) > 1:
+                self._models |= {batch.number: batch.model for batch in batches}
+            else:
+                self._only[position] = models.pop() if models else None
+
+    def of(self, number: int) -> tuple[str | None, ...]:
+        """The model behind each text of a conversation, None for the seed's."""
+        if not self._models:
+            return tuple(self._only.values())
+        sources = self._store.dialogues.sources(number)
+        return tuple(
+            self._only[place] if place in self._only else self._models.get(sources.get(place, 0))
+            for place in self._places
+        )
 
 
 # ---------------------------------------------------------------- the answer

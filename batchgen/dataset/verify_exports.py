@@ -12,24 +12,22 @@ import orjson
 import polars as pl
 
 from batchgen.core.dialogue import Conversation
-from batchgen.dataset.attribution import Writers
 from batchgen.dataset.card import CARD, stated_rows
-from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record
+from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record, Writers
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.ledger.run import Run
 
-MOST_PROBLEMS = 100
 
-
-def verify_exports(path: Path, run: Run) -> list[str]:
-    """What is wrong with an export, one line each: a file, or a directory with its card. At most MOST_PROBLEMS lines.
+def verify_exports(path: Path, run: Run) -> Iterator[str]:
+    """What is wrong with an export, one line each: a file, or a directory with its card.
 
     Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
     be in two splits; the card must count what the files hold.
     """
     files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
-    problems: list[str] = [] if files else [f"{path}: no .jsonl or .parquet file"]
+    if not files:
+        yield f"{path}: no .jsonl or .parquet file"
     seen: list[_Reading] = []
     stated = stated_rows(path / CARD) if path.is_dir() else {}
     for file in files:
@@ -37,14 +35,14 @@ def verify_exports(path: Path, run: Run) -> list[str]:
         try:
             for chunk in found.chunks():
                 rows += len(chunk)
-                problems += found.check(chunk)
+                yield from found.check(chunk)
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            problems.append(f"{file}: cannot be read ({str(error).splitlines()[0]})")
-        problems += [f"{file}: {name} is also in {other.path}" for other in seen for name in found.also_in(other)]
+            yield f"{file}: cannot be read ({str(error).splitlines()[0]})"
+        for other in seen:
+            yield from (f"{file}: {name} is also in {other.path}" for name in found.also_in(other))
         seen.append(found)
         if path.is_dir() and rows != stated.get(file.stem):
-            problems.append(f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}")
-    return problems[:MOST_PROBLEMS]
+            yield f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}"
 
 
 class _Reading:

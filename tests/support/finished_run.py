@@ -75,4 +75,4 @@ def problems(bench: Bench, path: Path) -> list[str]:
     store = Store.read(layout.store)
     assert store is not None
     with closing(store):
-        return verify_exports(path, Session(layout, load(bench.root), store, {}))
+        return list(verify_exports(path, Session(layout, load(bench.root), store, {})))

@@ -8,7 +8,22 @@ import click
 
 from batchgen.cli.commands.base import Context, answer, json_option, output_path, prepared, reading, working
 
-EXPORT_FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
+
+class _FormatName(click.Choice[str]):
+    """The name of an export format. The names are read when they are wanted: the module that has them loads polars."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        from batchgen.dataset.formats import FORMATS
+
+        return tuple(FORMATS)
+
+    @choices.setter
+    def choices(self, names: tuple[str, ...]) -> None:
+        """Ignore what click sets."""
 
 
 @click.command(short_help="Check the finished dataset, text by text, and its exports.")
@@ -59,7 +74,7 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
 
 
 @click.command(short_help="Write the finished dataset in a form that trainers read.")
-@click.option("--format", "form", type=click.Choice(EXPORT_FORMATS), required=True, help="Who it is for.")
+@click.option("--format", "form", type=_FormatName(), required=True, help="Who it is for.")
 @click.option(
     "--output",
     type=click.Path(),

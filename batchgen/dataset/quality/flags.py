@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.core.dialogue import FIRST_ROUND, Conversation, Stage, Turn
+from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Turn
 from batchgen.core.prompts import prompt
 from batchgen.dataset.quality import patterns
 from batchgen.dataset.quality.similarity import (
@@ -28,6 +28,7 @@ from batchgen.dataset.quality.similarity import (
     same_question,
     scripts,
 )
+from batchgen.runtime.settings import RETRY_FLAGS
 
 TURNS = pl.Schema(
     {"number": pl.Int64, "round": pl.Int64, "question": pl.String, "answer": pl.String, "correction": pl.String}
@@ -242,27 +243,30 @@ def _instructions() -> list[str]:
     return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= LEAST_CLAUSE})
 
 
-FLAGS: Mapping[str, Flag] = {
-    "correction_equals_answer": Flag(
-        "the correction is the answer unchanged", ("correction",), correction_equals_answer
-    ),
-    "correction_nearly_answer": Flag(
-        "the correction differs from the answer in less than 5 % of its characters",
-        ("correction",),
-        correction_nearly_answer,
-    ),
-    "question_repeats": Flag("the question was asked before in this conversation", ("question",), question_repeats),
-    "question_asks_nothing": Flag("the question neither asks nor requests", ("question",), question_asks_nothing),
-    "question_offers": Flag("the question is the assistant offering help", ("question",), question_offers),
-    "refusal": Flag("the text begins like a refusal", ("answer", "correction"), refusal),
-    "language_drift": Flag("the text is in another writing system than the seed", ALL, language_drift),
-    "template_artefact": Flag("chat markup, a role, a label or a wrapper was left in the text", ALL, template_artefact),
-    "leaked_instruction": Flag("the text holds a sentence of the prompts", ALL, leaked_instruction),
-    "degenerate_repetition": Flag("the text repeats itself over and over", ALL, degenerate_repetition),
-    "length_outlier": Flag("far shorter or longer than usual for its round and field", ALL, length_outlier),
-    "prompt_echo": Flag("the text is or quotes at length what its writer was shown", ALL, prompt_echo),
-    "near_duplicate": Flag("the conversation nearly copies an earlier one", TURN, near_duplicate),
-}
+def _flag(find: Callable[[pl.DataFrame, str], pl.Series], meaning: str, *fields: str) -> tuple[str, Flag]:
+    """A flag with its name. A flag for which `retry_flags` can be set looks at the stages that the settings list."""
+    name = find.__name__
+    asked_again = (stage.value for stage in STAGES if name in RETRY_FLAGS[stage])
+    return name, Flag(meaning, fields or tuple(asked_again), find)
+
+
+FLAGS: Mapping[str, Flag] = dict(
+    [
+        _flag(correction_equals_answer, "the correction is the answer unchanged"),
+        _flag(correction_nearly_answer, "the correction differs from the answer in less than 5 % of its characters"),
+        _flag(question_repeats, "the question was asked before in this conversation"),
+        _flag(question_asks_nothing, "the question neither asks nor requests"),
+        _flag(question_offers, "the question is the assistant offering help"),
+        _flag(refusal, "the text begins like a refusal"),
+        _flag(language_drift, "the text is in another writing system than the seed"),
+        _flag(template_artefact, "chat markup, a role, a label or a wrapper was left in the text"),
+        _flag(leaked_instruction, "the text holds a sentence of the prompts"),
+        _flag(degenerate_repetition, "the text repeats itself over and over"),
+        _flag(length_outlier, "far shorter or longer than usual for its round and field", *ALL),
+        _flag(prompt_echo, "the text is or quotes at length what its writer was shown"),
+        _flag(near_duplicate, "the conversation nearly copies an earlier one", *TURN),
+    ]
+)
 LABELS: Mapping[str, tuple[str, str]] = {
     f"{name}:{field}" if len(flag.fields) > 1 else name: (name, field)
     for name, flag in FLAGS.items()
