@@ -228,8 +228,10 @@ def _parquet_rows(path: Path) -> Rows:
             with native_stderr_dropped():
                 rows = frame.slice(offset, PARQUET_SLICE).collect()
             yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # PanicException is no Exception
+    except pl.exceptions.PolarsError as error:
         raise ValueError(str(error)) from None
+    except pl.exceptions.PanicException as error:  # a BaseException
+        raise ValueError(f"polars cannot read it, it is probably damaged: {error}") from None
 
 
 def _open_zstd(path: Path) -> io.BufferedIOBase:
