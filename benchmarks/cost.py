@@ -22,13 +22,13 @@ import splintr
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps  # noqa: E402
-from batchgen.core.outcomes import Usage  # noqa: E402
-from batchgen.core.pricing import rate, standard_rate, tokens  # noqa: E402 - the repository is found first
-from batchgen.core.prompts import Prompt, fields_of, prompt  # noqa: E402
-from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
-from batchgen.providers import PROVIDERS  # noqa: E402
-from batchgen.runtime.settings import Settings  # noqa: E402
+from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps
+from batchgen.core.outcomes import Usage
+from batchgen.core.pricing import rate, standard_rate, tokens
+from batchgen.core.prompts import Prompt, fields_of, prompt
+from batchgen.dataset.seeds import SeedReport, read_seeds
+from batchgen.providers import PROVIDERS
+from batchgen.runtime.settings import Settings
 
 HISTORY = REPOSITORY.parent / "shared" / "data" / "aligner20k" / "round3_history.jsonl"
 TOKENIZERS = {

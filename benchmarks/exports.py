@@ -18,13 +18,12 @@ from random import Random
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from commands import measured  # noqa: E402 - these lie beside this file
-from throughput import seeds, topic  # noqa: E402
-
-from batchgen.core.dialogue import STAGES  # noqa: E402 - the repository is found first
-from batchgen.ledger.migrations import TEXT_IDS  # noqa: E402
-from batchgen.ledger.store import Store  # noqa: E402
-from batchgen.runtime.files import Layout  # noqa: E402
+from batchgen.core.dialogue import STAGES
+from batchgen.ledger.migrations import TEXT_IDS
+from batchgen.ledger.store import Store
+from batchgen.runtime.files import Layout
+from benchmarks.commands import measured
+from benchmarks.throughput import seeds, topic
 
 ROUNDS = 3
 COPIED = 50

@@ -29,12 +29,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from simulation import Draw, Fate, Limits, Plan, Result, Work, simulate
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.simulation import Draw, Fate, Limits, Plan, Result, Work, simulate
 
 if TYPE_CHECKING:
     import numpy as np
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = REPOSITORY / "docs"
 PAGE, PLOT = DOCS / "scale.md", DOCS / "makespan.svg"
 START, END = "<!-- tables: make bench-makespan -->\n", "<!-- end of tables -->\n"
 

@@ -29,19 +29,18 @@ import orjson
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from commands import measured, relative  # noqa: E402 - it lies beside this file
-
-from batchgen.core.dialogue import Turn, steps  # noqa: E402
-from batchgen.dataset.manifest import keep_seeds  # noqa: E402
-from batchgen.dataset.round_files import catch_up, refresh  # noqa: E402
-from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
-from batchgen.engine import tick  # noqa: E402 - the repository is found first
-from batchgen.engine.session import Session  # noqa: E402
-from batchgen.ledger.status import status  # noqa: E402
-from batchgen.ledger.store import Store  # noqa: E402
-from batchgen.providers.base import Job, JobState, RemoteFile  # noqa: E402
-from batchgen.runtime.files import Layout  # noqa: E402
-from batchgen.runtime.settings import ProviderSettings, Settings  # noqa: E402
+from batchgen.core.dialogue import Turn, steps
+from batchgen.dataset.manifest import keep_seeds
+from batchgen.dataset.round_files import catch_up, refresh
+from batchgen.dataset.seeds import SeedReport, read_seeds
+from batchgen.engine import tick
+from batchgen.engine.session import Session
+from batchgen.ledger.status import status
+from batchgen.ledger.store import Store
+from batchgen.providers.base import Job, JobState, RemoteFile
+from batchgen.runtime.files import Layout
+from batchgen.runtime.settings import ProviderSettings, Settings
+from benchmarks.commands import measured, relative
 
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
 KEY = re.compile(rb"r1-(\d+)\.r(\d+)\.(question|answer|correction)\.a\d+\.\w+")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -19,13 +20,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import throughput
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import match, settle, swap_detection
 from batchgen.engine.submission import line_templates, request_files, submit
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
+from benchmarks import throughput
 
 PARTS: dict[str, list[tuple[Any, str, str]]] = {
     "build": [

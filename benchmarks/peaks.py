@@ -28,11 +28,10 @@ import orjson
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from commands import ENVIRONMENT, line  # noqa: E402 - these lie beside this file
-from serving import Serving, memory_mb, serving  # noqa: E402
-
-from batchgen.emulator.backends import builtin  # noqa: E402 - the repository is found first
-from batchgen.runtime.settings import Settings  # noqa: E402
+from batchgen.emulator.backends import builtin
+from batchgen.runtime.settings import Settings
+from benchmarks.commands import ENVIRONMENT, line
+from benchmarks.serving import Serving, memory_mb, serving
 
 FORMATS = ("messages", "sharegpt", "preference", "aligner", "parquet")
 SERVICE = "--service"
@@ -138,7 +137,8 @@ def configuration(batches: int) -> str:
 def containers(folder: Path, conversations: int) -> Iterator[Path]:
     """The same seeds in every container that `prepare` reads without unpacking."""
     import polars as pl
-    from million import seeds  # here and below: the service is as small as it is to its users
+
+    from benchmarks.million import seeds  # here and below: the service is as small as it is to its users
 
     rows = [seed._asdict() for seed in seeds(conversations)]
     writers: dict[str, Callable[[Path], object]] = {
@@ -267,7 +267,7 @@ def vocabulary() -> list[str]:
 
 def figures(found: Found, conversations: int) -> dict[str, Any]:
     """What is kept of them."""
-    from throughput import machine
+    from benchmarks.throughput import machine
 
     kept = {name: peak._asdict() for name, peak in found.peaks.items()}
     facts = {"conversations": conversations, "requests": Settings().batches.max_requests, "ended": found.ended}
@@ -278,7 +278,7 @@ def main() -> None:
     if SERVICE in sys.argv[:2]:
         service(sys.argv[2:])
         return
-    from throughput import FIGURES, write_page
+    from benchmarks.throughput import FIGURES, write_page
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=24_000)

@@ -23,11 +23,10 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from throughput import FIGURES, machine, write_page  # noqa: E402 - the repository is found first
-
-from batchgen.emulator.backends.builtin import Scripted  # noqa: E402
-from batchgen.emulator.faults import ALWAYS, Delay, Fault  # noqa: E402
-from batchgen.emulator.server import LocalService  # noqa: E402
+from batchgen.emulator.backends.builtin import Scripted
+from batchgen.emulator.faults import ALWAYS, Delay, Fault
+from batchgen.emulator.server import LocalService
+from benchmarks.throughput import FIGURES, machine, write_page
 
 IN_A_ROW = "--in-a-row"
 CONFIGURATION = (

@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-from upstream import Upstream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.upstream import Upstream
+
 MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
 PADDING = "The harbour wall was rebuilt after the storm, and the boats lie behind it in two rows. " * 12
 

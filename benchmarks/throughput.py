@@ -32,21 +32,20 @@ import orjson
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from commands import relative  # noqa: E402 - it lies beside this file
-
-from batchgen.core.dialogue import Stage, Step, Turn  # noqa: E402
-from batchgen.core.outcomes import Reason, Usage  # noqa: E402
-from batchgen.dataset.round_files import refresh  # noqa: E402
-from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
-from batchgen.engine.collection.poll import book  # noqa: E402
-from batchgen.engine.session import Session  # noqa: E402
-from batchgen.engine.submission import request_files, submit  # noqa: E402
-from batchgen.engine.submission.request_files import Shard  # noqa: E402
-from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, RequestOutcome  # noqa: E402
-from batchgen.ledger.store import Store  # noqa: E402
-from batchgen.providers.base import Job, JobState  # noqa: E402
-from batchgen.runtime.files import Layout, Written, write_durably  # noqa: E402
-from batchgen.runtime.settings import Settings  # noqa: E402
+from batchgen.core.dialogue import Stage, Step, Turn
+from batchgen.core.outcomes import Reason, Usage
+from batchgen.dataset.round_files import refresh
+from batchgen.dataset.seeds import SeedReport, read_seeds
+from batchgen.engine.collection.poll import book
+from batchgen.engine.session import Session
+from batchgen.engine.submission import request_files, submit
+from batchgen.engine.submission.request_files import Shard
+from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, RequestOutcome
+from batchgen.ledger.store import Store
+from batchgen.providers.base import Job, JobState
+from batchgen.runtime.files import Layout, Written, write_durably
+from batchgen.runtime.settings import Settings
+from benchmarks.commands import relative
 
 QUESTION = Step(2, Stage.QUESTION)
 SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")

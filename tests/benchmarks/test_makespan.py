@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-import makespan
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import Draw, Fate, Limits, Plan, Work, simulate
 
 from batchgen.core.dialogue import steps
 from batchgen.runtime.settings import Settings
+from benchmarks import makespan
+from benchmarks.simulation import Draw, Fate, Limits, Plan, Work, simulate
 
 TICK = 300
 FREE = Limits(10**12, 10**6)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import peaks
 import pytest
-import throughput
+
+from benchmarks import peaks, throughput
 
 BOTH = """
 import subprocess, sys

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from serving import serving
 
 from batchgen.core.errors import SetupError
 from batchgen.emulator.backends.openai_chat import OpenAICompatible
 from batchgen.emulator.server import LocalService, run_service
+from benchmarks.serving import serving
 from tests.support.bench import Bench, seeds
 from tests.support.sdk_calls import gemini_job, together_client
 

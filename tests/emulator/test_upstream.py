@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from serving import measure, serving
 from together import Together
-from upstream import Reply, Upstream
 
 from batchgen.cli.demo import make_backend
 from batchgen.core.errors import SetupError
@@ -28,6 +26,8 @@ from batchgen.emulator.backends.workers import MOST_TRIES
 from batchgen.emulator.server import LocalService
 from batchgen.providers.together_codec import reply as together_reply
 from batchgen.runtime.logs import redacted
+from benchmarks.serving import measure, serving
+from benchmarks.upstream import Reply, Upstream
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.sdk_calls import (
     KEY,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from commands import measured
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +37,7 @@ from batchgen.reports.html.word_diff import marked
 from batchgen.reports.html.write import report
 from batchgen.runtime.files import Layout, exclusive
 from batchgen.runtime.settings import load
+from benchmarks.commands import measured
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.invariants import ledger
 from tests.support.report_page import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Page, read, troubled
