@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.support.invariants import ledger, undisturbed
-from tests.support.scene import HOUR, MINUTE, Make, Scene, reach, spent
+from tests.support.invariants import ledger
+from tests.support.scene import HOUR, MINUTE, POSITION, Make, Scene, reach, spent
 
 ENDS = [
     ("gemini", "BATCH_STATE_EXPIRED"),
@@ -18,7 +18,6 @@ ENDS = [
     ("together", "FAILED"),
     ("together", "CANCELLED"),
 ]
-POSITION = {"gemini": 3, "together": 4}
 
 
 # ---------------------------------------------------------------- waiting
@@ -31,7 +30,6 @@ POSITION = {"gemini": 3, "together": 4}
     seen="a warning after 24 h, nothing bought before the end, then batches half as large",
 )
 def test_pending_for_60_hours_then_expired(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     faults = scene.bench.service.faults
     faults.job(provider="gemini", times=1, states=[["BATCH_STATE_PENDING", 60 * HOUR]], end="BATCH_STATE_EXPIRED")
@@ -45,8 +43,7 @@ def test_pending_for_60_hours_then_expired(make_bench: Make) -> None:
     assert scene.tick(3 * HOUR).code == 75  # nor at the first look at an end without results
     assert scene.tick().code == 0
     assert scene.batches() == [(1, 4, "collected"), (2, 2, "in_flight"), (2, 2, "in_flight")]  # half as large
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @pytest.mark.fault(
@@ -78,7 +75,6 @@ def test_expired_at_every_attempt_ends(make_bench: Make) -> None:
 )
 @pytest.mark.parametrize(("provider", "end"), ENDS)
 def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end: str) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     scene.bench.service.faults.job(provider=provider, times=1, end=end, share=0.4)
     reach(scene, provider)
@@ -88,8 +84,7 @@ def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end
     [step] = [step for step in scene.bench.status()["steps"] if step["done"] == 2]
     assert (step["in_flight"], step["rejected"]) == (3, 0)
     assert [part[:2] for part in scene.batches(POSITION[provider])] == [(1, 5), (2, 2), (2, 1)]
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @pytest.mark.fault(
@@ -100,7 +95,6 @@ def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end
 )
 @pytest.mark.parametrize("end", ["EXPIRED", "CANCELLED"])
 def test_what_an_ended_job_did_may_be_named_late(make_bench: Make, end: str) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     scene.bench.service.faults.job(provider="together", times=1, end=end, share=0.4, output_after_seconds=MINUTE)
     reach(scene, "together")
@@ -109,8 +103,7 @@ def test_what_an_ended_job_did_may_be_named_late(make_bench: Make, end: str) -> 
     assert f"has ended ({end}), but names no results" in first.err
     assert scene.tick(2 * MINUTE).code == 0
     assert [part[:2] for part in scene.batches(POSITION["together"])] == [(1, 5), (2, 2), (2, 1)]
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @pytest.mark.fault(
@@ -121,7 +114,6 @@ def test_what_an_ended_job_did_may_be_named_late(make_bench: Make, end: str) -> 
 )
 @pytest.mark.parametrize(("provider", "odd"), [("gemini", "BATCH_STATE_FOO"), ("together", "DREAMING")])
 def test_an_unknown_or_missing_state_is_polled_until_it_says_more(make_bench: Make, provider: str, odd: str) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     states = [[odd, 3 * HOUR], [None, 9 * HOUR]]
     scene.bench.service.faults.job(provider=provider, times=1, states=states)
@@ -141,12 +133,10 @@ def test_an_unknown_or_missing_state_is_polled_until_it_says_more(make_bench: Ma
     bought = scene.jobs(provider)
     assert scene.tick(6 * HOUR).code == 0
     assert bought == 1
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 def test_cancelling_is_no_end(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5, job_seconds=100.0)
     for after in (0, 100):
         scene.tick(after)
@@ -157,8 +147,7 @@ def test_cancelling_is_no_end(make_bench: Make) -> None:
     assert scene.bench.status()["batches"][-1]["remote_state"] == "CANCELING"
     scene.tick(15)
     assert [part[:2] for part in scene.batches(4)] == [(1, 5), (2, 2), (2, 1)]  # two rows were done by then
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
@@ -188,7 +177,6 @@ def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: 
 
 def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: Make) -> None:
     """Results may be named only a moment after the end: none are bought again that are there already."""
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.bench.service.faults.job(
         provider="gemini", times=1, end="BATCH_STATE_CANCELLED", share=1.0, output_after_seconds=MINUTE
@@ -197,9 +185,7 @@ def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: 
     first = scene.tick()
     assert first.code == 75
     assert "names no results" in first.err
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 # ---------------------------------------------------------------- failed
@@ -212,7 +198,6 @@ def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: 
     seen="the reason is shown and recorded, the rows are asked again",
 )
 def test_a_failure_whose_reason_stands_in_the_operation_only(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     error = {"code": 13, "message": "The quokka tripped over the cable."}
     scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
@@ -220,8 +205,7 @@ def test_a_failure_whose_reason_stands_in_the_operation_only(make_bench: Make) -
     result = scene.tick()
     assert "code 13: The quokka tripped over the cable." in result.err
     assert ledger(scene.bench).batches[0]["error"] == "code 13: The quokka tripped over the cable."
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @pytest.mark.fault(
@@ -270,16 +254,13 @@ def test_a_job_that_fails_for_a_quota_waits(make_bench: Make) -> None:
 )
 @pytest.mark.parametrize("output", ["response", "metadata", "inline"])
 def test_results_are_found_wherever_they_are_and_whenever_they_come(make_bench: Make, output: str) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.bench.service.faults.job(provider="gemini", output=output, output_after_seconds=1800.0)
     scene.tick()
     early = scene.tick()
     assert early.code == 75
     assert "has ended (JOB_STATE_SUCCEEDED), but names no results" in early.err
-    scene.finish(every=20 * MINUTE)
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(every=20 * MINUTE, jobs=3)
 
 
 @pytest.mark.fault(
@@ -289,7 +270,6 @@ def test_results_are_found_wherever_they_are_and_whenever_they_come(make_bench: 
     seen="status 75, after 6 h status 3, after 72 h lost and asked again",
 )
 def test_results_that_never_come_call_somebody_and_are_given_up_in_the_end(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.bench.service.faults.job(provider="gemini", times=1, output="none")
     scene.tick()
@@ -304,5 +284,4 @@ def test_results_that_never_come_call_somebody_and_are_given_up_in_the_end(make_
     assert lost.code == 3
     assert "what it cost is unknown" in lost.err
     assert [part[0] for part in scene.batches()] == [1, 2, 2]
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()

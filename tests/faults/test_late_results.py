@@ -204,7 +204,6 @@ def test_late_results_that_cannot_be_had_at_once_are_asked_for_again(make_bench:
 
 
 def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.tick()
     [job] = scene.bench.service.world.jobs
@@ -212,9 +211,7 @@ def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make)
     said = [collects(scene, 30 * MINUTE) for _ in range(7)]
     assert "has lost the job" in said[4]
     assert "4 of 4 accepted" in "".join(said[5:])
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
     built_again(scene)
 
 
@@ -354,7 +351,6 @@ def test_late_results_that_are_cut_off_are_not_believed_at_once(make_bench: Make
 @pytest.mark.parametrize("looks", [1, 4])
 def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_bench: Make, looks: int) -> None:
     """Before it is settled, and when its results seem to have come late."""
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4, job_seconds=100.0)
     named = 0.0 if looks > 1 else HOUR
     cancelled = {"end": "BATCH_STATE_CANCELLED", "share": 1.0, "output_after_seconds": named}
@@ -365,9 +361,7 @@ def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_benc
     said = [collects(scene, after) for after in (110, MINUTE, MINUTE, HOUR, MINUTE, MINUTE)]
     assert "0 of 4 accepted (4 cancelled)" in "".join(said[:3])
     assert "4 of 4 accepted (4 accepted)" in "".join(said[3:])
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Make) -> None:
@@ -408,7 +402,6 @@ def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(ma
 @pytest.mark.parametrize("missing", [0, 5])
 def test_what_an_expired_job_names_late_is_not_lost(make_bench: Make, missing: int) -> None:
     """Also where the job was given up as lost before."""
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     faults = scene.bench.service.faults
     faults.job(provider="together", times=1, end="EXPIRED", share=1.0, output_after_seconds=3 * HOUR)
@@ -419,9 +412,7 @@ def test_what_an_expired_job_names_late_is_not_lost(make_bench: Make, missing: i
     assert ("has lost the job" if missing else "0 of 5 accepted (5 missing)") in "".join(said)
     said = [collects(scene, HOUR) for _ in range(4)]
     assert "5 of 5 accepted (5 accepted)" in "".join(said)
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
     built_again(scene)
 
 

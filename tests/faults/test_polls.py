@@ -19,7 +19,6 @@ from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
 )
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
     faults = scene.bench.service.faults
@@ -37,9 +36,7 @@ def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None
     assert [result.code for result in codes] == [75] * 7
     assert "does not know it at the moment (3 times)" in codes[5].err
     assert scene.jobs(provider) == 1
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 @pytest.mark.fault(
@@ -49,7 +46,6 @@ def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None
     seen="status 3, the job is lost, its rows are asked again",
 )
 def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.tick()
     [job] = scene.bench.service.world.jobs
@@ -64,8 +60,7 @@ def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) ->
     assert f"the provider has lost the job batches/{job}; it is given up, and what it cost is unknown" in lost.err
     assert scene.batches() == [(1, 4, "lost"), (2, 2, "in_flight"), (2, 2, "in_flight")]
     assert scene.bench.status()["cost"]["reserved_usd"] > 0
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 def test_a_provider_in_trouble_is_not_asked_for_the_next_batch(make_bench: Make) -> None:
@@ -126,16 +121,13 @@ def test_rare_answers_must_be_as_many_in_a_row(make_bench: Make) -> None:
 
 
 def test_a_job_missing_from_a_listing_is_not_lost(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5, most=1, job_seconds=2 * HOUR)
     scene.bench.service.faults.job(provider="gemini", times=2, unlisted_seconds=50 * HOUR)
     scene.tick()
     for _ in range(8):
         assert scene.tick(10 * MINUTE).code == 0
     assert scene.bench.service.world.seen("gemini", "list")
-    scene.finish(every=HOUR)
-    assert scene.jobs() == 15
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(every=HOUR, jobs=15)
 
 
 @pytest.mark.fault(
@@ -145,7 +137,6 @@ def test_a_job_missing_from_a_listing_is_not_lost(make_bench: Make) -> None:
     seen="it proves nothing as long as it lacks a batch in flight; nothing is bought twice",
 )
 def test_a_listing_that_lacks_a_batch_in_flight_says_nothing_of_others(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4, most=2, job_seconds=2 * HOUR)
     faults = scene.bench.service.faults
     faults.add(Fault(provider="gemini", endpoint="create", nth=2, action=Drop(), after_effect=True))
@@ -156,9 +147,7 @@ def test_a_listing_that_lacks_a_batch_in_flight_says_nothing_of_others(make_benc
         assert result.code == 75
         assert "the provider's list is not complete" in result.err
     assert scene.jobs() == 2
-    scene.finish(every=HOUR)
-    assert scene.jobs() == 6
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(every=HOUR, jobs=6)
 
 
 @pytest.mark.fault(
@@ -168,7 +157,6 @@ def test_a_listing_that_lacks_a_batch_in_flight_says_nothing_of_others(make_benc
     seen="status 3 naming the variable; nothing is asked, lost or bought",
 )
 def test_jobs_of_another_key_are_left_alone(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.tick()
     asked = len(scene.bench.service.world.seen("gemini"))
@@ -182,9 +170,7 @@ def test_jobs_of_another_key_are_left_alone(make_bench: Make, monkeypatch: pytes
     assert len(scene.bench.service.world.seen("gemini")) == asked
     assert scene.run("cancel").code == 0
     monkeypatch.setenv("GEMINI_API_KEY", GEMINI_KEY)
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 @pytest.mark.fault(
@@ -196,7 +182,6 @@ def test_jobs_of_another_key_are_left_alone(make_bench: Make, monkeypatch: pytes
 @pytest.mark.parametrize("endpoint", ["get", "download"])
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_a_job_that_cannot_be_read_holds_back_its_own_rows_only(make_bench: Make, provider: str, endpoint: str) -> None:
-    expected = undisturbed(make_bench, 6)
     scene = Scene.of(make_bench, 6, most=2)
     reach(scene, provider)
     first = scene.bench.service.world.jobs_created(provider)[0]
@@ -208,8 +193,7 @@ def test_a_job_that_cannot_be_read_holds_back_its_own_rows_only(make_bench: Make
         assert scene.tick(HOUR).code == 75
     assert scene.bench.status()["complete"] == 4
     scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 # ---------------------------------------------------------------- a part of what a job did
@@ -227,12 +211,9 @@ def error_file_nowhere(scene: Scene) -> None:
     seen="nothing, where the output file answers every request",
 )
 def test_a_file_that_nobody_needs_is_not_waited_for(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     error_file_nowhere(scene)
-    assert {result.code for result in scene.finish()} == {0}
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    assert {result.code for result in scene.finish_as_expected(jobs=3)} == {0}
 
 
 @pytest.mark.fault(
@@ -258,7 +239,6 @@ def test_what_can_be_had_of_a_job_that_is_given_up_is_kept(make_bench: Make) -> 
 
 def test_results_on_disk_outlive_their_job(make_bench: Make, forks: Forks) -> None:
     """Killed between a download and its booking; then the job is gone."""
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, "gemini")
     assert forks.run(scene.bench, crash="results_read").code == KILLED
@@ -268,5 +248,4 @@ def test_results_on_disk_outlive_their_job(make_bench: Make, forks: Forks) -> No
         scene.bench.run("collect", "--advance")
     assert scene.batches(3) == [(1, 4, "lost")]
     scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()

@@ -17,7 +17,6 @@ from tests.support.invariants import (
     start,
     strikes,
     tick,
-    undisturbed,
     until,
 )
 from tests.support.scene import HOUR, Scene
@@ -402,7 +401,6 @@ def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[s
     seen="status 75; every other batch goes on",
 )
 def test_8_a_file_that_nobody_takes_holds_back_its_own_rows_only(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 8)
     scene = Scene.of(make_bench, 8, most=2)
     for number in (1, 5):
         part = f"r1-{number:06d}.r2.answer"
@@ -413,5 +411,4 @@ def test_8_a_file_that_nobody_takes_holds_back_its_own_rows_only(make_bench: Mak
     assert scene.bench.status()["complete"] == 4
     assert scene.tick(HOUR).code == 75
     scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-from contextlib import closing
-from typing import Any
 
 import pytest
 
-from batchgen.emulator.faults import Body, Fault, Html, Merge, Status, Truncate
-from tests.support.invariants import bought_once, ledger, undisturbed
-from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
+from batchgen.emulator.faults import Action, Body, Fault, Html, Merge, Status, Truncate
+from tests.support.invariants import bought_once, ledger
+from tests.support.scene import HOUR, MINUTE, POSITION, STAGE, Make, Scene, failed_requests, reach
 
-STAGE = {"gemini": "question", "together": "answer"}
 BOTH = pytest.mark.parametrize("provider", ["gemini", "together"])
 
 
@@ -33,22 +29,14 @@ def until_collected(scene: Scene, provider: str, *, most: int = 4) -> str:
 
 
 def failures(scene: Scene) -> dict[int, str]:
-    """Conversation -> why its request failed, of the first batch with failures."""
-    rows = ledger_failures(scene)
-    first = min(batch for batch, _, _ in rows)
-    return {number: reason for batch, number, reason in rows if batch == first}
-
-
-def ledger_failures(scene: Scene) -> list[tuple[int, int, str]]:
-    with closing(sqlite3.connect(scene.bench.root / "data" / "batchgen.sqlite")) as database:
-        return database.execute("SELECT batch, number, reason FROM failures ORDER BY batch, number").fetchall()
+    """Conversation -> why its first request failed."""
+    return {number: reason for number, reason, attempt in failed_requests(scene.bench) if attempt == 1}
 
 
 def texts(scene: Scene, provider: str) -> dict[int, str]:
     """Conversation -> the text it got in the provider's first stage of round 2."""
-    position = 3 if provider == "gemini" else 4
     found = ledger(scene.bench).texts.items()
-    return {place // 256: text for place, (_, text) in found if place % 256 == position}
+    return {place // 256: text for place, (_, text) in found if place % 256 == POSITION[provider]}
 
 
 # ---------------------------------------------------------------- which rows there are
@@ -62,7 +50,6 @@ def texts(scene: Scene, provider: str) -> dict[int, str]:
 )
 @BOTH
 def test_rows_in_disorder(make_bench: Make, provider: str) -> None:
-    expected = undisturbed(make_bench, 8)
     scene = Scene.of(make_bench, 8)
     outcomes = ("duplicate_same", "duplicate_different", "unknown_key", "missing", "no_key")
     for number, outcome in enumerate(outcomes, 1):
@@ -74,8 +61,7 @@ def test_rows_in_disorder(make_bench: Make, provider: str) -> None:
     raw = next((scene.bench.root / "results" / "round2" / STAGE[provider]).glob("*.jsonl")).read_bytes()
     keys = [row.get("key") or row.get("custom_id") for row in map(json.loads, raw.splitlines())]
     assert [found for found in keys if found] != sorted(found for found in keys if found)  # in no order, as it came
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @pytest.mark.fault(
@@ -110,10 +96,8 @@ def test_rows_in_both_files_of_together(make_bench: Make) -> None:
 
 
 def test_a_text_beside_an_error_row_of_the_same_request_stays(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
-    scene.tick()
-    scene.tick()
+    reach(scene, "together")
     world = scene.bench.service.world
     [job] = world.jobs_created("together")
     scene.bench.service.step()
@@ -123,9 +107,12 @@ def test_a_text_beside_an_error_row_of_the_same_request_stays(make_bench: Make) 
     scene.bench.service.faults.add(Fault(provider="together", endpoint="download", contains="extra", action=errors))
     patch = Merge({"error_file_id": f"{file.id}-extra"})
     scene.bench.service.faults.add(Fault(provider="together", endpoint="get", action=patch))
-    scene.finish()
-    assert scene.jobs("together") == 1
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
+
+
+def cut(keep: float, *, on_line: bool = False) -> Truncate:
+    """A body that ends after the share `keep`, without a Content-Length that would tell."""
+    return Truncate(keep=keep, content_length=False, on_line=on_line)
 
 
 # ---------------------------------------------------------------- whether the file came whole
@@ -141,37 +128,11 @@ def test_a_text_beside_an_error_row_of_the_same_request_stays(make_bench: Make) 
 @pytest.mark.parametrize("length", [True, False])
 @BOTH
 def test_a_download_that_ends_early(make_bench: Make, provider: str, *, length: bool, keep: float) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
-    cut = Truncate(keep=keep, content_length=length, on_line=keep == 0.5)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut))
-    codes = {result.code for result in scene.finish()}
-    assert codes == {0}
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    short = Truncate(keep=keep, content_length=length, on_line=keep == 0.5)
+    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=short))
+    assert {result.code for result in scene.finish_as_expected(jobs=3)} == {0}
     assert not list(scene.bench.root.rglob("*.part"))
-
-
-@BOTH
-@pytest.mark.parametrize("keep", [0.6, 0.0])
-def test_a_download_that_always_ends_at_the_same_line_is_not_believed(
-    make_bench: Make, keep: float, provider: str
-) -> None:
-    """Gemini says how many rows there are, and a success at Together has one for every request; what is cut twice at
-    the same line is told by that alone.
-    """
-    expected = undisturbed(make_bench, 5)
-    scene = Scene.of(make_bench, 5)
-    cut = Truncate(keep=keep, content_length=False, on_line=True)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
-    reach(scene, provider)
-    result = scene.tick()
-    assert result.code == 75
-    assert "5 or more are due" in result.err
-    assert not list((scene.bench.root / "results").rglob(f"*-{STAGE[provider]}-*.jsonl"))
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
 
 
 @pytest.mark.fault(
@@ -186,7 +147,6 @@ def test_a_first_short_download_is_not_believed_however_late_it_comes(
     make_bench: Make, provider: str, before: str
 ) -> None:
     """Looks at which there was nothing to download are no looks at a short file."""
-    expected = undisturbed(make_bench, 8)
     scene = Scene.of(make_bench, 8)
     faults = scene.bench.service.faults
     if before == "unnamed":
@@ -197,188 +157,123 @@ def test_a_first_short_download_is_not_believed_however_late_it_comes(
     reach(scene, provider)
     assert [scene.tick(MINUTE).code for _ in range(3)] == [75] * 3
     faults.clear()
-    cut = Truncate(keep=0.6, content_length=False, on_line=True)
-    faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    faults.add(Fault(provider=provider, endpoint="download", action=cut(0.6, on_line=True), times=2))
     result = scene.tick(MINUTE)
     assert result.code == 75
     assert "8 or more are due" in result.err
-    scene.finish()
-    assert len(scene.bench.service.world.bought_keys) == 24
+    scene.finish_as_expected()
     bought_once(scene.bench)
-    assert scene.bench.files() == expected
 
 
 def test_rows_that_are_counted_but_do_not_come_are_asked_again_at_the_third_look(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
-    cut = Truncate(keep=0.6, content_length=False, on_line=True)
-    scene.bench.service.faults.add(
-        Fault(provider="gemini", endpoint="download", contains="batch-", action=cut, times=8)
-    )
+    short = Fault(provider="gemini", endpoint="download", contains="batch-", action=cut(0.6, on_line=True), times=8)
+    scene.bench.service.faults.add(short)
     for after in (0, MINUTE, MINUTE):
         scene.tick(after)
         assert scene.jobs() == 1
     assert scene.tick(MINUTE).code == 0
     assert [part[0] for part in scene.batches()][:2] == [1, 2]
     scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.bench.files() == expected
-
-
-@BOTH
-def test_a_download_that_ends_within_a_line_is_not_believed_at_once(make_bench: Make, provider: str) -> None:
-    """All lines are there to be counted, the last one not whole: to ask for its row again would be to buy it again."""
-    expected = undisturbed(make_bench, 5)
-    scene = Scene.of(make_bench, 5)
-    cut = Truncate(keep=0.95, content_length=False)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut, times=4))
-    why = "end within a line: a part is missing"
-    ticks = [scene.tick() for _ in range(4)]
-    told = [result for result in ticks if result.code == 75]
-    assert len(told) >= 2
-    assert all(why in result.err for result in told)
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
-
-
-def test_a_download_that_is_different_every_time_is_not_believed(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
-    scene = Scene.of(make_bench, 5)
-    for keep in (0.2, 0.4, 0.6, 0.8):
-        cut = Truncate(keep=keep, content_length=False)
-        scene.bench.service.faults.add(Fault(provider="together", endpoint="download", action=cut))
-    scene.tick()
-    scene.tick()
-    result = scene.tick()
-    assert result.code == 75
-    assert "come back different at every download" in result.err
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
-
-
-def test_an_empty_file_is_not_believed_where_nobody_says_how_many_rows_there_are(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
-    scene = Scene.of(make_bench, 5)
-    empty = Fault(provider="together", endpoint="download", action=Body(text=""), times=2)
-    scene.bench.service.faults.add(empty)
-    scene.tick()
-    scene.tick()
-    result = scene.tick()
-    assert result.code == 75
-    assert "have 0 lines, 5 or more are due" in result.err
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
-
-
-@pytest.mark.fault(
-    24,
-    "a success whose file is empty at first",
-    injected="an empty body, tick after tick",
-    seen="status 75 until its rows are there; asked again only when it stays empty for the grace period",
-)
-@BOTH
-def test_an_empty_success_is_looked_at_for_the_grace_period(make_bench: Make, provider: str) -> None:
-    """However quickly looks follow one another."""
-    expected = undisturbed(make_bench, 4)
-    scene = Scene.of(make_bench, 4)
-    reach(scene, provider)
-    empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
-    scene.bench.service.faults.add(empty)
-    assert [scene.tick(2 * MINUTE).code for _ in range(6)] == [75] * 6
-    assert not list((scene.bench.root / "results").rglob(f"*-{STAGE[provider]}-*"))
-    scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @BOTH
 def test_a_success_that_stays_empty_is_asked_again(make_bench: Make, provider: str) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
     empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
     scene.bench.service.faults.add(empty)
-    assert [scene.tick(5 * MINUTE).code for _ in range(3)] == [75] * 3
-    assert scene.tick(5 * MINUTE).code == 0
+    assert [scene.tick(5 * MINUTE).code for _ in range(4)] == [75, 75, 75, 0]
     scene.bench.service.faults.clear()
-    scene.finish()
-    again = [part[:2] for part in scene.batches(3 if provider == "gemini" else 4)]
+    scene.finish_as_expected()
+    again = [part[:2] for part in scene.batches(POSITION[provider])]
     assert again == [(1, 4), (2, 2), (2, 2)]
-    assert scene.bench.files() == expected
 
 
-BROKEN: list[tuple[str, Any, str]] = [
-    ("download", Html(), "no JSON lines"),
-    ("download", Status(404, "File not found."), "is not there|File not found"),
-    ("download", Status(403, "You do not have permission to access the File x or it may not exist."), "permission"),
-    ("download", Status(500), "HTTP 500"),
-    ("download", Body(json={"error": {"code": 500, "message": "upstream"}}), "no JSON lines"),
-    ("get", Html(), ""),
-    ("get", Body(json=[]), ""),
-    ("get", Body(json={}), ""),
-]
-
-
-@pytest.mark.fault(
+PAGE = pytest.mark.fault(
     15,
     "the page of a proxy in place of a poll or a download",
     injected="HTML with status 200",
     seen="status 75, nothing is kept; the next tick reads the real one",
 )
-@BOTH
-@pytest.mark.parametrize(("endpoint", "action", "words"), BROKEN)
-def test_what_is_no_answer_is_not_taken_for_one(
-    make_bench: Make, provider: str, endpoint: str, action: Any, words: str
-) -> None:
-    expected = undisturbed(make_bench, 4)
-    scene = Scene.of(make_bench, 4)
-    reach(scene, provider)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action, times=0))
-    before = len(list((scene.bench.root / "results").rglob("*.jsonl")))
-    result = scene.tick()
-    assert result.code == 75
-    assert re.search(words, result.err)
-    assert len(list((scene.bench.root / "results").rglob("*.jsonl"))) == before
-    scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
-
-
-@pytest.mark.fault(
+ERROR_FOR_HOURS = pytest.mark.fault(
     15,
     "an error of somebody in between in place of a download, for hours",
     injected="JSON with status 200",
     seen="status 75, after 6 h status 3, nothing is kept or bought again; the tick that gets the file reads it",
 )
-@BOTH
-@pytest.mark.parametrize(
-    "action",
-    [Body(json={"error": {"code": 500, "message": "upstream"}}), Body(json={})],
-    ids=["error", "object"],
+EMPTY_AT_FIRST = pytest.mark.fault(
+    24,
+    "a success whose file is empty at first",
+    injected="an empty body, tick after tick",
+    seen="status 75 until its rows are there; asked again only when it stays empty for the grace period",
 )
-def test_an_error_in_place_of_a_file_is_not_believed_the_third_time(
-    make_bench: Make, provider: str, action: Any
+ONCE, FIVE_HOURS_THEN_A_DAY = [(0.0, 75)], [(HOUR, 75)] * 5 + [(20 * HOUR, 3)]
+ERROR = Body(json={"error": {"code": 500, "message": "upstream"}})
+NOT_MINE = "You do not have permission to access the File x or it may not exist."
+# (endpoint, what it answers, how often each of it (0: always), ticks as (seconds later, status), words of each tick)
+NOT_BELIEVED = [
+    # Gemini says how many rows there are. A success at Together has a row for every request.
+    pytest.param("download", [cut(0.6, on_line=True)], 2, ONCE, "5 or more are due", id="cut at a line's end"),
+    pytest.param("download", [cut(0.0, on_line=True)], 2, ONCE, "5 or more are due", id="cut before the first line"),
+    pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, 5 or more are due", id="empty"),
+    # All lines are there to be counted, the last one is not whole. A new request for its row would be paid again.
+    pytest.param("download", [cut(0.95)], 4, ONCE * 2, "end within a line: a part is missing", id="cut in a line"),
+    pytest.param(
+        "download",
+        [cut(keep) for keep in (0.2, 0.4, 0.6, 0.8)],
+        1,
+        ONCE,
+        "come back different at every download",
+        id="different every time",
+    ),
+    # However quickly ticks follow one another.
+    pytest.param("download", [Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
+    pytest.param("download", [Html()], 0, ONCE, "no JSON lines", marks=PAGE, id="page"),
+    pytest.param("get", [Html()], 0, ONCE, "", marks=PAGE, id="page for a poll"),
+    pytest.param("get", [Body(json=[])], 0, ONCE, "", id="list for a poll"),
+    pytest.param("get", [Body(json={})], 0, ONCE, "", id="object for a poll"),
+    pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "is not there|File not found", id="404"),
+    pytest.param("download", [Status(403, NOT_MINE)], 0, ONCE, "permission", id="403"),
+    pytest.param("download", [Status(500)], 0, ONCE, "HTTP 500", id="500"),
+    pytest.param("download", [ERROR], 0, ONCE, "no JSON lines", id="error"),
+    pytest.param("download", [ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
+    pytest.param(
+        "download", [Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"
+    ),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("endpoint", "actions", "times", "ticks", "words"), NOT_BELIEVED)
+def test_an_answer_that_is_not_the_whole_file_is_not_believed(  # noqa: PLR0913, PLR0917 - a row of the table
+    make_bench: Make,
+    provider: str,
+    endpoint: str,
+    actions: list[Action],
+    times: int,
+    ticks: list[tuple[float, int]],
+    words: str,
 ) -> None:
-    expected = undisturbed(make_bench, 4)
-    scene = Scene.of(make_bench, 4)
+    """No file is kept, no request is sent again, and the first tick that gets the whole file reads it."""
+    scene = Scene.of(make_bench, 5)
     reach(scene, provider)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
-    assert [scene.tick(HOUR).code for _ in range(5)] == [75] * 5
-    assert scene.tick(20 * HOUR).code == 3  # somebody is called
+    before = list((scene.bench.root / "results").rglob("*.jsonl"))
+    for action in actions:
+        fault = Fault(provider=provider, endpoint=endpoint, action=action, times=times)
+        scene.bench.service.faults.add(fault)
+    for after, code in ticks:
+        result = scene.tick(after)
+        assert result.code == code
+        assert re.search(words, result.err)
+        assert list((scene.bench.root / "results").rglob("*.jsonl")) == before
     scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 @BOTH
 def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: Make, provider: str) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
     gone = Status(404, "File not found.")
@@ -390,13 +285,11 @@ def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: M
     assert lost.code == 3
     assert "it is given up, and what it cost is unknown" in lost.err
     scene.bench.service.faults.clear()
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 def test_a_file_of_one_broken_line_is_settled_in_the_end(make_bench: Make) -> None:
     """At first it may be the page of somebody in between; after six hours it is what the provider has."""
-    expected = undisturbed(make_bench, 2)
     scene = Scene.of(make_bench, 2, most=1)
     scene.bench.service.faults.rows("invalid_utf8", key=key(1, "gemini"))
     scene.tick()
@@ -405,9 +298,7 @@ def test_a_file_of_one_broken_line_is_settled_in_the_end(make_bench: Make) -> No
         assert result.code == 75
         assert "are no JSON lines" in result.err
     assert scene.tick(5 * HOUR).code == 0
-    scene.finish()
-    assert scene.jobs() == 2 + 1 + 2 + 2
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=2 + 1 + 2 + 2)
 
 
 # ---------------------------------------------------------------- how the lines are written
@@ -447,10 +338,7 @@ def test_bytes_that_break_careless_readers(make_bench: Make, provider: str) -> N
 
 
 def test_fields_nobody_knows_and_fences_do_no_harm(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     scene.bench.service.faults.rows("extra_fields", key=r"r1-00000[12]")
     scene.bench.service.faults.rows("fenced", key=r"r1-00000[34].*(question|correction)")
-    scene.finish(every=MINUTE)
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(every=MINUTE, jobs=3)

@@ -16,7 +16,7 @@ from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
 from batchgen.engine.settlement import swap_detection
 from tests.support.bench import seeds
 from tests.support.invariants import ROUNDS, finished, undisturbed
-from tests.support.scene import HOUR, MINUTE, Make, Scene, built_again
+from tests.support.scene import HOUR, MINUTE, STAGE, Make, Scene, built_again, failed_requests
 
 if TYPE_CHECKING:
     from tests.support.bench import Bench
@@ -60,7 +60,7 @@ ROWS: list[tuple[str, dict[str, Any], str, Reason]] = [
     ("http_status", {"code": 400}, "together", Reason.INVALID_REQUEST),
     ("http_status", {"code": 422}, "together", Reason.INVALID_REQUEST),
 ]
-STAGE = {"gemini": "question", "together": "answer"}
+# Provider -> its rows of the table.
 BY_PROVIDER = {name: [row for row in ROWS if row[2] == name] for name in STAGE}
 TWO = pytest.mark.parametrize("provider", ["gemini", "together"])
 
@@ -73,13 +73,6 @@ def strike(scene: Scene, provider: str, attempt: str = "1") -> dict[int, Reason]
         scene.bench.service.faults.rows(outcome, provider=provider, key=key, **details)  # type: ignore[arg-type]
         struck[number] = reason
     return struck
-
-
-def failures(bench: Bench) -> list[tuple[int, str, int]]:
-    """(conversation, reason, attempt) of every failed request."""
-    query = "SELECT number, f.reason, b.attempt FROM failures f JOIN batches b USING (batch) ORDER BY batch, number"
-    with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
-        return database.execute(query).fetchall()
 
 
 def ceilings(bench: Bench, number: int, stage: str) -> list[int]:
@@ -128,7 +121,7 @@ def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, count)  # more are left behind than accepted at first: accidents are no reason to stop
     struck = strike(scene, provider)
     scene.finish()
-    assert failures(scene.bench) == [(number, reason, 1) for number, reason in struck.items()]
+    assert failed_requests(scene.bench) == [(number, reason, 1) for number, reason in struck.items()]
     left = {row["id"]: (row["stage"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")}
     blocked = {number: reason for number, reason in struck.items() if not POLICY[reason].again}
     assert left == {f"r1-{number:06d}": (STAGE[provider], reason, 1) for number, reason in blocked.items()}
@@ -150,7 +143,7 @@ def test_a_row_that_always_fails(make_bench: Make, provider: str) -> None:
     scene.finish()
     tries = {number: 3 if POLICY[reason].again else 1 for number, reason in struck.items()}
     wanted = [(n, r, a) for a in (1, 2, 3) for n, r in struck.items() if a <= tries[n]]
-    assert sorted(failures(scene.bench)) == sorted(wanted)
+    assert sorted(failed_requests(scene.bench)) == sorted(wanted)
     left = [(row["id"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")]
     assert left == [(f"r1-{number:06d}", reason, tries[number]) for number, reason in struck.items()]
     ceiling = {"gemini": 128, "together": 512}[provider]
@@ -185,7 +178,6 @@ def test_every_row_of_a_success_is_an_error(make_bench: Make) -> None:
     seen="no loop; status 3 with reasons and counts; other batches finish; `retry` makes them ready again",
 )
 def test_everything_is_blocked(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     scene.bench.service.faults.rows("blocked_prompt", key="question")
     scene.tick()
@@ -202,8 +194,7 @@ def test_everything_is_blocked(make_bench: Make) -> None:
     assert scene.run("retry", "--reason", "blocked_output").out.startswith("0 conversations")
     assert scene.run("retry", "--reason", "blocked_prompt", "--stage", "question").out.startswith("5 conversations")
     assert scene.bench.rows("rejected.jsonl") == []
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 def test_one_blocked_batch_among_others(make_bench: Make) -> None:
@@ -297,7 +288,7 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
     said = "".join(result.err for result in scene.finish())
     assert f"{len(swapped)} replies answer another request of the batch" in said
     assert ("none of its keys is believed" in said) == (again == 12)
-    assert [(reason, attempt) for _, reason, attempt in failures(scene.bench)] == [("misplaced", 1)] * again
+    assert [(reason, attempt) for _, reason, attempt in failed_requests(scene.bench)] == [("misplaced", 1)] * again
     assert scene.bench.files() == expected
 
 
@@ -309,7 +300,7 @@ def test_a_batch_is_believed_up_to_so_many_swaps(
     scene = scene_of_topics(make_bench, 12, "swapped")
     scene.bench.service.faults.rows("swapped", key=r"\.question\.a1\.", indexes=[1, 4])
     scene.finish()
-    assert len(failures(scene.bench)) == again
+    assert len(failed_requests(scene.bench)) == again
 
 
 def test_an_answer_under_a_key_whose_own_request_is_answered_already(make_bench: Make) -> None:
@@ -345,7 +336,7 @@ def test_texts_that_say_nothing_of_their_request_are_not_suspected(make_bench: M
     bench.prepare(distinct(12))
     bench.ticks()
     finished(bench)
-    assert failures(bench) == []
+    assert failed_requests(bench) == []
 
 
 @pytest.mark.parametrize("limit", ["batches.max_bytes = 99", "gemini.enqueued_tokens = 9"])
@@ -407,7 +398,10 @@ def test_thoughts_without_an_end_are_no_text(make_bench: Make) -> None:
     faults.rows("text", key=r"r1-000002\.r2\.answer\.a1\.", text="<think>\nThe user wants")
     faults.rows("truncated", key=r"r1-000003\.r2\.answer\.a1\.", text="<think>\nThe user wants")
     scene.finish()
-    assert [(number, reason) for number, reason, _ in failures(scene.bench)] == [(2, "malformed"), (3, "truncated")]
+    assert [(number, reason) for number, reason, _ in failed_requests(scene.bench)] == [
+        (2, "malformed"),
+        (3, "truncated"),
+    ]
     assert scene.bench.files() == wanted
     assert not any(count for _, count in thoughts_counted(scene.bench))
 

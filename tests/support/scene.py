@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -12,27 +13,32 @@ from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import rate
 from batchgen.providers.base import Access
 from tests.support.bench import Bench, Result, seeds
-from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger
+from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger, undisturbed
 
 Make = Callable[..., Bench]
+# The first step of round 2 that a provider does, as a stage and as a position in a conversation.
+STAGE = {"gemini": "question", "together": "answer"}
+POSITION = {"gemini": 3, "together": 4}
 HOUR = 3600.0
 MINUTE = 60.0
 ROUNDING_USD = 2e-6  # `status` tells millionths
 
 
 class Scene:
-    """A run of two rounds on a bench, looked at after every command."""
+    """A run of two rounds on a bench. Every command is followed by a check of the invariants."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.watch, self.duplicates = bench, Watch(bench), 0
+    def __init__(self, bench: Bench, expected: dict[str, bytes] | None = None) -> None:
+        """`expected` holds the files of the same run without a fault, for `finish_as_expected`."""
+        self.bench, self.watch, self.duplicates, self.expected = bench, Watch(bench), 0, expected
 
     @classmethod
     def of(cls, make_bench: Make, conversations: int = 5, toml: str = "", *, most: int = 0, **options: Any) -> Scene:
         """`most` requests go in one batch, all conversations if it is not given: further attempts halve it."""
+        expected = undisturbed(make_bench, conversations)
         bench = make_bench(**options)
         bench.configure(f"{ROUNDS}batches.max_requests = {most or conversations}\n{toml}")
         assert bench.prepare(seeds(conversations)).code == 0
-        return cls(bench)
+        return cls(bench, expected)
 
     def run(self, *arguments: str) -> Result:
         result = self.bench.run(*arguments)
@@ -55,6 +61,13 @@ class Scene:
                 break
         finished(self.bench, duplicates=self.duplicates)
         assert abs(spent(self.bench) - bill(self.bench)) < ROUNDING_USD
+        return done
+
+    def finish_as_expected(self, every: float = 5 * MINUTE, *, jobs: int = 0) -> list[Result]:
+        """`finish`, with the files of a run without a fault and, unless `jobs` is 0, so many jobs created."""
+        done = self.finish(every)
+        assert self.bench.files() == self.expected
+        assert not jobs or self.jobs() == jobs
         return done
 
     def jobs(self, provider: str = "") -> int:
@@ -92,6 +105,13 @@ def built_again(scene: Scene) -> None:
     assert ledger(scene.bench).texts == before
     assert scene.bench.run("receipt", "--json").json["total"] == receipt["total"]
     assert scene.bench.run("verify").code == 0
+
+
+def failed_requests(bench: Bench) -> list[tuple[int, str, int]]:
+    """(conversation, reason, attempt) of every failed request, batch after batch."""
+    query = "SELECT number, f.reason, b.attempt FROM failures f JOIN batches b USING (batch) ORDER BY batch, number"
+    with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
+        return database.execute(query).fetchall()
 
 
 def spent(bench: Bench) -> float:
