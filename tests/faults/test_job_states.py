@@ -9,17 +9,6 @@ import pytest
 from tests.support.invariants import ledger
 from tests.support.scene import HOUR, MINUTE, POSITION, Make, Scene, reach, spent
 
-ENDS = [
-    ("gemini", "BATCH_STATE_EXPIRED"),
-    ("gemini", "BATCH_STATE_FAILED"),
-    ("gemini", "BATCH_STATE_CANCELLED"),
-    ("gemini", "JOB_STATE_PARTIALLY_SUCCEEDED"),  # fault 20
-    ("together", "EXPIRED"),
-    ("together", "FAILED"),
-    ("together", "CANCELLED"),
-]
-
-
 # ---------------------------------------------------------------- waiting
 
 
@@ -64,45 +53,56 @@ def test_expired_at_every_attempt_ends(make_bench: Make) -> None:
     assert scene.jobs() == 7
 
 
-@pytest.mark.fault(
-    20, "a job succeeds in part", injected="state", seen="like a success; what is missing is asked again"
-)
-@pytest.mark.fault(
+KEPT = pytest.mark.fault(
     18,
     "a job expires, fails, or is cancelled, with 40 % of its rows done",
     injected="state and result file",
     seen="those rows are kept and booked, only the others are asked again",
 )
-@pytest.mark.parametrize(("provider", "end"), ENDS)
-def test_what_an_unfinished_job_did_is_kept(make_bench: Make, provider: str, end: str) -> None:
-    scene = Scene.of(make_bench, 5)
-    scene.bench.service.faults.job(provider=provider, times=1, end=end, share=0.4)
-    reach(scene, provider)
-    before = spent(scene.bench)
-    assert scene.tick().code == 0
-    assert spent(scene.bench) > before
-    [step] = [step for step in scene.bench.status()["steps"] if step["done"] == 2]
-    assert (step["in_flight"], step["rejected"]) == (3, 0)
-    assert [part[:2] for part in scene.batches(POSITION[provider])] == [(1, 5), (2, 2), (2, 1)]
-    scene.finish_as_expected()
-
-
-@pytest.mark.fault(
+NAMED_LATE = pytest.mark.fault(
     18,
     "a job has expired or was cancelled by its provider, and what it did is named a little later",
     injected="state, and a file id that is missing at first",
     seen="status 75 at the first look; those rows are kept, only the others are asked again",
 )
-@pytest.mark.parametrize("end", ["EXPIRED", "CANCELLED"])
-def test_what_an_ended_job_did_may_be_named_late(make_bench: Make, end: str) -> None:
+IN_PART = pytest.mark.fault(
+    20, "a job succeeds in part", injected="state", seen="like a success; what is missing is asked again"
+)
+
+
+# (provider, state at the end, share of the rows that are done, seconds until the results are named)
+@pytest.mark.parametrize(
+    ("provider", "end", "share", "late"),
+    [
+        pytest.param("gemini", "BATCH_STATE_EXPIRED", 0.4, 0.0, marks=KEPT),
+        pytest.param("gemini", "BATCH_STATE_FAILED", 0.4, 0.0, marks=KEPT),
+        pytest.param("gemini", "BATCH_STATE_CANCELLED", 0.4, 0.0, marks=KEPT),
+        pytest.param("gemini", "JOB_STATE_PARTIALLY_SUCCEEDED", 0.4, 0.0, marks=[KEPT, IN_PART]),
+        pytest.param("together", "EXPIRED", 0.4, 0.0, marks=KEPT),
+        pytest.param("together", "FAILED", 0.4, 0.0, marks=KEPT),
+        pytest.param("together", "CANCELLED", 0.4, 0.0, marks=KEPT),
+        pytest.param("together", "EXPIRED", 0.4, MINUTE, marks=NAMED_LATE),
+        pytest.param("together", "CANCELLED", 0.4, MINUTE, marks=NAMED_LATE),
+        pytest.param("gemini", "BATCH_STATE_CANCELLED", 1.0, MINUTE, marks=NAMED_LATE),
+    ],
+)
+def test_what_an_unfinished_job_did_is_kept(
+    make_bench: Make, provider: str, end: str, share: float, late: float
+) -> None:
     scene = Scene.of(make_bench, 5)
-    scene.bench.service.faults.job(provider="together", times=1, end=end, share=0.4, output_after_seconds=MINUTE)
-    reach(scene, "together")
-    first = scene.tick()
-    assert first.code == 75
-    assert f"has ended ({end}), but names no results" in first.err
-    assert scene.tick(2 * MINUTE).code == 0
-    assert [part[:2] for part in scene.batches(POSITION["together"])] == [(1, 5), (2, 2), (2, 1)]
+    scene.bench.service.faults.job(provider=provider, times=1, end=end, share=share, output_after_seconds=late)
+    reach(scene, provider)
+    before = spent(scene.bench)
+    if late:
+        first = scene.tick()
+        assert first.code == 75
+        assert f"has ended ({end.replace('BATCH', 'JOB')}), but names no results" in first.err
+        assert spent(scene.bench) == before
+    assert scene.tick(2 * late).code == 0
+    assert spent(scene.bench) > before
+    again = [] if share == 1 else [(2, 2), (2, 1)]
+    assert [part[:2] for part in scene.batches(POSITION[provider])] == [(1, 5), *again]
+    assert not any(step["rejected"] for step in scene.bench.status()["steps"])
     scene.finish_as_expected()
 
 
@@ -175,72 +175,51 @@ def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: 
     scene.finish()
 
 
-def test_a_job_that_cancelled_itself_is_believed_at_the_second_look(make_bench: Make) -> None:
-    """Results may be named only a moment after the end: none are bought again that are there already."""
-    scene = Scene.of(make_bench, 4)
-    scene.bench.service.faults.job(
-        provider="gemini", times=1, end="BATCH_STATE_CANCELLED", share=1.0, output_after_seconds=MINUTE
-    )
-    scene.tick()
-    first = scene.tick()
-    assert first.code == 75
-    assert "names no results" in first.err
-    scene.finish_as_expected(jobs=3)
-
-
 # ---------------------------------------------------------------- failed
 
 
-@pytest.mark.fault(
+NOT_SERVED = "models/gemini-2.5-flash-lite is not found for API version v1beta"
+REASON_DROPPED = pytest.mark.fault(
     23,
     "a failed job whose reason the SDK drops",
     injected="operation error",
     seen="the reason is shown and recorded, the rows are asked again",
 )
-def test_a_failure_whose_reason_stands_in_the_operation_only(make_bench: Make) -> None:
-    scene = Scene.of(make_bench, 4)
-    error = {"code": 13, "message": "The quokka tripped over the cable."}
-    scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
-    scene.tick()
-    result = scene.tick()
-    assert "code 13: The quokka tripped over the cable." in result.err
-    assert ledger(scene.bench).batches[0]["error"] == "code 13: The quokka tripped over the cable."
-    scene.finish_as_expected()
-
-
-@pytest.mark.fault(
+MODEL_GONE = pytest.mark.fault(
     23,
     "a job fails because the model is gone",
     injected="operation error",
     seen="status 3, one job, nothing more is sent until `retry`",
 )
-def test_a_job_that_fails_for_its_model_halts_the_model(make_bench: Make) -> None:
-    scene = Scene.of(make_bench, 4)
-    error = {"code": 5, "message": "models/gemini-2.5-flash-lite is not found for API version v1beta"}
-    scene.bench.service.faults.job(times=0, end="BATCH_STATE_FAILED", error=error)
-    scene.tick()
-    for _ in range(3):
-        result = scene.tick(HOUR)
-        assert result.code == 3
-        assert "gemini does not serve gemini-2.5-flash-lite" in result.err
-    assert scene.jobs() == 1  # no storm
-    scene.bench.service.faults.clear()
-    assert "1 halt lifted" in scene.run("retry").out
-    scene.finish()
-    assert scene.bench.rows("rejected.jsonl") == []
 
 
-def test_a_job_that_fails_for_a_quota_waits(make_bench: Make) -> None:
+# (code and message of the operation, status of the next tick, its words, jobs created, failures that count)
+@pytest.mark.parametrize(
+    ("code", "message", "status", "words", "jobs", "counted"),
+    [
+        pytest.param(13, "The quokka tripped.", 0, "code 13: The quokka tripped.", 3, 1, marks=REASON_DROPPED),
+        pytest.param(5, NOT_SERVED, 3, "gemini does not serve gemini-2.5-flash-lite", 1, 0, marks=MODEL_GONE),
+        (8, "Resource has been exhausted (e.g. check quota).", 75, "Resource has been exhausted", 1, 0),
+    ],
+    ids=["internal error", "model", "quota"],
+)
+def test_a_job_that_failed(  # noqa: PLR0913, PLR0917 - a row of the table
+    make_bench: Make, code: int, message: str, status: int, words: str, jobs: int, counted: int
+) -> None:
     scene = Scene.of(make_bench, 4)
-    error = {"code": 8, "message": "Resource has been exhausted (e.g. check quota)."}
+    error = {"code": code, "message": message}
     scene.bench.service.faults.job(times=1, end="BATCH_STATE_FAILED", error=error)
     scene.tick()
-    result = scene.tick()
-    assert result.code == 75
-    assert "Resource has been exhausted" in result.err
-    assert scene.jobs() == 1
-    scene.finish()
-    assert max(row["failed_attempts"] for row in ledger(scene.bench).conversations) == 0
+    for after in (0, HOUR, HOUR) if status == 3 else (0,):
+        result = scene.tick(after)
+        assert result.code == status
+        assert words in result.err
+    assert scene.jobs() == jobs
+    assert ledger(scene.bench).batches[0]["error"] == f"code {code}: {message}"
+    assert {row["failed_attempts"] for row in ledger(scene.bench).conversations} == {counted}
+    if status == 3:
+        assert "1 halt lifted" in scene.run("retry").out
+    scene.finish_as_expected()
 
 
 # ---------------------------------------------------------------- where results are
