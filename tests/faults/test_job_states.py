@@ -150,15 +150,6 @@ def test_cancelling_is_no_end(make_bench: Make) -> None:
     scene.finish_as_expected()
 
 
-def test_a_stuck_batch_holds_back_its_own_rows_only(make_bench: Make) -> None:
-    scene = Scene.of(make_bench, 6, most=2)
-    scene.bench.service.faults.job(provider="gemini", times=1, states=[["BATCH_STATE_RUNNING", 30 * HOUR]])
-    for _ in range(5):
-        scene.tick(MINUTE)
-    assert scene.bench.status()["complete"] == 4
-    scene.finish(every=10 * HOUR)
-
-
 @pytest.mark.parametrize(("error", "code"), [("models/x is not found", 5), ("RESOURCE_EXHAUSTED", 8)])
 def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: Make, error: str, code: int) -> None:
     """What it says of the model or of a quota holds nothing back: the missing rows failed and are asked again."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from batchgen.emulator.faults import Body, Drop, Fault, Status
+from batchgen.emulator.faults import Action, Body, Drop, Fault, Status
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench
 from tests.support.invariants import (
     CONVERSATIONS,
@@ -19,7 +21,6 @@ from tests.support.invariants import (
     tick,
     until,
 )
-from tests.support.scene import HOUR, Scene
 
 PROVIDERS = ("gemini", "together")
 STEPS = 3
@@ -68,59 +69,149 @@ def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench:
     )
 
 
-def test_a_wish_to_wait_for_days_is_honoured_for_two_hours(bench: Bench, expected: dict[str, bytes]) -> None:
-    wish = Status(429, "slow down", headers={"Retry-After": "259200"})
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=wish))
-    assert "waits 7200 s" in tick(bench).err
-    assert tick(bench, 7100).code == 75
-    assert tick(bench, 101).code == 0
-    end(bench, expected, jobs=STEPS)
+WISH = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "250s"}
+RETRY_INFO = {"error": {"code": 429, "message": QUOTA, "status": "RESOURCE_EXHAUSTED", "details": [WISH]}}
+# The SDK sends a chunk whose answer it lost again at the old offset, and this is what it is told.
+OLD_OFFSET = Status(400, "Offset does not match the bytes received.", headers={"X-Goog-Upload-Status": "final"})
+NO_BYTES = Body(json={})  # a proxy takes the bytes with a 200; then the file cannot be finished
+NOT_ACTIVE = "The File files/abc is not in an ACTIVE state and usage is not allowed. FAILED_PRECONDITION"
+PROCESSING = "Input file file-abc is still being processed"
 
 
-@pytest.mark.fault(
+def refused(provider: str, endpoint: str, action: Action, **options: Any) -> Fault:
+    return Fault(provider=provider, endpoint=endpoint, action=action, **options)
+
+
+def wait(seconds: int) -> Status:
+    """A 429 with the wish to wait."""
+    return Status(429, "slow down", headers={"Retry-After": str(seconds)})
+
+
+WISH_TO_WAIT = pytest.mark.fault(
     6,
     "create: 429 with the wish to wait",
     injected="Retry-After, RetryInfo",
     seen="waits as long as asked",
 )
-def test_6_the_providers_own_wish_is_honoured(bench: Bench, expected: dict[str, bytes]) -> None:
-    """Retry-After as a header, and Google's RetryInfo in the body."""
-    body = {
-        "error": {
-            "code": 429,
-            "message": QUOTA,
-            "status": "RESOURCE_EXHAUSTED",
-            "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "250s"}],
-        }
-    }
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, body=body)))
-    wish = Status(429, "slow down", headers={"Retry-After": "250"})
-    bench.service.faults.add(Fault(provider="together", endpoint="create", action=wish))
-    for provider in PROVIDERS:
-        assert "waits 250 s" in tick(bench).err
-        before = posts(bench, provider)
-        assert tick(bench, 200).code == 75
-        assert posts(bench, provider) == before
-        assert tick(bench, 51).code == 0
-        assert posts(bench, provider) == before + 1
-    end(bench, expected, jobs=STEPS)
-
-
-@pytest.mark.fault(
+MADE_ALL_THE_SAME = pytest.mark.fault(
     6,
     "create: 429, and yet the batch was made",
     injected="status after the effect",
     seen="found before the name is tried again; one batch",
 )
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_6_a_refusal_that_was_none(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """Whatever was tried once is looked for before it is tried again."""
-    refused = Fault(provider=provider, endpoint="create", action=Status(429, QUOTA), after_effect=True)
-    bench.service.faults.add(refused)
-    until(bench, 75)
-    before = posts(bench, provider)
-    assert tick(bench, 100).code == 0
-    assert posts(bench, provider) == before
+UPLOAD_BREAKS = pytest.mark.fault(
+    8,
+    "upload: the connection breaks",
+    injected="dropped at the start or in the body, four times",
+    seen="uploaded again in this tick or the next; one batch, from the whole file",
+)
+UPLOAD_REFUSED = pytest.mark.fault(
+    8,
+    "upload: refused, because something went wrong on the way",
+    injected="a stale offset; bytes that never arrived",
+    seen="uploaded once more from the start; nothing to see. Refused again: status 3",
+)
+TOO_EARLY = pytest.mark.fault(
+    10,
+    "create: 400, the file is not ready after all",
+    injected="answer to create",
+    seen="status 75; the next tick looks at the file again and creates it once",
+)
+WHOLE_FILE = pytest.mark.fault(
+    11,
+    "create: 400 for the whole file",
+    injected="status",
+    seen="status 3; the step halts until `retry`; no second call",
+)
+AT_250_SECONDS = [(200, 75), (51, 0)]
+# (fault, status of the tick that meets it, words of it, later ticks as (seconds, status), create calls made by these)
+REFUSALS = [
+    # A wish to wait for three days is followed for two hours.
+    pytest.param(refused("gemini", "create", wait(259200)), 75, "waits 7200 s", [(7100, 75), (101, 0)], 1, id="days"),
+    pytest.param(
+        refused("gemini", "create", Status(429, body=RETRY_INFO)),
+        75,
+        "waits 250 s",
+        AT_250_SECONDS,
+        1,
+        marks=WISH_TO_WAIT,
+        id="gemini wish",
+    ),
+    pytest.param(
+        refused("together", "create", wait(250)),
+        75,
+        "waits 250 s",
+        AT_250_SECONDS,
+        1,
+        marks=WISH_TO_WAIT,
+        id="together wish",
+    ),
+    *(
+        # What was tried once is looked for before it is tried again.
+        pytest.param(
+            refused(provider, "create", Status(429, QUOTA), after_effect=True),
+            75,
+            "",
+            [(100, 0)],
+            0,
+            marks=MADE_ALL_THE_SAME,
+            id=f"{provider} made",
+        )
+        for provider in PROVIDERS
+    ),
+    *(
+        pytest.param(
+            refused(provider, endpoint, Drop(), times=4),
+            75,
+            "",
+            [],
+            0,
+            marks=UPLOAD_BREAKS,
+            id=f"{provider} {endpoint}",
+        )
+        for provider in PROVIDERS
+        for endpoint in ("upload_start", "upload_data")
+    ),
+    # One refusal of an upload is no reason to call a person: nothing is bought by uploading again.
+    pytest.param(
+        refused("gemini", "upload_data", OLD_OFFSET), 0, "", [(0, 0)], 0, marks=UPLOAD_REFUSED, id="gemini once"
+    ),
+    pytest.param(
+        refused("together", "upload_data", NO_BYTES), 0, "", [(0, 0)], 1, marks=UPLOAD_REFUSED, id="together once"
+    ),
+    pytest.param(
+        refused("gemini", "upload_data", OLD_OFFSET, times=2), 3, "", [], 0, marks=UPLOAD_REFUSED, id="gemini twice"
+    ),
+    pytest.param(refused("gemini", "create", Status(400, NOT_ACTIVE)), 75, "", [], 0, marks=TOO_EARLY, id="not active"),
+    pytest.param(
+        refused("together", "create", Status(400, PROCESSING)), 75, "", [], 0, marks=TOO_EARLY, id="processing"
+    ),
+    # The same request would be refused again: the step halts until somebody runs `retry`.
+    pytest.param(
+        refused("gemini", "create", Status(400, "Bad field.")), 3, "", [(9000, 3)] * 3, 0, marks=WHOLE_FILE, id="whole"
+    ),
+]
+
+
+@pytest.mark.parametrize(("fault", "code", "words", "later", "creates"), REFUSALS)
+def test_a_refusal_is_waited_for_or_told_and_buys_nothing_twice(  # noqa: PLR0913, PLR0917 - a row of the table
+    bench: Bench,
+    expected: dict[str, bytes],
+    fault: Fault,
+    code: int,
+    words: str,
+    later: list[tuple[float, int]],
+    creates: int,
+) -> None:
+    bench.service.faults.add(fault)
+    assert words in until(bench, code).err
+    before = posts(bench, fault.provider)
+    assert [tick(bench, after).code for after, _ in later] == [status for _, status in later]
+    assert posts(bench, fault.provider) == before + creates
+    assert bench.service.faults.struck()
+    assert strikes(bench) == {0}
+    if code == 3:
+        assert bench.run("retry").code == 0
     end(bench, expected, jobs=STEPS)
 
 
@@ -150,52 +241,6 @@ def test_7_file_quota(bench: Bench, expected: dict[str, bytes]) -> None:
 
 def owner(bench: Bench, provider: str) -> str:
     return bench.service.world.jobs_created(provider)[0].owner
-
-
-@pytest.mark.fault(
-    8,
-    "upload: the connection breaks",
-    injected="dropped at the start or in the body, four times",
-    seen="uploaded again in this tick or the next; one batch, from the whole file",
-)
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("endpoint", ["upload_start", "upload_data"])
-def test_8_upload_dropped(provider: str, endpoint: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """Uploads are repeated, in this tick or the next; the job is made from the file that arrived whole."""
-    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=Drop(), times=4))
-    codes = [tick(bench).code for _ in range(4)]
-    assert sorted(set(codes)) == [0, 75]
-    end(bench, expected, jobs=STEPS)
-
-
-LOST_ON_THE_WAY: dict[str, Status | Body] = {
-    # The SDK sends a chunk whose answer it lost again at the old offset, and this is what it is told.
-    "gemini": Status(400, "Offset does not match the bytes received.", headers={"X-Goog-Upload-Status": "final"}),
-    # Somebody in between takes the bytes with a 200; then the file cannot be finished.
-    "together": Body(json={}),
-}
-
-
-@pytest.mark.fault(
-    8,
-    "upload: refused, because something went wrong on the way",
-    injected="a stale offset; bytes that never arrived",
-    seen="uploaded once more from the start; nothing to see. Refused again: status 3",
-)
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_8_upload_refused_once(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """One refusal of an upload is no reason to call a person: nothing is bought by uploading again."""
-    bench.service.faults.add(Fault(provider=provider, endpoint="upload_data", action=LOST_ON_THE_WAY[provider]))
-    assert {result.code for result in bench.ticks()} == {0}
-    end(bench, expected, jobs=STEPS)
-
-
-def test_8_upload_refused_twice(bench: Bench) -> None:
-    bench.service.faults.add(
-        Fault(provider="gemini", endpoint="upload_data", action=LOST_ON_THE_WAY["gemini"], times=2)
-    )
-    assert tick(bench).code == 3
-    assert posts(bench) == 0
 
 
 @pytest.mark.fault(
@@ -259,28 +304,6 @@ def test_10_a_file_that_failed_is_uploaded_again(
     end(bench, expected, jobs=STEPS)
 
 
-@pytest.mark.fault(
-    10,
-    "create: 400, the file is not ready after all",
-    injected="answer to create",
-    seen="status 75; the next tick looks at the file again and creates it once",
-)
-@pytest.mark.parametrize(
-    ("provider", "message"),
-    [
-        ("gemini", "The File files/abc is not in an ACTIVE state and usage is not allowed. FAILED_PRECONDITION"),
-        ("together", "Input file file-abc is still being processed"),
-    ],
-)
-def test_10_a_create_that_came_too_early_stops_nothing(
-    provider: str, message: str, expected: dict[str, bytes], bench: Bench
-) -> None:
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Status(400, message)))
-    until(bench, 75)
-    assert strikes(bench) == {0}
-    end(bench, expected, jobs=STEPS)
-
-
 # ---------------------------------------------------------------- clear refusals, 11 to 13
 
 
@@ -308,23 +331,6 @@ def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     assert "no such field" in bench.rows("rejected.jsonl")[0]["detail"]
     assert bench.service.world.batches_bought == STEPS
     assert len(bench.rows("round2/round2_history.jsonl")) == CONVERSATIONS - 1
-
-
-@pytest.mark.fault(
-    11,
-    "create: 400 for the whole file",
-    injected="status",
-    seen="status 3; the step halts until `retry`; no second call",
-)
-def test_11_a_request_that_is_refused_as_a_whole(bench: Bench, expected: dict[str, bytes]) -> None:
-    """Asking again would bring the same no: the step halts until somebody says retry."""
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, "Bad field.")))
-    assert tick(bench).code == 3
-    for _ in range(3):
-        assert tick(bench, 9000).code == 3
-    assert posts(bench) == 1
-    assert bench.run("retry").code == 0
-    end(bench, expected, jobs=STEPS)
 
 
 GONE = {
@@ -392,23 +398,3 @@ def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[s
     Watch(bench).check(said=[text for result in said for text in result[1:]])
     assert strikes(bench) == {0}
     end(bench, expected, jobs=STEPS)
-
-
-@pytest.mark.fault(
-    8,
-    "one file alone meets an error of the server, again and again",
-    injected="500 to the bytes of two request files, always",
-    seen="status 75; every other batch goes on",
-)
-def test_8_a_file_that_nobody_takes_holds_back_its_own_rows_only(make_bench: Make) -> None:
-    scene = Scene.of(make_bench, 8, most=2)
-    for number in (1, 5):
-        part = f"r1-{number:06d}.r2.answer"
-        refuses = Fault(provider="together", endpoint="upload_data", contains=part, action=Status(500), times=0)
-        scene.bench.service.faults.add(refuses)
-    for _ in range(8):
-        scene.tick(HOUR)
-    assert scene.bench.status()["complete"] == 4
-    assert scene.tick(HOUR).code == 75
-    scene.bench.service.faults.clear()
-    scene.finish_as_expected()

@@ -288,58 +288,51 @@ def test_14_an_answer_without_a_job(bench: Bench, expected: dict[str, bytes]) ->
     assert posts(bench, "together") == 2
 
 
-@pytest.mark.fault(
-    15,
-    "the page of a proxy in place of a listing, a poll or a download",
-    injected="HTML with status 200",
-    seen="status 75; nothing is believed or kept, and nothing is bought on its word",
-)
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_15_pages_of_a_proxy_are_nobodys_answer(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """HTML with status 200 where a job, a file or a list should be: nothing is believed, nothing is kept."""
-    faults = bench.service.faults
-    lost = Fault(provider=provider, endpoint="create", action=Html(), after_effect=True)
-    faults.add(lost, Fault(provider=provider, endpoint="list", action=Html(), times=0))
-    until(bench, 75)
-    assert tick(bench, 2000).code == 75  # a listing that cannot be read says nothing: no second job
-    for endpoint in ("get", "download"):
-        faults.clear()
-        faults.add(Fault(provider=provider, endpoint=endpoint, action=Html(), times=0))
-        results = set(bench.root.glob("results/**/*"))
-        refused = tick(bench)
-        assert refused.code == 75
-        assert "Traceback" not in refused.err
-        assert set(bench.root.glob("results/**/*.jsonl")) <= results
-        assert ledger(bench).batches[-1]["state"] == "in_flight"
-    faults.clear()
-    end(bench, expected, jobs=STEPS)
-
-
-# ---------------------------------------------------------------- overlap, 16
-
-
-@pytest.mark.fault(
+LISTING_REFUSED = pytest.mark.fault(
     3,
     "the listing that would find an unanswered create is refused",
     injected="400, 403, 404, 500 in place of the listing",
     seen="status 75, or 2 for the key; it stays unclear, nothing is bought",
 )
+LISTING_PAGE = pytest.mark.fault(
+    15,
+    "the page of a proxy in place of a listing",
+    injected="HTML with status 200",
+    seen="status 75; nothing is believed, and nothing is bought on its word",
+)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("status", [400, 404, 500])
-def test_3_the_listing_is_refused(provider: str, status: int, bench: Bench, expected: dict[str, bytes]) -> None:
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        pytest.param(Status(400, "no"), 75, marks=LISTING_REFUSED, id="400"),
+        pytest.param(Status(403, "no"), 2, marks=LISTING_REFUSED, id="403"),
+        pytest.param(Status(404, "no"), 75, marks=LISTING_REFUSED, id="404"),
+        pytest.param(Status(500, "no"), 75, marks=LISTING_REFUSED, id="500"),
+        pytest.param(Html(), 75, marks=LISTING_PAGE, id="page"),
+    ],
+)
+def test_a_listing_that_cannot_be_read_says_nothing_of_the_job(
+    provider: str, action: Action, code: int, bench: Bench, expected: dict[str, bytes]
+) -> None:
     bench.service.faults.add(
         Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True),
-        Fault(provider=provider, endpoint="list", action=Status(status, "no"), times=0),
+        Fault(provider=provider, endpoint="list", action=action, times=0),
     )
     until(bench, 75)
     before = posts(bench, provider)
     for _ in range(3):
         refused = tick(bench, 2000)
-        assert refused.code == 75
+        assert refused.code == code
         assert "Traceback" not in refused.err
     assert posts(bench, provider) == before
+    assert ledger(bench).batches[-1]["state"] == "creating"
     bench.service.faults.clear()
     end(bench, expected, jobs=STEPS)
+
+
+# ---------------------------------------------------------------- overlap, 16
 
 
 @pytest.mark.fault(

@@ -234,18 +234,15 @@ def test_what_a_failed_job_speaks_of(error: str, model: bool, quota: bool) -> No
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
         ("soon", None),
         ("", None),
+        (None, None),
         ("inf", None),
         ("nan", None),
         ("Mon, 01 Jan 0001 00:00:00 -0000", 0),
         ("Fri, 31 Dec 99999 00:00:00 GMT", None),
     ],
 )
-def test_retry_after(value: str, seconds: float | None) -> None:
-    assert retry_after({"retry-after": value}) == seconds
-
-
-def test_retry_after_is_optional() -> None:
-    assert retry_after({}) is None
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after({} if value is None else {"retry-after": value}) == seconds
 
 
 @settings(deadline=None)
