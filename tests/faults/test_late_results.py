@@ -31,15 +31,13 @@ def cancelled_at_60_seconds(make_bench: Make, how: str) -> Scene:
     seen="its rows are kept, only the others are asked again",
 )
 def test_a_cancelled_job_that_succeeds_with_the_rows_it_had(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_at_60_seconds(make_bench, "succeeded")
     again = scene.run("cancel")  # it has ended by now: nothing to stop, nothing wrong
     assert (again.code, again.out) == (0, "0 batches: cancellation asked for.\n")
     result = scene.tick(5)
     assert "2 of 5 accepted (2 accepted, 3 cancelled)" in result.err
     assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 1)]
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 @pytest.mark.fault(
@@ -50,13 +48,10 @@ def test_a_cancelled_job_that_succeeds_with_the_rows_it_had(make_bench: Make) ->
 )
 @pytest.mark.parametrize("how", ["ignored", "late"])
 def test_a_cancelled_job_that_delivers_everything_is_not_bought_again(make_bench: Make, how: str) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_at_60_seconds(make_bench, how)
     for _ in range(4):
         scene.tick(30)
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(make_bench: Make) -> None:
@@ -95,7 +90,6 @@ def collects(scene: Scene, after: float) -> str:
 )
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_what_a_cancelled_job_delivers_hours_later_is_accepted(make_bench: Make, provider: str) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_for(make_bench, 5 * HOUR, provider)
     position, files = (3, 0) if provider == "gemini" else (4, 1)
     assert "0 of 5 accepted (5 cancelled)" in collects(scene, 16 * MINUTE)
@@ -104,9 +98,7 @@ def test_what_a_cancelled_job_delivers_hours_later_is_accepted(make_bench: Make,
     assert "5 of 5 accepted (5 accepted)" in collects(scene, 5 * HOUR)
     assert scene.batches(position) == [(1, 5, "collected")]
     assert not {row["failed_attempts"] for row in ledger(scene.bench).conversations} - {0}
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 @pytest.mark.fault(
@@ -116,7 +108,6 @@ def test_what_a_cancelled_job_delivers_hours_later_is_accepted(make_bench: Make,
     seen="of those its texts are superseded, and booked",
 )
 def test_what_a_cancelled_job_delivers_for_conversations_asked_again_is_superseded(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_for(make_bench, 5 * HOUR, toml="gemini.concurrent_batches = 1")
     scene.tick(16 * MINUTE)  # no more than one batch may be in flight
     assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2)]
@@ -124,28 +115,23 @@ def test_what_a_cancelled_job_delivers_for_conversations_asked_again_is_supersed
     said = collects(scene, 5 * HOUR)
     assert "3 of 5 accepted (3 accepted, 2 superseded)" in said
     assert spent(scene.bench) > paid
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
     built_again(scene)
 
 
 @pytest.mark.parametrize("point", ["result_half_written", "ending_written", "store_before_commit", "batch_settled"])
 def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, forks: Forks) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_for(make_bench, 5 * HOUR)
     collects(scene, 16 * MINUTE)
     scene.bench.service.world.advance(5 * HOUR)
     assert forks.run(scene.bench, crash=point).code == KILLED
     scene.watch.check()
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
     built_again(scene)
 
 
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_a_store_that_was_rebuilt_awaits_what_the_run_awaited(make_bench: Make, provider: str) -> None:
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_for(make_bench, 5 * HOUR, provider)
     collects(scene, 16 * MINUTE)
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
@@ -153,21 +139,17 @@ def test_a_store_that_was_rebuilt_awaits_what_the_run_awaited(make_bench: Make, 
     others = 0 if provider == "gemini" else 1
     assert scene.run("clean").out.startswith(f"{others} input file")  # this one's job needs its own
     assert "5 of 5 accepted (5 accepted)" in collects(scene, 5 * HOUR)
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 def test_a_store_that_was_rebuilt_looks_for_jobs_that_were_given_up(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = hidden(make_bench, 0.0)
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
     assert scene.bench.run("rebuild").code == 0
     scene.bench.service.world.advance(HOUR)
     assert "given up, but its job batches/" in scene.bench.run("collect", "--advance").err
     scene.duplicates = 0
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
 
 
 def test_a_store_that_is_lost_with_a_kill_while_late_results_are_booked(make_bench: Make, forks: Forks) -> None:
@@ -240,7 +222,6 @@ def texts_and_bill(bench: Bench) -> tuple[dict[int, tuple[int | None, str]], flo
     seen="it is named, its cost is booked, no text changes",
 )
 def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing(make_bench: Make) -> None:
-    expected = undisturbed(make_bench, 4)
     scene = hidden(make_bench, 0.0)
     for _ in range(3):
         scene.tick()
@@ -254,8 +235,7 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     now, more = texts_and_bill(scene.bench)
     assert texts.items() <= now.items()
     assert more > paid
-    scene.finish()
-    assert scene.bench.files() == expected
+    scene.finish_as_expected()
     calls = len(scene.bench.service.world.requests)
     assert scene.tick(HOUR) == (0, "", "")
     assert len(scene.bench.service.world.requests) == calls
@@ -336,16 +316,13 @@ def test_a_late_success_that_is_empty_at_first_is_still_awaited(make_bench: Make
 
 def test_late_results_that_are_cut_off_are_not_believed_at_once(make_bench: Make) -> None:
     """They are asked for again: what is not in them would be lost for good, and bought once more."""
-    expected = undisturbed(make_bench, 5)
     scene = cancelled_for(make_bench, 5 * HOUR)
     assert "0 of 5 accepted (5 cancelled)" in collects(scene, 16 * MINUTE)
     cut = Truncate(keep=0.7, content_length=False)
     scene.bench.service.faults.add(Fault(provider="gemini", endpoint="download", action=cut, times=2))
     assert "accepted" not in collects(scene, 5 * HOUR)
     assert "5 of 5 accepted (5 accepted)" in collects(scene, MINUTE)
-    scene.finish()
-    assert scene.jobs() == 3
-    assert scene.bench.files() == expected
+    scene.finish_as_expected(jobs=3)
 
 
 @pytest.mark.parametrize("looks", [1, 4])
