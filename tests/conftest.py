@@ -1,7 +1,6 @@
-"""A root, a local service and the command line, in one process: what nearly every test drives.
+"""Fixtures and pytest hooks for all tests.
 
-The commands run through `batchgen.cli.main.main` with the real SDKs over real HTTP. Time is the service's virtual
-clock.
+Most tests use the fixture `bench`: an empty root, a local service, and the command line in this process.
 """
 
 from __future__ import annotations

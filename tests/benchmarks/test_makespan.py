@@ -1,4 +1,4 @@
-"""The simulation behind docs/scale.md, on cases whose answer is known."""
+"""Run the simulation behind docs/scale.md on cases whose result is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of peaks, on processes and texts whose answer is known."""
+"""Run the benchmark of peak memory on processes and texts whose size is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running service, and both official SDKs pointed at it."""
+"""Fixtures: a running local service, and clients of both official SDKs that call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who writes the texts."""
+"""Test the backends, which write the replies of the local service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of single calls: every action, before and after the effect."""
+"""Test each fault of a single HTTP call, before and after the call has taken effect."""
 
 from __future__ import annotations
 

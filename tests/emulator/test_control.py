@@ -1,4 +1,4 @@
-"""Driving a service from another process."""
+"""Control a service from another process."""
 
 from __future__ import annotations
 

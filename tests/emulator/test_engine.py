@@ -1,4 +1,4 @@
-"""Slow backends, restarts, and what happens when both meet."""
+"""Test slow backends, restarts of the service, and both together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gemini side, through google-genai and, where the SDK hides it, on the wire."""
+"""Test the Gemini API of the service with google-genai, and with plain HTTP where the SDK hides a field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of whole jobs."""
+"""Test the faults of whole jobs: their states, their results, their cancellation."""
 
 from __future__ import annotations
 

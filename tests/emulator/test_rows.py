@@ -1,4 +1,4 @@
-"""What becomes of single rows and of the lines they stand in."""
+"""Test the faults of single rows, and of the result lines that carry them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a model server is asked, and how much."""
+"""Test when the service calls a model server, and with how many requests at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Together side, through its SDK and, where the SDK hides it, on the wire."""
+"""Test the Together API of the service with its SDK, and with plain HTTP where the SDK hides a field."""
 
 from __future__ import annotations
 

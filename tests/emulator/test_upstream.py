@@ -1,4 +1,4 @@
-"""`serve` in front of an OpenAI-compatible server, over real HTTP: many rows at once, trouble, restarts, memory."""
+"""Test `serve` with an OpenAI-compatible server behind it, over real HTTP: many rows, errors, restarts, memory."""
 
 from __future__ import annotations
 

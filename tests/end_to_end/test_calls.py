@@ -1,4 +1,4 @@
-"""How many HTTP calls a batch costs from its submission to its collection; docs/performance.md says the same."""
+"""Count the HTTP calls of a batch from its submission to its collection. docs/performance.md states the numbers."""
 
 from __future__ import annotations
 

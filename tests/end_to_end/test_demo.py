@@ -1,4 +1,4 @@
-"""The demo as a first-time user meets it: from a clone, from a wheel, with and without the small model."""
+"""Run the demo as a new user does: from a clone, from a wheel, with the small model and without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job end to end: seeds in, three rounds out, with the real SDKs against the local service."""
+"""Run the main job: seeds in, three rounds out, with the real SDKs and the local service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Money: what is estimated, what is reserved, what was paid, and by whom it was asked; every telling says the same."""
+"""Test amounts of money: estimated, reserved, spent. All commands must report the same amounts."""
 
 from __future__ import annotations
 

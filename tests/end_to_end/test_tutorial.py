@@ -1,4 +1,4 @@
-"""The tutorial does what it says: its commands are run, its Python is run, its output is compared."""
+"""Run the commands and the Python of the tutorial, and compare the output with the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full or fails (fault H 33): the old state stays, exit 75, and the run goes on when there is space."""
+"""Test a disk that is full or fails (33): old files stay, exit 75, and the run continues when there is space."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where the program runs is not where it was written: cron, other locales, proxies, foreign certificates (faults H 37).
+"""Test the program in other environments: cron, other locales, proxies, foreign certificates (37).
 
-Commands of their own are real processes; what only a variable decides is tried in this one.
+A test starts a process where it must. Where only a variable matters, the command runs in the process of the test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""File systems that lack something: no sync of folders, no locks; and errors of the system that name no file."""
+"""Test file systems that cannot sync folders or lock files, and system errors that name no file."""
 
 from __future__ import annotations
 

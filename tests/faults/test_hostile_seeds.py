@@ -1,4 +1,4 @@
-"""Seeds that want to break out, break the program or break the files, from the seed file to the finished dataset."""
+"""Test seeds that contain markup, control characters or instructions, from the seed file to the finished dataset."""
 
 from __future__ import annotations
 

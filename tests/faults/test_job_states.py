@@ -1,4 +1,4 @@
-"""Batches that wait and end oddly: jobs bought, rows kept, words said, files the same."""
+"""Test jobs that wait long, fail, expire or are cancelled: jobs created, rows kept, messages, final files."""
 
 from __future__ import annotations
 

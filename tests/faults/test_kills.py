@@ -1,6 +1,6 @@
-"""A kill at any instruction loses nothing and buys nothing twice (faults H 1, 2, 32, 34; invariants I1-I8).
+"""Kill commands at every step: nothing is lost and nothing is paid twice (1, 2, 32, 34; invariants I1-I8).
 
-Children are killed by a signal: no handler runs, no buffer is flushed. What they leave is taken up by the next tick.
+A signal kills a child process: no handler runs and no buffer is flushed. The next tick must continue from the disk.
 """
 
 from __future__ import annotations

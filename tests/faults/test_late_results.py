@@ -1,4 +1,4 @@
-"""Jobs that end after they were cancelled or given up: what they did is kept or booked, and never bought twice."""
+"""Test jobs that end after they were cancelled or given up: results are kept or booked, and not paid for twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that come late, when another batch was asked for the same: whichever text comes first stays."""
+"""Test late results when a second batch asked for the same texts: the text that arrives first is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polls and listings that fail, lack jobs or know nothing of them: nothing is believed too soon."""
+"""Test polls and listings that fail, or that do not name a job which exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clear refusals before anything is bought: quotas, uploads, lines, models, keys (faults H 6-13)."""
+"""Test refusals before anything is bought: quotas, uploads, request lines, models, keys (6-13)."""
 
 from __future__ import annotations
 

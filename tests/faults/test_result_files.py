@@ -1,4 +1,4 @@
-"""Result files as services really send them: mixed up, cut short, doubled, torn, badly encoded, late or not at all."""
+"""Test result files with rows in disorder, cut, repeated, badly encoded, late or missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single rows that fail: each by its reason, asked again or left behind as its policy says, every token booked."""
+"""Test single rows that fail: the recorded reason, the next attempt or the rejection, and the tokens booked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no waiting mends, and what the surroundings of the SDKs change: quotas, addresses, variables."""
+"""Test faults that waiting does not mend: closed quotas, wrong addresses, variables that change the SDKs."""
 
 from __future__ import annotations
 

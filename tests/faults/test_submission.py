@@ -1,7 +1,7 @@
-"""What goes wrong between a ready conversation and a batch in flight (faults H 1-5, 14-16).
+"""Test faults between a planned batch and a batch in flight (1-5, 14-16).
 
-Each test injects one fault at the local service, then lets clean ticks follow: the run must end as if nothing had
-happened, with every job accounted for.
+Each test injects one fault at the local service and then runs ticks without a fault. The run must end as if there had
+been no fault, and the ledger must name every job.
 """
 
 from __future__ import annotations

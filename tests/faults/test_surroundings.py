@@ -1,4 +1,4 @@
-"""Keys, clocks, silence and money (faults H 36, 38, 41-44): what goes wrong around a tick rather than in it."""
+"""Test changed keys, clocks that jump, commands that find nothing to do, and limits of money (36, 38, 41-44)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that could drift are compared with what they describe."""
+"""Compare documents with the code that they describe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a light command may load, and who may import whom. Cron pays for every import at every tick."""
+"""Test which modules a command loads. Cron pays for each import at each tick."""
 
 from __future__ import annotations
 

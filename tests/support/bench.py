@@ -1,7 +1,7 @@
-"""A root, a local service and the command line in one process: what nearly every test drives.
+"""`Bench`: a root, a local service and the command line in one process. Nearly every test uses it.
 
-The commands run through `batchgen.cli.main.main` with the real SDKs over real HTTP. Time is the service's virtual
-clock.
+The commands run through `batchgen.cli.main.main` with the real SDKs over real HTTP. The clock is that of the service,
+which tests advance.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pytest
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.cli.main import main
-from batchgen.emulator.backends.builtin import Scripted
 from batchgen.emulator.server import LocalService
-from batchgen.runtime import clock
+
+if TYPE_CHECKING:
+    import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"  # real rows beside the repository; tests must pass without them
@@ -114,35 +111,6 @@ class Bench:
         """Every file of the dataset, by its name."""
         found = [*(self.root / "data").glob("round*/*.jsonl"), self.root / "data" / "rejected.jsonl"]
         return {str(path.relative_to(self.root)): path.read_bytes() for path in found}
-
-
-class Capture:
-    """What capsys is to a test, for a run that outlives tests. The commands' output goes to `stream`."""
-
-    def __init__(self) -> None:
-        self.stream = StringIO()
-
-    def readouterr(self) -> Result:
-        said = self.stream.getvalue()
-        self.stream.seek(0)
-        self.stream.truncate()
-        return Result(0, said, "")
-
-
-def grow(root: Path, prepare: Callable[[Bench], object], *, backend: Any = None, ticks: int = 40) -> Bench:
-    """A run grown at `root` by a service of its own, which is gone afterwards: what only reads the run needs none."""
-    said, service = Capture(), LocalService(backend=backend or Scripted(), job_seconds=0.0)
-    bench = Bench(root, service, said)  # type: ignore[arg-type] # see Capture
-    service.start()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said.stream):
-        for name, value in bench.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(clock, "now", service.world.now)
-        patch.setattr(clock, "sleep", service.world.advance)
-        prepare(bench)
-        bench.ticks(ticks)
-    service.stop()
-    return bench
 
 
 def seeds(count: int) -> list[dict[str, str]]:

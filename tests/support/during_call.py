@@ -1,4 +1,4 @@
-"""What happens while a command waits for an answer: somebody looks, lets go, or presses Ctrl-C. And how it goes on."""
+"""Act while a command waits for an answer: check a condition, release the answer, or press Ctrl-C."""
 
 from __future__ import annotations
 

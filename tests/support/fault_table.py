@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md, made from the `fault` marks of the tests that were collected.
+"""Make the table of docs/reliability.md from the `fault` marks of the collected tests. A mark is written like this:
 
 @pytest.mark.fault(3, "create: the answer is lost", injected="connection dropped after the job was made",
                    seen="status 75; the next tick adopts the job")

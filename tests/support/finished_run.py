@@ -1,4 +1,4 @@
-"""A finished run with everything in it that breaks a reader, and the export of it."""
+"""Make a finished run with texts that are hard to read back, export it, and read the export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from batchgen.engine.session import Session
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load
-from tests.support.bench import Bench, grow, seeds
+from tests.support.bench import Bench, seeds
+from tests.support.grown_run import grow
 
 HOSTILE = (
     ' \u2028\u2029\u0085\ufeff "quoted" \\n {braces} %s </s>x \t| cell | \U0001f469\u200d\U0001f52c'

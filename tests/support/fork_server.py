@@ -1,7 +1,7 @@
-"""Commands as real processes, without paying for the imports each time.
+"""`Forks`: run commands as real processes, quickly.
 
-A helper process has everything imported and forks one child an order. The child is a process of its own: it can be
-killed by SIGKILL at a named point or after its N-th effect, and whatever only exists in memory is gone with it.
+A helper process imports everything once. For each command it forks a child, which a signal can kill at a named point
+or after its N-th write to the disk, the store or the network. What was only in the memory of the child is lost.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What must hold after every command, whatever went wrong: the oracles of the fault tests.
+"""Check what must be true after every command, whatever fault there was.
 
-What a root says of itself is held against what the service was really asked to do.
+`Watch` compares the files of a root with the requests that the local service received. `start`, `tick`, `until` and
+`end` run commands on a bench.
 """
 
 from __future__ import annotations

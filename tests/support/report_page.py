@@ -1,4 +1,4 @@
-"""What the report's tests share: a page taken apart, and a run with everything in it that a page must bear."""
+"""`Page`: parse an HTML report. `troubled`: make a run with markup, emoji, Chinese and rejected rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.emulator.server import LocalService
-from tests.support.bench import Bench, grow, seeds
+from tests.support.bench import Bench, seeds
+from tests.support.grown_run import grow
 
 COUNT = 12
 SCRIPT = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"

@@ -1,4 +1,7 @@
-"""What the fault tests share: a prepared bench under watch, ticks on its clock, and the bill by the raw results."""
+"""`Scene`: a prepared run of two rounds. It checks the invariants after each command.
+
+Also: the amount spent according to the ledger (`spent`) and according to the raw result lines (`bill`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request lines, and the steps every test of a batch needs."""
+"""Make request lines, upload them, create jobs and read results with both SDKs, for the tests of the emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are hard to carry, every container that may carry them, and the reading of one."""
+"""Seeds with difficult texts, writers of each file format that `prepare` reads, and readers for the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work for a second process, in a module that it loads in no time."""
+"""Functions for a second process. This module imports little, so that the process starts quickly."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Do TRL's own trainers take the exports as they are? `make check-trl`; it needs torch, so `make test` leaves it out.
+"""Train with TRL on the exports. Run it with `make check-trl`. It needs torch, so `make test` leaves it out.
 
-A two-layer model with random weights is trained for two steps on each export of a small run: DPO on `preference`, SFT
-on `messages`. Nothing is downloaded.
+A model of two layers with random weights is trained for two steps on each export of a small run: DPO on `preference`,
+SFT on `messages`. Nothing is downloaded.
 
     python tests/trainers/check_trl.py RUN    # a ROOT whose dataset is finished
 """

@@ -1,4 +1,4 @@
-"""Ctrl-C while the program is still loading, or already leaving: one line and status 130, never a traceback."""
+"""Press Ctrl-C while the program loads or exits: one line and status 130, and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked for wrongly: said with status 2, and nothing is done or left behind."""
+"""Test wrong options and arguments: status 2, and no file or call is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary of outcomes: its policy, the one door, and several lines for one request."""
+"""Test the reasons of outcomes: the policy of each, the acceptance of a reply, several lines for one request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token estimate against real tokenizers, and what tokens cost."""
+"""Compare the token estimate with real tokenizers, and compute prices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each stage is told: the fence around data, the chat, the window of history."""
+"""Test the prompts of each stage: the markers around data, the chat messages, how much history is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be stored of a text, and the ranges of characters that the program tells apart."""
+"""Test which characters of a text may be stored, and the named ranges of characters."""
 
 from __future__ import annotations
 

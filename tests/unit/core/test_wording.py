@@ -1,4 +1,4 @@
-"""Numbers, sums and times as people read them: grouped, named, and apart from one another at any size."""
+"""Test how numbers, amounts and times are written for people, at any size."""
 
 from __future__ import annotations
 

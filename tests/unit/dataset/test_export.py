@@ -1,4 +1,4 @@
-"""A finished run in every form that trainers read, loaded the way trainers load it."""
+"""Export a finished run in every format, and load it as trainers do."""
 
 from __future__ import annotations
 

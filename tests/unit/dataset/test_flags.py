@@ -1,4 +1,4 @@
-"""Every flag in English and in Chinese: what it must see, what it must leave alone, and that nothing makes it fall."""
+"""Test each quality flag in English and Chinese: texts it must mark, texts it must not mark, and no exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near-duplicate conversations: found exactly, whatever fits into memory, and kept together by a split."""
+"""Test the search for near-duplicate conversations within a limit of memory. A split keeps them together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large round files are put off, and written when that pays, when nothing more comes, and when somebody reads them."""
+"""Test when large round files are written: when enough is new, at the end of a run, and before they are read."""
 
 from __future__ import annotations
 

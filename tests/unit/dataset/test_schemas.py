@@ -1,4 +1,4 @@
-"""The compiled checks say yes only where the JSON Schemas do, and do so for every record that the program writes."""
+"""Compare the compiled checks with the JSON Schemas: both must accept and refuse the same records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where seeds come from: a path, or a data set at the hub; and how some of them are drawn."""
+"""Test where seeds come from, a path or a data set of a hub, and how a sample is drawn."""
 
 from __future__ import annotations
 

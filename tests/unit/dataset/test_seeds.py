@@ -1,4 +1,4 @@
-"""Files of seeds: any container, any damage, any text, in constant memory."""
+"""Test seed files of every format, damaged ones, and texts of every kind, with constant memory."""
 
 from __future__ import annotations
 

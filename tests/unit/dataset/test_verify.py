@@ -1,4 +1,4 @@
-"""`verify` names whatever was changed, lost or added behind the program's back, and changes nothing itself."""
+"""Test that `verify` names every file that was changed, lost or added, and changes nothing."""
 
 from __future__ import annotations
 

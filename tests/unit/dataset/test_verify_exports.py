@@ -1,4 +1,4 @@
-"""An export held against the store, and a receipt: what was changed since is seen, however it is read."""
+"""Compare an export and a receipt with the store: `verify` finds every later change."""
 
 from __future__ import annotations
 

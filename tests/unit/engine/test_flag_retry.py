@@ -1,4 +1,4 @@
-"""Quality flags as reasons to ask again: what is configured is bought anew, everything else only described."""
+"""Test quality flags that are configured for a new request. Other flags are only recorded."""
 
 from __future__ import annotations
 

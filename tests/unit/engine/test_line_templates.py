@@ -1,4 +1,4 @@
-"""Request lines made in bulk are, byte for byte and token for token, those that the codecs write one by one."""
+"""Compare request lines made from a template with the lines of the codecs: equal bytes and equal token counts."""
 
 from __future__ import annotations
 

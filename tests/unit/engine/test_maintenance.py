@@ -1,4 +1,4 @@
-"""`cancel`, `clean` and `retry`: as often as one likes, and never on what somebody else has at the provider."""
+"""Test `cancel`, `clean` and `retry`: they can be repeated, and they do not touch the files and jobs of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results against requests: every request accounted for once, every token booked, nothing matched by position."""
+"""Match result lines to requests: each request counted once, each token booked, nothing matched by position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ended batches are fetched ahead: their downloads overlap, and nothing else changes."""
+"""Test that downloads of ended batches overlap, and that nothing else changes by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store can be lost: what was sent and what came back builds it again."""
+"""Delete the store and rebuild it from the request files and the result files."""
 
 from __future__ import annotations
 

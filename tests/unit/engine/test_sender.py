@@ -1,4 +1,4 @@
-"""Several batches on their way at once: uploads ahead, creates side by side, and still nothing is bought twice."""
+"""Send several batches at once: uploads ahead, creates in parallel, and nothing is bought twice."""
 
 from __future__ import annotations
 

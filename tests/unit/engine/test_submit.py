@@ -1,4 +1,4 @@
-"""Batches planned ahead that a quota left behind: what changes before the next tick still has its say."""
+"""Test batches that a quota left unsent: changes made before the next tick must still apply to them."""
 
 from __future__ import annotations
 

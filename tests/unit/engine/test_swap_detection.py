@@ -1,4 +1,4 @@
-"""The check by content: mixed-up replies are found, replies in their right place never suspected."""
+"""Test the check of contents: replies under a wrong key are found, replies under the right key are not suspected."""
 
 from __future__ import annotations
 

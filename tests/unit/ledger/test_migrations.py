@@ -1,4 +1,4 @@
-"""A new program finds the store of an older one in mid-run: it reads it, and a tick brings it up to date."""
+"""Open the store of an older program in the middle of a run: commands read it, and a tick migrates it."""
 
 from __future__ import annotations
 

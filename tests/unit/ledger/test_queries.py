@@ -1,4 +1,4 @@
-"""Every query of the store reads by its index: what it costs follows what it returns and not what the run holds."""
+"""Test that each query of the store uses an index, so that its cost depends on its result and not on the run."""
 
 from __future__ import annotations
 

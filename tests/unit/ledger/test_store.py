@@ -1,4 +1,4 @@
-"""What the store itself refuses, forgives and gives, whoever asks it."""
+"""Test what the store refuses, accepts and returns."""
 
 from __future__ import annotations
 

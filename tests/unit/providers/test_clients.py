@@ -1,6 +1,6 @@
-"""Whatever is answered to a call, it is taken for an answer or becomes one of our errors: nothing of an SDK leaks.
+"""Test every kind of answer to a call: the client returns a value or raises an error of batchgen, never one of an SDK.
 
-The SDKs raise what happens to them over a 200 that is none: AttributeError over null, TypeError over a list, KeyError.
+For a 200 with a wrong body, the SDKs raise AttributeError (null), TypeError (a list) or KeyError.
 """
 
 from __future__ import annotations

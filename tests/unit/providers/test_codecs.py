@@ -1,4 +1,4 @@
-"""The two codecs, against payloads of the wire (tests/payloads) and the SDKs' own words."""
+"""Test the two codecs with recorded payloads (tests/payloads) and with the names that the SDKs define."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quick way of reading a result line gives what the careful one gives, or leaves the line to it."""
+"""Compare the fast decoder of result lines with the full one: equal results, or the line is left to the full one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a refusal, a failed job and a broken connection mean: the providers' own words, and what follows from them."""
+"""Test the meaning of refusals, failed jobs and broken connections, with the messages of the providers."""
 
 from __future__ import annotations
 

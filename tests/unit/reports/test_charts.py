@@ -1,4 +1,4 @@
-"""The charts' axes: labels that stand clear of one another, and sums as people write them."""
+"""Test the axes of charts: labels do not overlap, and amounts are written as people write them."""
 
 from __future__ import annotations
 

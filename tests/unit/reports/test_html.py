@@ -1,4 +1,4 @@
-"""The report: its numbers are the store's, its texts are data, and it asks nobody for anything."""
+"""Test the HTML report: it shows the numbers of the store, escapes all texts, and loads nothing from a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: what a reader does with it, and that it does nothing by itself."""
+"""Open the report in a real browser: test its controls, and that it sends no request."""
 
 from __future__ import annotations
 

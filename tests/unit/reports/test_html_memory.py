@@ -1,4 +1,4 @@
-"""What a report remembers of a conversation: next to nothing, or a run of a million would not fit."""
+"""Test how much memory the report needs per conversation. A run may have a million of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of `status`: a table with the same facts as the JSON."""
+"""Test the table that `status` prints at a terminal: it states the same facts as the JSON."""
 
 from __future__ import annotations
 

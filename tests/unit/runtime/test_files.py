@@ -1,4 +1,4 @@
-"""The disk: a file is the old one or the new one, whatever write fails; the layout; the lock."""
+"""Test writes that fail (the old file or the new one is there), the layout of a root, and the lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps a command small: each saving by itself. `make bench-peaks` measures whole commands."""
+"""Test each measure that keeps the memory of a command small. `make bench-peaks` measures whole commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""batchgen.toml and the environment: every documented key, and a clear word about every mistake."""
+"""Test batchgen.toml and the environment: every documented key, and a clear message for every mistake."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Stdout and stderr that take nothing: full, closed, or a pipe that nobody reads (fault H 33).
+"""Test a stdout or stderr that is full, closed, or a pipe without a reader (33).
 
-What cannot be said changes nothing of what is done, nor of the status that the command leaves.
+Output that cannot be written changes neither the work nor the exit status.
 """
 
 from __future__ import annotations

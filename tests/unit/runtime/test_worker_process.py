@@ -1,4 +1,4 @@
-"""Work that a second process shares: the same results in the same order, whatever becomes of it."""
+"""Share work with a second process: same results in the same order, even when that process dies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Everything in any order: commands, provider steps, lost answers, kills, corrupt rows, clock jumps, other keys.
+"""Test random sequences of commands, job states, lost answers, kills, corrupt rows, clock jumps and changes of the key.
 
-Hypothesis looks for a sequence after which an invariant fails and shrinks it to the shortest. A kill is an exception
-that no handler of the program takes for one of its own; real SIGKILLs are the business of test_crash.
+Hypothesis searches for a sequence after which an invariant does not hold, and shortens it. A kill is an exception here,
+which no handler of the program catches. test_kills.py kills real processes.
 """
 
 from __future__ import annotations
