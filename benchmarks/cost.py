@@ -24,8 +24,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps  # noqa: E402
 from batchgen.core.outcomes import Usage  # noqa: E402
-from batchgen.core.pricing import rate, standard_rate, tokens  # noqa: E402 - the repository is found first
+from batchgen.core.pricing import rate, standard_rate  # noqa: E402 - the repository is found first
 from batchgen.core.prompts import Prompt, fields_of, prompt  # noqa: E402
+from batchgen.core.tokens import tokens  # noqa: E402 - the repository is found first
 from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.providers import PROVIDERS  # noqa: E402
 from batchgen.runtime.settings import Settings  # noqa: E402

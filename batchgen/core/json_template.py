@@ -1,4 +1,4 @@
-"""JSON lines of one shape: the line is encoded once, and only keys and texts are filled in. Pure."""
+"""JSON lines of one shape: one line is encoded with placeholders, then keys and texts are filled in for all."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import orjson
 
 _MARK = "batchgen-mark-%d-"
 KEY_MARK = "batchgen-mark-key-"
-# The key as it is, a text as a string of JSON, or as one within a string of JSON.
+# The key; or a text as a JSON string, or as a JSON string within a JSON string.
 MARKS = re.compile(rb'batchgen-mark-key-|(\\?)"batchgen-mark-(\d+)-\1"')
-_BETWEEN = b",\n  "  # what orjson, indenting, puts between the items of a list; no string holds a raw line feed
+_BETWEEN = b",\n  "  # orjson's separator of list items when it indents; no JSON string holds a raw line feed
 _HEAD, _TAIL = b"[\n  ", b"\n]"
 
 
 class Mould(NamedTuple):
-    """A line with holes: `constants` around them, and what fills each: a text's place in the dialogue, None a key."""
+    """A JSON line that is cut at its placeholders.
+
+    `constants` are the pieces between them. `holes` says what fills each: the position of a text, or None for the key.
+    """
 
     constants: tuple[bytes, ...]
     holes: tuple[int | None, ...]
 
     @property
     def shown(self) -> range:
-        """The places of the dialogue that the lines may show: from the first to the last that they do show."""
+        """The positions from the first to the last text that the lines show."""
         places = [place for place in self.holes if place is not None]
         return range(min(places), max(places) + 1)
 
     def lines(self, keys: Sequence[bytes], pieces: Mapping[int, Sequence[bytes]]) -> bytes:
-        """The lines of `keys`, one behind the other; `pieces` has each place's texts, encoded."""
+        """Return the lines for `keys`, joined. `pieces` maps each position to the encoded texts of all lines."""
         width = 2 * len(self.holes) + 1
         parts: list[bytes] = [b""] * (width * len(keys))
         for order, constant in enumerate(self.constants):
@@ -40,12 +43,12 @@ class Mould(NamedTuple):
 
 
 def marks(places: Iterable[int]) -> list[str]:
-    """What stands for the texts at `places` in a line that is to become a mould."""
+    """Return placeholders for the texts at these positions."""
     return [_MARK % place for place in places]
 
 
 def mould(line: bytes) -> Mould:
-    """A line of JSON, cut at its marks."""
+    """Cut a JSON line at its placeholders."""
     constants: list[bytes] = []
     holes: list[int | None] = []
     end = 0
@@ -57,9 +60,10 @@ def mould(line: bytes) -> Mould:
 
 
 def strings(texts: list[str]) -> list[bytes]:
-    """Each text as a string of JSON."""
+    """Encode each text as a JSON string."""
     return items(orjson.dumps(texts, option=orjson.OPT_INDENT_2))
 
 
 def items(encoded: bytes) -> list[bytes]:
+    """Split an encoded and indented JSON list of strings into its encoded strings."""
     return encoded[len(_HEAD) : -len(_TAIL)].split(_BETWEEN)

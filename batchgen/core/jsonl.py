@@ -1,4 +1,4 @@
-"""Reading what providers write, which may be anything: small pure helpers that both codecs share."""
+"""Encoding and decoding JSON Lines. What providers write may be anything: nothing here trusts it."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import orjson
 from batchgen.core.outcomes import THINK, Reason, Reply, without_thoughts
 from batchgen.core.text import mend, short
 
-MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
-# Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.
+MOST_TOKENS = 10**12  # a larger count is nonsense, and might not fit the integers of the store
+# These may stand in a JSON string as they are, but readers like Python's splitlines end a line at them.
 LINE_ENDS = ("\u2028", "\u2029", "\x85")
 
 
 def request_line(request: dict[str, Any]) -> bytes:
-    """One request as a line of JSON, without the line feed, that no reader can take for two."""
+    """Encode one request as a line of JSON without the line feed, which no reader can take for two lines."""
     return one_line(orjson.dumps(request))
 
 
 def one_line(encoded: bytes, ends: Iterable[str] = LINE_ENDS) -> bytes:
-    """JSON in which none of `ends` ends a line for any reader."""
+    """Escape `ends` in encoded JSON, so that they end a line for no reader."""
     for end in ends:
         encoded = encoded.replace(end.encode(), b"\\u%04x" % ord(end))
     return encoded
 
 
 def read_lines(raw: bytes) -> Sequence[bytes]:
-    """The lines of a result file.
+    """Split a result file into its lines, without blank ones.
 
-    Bytes, split at line feeds only: U+2028, U+2029 and U+0085 may stand unescaped inside a JSON string.
+    Only line feeds end a line: U+2028, U+2029 and U+0085 may stand unescaped in a JSON string.
     """
     return [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
 
 
 def load_row(raw: bytes) -> dict[str, Any] | Reply:
-    """One result line as an object, or the Reply that says why it is none."""
+    """Decode one result line as an object. Returns an UNREADABLE Reply if it is not one."""
     try:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -46,7 +46,7 @@ def load_row(raw: bytes) -> dict[str, Any] | Reply:
 
 
 def _loosely(raw: bytes) -> Any:
-    """A lone surrogate escape is refused by orjson but is no reason to lose a paid text: it is mended."""
+    """Decode JSON with lone surrogates, which orjson refuses: the text was paid for, so they are replaced."""
     try:
         return json.loads(mend(json.dumps(json.loads(raw), ensure_ascii=False)))
     except (ValueError, RecursionError):
@@ -54,9 +54,9 @@ def _loosely(raw: bytes) -> Any:
 
 
 def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
-    """The fields of a JSON reply, or why it is MALFORMED. The first is the reply's text, a second one its follow-up.
+    """Read the fields of a JSON reply: the first is the reply's text, a second one its follow-up question.
 
-    A <think> block in front of the JSON is taken off.
+    <think> blocks before the JSON are removed. Returns a MALFORMED reply if the text is not such JSON.
     """
     had_thoughts = text.lstrip().startswith(THINK)
     try:
@@ -68,7 +68,10 @@ def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
 
 
 def texts_in(text: str, fields: Sequence[str]) -> list[str]:
-    """The fields of a text of JSON; a Markdown fence around it is tolerated. Raises ValueError for anything else."""
+    """Return the texts of `fields` in a JSON object. Raises ValueError for anything else.
+
+    A Markdown fence around the JSON is tolerated.
+    """
     try:
         value = _value(text)
     except (ValueError, RecursionError) as error:
@@ -83,9 +86,9 @@ def texts_in(text: str, fields: Sequence[str]) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """The value of a text of JSON. What orjson refuses may be a lone surrogate escape, which text.clean mends."""
+    """Decode JSON. What orjson refuses may be a lone surrogate, which `core.text.clean` replaces later."""
     try:
-        return orjson.loads(text)  # nearly all are nothing else
+        return orjson.loads(text)  # nearly all replies are plain JSON
     except ValueError:
         text = _unfenced(text)
     try:
@@ -95,7 +98,7 @@ def _value(text: str) -> Any:
 
 
 def _unfenced(text: str) -> str:
-    # No regular expression: on a reply that is all line feeds one took time with the cube of its length.
+    # No regular expression: on a reply of line feeds alone its time grew with the cube of the length.
     text = text.strip()
     if len(text) >= 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE):
         return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
@@ -110,9 +113,9 @@ _THOUGHT_PARTS = frozenset({"thinking", "reasoning", "redacted_thinking"})
 
 
 def said(message: Mapping[str, Any]) -> str:
-    """The text of a chat message: its content, or the text parts of a list, joined; "" where there is none.
+    """Return the text of a chat message: its content, or the joined text parts of a list; "" if there is none.
 
-    Parts that hold thoughts are left out. Raises ValueError for a call of a tool and for any other kind of part.
+    Parts that hold thoughts are left out. Raises ValueError for a tool call and for any other kind of part.
     """
     if message.get("tool_calls") or message.get("function_call"):
         raise ValueError("a tool call, where a text was asked for")
@@ -134,15 +137,15 @@ def _part(part: Any) -> str:
 
 
 def refusal(message: Mapping[str, Any]) -> str:
-    """The words with which a chat message refuses, in a field or a part of their own; "" if it does not refuse."""
+    """Return the words of a refusal, which stand in a field or a part of their own; "" if there is none."""
     content = message.get("content")
     parts = [as_object(part) for part in content] if isinstance(content, list) else []
     return next((short(words) for part in (message, *parts) if (words := part.get("refusal"))), "")
 
 
 def count(value: Any) -> int:
-    """A token count; the protocol writes int64 as a string here and as a number there. Nonsense counts 0."""
-    if type(value) is int and 0 <= value <= MOST_TOKENS:  # nearly all are
+    """Read a token count. Protocols write int64 as a string or as a number; nonsense counts as 0."""
+    if type(value) is int and 0 <= value <= MOST_TOKENS:  # nearly all counts
         return value
     try:
         number = int(value or 0)

@@ -1,4 +1,4 @@
-"""Texts: what may be stored, what says something, and the scripts that the program tells apart. Pure."""
+"""Cleaning of texts, and the ranges of characters that the program tells apart."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ SCRIPTS = {
 
 
 def mend(text: str) -> str:
-    """The text without lone surrogates, which no file, no store and no request can carry."""
+    """Replace lone surrogates, which no file, no store and no request can hold."""
     return text if text.isascii() else re.sub(_LONE_SURROGATE, "\ufffd", text)
 
 
 def lone_surrogates(text: str) -> int:
-    """How many characters `mend` replaces."""
+    """Count the lone surrogates in a text."""
     return 0 if text.isascii() else len(re.findall(_LONE_SURROGATE, text))
 
 
 def clean(text: str) -> str:
-    """The text as it may be stored: no lone surrogates, line ends as newlines, no other control character but tab."""
-    if text.isprintable():  # nearly all are, and the empty one is
+    """Clean a text for the store: no lone surrogates, no control characters but tab and newline."""
+    if text.isprintable():  # nearly all texts, and the empty one
         return text.strip()
     text = mend(text)
     if re.search(_UNCLEAN, text):
@@ -56,7 +56,7 @@ def clean(text: str) -> str:
 
 
 def short(detail: object) -> str:
-    """A provider's message as one line of bounded length."""
+    """Shorten a provider's message to one line of bounded length."""
     try:
         words = str(detail)
     except RecursionError:  # an object nested a thousand deep

@@ -1,7 +1,7 @@
-"""What the token estimate weighs: words, letters, characters of a kind. Pure, and fast: every request is counted.
+"""Counts of words, letters and other kinds of characters, from which tokens are estimated.
 
-All counts but the runs (words, line ends) add up character by character, and a run ends at a blank: the features of
-texts joined by blanks are the sums of theirs, so a whole request file is counted in one go.
+The counts of texts that are joined by blanks are the sums of the texts' counts, so that a whole request file can be
+counted at once. It must be fast: every request is counted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from batchgen.core.text import WEIGHED_CJK, WEIGHED_CJK_LETTERS
 
 
 class Features(NamedTuple):
-    """Characters of CJK, runs of Latin letters and letters in them, digits, punctuation, runs of line ends, and
-    letters of every other script.
+    """Numbers of CJK characters, Latin words and their letters, digits, punctuation, runs of line ends, and letters of
+    every other script.
     """
 
     cjk: int = 0
@@ -29,7 +29,7 @@ class Features(NamedTuple):
     other_letters: int = 0
 
     def plus(self, other: Features, times: int = 1) -> Features:
-        """These and `times` the others."""
+        """Add `times` the counts of `other`."""
         return Features(*(mine + times * more for mine, more in zip(self, other, strict=True)))
 
 
@@ -51,12 +51,12 @@ _BASIC = bytes(byte if byte in _ASCII else ord("x" if byte in _LATIN_LEADS else 
 
 
 def features(text: str) -> Features:
-    """Count `text`, without network and tokenizer."""
+    """Count the features of a text."""
     return features_of(text.encode())
 
 
 def features_of(encoded: bytes) -> Features:
-    """Count a text in UTF-8."""
+    """Count the features of a text that is encoded in UTF-8."""
     if encoded.isascii():
         return _ascii(encoded)
     beyond = encoded.translate(None, _ASCII).decode()
@@ -66,12 +66,15 @@ def features_of(encoded: bytes) -> Features:
         counted = counted.plus(_alone(character), count)
     if b"\xc9" in encoded:
         encoded = re.sub(_LATIN_BEHIND, b"x", encoded)
-    # A Latin letter may stand within a word; every other character parts words as a blank does.
+    # A Latin letter may stand within a word. Every other character ends a word, as a blank does.
     return counted.plus(_ascii(encoded.translate(_BASIC, _CONTINUATIONS)))
 
 
 def _ascii(text: bytes) -> Features:
-    """Deleting a class of bytes and comparing lengths counts it, many times as fast as a regular expression."""
+    """Count the features of ASCII text.
+
+    A class of bytes is counted by deleting it and comparing lengths: much faster than a regular expression.
+    """
     no_letters = text.translate(None, _LETTERS)
     return Features(
         words=_words(text),
@@ -83,12 +86,12 @@ def _ascii(text: bytes) -> Features:
 
 
 def _words(text: bytes) -> int:
-    """The runs of letters: each has one capital when written as a title."""
+    """Count the runs of letters: in title case each has one capital."""
     return len(text.title().translate(None, _NO_CAPITALS))
 
 
 def _newline_runs(text: bytes) -> int:
-    """Between two line feeds of one run nothing stands."""
+    """Count the runs of newlines. Adjacent newlines split the text into empty pieces, which are not new runs."""
     if b"\n" not in text:
         return 0
     pieces = text.split(b"\n")
@@ -97,7 +100,7 @@ def _newline_runs(text: bytes) -> int:
 
 @cache
 def _alone(character: str) -> Features:
-    """The features of one character beyond ASCII, but for a Latin letter's, which belong to its word."""
+    """Count one character beyond ASCII. Latin letters count with their words instead."""
     cjk = re.match(f"[{WEIGHED_CJK}]", character) is not None
     letter = character.isalnum() and not character.isdecimal()
     return Features(

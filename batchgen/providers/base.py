@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from batchgen.core.outcomes import Reply
-from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
+from batchgen.core.tokens import Formula
 
 
 class JobState(StrEnum):

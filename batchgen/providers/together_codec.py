@@ -13,9 +13,9 @@ from typing import Any
 
 from batchgen.core.jsonl import as_object, as_text, count, load_row, refusal, request_line, said, unwrap
 from batchgen.core.outcomes import Reason, Reply, Usage
-from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
 from batchgen.core.text import short
+from batchgen.core.tokens import Formula
 from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
 from batchgen.providers.quotas import in_few_words
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, turns
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import past_price, prompt_tokens, standard_rate
+from batchgen.core.pricing import past_price, standard_rate
 from batchgen.core.prompts import prompt
+from batchgen.core.tokens import prompt_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission.expected_length import follow_up, output_tokens, text_tokens
 from batchgen.ledger.receipt import money

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.core.pricing import input_margin
+from batchgen.core.tokens import input_margin
 from batchgen.emulator.faults import Drop, Fault, LateCommit, Status
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, ledger

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.outcomes import Reason, Usage, accepted_keys
-from batchgen.core.pricing import input_margin, requests_tokens
 from batchgen.core.text_features import features
+from batchgen.core.tokens import input_margin, requests_tokens
 from batchgen.dataset.manifest import facts, seeds
 from batchgen.dataset.round_files import refresh
 from batchgen.engine import duplicates

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Conversation, Step, turns
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import input_margin, prompt_tokens, requests_tokens
 from batchgen.core.prompts import Prompt, prompt
 from batchgen.core.text_features import Features
+from batchgen.core.tokens import input_margin, prompt_tokens, requests_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission.expected_length import follow_up, output_tokens
 from batchgen.engine.submission.line_templates import fill, form

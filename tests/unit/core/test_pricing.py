@@ -17,18 +17,9 @@ from hypothesis import strategies as st
 
 from batchgen.core import text_features
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import (
-    OTHER_LETTER_TOKENS,
-    REQUEST_OVERHEAD_TOKENS,
-    Formula,
-    Price,
-    Rate,
-    price_list,
-    prompt_tokens,
-    rate,
-    tokens,
-)
+from batchgen.core.pricing import Price, Rate, price_list, rate
 from batchgen.core.prompts import Message, Prompt
+from batchgen.core.tokens import OTHER_LETTER_TOKENS, REQUEST_OVERHEAD_TOKENS, Formula, prompt_tokens, tokens
 from batchgen.providers import PROVIDERS
 from batchgen.runtime.settings import Settings
 from tests.support.bench import SHARED

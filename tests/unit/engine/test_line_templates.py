@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
-from batchgen.core.pricing import prompt_tokens, requests_tokens
 from batchgen.core.prompts import Prompt, prompt
 from batchgen.core.text_features import Features, features
+from batchgen.core.tokens import prompt_tokens, requests_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission import request_files
 from batchgen.engine.submission.line_templates import fill, form
