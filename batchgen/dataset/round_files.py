@@ -1,12 +1,12 @@
 """The files that people read: each round's turns and histories, who was left behind, and the receipt.
 
 They are derived from the store and can be written anew at any time. A round file is replaced as a whole, atomically,
-when a conversation has completed that round; a large one is not, until enough have, or nothing more is to come.
+when a conversation has completed that round; a large one at most once an hour, until nothing more is to come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -22,20 +22,20 @@ PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
 PRICES = "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
 
 
-# A file of at most SMALL lines is written anew at once. A larger one is when SHARE of what it holds waits to be added
-# (so that each line is written a few times in all), when it has waited so long, or when nothing is under way any more.
+# A file of at most SMALL lines is written anew at once. A larger one is written when it is LARGE_SECONDS old, or when
+# nothing is under way any more: a tick must cost what moved, and not what the run holds.
 SMALL = 20_000
-SHARE = 0.25
-LONGEST_SECONDS = 3600.0
+LARGE_SECONDS = 3600.0
 
 
 def refresh(run: Run) -> list[Path]:
     """Write the derived files that are missing, or older than the store and due. Returns what was written."""
     stale = run.store.outdated_files()
     written: list[Path] = []
-    for name, lines, there in _files(run):
-        if not there or (name in stale and _due(run, name, lines, stale[name])):
-            written += _write(run, name, lines)
+    for name, lines, paths in _files(run):
+        there = all(path.exists() for path in paths)
+        if not there or (name in stale and (lines <= SMALL or _old(run, paths) or not under_way(run))):
+            written += _write(run, name)
     if RECEIPT in stale or not run.layout.receipt.exists() or _basis_changed(run):
         written += _write_receipt(run)
     return written
@@ -44,19 +44,24 @@ def refresh(run: Run) -> list[Path]:
 def catch_up(run: Run) -> list[Path]:
     """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
     stale = run.store.outdated_files()
-    written = [path for name, lines, _ in _files(run) if name in stale for path in _write(run, name, lines)]
+    written = [path for name, _, _ in _files(run) if name in stale for path in _write(run, name)]
     return written + (_write_receipt(run) if RECEIPT in stale or _basis_changed(run) else [])
 
 
-def _files(run: Run) -> Iterator[tuple[str, int, bool]]:
-    """(name, lines that it should have, whether it is there) of each round's files and of the rejected list."""
+def _files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
+    """(name, lines that it should have, paths) of each round's files and of the rejected list."""
     for number in range(1, run.settings.rounds + 1):
         if lines := _reached(run, number):
-            yield f"{ROUND}{number}", lines, _there(run, number)
-    yield REJECTED, run.store.totals.rejected(), run.layout.rejected.exists()
+            yield f"{ROUND}{number}", lines, [run.layout.single_turn(number), run.layout.history(number)]
+    yield REJECTED, run.store.totals.rejected(), [run.layout.rejected]
 
 
-def _write(run: Run, name: str, lines: int) -> list[Path]:
+def _old(run: Run, paths: Sequence[Path]) -> bool:
+    """Whether the files were written LARGE_SECONDS ago, or in the future: then a clock was set back."""
+    return any(not 0 <= run.now() - path.stat().st_mtime < LARGE_SECONDS for path in paths)
+
+
+def _write(run: Run, name: str) -> list[Path]:
     from batchgen.dataset.round_lines import rejected_lines  # here and below: an idle tick writes nothing
 
     if name == REJECTED:
@@ -65,8 +70,6 @@ def _write(run: Run, name: str, lines: int) -> list[Path]:
     else:
         paths = _write_round(run, int(name.removeprefix(ROUND)))
         crashpoint("round_files_written")
-    if lines > SMALL:
-        run.store.set_fact(_held(name), str(lines))
     run.store.mark_up_to_date(name)
     return paths
 
@@ -78,23 +81,6 @@ def _write_receipt(run: Run) -> list[Path]:
     run.store.set_fact(PRICES, _basis(run))
     run.store.mark_up_to_date(RECEIPT)
     return [run.layout.receipt]
-
-
-def _due(run: Run, name: str, lines: int, since: float | None) -> bool:
-    """Whether a stale file that should have `lines` lines is written now; if not, it is noted since when it waits."""
-    if lines <= SMALL:
-        return True
-    held = int(run.store.fact(_held(name)) or 0)
-    if abs(lines - held) >= SHARE * held or not under_way(run):
-        return True
-    if since is None:
-        run.store.put_off(name, run.now())
-        return False
-    return not 0 <= run.now() - since < LONGEST_SECONDS
-
-
-def _held(name: str) -> str:
-    return f"lines:{name}"
 
 
 def under_way(run: Run) -> bool:
@@ -110,10 +96,6 @@ def _basis_changed(run: Run) -> bool:
 def _basis(run: Run) -> str:
     # The list is told by a checksum: an idle tick need not read what it says.
     return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}"
-
-
-def _there(run: Run, number: int) -> bool:
-    return run.layout.single_turn(number).exists() and run.layout.history(number).exists()
 
 
 def _reached(run: Run, number: int) -> int:

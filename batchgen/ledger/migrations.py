@@ -168,7 +168,7 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE batches RENAME COLUMN awaited_until TO late_results_until",
     "ALTER TABLE batches RENAME COLUMN upload_failed TO failed_uploads",
     "ALTER TABLE batches RENAME COLUMN short_looks TO incomplete_downloads",
-    "ALTER TABLE stale RENAME COLUMN since TO put_off_since",
+    "ALTER TABLE stale DROP COLUMN since",
     "ALTER TABLE stale RENAME TO outdated_files",
     "ALTER TABLE waits RENAME TO holds",
     # SQLite renames a table within its triggers, but takes `excluded` for it (3.40): they are made anew.

@@ -102,5 +102,5 @@ OUTPUT_OF = """SELECT coalesce(sum(requests), 0), coalesce(sum(output_tokens), 0
     WHERE position = :position AND follow_up = :follow_up AND reason = 'accepted'"""
 CONVERSATION_STATES = """SELECT number, position, batch, reason, detail, failed_attempts FROM conversations
     WHERE number BETWEEN :first AND :last ORDER BY number"""
-OUTDATED_FILES = "SELECT file, put_off_since FROM outdated_files ORDER BY file"
+OUTDATED_FILES = "SELECT file FROM outdated_files ORDER BY file"
 HOLDS = "SELECT scope, until, hits, reason, since FROM holds ORDER BY scope"

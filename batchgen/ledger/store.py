@@ -386,15 +386,9 @@ class Store(Database):
 
     # ---- derived files
 
-    def outdated_files(self) -> dict[str, float | None]:
-        """Map each derived file that is older than the store to the time since when its writing is put off."""
-        return dict(self._connection.execute(queries.OUTDATED_FILES))
-
-    def put_off(self, file: str, now: float) -> None:
-        """Note that the writing of an outdated file is put off."""
-        self._connection.execute(
-            "UPDATE outdated_files SET put_off_since = ? WHERE file = ? AND put_off_since IS NULL", (now, file)
-        )
+    def outdated_files(self) -> set[str]:
+        """List the derived files that are older than the store."""
+        return {file for (file,) in self._connection.execute(queries.OUTDATED_FILES)}
 
     def mark_up_to_date(self, file: str) -> None:
         """Note that a derived file was written."""
