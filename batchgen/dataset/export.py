@@ -6,6 +6,7 @@ near-duplicates, who belongs together), the second flags and writes.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -29,7 +30,7 @@ from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.ledger.store import Store
-from batchgen.runtime.files import replacing, write_durably
+from batchgen.runtime.files import as_text, replacing, write_durably
 from batchgen.runtime.logs import log
 from batchgen.runtime.worker_process import spread
 
@@ -100,12 +101,12 @@ def export(run: Run, options: Options) -> Exported:
 
 def _remember(run: Run, output: Path) -> None:
     places = {*map(str, written_exports(run)), str(output)}
-    run.store.set_fact(WRITTEN, orjson.dumps(sorted(places)).decode())
+    run.store.set_fact(WRITTEN, json.dumps(sorted(places)))  # not orjson, which refuses a path that is not UTF-8
 
 
 def written_exports(run: Run) -> list[Path]:
     """Where this run's exports were written; those that are gone by now are left out."""
-    places = orjson.loads(run.store.fact(WRITTEN) or "[]")
+    places = json.loads(run.store.fact(WRITTEN) or "[]")
     return [path for path in map(Path, places) if path.exists()]
 
 
@@ -218,7 +219,7 @@ def _test(whole: Survey, options: Options) -> frozenset[int]:
 
 def _command(options: Options) -> str:
     """The command that makes the same files again."""
-    parts = ["batchgen export", f"--format {options.form}", f"--output {options.output.name}"]
+    parts = ["batchgen export", f"--format {options.form}", f"--output {as_text(options.output.name)}"]
     if options.flags != "keep":
         parts.append(f"--flags {options.flags}")
     if options.test_share:

@@ -16,7 +16,7 @@ from batchgen.dataset.manifest import FACTS, keep_seeds, seeds_are_kept
 from batchgen.dataset.round_files import refresh
 from batchgen.dataset.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
 from batchgen.ledger.run import Run
-from batchgen.runtime.files import Layout, lost_store
+from batchgen.runtime.files import Layout, as_text, lost_store
 
 
 class Options(NamedTuple):
@@ -62,7 +62,7 @@ def prepare(run: Run, options: Options) -> Prepared:
     seeds = draw(
         read_seeds(path, report), limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle
     )
-    meta = {"prepared": identity, "source": options.source, "run": secrets.token_hex(4)}
+    meta = {"prepared": identity, "source": as_text(options.source), "run": secrets.token_hex(4)}
     count = run.store.replace_seeds(_turns(seeds), meta)
     keep_seeds(run, meta)
     refresh(run)

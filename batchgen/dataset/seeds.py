@@ -32,6 +32,7 @@ import zstandard
 
 from batchgen.core.errors import InputError, heed_interrupt
 from batchgen.core.text import clean, lone_surrogates, short
+from batchgen.runtime.files import utf8_name
 from batchgen.runtime.streams import native_stderr_dropped
 
 EXAMPLES = 20  # line numbers per reason
@@ -213,21 +214,24 @@ def _parquet_rows(path: Path) -> Rows:
     import polars as pl
 
     try:
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        with native_stderr_dropped():
-            columns = frame.collect_schema()
-            _required(columns.names())
-            texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
-            # The values of other types are no texts, and some have none in Python: 0 stands for each.
-            frame = frame.select(
-                name if columns[name].base_type() in texts else pl.when(pl.col(name).is_not_null()).then(0).alias(name)
-                for name in Seed._fields
-            )
-            count = frame.select(pl.len()).collect().item()
-        for offset in range(0, count, PARQUET_SLICE):
+        with utf8_name(path) as name:
+            frame = pl.scan_parquet(name, glob=False, hive_partitioning=False)
             with native_stderr_dropped():
-                rows = frame.slice(offset, PARQUET_SLICE).collect()
-            yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
+                columns = frame.collect_schema()
+                _required(columns.names())
+                texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
+                # The values of other types are no texts, and some have none in Python: 0 stands for each.
+                frame = frame.select(
+                    field
+                    if columns[field].base_type() in texts
+                    else pl.when(pl.col(field).is_not_null()).then(0).alias(field)
+                    for field in Seed._fields
+                )
+                count = frame.select(pl.len()).collect().item()
+            for offset in range(0, count, PARQUET_SLICE):
+                with native_stderr_dropped():
+                    rows = frame.slice(offset, PARQUET_SLICE).collect()
+                yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
     except pl.exceptions.PolarsError as error:
         raise ValueError(str(error)) from None
     except pl.exceptions.PanicException as error:  # a BaseException

@@ -17,6 +17,7 @@ from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record, Wri
 from batchgen.dataset.formats import FORMATS, Dialogue, Format
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.ledger.run import Run
+from batchgen.runtime.files import utf8_name
 
 
 def verify_exports(path: Path, run: Run) -> Iterator[str]:
@@ -66,7 +67,8 @@ class _Reading:
 
     def chunks(self) -> Iterator[Sequence[Record]]:
         if self.path.suffix == ".parquet":
-            yield from self._columns(pl.scan_parquet(self.path))
+            with utf8_name(self.path) as name:
+                yield from self._columns(pl.scan_parquet(name, glob=False))
             return
         with self.path.open("rb") as stream:
             while lines := list(islice(stream, CHUNK)):

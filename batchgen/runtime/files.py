@@ -211,6 +211,22 @@ def lost_store(layout: Layout) -> NeedsPerson | None:
     )
 
 
+def as_text(path: str | Path) -> str:
+    """A path as text for people: bytes that are not UTF-8 are escaped (`\\xd6`)."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name of an existing file that is UTF-8, for a library that takes no other: within, the file is open."""
+    name = str(path)
+    if as_text(name) == name:
+        yield name
+        return
+    with path.open("rb") as stream:
+        yield f"/dev/fd/{stream.fileno()}"
+
+
 def last_number(folder: Path, run: str) -> int:
     """The highest number of a batch of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
     stems = (path.name.partition(".")[0].split("-") for path in folder.glob(f"round*/*/{run}-*"))

@@ -27,14 +27,16 @@ def table_width(stream: TextIO) -> int:
 
 
 def speak_utf8() -> None:
-    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command. Nor must a
-    stream that the caller closed (`>&-`): its number would go to the next file that is opened.
+    """Write any text to stdout and stderr, in UTF-8 whatever the locale. A path that is not UTF-8 is written with its
+    bytes escaped (`\\udcd6`): JSON reads the same path back.
+
+    A stream that the caller closed (`>&-`) is opened anew: its number would go to the next file that is opened.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
