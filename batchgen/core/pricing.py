@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct
 
 from batchgen.core.outcomes import Usage
 
 MILLION = 1_000_000
 
 
-class Price(NamedTuple):
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
     """USD per million tokens in batch, set by the user in place of the shipped price list."""
 
-    input: float
-    output: float
-    cached_input: float | None = None
+    input: Annotated[float, Meta(ge=0)]
+    output: Annotated[float, Meta(ge=0)]
+    cached_input: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Rate(NamedTuple):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from batchgen import emulator
 from batchgen.cli.main import cli
 from batchgen.runtime.settings import Settings
-from batchgen.runtime.settings_file import tables
 from tests.support import fault_table
 from tests.support.bench import REPOSITORY
 
@@ -33,7 +32,7 @@ def test_readme_shows_the_defaults() -> None:
     (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
     shown = tomllib.loads(block)
     shown.pop("prices")
-    defaults = json.loads(json.dumps(tables(Settings())))
+    defaults = msgspec.json.decode(msgspec.json.encode(Settings()))
     for key, value in shown.items():
         if isinstance(value, dict):
             assert {name: defaults[key][name] for name in value} == value, key

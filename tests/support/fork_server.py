@@ -103,7 +103,6 @@ PAID_FOR_ONCE = (
     *(f"batchgen.engine.{name}" for name in ("tick", "collection.poll", "submission.submit")),
     *(f"batchgen.engine.settlement.{name}" for name in ("match", "swap_detection")),
     *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify")),
-    *(f"batchgen.runtime.{name}" for name in ("settings_file", "log_handlers")),
 )
 # Of google-genai: the models of the calls of nearly every tick, which pydantic otherwise completes at first use.
 MADE_WHEN_NEEDED = (

@@ -89,10 +89,10 @@ def test_rebuild_judges_as_it_was_judged(make_bench: Make) -> None:
 @pytest.mark.parametrize(
     ("toml", "named"),
     [
-        ('question.retry_flags = ["refusal"]', "question.retry_flags names what no reply is asked again for: refusal"),
+        ('question.retry_flags = ["refusal"]', "question.retry_flags: refusal cannot be a reason"),
         (
             'answer.retry_flags = ["near_duplicate"]',
-            "answer.retry_flags names what no reply is asked again for: near_duplicate",
+            "answer.retry_flags: near_duplicate cannot be a reason",
         ),
         ('correction.retry_flags = ["no_such_flag"]', "no_such_flag"),
     ],
