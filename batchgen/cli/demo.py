@@ -23,7 +23,7 @@ from batchgen.providers import PROVIDERS
 from batchgen.reports.progress import showing
 from batchgen.runtime import clock
 from batchgen.runtime.files import Layout, exclusive, write_durably
-from batchgen.runtime.logs import learn
+from batchgen.runtime.logging_setup import add_secret
 from batchgen.runtime.settings import load
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def make_backend(name: str, concurrency: int | None = None) -> Backend:
         return builtin.Scripted()
     if is_address(name):
         key = os.environ.get(BACKEND_KEY, "").strip()
-        learn(key)
+        add_secret(key)
         server = openai_chat.OpenAICompatible(name, api_key=key, parallel=concurrency or openai_chat.CONCURRENCY)
         _look_at(server, name)
         return server

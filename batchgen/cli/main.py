@@ -1,6 +1,6 @@
 """The command line: the options before a command, the commands there are, and what an error leaves.
 
-Nothing heavy is imported at the top: cron pays for every import at every tick.
+A command's module is imported when that command is wanted: cron pays for every import at every tick.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import click
 
 from batchgen import __version__
 from batchgen.cli.commands.base import Context
-from batchgen.cli.exit_status import answer_lost, hearing_interrupts, interrupted, os_error, tell
+from batchgen.cli.exit_status import answer_lost, interrupted, os_error, tell
 from batchgen.core.errors import BatchgenError
-from batchgen.core.wording import COMMANDS
+from batchgen.core.wording import COMMANDS, typed
+from batchgen.runtime.files import system_trouble
+from batchgen.runtime.logging_setup import configure
 from batchgen.runtime.memory import give_back, tell_polars
+from batchgen.runtime.settings import mask_keys
 from batchgen.runtime.streams import speak_utf8, unfailing_streams
-
-SILENT = ("collect", "status")  # they log nothing where there is nothing to do
 
 
 class Door(click.Group):
@@ -41,8 +42,6 @@ class Door(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            from batchgen.runtime.files import system_trouble
-
             raise system_trouble(error) from None
 
 
@@ -74,21 +73,14 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
     75 temporary trouble (the next tick goes on), 130 interrupted.
     """
-    from batchgen.runtime.logs import configure
-    from batchgen.runtime.settings import mask_keys
-
     mask_keys(os.environ)
-    quick = context.invoked_subcommand in SILENT
-    if not quick:
-        give_back()  # those do it when they have found something to do
-    configure(verbose=verbose, quiet=quiet, at_once=not quick)
+    give_back()
+    configure(verbose=verbose, quiet=quiet)
     context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 
 def say_where_it_stands(error: click.ClickException) -> None:
     """Tell whoever wrote `status --root DIR` that this option stands before the command."""
-    from batchgen.core.wording import typed
-
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return
     for option in cli.params:
@@ -114,8 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     """The exit status of a command; what went wrong is told."""
     try:
-        with hearing_interrupts():
-            code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
+        code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         say_where_it_stands(error)

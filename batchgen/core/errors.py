@@ -100,14 +100,3 @@ class QuotaReached(Temporary):
     def __init__(self, message: str, *, do: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message, do=do)
         self.retry_after_seconds = retry_after_seconds
-
-
-def heed_interrupt(error: BaseException) -> None:
-    """Raise the Ctrl-C that `error` hides, if it does: Python before 3.12 makes a RuntimeError of what interrupts a
-    class that is being made (`__set_name__`), and every import of an SDK makes hundreds.
-    """
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        cause = cause.__cause__

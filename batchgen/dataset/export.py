@@ -31,7 +31,7 @@ from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import as_text, replacing, write_durably
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 from batchgen.runtime.worker_process import spread
 
 CHUNK = 250  # conversations, or records, in memory at once

@@ -30,7 +30,7 @@ from typing import NamedTuple, cast
 import orjson
 import zstandard
 
-from batchgen.core.errors import InputError, heed_interrupt
+from batchgen.core.errors import InputError
 from batchgen.core.text import clean, lone_surrogates, short
 from batchgen.runtime.files import utf8_name
 from batchgen.runtime.streams import native_stderr_dropped
@@ -387,7 +387,6 @@ def _fetch(dataset: str) -> Path:
         do = "Check the spelling; a private or gated dataset needs HF_TOKEN."
         raise InputError(f"{dataset!r} is no file here, and no dataset the hub would show.", do=do) from None
     except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        heed_interrupt(error)
         why = " ".join(str(error).split())[:300] or type(error).__name__
         do = "Try again, set HF_ENDPOINT to a mirror, or fetch the file yourself and give its path."
         raise InputError(f"{dataset} could not be fetched: {why}", do=do) from None

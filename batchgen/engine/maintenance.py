@@ -13,7 +13,7 @@ from batchgen.ledger.holds import halt_scope, model_scope, provider_of
 from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 
 def cancel(session: Session) -> int:

@@ -19,7 +19,7 @@ from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, 
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, Provider, label
 from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 BLANKS = 2  # complete listings without the job
 STAYS_SECONDS = 48 * 3600.0  # so long after its end, at the least, a job is still listed

@@ -17,7 +17,7 @@ from batchgen.ledger.rows import Hold, pinned_model_fact
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
-from batchgen.runtime.logs import log, set_up
+from batchgen.runtime.logging_setup import log
 from batchgen.runtime.memory import give_back
 from batchgen.runtime.settings import Settings, api_key
 
@@ -73,7 +73,6 @@ class Session(Run):
             from batchgen.providers import connect
             from batchgen.providers.base import Access
 
-            set_up()  # an SDK may log
             give_back()
             access = Access(
                 key=api_key(dict(self.environment), provider.key_variable),

@@ -42,7 +42,7 @@ from batchgen.providers.http_errors import (
 )
 from batchgen.providers.read_deadline import whole_within
 from batchgen.runtime.files import hash_file
-from batchgen.runtime.logs import redacted
+from batchgen.runtime.logging_setup import redacted
 
 API_URL = "https://generativelanguage.googleapis.com"
 UPLOADING = "upload a request file"

@@ -23,12 +23,11 @@ from batchgen.core.errors import (
     QuotaReached,
     SetupError,
     Temporary,
-    heed_interrupt,
 )
 from batchgen.core.text import short
 from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
 from batchgen.providers.quotas import PLAN_ADVICE, in_few_words, is_named, waiting_is_no_use
-from batchgen.runtime.logs import redacted
+from batchgen.runtime.logging_setup import redacted
 
 T = TypeVar("T")
 
@@ -77,7 +76,6 @@ def setting_up(provider: str, url: str) -> Iterator[None]:
     except BatchgenError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a malformed value
-        heed_interrupt(error)
         raise SetupError(
             f"{provider}: its client cannot be set up ({short(redacted(str(error)))}).",
             do="Check the base URL and the proxy variables; `batchgen doctor` shows them.",
@@ -265,7 +263,6 @@ def unreachable(provider: str, doing: str, error: Exception) -> BatchgenError:
 
 def unreadable(provider: str, doing: str, error: Exception) -> BatchgenError:
     """What an SDK raised over an answer that is none, as the error it is to the user."""
-    heed_interrupt(error)
     return NotReady(
         f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).",
         do="The next tick tries again.",

@@ -33,7 +33,7 @@ from batchgen.providers.http_errors import (
 )
 from batchgen.providers.read_deadline import whole_within
 from batchgen.providers.together_codec import NAME, PROVIDER, job
-from batchgen.runtime.logs import redacted
+from batchgen.runtime.logging_setup import redacted
 
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW = "24h"  # the only one there is

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.status import status
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 if TYPE_CHECKING:
     from batchgen.engine.session import Session

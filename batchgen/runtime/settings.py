@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.core.pricing import Price
-from batchgen.runtime.logs import learn
+from batchgen.runtime.logging_setup import add_secret
 
 PROVIDERS = ("gemini", "together")
 KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
@@ -257,7 +257,7 @@ def _line(text: str, where: _Where) -> int:
 def mask_keys(variables: Mapping[str, str]) -> None:
     """Mask the key of every provider in all that is said from now on, also of one that this run does not use."""
     for name in KEY_VARIABLES:
-        learn(variables.get(name, "").strip())
+        add_secret(variables.get(name, "").strip())
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -288,7 +288,7 @@ def environment(root: Path) -> dict[str, str]:
 def api_key(variables: dict[str, str], name: str) -> str:
     """The key in variable `name`, checked for what no HTTP header can carry. Raises KeyRefused."""
     key = variables.get(name, "").strip()
-    learn(key)
+    add_secret(key)
     if not key:
         raise KeyRefused(
             f"{name} is not set.", do=f"Put {name}=... into the environment, or into ROOT/.env (mode 0600)."

@@ -27,7 +27,7 @@ from batchgen.emulator.backends.openai_chat import OpenAICompatible
 from batchgen.emulator.backends.workers import MOST_TRIES
 from batchgen.emulator.server import LocalService
 from batchgen.providers.together_codec import reply as together_reply
-from batchgen.runtime.logs import redacted
+from batchgen.runtime.logging_setup import redacted
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.sdk_calls import (
     KEY,

@@ -18,7 +18,7 @@ from batchgen.engine.settlement.settle import settle_late
 from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 
 def look_for_late_results(session: Session) -> None:

@@ -26,7 +26,7 @@ from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provide
 from batchgen.providers.http_errors import speaks_of_model
 from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use
 from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
 LOST_GRACES = 8

@@ -33,7 +33,7 @@ from batchgen.ledger.rows import (
 )
 from batchgen.providers import provider as provider_row
 from batchgen.runtime.files import Layout, hash_file
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 RELEASED = (BatchState.REFUSED, BatchState.ABANDONED)
 

@@ -17,7 +17,7 @@ from batchgen.core.prompts import fields_of
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Asked, Provider
 from batchgen.runtime.files import Layout
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
 

@@ -27,7 +27,7 @@ from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState
 from batchgen.providers.base import Provider
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import write_durably
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 
 class Ending(NamedTuple):

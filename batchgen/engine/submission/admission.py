@@ -18,7 +18,7 @@ from batchgen.ledger.holds import as_error, halt_scope, in_force, model_scope, s
 from batchgen.ledger.receipt import Money, money
 from batchgen.ledger.rows import Batch, Hold
 from batchgen.ledger.totals import NO_BATCH
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 
 def held_back(session: Session, scope: str, step: Step) -> bool:

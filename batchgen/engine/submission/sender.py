@@ -38,7 +38,7 @@ from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
 from batchgen.runtime.concurrency import as_they_come, at_once, begin, brought
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 AHEAD = 4  # files that are uploaded while the batches before them are created
 AHEAD_BYTES = 32_000_000  # of them together: what is under way may lie in memory
