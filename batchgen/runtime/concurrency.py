@@ -8,14 +8,12 @@ call beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
-
-HEARD_SECONDS = 0.5  # within which Ctrl-C is heard, whatever is waited for
 
 
 def begin(call: Callable[[], T], name: str) -> Future[T]:
@@ -35,21 +33,6 @@ def at_once(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
     future: Future[T] = Future()
     _run(calls[0], future)
     return [future]
-
-
-def as_they_come(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
-    """Futures as they are done."""
-    rest = set(futures)
-    while rest:
-        # A Ctrl-C that comes in the very moment in which a wait begins is heard when it ends: so it ends often.
-        done, rest = wait(rest, timeout=HEARD_SECONDS, return_when=FIRST_COMPLETED)
-        yield from done
-
-
-def brought(future: Future[T]) -> T:
-    """What a call brought, waited for. Raises what it raised."""
-    [done] = as_they_come([future])
-    return done.result()
 
 
 def _run(call: Callable[[], T], future: Future[T]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from batchgen.providers.base import Job, Reader
-from batchgen.runtime.concurrency import begin, brought
+from batchgen.runtime.concurrency import begin
 
 DEPTH = 4  # batches that may wait in memory beside the one that is booked ...
 DEPTH_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
@@ -72,7 +72,7 @@ class Ahead:
         if under_way is None:
             return self._remote.get(remote_id)
         self._under_way[remote_id] = None
-        found = brought(under_way)
+        found = under_way.result()
         self._files = found.files
         return found.job
 

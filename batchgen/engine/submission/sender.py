@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
@@ -35,7 +35,7 @@ from batchgen.ledger.holds import as_error, model_scope
 from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Job, RemoteFile, label
-from batchgen.runtime.concurrency import as_they_come, at_once, begin, brought
+from batchgen.runtime.concurrency import at_once, begin
 from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import hash_file
 from batchgen.runtime.logging_setup import log
@@ -185,7 +185,7 @@ class Sender:
         if outgoing.upload is None:
             raise Stop
         try:
-            file = brought(outgoing.upload)
+            file = outgoing.upload.result()
         except QuotaReached as error:
             if freed := clean_files(session, provider_row(batch.provider)):
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
@@ -208,7 +208,7 @@ class Sender:
         """What was uploaded ahead of a batch that may not go now is kept for the tick that goes on."""
         if outgoing.upload is not None and not outgoing.kept:
             with suppress(BatchgenError, *REFUSALS):
-                _note_upload(self._session, outgoing.batch, brought(outgoing.upload))
+                _note_upload(self._session, outgoing.batch, outgoing.upload.result())
 
     def _create(self, batches: list[Batch]) -> int:
         """Every intent durable, one create call each, every id durable. Returns how many were created."""
@@ -219,7 +219,7 @@ class Sender:
         batches = session.store.intend(batches, session.now())
         crashpoint("intent_before_create")
         answers = dict(zip(at_once(calls, "creating"), batches, strict=True))
-        for answer in as_they_come(answers):
+        for answer in as_completed(answers):
             try:
                 with self._noting(answers[answer]):
                     self._created_as(answers[answer], answer)

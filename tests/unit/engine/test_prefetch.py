@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from pathlib import Path
-from threading import Timer, get_ident
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pytest
 
@@ -15,7 +13,6 @@ from batchgen.core.errors import NotReady
 from batchgen.emulator.faults import ALWAYS, Delay, Fault, Status
 from batchgen.engine.collection.prefetch import DEPTH_BYTES, Ahead, Wanted
 from batchgen.providers.base import Job, JobMissing, JobState
-from batchgen.runtime import concurrency
 from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
@@ -74,28 +71,6 @@ def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     watch = Watch(bench)
     goes_on(bench)
     watch.check()
-
-
-def test_ctrl_c_is_heard_by_a_wait_that_it_did_not_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal reaches the process, and not the call in which its main thread waits."""
-    monkeypatch.setattr(concurrency, "HEARD_SECONDS", 0.01)
-    answer: Future[str] = Future()
-
-    def waiting(*arguments: Any, **more: Any) -> Any:
-        if pressed.ident is None:  # not before: a busy machine may take its time to get here
-            pressed.start()
-        return wait(*arguments, **more)
-
-    monkeypatch.setattr(concurrency, "wait", waiting)
-    pressed = Timer(0.05, lambda: signal.pthread_kill(get_ident(), signal.SIGINT))
-    at_last = Timer(PATIENCE_SECONDS / 2, answer.set_result, ["Ctrl-C was not heard"])
-    at_last.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            concurrency.brought(answer)
-        assert not answer.done()
-    finally:
-        at_last.cancel()
 
 
 class Shelf:

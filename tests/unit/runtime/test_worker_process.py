@@ -86,22 +86,23 @@ def test_who_stops_early_leaves_no_process() -> None:
 
 
 FIRST = """
-import os, signal, sys
-sys.path[:0] = ["tests"]
+import os, signal
+from batchgen.runtime import worker_process
 from tests.support.worker_tasks import where
-from batchgen import hand
 if __name__ == "__main__":
-    with hand._Hand(where) as second:
-        second.give(1)
-        print(second.take(), flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+    worker_process._cores = lambda: 2
+    for number, (_, process) in enumerate(worker_process.spread(where, range(50))):
+        if number == worker_process.ALONE:
+            print(process, flush=True)
+            os.kill(os.getpid(), signal.ENDING)
 """
 
 
-def test_the_second_process_does_not_outlive_a_killed_one() -> None:
+@pytest.mark.parametrize("ending", ["SIGKILL", "SIGINT"])
+def test_the_second_process_does_not_outlive_the_first(ending: str) -> None:
     """It would keep its memory, and what was opened for it: who reads this pipe to its end would wait for ever."""
     done = subprocess.run(  # ends when nobody has the pipe any more
-        [sys.executable, "-c", FIRST],
+        [sys.executable, "-c", FIRST.replace("ENDING", ending)],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
@@ -110,5 +111,5 @@ def test_the_second_process_does_not_outlive_a_killed_one() -> None:
         check=False,
         timeout=30,
     )
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == -signal.Signals[ending]
     assert int(done.stdout) > 0
