@@ -362,7 +362,7 @@ def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_benc
     empty = Fault(provider="gemini", endpoint="download", action=Body(text=""), times=2 * looks)
     scene.bench.service.faults.add(empty)
     scene.tick()
-    said = [collects(scene, after) for after in (110, MINUTE, MINUTE, HOUR, MINUTE, MINUTE)]
+    said = [collects(scene, after) for after in (110, MINUTE, 15 * MINUTE, HOUR, MINUTE, MINUTE)]
     assert "0 of 4 accepted (4 cancelled)" in "".join(said[:3])
     assert "4 of 4 accepted (4 accepted)" in "".join(said[3:])
     scene.finish()

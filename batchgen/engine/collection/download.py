@@ -7,7 +7,7 @@ a line, and comes back twice the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -25,29 +25,19 @@ from batchgen.runtime.failpoints import crashpoint
 from batchgen.runtime.files import replacing
 
 DOWNLOADS = 4  # of one file in one tick, before it is left to the next
-SHORT_LOOKS = 2  # ticks in which a file is taken for a cut one that has too few lines or ends within one
+SHORT_LOOKS = 2  # ticks in which a file that has too few lines or ends within one is not believed, however far apart
 
 
-class ShortResults(NotReady):
-    """What was downloaded is a part of a result file, as far as can be told: the only look that counts as short."""
+class _Incomplete(NotReady):
+    """What was downloaded is only a part of a result file, as far as can be told."""
 
 
-def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
-    session: Session,
-    remote: Reader,
-    batch: Batch,
-    job: Job,
-    keys: Mapping[str, int],
-    *,
-    strict: bool,
-    some: bool = False,
-) -> bytes:
+def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mapping[str, int]) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again, but for an empty one: re-reading must never need the
-    network. Raises NotReady when a file that the job names cannot be had yet, or is no result file; ShortResults when
-    it (if `strict`) answers nothing or has fewer lines than the provider says there are, or than a success must have
-    where it says nothing, or (if there must be `some`) has none, or (if `strict`) ends within a line.
+    network. Raises NotReady when a file that the job names cannot be had yet, is no result file, or seems to be a part
+    of one; the last is counted in the ledger, and believed when SHORT_LOOKS and the grace period are over.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -55,14 +45,31 @@ def fetch(  # noqa: PLR0913 - a batch, its job, and how far both are believed
         _keep(output, b"".join(line + b"\n" for line in job.inline))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not _holds_something(path)}
-    counted = job.rows or (len(keys) if job.state is JobState.SUCCEEDED else 0) or 1
-    lines = counted if strict else int(some)
-    due = _Wanted(provider_row(batch.provider), frozenset(keys), lines, on_disk, strict)
-    bodies = _believable(remote, list(missing.values()), due)
+    lines = _least_lines(session, batch, job, len(keys))
+    expected = _Expected(provider_row(batch.provider), frozenset(keys), on_disk, lines)
+    try:
+        bodies = _believable(remote, list(missing.values()), expected) if missing else []
+    except _Incomplete:
+        looks = min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS)
+        session.store.update(batch, incomplete_downloads=looks)
+        raise
     for path, body in zip(missing, bodies, strict=True):
         if body is not None:
             _keep(path, body)
     return b"\n".join([*on_disk, *filter(None, bodies)])
+
+
+def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int:
+    """How many lines the files of a job must have: as many as the provider says, as a success must have where it says
+    nothing, or one. 0 where enough looks have shown the same files: what they lack does not come any more.
+
+    Looks may follow one another within seconds (`--wait`), so they do not count alone: a fault may last some minutes.
+    """
+    now = session.now()
+    early = now - (batch.job.ended_at or now) < session.settings.batches.reconcile_grace_seconds
+    if early or batch.counters.incomplete_downloads < SHORT_LOOKS:
+        return job.rows or (requests if job.state is JobState.SUCCEEDED else 0) or 1
+    return 0
 
 
 def salvage(session: Session, remote: Reader, batch: Batch, job: Job | None) -> bytes:
@@ -70,10 +77,10 @@ def salvage(session: Session, remote: Reader, batch: Batch, job: Job | None) -> 
     result rows. They are kept on disk. b"" when there is nothing.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
-    wanted = _Wanted(provider_row(batch.provider), frozenset(), 0, [], strict=True)
+    provider = provider_row(batch.provider)
     for path, file_id in ((output, job.output), (errors, job.errors)) if job else ():
-        body = None if _holds_something(path) or not file_id else _had(remote, file_id)
-        if isinstance(body, bytes) and next(_answers([body], wanted), None) is not None:
+        body = None if _holds_something(path) or not file_id else _download(remote, file_id)
+        if isinstance(body, bytes) and any(_answers(provider, [body])):
             _keep(path, body)
     return b"\n".join(path.read_bytes() for path in (output, errors) if path.exists())
 
@@ -90,69 +97,9 @@ def _keep(path: Path, raw: bytes) -> None:
     crashpoint("result_file_written")
 
 
-class _Wanted(NamedTuple):
-    """What files must hold to be believed: these keys, or so many lines; `on_disk` is there already."""
-
-    provider: Provider
-    keys: frozenset[str]
-    lines: int
-    on_disk: list[bytes]
-    strict: bool
-
-
-def _believable(remote: Reader, file_ids: list[str], wanted: _Wanted) -> Sequence[bytes | None]:
-    """The files' bytes, once they are believable: all of the wanted keys, or twice the same and long enough.
-
-    None for a file that cannot be had while the others answer every key: nothing is missing but that file.
-    """
-    if not file_ids:
-        return []
-    before: list[bytes] = []
-    for _ in range(DOWNLOADS):
-        had = [_had(remote, file_id) for file_id in file_ids]
-        bodies = [body for body in had if isinstance(body, bytes)]
-        if refused := [error for error in had if isinstance(error, Exception)]:
-            if _answered([*wanted.on_disk, *bodies], wanted):
-                return [body if isinstance(body, bytes) else None for body in had]
-            raise refused[0]
-        if not all(_looks_like_results(body, wanted) for body in bodies):
-            before = []
-            continue
-        every = [*wanted.on_disk, *bodies]
-        if _answered(every, wanted):
-            return bodies
-        if bodies == before:
-            if flaw := _shortness(every, bodies, wanted):
-                raise ShortResults(f"the results {', '.join(file_ids)} {flaw}.")
-            return bodies
-        before = bodies
-    flaw = "come back different at every download" if before else "are no JSON lines"
-    raise NotReady(f"the results {', '.join(file_ids)} {flaw}.")
-
-
-def _shortness(every: Sequence[bytes], bodies: Sequence[bytes], wanted: _Wanted) -> str:
-    """Why `bodies`, which came twice the same, seem to be parts of files; "" where they do not. `every` adds to them
-    what is on disk.
-    """
-    found = sum(len(read_lines(body)) for body in every)
-    if found < wanted.lines:
-        return f"have {found} lines, {wanted.lines} or more are due"
-    if wanted.strict and any(_is_broken(body, wanted) for body in bodies):
-        return "are no JSON lines"
-    if wanted.strict and any(_torn(body) for body in bodies):
-        return "end within a line: a part is missing"
-    return ""
-
-
-def _had(remote: Reader, file_id: str) -> bytes | Exception:
+def _download(remote: Reader, file_id: str) -> bytes | Exception:
     """The file's bytes, or why the provider does not give it."""
-    try:
-        return _once(remote, file_id)
-    except (NotReady, *REFUSALS) as error:
-        return error
 
-
-def _once(remote: Reader, file_id: str) -> bytes:
     def call() -> bytes:
         buffer = BytesIO()
         remote.download(file_id, buffer)
@@ -161,11 +108,83 @@ def _once(remote: Reader, file_id: str) -> bytes:
     try:
         return patiently(call)
     except JobMissing as error:
-        raise NotReady(f"the result file {file_id} is not there ({error}).") from None
+        return NotReady(f"the result file {file_id} is not there ({error}).")
+    except (NotReady, *REFUSALS) as error:
+        return error
 
 
-def _torn(raw: bytes) -> bool:
-    """Whether a body ends within a line, as it does when a connection of no declared length was closed too early."""
+class _Expected(NamedTuple):
+    """What the files of a job must hold together with `on_disk`, the files that are there already: an answer to each of
+    `keys`; or else `least_lines` lines, where 0 means that parts of files are taken, too.
+    """
+
+    provider: Provider
+    keys: frozenset[str]
+    on_disk: list[bytes]
+    least_lines: int
+
+    def complete(self, bodies: Sequence[bytes]) -> bool:
+        """Whether every key is answered."""
+        return bool(self.keys) and self.keys <= set(_answers(self.provider, [*self.on_disk, *bodies]))
+
+    def flaw(self, bodies: Sequence[bytes]) -> str:
+        """Why `bodies`, which came twice the same, seem to be parts of files; "" where they do not."""
+        found = sum(len(read_lines(body)) for body in (*self.on_disk, *bodies))
+        if found < self.least_lines:
+            return f"have {found} lines, {self.least_lines} or more are due"
+        if self.least_lines and any(_is_broken(self.provider, body) for body in bodies):
+            return "are no JSON lines"
+        if self.least_lines and any(map(_ends_within_a_line, bodies)):
+            return "end within a line: a part is missing"
+        return ""
+
+
+def _believable(remote: Reader, file_ids: Sequence[str], expected: _Expected) -> Sequence[bytes | None]:
+    """The files' bytes, once they are complete, or twice the same and without a flaw. Raises NotReady.
+
+    None for a file that cannot be had while the others answer every key: nothing is missing but that file.
+    """
+    names, before = ", ".join(file_ids), list[bytes]()
+    for _ in range(DOWNLOADS):
+        answers = [_download(remote, file_id) for file_id in file_ids]
+        bodies = [answer for answer in answers if isinstance(answer, bytes)]
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        if not refused and not all(_is_result_file(expected.provider, body) for body in bodies):
+            before = []
+            continue
+        if expected.complete(bodies):
+            return [answer if isinstance(answer, bytes) else None for answer in answers]
+        if refused:
+            raise refused[0]
+        if bodies == before:
+            if flaw := expected.flaw(bodies):
+                raise _Incomplete(f"the results {names} {flaw}.")
+            return bodies
+        before = bodies
+    flaw = "come back different at every download" if before else "are no JSON lines"
+    raise NotReady(f"the results {names} {flaw}.")
+
+
+def _is_result_file(provider: Provider, raw: bytes) -> bool:
+    """Whether a body is a result file: some line answers a key, or it is a broken one. A page or an error of somebody
+    in between is neither, however often it comes; an empty file is a result too.
+    """
+    return not _start(raw) or any(_answers(provider, [raw])) or _is_broken(provider, raw)
+
+
+def _is_broken(provider: Provider, raw: bytes) -> bool:
+    """Whether a body answers no key, but starts as a JSON object does and holds a row that is torn or lost its key."""
+    rows = _start(raw) == b"{" and any(mark in raw for mark in provider.row_marks)
+    return rows and not any(_answers(provider, [raw]))
+
+
+def _start(raw: bytes) -> bytes:
+    """The first byte of a body that is no white space, b"" for an empty one."""
+    return raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+
+def _ends_within_a_line(raw: bytes) -> bool:
+    """As it does when a connection of no declared length was closed too early."""
     last = raw[raw.rfind(b"\n") + 1 :].strip()
     try:
         orjson.loads(last or b"{}")
@@ -174,29 +193,7 @@ def _torn(raw: bytes) -> bool:
     return False
 
 
-def _looks_like_results(raw: bytes, wanted: _Wanted) -> bool:
-    """Whether a body is a result file: some line answers a key, or it is a broken one. A page or an error of somebody
-    in between is neither, however often it comes; an empty file is a result too.
-    """
-    return not _start(raw) or next(_answers([raw], wanted), None) is not None or _is_broken(raw, wanted)
-
-
-def _is_broken(raw: bytes, wanted: _Wanted) -> bool:
-    """Whether a body answers no key, but starts as a JSON object does and holds a row that is torn or lost its key."""
-    rows = _start(raw) == b"{" and any(mark in raw for mark in wanted.provider.row_marks)
-    return rows and next(_answers([raw], wanted), None) is None
-
-
-def _start(raw: bytes) -> bytes:
-    """The first byte of a body that is no white space, b"" for an empty one."""
-    return raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-
-
-def _answered(bodies: Sequence[bytes], wanted: _Wanted) -> bool:
-    return bool(wanted.keys) and wanted.keys <= set(_answers(bodies, wanted))
-
-
-def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:
+def _answers(provider: Provider, bodies: Iterable[bytes]) -> Iterator[str]:
     """The keys that whole lines of result files answer."""
     for body in bodies:
         for line in read_lines(body):
@@ -204,5 +201,5 @@ def _answers(bodies: Sequence[bytes], wanted: _Wanted) -> Iterator[str]:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            if key := wanted.provider.key(as_object(row)):
+            if key := provider.key(as_object(row)):
                 yield key

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.core.errors import BatchgenError, Temporary
-from batchgen.engine.collection.download import SHORT_LOOKS, ShortResults, fetch
+from batchgen.engine.collection.download import fetch
 from batchgen.engine.maintenance import ask_to_stop
 from batchgen.engine.reconcile import LISTING_PAYS, enter_duplicates, listed
 from batchgen.engine.session import Session
@@ -103,16 +103,8 @@ def _visit(session: Session, provider: Provider, batch: Batch) -> None:
 
 def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
     """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
-    keys, strict = (
-        session.keys(batch, session.store.failed_numbers(batch)),
-        batch.counters.incomplete_downloads < SHORT_LOOKS,
-    )
-    some = job.state is JobState.SUCCEEDED
-    try:
-        raw = fetch(session, session.remote(provider), batch, job, keys, strict=strict, some=some)
-    except ShortResults:
-        session.store.update(batch, incomplete_downloads=min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS))
-        raise
+    keys = session.keys(batch, session.store.failed_numbers(batch))
+    raw = fetch(session, session.remote(provider), batch, job, keys)
     if raw.strip():
         settle_late(session, provider, batch, raw)
 

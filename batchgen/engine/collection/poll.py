@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
 from batchgen.core.outcomes import Reason
-from batchgen.engine.collection.download import SHORT_LOOKS, ShortResults, fetch, salvage
+from batchgen.engine.collection.download import fetch, salvage
 from batchgen.engine.collection.late_results import look_for_late_results
-from batchgen.engine.collection.prefetch import Ahead, Wanted
+from batchgen.engine.collection.prefetch import Prefetch
 from batchgen.engine.reconcile import LISTING_PAYS
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
@@ -56,7 +56,7 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
         return 0
     listed = _listed(session, provider, own)
     own = _turned(session, provider, own)
-    remote = _ahead(session, provider, own, listed)
+    remote = _prefetch(session, provider, own, listed)
     stopped = ""
     for batch in own:
         try:
@@ -117,22 +117,17 @@ def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> d
         return {}
 
 
-def _ahead(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Ahead:
+def _prefetch(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Prefetch:
     """The provider's reads, with those batches fetched ahead that have ended, or of which nothing is known yet."""
-    wanted = [
-        Wanted(
-            batch.job.remote_id,
-            session.layout.results(batch.step, batch.name),
-            session.layout.errors(batch.step, batch.name),
-            batch.plan.bytes,
-        )
+    sizes = {
+        batch.job.remote_id: batch.plan.bytes
         for batch in batches
         if batch.job.remote_id and ((job := listed.get(batch.job.remote_id)) is None or job.state.ended)
-    ]
-    return Ahead(session.remote(provider), wanted)
+    }
+    return Prefetch(session.remote(provider), sizes)
 
 
-def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job | None) -> bool:
+def _visit(session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job | None) -> bool:
     """Look at one batch; book it if it has ended. Returns whether it was collected."""
     # A listing does not show results; the job's own address does.
     if job is None or job.state.ended:
@@ -196,26 +191,18 @@ def _awaited(session: Session, raw: bytes) -> float | None:
     return None if raw.strip() else session.now() + settle.AWAITED_SECONDS
 
 
-def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job, waited: float) -> bool:
+def _book(session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job, waited: float) -> bool:
     """Fetch whatever a job offers that was first seen ended `waited` seconds ago, and book it."""
     keys = session.keys(batch)
     try:
         _expect_results(session, batch, job, waited)
-        # Looks may follow one another within seconds (`--wait`): that a success is empty is not believed so soon.
-        some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
-        raw = fetch(
-            session, remote, batch, job, keys, strict=batch.counters.incomplete_downloads < SHORT_LOOKS, some=some
-        )
+        raw = fetch(session, remote, batch, job, keys)
     except (NotReady, *REFUSALS) as error:
-        if isinstance(error, ShortResults):
-            batch = session.store.update(
-                batch, incomplete_downloads=min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS)
-            )
         _be_patient(session, batch, str(error), waited)
         why = f"no results in {waited / 3600:.0f} h ({str(error).rstrip('.')})"
         _give_up(session, batch, salvage(session, remote, batch, job), why)
         return True
-    remote.go_on(batch.job.remote_id or "")
+    remote.start_after(batch.job.remote_id or "")
     crashpoint("results_read")
     book(session, provider, batch, job, raw, keys)
     return True

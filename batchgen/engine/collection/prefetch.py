@@ -7,11 +7,10 @@ one has come back whole, so a provider in trouble is hardly asked more often.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from batchgen.providers.base import Job, Reader
@@ -21,18 +20,6 @@ DEPTH = 4  # batches that may wait in memory beside the one that is booked ...
 DEPTH_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
 
 
-class Wanted(NamedTuple):
-    """A batch to be fetched ahead, and where its output and its errors will lie: what lies there is not fetched.
-
-    `size` is that of its request file, in bytes.
-    """
-
-    remote_id: str
-    output: Path
-    errors: Path
-    size: int
-
-
 class _Fetched(NamedTuple):
     """A job, and the files it names by their id; for each the exception, where it could not be had."""
 
@@ -40,31 +27,33 @@ class _Fetched(NamedTuple):
     files: dict[str, bytes | Exception]
 
 
-class Ahead:
+class Prefetch:
     """A provider's reads; some have been made already when they are asked for."""
 
-    def __init__(self, remote: Reader, batches: Sequence[Wanted]) -> None:
-        """`batches` in the order in which they will be asked for; others may be asked for in between."""
-        self._remote, self._batches = remote, batches
+    def __init__(self, remote: Reader, sizes: Mapping[str, int]) -> None:
+        """`sizes` are those of the request files in bytes, by job id, in the order in which the jobs will be asked for;
+        other jobs may be asked for in between.
+        """
+        self._remote, self._sizes = remote, sizes
         self._under_way: dict[str, Future[_Fetched] | None] = {}  # None: it was handed out
         self._files: dict[str, bytes | Exception] = {}
 
-    def go_on(self, remote_id: str) -> None:
+    def start_after(self, remote_id: str) -> None:
         """The batch `remote_id` has come back whole and will be booked: fetch those behind it."""
-        for one in self._behind(remote_id):
-            if one.remote_id not in self._under_way:
-                call = partial(_fetch, self._remote, one)
-                self._under_way[one.remote_id] = begin(call, f"fetching {one.remote_id}")
+        for following in self._following(remote_id):
+            if following not in self._under_way:
+                call = partial(_fetch, self._remote, following)
+                self._under_way[following] = begin(call, f"fetching {following}")
 
-    def _behind(self, remote_id: str) -> Iterator[Wanted]:
-        """As many of the next batches as may lie in memory, the very next one in any case."""
-        at = next((at for at, one in enumerate(self._batches) if one.remote_id == remote_id), len(self._batches))
-        size = 0
-        for one in self._batches[at + 1 : at + 1 + DEPTH]:
-            if size and size + one.size > DEPTH_BYTES:
+    def _following(self, remote_id: str) -> Iterator[str]:
+        """As many of the next jobs as may lie in memory, the very next one in any case."""
+        order, size = list(self._sizes), 0
+        at = order.index(remote_id) + 1 if remote_id in self._sizes else len(order)
+        for following in order[at : at + DEPTH]:
+            if size and size + self._sizes[following] > DEPTH_BYTES:
                 return
-            size += one.size
-            yield one
+            size += self._sizes[following]
+            yield following
 
     def get(self, remote_id: str) -> Job:
         self._files = {}  # of the batch before
@@ -86,13 +75,11 @@ class Ahead:
             destination.write(found)
 
 
-def _fetch(remote: Reader, wanted: Wanted) -> _Fetched:
+def _fetch(remote: Reader, remote_id: str) -> _Fetched:
     """The calls of one batch."""
-    job = remote.get(wanted.remote_id)
-    if not job.state.ended:
-        return _Fetched(job, {})
-    named = ((job.output, wanted.output), (job.errors, wanted.errors))
-    return _Fetched(job, {file_id: _body(remote, file_id) for file_id, path in named if file_id and not path.exists()})
+    job = remote.get(remote_id)
+    named = filter(None, (job.output, job.errors)) if job.state.ended else ()
+    return _Fetched(job, {file_id: _body(remote, file_id) for file_id in named})
 
 
 def _body(remote: Reader, file_id: str) -> bytes | Exception:

@@ -11,7 +11,7 @@ import pytest
 
 from batchgen.core.errors import NotReady
 from batchgen.emulator.faults import ALWAYS, Delay, Fault, Status
-from batchgen.engine.collection.prefetch import DEPTH_BYTES, Ahead, Wanted
+from batchgen.engine.collection.prefetch import DEPTH_BYTES, Prefetch
 from batchgen.providers.base import Job, JobMissing, JobState
 from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
@@ -93,47 +93,46 @@ class Shelf:
             raise self.trouble.pop(name)
 
 
-def shelf(tmp_path: Path, size: int = 1, **trouble: Exception) -> tuple[Shelf, Ahead]:
+def shelf(size: int = 1, **trouble: Exception) -> tuple[Shelf, Prefetch]:
     here = Shelf({name.replace("_", " "): error for name, error in trouble.items()})
-    wanted = [Wanted(name, tmp_path / name, tmp_path / f"{name}.errors", size) for name in "abcdef"]
-    return here, Ahead(here, wanted)
+    return here, Prefetch(here, dict.fromkeys("abcdef", size))
 
 
-def brought(ahead: Ahead, name: str, path: Path) -> bytes:
+def brought(ahead: Prefetch, name: str, path: Path) -> bytes:
     with path.open("wb") as stream:
         ahead.download(f"file {name}", stream)
     return path.read_bytes()
 
 
-def settle(ahead: Ahead) -> None:
+def settle(ahead: Prefetch) -> None:
     wait([one for one in ahead._under_way.values() if one])
 
 
 def test_nothing_is_asked_before_it_is_due_and_at_most_a_few_wait(tmp_path: Path) -> None:
     depth = 2
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // depth)
+    here, ahead = shelf(size=DEPTH_BYTES // depth)
     for at, name in enumerate("abcdef"):
         assert ahead.get(name).remote_id == name
         assert brought(ahead, name, tmp_path / "body") == f"file {name}".encode()
         settle(ahead)
         assert len(here.asked) == 2 * min(at + depth if at else 1, 6)
-        ahead.go_on(name)
+        ahead.start_after(name)
         settle(ahead)
         assert len(here.asked) == 2 * min(at + 1 + depth, 6)
     assert set(here.asked.values()) == {1}
 
 
-def test_the_very_next_batch_is_fetched_whatever_its_size(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES + 1)
-    ahead.go_on("a")
+def test_the_very_next_batch_is_fetched_whatever_its_size() -> None:
+    here, ahead = shelf(size=DEPTH_BYTES + 1)
+    ahead.start_after("a")
     settle(ahead)
     assert here.asked == {"b": 1, "file b": 1}
 
 
 def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2, b=JobMissing("no b"), file_c=NotReady("no file c"))
+    here, ahead = shelf(size=DEPTH_BYTES // 2, b=JobMissing("no b"), file_c=NotReady("no file c"))
     ahead.get("a")
-    ahead.go_on("a")
+    ahead.start_after("a")
     with pytest.raises(JobMissing, match="no b"):
         ahead.get("b")
     assert ahead.get("b").remote_id == "b"
@@ -142,11 +141,3 @@ def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> 
         brought(ahead, "c", tmp_path / "body")
     assert brought(ahead, "c", tmp_path / "body") == b"file c"
     assert here.asked == {"a": 1, "b": 2, "c": 1, "file c": 2}
-
-
-def test_a_file_on_disk_is_not_fetched_ahead(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2)
-    (tmp_path / "b").write_bytes(b"as it came")
-    ahead.go_on("a")
-    settle(ahead)
-    assert here.asked == {"b": 1, "c": 1, "file c": 1}
