@@ -1,16 +1,14 @@
 """What only the whole dataset can tell: usual lengths, near-duplicate conversations, and which belong together.
 
 One pass over frames of turns, in seed order, and a second look at the few that may be near-duplicates. What is kept of
-a conversation is hashes of its bands, in a file; a split needs a hash of its question, too. Lengths are counted.
+a conversation is hashes of its bands; a split needs a hash of its question, too. Lengths are counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from hashlib import blake2b
-from itertools import chain
 from typing import NamedTuple
 
 import polars as pl
@@ -29,24 +27,21 @@ MAD_TO_DEVIATION = 1.4826
 class Survey(NamedTuple):
     """What a dataset is like as a whole.
 
-    `lengths` has the usual lengths per round; `copies` maps a conversation to the first one that it nearly copies;
-    `together` has (number, group): conversations that share their seed question or nearly copy each other are one
-    group (nothing where no groups were wanted); `scripts` counts conversations by the writing system of their seed.
+    `lengths` has the usual lengths per round; `copies` has (number, near_duplicate_of): a conversation and the first
+    one that it nearly copies; `together` has (number, group): conversations that share their seed question or nearly
+    copy each other are one group (nothing where no groups were wanted); `scripts` counts conversations by the writing
+    system of their seed.
     """
 
     lengths: pl.DataFrame
-    copies: Mapping[int, int]
+    copies: pl.DataFrame
     together: pl.DataFrame
     scripts: Mapping[str, int]
 
     def measure(self, turns: pl.DataFrame) -> pl.DataFrame:
         """`turns` with the columns of quality.CONTEXT."""
-        numbers = turns["number"].unique()
-        found = {number: original for number in numbers if (original := self.copies.get(number)) is not None}
-        copied = pl.DataFrame(
-            {"number": found.keys(), "near_duplicate_of": found.values()},
-            schema={"number": pl.Int64, "near_duplicate_of": pl.Int64},
-        )
+        # A frame of turns holds consecutive numbers, and there may be many copies.
+        copied = self.copies.filter(pl.col("number").is_between(turns["number"].min(), turns["number"].max()))
         return turns.join(copied, on="number", how="left", validate="m:1", maintain_order="left").join(
             self.lengths, on="round", how="left", validate="m:1", maintain_order="left"
         )
@@ -62,15 +57,17 @@ def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None, *, groups
     again.
     """
     lengths, asked, scripts = _Lengths(), _Asked(), Counter[str]()
-    with Bands() as bands:
-        for turns, hashes in spread(band_hashes, chunks):
-            lengths.learn(turns)
-            bands.learn(hashes)
-            first = turns.filter(pl.col("round") == 1)
-            if groups:
-                asked.learn(first)
-            scripts.update(main_script(question) or "other" for question in first["question"])
-        found = copies(chain.from_iterable(map(again or partial(_among, chunks), bands.shared())))
+    bands = Bands()
+    for turns, hashes in spread(band_hashes, chunks):
+        lengths.learn(turns)
+        bands.learn(hashes)
+        first = turns.filter(pl.col("round") == 1)
+        if groups:
+            asked.learn(first)
+        scripts.update(main_script(question) or "other" for question in first["question"])
+    suspects = bands.shared()
+    del bands
+    found = copies(again(suspects) if again else _among(chunks, suspects))
     return Survey(lengths.usual(), found, asked.together(found), scripts)
 
 
@@ -90,18 +87,18 @@ class _Asked:
         asked = [_digest(plain(question)) for question in first["question"]]
         self._chunks.append(first.select("number", pl.Series("asked", asked, dtype=pl.UInt64)))
 
-    def together(self, copied: Mapping[int, int]) -> pl.DataFrame:
+    def together(self, copied: pl.DataFrame) -> pl.DataFrame:
         """(number, group): those that began with the same question, or of which one nearly copies the other."""
         if not self._chunks:
             return pl.DataFrame(schema={"number": pl.Int64, "group": pl.Int64})
         every = pl.concat(self._chunks).select("number", pl.col("number").min().over("asked").alias("group"))
-        if not copied:
+        if copied.is_empty():
             return every
-        involved = pl.Series([*copied.keys(), *copied.values()], dtype=pl.Int64).implode()
+        involved = pl.concat([copied["number"], copied["near_duplicate_of"]]).implode()
         few = every.filter(pl.col("number").is_in(involved))
         group_of = dict(zip(few["number"], few["group"], strict=True))
         groups = _Groups()
-        for number, original in copied.items():
+        for number, original in copied.iter_rows():
             groups.join(group_of[number], group_of[original])
         changed = {group: groups.find(group) for group in {*group_of.values()}}
         old, new = (pl.Series(values, dtype=pl.Int64) for values in (changed.keys(), changed.values()))

@@ -341,7 +341,7 @@ def test_chunks_do_not_change_what_is_found() -> None:
     chunks = [table(dialogues[at : at + 7]) for at in range(0, len(dialogues), 7)]
     whole, parts = survey([table(dialogues)]), survey(chunks)
     assert whole.lengths.equals(parts.lengths)
-    assert whole.copies == parts.copies
+    assert whole.copies.equals(parts.copies)
     together = labels(whole.measure(table(dialogues)))
     assert together == [found for chunk in chunks for found in labels(parts.measure(chunk))]
 
