@@ -16,6 +16,7 @@ import click
 from batchgen import __version__
 from batchgen.cli.commands.base import Context
 from batchgen.cli.exit_status import answer_lost, interrupted, os_error, tell
+from batchgen.cli.paths import UserPath
 from batchgen.core.errors import BatchgenError
 from batchgen.core.wording import COMMANDS, typed
 from batchgen.runtime.files import system_trouble
@@ -48,12 +49,12 @@ class Door(click.Group):
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     envvar="BATCHGEN_ROOT",
     default=Path(),
     help="The run's folder. Default: $BATCHGEN_ROOT, or here.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Default: ROOT/batchgen.toml.")
+@click.option("--config", type=UserPath(), help="Default: ROOT/batchgen.toml.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, with times.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings only.")
 @click.version_option(__version__, prog_name="batchgen")

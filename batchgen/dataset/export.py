@@ -7,6 +7,7 @@ near-duplicates, who belongs together), the second flags and writes.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -156,7 +157,7 @@ def _outputs(run: Run, options: Options) -> dict[str, Path]:
     """The files to write, by split. A path with a suffix is one file, any other a directory with a card."""
     output = options.output
     own = [run.layout.data, run.layout.root / "requests", run.layout.root / "results"]
-    if any(output.resolve().is_relative_to(folder.resolve()) for folder in own):
+    if any(_real(output).is_relative_to(_real(folder)) for folder in own):
         raise SetupError(f"{output} lies among the run's own files.", do="Choose an --output elsewhere.")
     if output.suffix in FILE_SUFFIXES and not output.is_dir():
         if options.test_share:
@@ -165,6 +166,10 @@ def _outputs(run: Run, options: Options) -> dict[str, Path]:
     if output.suffix.lower() in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
         raise SetupError(f"{output} is no place for an export.", do="End it in .jsonl or .parquet, or in no suffix.")
     return _in_directory(output, options)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
 
 
 def _in_directory(folder: Path, options: Options) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
 from batchgen.ledger.migrations import MIGRATIONS
 from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.files import LOCK, need_sqlite_locks
+from batchgen.runtime.files import LOCK, is_there, need_sqlite_locks
 
 BUSY_SECONDS = 60.0
 PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
@@ -51,7 +51,7 @@ class Database:
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Open the store for reading beside a writer, or None if there is none. Raises SetupError without locks."""
-        if not path.exists():
+        if not is_there(path):
             return None
         need_sqlite_locks(path.with_name(LOCK))
         try:

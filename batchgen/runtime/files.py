@@ -76,6 +76,15 @@ class Written(NamedTuple):
     sha256: str
 
 
+def is_there(path: Path) -> bool:
+    """Whether `path` exists. Raises OSError where that cannot be told: a loop of links is not nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def make_directory(path: Path) -> None:
     """Create `path` and its parents, each entry durable."""
     if path.is_dir():

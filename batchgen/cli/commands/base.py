@@ -41,11 +41,11 @@ def working(context: Context, *, create: bool = False) -> Iterator[Session]:
     from batchgen.engine.session import Session
     from batchgen.ledger.connection import translating
     from batchgen.ledger.store import Store
-    from batchgen.runtime.files import Layout, exclusive
+    from batchgen.runtime.files import Layout, exclusive, is_there
     from batchgen.runtime.settings import environment
 
     settings, layout = context.settings(), Layout(context.root)
-    if not create and not layout.store.exists():
+    if not create and not is_there(layout.store):
         raise unprepared(layout.root)
     with exclusive(layout), translating(layout.store):
         new = not layout.store.exists()
@@ -115,13 +115,6 @@ def unprepared(root: Path) -> BatchgenError:
     if lost := lost_store(Layout(root)):
         return lost
     return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
-
-
-def output_path(_: click.Context, option: click.Parameter, value: str | None) -> Path | None:
-    """An option's path. Raises click.BadParameter for an empty one: a script's variable was not set."""
-    if value == "":
-        raise click.BadParameter("a path is wanted, not an empty text.", param=option)
-    return None if value is None else Path(value)
 
 
 def answer(value: Any, *, as_json: bool, text: str) -> None:

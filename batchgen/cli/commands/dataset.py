@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from batchgen.cli.commands.base import Context, answer, json_option, output_path, prepared, reading, working
+from batchgen.cli.commands.base import Context, answer, json_option, prepared, reading, working
+from batchgen.cli.paths import UserPath
 
 
 class _FormatName(click.Choice[str]):
@@ -47,9 +48,7 @@ def verify(context: Context, *, as_json: bool) -> None:
 
 
 @click.command(short_help="Write one HTML page about the run.")
-@click.option(
-    "--output", type=click.Path(), callback=output_path, help="An .html file. Default: ROOT/data/report.html."
-)
+@click.option("--output", type=UserPath(), help="An .html file. Default: ROOT/data/report.html.")
 @click.option(
     "--conversations", type=click.IntRange(min=1), default=2000, show_default=True, help="Most to read in the page."
 )
@@ -77,8 +76,7 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
 @click.option("--format", "form", type=_FormatName(), required=True, help="Who it is for.")
 @click.option(
     "--output",
-    type=click.Path(),
-    callback=output_path,
+    type=UserPath(),
     required=True,
     help="A .jsonl or .parquet file, or a folder.",
 )

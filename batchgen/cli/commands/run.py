@@ -18,6 +18,7 @@ from batchgen.cli.commands.base import (
     wanted_steps,
     working,
 )
+from batchgen.cli.paths import UserInput
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.wording import counted, typed
 from batchgen.runtime.streams import table_width
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--input", "source", default="aligner/aligner-20K", show_default=True, help="A file or a dataset id.")
+@click.option(
+    "--input",
+    "source",
+    type=UserInput(),
+    default="aligner/aligner-20K",
+    show_default=True,
+    help="A file or a dataset id.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="How many rows to draw.")
 @click.option("--all", "everything", is_flag=True, help="Take every row, in file order; not with --limit.")
 @click.option("--sample-seed", type=int, default=42, show_default=True, help="Seed of the random draw.")
