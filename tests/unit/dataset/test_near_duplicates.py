@@ -12,6 +12,7 @@ from rensa import RMinHash, RMinHashDeduplicator
 
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates as near_copies
+from batchgen.dataset.quality import similarity
 from batchgen.dataset.quality.flags import table
 from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, Bands, band_hashes, copies
 from batchgen.dataset.quality.survey import held_out, survey
@@ -90,7 +91,7 @@ def test_copies_are_those_that_the_library_finds(seed: int) -> None:
     originals = RMinHashDeduplicator(
         near_copies.SIMILAR, PERMUTATIONS, use_lsh=True, num_bands=BANDS, seed=near_copies.SIGNATURE_SEED
     )
-    words = [near_copies.shingles(text) for text in near_copies._texts(turns)["text"]]
+    words = [similarity.shingles(text) for text in near_copies._texts(turns)["text"]]
     for number, signature in enumerate(
         RMinHash.from_token_sets(words, PERMUTATIONS, near_copies.SIGNATURE_SEED), start=1
     ):
