@@ -87,7 +87,7 @@ def build_all(run: Session) -> list[Batch]:
     """Every request file of the first step, entered into the ledger."""
     batches = []
     while shard := request_files.shard(run, QUESTION, 0):
-        batches.append(submit.plan(run, shard))
+        batches.append(submit.plan_batch(run, shard))
     return batches
 
 
@@ -110,7 +110,7 @@ def measure_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     seconds, start = [], time.perf_counter()
     while shard := request_files.shard(run, QUESTION, 0):
-        submit.plan(run, shard)
+        submit.plan_batch(run, shard)
         seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
     return seconds

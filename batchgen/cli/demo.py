@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from batchgen.cli.exit_status import telling
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import counted, typed
 from batchgen.dataset.prepare import Options, prepare
@@ -147,14 +148,16 @@ def note(backend: str) -> str:
 
 
 def _grow(layout: Layout, service: LocalService, conversations: int, *, live: bool, say: Callable[[str], None]) -> None:
-    with _session(layout, _reaching(service)) as session, as_file(files("batchgen") / "examples.jsonl") as examples:
+    store = Store.open(layout.store)
+    with (
+        Session(layout, load(layout.root), store, _reaching(service)) as session,
+        as_file(files("batchgen") / "examples.jsonl") as examples,
+    ):
         done = prepare(session, Options(str(examples), conversations, sample_seed=0, shuffle=False))
         seeds = counted(done.conversations, "example conversation")
         say(f"{seeds} in {_near(layout.root)}; each is grown by six requests.")
-        with showing(session, live=live) as show:
+        with telling(session.troubles), showing(session, live=live) as show:
             wait(session, advance=True, sleep=clock.sleep, show=show)
-        if worst := session.worst():
-            raise worst
         for problem in verify(session):
             log.warning("%s", problem)
         say(_report(session))
@@ -166,15 +169,6 @@ def _reaching(service: LocalService) -> Mapping[str, str]:
     urls = {"gemini": service.gemini_url, "together": service.together_url}
     keys = {row.key_variable: "local-demo" for row in PROVIDERS.values()}
     return {**keys, **{row.url_variable: urls[row.name] for row in PROVIDERS.values()}}
-
-
-@contextmanager
-def _session(layout: Layout, environment: Mapping[str, str]) -> Iterator[Session]:
-    session = Session(layout, load(layout.root), Store.open(layout.store), environment)
-    try:
-        yield session
-    finally:
-        session.close()
 
 
 def _report(session: Session) -> str:

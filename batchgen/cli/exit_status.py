@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from batchgen.core.errors import BatchgenError, SetupError, Temporary
+from batchgen.core.errors import BatchgenError, SetupError, Temporary, note, worst
 from batchgen.core.wording import typed
 from batchgen.runtime.files import said, system_trouble
 from batchgen.runtime.logging_setup import redacted
@@ -20,6 +22,32 @@ def tell(error: BatchgenError) -> None:
     click.echo(f"batchgen: {redacted(str(error))}", err=True)
     if error.do:
         click.echo(f"  {redacted(typed(error.do))}", err=True)
+
+
+@contextmanager
+def telling(troubles: list[BatchgenError]) -> Iterator[None]:
+    """At the end of the work within, print every trouble but the worst, which is raised: it decides the exit status.
+
+    An error that ends the work is one more trouble. Ctrl-C keeps its own status.
+    """
+    try:
+        yield
+    except BatchgenError as error:
+        note(troubles, error)
+    except OSError as error:
+        note(troubles, system_trouble(error))
+    except BaseException:
+        _tell_all(troubles)
+        raise
+    last = worst(troubles)
+    _tell_all(trouble for trouble in troubles if trouble is not last)
+    if last is not None:
+        raise last
+
+
+def _tell_all(troubles: Iterable[BatchgenError]) -> None:
+    for trouble in troubles:
+        tell(trouble)
 
 
 def interrupted(error: BaseException) -> int:

@@ -17,6 +17,10 @@ BatchgenError
     └── QuotaReached     the provider takes no more for now (429)
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class BatchgenError(Exception):
     """An error with its text for the user.
@@ -100,3 +104,14 @@ class QuotaReached(Temporary):
     def __init__(self, message: str, *, do: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message, do=do)
         self.retry_after_seconds = retry_after_seconds
+
+
+def note(troubles: list[BatchgenError], error: BatchgenError) -> None:
+    """Add an error to `troubles`, unless an equal one is there."""
+    if str(error) not in map(str, troubles):
+        troubles.append(error)
+
+
+def worst(troubles: Iterable[BatchgenError]) -> BatchgenError | None:
+    """Return the error that decides the exit status: one that a person must mend before one that passes."""
+    return min(troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)

@@ -29,15 +29,15 @@ def cancel(session: Session) -> int:
 def _stopped(session: Session, batch: Batch) -> bool:
     """Whether the provider was asked to stop a batch in flight; why not becomes a trouble."""
     provider = provider_row(batch.provider)
-    if batch.job.key_fingerprint != session.fingerprint(provider):
-        log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+    if batch.provider in session.unusable:
         return False
     try:
+        if batch.job.key_fingerprint != session.fingerprint(provider):
+            log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+            return False
         ask_to_stop(session, batch)
-    except SetupError:
-        raise
     except BatchgenError as error:
-        session.trouble(error)
+        session.trouble(error, batch.provider)
         return False
     except REFUSALS as error:
         if _has_ended(session, provider, batch):
@@ -76,26 +76,24 @@ def clean(session: Session) -> Cleaned:
 
 def _clean_jobs(session: Session) -> int:
     """Delete the remote jobs of collected batches, where the provider has a call for it."""
-    deleted, failing = 0, set[str]()
+    deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED):
         provider = provider_row(batch.provider)
         if not batch.job.remote_id or batch.job.remote_state == JOB_DELETED or batch.provider in failing:
             continue
         if session.awaits(batch):
             continue
-        if batch.job.key_fingerprint != session.fingerprint(provider):
-            continue
         try:
+            if batch.job.key_fingerprint != session.fingerprint(provider):
+                continue
             gone = session.remote(provider).delete_job(batch.job.remote_id)
-        except SetupError:
-            raise
         except JobMissing:
             gone = True
         except REFUSALS as error:
             log.warning("%s: its job stays: %s", batch.name, error)
             continue
         except BatchgenError as error:
-            session.trouble(error)
+            session.trouble(error, batch.provider)
             failing.add(batch.provider)
             continue
         if gone:
@@ -106,21 +104,19 @@ def _clean_jobs(session: Session) -> int:
 
 def clean_files(session: Session, only: Provider | None = None) -> int:
     """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted."""
-    deleted, failing = 0, set[str]()
+    deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
         provider = provider_row(batch.provider)
         if not batch.job.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
-        if batch.job.key_fingerprint != session.fingerprint(provider):
-            continue
         if session.awaits(batch):
             continue  # its job would need the file
         try:
+            if batch.job.key_fingerprint != session.fingerprint(provider):
+                continue
             session.remote(provider).delete_file(batch.job.remote_file)
-        except SetupError:
-            raise
         except BatchgenError as error:
-            session.trouble(error)
+            session.trouble(error, batch.provider)
             failing.add(batch.provider)  # the next delete would only fail again
             continue
         except (FileGone, JobMissing):

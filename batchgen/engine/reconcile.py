@@ -37,7 +37,7 @@ def reconcile(session: Session) -> None:
                 continue
             found = listed(session, provider)
         except BatchgenError as error:
-            session.trouble(error)
+            session.trouble(error, name)
             continue
         unlisted = _unlisted(session, provider, found)
         for batch in mine:

@@ -106,30 +106,31 @@ class Session(Run):
         """The model that is or would be asked: the pinned one, else the first of the list."""
         return self.pinned(provider) or self.settings.provider(provider.name).models[0]
 
-    def pin_models(self) -> None:
-        """Before anything is paid: the first model of each list that is really served, by a one-token call.
+    def pin_model(self, provider: Provider) -> None:
+        """Before anything is paid: the first model of the provider's list that is really served, by a one-token call.
 
         A listing is no proof at Together, and a batch for a model that left answers 201 before it fails. Raises
         KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after a day of waiting for a quota.
         """
-        for provider in self.providers():
-            self.fingerprint(provider)
-        for provider in self.providers():
-            if self.pinned(provider) is None:
-                self.pin(provider, self.settings.provider(provider.name).models)
+        self.fingerprint(provider)
+        if self.pinned(provider) is None:
+            self.pin(provider, self.settings.provider(provider.name).models)
 
     def pin(self, provider: Provider, models: Sequence[str]) -> str:
         """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
-        before = self.store.fact(pinned_model_fact(provider.name))
-        halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
-        hopeful = [model for model in models if model_scope(provider.name, model) not in halted]
-        model, proven = self._first_served(provider, hopeful) or self._none_served(provider, models)
+        before, hopeful = self.store.fact(pinned_model_fact(provider.name)), self.hopeful(provider, models)
+        model, proven = self._first_served(provider, hopeful) or self.none_served(provider, models)
         self.store.set_fact(pinned_model_fact(provider.name), model)
         self.store.set_fact(_unproven(provider.name), "" if proven else model)
         if before and before != model:
             self.store.holds.end(model_scope(provider.name, before))
         log.info("%s: %s is pinned for this run", provider.name, model)
         return model
+
+    def hopeful(self, provider: Provider, models: Sequence[str]) -> list[str]:
+        """Those of `models` that are not halted."""
+        halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
+        return [model for model in models if model_scope(provider.name, model) not in halted]
 
     def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool] | None:
         """(model, whether it has really answered), None when none is served."""
@@ -161,7 +162,8 @@ class Session(Run):
             raise as_error(wait, self.now()) from None
         self.store.holds.end(scope)
 
-    def _none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
+    def none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
+        """Raises UnknownModel, which names models to choose from."""
         what = f"{provider.name} serves none of: {', '.join(models)}"
         raise UnknownModel(
             f"{what}." if models else f"The list of {provider.name} has no other model.",

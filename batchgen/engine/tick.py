@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Step
-from batchgen.core.errors import NeedsPerson, SetupError
+from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, SetupError
 from batchgen.dataset.round_files import refresh, under_way
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import SUBMITTED_STATES, Batch
@@ -79,7 +79,8 @@ def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], sho
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
-        session.troubles.clear()
+        session.troubles[:] = filter(_said_once, session.troubles)  # the others come again as long as they last
+        session.unusable.clear()
         done = tick(session, advance=advance)
         show()
         if over(session, advance=advance):
@@ -90,9 +91,8 @@ def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], sho
 
 def over(session: Session, *, advance: bool) -> bool:
     """Whether waiting longer changes nothing."""
-    if any(isinstance(error, SetupError) for error in session.troubles):
-        return True
-    stuck = any(isinstance(error, NeedsPerson) for error in session.troubles)
+    persons = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
+    stuck = not all(map(_said_once, persons))
     if any(_watched(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
         return False
     if not advance or stuck:
@@ -100,10 +100,17 @@ def over(session: Session, *, advance: bool) -> bool:
     return not under_way(session)
 
 
+def _said_once(error: BatchgenError) -> bool:
+    """Whether no later tick notes it again. What was lost is asked again by itself, so the run does not stop for it."""
+    return isinstance(error, BatchLost)
+
+
 def _watched(session: Session, batch: Batch) -> bool:
     """Whether ticks with the keys at hand can learn how `batch` ends."""
     from batchgen.providers import provider
 
+    if batch.provider in session.unusable:
+        return False
     return batch.job.key_fingerprint == session.fingerprint(provider(batch.provider))
 
 

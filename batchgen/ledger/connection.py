@@ -109,6 +109,19 @@ class Database:
                 self._connection.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Changes within are seen by what is read within, and undone at the end. They stay in memory: the disk is not
+        written to, and readers are not kept waiting.
+        """
+        self._connection.execute("PRAGMA journal_mode = MEMORY")
+        self._connection.execute("PRAGMA cache_spill = OFF")
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
 
 def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
     """Connect and read the version of the store. Raises sqlite3.Error if the file cannot be read."""

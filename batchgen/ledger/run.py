@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, Self
 
 from batchgen.core.dialogue import Step, conversation_id, key_format, request_key, steps
-from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, Temporary
+from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, note
 from batchgen.core.wording import counted
 from batchgen.ledger.rows import REBUILDING, WAITING_STATES, Batch
 from batchgen.ledger.store import Store
@@ -42,10 +43,11 @@ class Names(NamedTuple):
 class Run:
     """One command at work on the run in one folder. It asks no provider; `engine.session.Session` does.
 
-    `troubles` collects what went wrong without stopping the rest of the command.
+    `troubles` collects errors that did not stop the rest of the command. `unusable` are the providers for which the
+    user must do something first.
     """
 
-    __slots__ = ("environment", "layout", "settings", "store", "troubles")
+    __slots__ = ("environment", "layout", "settings", "store", "troubles", "unusable")
 
     def __init__(
         self,
@@ -56,10 +58,23 @@ class Run:
     ) -> None:
         self.layout, self.settings, self.store, self.environment = layout, settings, store, environment
         self.troubles: list[BatchgenError] = []
+        self.unusable: set[str] = set()
 
     def now(self) -> float:
         """Seconds since 1970 UTC."""
         return clock.now()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close it. An error that ends the work is what the user must see, and not what closing raises then."""
+        with suppress(*() if error is None else (Exception,)):
+            self.close()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
 
     # ---- what the run is
 
@@ -115,14 +130,11 @@ class Run:
 
     # ---- troubles
 
-    def trouble(self, error: BatchgenError) -> None:
-        """Note an error. The command goes on, and tells it at its end."""
-        if str(error) not in map(str, self.troubles):
-            self.troubles.append(error)
-
-    def worst(self) -> BatchgenError | None:
-        """Return the noted error that decides the exit status: one that a person must mend before one that passes."""
-        return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
+    def trouble(self, error: BatchgenError, provider: str = "") -> None:
+        """Note an error; the command goes on, and tells it at its end. `provider`: whose call has failed."""
+        note(self.troubles, error)
+        if provider and isinstance(error, SetupError):
+            self.unusable.add(provider)
 
     def describe(self, batch: Batch) -> str:
         return f"{batch.name} ({batch.step}, {counted(batch.requests, 'request')}, {batch.provider})"

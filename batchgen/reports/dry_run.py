@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.wording import counted
 from batchgen.engine.session import Session
-from batchgen.engine.submission import request_files
+from batchgen.engine.submission.admission import held_back
+from batchgen.engine.submission.rejection_limit import stopped
+from batchgen.engine.submission.request_files import Shard
+from batchgen.engine.submission.submit import Selection, ledger_entry
+from batchgen.ledger.holds import model_scope
+from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState, pinned_model_fact
+from batchgen.providers import provider as provider_row
+from batchgen.providers.base import Provider
 
 
 class Preview(NamedTuple):
@@ -25,44 +33,105 @@ class Preview(NamedTuple):
     first_request: str
 
 
-def preview(session: Session, steps: Sequence[Step]) -> list[Preview]:
-    """The batches that `submit` would create for `steps`. Sends nothing, writes nothing."""
-    found = []
-    for step in steps:
-        provider = session.provider(step.stage)
-        for tried in session.store.ready_attempts(step):
-            after = 0
-            while shard := request_files.shard(session, step, tried, after=after):
-                after = max(row.number for row in (*shard.rows, *shard.too_large))
-                if shard.rows:
-                    found.append(
-                        Preview(
-                            step,
-                            shard.attempt,
-                            provider.name,
-                            session.model(provider),
-                            len(shard.rows),
-                            shard.size,
-                            shard.input_tokens,
-                            shard.estimated_usd,
-                            shard.first_line.decode(),
-                        )
-                    )
-    return found
+class Waiting(NamedTuple):
+    """Why conversations that are ready for a step would not be sent."""
+
+    step: Step
+    reason: str
 
 
-def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[str, Any], str]:
+def preview(session: Session, steps: Sequence[Step]) -> tuple[list[Preview], list[Waiting]]:
+    """The batches that `submit` would send for `steps`, and what would wait. Sends nothing, writes nothing.
+
+    Troubles are noted in the session as `submit` would note them. What only a provider can say is left open: whether it
+    takes the key, serves the model, and knows the job of a create call that got no clear answer.
+    """
+    with session.store.undone():
+        choice = DryRun(session, steps)
+        found = [choice.shown(batch) for source in choice.sources() for batch in source if choice.may_go(batch)]
+        return found, list(choice.waiting())
+
+
+class DryRun(Selection):
+    """What `submit` would choose, within changes that are undone: each batch counts against those behind it."""
+
+    def __init__(self, session: Session, steps: Sequence[Step]) -> None:
+        super().__init__(session, steps, set())
+        self._first: dict[str, bytes] = {}  # the first request of a batch that has no file
+        left_over = {batch.step for batch in session.store.batches(*WAITING_STATES)}
+        self._ready = [step for step in steps if step in left_over or session.store.ready_attempts(step)]
+
+    def make_ready(self, provider: Provider) -> None:
+        """Without a call: the key is there, and the first model of the list that is not halted is expected to answer.
+        Raises KeyRefused, UnknownModel.
+        """
+        session = self.session
+        session.fingerprint(provider)
+        if session.pinned(provider) is None:
+            models = session.settings.provider(provider.name).models
+            hopeful = session.hopeful(provider, models) or session.none_served(provider, models)
+            session.store.set_fact(pinned_model_fact(provider.name), hopeful[0])
+
+    def enter(self, shard: Shard) -> Batch:
+        """Into the ledger alone. The conversations stay ready: they are counted there, so the batch holds none."""
+        identity, plan = ledger_entry(self.session, shard)
+        self._first[identity.name] = shard.first_line
+        batch = self.session.store.plan(identity, plan._replace(requests=0), ())
+        return batch._replace(plan=plan)
+
+    def release(self, batch: Batch, why: str) -> None:
+        self.session.store.release(batch, BatchState.REFUSED, error=why)
+
+    def may_go(self, batch: Batch) -> bool:
+        """What the sender asks before each batch."""
+        provider = provider_row(batch.provider)
+        if self.can_ask(provider):
+            return not held_back(self.session, model_scope(batch.provider, batch.model), batch.step)
+        return False
+
+    def shown(self, batch: Batch) -> Preview:
+        first = self._first.get(batch.name)
+        if first is None:
+            with suppress(FileNotFoundError), self.session.layout.requests(batch.step, batch.name).open("rb") as file:
+                first = file.readline()
+        return Preview(
+            batch.step,
+            batch.attempt,
+            batch.provider,
+            batch.model,
+            batch.requests,
+            batch.plan.bytes,
+            batch.plan.input_tokens,
+            batch.plan.estimated_usd,
+            (first or b"").decode(),
+        )
+
+    def waiting(self) -> Iterator[Waiting]:
+        """Each step of which something would not be sent, with the reason."""
+        for step in self._ready:
+            provider = self.session.provider(step.stage)
+            scope = model_scope(provider.name, self.session.model(provider))
+            reasons = [self.unready.get(provider.name), self.reasons.get(step), held_back(self.session, scope, step)]
+            if why := next(filter(None, [*reasons, str(stopped(self.session, step) or "")]), ""):
+                yield Waiting(step, why)
+
+
+def describe(
+    previews: Sequence[Preview], waiting: Sequence[Waiting], *, show_request: bool
+) -> tuple[dict[str, Any], str]:
     """(JSON value, text) of what a submit would send. An unknown price is said, never counted as nothing."""
     known = [one.estimated_usd for one in previews if one.estimated_usd is not None]
     value: dict[str, Any] = {
         "batches": [_record(one) for one in previews],
+        "waiting": [{"round": one.step.round, "stage": one.step.stage, "reason": one.reason} for one in waiting],
         "estimated_usd": sum(known) if len(known) == len(previews) else None,
     }
-    lines = [_line(one) for one in previews]
-    if show_request:
+    lines = [*map(_line, previews), *(f"{one.step} waits: {one.reason}" for one in waiting)]
+    if show_request and previews:
         lines += ["", *(f"first request: {one.first_request}" for one in previews)]
     if not previews:
-        return value, "Nothing is ready; nothing would be sent."
+        lines.append("Nothing would be sent." if waiting else "Nothing is ready; nothing would be sent.")
+        return value, "\n".join(lines)
     total = "unknown" if value["estimated_usd"] is None else f"${value['estimated_usd']:,.4f}"
     return value, "\n".join([*lines, f"estimated: {total}. Nothing was sent (--dry-run)."])
 

@@ -388,8 +388,9 @@ def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[s
     while said[-1].code != 2:
         said.append(tick(bench))
     assert "Traceback" not in said[-1].err
-    (line,) = [line for line in said[-1].err.splitlines() if line.startswith(("batchgen: ", "  "))]
-    assert "check the key" in line
+    lines = [line for line in said[-1].err.splitlines() if line.startswith(("batchgen: ", "  "))]
+    assert len(lines) == (2 if endpoint == "probe" else 1)  # one for each provider
+    assert all("check the key" in line for line in lines)
     Watch(bench).check(said=[text for result in said for text in result[1:]])
     assert strikes(bench) == {0}
     end(bench, expected, jobs=STEPS)

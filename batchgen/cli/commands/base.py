@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.exit_status import tell
+from batchgen.cli.exit_status import telling
 from batchgen.core.errors import BatchgenError, Locked, SetupError
 
 if TYPE_CHECKING:
@@ -36,27 +36,46 @@ class Context:
 def working(context: Context, *, create: bool = False) -> Iterator[Session]:
     """A session that holds the root's lock; only with `create` in a root that holds no run yet.
 
-    Raises Locked when another command has the lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
+    At the end every trouble that was noted is told, and the worst is raised. Raises Locked when another command has the
+    lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
     """
-    from batchgen.engine.session import Session
     from batchgen.ledger.connection import translating
-    from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout, exclusive, is_there
-    from batchgen.runtime.settings import environment
 
     settings, layout = context.settings(), Layout(context.root)
     if not create and not is_there(layout.store):
         raise unprepared(layout.root)
-    with exclusive(layout), translating(layout.store):
-        new = not layout.store.exists()
-        session = Session(layout, settings, Store.open(layout.store), environment(context.root))
-        try:
-            yield session
-        finally:
-            unused = new and not session.store.fact("run")
-            session.close()
-            if unused:  # what would have filled it went wrong
-                layout.store.unlink(missing_ok=True)
+    with (
+        exclusive(layout),
+        translating(layout.store),
+        _opened(layout, settings) as session,
+        telling(session.troubles),
+        translating(layout.store),
+    ):
+        yield session
+
+
+@contextmanager
+def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
+    """A session for writing. A store that was made for it is deleted again where an error left it without a run."""
+    from batchgen.engine.session import Session
+    from batchgen.ledger.store import Store
+    from batchgen.runtime.settings import environment
+
+    variables, new = environment(layout.root), not layout.store.exists()
+    unused = False
+    try:
+        with Session(layout, settings, Store.open(layout.store), variables) as session:
+            try:
+                yield session
+            except BaseException:
+                with suppress(Exception):  # the error is what the user must see, and not that the store cannot answer
+                    unused = new and not session.store.fact("run")
+                raise
+    finally:
+        if unused:
+            with suppress(OSError):
+                layout.store.unlink()
 
 
 @contextmanager
@@ -75,12 +94,9 @@ def reading(context: Context) -> Iterator[Session]:
             store = _brought_up_to_date(layout)
         if store is None:
             raise unprepared(layout.root)
-        session = Session(layout, settings, store, {})
-        try:
+        with Session(layout, settings, store, {}) as session:
             prepared(session)
             yield session
-        finally:
-            session.close()
 
 
 def _brought_up_to_date(layout: Layout) -> Store | None:
@@ -125,16 +141,6 @@ def answer(value: Any, *, as_json: bool, text: str) -> None:
         click.echo(json.dumps(value, ensure_ascii=False))
     elif text:
         click.echo(text)
-
-
-def conclude(session: Session) -> None:
-    """Tell every trouble that did not stop the command, and leave with the status of the worst."""
-    worst = session.worst()
-    for trouble in session.troubles:
-        if trouble is not worst:
-            tell(trouble)
-    if worst is not None:
-        raise worst
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer as one JSON object.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from batchgen.cli.commands.base import Context, answer, conclude, json_option, prepared, wanted_steps, working
+from batchgen.cli.commands.base import Context, answer, json_option, prepared, wanted_steps, working
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.outcomes import Reason
 from batchgen.core.wording import counted
@@ -54,7 +54,6 @@ def cancel(context: Context, *, as_json: bool) -> None:
     with working(context) as session:
         asked = run(session)
         answer({"cancelled": asked}, as_json=as_json, text=f"{counted(asked, 'batch')}: cancellation asked for.")
-        conclude(session)
 
 
 @click.command()
@@ -71,7 +70,6 @@ def clean(context: Context, *, as_json: bool) -> None:
         done = run(session)
         text = f"{counted(done.files, 'input file')} and {counted(done.jobs, 'finished job')} deleted."
         answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
-        conclude(session)
 
 
 @click.command(short_help="Ask another model from now on.")

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from batchgen.cli.commands.base import (
-    Context,
-    answer,
-    conclude,
-    json_option,
-    prepared,
-    unprepared,
-    wanted_steps,
-    working,
-)
+from batchgen.cli.commands.base import Context, answer, json_option, prepared, unprepared, wanted_steps, working
 from batchgen.cli.paths import UserInput
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.wording import counted, typed
@@ -98,7 +89,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
         prepared(session)
         wanted = wanted_steps(session, stage, number)
         if dry_run:
-            value, text = describe(preview(session, wanted), show_request=context.verbose)
+            value, text = describe(*preview(session, wanted), show_request=context.verbose)
             answer(value, as_json=as_json, text=text)
             return
         sent = submit_steps(session, wanted)
@@ -111,7 +102,6 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
                 else f"No conversation is ready for the {stage} stage.",
                 err=True,
             )
-        conclude(session)
 
 
 @click.command(short_help="Poll the batches in flight, and read what has ended.")
@@ -139,7 +129,6 @@ def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> No
                 as_json=as_json,
                 text=text,
             )
-        conclude(session)
 
 
 @click.command(short_help="Everything that is left to do, in the foreground.")
@@ -152,7 +141,6 @@ def run(context: Context) -> None:
     with working(context) as session:
         prepared(session)
         _wait(session, context, advance=True, as_json=False)
-        conclude(session)
 
 
 def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:

@@ -44,7 +44,7 @@ def collect(session: Session) -> int:
         try:
             collected += _collect_provider(session, provider_row(name), mine)
         except SetupError as error:
-            session.trouble(error)  # one provider's refused key is no reason to let the other's results expire
+            session.trouble(error, name)  # one provider's refused key is no reason to let the other's results expire
     look_for_late_results(session)
     return collected
 

@@ -21,15 +21,15 @@ from batchgen.ledger.totals import NO_BATCH
 from batchgen.runtime.logging_setup import log
 
 
-def held_back(session: Session, scope: str, step: Step) -> bool:
-    """Whether a quota's back-off or a halt forbids creating batches of this model or step now."""
+def held_back(session: Session, scope: str, step: Step) -> str:
+    """Why a quota's back-off or a halt forbids creating batches of this model or step now, "" when none does."""
     waits = session.store.holds.all()
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not in_force(wait, session.now()):
             continue
         session.trouble(as_error(wait, session.now()))
-        return True
-    return False
+        return wait.reason
+    return ""
 
 
 def admitted(session: Session, shard: Shard, halted: set[str], reasons: dict[Step, str]) -> bool:

@@ -73,18 +73,12 @@ class Sender:
     def send(self, batches: Iterable[Batch]) -> int:
         """Bring planned batches to their provider, in order. Returns how many of them are in flight now.
 
-        `batches` is asked for no more than may be uploaded ahead. Raises SetupError; every other trouble is noted in
-        the session.
+        `batches` is asked for no more than may be uploaded ahead. Every trouble is noted in the session.
         """
         source, waiting, sent = iter(batches), deque[_Outgoing](), 0
         while window := self._window(source, waiting):
-            try:
-                self._look_ahead(window, source, waiting)
-                sent += self._deliver(window)
-            except SetupError:
-                for outgoing in waiting:
-                    self._keep_upload(outgoing)
-                raise
+            self._look_ahead(window, source, waiting)
+            sent += self._deliver(window)
         return sent
 
     @contextmanager
@@ -94,10 +88,8 @@ class Sender:
             yield
         except Stop:
             self.halted.add(_model(batch))
-        except SetupError:
-            raise
         except BatchgenError as error:
-            self._session.trouble(error)
+            self._session.trouble(error, batch.provider)
             if not isinstance(error, _Processing):
                 self.halted.add(_model(batch))
 
@@ -212,7 +204,7 @@ class Sender:
 
     def _create(self, batches: list[Batch]) -> int:
         """Every intent durable, one create call each, every id durable. Returns how many were created."""
-        session, created, setup = self._session, 0, None
+        session, created = self._session, 0
         calls = [_create_call(session, batch) for batch in batches]
         for batch in batches:
             settle.forget_ending(session, batch)
@@ -220,14 +212,9 @@ class Sender:
         crashpoint("intent_before_create")
         answers = dict(zip(at_once(calls, "creating"), batches, strict=True))
         for answer in as_completed(answers):
-            try:
-                with self._noting(answers[answer]):
-                    self._created_as(answers[answer], answer)
-                    created += 1
-            except SetupError as error:
-                setup = error  # the other answers are written down first
-        if setup:
-            raise setup
+            with self._noting(answers[answer]):
+                self._created_as(answers[answer], answer)
+                created += 1
         return created
 
     def _created_as(self, batch: Batch, answer: Future[str]) -> None:
