@@ -1,7 +1,9 @@
-"""The provider table. A third provider is its codec, its calls, one more row here, and its section in `settings`."""
+"""The provider table. A third provider is its codec, its client, one more row and client here, and its section in
+`settings`.
+"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from batchgen.core.errors import SetupError
@@ -13,6 +15,24 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
 )
 
 
+def _gemini(access: Access) -> Remote:
+    from batchgen.providers.gemini_client import GeminiRemote
+
+    return GeminiRemote(access)
+
+
+def _together(access: Access) -> Remote:
+    from batchgen.providers.together_client import TogetherRemote
+
+    return TogetherRemote(access)
+
+
+# A client is imported only when its provider is connected: the SDKs take up to half a second to load.
+_CLIENTS: Mapping[str, Callable[[Access], Remote]] = MappingProxyType(
+    {gemini_codec.NAME: _gemini, together_codec.NAME: _together}
+)
+
+
 def provider(name: str) -> Provider:
     """The row called `name`. Raises SetupError."""
     if name not in PROVIDERS:
@@ -21,11 +41,11 @@ def provider(name: str) -> Provider:
 
 
 def connect(row: Provider, access: Access) -> Remote:
-    """The calls of `row`. Raises SetupError.
+    """The client of `row`. Raises SetupError.
 
     The variables that only its SDK reads leave this process first. They would change keys, addresses, headers and the
     log, and the SDKs have no other switch for most of them.
     """
     for name in filter(row.is_foreign, list(os.environ)):
         del os.environ[name]
-    return row.connect(access)
+    return _CLIENTS[row.name](access)

@@ -1,6 +1,6 @@
 """What a provider is to the rest of the program: one row of data with a few narrow functions.
 
-The codec functions of a row are pure; `connect` gives a `Remote`, the only thing that talks to the network.
+The functions of a row are its codec's and pure; a `Remote` is the only thing that talks to the network.
 """
 
 from __future__ import annotations
@@ -154,7 +154,6 @@ class Provider:
     key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
     row_marks: tuple[bytes, ...]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
-    connect: Callable[[Access], Remote]
 
     def is_foreign(self, variable: str) -> bool:
         """Whether the SDK, but not this program, reads an environment variable."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from batchgen.core.outcomes import Reason, Reply, Usage
 from batchgen.core.prompts import Prompt
 from batchgen.core.text import short
 from batchgen.core.tokens import Formula
-from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.base import Asked, Job, JobState, Parameters, Provider
 from batchgen.providers.quotas import in_few_words
 
 NAME = "gemini"
@@ -141,19 +141,6 @@ def reply(raw: bytes, fields: Sequence[str]) -> Reply:
 
     `fields` are the JSON fields that were asked for, none for plain text.
     """
-    return _plain()(raw, fields) or careful_reply(raw, fields)
-
-
-@cache
-def _plain() -> Callable[[bytes, Sequence[str]], Reply | None]:
-    """Imported at the first line: an idle tick reads none."""
-    from batchgen.providers import fast_decoders
-
-    return fast_decoders.gemini
-
-
-def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
-    """The same for a line that may be anything."""
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
@@ -182,7 +169,12 @@ def _words(error: Any) -> str:
 def _either(message: dict[str, Any], name: str) -> Any:
     """A field in either spelling of the protocol's JSON: finishReason or finish_reason (faults C16)."""
     value = message.get(name)
-    return message.get(re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)) if value is None else value
+    return message.get(_snake_case(name)) if value is None else value
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
 
 
 def _response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
@@ -260,13 +252,6 @@ def _inlined(output: dict[str, Any]) -> Iterator[bytes]:
         yield json.dumps(row).encode()  # not orjson, which refuses a lone surrogate and an integer beyond 64 bits
 
 
-def connect(access: Access) -> Remote:
-    """The calls, imported only here: the SDK takes half a second to load."""
-    from batchgen.providers.gemini_client import GeminiRemote
-
-    return GeminiRemote(access)
-
-
 PROVIDER = Provider(
     name=NAME,
     key_variable="GEMINI_API_KEY",
@@ -284,5 +269,4 @@ PROVIDER = Provider(
     key=result_key,
     row_marks=(b'"key"', b'"response"'),
     reply=reply,
-    connect=connect,
 )

@@ -6,8 +6,7 @@ Facts come from the provider's documentation and the SDK's source (together 3.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +15,7 @@ from batchgen.core.outcomes import Reason, Reply, Usage
 from batchgen.core.prompts import Prompt
 from batchgen.core.text import short
 from batchgen.core.tokens import Formula
-from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
+from batchgen.providers.base import Asked, Job, JobState, Parameters, Provider
 from batchgen.providers.quotas import in_few_words
 
 NAME = "together"
@@ -88,19 +87,6 @@ def result_key(row: Mapping[str, Any]) -> str:
 
 def reply(raw: bytes, fields: Sequence[str]) -> Reply:
     """One line of an output or an error file, read by reason. `fields`: the JSON fields asked for, if any."""
-    return _plain()(raw, fields) or careful_reply(raw, fields)
-
-
-@cache
-def _plain() -> Callable[[bytes, Sequence[str]], Reply | None]:
-    """Imported at the first line: an idle tick reads none."""
-    from batchgen.providers import fast_decoders
-
-    return fast_decoders.together
-
-
-def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
-    """The same for a line that may be anything."""
     row = load_row(raw)
     if isinstance(row, Reply):
         return row
@@ -186,13 +172,6 @@ def job(raw: Any) -> Job:
     )
 
 
-def connect(access: Access) -> Remote:
-    """The calls, imported only here: the SDK takes a third of a second to load."""
-    from batchgen.providers.together_client import TogetherRemote
-
-    return TogetherRemote(access)
-
-
 PROVIDER = Provider(
     name=NAME,
     key_variable="TOGETHER_API_KEY",
@@ -210,5 +189,4 @@ PROVIDER = Provider(
     key=result_key,
     row_marks=(b'"custom_id"', b'"response"'),
     reply=reply,
-    connect=connect,
 )

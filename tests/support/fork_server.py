@@ -99,7 +99,7 @@ PAID_FOR_ONCE = (
     *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
     *("stamina", "logging", "zstandard", "polars"),
     *(f"batchgen.cli.{name}" for name in ("main", "commands.run", "commands.dataset", "commands.maintenance")),
-    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client", "fast_decoders")),
+    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client")),
     *(f"batchgen.engine.{name}" for name in ("tick", "collection.poll", "submission.submit")),
     *(f"batchgen.engine.settlement.{name}" for name in ("match", "swap_detection")),
     *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify")),

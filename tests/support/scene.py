@@ -76,7 +76,7 @@ def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]
     """More jobs of a batch that is looked for, created by somebody else with the same call. Returns their ids."""
     table, keys, made = providers.provider(row["provider"]), bench.environment, []
     access = Access(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
-    with closing(table.connect(access)) as remote:
+    with closing(providers.connect(table, access)) as remote:
         for _ in range(times):
             bench.service.world.advance(10)
             made.append(remote.create(model=row["model"], file_id=row["remote_file"], name=row["name"]))

@@ -15,6 +15,7 @@ import pytest
 
 from batchgen.core.errors import BatchgenError
 from batchgen.emulator.faults import Body, Drop, Fault, Unwrap
+from batchgen.providers import connect
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import REFUSALS, Access, Remote
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY
@@ -54,7 +55,7 @@ def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[s
     scene = Scene.of(make_bench, 1)
     service, row = scene.bench.service, provider_row(request.param)
     key, url = {"gemini": (GEMINI_KEY, service.gemini_url), "together": (TOGETHER_KEY, service.together_url)}[row.name]
-    remote = row.connect(Access(key, url, 20.0, "v1beta"))
+    remote = connect(row, Access(key, url, 20.0, "v1beta"))
     yield row.name, remote, scene
     remote.close()
 
@@ -186,7 +187,7 @@ def test_a_list_whose_pages_go_round_is_given_up_at_once(make_bench: Make) -> No
     scene = Scene.of(make_bench, 1)
     service = scene.bench.service
     service.faults.add(Fault(provider="gemini", endpoint="list", action=Body(json={"nextPageToken": "again"}), times=0))
-    remote = provider_row("gemini").connect(Access(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
+    remote = connect(provider_row("gemini"), Access(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
     with pytest.raises(BatchgenError, match="does not end"):
         remote.jobs()
     remote.close()
