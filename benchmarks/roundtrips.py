@@ -120,7 +120,7 @@ def command(arguments: list[str], *, in_a_row: bool) -> None:
     from batchgen.engine.submission import sender
 
     if in_a_row:
-        prefetch.DEPTH, sender.AHEAD, sender.WIDTH = 0, 0, 1
+        prefetch.DEPTH, sender.AHEAD = 0, 0
     batchgen(arguments)
 
 

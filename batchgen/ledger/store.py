@@ -200,20 +200,16 @@ class Store(Database):
             )
         return batch.changed(changes)
 
-    def intend(self, batches: Sequence[Batch], now: float) -> list[Batch]:
-        """Note durably that `batches` are about to be created: all of them or none, before anything is sent."""
-        with self.transaction():
-            return [
-                self.update(
-                    batch,
-                    state=BatchState.CREATING,
-                    intent_at=now,
-                    empty_listings=0,
-                    first_empty_listing_at=None,
-                    error=None,
-                )
-                for batch in batches
-            ]
+    def intend(self, batch: Batch, now: float) -> Batch:
+        """Note durably that `batch` is about to be created, before anything is sent."""
+        return self.update(
+            batch,
+            state=BatchState.CREATING,
+            intent_at=now,
+            empty_listings=0,
+            first_empty_listing_at=None,
+            error=None,
+        )
 
     def release(
         self,

@@ -94,19 +94,6 @@ def test_what_was_asked_before_may_go_where_the_first_ones_may_not(bench: Bench)
     assert (wait["for"], "enqueued_tokens" in wait["reason"]) == ("round 2 question", True)
 
 
-def test_one_listing_looks_for_all_that_was_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quota refused several creates that were under way together: their names may exist, and are looked for once."""
-    monkeypatch.setattr(sender, "SURE", 1)
-    left_over(bench)
-    assert sum(batch["intent_at"] is not None for batch in ledger(bench).batches) > 1 + 1
-    listings = len(bench.service.world.seen("gemini", "list"))
-    assert bench.run(*SUBMIT).code == 0
-    assert flying(bench) == BATCHES
-    assert len(bench.service.world.seen("gemini", "list")) == listings + 1
-    bench.ticks()
-    finished(bench)
-
-
 def test_max_usd_was_lowered(bench: Bench) -> None:
     """What is left is spent, and no more."""
     left_over(bench)
