@@ -7,9 +7,7 @@ every batch. Its file `BATCH.duplicateN.ending.json` says of it what `rebuild` m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
@@ -18,7 +16,6 @@ from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import provider as provider_row
 from batchgen.providers.base import Job
-from batchgen.runtime.files import Layout
 
 MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number
 
@@ -46,7 +43,7 @@ def enter_again(session: Session) -> int:
     """Enter the duplicates of a run whose store is rebuilt. Returns how many were settled; others are in flight."""
     originals = {one.name: one for one in session.store.batches()}
     settled = 0
-    for path in _endings(session.layout):
+    for path in sorted((session.layout.root / "results").glob(f"round*/*/*{MARK}*.ending.json")):
         name = path.name.removesuffix(".ending.json")
         original, ending = originals.get(name.partition(MARK)[0]), settle.read_ending(path)
         if original is None or ending is None:
@@ -59,10 +56,6 @@ def enter_again(session: Session) -> int:
             _settle(session, batch, ending)
             settled += 1
     return settled
-
-
-def _endings(layout: Layout) -> Iterator[Path]:
-    yield from sorted((layout.root / "results").glob(f"round*/*/*{MARK}*.ending.json"))
 
 
 def _settle(session: Session, batch: Batch, ending: Ending) -> None:

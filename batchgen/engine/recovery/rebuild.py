@@ -89,7 +89,8 @@ class _Replay:
         if ending is not None and ending.state in RELEASED:
             why, until = ending.why, ending.awaited_until
             store.release(batch, ending.state, error=why, refused=ending.refused, late_results_until=until)
-            _supersede(self._session, batch, ending.state)
+            if raw := _raw(self._session.layout, batch):  # its job turned up after it had been given up
+                settle.supersede(self._session, provider_row(batch.provider), batch._replace(state=ending.state), raw)
         elif ending is not None:
             self._settle(file, batch, ending, numbers)
         elif went_on:
@@ -181,12 +182,6 @@ def _settle(session: Session, batch: Batch, ending: settle.Ending, asked_again: 
         _settle(session, batch, ending._replace(gone=gone), ())
         return
     settle.settle(session, batch, keys, replies, ending)
-
-
-def _supersede(session: Session, batch: Batch, state: BatchState) -> None:
-    """The results of a job that turned up after it had been given up: billed, and used by nobody."""
-    if raw := _raw(session.layout, batch):
-        settle.supersede(session, provider_row(batch.provider), batch._replace(state=state), raw)
 
 
 def _raw(layout: Layout, batch: Batch) -> bytes:

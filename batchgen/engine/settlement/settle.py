@@ -23,6 +23,7 @@ from batchgen.core.prompts import fields_of
 from batchgen.core.wording import counted
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.flag_retry import ask_again
+from batchgen.engine.settlement.swap_detection import CHARACTERS, WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState
 from batchgen.providers.base import Provider
 from batchgen.runtime.failpoints import crashpoint
@@ -144,8 +145,6 @@ def lines_judged(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
 
 def _placed(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
     """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
-    from batchgen.engine.settlement.swap_detection import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
-
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     requests = _requests(session, batch, keys, accepted)
     wrong = misplaced(requests, accepted)
@@ -172,8 +171,6 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
     Requests that it holds no more, because their texts came from another batch, are known by their replies (`answered`
     are the keys of all): a text of theirs may stand under the key of one that it holds.
     """
-    from batchgen.engine.settlement.swap_detection import CHARACTERS
-
     dialogues = zip(
         *[session.store.dialogues.held_texts(batch)] * batch.position, strict=True
     )  # one after the other, as read
@@ -226,7 +223,7 @@ def _go_without(session: Session, holder: Batch) -> None:
 
 def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
     """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
-    from batchgen.engine.settlement.match import merge
+    from batchgen.engine.settlement.match import merge  # here: it loads polars
 
     replies = [provider.reply(line, ()) for line in read_lines(raw)]
     usages = _priced(session, batch, merge({}, replies, Reason.MISSING, "").usage)
@@ -243,7 +240,7 @@ def _priced(
 
 def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
     """One transaction: texts, failures, tokens and money, and the end of the batch."""
-    from batchgen.engine.settlement.match import merge
+    from batchgen.engine.settlement.match import merge  # here: it loads polars
 
     keep_ending(session, batch, ending)
     crashpoint("ending_written")
