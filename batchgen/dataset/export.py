@@ -31,7 +31,7 @@ from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.ledger.store import Store
-from batchgen.runtime.files import as_text, replacing, write_durably
+from batchgen.runtime.files import as_text, need_place, replacing, write_durably
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.worker_process import spread
 
@@ -74,6 +74,7 @@ def export(run: Run, options: Options) -> Exported:
     """
     form, dropped = FORMATS[options.form], _dropped(options.flags)
     outputs = _outputs(run, options)
+    need_place(next(iter(outputs.values())), "Name another place: --output PATH")
     if next(_complete(run), None) is None:
         raise SetupError(
             f"No conversation has all {run.settings.rounds} rounds yet; there is nothing to export.",
@@ -101,6 +102,9 @@ def export(run: Run, options: Options) -> Exported:
 
 
 def _remember(run: Run, output: Path) -> None:
+    if run.store.is_read_only:
+        log.warning("%s cannot be written to: `batchgen verify` will not check this export again.", run.layout.data)
+        return
     places = {*map(str, written_exports(run)), str(output)}
     run.store.set_fact(WRITTEN, json.dumps(sorted(places)))  # not orjson, which refuses a path that is not UTF-8
 
@@ -108,7 +112,7 @@ def _remember(run: Run, output: Path) -> None:
 def written_exports(run: Run) -> list[Path]:
     """Where this run's exports were written; those that are gone by now are left out."""
     places = json.loads(run.store.fact(WRITTEN) or "[]")
-    return [path for path in map(Path, places) if path.exists()]
+    return [Path(place) for place in places if os.path.exists(place)]  # noqa: PTH110 - Path's raises without access
 
 
 class _Writing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +15,11 @@ from batchgen.core.errors import InputError, SetupError
 from batchgen.core.wording import counted
 from batchgen.dataset.manifest import FACTS, keep_seeds, seeds_are_kept
 from batchgen.dataset.round_files import refresh
-from batchgen.dataset.seeds import SeedReport, draw, fingerprint, read_seeds, resolve
+from batchgen.dataset.seeds import KINDS, SeedReport, container, draw, fingerprint, read_seeds, resolve
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, as_text, lost_store
+
+MOST_FILES = 5  # of a folder, that an error names
 
 
 class Options(NamedTuple):
@@ -44,6 +47,8 @@ def prepare(run: Run, options: Options) -> Prepared:
     """
     _need_a_place(run)
     path = resolve(options.source)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory.", do=_which_file(path))
     identity = _identity(path, options)
     if run.store.fact("prepared") == identity:
         if not seeds_are_kept(run):
@@ -73,6 +78,18 @@ def _need_a_place(run: Run) -> None:
     run.need_whole_store()
     if run.store.fact("run") is None and (lost := lost_store(run.layout)):
         raise lost
+
+
+def _which_file(folder: Path) -> str:
+    """Which file of a folder to name: the one train file, the one file of a known kind, or one of several."""
+    usable = sorted(each.name for each in folder.iterdir() if container(each.name) and each.is_file())
+    names = [name for name in usable if name.startswith("train")] or usable
+    if not names:
+        return f"It holds no file that can be read. {KINDS}"
+    if len(names) == 1:
+        return f"Name the file: --input {shlex.quote(str(folder / names[0]))}"
+    shown = ", ".join(names[:MOST_FILES])
+    return f"Name one of its files: {shown}{', ...' if len(names) > MOST_FILES else '.'}"
 
 
 def _identity(path: Path, options: Options) -> str:

@@ -42,10 +42,20 @@ def refresh(run: Run) -> list[Path]:
 
 
 def catch_up(run: Run) -> list[Path]:
-    """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
+    """Write all that is older than the store, for a command that reads the files. What is missing stays so.
+
+    Returns the files that stay older than the store, because it is open for reading only.
+    """
     stale = run.store.outdated_files()
-    written = [path for name, _, _ in _files(run) if name in stale for path in _write(run, name)]
-    return written + (_write_receipt(run) if RECEIPT in stale or _basis_changed(run) else [])
+    waiting = [(name, paths) for name, _, paths in _files(run) if name in stale]
+    receipt_waits = RECEIPT in stale or _basis_changed(run)
+    if run.store.is_read_only:
+        return [path for _, paths in waiting for path in paths] + [run.layout.receipt] * receipt_waits
+    for name, _ in waiting:
+        _write(run, name)
+    if receipt_waits:
+        _write_receipt(run)
+    return []
 
 
 def _files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:

@@ -17,7 +17,6 @@ import lzma
 import os
 import random
 import re
-import shlex
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +37,6 @@ from batchgen.runtime.streams import native_stderr_dropped
 
 EXAMPLES = 20  # line numbers per reason
 DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
-MOST_FILES = 5  # of a folder, that an error names
 MOST_SHOWN = 100  # characters of an unusable row's keys
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
@@ -281,25 +279,11 @@ def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
 
 def _kind(path: Path) -> tuple[str, str]:
     """The container and the compression of a file that can be read again (a pipe cannot)."""
-    if path.is_dir():
-        raise InputError(f"{path} is a directory.", do=_which_file(path))
     if not path.is_file():
-        raise InputError(f"{path} is not there, or is no file.")
+        raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
     if (kind := container(path.name)) is None:
         raise InputError(f"{path.name} is of an unknown kind.", do=KINDS)
     return kind
-
-
-def _which_file(folder: Path) -> str:
-    """Which file of a folder to name: the one train file, the one file of a known kind, or one of several."""
-    usable = sorted(each.name for each in folder.iterdir() if container(each.name) and each.is_file())
-    names = [name for name in usable if name.startswith("train")] or usable
-    if not names:
-        return f"It holds no file that can be read. {KINDS}"
-    if len(names) == 1:
-        return f"Name the file: --input {shlex.quote(str(folder / names[0]))}"
-    shown = ", ".join(names[:MOST_FILES])
-    return f"Name one of its files: {shown}{', ...' if len(names) > MOST_FILES else '.'}"
 
 
 def _rows(path: Path, kind: str, packing: str) -> Rows:

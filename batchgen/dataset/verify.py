@@ -7,7 +7,7 @@ files that `rebuild` needs are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,38 +27,56 @@ from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import provider as provider_row
 from batchgen.runtime.files import hash_file
+from batchgen.runtime.logging_setup import log
 
 MOST_PROBLEMS = 100
 
 
-def verify(run: Run) -> list[str]:
-    """What is wrong, one line each; empty when all is well. At most MOST_PROBLEMS lines."""
+def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
+    """What is wrong, one line each; empty when all is well. At most MOST_PROBLEMS lines.
+
+    Files in `unchecked` are known to be older than the store: a warning names them, and they are not held against it.
+    """
+    if unchecked:
+        log.warning(
+            "Not checked, for they are older than the store and this user cannot write them anew: %s",
+            ", ".join(map(str, unchecked)),
+        )
     problems: list[str] = []
-    for problem in _problems(run):
+    for problem in _problems(run, unchecked):
         problems.append(problem)
         if len(problems) == MOST_PROBLEMS:
             return [*problems, "... and perhaps more"]
     return problems
 
 
-def _problems(run: Run) -> Iterator[str]:
+def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
     if flaws := run.store.flaws():
         yield f"{run.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
         return
     yield from _unfinished(run)
-    for number in range(1, run.settings.rounds + 1):
-        if number > 1 and not run.store.totals.settled_at(number * len(STAGES) - 1)[0]:
-            continue
-        single, history = run.layout.single_turn(number), run.layout.history(number)
-        yield from _file(single, _each(single_turns(run, number)), "single_turn", None)
-        yield from _file(history, _each(histories(run, number)), "history", number)
-    yield from _file(run.layout.rejected, rejected_lines(run), "rejected", None)
-    yield from _receipt(run)
+    yield from _derived(run, unchecked)
     if not seeds_are_kept(run):
         yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
     for batch in run.store.batches():
         yield from _batch(run, batch)
     yield from _exports(run)
+
+
+def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
+    """The files that are written from the store, but for those in `unchecked`."""
+    for number in range(1, run.settings.rounds + 1):
+        if number > 1 and not run.store.totals.settled_at(number * len(STAGES) - 1)[0]:
+            continue
+        single, history = run.layout.single_turn(number), run.layout.history(number)
+        if single not in unchecked:
+            yield from _file(single, _each(single_turns(run, number)), "single_turn", None)
+        if history not in unchecked:
+            yield from _file(history, _each(histories(run, number)), "history", number)
+    if run.layout.rejected not in unchecked:
+        yield from _file(run.layout.rejected, rejected_lines(run), "rejected", None)
+    if run.layout.receipt not in unchecked:
+        yield from _receipt(run)
 
 
 def _each(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -26,6 +26,7 @@ PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, 
 class Database:
     """An open SQLite file."""
 
+    is_read_only = False
     is_copy = False  #: a copy of an older program's store, brought up to date; the file itself is as it was
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -60,13 +61,14 @@ class Database:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
             # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
+            _need_write_access(path)
             database, version = _look(path, "rw")
         if version == 0:
             database.close()
             return None
         is_older = version < len(MIGRATIONS)
         store = cls(_copied(database) if is_older else database)
-        store.is_copy = is_older
+        store.is_read_only, store.is_copy = True, is_older
         try:
             store._migrate()
         except BaseException:
@@ -135,6 +137,15 @@ def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
     return database, int(version)
 
 
+def _need_write_access(path: Path) -> None:
+    """Raises SetupError where an unfinished commit can be read by nobody but who can write."""
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"{path}: a command was killed while it wrote this store, and you cannot write to it.",
+            do="Run `batchgen status` as a user who can, or on a copy of the folder.",
+        )
+
+
 def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
     """A temporary copy, which nobody else sees; `database` is closed."""
     copy = sqlite3.connect("", isolation_level=None)
@@ -154,7 +165,7 @@ def translating(path: Path) -> Iterator[None]:
             raise Temporary(
                 f"{path}: {message}.", do="Make space if the disk is full; the next tick goes on."
             ) from None
-        raise SetupError(f"{path}: {message}.", do="Check that ROOT can be written to.") from None
+        raise SetupError(f"{path}: {message}.", do="Check that you can read and write it.") from None
     except sqlite3.DatabaseError as error:
         raise NeedsPerson(
             f"{path}: {error}.", do="Put back a copy, or move it away and build it again: batchgen rebuild"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
@@ -162,6 +162,36 @@ def hash_file(path: Path) -> Written:
     return Written(size, digest.hexdigest())
 
 
+def can_be_changed(layout: Layout) -> bool:
+    """Whether this user can write to the store of a root, and make files beside it, as SQLite and the lock need."""
+    if not os.access(layout.data, os.W_OK | os.X_OK):
+        return False
+    return all(os.access(path, os.W_OK) for path in (layout.store, layout.lock) if path.exists())
+
+
+def need_place(output: Path, do: str) -> None:
+    """Before long work: raises SetupError, which says `do`, where no file can be written at `output`."""
+    folder = next(each for each in output.parents if each.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(f"{output}: {folder} cannot be written to.", do=do)
+
+
+@contextmanager
+def unchanging(layout: Layout) -> Iterator[None]:
+    """Hold off commands that would change a root in which this user cannot write. Raises Locked while one is at work.
+
+    Where there is no lock file, nobody has worked on this copy of the root, and there is nothing to hold.
+    """
+    try:
+        stream = layout.lock.open("rb")
+    except OSError:
+        yield
+        return
+    with stream:
+        _lock(layout, stream, fcntl.LOCK_SH)
+        yield
+
+
 @contextmanager
 def exclusive(layout: Layout) -> Iterator[None]:
     """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once, SetupError
@@ -176,15 +206,19 @@ def exclusive(layout: Layout) -> Iterator[None]:
         raise SetupError(f"{layout.root} is no directory.", do="Use another --root.") from None
     with stream:
         need_sqlite_locks(layout.lock)
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
-        except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                raise _no_locks(layout.lock, error) from None
-            raise
+        _lock(layout, stream, fcntl.LOCK_EX)
         yield
+
+
+def _lock(layout: Layout, stream: IO[Any], kind: int) -> None:
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            raise _no_locks(layout.lock, error) from None
+        raise
 
 
 def need_sqlite_locks(lock: Path) -> None:

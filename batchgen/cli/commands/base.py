@@ -84,18 +84,36 @@ def reading(context: Context) -> Iterator[Session]:
     from batchgen.engine.session import Session
     from batchgen.ledger.connection import translating
     from batchgen.ledger.store import Store
-    from batchgen.runtime.files import Layout
+    from batchgen.runtime.files import Layout, can_be_changed
 
     settings, layout = context.settings(), Layout(context.root)
     with translating(layout.store):
         store = Store.read(layout.store)
-        if store is not None and store.is_copy:
+        if store is not None and store.is_copy and can_be_changed(layout):
             store.close()
             store = _brought_up_to_date(layout)
         if store is None:
             raise unprepared(layout.root)
         with Session(layout, settings, store, {}) as session:
             prepared(session)
+            yield session
+
+
+@contextmanager
+def examining(context: Context) -> Iterator[Session]:
+    """A session in which nothing changes meanwhile: under the root's lock where this user can write to the root, else
+    one that only reads (`store.is_read_only`). Raises Locked when another command has the lock, SetupError when nothing
+    is prepared.
+    """
+    from batchgen.runtime.files import Layout, can_be_changed, is_there, unchanging
+
+    layout = Layout(context.root)
+    if not is_there(layout.store) or can_be_changed(layout):
+        with working(context) as session:
+            prepared(session)
+            yield session
+    else:
+        with unchanging(layout), reading(context) as session:
             yield session
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchgen.cli.commands.base import Context, answer, json_option, prepared, reading, working
+from batchgen.cli.commands.base import Context, answer, examining, json_option, reading
 from batchgen.cli.paths import UserPath
 
 
@@ -38,10 +38,8 @@ def verify(context: Context, *, as_json: bool) -> None:
     from batchgen.dataset.round_files import catch_up
     from batchgen.dataset.verify import verify as run
 
-    with working(context) as session:
-        prepared(session)
-        catch_up(session)
-        found = run(session)
+    with examining(context) as session:
+        found = run(session, unchecked=catch_up(session))
         answer({"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well.")
         if found:
             click.get_current_context().exit(1)
@@ -101,7 +99,6 @@ def export(  # noqa: PLR0913 - one parameter an option
     from batchgen.dataset.export import export as run
 
     options = Options(form, output.absolute(), flags, test_share, split_seed)
-    with working(context) as session:
-        prepared(session)
+    with examining(context) as session:
         value, text = describe(options, run(session, options))
         answer(value, as_json=as_json, text=text)

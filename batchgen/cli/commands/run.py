@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from batchgen.cli.commands.base import Context, answer, json_option, prepared, unprepared, wanted_steps, working
+from batchgen.cli.commands.base import (
+    Context,
+    answer,
+    examining,
+    json_option,
+    prepared,
+    unprepared,
+    wanted_steps,
+    working,
+)
 from batchgen.cli.paths import UserInput
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.wording import counted, typed
@@ -63,8 +72,7 @@ def estimate(context: Context, *, as_json: bool) -> None:
     from batchgen.reports.estimate import describe
     from batchgen.reports.estimate import estimate as run
 
-    with working(context) as session:
-        prepared(session)
+    with examining(context) as session:
         value, text = describe(session, run(session))
         answer(value, as_json=as_json, text=text)
 

@@ -14,7 +14,7 @@ from batchgen.reports.html.conversations import read
 from batchgen.reports.html.facts import bill, facts
 from batchgen.reports.html.lengths import shares
 from batchgen.reports.html.page import page
-from batchgen.runtime.files import write_durably
+from batchgen.runtime.files import need_place, write_durably
 from batchgen.runtime.worker_process import apart
 
 SUFFIXES = (".html", ".htm")
@@ -38,6 +38,7 @@ def report(session: Session, output: Path, most: int) -> Reported:
     """
     if output.suffix.lower() not in SUFFIXES or output.is_dir():
         raise SetupError(f"{output} is no place for a report.", do="End --output in .html.")
+    need_place(output, "Name another place for the page: --output FILE.html")
     known = facts(session)
     texts = read(session, most)
     paid = bill(receipt(session.store, session.settings, session.steps()))
