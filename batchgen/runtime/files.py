@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,11 +78,13 @@ class Written(NamedTuple):
 
 
 def is_there(path: Path) -> bool:
-    """Whether `path` exists. Raises OSError where that cannot be told: a loop of links is not nothing."""
+    """Whether there is a file at `path`. Raises OSError for a folder, and where it cannot be told: a loop of links."""
     try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+        mode = path.stat().st_mode
+    except FileNotFoundError:
         return False
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return True
 
 

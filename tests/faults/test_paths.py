@@ -184,6 +184,17 @@ def test_37_a_loop_of_links_in_a_root(command: str, name: str, finished: Bench) 
     assert (done.code, done.out, "symbolic links" in done.err) == (2, "", True), done
 
 
+@pytest.mark.parametrize("command", ["status", "receipt", "verify", "estimate", "collect"])
+def test_a_root_that_is_a_file_and_a_store_that_is_a_folder(command: str, bench: Bench) -> None:
+    bench.root.touch()
+    done = bench.run(command)
+    assert (done.code, done.out, "Not a directory" in done.err) == (2, "", True), done
+    bench.root.unlink()
+    (bench.root / "data" / "batchgen.sqlite").mkdir(parents=True)
+    done = bench.run(command)
+    assert (done.code, done.out, "Is a directory" in done.err) == (2, "", True), done
+
+
 def test_a_loop_of_links_is_no_place_for_an_export(finished: Bench, tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
