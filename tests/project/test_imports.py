@@ -18,7 +18,7 @@ HEAVY = {
     "jinja2",
     "vl_convert",
     "polars",
-    "jsonschema",
+    "jsonschema_rs",
     "google.genai",
     "together",
     "httpx",
