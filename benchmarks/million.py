@@ -32,8 +32,8 @@ sys.path.insert(0, str(REPOSITORY))
 from commands import measured, relative  # noqa: E402 - it lies beside this file
 
 from batchgen.core.dialogue import Turn, steps  # noqa: E402
-from batchgen.dataset.manifest import keep_seeds  # noqa: E402
-from batchgen.dataset.round_files import catch_up, refresh  # noqa: E402
+from batchgen.dataset.manifest import write_manifest  # noqa: E402
+from batchgen.dataset.round_files import write_due_files, write_outdated_files  # noqa: E402
 from batchgen.dataset.seeds import SeedReport, read_seeds  # noqa: E402
 from batchgen.engine import tick  # noqa: E402 - the repository is found first
 from batchgen.engine.session import Session  # noqa: E402
@@ -176,8 +176,8 @@ def prepared(root: Path, conversations: int) -> tuple[Run, float]:
 
     def work() -> None:
         session.store.replace_seeds(seeds(conversations), facts)
-        keep_seeds(session, facts)
-        refresh(session)
+        write_manifest(session, facts)
+        write_due_files(session)
 
     return run, run.timed(work)
 
@@ -222,7 +222,7 @@ def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     moving = run.timed(lambda: ticks.extend(one_batch(run))) + run.timed(lambda: finish(run))
     idle = run.timed(lambda: tick.tick(session, advance=True))
     looking = run.timed(lambda: status(session.store, session.settings, session.now()))
-    catch_up(session)
+    write_outdated_files(session)
     (text,) = session.store._connection.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001
     requests = conversations * len(session.steps())
     yield {
@@ -268,7 +268,7 @@ def only_rebuilding(root: Path, conversations: int) -> Iterator[dict[str, float]
     """That alone, after a run that is not measured."""
     run, _ = prepared(root, conversations)
     finish(run)
-    catch_up(run.session)
+    write_outdated_files(run.session)
     run.session.close()
     yield rebuilding(root, conversations)
 

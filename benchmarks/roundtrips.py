@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 from throughput import FIGURES, machine, write_page  # noqa: E402 - the repository is found first
 
 from batchgen.emulator.backends.builtin import Scripted  # noqa: E402
-from batchgen.emulator.faults import ALWAYS, Delay, Fault  # noqa: E402
+from batchgen.emulator.faults import ALWAYS, CallFault, Delay  # noqa: E402
 from batchgen.emulator.server import LocalService  # noqa: E402
 
 IN_A_ROW = "--in-a-row"
@@ -79,7 +79,7 @@ class Bench(NamedTuple):
         self.run("prepare", "--input", str(seeds), "--all")
 
     def late(self) -> None:
-        self.service.faults.add(Fault(times=ALWAYS, action=Delay(self.seconds)))
+        self.service.faults.add(CallFault(times=ALWAYS, action=Delay(self.seconds)))
 
 
 def round_trips(batches: int, seconds: float, *, in_a_row: bool) -> dict[str, float]:
@@ -120,7 +120,7 @@ def command(arguments: list[str], *, in_a_row: bool) -> None:
     from batchgen.engine.submission import sender
 
     if in_a_row:
-        prefetch.DEPTH, sender.AHEAD = 0, 0
+        prefetch.MAX_PREFETCHED, sender.MAX_UPLOADS_AHEAD = 0, 0
     batchgen(arguments)
 
 

@@ -10,24 +10,24 @@ from typing import Any
 
 from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
-from batchgen.core.pricing import past_price, rate
+from batchgen.core.pricing import batch_rate, past_price
 from batchgen.providers import connect
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
-from batchgen.providers.http_errors import masked
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFound, ModelGone, Provider, ProviderClient
+from batchgen.providers.http_errors import mask_password
 from batchgen.runtime import clock
 from batchgen.runtime.files import sync_directory
 from batchgen.runtime.settings import Settings, api_key
 
-SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+NETWORK_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def examine(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
+def check_setup(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
     """What was found, for machines. `problem` of a provider is empty when a run could start with it."""
     names = dict.fromkeys(settings.stage(stage).provider for stage in STAGES)
     return {
-        "providers": [_provider(provider_row(name), settings, environment) for name in names],
-        "surroundings": dict(_surroundings()),
+        "providers": [_check_provider(provider_row(name), settings, environment) for name in names],
+        "surroundings": dict(_network_settings()),
         "root": {"folders_synced": _folders_synced(root)},
     }
 
@@ -40,14 +40,14 @@ def _folders_synced(root: Path) -> bool | None:
         return None
 
 
-def _provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+def _check_provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
     wanted = settings.provider(provider.name)
     found: dict[str, Any] = {
         "name": provider.name,
         "sdk": f"{provider.sdk} {version(provider.sdk)}",
         "key_variable": provider.key_variable,
         "not_read": sorted(name for name in environment if provider.is_foreign(name)),
-        "url": masked(environment.get(provider.url_variable) or "the provider's own"),
+        "url": mask_password(environment.get(provider.url_variable) or "the provider's own"),
         "enqueued_tokens": wanted.enqueued_tokens,
         "concurrent_batches": wanted.concurrent_batches,
         "models": [],
@@ -56,10 +56,10 @@ def _provider(provider: Provider, settings: Settings, environment: Mapping[str, 
     try:
         key = api_key(dict(environment), provider.key_variable)
         url = environment.get(provider.url_variable) or None
-        access = Access(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
+        access = ConnectionOptions(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
         remote = connect(provider, access)
         try:
-            found["models"] = [_model(remote, model, settings) for model in wanted.models]
+            found["models"] = [_check_model(remote, model, settings) for model in wanted.models]
         finally:
             remote.close()
     except BatchgenError as error:
@@ -89,16 +89,16 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _model(remote: Remote, model: str, settings: Settings) -> dict[str, Any]:
+def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
     """One one-token call: a listing is no proof that a model is served. Raises KeyRefused, Temporary."""
     served, detail = "yes", ""
     try:
         remote.probe(model)
     except ModelGone as error:
         served, detail = "no", str(error)
-    except (CreateRefused, JobMissing) as error:
+    except (CreateRefused, JobNotFound) as error:
         served, detail = "unclear", str(error)
-    price = rate(model, settings.prices)
+    price = batch_rate(model, settings.prices)
     return {
         "model": model,
         "served": served,
@@ -111,11 +111,11 @@ def _model(remote: Remote, model: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _surroundings() -> Iterator[tuple[str, str]]:
-    for name in SURROUNDINGS:
+def _network_settings() -> Iterator[tuple[str, str]]:
+    for name in NETWORK_VARIABLES:
         value = os.environ.get(name) or os.environ.get(name.lower())
         if value:
-            yield name, masked(value)
+            yield name, mask_password(value)
 
 
 def describe(found: Mapping[str, Any]) -> str:
@@ -148,7 +148,7 @@ def _model_line(model: Mapping[str, Any]) -> str:
     return f"{model['model']}: {served}{why}; {cost} ({model['price_source']}{seen}){past}"
 
 
-def verdict(found: Mapping[str, Any]) -> BatchgenError | None:
+def first_problem(found: Mapping[str, Any]) -> BatchgenError | None:
     """The first problem as the error to leave with."""
     problems = [provider for provider in found["providers"] if provider["problem"]]
     if not problems:

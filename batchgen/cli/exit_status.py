@@ -9,23 +9,23 @@ from pathlib import Path
 import click
 
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, note, worst
-from batchgen.core.wording import typed
-from batchgen.runtime.files import said, system_trouble
-from batchgen.runtime.logging_setup import redacted
+from batchgen.core.wording import as_invoked
+from batchgen.runtime.files import describe_os_error, system_error
+from batchgen.runtime.logging_setup import redact
 
 INTERRUPTED = 130
-FAREWELL = "Interrupted. Nothing is lost: the next tick goes on from here."
+INTERRUPTED_MESSAGE = "Interrupted. Nothing is lost: the next tick goes on from here."
 
 
-def tell(error: BatchgenError) -> None:
+def print_error(error: BatchgenError) -> None:
     """One trouble for people, on stderr: what happened, and what to do next."""
-    click.echo(f"batchgen: {redacted(str(error))}", err=True)
+    click.echo(f"batchgen: {redact(str(error))}", err=True)
     if error.do:
-        click.echo(f"  {redacted(typed(error.do))}", err=True)
+        click.echo(f"  {redact(as_invoked(error.do))}", err=True)
 
 
 @contextmanager
-def telling(troubles: list[BatchgenError]) -> Iterator[None]:
+def print_troubles(troubles: list[BatchgenError]) -> Iterator[None]:
     """At the end of the work within, print every trouble but the worst, which is raised: it decides the exit status.
 
     An error that ends the work is one more trouble. Ctrl-C keeps its own status.
@@ -35,7 +35,7 @@ def telling(troubles: list[BatchgenError]) -> Iterator[None]:
     except BatchgenError as error:
         note(troubles, error)
     except OSError as error:
-        note(troubles, system_trouble(error))
+        note(troubles, system_error(error))
     except BaseException:
         _tell_all(troubles)
         raise
@@ -47,10 +47,10 @@ def telling(troubles: list[BatchgenError]) -> Iterator[None]:
 
 def _tell_all(troubles: Iterable[BatchgenError]) -> None:
     for trouble in troubles:
-        tell(trouble)
+        print_error(trouble)
 
 
-def interrupted(error: BaseException) -> int:
+def report_interrupt(error: BaseException) -> int:
     """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
     if isinstance(error.__cause__, EOFError):
         folder = Path(__file__).parents[1]
@@ -58,24 +58,24 @@ def interrupted(error: BaseException) -> int:
             f"A compiled file of the program is damaged ({error.__cause__}): the disk was full when it was written.",
             do=f"Delete the __pycache__ folders under {folder} and of the installed packages.",
         )
-        tell(trouble)
+        print_error(trouble)
         return trouble.exit_code
-    click.echo(FAREWELL, err=True)
+    click.echo(INTERRUPTED_MESSAGE, err=True)
     return INTERRUPTED
 
 
-def os_error(error: OSError) -> int:
+def report_os_error(error: OSError) -> int:
     """An error of the system that nobody caught: what the user can mend leaves 2, all else is temporary."""
-    trouble = system_trouble(error)
-    tell(trouble)
+    trouble = system_error(error)
+    print_error(trouble)
     return trouble.exit_code
 
 
-def answer_lost(error: OSError) -> int:
+def report_lost_answer(error: OSError) -> int:
     """What the command did is done, but its answer could not be written to stdout."""
     trouble = Temporary(
-        f"The answer could not be written to stdout: {said(error)}.",
+        f"The answer could not be written to stdout: {describe_os_error(error)}.",
         do="What the command did is done. Mend where its output goes, and ask again: batchgen status",
     )
-    tell(trouble)
+    print_error(trouble)
     return trouble.exit_code

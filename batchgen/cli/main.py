@@ -14,19 +14,19 @@ from pathlib import Path
 import click
 
 from batchgen import __version__
-from batchgen.cli.commands.base import Context
-from batchgen.cli.exit_status import answer_lost, interrupted, os_error, tell
+from batchgen.cli.commands.base import GlobalOptions
+from batchgen.cli.exit_status import print_error, report_interrupt, report_lost_answer, report_os_error
 from batchgen.cli.paths import UserPath
 from batchgen.core.errors import BatchgenError
-from batchgen.core.wording import COMMANDS, typed
-from batchgen.runtime.files import system_trouble
+from batchgen.core.wording import COMMANDS, as_invoked
+from batchgen.runtime.files import system_error
 from batchgen.runtime.logging_setup import configure
-from batchgen.runtime.memory import give_back, tell_polars
+from batchgen.runtime.memory import configure_jemalloc, set_mmap_threshold
 from batchgen.runtime.settings import mask_keys
-from batchgen.runtime.streams import speak_utf8, unfailing_streams
+from batchgen.runtime.streams import force_utf8_output, unfailing_streams
 
 
-class Door(click.Group):
+class LazyGroup(click.Group):
     """The commands by name; a room is entered when one of its commands is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -43,10 +43,10 @@ class Door(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise system_trouble(error) from None
+            raise system_error(error) from None
 
 
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--root",
     type=UserPath(),
@@ -75,30 +75,30 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     75 temporary trouble (the next tick goes on), 130 interrupted.
     """
     mask_keys(os.environ)
-    give_back()
+    set_mmap_threshold()
     configure(verbose=verbose, quiet=quiet)
-    context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
+    context.obj = GlobalOptions(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 
-def say_where_it_stands(error: click.ClickException) -> None:
+def hint_global_option(error: click.ClickException) -> None:
     """Tell whoever wrote `status --root DIR` that this option stands before the command."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return
     for option in cli.params:
         if isinstance(option, click.Option) and error.option_name in option.opts:
             named = f"{error.option_name}{'' if option.is_flag else ' PATH'} {error.ctx.info_name}"
-            click.echo(typed(f"  It stands before the command: batchgen {named}"), err=True)
+            click.echo(as_invoked(f"  It stands before the command: batchgen {named}"), err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
-    speak_utf8()
-    tell_polars()
+    force_utf8_output()
+    configure_jemalloc()
     with unfailing_streams() as stdout:
         code = _run(arguments)
         stdout.flush()
         if stdout.lost is not None:
-            lost = answer_lost(stdout.lost)
+            lost = report_lost_answer(stdout.lost)
             code = code or lost
     if code:
         sys.exit(code)
@@ -110,13 +110,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        say_where_it_stands(error)
+        hint_global_option(error)
         return error.exit_code
     except BatchgenError as error:
-        tell(error)
+        print_error(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        return interrupted(error)
+        return report_interrupt(error)
     except OSError as error:
-        return os_error(error)
+        return report_os_error(error)
     return code if isinstance(code, int) else 0

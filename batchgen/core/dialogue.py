@@ -60,7 +60,7 @@ class Conversation(NamedTuple):
     turns: tuple[Turn, ...]
 
 
-def turns(texts: Sequence[str]) -> Iterator[Turn]:
+def group_into_turns(texts: Sequence[str]) -> Iterator[Turn]:
     """Group the texts of a dialogue into turns. The last turn may be unfinished."""
     for start in range(0, len(texts), len(STAGES)):
         yield Turn(*texts[start : start + len(STAGES)])
@@ -91,8 +91,8 @@ def key_format(step: Step, attempt: int, run: str, digits: int) -> bytes:
     return request_key(f"r1-%0{digits}d", step, attempt, run).encode()
 
 
-KEY_CHARACTERS = 64  # Together's limit
-_KEY = r"r1-(?P<number>\d+)\.r(?P<round>\d+)\.(?P<stage>question|answer|correction)\.a(?P<attempt>\d+)\.\w+"
+MAX_KEY_CHARACTERS = 64  # Together's limit
+_KEY_PATTERN = r"r1-(?P<number>\d+)\.r(?P<round>\d+)\.(?P<stage>question|answer|correction)\.a(?P<attempt>\d+)\.\w+"
 
 
 class ParsedKey(NamedTuple):
@@ -105,7 +105,7 @@ class ParsedKey(NamedTuple):
 
 def parse_key(key: str) -> ParsedKey | None:
     """Read a request key. Returns None if it is not one of ours."""
-    match = re.fullmatch(_KEY, key) if len(key) <= KEY_CHARACTERS else None
+    match = re.fullmatch(_KEY_PATTERN, key) if len(key) <= MAX_KEY_CHARACTERS else None
     if match is None:
         return None
     step = Step(int(match["round"]), Stage(match["stage"]))

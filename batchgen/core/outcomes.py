@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
-from batchgen.core.text import clean, says
+from batchgen.core.text import clean_text, has_words
 
 
 class Reason(StrEnum):
@@ -41,38 +41,38 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"  # a text that came after another one was accepted
 
 
-class Verdict(NamedTuple):
+class RetryPolicy(NamedTuple):
     """What follows from a reason: whether the request is asked `again`, whether it `counts` as one of max_attempts, and
     whether the next attempt may use twice as many output tokens (`larger`).
     """
 
     again: bool
     counts: bool = True
-    larger: bool = False
+    raise_token_limit: bool = False
 
 
 # A blocked request would be blocked again, so it is not retried. After an accident another attempt may succeed.
-POLICY: Mapping[Reason, Verdict] = {
-    Reason.ACCEPTED: Verdict(again=False, counts=False),
-    Reason.TRUNCATED: Verdict(again=True, larger=True),
-    Reason.BLOCKED_PROMPT: Verdict(again=False),
-    Reason.BLOCKED_OUTPUT: Verdict(again=False),
-    Reason.REFUSED: Verdict(again=False),
-    Reason.EMPTY: Verdict(again=True),
-    Reason.MALFORMED: Verdict(again=True),
-    Reason.UNREADABLE: Verdict(again=True),
-    Reason.UNKNOWN_FINISH: Verdict(again=True),
-    Reason.INVALID_REQUEST: Verdict(again=False),
-    Reason.PROVIDER_ERROR: Verdict(again=True),
-    Reason.CANCELLED: Verdict(again=True),
-    Reason.MISSING: Verdict(again=True),
-    Reason.CONFLICT: Verdict(again=True),
-    Reason.MISPLACED: Verdict(again=True),
-    Reason.FLAGGED: Verdict(again=True),
-    Reason.TOO_LARGE: Verdict(again=False),
-    Reason.NOT_SENT: Verdict(again=True, counts=False),
-    Reason.LOST: Verdict(again=True),
-    Reason.SUPERSEDED: Verdict(again=False, counts=False),
+POLICY: Mapping[Reason, RetryPolicy] = {
+    Reason.ACCEPTED: RetryPolicy(again=False, counts=False),
+    Reason.TRUNCATED: RetryPolicy(again=True, raise_token_limit=True),
+    Reason.BLOCKED_PROMPT: RetryPolicy(again=False),
+    Reason.BLOCKED_OUTPUT: RetryPolicy(again=False),
+    Reason.REFUSED: RetryPolicy(again=False),
+    Reason.EMPTY: RetryPolicy(again=True),
+    Reason.MALFORMED: RetryPolicy(again=True),
+    Reason.UNREADABLE: RetryPolicy(again=True),
+    Reason.UNKNOWN_FINISH: RetryPolicy(again=True),
+    Reason.INVALID_REQUEST: RetryPolicy(again=False),
+    Reason.PROVIDER_ERROR: RetryPolicy(again=True),
+    Reason.CANCELLED: RetryPolicy(again=True),
+    Reason.MISSING: RetryPolicy(again=True),
+    Reason.CONFLICT: RetryPolicy(again=True),
+    Reason.MISPLACED: RetryPolicy(again=True),
+    Reason.FLAGGED: RetryPolicy(again=True),
+    Reason.TOO_LARGE: RetryPolicy(again=False),
+    Reason.NOT_SENT: RetryPolicy(again=True, counts=False),
+    Reason.LOST: RetryPolicy(again=True),
+    Reason.SUPERSEDED: RetryPolicy(again=False, counts=False),
 }
 
 
@@ -102,7 +102,7 @@ class Reply(NamedTuple):
 THINK, THINK_END = "<think>", "</think>"
 
 
-def accept(stage: Stage, reply: Reply) -> Reply:
+def validate_text(stage: Stage, reply: Reply) -> Reply:
     """Clean the text of an accepted reply.
 
     <think> blocks at its beginning are removed; if one has no end, the reply is MALFORMED. A text without any word is
@@ -112,15 +112,15 @@ def accept(stage: Stage, reply: Reply) -> Reply:
         return reply
     if reply.text.isprintable() and reply.text[:1].isalnum() and reply.text[-1] != " " and not reply.follow_up:
         return reply  # most texts are one line with nothing to clean
-    text, follow_up = clean(reply.text), clean(reply.follow_up)
+    text, follow_up = clean_text(reply.text), clean_text(reply.follow_up)
     had_thoughts = text.startswith(THINK) or follow_up.startswith(THINK)
     if had_thoughts:
         try:
             text, follow_up = without_thoughts(text), without_thoughts(follow_up)
         except ValueError as error:
             return reply._replace(reason=Reason.MALFORMED, text="", follow_up="", detail=str(error))
-    silent = "" if says(text) else str(stage)
-    if reply.follow_up and not silent and not says(follow_up):
+    silent = "" if has_words(text) else str(stage)
+    if reply.follow_up and not silent and not has_words(follow_up):
         silent = "next question"
     if silent:
         return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {silent}")
@@ -164,7 +164,7 @@ def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
         if before is not reply:
             copies.setdefault(reply.key, {before}).add(reply)
     for key, different in copies.items():
-        settled[key] = _agree(different)
+        settled[key] = _merge_duplicates(different)
     return settled
 
 
@@ -173,9 +173,9 @@ def accepted_keys(replies: Sequence[Reply]) -> set[str]:
     return {key for key, reply in one_per_key(replies).items() if reply.reason is Reason.ACCEPTED}
 
 
-def _agree(copies: Collection[Reply]) -> Reply:
+def _merge_duplicates(copies: Collection[Reply]) -> Reply:
     """Merge different lines for one request: into its text, or into the failure that comes first in Reason."""
-    usage = total(reply.usage for reply in copies)
+    usage = total_usage(reply.usage for reply in copies)
     if len({(reply.text, reply.follow_up) for reply in copies if reply.reason is Reason.ACCEPTED}) > 1:
         detail = "several different lines for one request"
         return Reply(min(copies).key, Reason.CONFLICT, detail=detail, usage=usage)
@@ -183,6 +183,6 @@ def _agree(copies: Collection[Reply]) -> Reply:
     return min(copies, key=lambda reply: (order.index(reply.reason), reply))._replace(usage=usage)
 
 
-def total(usages: Iterable[Usage]) -> Usage:
+def total_usage(usages: Iterable[Usage]) -> Usage:
     """Add up token counts."""
     return Usage(*map(sum, zip(*usages, strict=True)))

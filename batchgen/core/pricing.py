@@ -50,7 +50,7 @@ def price_list() -> Mapping[str, Mapping[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 
 
-def listed_models(provider: str) -> list[str]:
+def priced_models(provider: str) -> list[str]:
     """List the models of `provider` on the shipped price list."""
     return [model for model, entry in price_list().items() if entry["provider"] == provider]
 
@@ -63,20 +63,20 @@ def past_price(model: str, price: Rate) -> str:
     )
 
 
-def rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
+def batch_rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
     """Return the batch price of `model`: the user's own, or else the shipped one; None if it is unknown."""
     if own := overrides.get(model):
         cached = own.input if own.cached_input is None else own.cached_input
         return Rate(own.input, cached, own.output, "batchgen.toml", None)
-    return _listed(model, "batch")
+    return _shipped_rate(model, "batch")
 
 
 def standard_rate(model: str) -> Rate | None:
     """Return the price of the same tokens outside batch, for comparison; None if it is unknown."""
-    return _listed(model, "standard")
+    return _shipped_rate(model, "standard")
 
 
-def _listed(model: str, kind: str) -> Rate | None:
+def _shipped_rate(model: str, kind: str) -> Rate | None:
     entry: Mapping[str, Any] = price_list().get(model, {})
     price: Any = entry.get(kind)
     if not isinstance(price, dict):

@@ -57,7 +57,7 @@ _ASK_NEXT = (
 )
 
 
-def prompt(
+def build_prompt(
     conversation: Conversation, stage: Stage, *, target_characters: int, history_messages: int, follow_up: bool = False
 ) -> Prompt:
     """Build the prompt of `stage` for `conversation`, whose last turn is the one being written.
@@ -65,34 +65,34 @@ def prompt(
     With `follow_up` the model is asked to write the next round's question after the correction. Only the last
     `history_messages` messages are shown: two for each turn, not counting the turn being written.
     """
-    turns = recent(conversation.turns, history_messages)
+    turns = recent_turns(conversation.turns, history_messages)
     if stage is Stage.QUESTION:
-        return Prompt(_QUESTION, (Message("user", fence(turns)),), fields_of(stage))
+        return Prompt(_QUESTION, (Message("user", turns_as_json(turns)),), reply_fields(stage))
     if stage is Stage.ANSWER:
-        return Prompt(_ANSWER.format(length=target_characters), chat(turns), fields_of(stage))
+        return Prompt(_ANSWER.format(length=target_characters), turns_as_chat(turns), reply_fields(stage))
     system = _CORRECTION.format(length=target_characters) + (_ASK_NEXT if follow_up else "")
-    return Prompt(system, (Message("user", fence(turns)),), fields_of(stage, follow_up=follow_up))
+    return Prompt(system, (Message("user", turns_as_json(turns)),), reply_fields(stage, follow_up=follow_up))
 
 
-def fields_of(stage: Stage, *, follow_up: bool = False) -> tuple[str, ...]:
+def reply_fields(stage: Stage, *, follow_up: bool = False) -> tuple[str, ...]:
     """Return the JSON fields that a reply of `stage` must have, in the order of writing; none for plain text."""
     if stage is Stage.ANSWER:
         return ()
     return (stage.value, Stage.QUESTION.value) if follow_up else (stage.value,)
 
 
-def recent(turns: Sequence[Turn], history_messages: int) -> Sequence[Turn]:
+def recent_turns(turns: Sequence[Turn], history_messages: int) -> Sequence[Turn]:
     """Return the last finished turns that fit into `history_messages`, and the turn being written if it has begun."""
     begun = 0 if turns[-1].correction else 1
     return turns[-(max(history_messages // MESSAGES_PER_TURN, 1) + begun) :]
 
 
-def fence(turns: Sequence[Turn]) -> str:
+def turns_as_json(turns: Sequence[Turn]) -> str:
     """Write turns as a JSON array of objects. Fields that are not written yet are left out."""
     return orjson.dumps([{name: text for name, text in turn._asdict().items() if text} for turn in turns]).decode()
 
 
-def chat(turns: Sequence[Turn]) -> tuple[Message, ...]:
+def turns_as_chat(turns: Sequence[Turn]) -> tuple[Message, ...]:
     """Write turns as messages of user and assistant in turn, ending with the open question."""
     messages = []
     for turn in turns:

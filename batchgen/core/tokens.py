@@ -7,12 +7,12 @@ from math import sqrt
 from typing import NamedTuple
 
 from batchgen.core.prompts import Prompt
-from batchgen.core.text_features import Features, features
+from batchgen.core.text_features import TextFeatures, count_features
 
 TEXT_ERROR, CORPUS_ERROR = 0.28, 0.03  # by what share the estimate is off: for 95 % of single texts, for corpora
 
 
-class Formula(NamedTuple):
+class TokenFormula(NamedTuple):
     """Coefficients of the token estimate, fitted by least squares over six English and Chinese corpora.
 
     Totals of corpora are within 3 % of the real number, 95 % of single texts within 10 to 28 %.
@@ -31,12 +31,12 @@ REQUEST_OVERHEAD_TOKENS = 12  # of the chat template and the JSON schema
 OTHER_LETTER_TOKENS = 0.5  # Cyrillic, Arabic, Thai, ...: not fitted, but max_usd must not count them as 0
 
 
-def tokens(text: str, formula: Formula) -> float:
+def estimate_text_tokens(text: str, formula: TokenFormula) -> float:
     """Estimate the tokens of a text."""
-    return weigh(features(text), formula)
+    return estimate_tokens(count_features(text), formula)
 
 
-def weigh(found: Features, formula: Formula) -> float:
+def estimate_tokens(found: TextFeatures, formula: TokenFormula) -> float:
     """Estimate tokens from counted features. Letters of scripts that the formula does not know count as 0."""
     return (
         formula.cjk * found.cjk
@@ -48,20 +48,20 @@ def weigh(found: Features, formula: Formula) -> float:
     )
 
 
-def prompt_tokens(prompt: Prompt, formula: Formula) -> int:
+def estimate_prompt_tokens(prompt: Prompt, formula: TokenFormula) -> int:
     """Estimate the input tokens of one request."""
-    said = Features()
+    said = TextFeatures()
     for message in prompt.messages:
-        said = said.plus(features(message.text))
-    return requests_tokens(prompt.system, said, 1, formula)
+        said = said.plus(count_features(message.text))
+    return estimate_request_tokens(prompt.system, said, 1, formula)
 
 
-def requests_tokens(system: str, said: Features, requests: int, formula: Formula) -> int:
+def estimate_request_tokens(system: str, said: TextFeatures, requests: int, formula: TokenFormula) -> int:
     """Estimate the input tokens of `requests` requests that share a system text.
 
     `said` are the features of all their messages.
     """
-    messages = weigh(said, formula) + OTHER_LETTER_TOKENS * said.other_letters
+    messages = estimate_tokens(said, formula) + OTHER_LETTER_TOKENS * said.other_letters
     return round(requests * _system_tokens(system, formula) + messages) + requests * REQUEST_OVERHEAD_TOKENS
 
 
@@ -74,5 +74,5 @@ def input_margin(requests: int) -> float:
 
 
 @cache
-def _system_tokens(system: str, formula: Formula) -> float:
-    return tokens(system, formula)
+def _system_tokens(system: str, formula: TokenFormula) -> float:
+    return estimate_text_tokens(system, formula)

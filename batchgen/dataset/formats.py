@@ -13,7 +13,7 @@ from batchgen.dataset.quality.flags import LABELS
 _ORDER = {label: place for place, label in enumerate(LABELS)}
 
 
-class Dialogue(NamedTuple):
+class FlaggedConversation(NamedTuple):
     """A finished conversation: its id, turns, the labels of each turn, and who wrote each text (None: the seed)."""
 
     identity: str
@@ -21,9 +21,11 @@ class Dialogue(NamedTuple):
     labels: tuple[tuple[str, ...], ...]
     models: tuple[str | None, ...]
 
-    def until(self, number: int) -> Dialogue:
+    def until(self, number: int) -> FlaggedConversation:
         """The dialogue as it was after round `number`."""
-        return Dialogue(self.identity, self.turns[:number], self.labels[:number], self.models[: number * len(STAGES)])
+        return FlaggedConversation(
+            self.identity, self.turns[:number], self.labels[:number], self.models[: number * len(STAGES)]
+        )
 
     def flags(self) -> list[str]:
         """Every label that a turn has, once, in the order of quality.LABELS."""
@@ -38,24 +40,24 @@ class Format(NamedTuple):
 
     per_turn: bool
     meaning: str
-    record: Callable[[Dialogue], dict[str, Any]]
+    record: Callable[[FlaggedConversation], dict[str, Any]]
     schema: Callable[[int], pl.Schema]
     tags: tuple[str, ...] = ()
-    same: Callable[[Dialogue], bool] = lambda _: False
+    same: Callable[[FlaggedConversation], bool] = lambda _: False
 
-    def units(self, dialogue: Dialogue) -> Iterator[Dialogue]:
+    def units(self, dialogue: FlaggedConversation) -> Iterator[FlaggedConversation]:
         """What `record` is asked for: the dialogue itself, or as it was after each of its turns."""
         if self.per_turn:
             yield from (dialogue.until(number) for number in range(1, len(dialogue.turns) + 1))
         else:
             yield dialogue
 
-    def labels(self, unit: Dialogue) -> list[str]:
+    def labels(self, unit: FlaggedConversation) -> list[str]:
         """The labels that speak of a record: of its own turn, or of all turns."""
         return list(unit.labels[-1]) if self.per_turn else unit.flags()
 
 
-def chat(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
+def chat_messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
     """Turns as chat messages; the assistant says the corrections."""
     return [
         {"role": role, "content": text}
@@ -64,20 +66,20 @@ def chat(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
     ]
 
 
-def _messages(dialogue: Dialogue) -> dict[str, Any]:
-    return {"id": dialogue.identity, "messages": chat(dialogue.turns), "flags": dialogue.flags()}
+def _messages(dialogue: FlaggedConversation) -> dict[str, Any]:
+    return {"id": dialogue.identity, "messages": chat_messages(dialogue.turns), "flags": dialogue.flags()}
 
 
-def _sharegpt(dialogue: Dialogue) -> dict[str, Any]:
+def _sharegpt(dialogue: FlaggedConversation) -> dict[str, Any]:
     speakers = {"user": "human", "assistant": "gpt"}
-    said = [{"from": speakers[each["role"]], "value": each["content"]} for each in chat(dialogue.turns)]
+    said = [{"from": speakers[each["role"]], "value": each["content"]} for each in chat_messages(dialogue.turns)]
     return {"id": dialogue.identity, "conversations": said}
 
 
-def _preference(dialogue: Dialogue) -> dict[str, Any]:
+def _preference(dialogue: FlaggedConversation) -> dict[str, Any]:
     *before, turn = dialogue.turns
     return {
-        "prompt": [*chat(tuple(before)), {"role": "user", "content": turn.question}],
+        "prompt": [*chat_messages(tuple(before)), {"role": "user", "content": turn.question}],
         "chosen": [{"role": "assistant", "content": turn.correction}],
         "rejected": [{"role": "assistant", "content": turn.answer}],
         "id": dialogue.identity,
@@ -85,12 +87,12 @@ def _preference(dialogue: Dialogue) -> dict[str, Any]:
     }
 
 
-def _chosen_is_rejected(dialogue: Dialogue) -> bool:
+def _chosen_is_rejected(dialogue: FlaggedConversation) -> bool:
     turn = dialogue.turns[-1]
     return turn.correction == turn.answer
 
 
-def with_history(turns: tuple[Turn, ...]) -> str:
+def question_with_history(turns: tuple[Turn, ...]) -> str:
     """The last question with what was said before it: "USER: ...", "ASSISTANT: ..." on lines of their own. Without
     history it is the bare question, as in aligner-20K.
     """
@@ -98,14 +100,14 @@ def with_history(turns: tuple[Turn, ...]) -> str:
     if not before:
         return turn.question
     speakers = {"user": "USER", "assistant": "ASSISTANT"}
-    said = [f"{speakers[each['role']]}: {each['content']}" for each in chat(tuple(before))]
+    said = [f"{speakers[each['role']]}: {each['content']}" for each in chat_messages(tuple(before))]
     return "\n".join([*said, f"USER: {turn.question}"])
 
 
-def _aligner(dialogue: Dialogue) -> dict[str, Any]:
+def _aligner(dialogue: FlaggedConversation) -> dict[str, Any]:
     turn = dialogue.turns[-1]
     return {
-        "question": with_history(dialogue.turns),
+        "question": question_with_history(dialogue.turns),
         "answer": turn.answer,
         "correction": turn.correction,
         "id": dialogue.identity,
@@ -113,7 +115,7 @@ def _aligner(dialogue: Dialogue) -> dict[str, Any]:
     }
 
 
-def _columns(dialogue: Dialogue) -> dict[str, Any]:
+def _parquet_record(dialogue: FlaggedConversation) -> dict[str, Any]:
     texts = dict(zip(Turn._fields, map(list, zip(*dialogue.turns, strict=True)), strict=True))
     models = {f"{stage}_models": list(dialogue.models[place :: len(STAGES)]) for place, stage in enumerate(STAGES)}
     return {"id": dialogue.identity, **texts, "flags": dialogue.flags(), **models}
@@ -123,14 +125,14 @@ Columns = dict[str, pl.DataType]
 
 _TEXT, _TEXTS, _NUMBER = pl.String(), pl.List(pl.String()), pl.Int64()
 _MESSAGE = pl.List(pl.Struct({"role": _TEXT, "content": _TEXT}))
-_SAYING = pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))
+_SHAREGPT_TURNS = pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))
 _MESSAGES: Columns = {"id": _TEXT, "messages": _MESSAGE, "flags": _TEXTS}
-_SHAREGPT: Columns = {"id": _TEXT, "conversations": _SAYING}
+_SHAREGPT: Columns = {"id": _TEXT, "conversations": _SHAREGPT_TURNS}
 _PREFERENCE: Columns = {**dict.fromkeys(("prompt", "chosen", "rejected"), _MESSAGE), "id": _TEXT, "round": _NUMBER}
 _ALIGNER: Columns = {**dict.fromkeys(Turn._fields, _TEXT), "id": _TEXT, "round": _NUMBER}
 
 
-def _wide(rounds: int) -> pl.Schema:
+def _parquet_schema(rounds: int) -> pl.Schema:
     array = pl.Array(_TEXT, rounds)
     models = dict.fromkeys((f"{stage}_models" for stage in Stage), array)
     columns: Columns = {"id": _TEXT, **dict.fromkeys(Turn._fields, array), "flags": _TEXTS, **models}
@@ -171,8 +173,8 @@ FORMATS: Mapping[str, Format] = {
     "parquet": Format(
         per_turn=False,
         meaning="one conversation a row; question, answer and correction are arrays with one text a round",
-        record=_columns,
-        schema=_wide,
+        record=_parquet_record,
+        schema=_parquet_schema,
         tags=("conversational", "aligner"),
     ),
 }

@@ -15,7 +15,7 @@ from batchgen.runtime.files import Layout, write_durably
 FACTS = ("prepared", "source", "run")
 
 
-def keep_seeds(run: Run, facts: Mapping[str, str]) -> None:
+def write_manifest(run: Run, facts: Mapping[str, str]) -> None:
     """Lay a run's facts and its seeds beside its requests, where `rebuild` finds them."""
     folder = run.layout.root / "requests"
 
@@ -29,17 +29,17 @@ def keep_seeds(run: Run, facts: Mapping[str, str]) -> None:
     write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
 
 
-def seeds_are_kept(run: Run) -> bool:
+def manifest_matches(run: Run) -> bool:
     """Whether the files beside the requests belong to this run. A kill may have come between the store and them."""
     if not (run.layout.root / "requests" / "seeds.jsonl.zst").exists():
         return False
     try:
-        return facts(run.layout).get("run") == run.store.fact("run")
+        return read_facts(run.layout).get("run") == run.store.fact("run")
     except InputError:
         return False
 
 
-def facts(layout: Layout) -> dict[str, str]:
+def read_facts(layout: Layout) -> dict[str, str]:
     """The facts of a run. Raises InputError where a run never was, or has lost what it was prepared from."""
     path = layout.root / "requests" / "run.json"
     try:
@@ -49,7 +49,7 @@ def facts(layout: Layout) -> dict[str, str]:
         raise InputError(f"{path}: {why}.", do="rebuild needs requests/ as the run left it.") from None
 
 
-def seeds(layout: Layout) -> Iterator[Turn]:
+def read_manifest_seeds(layout: Layout) -> Iterator[Turn]:
     """The seeds of a run, in order. Raises InputError where they are gone or damaged."""
     path = layout.root / "requests" / "seeds.jsonl.zst"
     try:

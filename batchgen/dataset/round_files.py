@@ -14,41 +14,45 @@ from batchgen.core import pricing
 from batchgen.core.dialogue import STAGES
 from batchgen.ledger.rows import LIVE_STATES
 from batchgen.ledger.run import Run
-from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.files import replacing, write_durably
+from batchgen.runtime.failpoints import failpoint
+from batchgen.runtime.files import atomic_write, write_durably
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
 PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
-PRICES = "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
+RECEIPT_INPUTS_FACT = (
+    "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
+)
 
 
 # A file of at most SMALL lines is written anew at once. A larger one is written when it is LARGE_SECONDS old, or when
 # nothing is under way any more: a tick must cost what moved, and not what the run holds.
-SMALL = 20_000
+SMALL_FILE_LINES = 20_000
 LARGE_SECONDS = 3600.0
 
 
-def refresh(run: Run) -> list[Path]:
+def write_due_files(run: Run) -> list[Path]:
     """Write the derived files that are missing, or older than the store and due. Returns what was written."""
     stale = run.store.outdated_files()
     written: list[Path] = []
-    for name, lines, paths in _files(run):
+    for name, lines, paths in _derived_files(run):
         there = all(path.exists() for path in paths)
-        if not there or (name in stale and (lines <= SMALL or _old(run, paths) or not under_way(run))):
+        if not there or (
+            name in stale and (lines <= SMALL_FILE_LINES or _old(run, paths) or not has_open_conversations(run))
+        ):
             written += _write(run, name)
-    if RECEIPT in stale or not run.layout.receipt.exists() or _basis_changed(run):
+    if RECEIPT in stale or not run.layout.receipt.exists() or _receipt_inputs_changed(run):
         written += _write_receipt(run)
     return written
 
 
-def catch_up(run: Run) -> list[Path]:
+def write_outdated_files(run: Run) -> list[Path]:
     """Write all that is older than the store, for a command that reads the files. What is missing stays so.
 
     Returns the files that stay older than the store, because it is open for reading only.
     """
     stale = run.store.outdated_files()
-    waiting = [(name, paths) for name, _, paths in _files(run) if name in stale]
-    receipt_waits = RECEIPT in stale or _basis_changed(run)
+    waiting = [(name, paths) for name, _, paths in _derived_files(run) if name in stale]
+    receipt_waits = RECEIPT in stale or _receipt_inputs_changed(run)
     if run.store.is_read_only:
         return [path for _, paths in waiting for path in paths] + [run.layout.receipt] * receipt_waits
     for name, _ in waiting:
@@ -58,10 +62,10 @@ def catch_up(run: Run) -> list[Path]:
     return []
 
 
-def _files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
+def _derived_files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
     """(name, lines that it should have, paths) of each round's files and of the rejected list."""
     for number in range(1, run.settings.rounds + 1):
-        if lines := _reached(run, number):
+        if lines := _completed_up_to(run, number):
             yield f"{ROUND}{number}", lines, [run.layout.single_turn(number), run.layout.history(number)]
     yield REJECTED, run.store.totals.rejected(), [run.layout.rejected]
 
@@ -79,7 +83,7 @@ def _write(run: Run, name: str) -> list[Path]:
         write_durably(run.layout.rejected, rejected_lines(run))
     else:
         paths = _write_round(run, int(name.removeprefix(ROUND)))
-        crashpoint("round_files_written")
+        failpoint("round_files_written")
     run.store.mark_up_to_date(name)
     return paths
 
@@ -88,27 +92,27 @@ def _write_receipt(run: Run) -> list[Path]:
     from batchgen.dataset.round_lines import receipt_line
 
     write_durably(run.layout.receipt, [receipt_line(run)])
-    run.store.set_fact(PRICES, _basis(run))
+    run.store.set_fact(RECEIPT_INPUTS_FACT, _receipt_inputs(run))
     run.store.mark_up_to_date(RECEIPT)
     return [run.layout.receipt]
 
 
-def under_way(run: Run) -> bool:
+def has_open_conversations(run: Run) -> bool:
     """Whether any conversation is in flight or ready: something may still move."""
     return bool(run.store.batches(*LIVE_STATES)) or any(map(run.store.ready_attempts, run.steps()))
 
 
-def _basis_changed(run: Run) -> bool:
+def _receipt_inputs_changed(run: Run) -> bool:
     """Whether the receipt was written for other prices or another number of rounds, or by an older program."""
-    return run.store.fact(PRICES) != _basis(run)
+    return run.store.fact(RECEIPT_INPUTS_FACT) != _receipt_inputs(run)
 
 
-def _basis(run: Run) -> str:
+def _receipt_inputs(run: Run) -> str:
     # The list is told by a checksum: an idle tick need not read what it says.
     return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}"
 
 
-def _reached(run: Run, number: int) -> int:
+def _completed_up_to(run: Run, number: int) -> int:
     """How many conversations are complete up to that round."""
     return run.conversations if number == 1 else run.store.totals.settled_at(number * len(STAGES) - 1)[0]
 
@@ -117,7 +121,7 @@ def _write_round(run: Run, number: int) -> list[Path]:
     from batchgen.dataset.round_lines import round_lines
 
     single, history = run.layout.single_turn(number), run.layout.history(number)
-    with replacing(history) as rounds, replacing(single) as turns:
+    with atomic_write(history) as rounds, atomic_write(single) as turns:
         for its_turns, its_rounds in round_lines(run, number):
             turns.write(its_turns)
             rounds.write(its_rounds)

@@ -31,18 +31,18 @@ import orjson
 import zstandard
 
 from batchgen.core.errors import InputError
-from batchgen.core.text import clean, lone_surrogates, short
+from batchgen.core.text import clean_text, count_lone_surrogates, one_line
 from batchgen.runtime.files import utf8_name
 from batchgen.runtime.streams import native_stderr_dropped
 
-EXAMPLES = 20  # line numbers per reason
-DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
+EXAMPLES_PER_REASON = 20  # line numbers per reason
+MAX_REMEMBERED_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
 MOST_SHOWN = 100  # characters of an unusable row's keys
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
-SHAPELESS = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
-KINDS = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
-DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
+SUPPORTED_FILES_HINT = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
+DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_FILES = {"aligner/aligner-20K": "train.jsonl.xz"}
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -61,7 +61,7 @@ class Seed(NamedTuple):
     correction: str
 
 
-class Flaw(StrEnum):
+class RowError(StrEnum):
     """Why a row as a whole is no seed; a reader yields it in the row's place."""
 
     UNREADABLE = "unreadable"  # not JSON, or not UTF-8
@@ -71,7 +71,7 @@ class Flaw(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedRow:
     """A row that is no seed. `line` is a physical line from 1 (jsonl, csv) or a row number (json array, parquet)."""
 
     line: int
@@ -93,33 +93,33 @@ class SeedReport:
     replaced_surrogates: int = 0
     copies: int = 0
 
-    def leave_out(self, item: LeftOut) -> None:
+    def skip(self, item: SkippedRow) -> None:
         self.left_out[item.reason] = self.left_out.get(item.reason, 0) + 1
-        self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES]
+        self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES_PER_REASON]
 
 
-def judge(row: object) -> tuple[Seed, int] | str:
+def parse_row(row: object) -> tuple[Seed, int] | str:
     """The seed in a row and its number of replaced surrogates, or the reason why there is none."""
     if not isinstance(row, dict):
-        return (row if isinstance(row, Flaw) else Flaw.NOT_AN_OBJECT).value
+        return (row if isinstance(row, RowError) else RowError.NOT_AN_OBJECT).value
     texts, surrogates = [], 0
     for name in Seed._fields:
         if (value := row.get(name)) is None:
             return f"{name} is missing"
         if not isinstance(value, str):
             return f"{name} is not text"
-        text = clean(value)
-        if not _visible(text):
+        text = clean_text(value)
+        if not _has_visible_text(text):
             return f"{name} is blank"
         texts.append(text)
-        surrogates += lone_surrogates(value)
+        surrogates += count_lone_surrogates(value)
     seed = Seed(*texts)
-    return (seed, surrogates) if seed != Seed._fields else Flaw.REPEATED_HEADER.value
+    return (seed, surrogates) if seed != Seed._fields else RowError.REPEATED_HEADER.value
 
 
-def _visible(text: str) -> bool:
+def _has_visible_text(text: str) -> bool:
     """Whether anything can be seen: not only blanks and what has no shape (a zero-width space, a byte order mark)."""
-    return text[:1].isalnum() or any(unicodedata.category(one) not in SHAPELESS for one in text)
+    return text[:1].isalnum() or any(unicodedata.category(one) not in INVISIBLE_CATEGORIES for one in text)
 
 
 def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
@@ -137,20 +137,20 @@ def _json_row(line: bytes) -> object:
     try:
         return _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
-        return Flaw.UNREADABLE
+        return RowError.UNREADABLE
 
 
 def _json_rows(file: io.BufferedIOBase) -> Rows:
     """An array, or JSON Lines by the wrong name. Read as a whole. Raises ValueError for an object around the rows."""
     data = file.read().removeprefix(BOM)
     if not data.lstrip().startswith(b"["):
-        _no_wrapper(_json_row(data))
+        _reject_wrapper_object(_json_row(data))
         return _jsonl_rows(io.BytesIO(data))
     # Invalid bytes become surrogates, which decoding cannot yield otherwise: only their own row is lost.
     return _array_rows(data.decode(errors="surrogateescape").strip())
 
 
-def _no_wrapper(whole: object) -> None:
+def _reject_wrapper_object(whole: object) -> None:
     if isinstance(whole, dict) and not whole.keys() & {*Seed._fields}:
         raise ValueError("it is one object; what is needed is an array of rows, or one row a line")
 
@@ -163,7 +163,7 @@ def _array_rows(text: str) -> Rows:
     while before := BEFORE_ROW.match(text, at):
         number += 1
         row, at = _DECODER.raw_decode(text, before.end())
-        yield number, Flaw.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
+        yield number, RowError.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
     if text[at:].strip() != "]":
         raise ValueError(f"the array is torn after row {number}")
 
@@ -187,8 +187,8 @@ def _csv_rows(file: io.BufferedIOBase) -> Rows:
             names = [name.strip() for name in cells]
             if not header or names == header or {*Seed._fields}.issubset(names):
                 if header:
-                    yield start, Flaw.REPEATED_HEADER
-                header = _required(names)
+                    yield start, RowError.REPEATED_HEADER
+                header = _check_columns(names)
             elif cells:
                 yield start, _csv_row(header, cells)
             start = reader.line_num + 1
@@ -198,11 +198,11 @@ def _csv_rows(file: io.BufferedIOBase) -> Rows:
 
 def _csv_row(header: list[str], cells: list[str]) -> object:
     if any(map(SURROGATE.search, cells)):
-        return Flaw.UNREADABLE
-    return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else Flaw.WRONG_COLUMNS
+        return RowError.UNREADABLE
+    return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else RowError.WRONG_COLUMNS
 
 
-def _required(columns: list[str]) -> list[str]:
+def _check_columns(columns: list[str]) -> list[str]:
     if any(columns.count(name) != 1 for name in Seed._fields):
         raise ValueError(f"needs question, answer, correction, once each; found: {', '.join(columns)[:200] or 'none'}")
     return columns
@@ -218,7 +218,7 @@ def _parquet_rows(path: Path) -> Rows:
             frame = pl.scan_parquet(name, glob=False, hive_partitioning=False)
             with native_stderr_dropped():
                 columns = frame.collect_schema()
-                _required(columns.names())
+                _check_columns(columns.names())
                 texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
                 # The values of other types are no texts, and some have none in Python: 0 stands for each.
                 frame = frame.select(
@@ -261,7 +261,7 @@ _OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-def container(name: str) -> tuple[str, str] | None:
+def file_format(name: str) -> tuple[str, str] | None:
     """The container and the compression a file name promises, such as (".jsonl", ".xz"); None for any other."""
     before, last = ["", "", *PurePosixPath(name.lower()).suffixes][-2:]
     kind, packing = (before, last) if last in _OPENERS else (last, "")
@@ -274,19 +274,19 @@ def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
     Memory is constant but for JSON arrays. Raises InputError: at once for what is no file or of an unknown kind; while
     reading for wrong columns and for a broken or cut file (the seeds before are void then); in the end for no good row.
     """
-    return _counted(path.name, _rows(path, *_kind(path)), report)
+    return _parse_rows(path.name, _read_rows(path, *_require_file_format(path)), report)
 
 
-def _kind(path: Path) -> tuple[str, str]:
+def _require_file_format(path: Path) -> tuple[str, str]:
     """The container and the compression of a file that can be read again (a pipe cannot)."""
     if not path.is_file():
         raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
-    if (kind := container(path.name)) is None:
-        raise InputError(f"{path.name} is of an unknown kind.", do=KINDS)
+    if (kind := file_format(path.name)) is None:
+        raise InputError(f"{path.name} is of an unknown kind.", do=SUPPORTED_FILES_HINT)
     return kind
 
 
-def _rows(path: Path, kind: str, packing: str) -> Rows:
+def _read_rows(path: Path, kind: str, packing: str) -> Rows:
     """Whatever makes the file unreadable becomes an InputError with its name."""
     try:
         if kind == ".parquet":
@@ -298,24 +298,24 @@ def _rows(path: Path, kind: str, packing: str) -> Rows:
         do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
         if kind == ".csv":
             do = "Fetch or export it again: in UTF-8, its columns question, answer, correction parted by commas."
-        raise InputError(f"{path.name} cannot be used: {short(error)}", do=do) from None
+        raise InputError(f"{path.name} cannot be used: {one_line(error)}", do=do) from None
 
 
-def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
+def _parse_rows(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
     questions: set[int] = set()
     first = ""
     for line, row in rows:
         report.read += 1
-        judged = judge(row)
+        judged = parse_row(row)
         if isinstance(judged, str):
-            report.leave_out(LeftOut(line, judged))
-            first = first or _shown(line, row)
+            report.skip(SkippedRow(line, judged))
+            first = first or _describe_row(line, row)
             continue
         seed, surrogates = judged
         report.kept += 1
         report.replaced_surrogates += surrogates
         report.copies += hash(seed.question) in questions
-        if len(questions) < DISTINCT_QUESTIONS:
+        if len(questions) < MAX_REMEMBERED_QUESTIONS:
             questions.add(hash(seed.question))
         yield seed
     if not report.kept:
@@ -324,7 +324,7 @@ def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
         raise InputError(told, do="Each row needs question, answer and correction: three texts in UTF-8.")
 
 
-def _shown(line: int, row: object) -> str:
+def _describe_row(line: int, row: object) -> str:
     """Where an unusable row stands and, where it is an object, which keys it has."""
     if not isinstance(row, dict):
         return f"see line {line}"
@@ -332,9 +332,9 @@ def _shown(line: int, row: object) -> str:
     return f"line {line} has {keys or 'no keys'}"
 
 
-def fingerprint(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """SHA-256 of the file's bytes as they are, in hex. Raises InputError as `read_seeds` does at once."""
-    _kind(path)
+    _require_file_format(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -342,7 +342,7 @@ def fingerprint(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def draw(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle: bool) -> Iterator[Seed]:
+def sample_seeds(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle: bool) -> Iterator[Seed]:
     """The seeds of a run: all in file order; or the first `limit`, reading no further; or `limit` of them at random.
 
     The random sample is uniform, in random order, and the beginning of any larger one; it depends on sample_seed and
@@ -365,12 +365,12 @@ def resolve(source: str) -> Path:
     """
     if os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a name that is too long
         return Path(source)
-    if source.startswith((".", "/", "~")) or container(source) or not DATASET.fullmatch(source):
+    if source.startswith((".", "/", "~")) or file_format(source) or not DATASET_ID.fullmatch(source):
         raise InputError(f"{source!r}: no such file.", do="Give a path, or a Hugging Face dataset id like owner/name.")
-    return _fetch(source)
+    return _download_dataset(source)
 
 
-def _fetch(dataset: str) -> Path:
+def _download_dataset(dataset: str) -> Path:
     from httpx2 import HTTPError  # huggingface_hub lets it through
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -394,9 +394,9 @@ def _fetch(dataset: str) -> Path:
 
 def train_file(dataset: str, names: Iterable[str]) -> str:
     """The first train* file of a known kind. Raises InputError when there is none."""
-    trains = sorted(name for name in names if PurePosixPath(name).name.startswith("train") and container(name))
+    trains = sorted(name for name in names if PurePosixPath(name).name.startswith("train") and file_format(name))
     if not trains:
-        raise InputError(f"The dataset {dataset} has no train file of a known kind.", do=KINDS)
+        raise InputError(f"The dataset {dataset} has no train file of a known kind.", do=SUPPORTED_FILES_HINT)
     if len(trains) > 1:
         logging.getLogger(__name__).warning("%s has %d train files; only %s is read.", dataset, len(trains), trains[0])
     return trains[0]

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchgen.core.dialogue import STAGES, Stage
-from batchgen.core.jsonl import read_lines
-from batchgen.core.outcomes import Reason, accept
-from batchgen.core.prompts import fields_of
-from batchgen.core.text import clean
-from batchgen.dataset.manifest import seeds_are_kept
+from batchgen.core.jsonl import split_lines
+from batchgen.core.outcomes import Reason, validate_text
+from batchgen.core.prompts import reply_fields
+from batchgen.core.text import clean_text
+from batchgen.dataset.manifest import manifest_matches
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dataset.schemas import validator
 from batchgen.ledger.rows import LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.runtime.files import hash_file
 from batchgen.runtime.logging_setup import log
 
@@ -54,16 +54,16 @@ def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
 
 
 def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
-    if flaws := run.store.flaws():
+    if flaws := run.store.integrity_problems():
         yield f"{run.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
         return
-    yield from _unfinished(run)
+    yield from _check_finished(run)
     yield from _derived(run, unchecked)
-    if not seeds_are_kept(run):
+    if not manifest_matches(run):
         yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
     for batch in run.store.batches():
-        yield from _batch(run, batch)
-    yield from _exports(run)
+        yield from _check_batch(run, batch)
+    yield from _check_exports(run)
 
 
 def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
@@ -73,22 +73,22 @@ def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
             continue
         single, history = run.layout.single_turn(number), run.layout.history(number)
         if single not in unchecked:
-            yield from _file(single, _each(single_turns(run, number)), "single_turn", None)
+            yield from _check_file(single, _split_lines(single_turns(run, number)), "single_turn", None)
         if history not in unchecked:
-            yield from _file(history, _each(histories(run, number)), "history", number)
+            yield from _check_file(history, _split_lines(histories(run, number)), "history", number)
     if run.layout.rejected not in unchecked:
-        yield from _file(run.layout.rejected, rejected_lines(run), "rejected", None)
+        yield from _check_file(run.layout.rejected, rejected_lines(run), "rejected", None)
     if run.layout.receipt not in unchecked:
-        yield from _receipt(run)
+        yield from _check_receipt(run)
 
 
-def _each(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _split_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """The lines of pieces that hold many each."""
     for piece in pieces:
         yield from piece.splitlines(keepends=True)
 
 
-def _receipt(run: Run) -> Iterator[str]:
+def _check_receipt(run: Run) -> Iterator[str]:
     try:
         same = run.layout.receipt.read_bytes() == receipt_line(run)
     except OSError as error:
@@ -98,7 +98,7 @@ def _receipt(run: Run) -> Iterator[str]:
         yield f"{run.layout.receipt}: not what the store holds"
 
 
-def _exports(run: Run) -> Iterator[str]:
+def _check_exports(run: Run) -> Iterator[str]:
     """Every export of this run that is still where it was written."""
     from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
     from batchgen.dataset.verify_exports import verify_exports
@@ -107,7 +107,7 @@ def _exports(run: Run) -> Iterator[str]:
         yield from verify_exports(path, run)
 
 
-def _unfinished(run: Run) -> Iterator[str]:
+def _check_finished(run: Run) -> Iterator[str]:
     answer = status(run.store, run.settings, run.now())
     if answer["finished"]:
         return
@@ -116,7 +116,7 @@ def _unfinished(run: Run) -> Iterator[str]:
     yield f"not finished: {waiting} conversations are on their way, {live} batches in flight"
 
 
-def _file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
+def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
     """A derived file, line by line, against its schema and against what the store would write."""
     try:
         stream = path.open("rb")
@@ -131,10 +131,10 @@ def _file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None
             elif wanted is None:
                 yield f"{path}:{number}: a line too many"
             else:
-                yield from (f"{path}:{number}: {flaw}" for flaw in _line(line, wanted, check, rounds))
+                yield from (f"{path}:{number}: {flaw}" for flaw in _check_line(line, wanted, check, rounds))
 
 
-def _line(line: bytes, wanted: bytes, check: Draft202012Validator, rounds: int | None) -> Iterator[str]:
+def _check_line(line: bytes, wanted: bytes, check: Draft202012Validator, rounds: int | None) -> Iterator[str]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -148,7 +148,7 @@ def _line(line: bytes, wanted: bytes, check: Draft202012Validator, rounds: int |
         yield "not what the store holds"
 
 
-def _batch(run: Run, batch: Batch) -> Iterator[str]:
+def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
     """One batch: its request file is what was sent, and each text it gave is in its raw results."""
     requests = run.layout.requests(batch.step, batch.name)
     if batch.job.intent_at is not None:
@@ -159,7 +159,7 @@ def _batch(run: Run, batch: Batch) -> Iterator[str]:
     ending = run.layout.ending(batch.step, batch.name)
     if batch.state == BatchState.COLLECTED and not ending.exists():
         yield f"{ending}: how the batch ended is gone; rebuild needs it"
-    accepted = list(run.store.dialogues.texts_of(batch))
+    accepted = list(run.store.dialogues.texts_from_batch(batch))
     if not accepted:
         return
     results = run.layout.results(batch.step, batch.name)
@@ -179,12 +179,12 @@ def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
     A text is what `accept` makes of the reply. A program before `accept` took thoughts off kept the whole reply.
     """
     provider, stage = provider_row(batch.provider), batch.step.stage
-    fields = fields_of(stage, follow_up=bool(batch.plan.follow_up))
+    fields = reply_fields(stage, follow_up=bool(batch.plan.follow_up))
     texts: dict[str, set[tuple[Stage, str]]] = {}
     for path in (run.layout.results(batch.step, batch.name), run.layout.errors(batch.step, batch.name)):
-        for line in read_lines(path.read_bytes()) if path.exists() else ():
+        for line in split_lines(path.read_bytes()) if path.exists() else ():
             raw = provider.reply(line, fields)
-            for reply in (accept(stage, raw), raw._replace(text=clean(raw.text))):
+            for reply in (validate_text(stage, raw), raw._replace(text=clean_text(raw.text))):
                 if reply.reason is Reason.ACCEPTED:
                     found = {(stage, reply.text), (Stage.QUESTION, reply.follow_up)}
                     texts.setdefault(reply.key, set()).update(found)

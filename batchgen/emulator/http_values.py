@@ -48,7 +48,7 @@ class Transport:
     declare_length: bool = True  # without Content-Length the body ends where the connection does
 
 
-PLAIN = Transport()
+NO_TRANSPORT_FAULT = Transport()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Response:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    transport: Transport = PLAIN
+    transport: Transport = NO_TRANSPORT_FAULT
     file: Path | None = None
 
-    def whole(self) -> Response:
+    def with_body_in_memory(self) -> Response:
         """The same with its body in memory, where a fault can get at it."""
         return self if self.file is None else replace(self, body=self.file.read_bytes(), file=None)
 

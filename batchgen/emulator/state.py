@@ -81,7 +81,7 @@ class Progress:
 
     lines: Sequence[bytes]
     answers: Answers
-    taken: int = 0  # rows handed to workers so far, in file order
+    next_index: int = 0  # rows handed to workers so far, in file order
     again: list[tuple[float, int, int]] = field(default_factory=list)  # a heap: (when, row, refusals so far)
 
 
@@ -100,7 +100,7 @@ class Upload:
     data: bytearray = field(default_factory=bytearray)
 
 
-class Seen(NamedTuple):
+class LoggedRequest(NamedTuple):
     """One request as the log keeps it; `owner` is the fingerprint of its key, `status` 0 when nothing was answered."""
 
     provider: str
@@ -112,7 +112,7 @@ class Seen(NamedTuple):
     at: float
 
 
-class Post(NamedTuple):
+class CreateCall(NamedTuple):
     """One create call; job is the id it led to, "" when none came into being; retry is the SDK's own counter."""
 
     provider: str
@@ -164,8 +164,8 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.progress: dict[str, Progress] = {}
         self.uploads: dict[str, Upload] = {}
-        self.requests: deque[Seen] = deque(maxlen=REMEMBERED_REQUESTS)
-        self.posts: list[Post] = []
+        self.requests: deque[LoggedRequest] = deque(maxlen=REMEMBERED_REQUESTS)
+        self.posts: list[CreateCall] = []
         self.crashes: list[Exception] = []  # bugs of the service or of a backend; LocalService raises the first
         self.late_seconds = 0.0  # set for the length of one create call by LateCommit
         self.valid_keys: set[str] | None = None
@@ -202,7 +202,7 @@ class World:
             digits.append(ALPHABET[digit])
         return "".join(digits)
 
-    def accepts(self, key: str) -> bool:
+    def accepts_key(self, key: str) -> bool:
         """Whether an API key is valid here."""
         return bool(key) and (self.valid_keys is None or key in self.valid_keys)
 
@@ -214,9 +214,9 @@ class World:
 
     def add_file(self, file: StoredFile, data: bytes) -> StoredFile:
         self.store.write_blob(file.sha256, data)
-        return self.enter_file(file)
+        return self.register_file(file)
 
-    def enter_file(self, file: StoredFile) -> StoredFile:
+    def register_file(self, file: StoredFile) -> StoredFile:
         """A file whose contents are in the store."""
         self.files[file.provider, file.id] = file
         self.save(file)
@@ -249,9 +249,9 @@ class World:
     def remove_file(self, file: StoredFile) -> None:
         del self.files[file.provider, file.id]
         self.store.drop(f"{file.provider}-files", file.id)
-        self.release_blob(file.sha256)
+        self.drop_unused_blob(file.sha256)
 
-    def release_blob(self, name: str) -> None:
+    def drop_unused_blob(self, name: str) -> None:
         """Forget contents nobody refers to: two files and a job may share them."""
         used = any(file.sha256 == name for file in self.files.values())
         if not used and not any(name == job.sha256 for job in self.jobs.values() if job.id in self.progress):
@@ -321,7 +321,7 @@ class World:
         """Jobs ever created, in order; of one provider if named."""
         return [job for job in self.jobs.values() if provider in {"", job.provider}]
 
-    def seen(self, provider: str = "", endpoint: str = "") -> list[Seen]:
+    def seen(self, provider: str = "", endpoint: str = "") -> list[LoggedRequest]:
         """The logged requests of a provider and an endpoint, oldest first; "" is any."""
         return [s for s in self.requests if provider in {"", s.provider} and endpoint in {"", s.endpoint}]
 
@@ -348,7 +348,7 @@ class World:
         return int(self.now() * 1e6)
 
 
-def fingerprint(key: str) -> str:
+def key_fingerprint(key: str) -> str:
     """What is kept of an API key: enough to tell two apart."""
     return sha256(key.encode()).hexdigest()[:8]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, overload
 import orjson
 
 
-class Written(NamedTuple):
+class BlobDigest(NamedTuple):
     """Contents that were written: their SHA-256, which is their name, and their size in bytes."""
 
     sha256: str
@@ -26,7 +26,7 @@ class Blob(Protocol):
     size: int
 
     def write(self, data: bytes) -> None: ...
-    def finish(self) -> Written: ...
+    def finish(self) -> BlobDigest: ...
     def drop(self) -> None: ...
 
 
@@ -114,11 +114,11 @@ class _MemoryBlob:
         self._pieces.append(data)
         self.size += len(data)
 
-    def finish(self) -> Written:
+    def finish(self) -> BlobDigest:
         data = b"".join(self._pieces)
         name = sha256(data).hexdigest()
         self._store.write_blob(name, data)
-        return Written(name, self.size)
+        return BlobDigest(name, self.size)
 
     def drop(self) -> None:
         self._pieces.clear()
@@ -160,7 +160,7 @@ class DirectoryStore:
     def write_blob(self, name: str, data: bytes) -> None:
         path = self._blob(name)
         if not path.exists():
-            _replace(path, data)
+            _write_atomically(path, data)
 
     def new_blob(self) -> Blob:
         return _FileBlob(self._directory / "blobs")
@@ -180,7 +180,7 @@ class DirectoryStore:
     def save(self, kind: str, identity: str, record: bytes) -> None:
         folder = self._directory / kind
         folder.mkdir(exist_ok=True)
-        _replace(folder / f"{identity}.json", record)
+        _write_atomically(folder / f"{identity}.json", record)
 
     def drop(self, kind: str, identity: str) -> None:
         (self._directory / kind / f"{identity}.json").unlink(missing_ok=True)
@@ -215,13 +215,13 @@ class _FileBlob:
         self._file.write(data)
         self.size += len(data)
 
-    def finish(self) -> Written:
+    def finish(self) -> BlobDigest:
         with self._file as file:
             file.flush()
             os.fsync(file.fileno())
         name = self._digest.hexdigest()
         self._path.replace(self._folder / name)
-        return Written(name, self.size)
+        return BlobDigest(name, self.size)
 
     def drop(self) -> None:
         self._file.close()
@@ -274,16 +274,16 @@ class _FileAnswers:
         self._starts, self._sizes = array("Q"), array("L")  # by index; size 0: not answered
         self._count = self._end = 0
         if path.exists():
-            self._take_up()
+            self._load_existing()
 
-    def _take_up(self) -> None:
+    def _load_existing(self) -> None:
         with self._path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
-                    self._enter(orjson.loads(line)["index"], len(line))
+                    self._index_line(orjson.loads(line)["index"], len(line))
         os.truncate(self._path, self._end)
 
-    def _enter(self, index: int, size: int) -> None:
+    def _index_line(self, index: int, size: int) -> None:
         missing = index + 1 - len(self._sizes)
         if missing > 0:
             self._starts.extend([0] * missing)
@@ -300,7 +300,7 @@ class _FileAnswers:
             file.truncate(self._end)  # what is left of a line that did not fit on the disk
             if file.write(line) != len(line):
                 raise OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
-        self._enter(index, len(line))
+        self._index_line(index, len(line))
 
     def row(self, index: int) -> dict[str, Any]:
         row: dict[str, Any] = orjson.loads(_read(self._path, self._starts[index], self._sizes[index]))["row"]
@@ -321,7 +321,7 @@ def _read(path: Path, start: int, size: int) -> bytes:
         return os.pread(file.fileno(), size, start)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there completely or not at all."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:

@@ -14,7 +14,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.rows import Batch, BatchState
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import Job
 
 MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number
@@ -31,11 +31,11 @@ def enter(session: Session, original: Batch, job: Job) -> Batch | None:
     batch = session.store.update(
         batch,
         state=BatchState.IN_FLIGHT,
-        key_fingerprint=session.fingerprint(provider_row(original.provider)),
+        key_fingerprint=session.key_fingerprint(provider_row(original.provider)),
         remote_id=job.remote_id,
         submitted_at=original.job.intent_at,
     )
-    settle.keep_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
+    settle.write_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
     return batch
 
 
@@ -48,10 +48,10 @@ def enter_again(session: Session) -> int:
         original, ending = originals.get(name.partition(MARK)[0]), settle.read_ending(path)
         if original is None or ending is None:
             continue
-        kept = settle.read_kept(path)
+        kept = settle.read_ledger_fields(path)
         batch = _plan(session, original, name, kept["reserved_usd"])
         batch = session.store.update(batch, state=BatchState.IN_FLIGHT, submitted_at=batch.plan.planned_at)
-        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *settle.REMOTE)})
+        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *settle.REMOTE_FIELDS)})
         if ending.state != batch.state:
             _settle(session, batch, ending)
             settled += 1
@@ -63,7 +63,7 @@ def _settle(session: Session, batch: Batch, ending: Ending) -> None:
     raw = b"\n".join(path.read_bytes() for path in files if path.exists())
     if raw.strip():  # a kill may have come before the ending could say so
         ending = ending._replace(awaited_until=None)
-    lines = settle.lines_judged(provider_row(batch.provider), batch, raw)
+    lines = settle.parse_result_lines(provider_row(batch.provider), batch, raw)
     settle.settle(session, batch, {}, lines, ending)
 
 

@@ -8,11 +8,11 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, NotReady, SetupError
 from batchgen.engine.reconcile import reconcile
 from batchgen.engine.session import Session
-from batchgen.engine.settlement.settle import release
+from batchgen.engine.settlement.settle import release_batch
 from batchgen.ledger.holds import halt_scope, model_scope, provider_of
-from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, FileGone, JobNotFound, Provider
 from batchgen.runtime.logging_setup import log
 
 
@@ -23,19 +23,19 @@ def cancel(session: Session) -> int:
     collected and booked.
     """
     reconcile(session)
-    return sum(_stopped(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
+    return sum(_try_request_cancellation(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
 
 
-def _stopped(session: Session, batch: Batch) -> bool:
+def _try_request_cancellation(session: Session, batch: Batch) -> bool:
     """Whether the provider was asked to stop a batch in flight; why not becomes a trouble."""
     provider = provider_row(batch.provider)
     if batch.provider in session.unusable:
         return False
     try:
-        if batch.job.key_fingerprint != session.fingerprint(provider):
+        if batch.job.key_fingerprint != session.key_fingerprint(provider):
             log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
             return False
-        ask_to_stop(session, batch)
+        request_cancellation(session, batch)
     except BatchgenError as error:
         session.trouble(error, batch.provider)
         return False
@@ -48,10 +48,10 @@ def _stopped(session: Session, batch: Batch) -> bool:
     return True
 
 
-def ask_to_stop(session: Session, batch: Batch) -> None:
+def request_cancellation(session: Session, batch: Batch) -> None:
     """Ask the provider to stop a batch in flight. Raises what the call raises."""
     session.remote(provider_row(batch.provider)).cancel(batch.job.remote_id or "")
-    session.store.update(batch, error=CANCEL_ASKED)
+    session.store.update(batch, error=CANCELLATION_REQUESTED)
     log.info("%s: cancellation asked for", session.describe(batch))
 
 
@@ -71,23 +71,23 @@ class Cleaned(NamedTuple):
 
 def clean(session: Session) -> Cleaned:
     """Delete the remote input files of settled batches, and the finished jobs whose results are on this disk."""
-    return Cleaned(clean_files(session), _clean_jobs(session))
+    return Cleaned(delete_input_files(session), _delete_jobs(session))
 
 
-def _clean_jobs(session: Session) -> int:
+def _delete_jobs(session: Session) -> int:
     """Delete the remote jobs of collected batches, where the provider has a call for it."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED):
         provider = provider_row(batch.provider)
         if not batch.job.remote_id or batch.job.remote_state == JOB_DELETED or batch.provider in failing:
             continue
-        if session.awaits(batch):
+        if session.may_get_late_results(batch):
             continue
         try:
-            if batch.job.key_fingerprint != session.fingerprint(provider):
+            if batch.job.key_fingerprint != session.key_fingerprint(provider):
                 continue
             gone = session.remote(provider).delete_job(batch.job.remote_id)
-        except JobMissing:
+        except JobNotFound:
             gone = True
         except REFUSALS as error:
             log.warning("%s: its job stays: %s", batch.name, error)
@@ -102,24 +102,24 @@ def _clean_jobs(session: Session) -> int:
     return deleted
 
 
-def clean_files(session: Session, only: Provider | None = None) -> int:
+def delete_input_files(session: Session, only: Provider | None = None) -> int:
     """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
         provider = provider_row(batch.provider)
         if not batch.job.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
-        if session.awaits(batch):
+        if session.may_get_late_results(batch):
             continue  # its job would need the file
         try:
-            if batch.job.key_fingerprint != session.fingerprint(provider):
+            if batch.job.key_fingerprint != session.key_fingerprint(provider):
                 continue
             session.remote(provider).delete_file(batch.job.remote_file)
         except BatchgenError as error:
             session.trouble(error, batch.provider)
             failing.add(batch.provider)  # the next delete would only fail again
             continue
-        except (FileGone, JobMissing):
+        except (FileGone, JobNotFound):
             log.debug("%s: the input file was gone already", batch.name)
         except REFUSALS as error:
             session.trouble(
@@ -148,17 +148,17 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
             session.store.holds.end(wait.scope)
             halts += 1
     for batch in session.store.batches(BatchState.CREATING):
-        if batch.step in steps and _somebody_has_looked(batch):
-            release(session, batch, BatchState.ABANDONED, error="given up by hand after a rebuild")
+        if batch.step in steps and _person_was_asked_to_look(batch):
+            release_batch(session, batch, BatchState.ABANDONED, error="given up by hand after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
 
 
-def _somebody_has_looked(batch: Batch) -> bool:
+def _person_was_asked_to_look(batch: Batch) -> bool:
     """Whether a tick has asked for a person to look for a batch whose end a rebuilt store does not know. Who calls
     `retry` after that has found no such job; before, and where jobs are found by name, ticks look for it.
     """
     asked = batch.counters.empty_listings and not provider_row(batch.provider).found_by_name
-    return bool(asked) and batch.job.key_fingerprint == KEY_UNKNOWN
+    return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT
 
 
 def switch(session: Session, name: str, model: str | None) -> str:
@@ -173,7 +173,7 @@ def switch(session: Session, name: str, model: str | None) -> str:
             f"{model} is not in the list of {name}: {', '.join(listed)}.",
             do=f"Add it in batchgen.toml first: [{name}] models = [...].",
         )
-    current = session.pinned(provider)
+    current = session.pinned_model(provider)
     wanted = [model] if model is not None else [one for one in listed if one != current]
     if model is not None:
         session.store.holds.end(model_scope(name, model))  # who names it wants it asked again

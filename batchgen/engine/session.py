@@ -12,21 +12,21 @@ from batchgen.core.errors import (
     StageStopped,
     UnknownModel,
 )
-from batchgen.ledger.holds import as_error, in_force, model_scope
+from batchgen.ledger.holds import hold_error, is_in_force, model_scope
 from batchgen.ledger.rows import Hold, pinned_model_fact
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
-from batchgen.runtime.memory import give_back
+from batchgen.runtime.memory import set_mmap_threshold
 from batchgen.runtime.settings import Settings, api_key
 
 if TYPE_CHECKING:
     from batchgen.core.pricing import Rate
-    from batchgen.providers.base import Provider, Remote
+    from batchgen.providers.base import Provider, ProviderClient
 
 
-def _unproven(provider: str) -> str:
+def _unverified_model_fact(provider: str) -> str:
     """The fact that a pinned model could not be asked beforehand."""
     return f"unproven:{provider}"
 
@@ -42,17 +42,17 @@ class Session(Run):
         settings: Settings,
         store: Store,
         environment: Mapping[str, str],
-        remotes: Mapping[str, Remote] | None = None,
+        remotes: Mapping[str, ProviderClient] | None = None,
     ) -> None:
         """Open a session. `remotes` are calls that are connected already, by provider."""
         super().__init__(layout, settings, store, environment)
-        self._remotes: dict[str, Remote] = dict(remotes or {})
+        self._remotes: dict[str, ProviderClient] = dict(remotes or {})
 
     # ---- providers
 
     def provider(self, stage: Stage) -> Provider:
         """Who writes `stage`, as configured."""
-        from batchgen.providers import provider as provider_row  # here and below: an idle tick asks nobody
+        from batchgen.providers import find_provider as provider_row  # here and below: an idle tick asks nobody
 
         return provider_row(self.settings.stage(stage).provider)
 
@@ -60,21 +60,21 @@ class Session(Run):
         """Every provider that a stage names, once."""
         return list({(row := self.provider(stage)).name: row for stage in STAGES}.values())
 
-    def fingerprint(self, provider: Provider) -> str:
+    def key_fingerprint(self, provider: Provider) -> str:
         """Tells keys apart without telling the key: a job can only be read with the key that made it."""
         key = api_key(dict(self.environment), provider.key_variable)
         from hashlib import sha256
 
         return sha256(key.encode()).hexdigest()[:8]
 
-    def remote(self, provider: Provider) -> Remote:
+    def remote(self, provider: Provider) -> ProviderClient:
         """The provider's calls, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
             from batchgen.providers import connect
-            from batchgen.providers.base import Access
+            from batchgen.providers.base import ConnectionOptions
 
-            give_back()
-            access = Access(
+            set_mmap_threshold()
+            access = ConnectionOptions(
                 key=api_key(dict(self.environment), provider.key_variable),
                 url=self.environment.get(provider.url_variable) or None,
                 timeout_seconds=self.settings.batches.http_timeout_seconds,
@@ -91,20 +91,20 @@ class Session(Run):
         self.store.close()
 
     def rate(self, model: str) -> Rate | None:
-        from batchgen.core.pricing import rate
+        from batchgen.core.pricing import batch_rate
 
-        return rate(model, self.settings.prices)
+        return batch_rate(model, self.settings.prices)
 
     # ---- models
 
-    def pinned(self, provider: Provider) -> str | None:
+    def pinned_model(self, provider: Provider) -> str | None:
         """The model this run was found to be served by, as long as the configuration still lists it."""
         model = self.store.fact(pinned_model_fact(provider.name))
         return model if model in self.settings.provider(provider.name).models else None
 
     def model(self, provider: Provider) -> str:
         """The model that is or would be asked: the pinned one, else the first of the list."""
-        return self.pinned(provider) or self.settings.provider(provider.name).models[0]
+        return self.pinned_model(provider) or self.settings.provider(provider.name).models[0]
 
     def pin_model(self, provider: Provider) -> None:
         """Before anything is paid: the first model of the provider's list that is really served, by a one-token call.
@@ -112,8 +112,8 @@ class Session(Run):
         A listing is no proof at Together, and a batch for a model that left answers 201 before it fails. Raises
         KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after a day of waiting for a quota.
         """
-        self.fingerprint(provider)
-        if self.pinned(provider) is None:
+        self.key_fingerprint(provider)
+        if self.pinned_model(provider) is None:
             self.pin(provider, self.settings.provider(provider.name).models)
 
     def pin(self, provider: Provider, models: Sequence[str]) -> str:
@@ -121,7 +121,7 @@ class Session(Run):
         before, hopeful = self.store.fact(pinned_model_fact(provider.name)), self.hopeful(provider, models)
         model, proven = self._first_served(provider, hopeful) or self.none_served(provider, models)
         self.store.set_fact(pinned_model_fact(provider.name), model)
-        self.store.set_fact(_unproven(provider.name), "" if proven else model)
+        self.store.set_fact(_unverified_model_fact(provider.name), "" if proven else model)
         if before and before != model:
             self.store.holds.end(model_scope(provider.name, before))
         log.info("%s: %s is pinned for this run", provider.name, model)
@@ -134,7 +134,7 @@ class Session(Run):
 
     def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool] | None:
         """(model, whether it has really answered), None when none is served."""
-        from batchgen.providers.base import CreateRefused, JobMissing, ModelGone
+        from batchgen.providers.base import CreateRefused, JobNotFound, ModelGone
 
         for model in models:
             try:
@@ -142,7 +142,7 @@ class Session(Run):
             except ModelGone as error:
                 log.warning("%s does not serve %s: %s", provider.name, model, error)
                 continue
-            except (CreateRefused, JobMissing) as error:
+            except (CreateRefused, JobNotFound) as error:
                 # A no that does not speak of the model (an endpoint without this call) proves nothing against it.
                 log.warning("%s: whether %s is served could not be asked: %s", provider.name, model, error)
                 return model, False
@@ -153,13 +153,13 @@ class Session(Run):
         """Ask for one token. A quota's no holds the model back, as one to a create call does."""
         scope = model_scope(provider.name, model)
         wait = self.store.holds.all().get(scope)
-        if wait is not None and in_force(wait, self.now()):
-            raise as_error(wait, self.now())
+        if wait is not None and is_in_force(wait, self.now()):
+            raise hold_error(wait, self.now())
         try:
             self.remote(provider).probe(model)
         except QuotaReached as error:
             wait = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
-            raise as_error(wait, self.now()) from None
+            raise hold_error(wait, self.now()) from None
         self.store.holds.end(scope)
 
     def none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
@@ -172,13 +172,13 @@ class Session(Run):
 
     def _choices(self, provider: Provider) -> str:
         """The provider's models that have a known price, to choose from."""
-        from batchgen.core.pricing import listed_models
+        from batchgen.core.pricing import priced_models
 
-        offers = {model: known for model in listed_models(provider.name) if (known := self.rate(model))}
+        offers = {model: known for model in priced_models(provider.name) if (known := self.rate(model))}
         named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 
-    def model_gone(self, provider: str, model: str, message: str) -> None:
+    def halt_model(self, provider: str, model: str, message: str) -> None:
         """A provider's clear no to the model of a batch: it is halted, and only a person chooses another.
 
         A model that could not be asked before the first batch was never proven to be served: then the next one of
@@ -186,8 +186,8 @@ class Session(Run):
         """
         reason = f"{provider} does not serve {model}: {message}"
         self.store.holds.put(Hold(model_scope(provider, model), None, 1, reason))
-        if self.store.fact(_unproven(provider)) == model:
-            self.store.forget_fact(pinned_model_fact(provider))
+        if self.store.fact(_unverified_model_fact(provider)) == model:
+            self.store.delete_fact(pinned_model_fact(provider))
             log.warning("%s; the next model of the list is tried", reason)
         elif self.store.fact(pinned_model_fact(provider)) == model:
             do = f"Pin another: batchgen switch {provider} [MODEL] (or change [{provider}] models in batchgen.toml)."

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, SetupError
-from batchgen.dataset.round_files import refresh, under_way
+from batchgen.dataset.round_files import has_open_conversations, write_due_files
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import SUBMITTED_STATES, Batch
 from batchgen.runtime.settings import is_loopback
@@ -27,7 +27,7 @@ class Tick(NamedTuple):
     written: tuple[Path, ...]
 
     @property
-    def moved(self) -> bool:
+    def made_progress(self) -> bool:
         return bool(self.collected or self.submitted)
 
 
@@ -38,9 +38,9 @@ def tick(session: Session, *, advance: bool) -> Tick:
         if session.store.batches(*SUBMITTED_STATES) or session.store.awaiting_late_results(session.now()):
             collected = _collect(session)
     finally:
-        written = refresh(session)
+        written = write_due_files(session)
     submitted = 0
-    if advance and (under_way(session) or session.store.holds.all()):
+    if advance and (has_open_conversations(session) or session.store.holds.all()):
         from batchgen.engine.submission.submit import submit
 
         submitted = submit(session, session.steps())
@@ -52,12 +52,12 @@ def _collect(session: Session) -> int:
     # in flight.
     from batchgen.engine.collection.poll import collect
     from batchgen.engine.reconcile import reconcile
-    from batchgen.engine.submission.rejection_limit import stopped
+    from batchgen.engine.submission.rejection_limit import rejection_limit_error
 
     reconcile(session)
     collected = collect(session)
     if collected:
-        for stop in filter(None, (stopped(session, step) for step in session.steps())):
+        for stop in filter(None, (rejection_limit_error(session, step) for step in session.steps())):
             session.trouble(stop)
     return collected
 
@@ -68,11 +68,13 @@ def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
     from batchgen.engine.submission.submit import submit
 
     reconcile(session)
-    refresh(session)
+    write_due_files(session)
     return submit(session, wanted)
 
 
-def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]) -> None:
+def tick_until_done(
+    session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]
+) -> None:
     """Tick until nothing is in flight (with `advance`: until the dataset is finished). `show` is called after each.
 
     What only a person can mend ends the wait as soon as nothing is in flight any more; it is in `session.troubles`.
@@ -83,21 +85,21 @@ def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], sho
         session.unusable.clear()
         done = tick(session, advance=advance)
         show()
-        if over(session, advance=advance):
+        if is_waiting_useless(session, advance=advance):
             return
-        pause = FIRST_PAUSE_SECONDS if done.moved else min(pause * PAUSE_GROWTH, longest_pause(session))
+        pause = FIRST_PAUSE_SECONDS if done.made_progress else min(pause * PAUSE_GROWTH, longest_pause(session))
         sleep(pause)
 
 
-def over(session: Session, *, advance: bool) -> bool:
+def is_waiting_useless(session: Session, *, advance: bool) -> bool:
     """Whether waiting longer changes nothing."""
     persons = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
     stuck = not all(map(_said_once, persons))
-    if any(_watched(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
+    if any(_can_poll(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
         return False
     if not advance or stuck:
         return True
-    return not under_way(session)
+    return not has_open_conversations(session)
 
 
 def _said_once(error: BatchgenError) -> bool:
@@ -105,13 +107,13 @@ def _said_once(error: BatchgenError) -> bool:
     return isinstance(error, BatchLost)
 
 
-def _watched(session: Session, batch: Batch) -> bool:
+def _can_poll(session: Session, batch: Batch) -> bool:
     """Whether ticks with the keys at hand can learn how `batch` ends."""
-    from batchgen.providers import provider
+    from batchgen.providers import find_provider
 
     if batch.provider in session.unusable:
         return False
-    return batch.job.key_fingerprint == session.fingerprint(provider(batch.provider))
+    return batch.job.key_fingerprint == session.key_fingerprint(find_provider(batch.provider))
 
 
 def longest_pause(session: Session) -> float:

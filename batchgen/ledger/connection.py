@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
 from batchgen.ledger.migrations import MIGRATIONS
-from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import LOCK, is_there, need_sqlite_locks
 
-BUSY_SECONDS = 60.0
+BUSY_TIMEOUT_SECONDS = 60.0
 PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
 
 
@@ -35,7 +35,7 @@ class Database:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open or create the store for writing. Raises NeedsPerson for a store of a newer program."""
-        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
         database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -56,18 +56,18 @@ class Database:
             return None
         need_sqlite_locks(path.with_name(LOCK))
         try:
-            database, version = _look(path, "ro")
+            database, version = _connect_and_read_version(path, "ro")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
             # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
             _need_write_access(path)
-            database, version = _look(path, "rw")
+            database, version = _connect_and_read_version(path, "rw")
         if version == 0:
             database.close()
             return None
         is_older = version < len(MIGRATIONS)
-        store = cls(_copied(database) if is_older else database)
+        store = cls(_copy_to_temporary(database) if is_older else database)
         store.is_read_only, store.is_copy = True, is_older
         try:
             store._migrate()
@@ -79,7 +79,7 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
-    def flaws(self) -> list[str]:
+    def integrity_problems(self) -> list[str]:
         """List the first few things that SQLite finds wrong with the file; empty if its structure is sound."""
         found = [flaw for (flaw,) in self._connection.execute("PRAGMA quick_check(5)")]
         return [] if found == ["ok"] else found
@@ -104,7 +104,7 @@ class Database:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-            crashpoint("store_before_commit")
+            failpoint("store_before_commit")
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -125,10 +125,10 @@ class Database:
             self._connection.execute("ROLLBACK")
 
 
-def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
+def _connect_and_read_version(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
     """Connect and read the version of the store. Raises sqlite3.Error if the file cannot be read."""
     address = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
-    database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    database = sqlite3.connect(address, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, uri=True)
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
     except BaseException:
@@ -146,7 +146,7 @@ def _need_write_access(path: Path) -> None:
         )
 
 
-def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
+def _copy_to_temporary(database: sqlite3.Connection) -> sqlite3.Connection:
     """A temporary copy, which nobody else sees; `database` is closed."""
     copy = sqlite3.connect("", isolation_level=None)
     with closing(database):
@@ -155,7 +155,7 @@ def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
 
 
 @contextmanager
-def translating(path: Path) -> Iterator[None]:
+def translate_sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours. Raises Temporary, SetupError or NeedsPerson."""
     try:
         yield

@@ -8,11 +8,11 @@ from typing import NamedTuple, Self
 
 from batchgen.core.dialogue import Step, conversation_id, key_format, request_key, steps
 from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, note
-from batchgen.core.wording import counted
-from batchgen.ledger.rows import REBUILDING, WAITING_STATES, Batch
+from batchgen.core.wording import pluralize
+from batchgen.ledger.rows import REBUILDING_FACT, WAITING_STATES, Batch
 from batchgen.ledger.store import Store
 from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, last_number
+from batchgen.runtime.files import Layout, last_batch_number
 from batchgen.runtime.settings import Settings
 
 
@@ -82,22 +82,22 @@ class Run:
     def conversations(self) -> int:
         return int(self.store.fact("conversations") or 0)
 
-    def need_whole_store(self) -> None:
+    def require_complete_store(self) -> None:
         """Raises SetupError while a rebuild has begun and not ended."""
-        if self.store.fact(REBUILDING):
+        if self.store.fact(REBUILDING_FACT):
             raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
-    def need_newest_store(self) -> None:
+    def require_newest_store(self) -> None:
         """Raise NeedsPerson if there are files of batches that the store does not know.
 
         Such a store is an older copy, and would buy these batches again. A kill may leave one request file that the
         store does not know, under the number of the next batch.
         """
-        layout, run, following = self.layout, self.names().run, self.store.next_batch()
+        layout, run, following = self.layout, self.names().run, self.store.next_batch_number()
         waiting = self.store.batches(*WAITING_STATES)
         if (
-            last_number(layout.root / "requests", run) > following
-            or last_number(layout.root / "results", run) >= following
+            last_batch_number(layout.root / "requests", run) > following
+            or last_batch_number(layout.root / "results", run) >= following
             or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
         ):
             raise NeedsPerson(
@@ -121,7 +121,7 @@ class Run:
         key = self.names().key_format(batch.step, batch.attempt).decode()
         return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
 
-    def awaits(self, batch: Batch) -> bool:
+    def may_get_late_results(self, batch: Batch) -> bool:
         """Whether an ended batch may still bring results."""
         return batch.job.late_results_until is not None and self.now() < batch.job.late_results_until
 
@@ -137,4 +137,4 @@ class Run:
             self.unusable.add(provider)
 
     def describe(self, batch: Batch) -> str:
-        return f"{batch.name} ({batch.step}, {counted(batch.requests, 'request')}, {batch.provider})"
+        return f"{batch.name} ({batch.step}, {pluralize(batch.requests, 'request')}, {batch.provider})"

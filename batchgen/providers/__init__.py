@@ -8,39 +8,39 @@ from types import MappingProxyType
 
 from batchgen.core.errors import SetupError
 from batchgen.providers import gemini_codec, together_codec
-from batchgen.providers.base import Access, Provider, Remote
+from batchgen.providers.base import ConnectionOptions, Provider, ProviderClient
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType(
     {row.name: row for row in (gemini_codec.PROVIDER, together_codec.PROVIDER)}
 )
 
 
-def _gemini(access: Access) -> Remote:
-    from batchgen.providers.gemini_client import GeminiRemote
+def _gemini(access: ConnectionOptions) -> ProviderClient:
+    from batchgen.providers.gemini_client import GeminiClient
 
-    return GeminiRemote(access)
+    return GeminiClient(access)
 
 
-def _together(access: Access) -> Remote:
-    from batchgen.providers.together_client import TogetherRemote
+def _together(access: ConnectionOptions) -> ProviderClient:
+    from batchgen.providers.together_client import TogetherClient
 
-    return TogetherRemote(access)
+    return TogetherClient(access)
 
 
 # A client is imported only when its provider is connected: the SDKs take up to half a second to load.
-_CLIENTS: Mapping[str, Callable[[Access], Remote]] = MappingProxyType(
+_CLIENTS: Mapping[str, Callable[[ConnectionOptions], ProviderClient]] = MappingProxyType(
     {gemini_codec.NAME: _gemini, together_codec.NAME: _together}
 )
 
 
-def provider(name: str) -> Provider:
+def find_provider(name: str) -> Provider:
     """The row called `name`. Raises SetupError."""
     if name not in PROVIDERS:
         raise SetupError(f"No provider is called {name!r}.", do=f"Use one of: {', '.join(PROVIDERS)}.")
     return PROVIDERS[name]
 
 
-def connect(row: Provider, access: Access) -> Remote:
+def connect(row: Provider, access: ConnectionOptions) -> ProviderClient:
     """The client of `row`. Raises SetupError.
 
     The variables that only its SDK reads leave this process first. They would change keys, addresses, headers and the

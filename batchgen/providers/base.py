@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from batchgen.core.outcomes import Reply
 from batchgen.core.prompts import Prompt
-from batchgen.core.tokens import Formula
+from batchgen.core.tokens import TokenFormula
 
 
 class JobState(StrEnum):
@@ -46,7 +46,7 @@ class Job(NamedTuple):
     label: str = ""
     output: str = ""
     errors: str = ""
-    inline: tuple[bytes, ...] = ()
+    inline_rows: tuple[bytes, ...] = ()
     rows: int | None = None
     error: str = ""
     created_at: str = ""
@@ -67,7 +67,7 @@ class Parameters(NamedTuple):
     temperature: float
 
 
-class Asked(NamedTuple):
+class ParsedRequest(NamedTuple):
     """What a request line asks, read back: its key, its model ("" where the line does not name it), the JSON fields
     it wants, what its messages say, and its output ceiling in tokens.
     """
@@ -79,7 +79,7 @@ class Asked(NamedTuple):
     max_output_tokens: int
 
 
-class Access(NamedTuple):
+class ConnectionOptions(NamedTuple):
     """How a provider is reached. `url` None is the provider's own address; the time-out is in seconds."""
 
     key: str
@@ -88,7 +88,7 @@ class Access(NamedTuple):
     api_version: str = ""
 
 
-class Reader(Protocol):
+class ResultReader(Protocol):
     """What collecting a batch asks of its provider."""
 
     def get(self, remote_id: str) -> Job: ...
@@ -96,7 +96,7 @@ class Reader(Protocol):
     def download(self, file_id: str, destination: BinaryIO) -> None: ...
 
 
-class Remote(Protocol):
+class ProviderClient(Protocol):
     """The calls a provider offers. Every failure is a BatchgenError or one of the refusals below."""
 
     def upload(self, path: Path, size: int) -> RemoteFile: ...
@@ -145,14 +145,16 @@ class Provider:
     max_file_bytes: int
     max_line_bytes: int
     max_file_requests: int
-    upload_lives_seconds: float
+    upload_lifetime_seconds: float
     found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
     sdk: str  # the distribution that makes the calls
-    tokens: Formula
+    tokens: TokenFormula
     line: Callable[[str, Prompt, Parameters], bytes]
-    asked: Callable[[Mapping[str, Any]], Asked | None]  # a line of `line` as JSON; None for another provider's
+    asked: Callable[[Mapping[str, Any]], ParsedRequest | None]  # a line of `line` as JSON; None for another provider's
     key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
-    row_marks: tuple[bytes, ...]  # a torn or keyless result row has one of them, an error in place of a file has none
+    result_row_markers: tuple[
+        bytes, ...
+    ]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
 
     def is_foreign(self, variable: str) -> bool:
@@ -160,7 +162,7 @@ class Provider:
         return variable.startswith(self.sdk_variables) and variable not in {self.key_variable, self.url_variable}
 
 
-class JobMissing(Exception):
+class JobNotFound(Exception):
     """The provider answered 404 for a job's own address."""
 
 
@@ -188,9 +190,9 @@ class LinesRefused(CreateRefused):
         self.lines = lines
 
 
-REFUSALS = (JobMissing, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
+REFUSALS = (JobNotFound, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
 
 
-def label(provider: Provider, *, name: str, remote_file: str) -> str:
+def lookup_key(provider: Provider, *, name: str, remote_file: str) -> str:
     """By what a job of the batch `name` with input `remote_file` can be found at `provider`."""
     return name if provider.found_by_name else remote_file

@@ -7,15 +7,15 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Step
-from batchgen.core.wording import counted
+from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
-from batchgen.engine.submission.admission import held_back
-from batchgen.engine.submission.rejection_limit import stopped
-from batchgen.engine.submission.request_files import Shard
+from batchgen.engine.submission.admission import is_on_hold
+from batchgen.engine.submission.rejection_limit import rejection_limit_error
+from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.submit import Selection, ledger_entry
 from batchgen.ledger.holds import model_scope
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState, pinned_model_fact
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import Provider
 
 
@@ -66,13 +66,13 @@ class DryRun(Selection):
         Raises KeyRefused, UnknownModel.
         """
         session = self.session
-        session.fingerprint(provider)
-        if session.pinned(provider) is None:
+        session.key_fingerprint(provider)
+        if session.pinned_model(provider) is None:
             models = session.settings.provider(provider.name).models
             hopeful = session.hopeful(provider, models) or session.none_served(provider, models)
             session.store.set_fact(pinned_model_fact(provider.name), hopeful[0])
 
-    def enter(self, shard: Shard) -> Batch:
+    def enter(self, shard: BatchDraft) -> Batch:
         """Into the ledger alone. The conversations stay ready: they are counted there, so the batch holds none."""
         identity, plan = ledger_entry(self.session, shard)
         self._first[identity.name] = shard.first_line
@@ -86,7 +86,7 @@ class DryRun(Selection):
         """What the sender asks before each batch."""
         provider = provider_row(batch.provider)
         if self.can_ask(provider):
-            return not held_back(self.session, model_scope(batch.provider, batch.model), batch.step)
+            return not is_on_hold(self.session, model_scope(batch.provider, batch.model), batch.step)
         return False
 
     def shown(self, batch: Batch) -> Preview:
@@ -111,8 +111,8 @@ class DryRun(Selection):
         for step in self._ready:
             provider = self.session.provider(step.stage)
             scope = model_scope(provider.name, self.session.model(provider))
-            reasons = [self.unready.get(provider.name), self.reasons.get(step), held_back(self.session, scope, step)]
-            if why := next(filter(None, [*reasons, str(stopped(self.session, step) or "")]), ""):
+            reasons = [self.unready.get(provider.name), self.reasons.get(step), is_on_hold(self.session, scope, step)]
+            if why := next(filter(None, [*reasons, str(rejection_limit_error(self.session, step) or "")]), ""):
                 yield Waiting(step, why)
 
 
@@ -139,7 +139,7 @@ def describe(
 def _line(one: Preview) -> str:
     price = "price unknown" if one.estimated_usd is None else f"about ${one.estimated_usd:,.4f}"
     return (
-        f"{one.step}: {counted(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes:,} bytes,"
+        f"{one.step}: {pluralize(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes:,} bytes,"
         f" {one.input_tokens:,} input tokens, {price}"
     )
 

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, turns
+from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, group_into_turns
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import past_price, standard_rate
-from batchgen.core.prompts import prompt
-from batchgen.core.tokens import prompt_tokens
+from batchgen.core.prompts import build_prompt
+from batchgen.core.tokens import estimate_prompt_tokens
 from batchgen.engine.session import Session
-from batchgen.engine.submission.expected_length import follow_up, output_tokens, text_tokens
-from batchgen.ledger.receipt import money
+from batchgen.engine.submission.expected_length import asks_follow_up, expected_output_tokens, expected_text_tokens
+from batchgen.ledger.receipt import cost_summary
 from batchgen.ledger.rows import SUBMITTED_STATES
 
 SAMPLE = 200
@@ -41,23 +41,23 @@ class StepEstimate(NamedTuple):
 
 def estimate(session: Session) -> list[StepEstimate]:
     """The steps of the run that are not bought yet, in order."""
-    by_state, accepted, rejected = session.store.totals.by_position()
-    texts = {stage: text_tokens(session, stage) for stage in STAGES}
+    by_state, accepted, rejected = session.store.totals.counts_by_position()
+    texts = {stage: expected_text_tokens(session, stage) for stage in STAGES}
     means = _mean_inputs(session, _sample(session), texts)
     found = []
     for step in session.steps():
-        along = _brought_along(session, step)
+        along = _comes_with_correction(session, step)
         flying = sum(by_state.get((step.position, state), 0) for state in SUBMITTED_STATES)
         alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
-        found.append(_step(session, step, requests, means.get(step.position, 0.0)))
+        found.append(_estimate_step(session, step, requests, means.get(step.position, 0.0)))
     return found
 
 
-def _step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
+def _estimate_step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
     provider = session.provider(step.stage)
     model = session.model(provider)
-    used = Usage(input=round(mean_input * requests), output=round(output_tokens(session, step) * requests))
+    used = Usage(input=round(mean_input * requests), output=round(expected_output_tokens(session, step) * requests))
     batch, online = session.rate(model), standard_rate(model)
     limits = session.settings.batches
     return StepEstimate(
@@ -73,9 +73,9 @@ def _step(session: Session, step: Step, requests: int, mean_input: float) -> Ste
     )
 
 
-def _brought_along(session: Session, step: Step) -> bool:
+def _comes_with_correction(session: Session, step: Step) -> bool:
     """Whether a question is written together with the correction before it."""
-    return step.stage is Stage.QUESTION and follow_up(session, Step(step.round - 1, Stage.CORRECTION))
+    return step.stage is Stage.QUESTION and asks_follow_up(session, Step(step.round - 1, Stage.CORRECTION))
 
 
 def _sample(session: Session) -> Iterable[Conversation]:
@@ -94,28 +94,28 @@ def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapp
         for step in session.steps():
             if step.position > len(texts):
                 break
-            cut = Conversation(conversation.number, tuple(turns(texts[: step.position])))
-            sums[step.position] += _input(session, cut, step)
+            cut = Conversation(conversation.number, tuple(group_into_turns(texts[: step.position])))
+            sums[step.position] += _input_tokens(session, cut, step)
             if step.position == len(texts):
                 texts.append(FILLER * max(round(replies[step.stage]), 1))
     return {position: total / size for position, total in sums.items()} if size else {}
 
 
-def _input(session: Session, conversation: Conversation, step: Step) -> int:
+def _input_tokens(session: Session, conversation: Conversation, step: Step) -> int:
     wanted = session.settings.stage(step.stage)
-    asked = prompt(
+    asked = build_prompt(
         conversation,
         step.stage,
         target_characters=wanted.target_characters,
         history_messages=session.settings.history_messages,
-        follow_up=follow_up(session, step),
+        follow_up=asks_follow_up(session, step),
     )
-    return prompt_tokens(asked, session.provider(step.stage).tokens)
+    return estimate_prompt_tokens(asked, session.provider(step.stage).tokens)
 
 
 def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:
     """(JSON value, text) of an estimate, with the rates it was made with and the dates they were seen."""
-    paid = money(session.store, session.settings)
+    paid = cost_summary(session.store, session.settings)
     least = "at least " if paid.unpriced else ""
     total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
     models = list(dict.fromkeys(one.model for one in found))
@@ -130,8 +130,8 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         ],
         "usd": total,
         "online_usd": online,
-        "spent_usd": paid.spent,
-        "reserved_usd": paid.reserved,
+        "spent_usd": paid.spent_usd,
+        "reserved_usd": paid.reserved_usd,
         "unpriced_requests": paid.unpriced,
         "past_prices": [model for model in models if (rate := session.rate(model)) and rate.is_past(session.now())],
     }
@@ -145,7 +145,9 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
     ]
     lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>9}", ""]
     lines += [_rate_line(session, model) for model in models]
-    lines.append(f"spent so far {least}${paid.spent:,.4f}, reserved for what is in flight {least}${paid.reserved:,.4f}")
+    lines.append(
+        f"spent so far {least}${paid.spent_usd:,.4f}, reserved for what is in flight {least}${paid.reserved_usd:,.4f}"
+    )
     return value, "\n".join(lines)
 
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def showing(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
+def show_progress(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
     """Yields the function that shows where the run stands now; call it after each tick."""
 
     def answer() -> dict[str, Any]:
         return status(session.store, session.settings, session.now())
 
     if not live:
-        yield _lines(answer)
+        yield _log_changes(answer)
         return
     from rich.console import Console, Group
     from rich.live import Live
@@ -41,7 +41,7 @@ def showing(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
         yield show
 
 
-def _lines(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+def _log_changes(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
     """One log line whenever the counts have changed."""
     before = ""
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchgen.core.wording import counted, typed
+from batchgen.core.wording import as_invoked, pluralize
 from batchgen.ledger.rows import LIVE_STATES
 
 
 def headline(answer: Mapping[str, Any]) -> str:
     """Where the run is, in one sentence."""
     if not answer["conversations"]:
-        return typed("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
+        return as_invoked("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
     left = answer["rejected"]
     return (
-        f"{answer['complete']:,} of {counted(answer['conversations'], 'conversation')}"
+        f"{answer['complete']:,} of {pluralize(answer['conversations'], 'conversation')}"
         f" {'has' if answer['conversations'] == 1 else 'have'} {answer['rounds']} rounds,"
         f" {left:,} {'was' if left == 1 else 'were'} left behind" + (": finished." if answer["finished"] else ".")
     )
@@ -37,7 +37,7 @@ def status_text(answer: Mapping[str, Any]) -> str:
     lines += ["", "batches in flight:"] if live else []
     for batch in live:
         lines.append(
-            f"  {batch['batch']}  {counted(batch['requests'], 'request')}  {batch['provider']}"
+            f"  {batch['batch']}  {pluralize(batch['requests'], 'request')}  {batch['provider']}"
             f"  {batch['remote_state'] or batch['state']}  {duration(batch['age_seconds'])}"
         )
     lines += [f"waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]
@@ -56,7 +56,7 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     if unpriced:
         names = ", ".join(cost["unpriced_models"])
         lines.append(
-            f"{counted(unpriced, 'request')} to {names} have no known price: set it in batchgen.toml"
+            f"{pluralize(unpriced, 'request')} to {names} have no known price: set it in batchgen.toml"
             f' ([prices."MODEL"] input = ..., output = ...), and they are counted.'
         )
     return lines
@@ -79,14 +79,14 @@ def receipt_text(found: Mapping[str, Any]) -> str:
     rows = [("step", None), *named, ("all", found["total"])]
     lines = [f"{name:<18}" for name, _ in rows]
     for heading, width, key in _COLUMNS:
-        if found["total"][key] or key in _ALWAYS:
+        if found["total"][key] or key in _ALWAYS_SHOWN:
             lines = [
                 line + f"{heading if row is None else _cell(row, key):>{width}}"
                 for line, (_, row) in zip(lines, rows, strict=True)
             ]
     lines.append("")
     for row in found["models"]:
-        lines.append(f"{row['provider']} {row['model']}: {_paid(row, '$')}")
+        lines.append(f"{row['provider']} {row['model']}: {_paid_text(row, '$')}")
         if row["rate"] is None:
             lines.append(
                 f'  price unknown; set it in batchgen.toml: [prices."{row["model"]}"] input = ..., output = ...'
@@ -104,14 +104,14 @@ _COLUMNS = (
     ("tokens out", 13, "output_tokens"),
     ("thoughts", 13, "thought_tokens"),
 )
-_ALWAYS = ("estimated_usd", "usd", "input_tokens", "output_tokens")
+_ALWAYS_SHOWN = ("estimated_usd", "usd", "input_tokens", "output_tokens")
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
     if key == "usd":
-        return _paid(row)
+        return _paid_text(row)
     return f"{row[key]:,.4f}" if key.endswith("_usd") else f"{row[key]:,}"
 
 
-def _paid(row: Mapping[str, Any], sign: str = "") -> str:
+def _paid_text(row: Mapping[str, Any], sign: str = "") -> str:
     return f"{'>= ' if row['at_least'] else ''}{sign}{row['usd']:,.4f}"

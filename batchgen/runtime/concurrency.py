@@ -16,26 +16,26 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def begin(call: Callable[[], T], name: str) -> Future[T]:
+def start_thread(call: Callable[[], T], name: str) -> Future[T]:
     """`call` in a thread of its own, which shows as `name`; here and now where the machine has no thread left."""
     future: Future[T] = Future()
     try:
-        Thread(target=_run, args=(call, future), name=name, daemon=True).start()
+        Thread(target=_complete, args=(call, future), name=name, daemon=True).start()
     except RuntimeError:  # "can't start new thread": nothing of it has run
-        _run(call, future)
+        _complete(call, future)
     return future
 
 
-def at_once(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
+def run_parallel(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
     """All calls at the same time, in their order; a single one here and now, as if there were no threads."""
     if len(calls) != 1:
-        return [begin(call, name) for call in calls]
+        return [start_thread(call, name) for call in calls]
     future: Future[T] = Future()
-    _run(calls[0], future)
+    _complete(calls[0], future)
     return [future]
 
 
-def _run(call: Callable[[], T], future: Future[T]) -> None:
+def _complete(call: Callable[[], T], future: Future[T]) -> None:
     try:
         future.set_result(call())
     except Exception as error:  # noqa: BLE001 - it is raised where the result is wanted

@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-_passed: Counter[str] = Counter()
+_times_passed: Counter[str] = Counter()
 
 
-def crashpoint(name: str) -> None:
+def failpoint(name: str) -> None:
     """Die here by SIGKILL if the environment names this point."""
     wanted, _, nth = os.environ.get("BATCHGEN_CRASH", "").partition(":")
     if name != wanted:
         return
     import signal  # here: every tick passes here, and none but a test's goes further
 
-    _passed[name] += 1
-    if _passed[name] == int(nth or 1):
+    _times_passed[name] += 1
+    if _times_passed[name] == int(nth or 1):
         os.kill(os.getpid(), signal.SIGKILL)

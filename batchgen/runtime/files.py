@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
-from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.failpoints import failpoint
 
 LOCK = "batchgen.lock"  # beside the store
 LOCAL_DISK = "Put it on a local disk: choose another --root."
@@ -70,7 +70,7 @@ class Layout(NamedTuple):
         return self.data / f"round{number}" / name
 
 
-class Written(NamedTuple):
+class FileDigest(NamedTuple):
     """What a durable write left: size in bytes and sha256 in hex."""
 
     size: int
@@ -113,7 +113,7 @@ def sync_directory(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes `path`'s place at the end, whole and durable, or leaves it untouched.
 
     Temporary file in the same directory, write, fsync, rename, fsync of the directory: on a crash at any
@@ -126,9 +126,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        crashpoint("file_before_rename")
+        failpoint("file_before_rename")
         part.replace(path)
-        crashpoint("file_renamed")
+        failpoint("file_renamed")
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -136,13 +136,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
+def write_durably(path: Path, chunks: Iterable[bytes]) -> FileDigest:
     """Replace `path` by `chunks`; its size and hash come from the bytes as they were written."""
     from hashlib import sha256  # here: loading OpenSSL takes longer than all else an idle tick does
 
     digest, size = sha256(), 0
     try:
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
@@ -150,10 +150,10 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
     finally:
         if isinstance(chunks, Generator):
             chunks.close()  # it may be reading the store; a write that failed must not leave that open
-    return Written(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
 
 
-def hash_file(path: Path) -> Written:
+def hash_file(path: Path) -> FileDigest:
     """Size and sha256 of a file on disk, read in blocks."""
     from hashlib import sha256
 
@@ -162,7 +162,7 @@ def hash_file(path: Path) -> Written:
         while block := stream.read(1 << 20):
             digest.update(block)
             size += len(block)
-    return Written(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
 
 
 def can_be_changed(layout: Layout) -> bool:
@@ -196,7 +196,7 @@ def unchanging(layout: Layout) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(layout: Layout) -> Iterator[None]:
+def exclusive_lock(layout: Layout) -> Iterator[None]:
     """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once, SetupError
     for a root that cannot be written to or has no locks.
     """
@@ -247,7 +247,7 @@ def _no_locks(lock: Path, error: OSError) -> SetupError:
     return SetupError(f"{lock}: the file system has no file locks ({error.strerror}).", do=LOCAL_DISK)
 
 
-def lost_store(layout: Layout) -> NeedsPerson | None:
+def lost_store_error(layout: Layout) -> NeedsPerson | None:
     """The error of a root that holds what was sent and no store of it: `prepare` would buy all of it once more."""
     if not any((layout.root / "requests").glob("round*/*/*.jsonl")):
         return None
@@ -273,19 +273,19 @@ def utf8_name(path: Path) -> Iterator[str]:
         yield f"/dev/fd/{stream.fileno()}"
 
 
-def last_number(folder: Path, run: str) -> int:
+def last_batch_number(folder: Path, run: str) -> int:
     """The highest number of a batch of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
     stems = (path.name.partition(".")[0].split("-") for path in folder.glob(f"round*/*/{run}-*"))
     return max((int(parts[-2]) for parts in stems if parts[-2].isdigit()), default=0)
 
 
-def said(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """An error of the system in its own words, with the file if it names one."""
     what = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {what}" if error.filename else what
 
 
-def disk_trouble(error: OSError) -> Temporary | None:
+def disk_error(error: OSError) -> Temporary | None:
     """A full or failing disk as the error it is to the user; None when `error` is something else."""
     if error.errno not in _DISK_FULL:
         return None
@@ -296,14 +296,14 @@ def disk_trouble(error: OSError) -> Temporary | None:
     )
 
 
-def system_trouble(error: OSError) -> BatchgenError:
+def system_error(error: OSError) -> BatchgenError:
     """Any error of the system as the error it is to the user: one who must act (status 2), or who may wait (75)."""
-    if trouble := disk_trouble(error):
+    if trouble := disk_error(error):
         return trouble
-    if error.filename is None and "temporary directory" in said(error):  # the words of `tempfile`
+    if error.filename is None and "temporary directory" in describe_os_error(error):  # the words of `tempfile`
         return SetupError("No folder for temporary files can be written to.", do="Set TMPDIR to one that can.")
     if error.errno in _BAD_PATH:
-        return SetupError(f"{said(error)}.", do="Check the path and its permissions.")
+        return SetupError(f"{describe_os_error(error)}.", do="Check the path and its permissions.")
     if error.errno in _UNSUPPORTED:
-        return SetupError(f"{said(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
-    return Temporary(f"The system refused a call: {said(error)}.", do="The next tick tries again.")
+        return SetupError(f"{describe_os_error(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
+    return Temporary(f"The system refused a call: {describe_os_error(error)}.", do="The next tick tries again.")

@@ -12,8 +12,8 @@ import re
 import sys
 from contextlib import suppress
 
-_KEY_SHAPES = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|\b(?:sk-|gsk_|hf_)[\w-]{20,}|(?<=Bearer )\S+")
-SECRET_LENGTH = 6  # shorter values are no keys, and masking them would garble ordinary words
+_API_KEY_PATTERNS = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|\b(?:sk-|gsk_|hf_)[\w-]{20,}|(?<=Bearer )\S+")
+MIN_SECRET_LENGTH = 6  # shorter values are no keys, and masking them would garble ordinary words
 
 log = logging.getLogger("batchgen")
 _secrets: set[str] = set()
@@ -21,15 +21,15 @@ _secrets: set[str] = set()
 
 def add_secret(secret: str) -> None:
     """From now on `secret` is masked wherever it would appear."""
-    if len(secret) >= SECRET_LENGTH:
+    if len(secret) >= MIN_SECRET_LENGTH:
         _secrets.add(secret)
 
 
-def redacted(message: str) -> str:
+def redact(message: str) -> str:
     """`message` with every known key, and whatever has the shape of one, replaced by `***`."""
     for secret in sorted(_secrets, key=len, reverse=True):
         message = message.replace(secret, "***")
-    return _KEY_SHAPES.sub("***", message)
+    return _API_KEY_PATTERNS.sub("***", message)
 
 
 def configure(*, verbose: bool, quiet: bool) -> None:
@@ -39,13 +39,16 @@ def configure(*, verbose: bool, quiet: bool) -> None:
     URLs into its log.
     """
     form = "%(asctime)s %(levelname)s %(message)s" if verbose else "%(message)s"
-    own = _Stderr(logging.NOTSET)
+    own = _StderrHandler(logging.NOTSET)
     own.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S %z"))  # local, and said so
     log.handlers[:] = [own]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     root = logging.getLogger()
-    root.handlers[:] = [*(one for one in root.handlers if not isinstance(one, _Stderr)), _Stderr(logging.WARNING)]
+    root.handlers[:] = [
+        *(one for one in root.handlers if not isinstance(one, _StderrHandler)),
+        _StderrHandler(logging.WARNING),
+    ]
     logging.getLogger("stamina").setLevel(logging.ERROR)  # each retry of a read is its business, not cron's
 
 
@@ -57,11 +60,11 @@ class _Mask(logging.Filter):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = f"{record.msg} {record.args}"
-        record.msg, record.args = redacted(message), ()
+        record.msg, record.args = redact(message), ()
         return True
 
 
-class _Stderr(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Writes to what stderr is at that moment: the live view puts itself in its place, to write above the table.
     A line that cannot be written (a full disk, a closed stream) is dropped.
     """

@@ -26,11 +26,11 @@ KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
 
 # Quality flags that need only a text and its own dialogue, by the stage whose text they look at
 # (dataset/quality/flags.py).
-_ANY_TEXT = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
+_ANY_STAGE_FLAGS = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
 RETRY_FLAGS = {
-    Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_TEXT),
-    Stage.ANSWER: ("refusal", *_ANY_TEXT),
-    Stage.CORRECTION: ("correction_equals_answer", "correction_nearly_answer", "refusal", *_ANY_TEXT),
+    Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_STAGE_FLAGS),
+    Stage.ANSWER: ("refusal", *_ANY_STAGE_FLAGS),
+    Stage.CORRECTION: ("correction_equals_answer", "correction_nearly_answer", "refusal", *_ANY_STAGE_FLAGS),
 }
 
 Count = Annotated[int, Meta(ge=1)]
@@ -118,7 +118,7 @@ _WORDS = {
 }
 
 
-class _Mistake(Exception):
+class _InvalidKey(Exception):
     """A key that is not as it must be, and where it stands in the file."""
 
     def __init__(self, where: _Where, message: str, *, do: str = "README lists every key and what it takes.") -> None:
@@ -126,7 +126,7 @@ class _Mistake(Exception):
         self.where, self.do = where, do
 
 
-def load(root: Path, config: Path | None = None) -> Settings:
+def load_settings(root: Path, config: Path | None = None) -> Settings:
     """Read `config` (default `root`/batchgen.toml; only a missing default is fine).
 
     Raises SetupError naming the file, the line and the key.
@@ -145,7 +145,7 @@ def load(root: Path, config: Path | None = None) -> Settings:
         raise SetupError(f"{path}: {error.strerror}.", do="It must be a file that you can read.") from None
     try:
         return _settings(tomllib.loads(text))
-    except _Mistake as error:
+    except _InvalidKey as error:
         raise SetupError(f"{path}, line {_line(text, error.where)}: {error}", do=error.do) from None
     except tomllib.TOMLDecodeError as error:
         place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
@@ -179,40 +179,42 @@ def _convert(value: Any, kind: type[Struct], where: _Where) -> Any:
         keys = [int(place) if place else key for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
     where = (*where, *keys)
     if unknown := re.search("unknown field `(.*)`", message):
-        raise _unknown((*where, unknown[1]))
+        raise _unknown_key((*where, unknown[1]))
     if missing := re.search("missing required field `(.*)`", message):
-        raise _Mistake(where, f"{_name(where)} needs the key `{missing[1]}`.")
+        raise _InvalidKey(where, f"{_dotted_name(where)} needs the key `{missing[1]}`.")
     for key in keys:
         value = value[key]
     message = message.partition(", got ")[0]
     if not message.startswith("Expected "):
-        raise _Mistake(where, f"{_name(where)}: {message}.")
+        raise _InvalidKey(where, f"{_dotted_name(where)}: {message}.")
     wanted = re.sub("`.*?`", lambda found: _WORDS[found[0]], message.removeprefix("Expected "))
-    raise _Mistake(where, f"{_name(where)} must be {wanted}, not {_shown(value)}.")
+    raise _InvalidKey(where, f"{_dotted_name(where)} must be {wanted}, not {_shown(value)}.")
 
 
-def _unknown(where: _Where) -> _Mistake:
+def _unknown_key(where: _Where) -> _InvalidKey:
     section: Any = (
         Settings if len(where) == 1 else Price if where[0] == "prices" else getattr(Settings(), str(where[0]))
     )
     known = section.__struct_fields__
     meant = get_close_matches(str(where[-1]), known, n=1)
     do = f"Did you mean `{meant[0]}`?" if meant else f"Keys of this section: {', '.join(known)}."
-    return _Mistake(where, f"unknown key `{_name(where)}`.", do=do)
+    return _InvalidKey(where, f"unknown key `{_dotted_name(where)}`.", do=do)
 
 
 def _check_stage(stage: Stage, chosen: StageSettings) -> None:
     """Raise _Mistake for values that depend on the stage, or on names of this program."""
     if chosen.provider not in PROVIDERS:
         where = (str(stage), "provider")
-        raise _Mistake(where, f"{_name(where)} must be {' or '.join(PROVIDERS)}, not {_shown(chosen.provider)}.")
+        raise _InvalidKey(
+            where, f"{_dotted_name(where)} must be {' or '.join(PROVIDERS)}, not {_shown(chosen.provider)}."
+        )
     if chosen.ask_next and stage is not Stage.CORRECTION:
         where = (str(stage), "ask_next")
-        raise _Mistake(where, f"{_name(where)} must be false: only a correction can ask the next question.")
+        raise _InvalidKey(where, f"{_dotted_name(where)} must be false: only a correction can ask the next question.")
     if unknown := [name for name in chosen.retry_flags if name not in RETRY_FLAGS[stage]]:
         where = (str(stage), "retry_flags")
-        words = f"{_name(where)}: {', '.join(unknown)} cannot be a reason to ask again."
-        raise _Mistake(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
+        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to ask again."
+        raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
 
 
 def _shown(value: Any) -> str:
@@ -221,7 +223,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004 - about a line
 
 
-def _name(where: _Where) -> str:
+def _dotted_name(where: _Where) -> str:
     """As TOML names it: `gemini.models[0]`, `prices."org/model"`."""
     said = ""
     for key in where:
@@ -260,7 +262,7 @@ def mask_keys(variables: Mapping[str, str]) -> None:
         add_secret(variables.get(name, "").strip())
 
 
-def environment(root: Path) -> dict[str, str]:
+def read_environment(root: Path) -> dict[str, str]:
     """The process environment, with what a 0600 `.env` in `root` adds to it. The environment wins.
 
     Raises SetupError when others may read the `.env` file.

@@ -26,7 +26,7 @@ def table_width(stream: TextIO) -> int:
     return columns if columns in TABLE_COLUMNS else 0
 
 
-def speak_utf8() -> None:
+def force_utf8_output() -> None:
     """Write any text to stdout and stderr, in UTF-8 whatever the locale. A path that is not UTF-8 is written with its
     bytes escaped (`\\udcd6`): JSON reads the same path back.
 

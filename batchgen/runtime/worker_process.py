@@ -16,19 +16,19 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import TypeVar
 
-from batchgen.runtime.memory import give_back
+from batchgen.runtime.memory import set_mmap_threshold
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
-ALONE = 3  # pieces are done before a second process is worth its start
+PIECES_BEFORE_WORKER = 3  # pieces are done before a second process is worth its start
 
 
-def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
+def parallel_map(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
     """(piece, work(piece)) of every piece, in order. `work` is a pure function of a module. At most three pieces are
     in memory at once: one in each process, and one that is done.
     """
     rest = iter(pieces)
-    yield from ((piece, work(piece)) for piece in islice(rest, None if _cores() == 1 else ALONE))
+    yield from ((piece, work(piece)) for piece in islice(rest, None if _cpu_count() == 1 else PIECES_BEFORE_WORKER))
     following = list(islice(rest, 1))
     if not following:
         return
@@ -42,7 +42,7 @@ def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator
             yield from done
 
 
-def apart(work: Callable[[Piece], Result], piece: Piece) -> Result:
+def run_in_subprocess(work: Callable[[Piece], Result], piece: Piece) -> Result:
     """work(piece) in a process of its own: the memory that it needs is free again when that ends."""
     with _pool() as pool:
         return _result(_submit(pool, work, piece), work, piece)
@@ -54,7 +54,7 @@ def _pool() -> Executor:
     """
     try:
         # Not forked: polars' threads would not come along.
-        return ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
+        return ProcessPoolExecutor(1, get_context("spawn"), initializer=_initialize_worker)
     except (OSError, ImportError, NotImplementedError):
         return ThreadPoolExecutor(1)
 
@@ -72,16 +72,16 @@ def _result(future: Future[Result] | None, work: Callable[[Piece], Result], piec
     return work(piece)
 
 
-def _begin() -> None:
+def _initialize_worker() -> None:
     """Set the second process up, before its first piece."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
-    give_back()
+    set_mmap_threshold()
     os.environ["POLARS_MAX_THREADS"] = "1"  # it is one of two that share the cores
-    Thread(target=_end_with_the_first, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_the_first() -> None:
+def _exit_with_parent() -> None:
     """End this process when the first one has been killed: nothing else would."""
     first = parent_process()
     if first is not None:
@@ -89,5 +89,5 @@ def _end_with_the_first() -> None:
         os._exit(1)
 
 
-def _cores() -> int:
+def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.emulator.faults import ALWAYS, Fault, Status
-from batchgen.runtime.settings import load
+from batchgen.emulator.faults import ALWAYS, CallFault, Status
+from batchgen.runtime.settings import load_settings
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY
 from tests.support.invariants import ORDER, ledger
 from tests.support.scene import Make, Scene
@@ -25,10 +25,10 @@ def hindered(scene: Scene, patch: pytest.MonkeyPatch, provider: str, how: str) -
         world.valid_keys = {GEMINI_KEY, TOGETHER_KEY} - {key}
         return 2, "check the key, its project and its billing"
     if how == "no model":
-        models = load(scene.bench.root, None).provider(provider).models
+        models = load_settings(scene.bench.root, None).provider(provider).models
         world.gone_models = {model.removeprefix("models/") for model in models}
         return 2, f"{provider} serves none of"
-    faults.add(Fault(provider=provider, endpoint="probe", times=ALWAYS, action=Status(503)))
+    faults.add(CallFault(provider=provider, endpoint="probe", times=ALWAYS, action=Status(503)))
     return 75, "503"
 
 
@@ -83,7 +83,7 @@ def test_a_key_that_is_refused_at_work_stops_its_provider_only(endpoint: str, ma
     scene.tick()
     assert scene.run("collect").code == 0
     no = Status(401, "API key not valid.")
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint=endpoint, action=no))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint=endpoint, action=no))
     assert scene.tick().code == 2
     assert (scene.jobs("gemini"), scene.jobs("together")) == (1, 1)
     assert scene.tick().code == 0

@@ -49,7 +49,11 @@ class Archive(NamedTuple):
         program = [sys.executable, "-c", BOUND, "-B", str(REPOSITORY / "cli.py")]
         done = subprocess.run(
             [*program, "--root", str(self.root), *arguments],
-            env={"PATH": os.environ["PATH"], "HOME": str(self.elsewhere), "TMPDIR": str(self.elsewhere)},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.elsewhere),
+                "TMPDIR": str(self.elsewhere),
+            },
             cwd=self.elsewhere,
             capture_output=True,
             text=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.emulator.faults import Body, Drop, Fault, Status
+from batchgen.emulator.faults import Body, CallFault, Drop, Status
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench
 from tests.support.invariants import (
     CONVERSATIONS,
@@ -44,7 +44,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
 def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench: Make) -> None:
     """One model is held back, longer and longer; the other provider goes on; nothing is counted or lost."""
     bench = start(make_bench(), "max_requests = 2\n")
-    refused = Fault(provider="gemini", endpoint="create", action=Status(429, QUOTA), nth=2, times=0)
+    refused = CallFault(provider="gemini", endpoint="create", action=Status(429, QUOTA), nth=2, times=0)
     bench.service.faults.add(refused)
     first = tick(bench)
     assert first.code == 75
@@ -71,7 +71,7 @@ def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench:
 
 def test_a_wish_to_wait_for_days_is_honoured_for_two_hours(bench: Bench, expected: dict[str, bytes]) -> None:
     wish = Status(429, "slow down", headers={"Retry-After": "259200"})
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=wish))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=wish))
     assert "waits 7200 s" in tick(bench).err
     assert tick(bench, 7100).code == 75
     assert tick(bench, 101).code == 0
@@ -94,9 +94,9 @@ def test_6_the_providers_own_wish_is_honoured(bench: Bench, expected: dict[str, 
             "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "250s"}],
         }
     }
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, body=body)))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, body=body)))
     wish = Status(429, "slow down", headers={"Retry-After": "250"})
-    bench.service.faults.add(Fault(provider="together", endpoint="create", action=wish))
+    bench.service.faults.add(CallFault(provider="together", endpoint="create", action=wish))
     for provider in PROVIDERS:
         assert "waits 250 s" in tick(bench).err
         before = posts(bench, provider)
@@ -116,7 +116,7 @@ def test_6_the_providers_own_wish_is_honoured(bench: Bench, expected: dict[str, 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_6_a_refusal_that_was_none(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """Whatever was tried once is looked for before it is tried again."""
-    refused = Fault(provider=provider, endpoint="create", action=Status(429, QUOTA), after_effect=True)
+    refused = CallFault(provider=provider, endpoint="create", action=Status(429, QUOTA), after_effect=True)
     bench.service.faults.add(refused)
     until(bench, 75)
     before = posts(bench, provider)
@@ -137,7 +137,7 @@ def test_7_file_quota(bench: Bench, expected: dict[str, bytes]) -> None:
     world = bench.service.world
     assert len(world.files_of("gemini", owner(bench, "gemini"))) == 2
     full = Status(429, "You have exceeded the file_storage_bytes quota.")
-    bench.service.faults.add(Fault(provider="gemini", endpoint="upload_start", action=full))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="upload_start", action=full))
     refused = tick(bench)
     assert refused.code == 75
     assert "FILE quota" in refused.err
@@ -163,7 +163,7 @@ def owner(bench: Bench, provider: str) -> str:
 @pytest.mark.parametrize("endpoint", ["upload_start", "upload_data"])
 def test_8_upload_dropped(provider: str, endpoint: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """Uploads are repeated, in this tick or the next; the job is made from the file that arrived whole."""
-    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=Drop(), times=4))
+    bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=Drop(), times=4))
     codes = [tick(bench).code for _ in range(4)]
     assert sorted(set(codes)) == [0, 75]
     end(bench, expected, jobs=STEPS)
@@ -186,14 +186,14 @@ LOST_ON_THE_WAY: dict[str, Status | Body] = {
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_8_upload_refused_once(provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """One refusal of an upload is no reason to call a person: nothing is bought by uploading again."""
-    bench.service.faults.add(Fault(provider=provider, endpoint="upload_data", action=LOST_ON_THE_WAY[provider]))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="upload_data", action=LOST_ON_THE_WAY[provider]))
     assert {result.code for result in bench.ticks()} == {0}
     end(bench, expected, jobs=STEPS)
 
 
 def test_8_upload_refused_twice(bench: Bench) -> None:
     bench.service.faults.add(
-        Fault(provider="gemini", endpoint="upload_data", action=LOST_ON_THE_WAY["gemini"], times=2)
+        CallFault(provider="gemini", endpoint="upload_data", action=LOST_ON_THE_WAY["gemini"], times=2)
     )
     assert tick(bench).code == 3
     assert posts(bench) == 0
@@ -249,7 +249,7 @@ def test_10_a_file_that_failed_is_uploaded_again(
     answer: str, times: int, expected: dict[str, bytes], bench: Bench
 ) -> None:
     bench.service.world.file_processing_seconds = 30
-    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
     codes = [tick(bench).code for _ in range(2 * times)]  # an upload, and a look at it
     assert codes == ([75] * 8 if times <= 3 else [75] * 7 + [3])[: 2 * times]
     assert posts(bench) == 0
@@ -276,7 +276,7 @@ def test_10_a_file_that_failed_is_uploaded_again(
 def test_10_a_create_that_came_too_early_stops_nothing(
     provider: str, message: str, expected: dict[str, bytes], bench: Bench
 ) -> None:
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Status(400, message)))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Status(400, message)))
     until(bench, 75)
     assert strikes(bench) == {0}
     end(bench, expected, jobs=STEPS)
@@ -295,7 +295,7 @@ def test_10_a_create_that_came_too_early_stops_nothing(
 def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     """The named rows are left behind with the reason; the others go again at once, and nothing loops."""
     message = f"Error on line {line}: invalid JSON, near column 12: no such field: 'x'"
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, message)))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(400, message)))
     watch = Watch(bench)
     refused = tick(bench)
     assert refused.code == 75
@@ -319,7 +319,7 @@ def test_11_single_lines_refused(bench: Bench, line: int) -> None:
 )
 def test_11_a_request_that_is_refused_as_a_whole(bench: Bench, expected: dict[str, bytes]) -> None:
     """Asking again would bring the same no: the step halts until somebody says retry."""
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, "Bad field.")))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(400, "Bad field.")))
     assert tick(bench).code == 3
     for _ in range(3):
         assert tick(bench, 9000).code == 3
@@ -345,7 +345,7 @@ def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench:
     """No retry storm, exit 3; the other provider's steps go on; another model is a person's decision."""
     bench = start(make_bench(), "max_requests = 2\n")
     nth = 2 if provider == "gemini" else 1
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
     assert f"[{provider}] models" in until(bench, 3).err
     for _ in range(3):
         assert tick(bench, 4000).code == 3
@@ -383,7 +383,7 @@ def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[s
     for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
         refused = REFUSED[name]
         action = Status(refused.code, refused.message.format(key=key))
-        bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action))
+        bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=action))
     said = [tick(bench)]
     while said[-1].code != 2:
         said.append(tick(bench))
@@ -407,7 +407,7 @@ def test_8_a_file_that_nobody_takes_holds_back_its_own_rows_only(make_bench: Mak
     scene = Scene.of(make_bench, 8, most=2)
     for number in (1, 5):
         part = f"r1-{number:06d}.r2.answer"
-        refuses = Fault(provider="together", endpoint="upload_data", contains=part, action=Status(500), times=0)
+        refuses = CallFault(provider="together", endpoint="upload_data", contains=part, action=Status(500), times=0)
         scene.bench.service.faults.add(refuses)
     for _ in range(8):
         scene.tick(HOUR)

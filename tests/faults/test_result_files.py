@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator.faults import Body, Fault, Html, Merge, Status, Truncate
+from batchgen.emulator.faults import Body, CallFault, Html, Merge, Status, Truncate
 from tests.support.invariants import bought_once, ledger, undisturbed
 from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
 
@@ -120,9 +120,9 @@ def test_a_text_beside_an_error_row_of_the_same_request_stays(make_bench: Make) 
     line = {"id": "x", "custom_id": job.keys[0], "error": {"message": "late accident", "code": "batch_client_error"}}
     file = world.files["together", job.output]
     errors = Body(text=json.dumps(line) + "\n")
-    scene.bench.service.faults.add(Fault(provider="together", endpoint="download", contains="extra", action=errors))
+    scene.bench.service.faults.add(CallFault(provider="together", endpoint="download", contains="extra", action=errors))
     patch = Merge({"error_file_id": f"{file.id}-extra"})
-    scene.bench.service.faults.add(Fault(provider="together", endpoint="get", action=patch))
+    scene.bench.service.faults.add(CallFault(provider="together", endpoint="get", action=patch))
     scene.finish()
     assert scene.jobs("together") == 1
     assert scene.bench.files() == expected
@@ -144,7 +144,7 @@ def test_a_download_that_ends_early(make_bench: Make, provider: str, *, length: 
     expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     cut = Truncate(keep=keep, content_length=length, on_line=keep == 0.5)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=cut))
     codes = {result.code for result in scene.finish()}
     assert codes == {0}
     assert scene.jobs() == 3
@@ -163,7 +163,7 @@ def test_a_download_that_always_ends_at_the_same_line_is_not_believed(
     expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     cut = Truncate(keep=keep, content_length=False, on_line=True)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=cut, times=2))
     reach(scene, provider)
     result = scene.tick()
     assert result.code == 75
@@ -193,12 +193,12 @@ def test_a_first_short_download_is_not_believed_however_late_it_comes(
         faults.job(provider=provider, times=1, output_after_seconds=200.0)
     else:
         action = Html() if before == "page" else Status(404, "Not found.")
-        faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
+        faults.add(CallFault(provider=provider, endpoint="download", action=action, times=0))
     reach(scene, provider)
     assert [scene.tick(MINUTE).code for _ in range(3)] == [75] * 3
     faults.clear()
     cut = Truncate(keep=0.6, content_length=False, on_line=True)
-    faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    faults.add(CallFault(provider=provider, endpoint="download", action=cut, times=2))
     result = scene.tick(MINUTE)
     assert result.code == 75
     assert "8 or more are due" in result.err
@@ -221,7 +221,7 @@ def test_looks_that_follow_quickly_do_not_make_a_short_download_believed(make_be
     scene = Scene.of(make_bench, 8)
     reach(scene, provider)
     cut = Truncate(keep=0.6, content_length=False, on_line=True)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut, times=0))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=cut, times=0))
     assert [scene.tick(15.0).code for _ in range(4)] == [75] * 4
     scene.bench.service.faults.clear()
     scene.finish()
@@ -235,7 +235,7 @@ def test_rows_that_are_counted_but_do_not_come_are_asked_again_after_the_grace_p
     scene = Scene.of(make_bench, 5)
     cut = Truncate(keep=0.6, content_length=False, on_line=True)
     scene.bench.service.faults.add(
-        Fault(provider="gemini", endpoint="download", contains="batch-", action=cut, times=0)
+        CallFault(provider="gemini", endpoint="download", contains="batch-", action=cut, times=0)
     )
     for after in (0, MINUTE, MINUTE, 10 * MINUTE):
         scene.tick(after)
@@ -253,7 +253,7 @@ def test_a_download_that_ends_within_a_line_is_not_believed_at_once(make_bench: 
     expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
     cut = Truncate(keep=0.95, content_length=False)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=cut, times=4))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=cut, times=4))
     why = "end within a line: a part is missing"
     ticks = [scene.tick() for _ in range(4)]
     told = [result for result in ticks if result.code == 75]
@@ -269,7 +269,7 @@ def test_a_download_that_is_different_every_time_is_not_believed(make_bench: Mak
     scene = Scene.of(make_bench, 5)
     for keep in (0.2, 0.4, 0.6, 0.8):
         cut = Truncate(keep=keep, content_length=False)
-        scene.bench.service.faults.add(Fault(provider="together", endpoint="download", action=cut))
+        scene.bench.service.faults.add(CallFault(provider="together", endpoint="download", action=cut))
     scene.tick()
     scene.tick()
     result = scene.tick()
@@ -283,7 +283,7 @@ def test_a_download_that_is_different_every_time_is_not_believed(make_bench: Mak
 def test_an_empty_file_is_not_believed_where_nobody_says_how_many_rows_there_are(make_bench: Make) -> None:
     expected = undisturbed(make_bench, 5)
     scene = Scene.of(make_bench, 5)
-    empty = Fault(provider="together", endpoint="download", action=Body(text=""), times=2)
+    empty = CallFault(provider="together", endpoint="download", action=Body(text=""), times=2)
     scene.bench.service.faults.add(empty)
     scene.tick()
     scene.tick()
@@ -307,7 +307,7 @@ def test_an_empty_success_is_looked_at_for_the_grace_period(make_bench: Make, pr
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
-    empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
+    empty = CallFault(provider=provider, endpoint="download", action=Body(text=""), times=0)
     scene.bench.service.faults.add(empty)
     assert [scene.tick(2 * MINUTE).code for _ in range(6)] == [75] * 6
     assert not list((scene.bench.root / "results").rglob(f"*-{STAGE[provider]}-*"))
@@ -322,7 +322,7 @@ def test_a_success_that_stays_empty_is_asked_again(make_bench: Make, provider: s
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
-    empty = Fault(provider=provider, endpoint="download", action=Body(text=""), times=0)
+    empty = CallFault(provider=provider, endpoint="download", action=Body(text=""), times=0)
     scene.bench.service.faults.add(empty)
     assert [scene.tick(5 * MINUTE).code for _ in range(3)] == [75] * 3
     assert scene.tick(5 * MINUTE).code == 0
@@ -359,7 +359,7 @@ def test_what_is_no_answer_is_not_taken_for_one(
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action, times=0))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=action, times=0))
     before = len(list((scene.bench.root / "results").rglob("*.jsonl")))
     result = scene.tick()
     assert result.code == 75
@@ -389,7 +389,7 @@ def test_an_error_in_place_of_a_file_is_not_believed_the_third_time(
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=action, times=0))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=action, times=0))
     assert [scene.tick(HOUR).code for _ in range(5)] == [75] * 5
     assert scene.tick(20 * HOUR).code == 3  # somebody is called
     scene.bench.service.faults.clear()
@@ -404,7 +404,7 @@ def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: M
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
     gone = Status(404, "File not found.")
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="download", action=gone, times=0))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=gone, times=0))
     assert scene.tick().code == 75
     assert scene.tick(7 * HOUR).code == 3
     assert scene.jobs(provider) == 1

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from batchgen.emulator.faults import Fault, Status
+from batchgen.emulator.faults import CallFault, Status
 from batchgen.engine.session import Session
 from batchgen.engine.submission import submit
 from batchgen.ledger.store import Store
@@ -22,7 +22,7 @@ def nearly_lost(make_bench: Make) -> Scene:
     scene = Scene.of(make_bench, 4)
     scene.tick()
     [job] = scene.bench.service.world.jobs
-    scene.bench.service.faults.add(Fault(endpoint="get", contains=job, action=Status(404, "Not found."), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="get", contains=job, action=Status(404, "Not found."), times=0))
     for _ in range(4):
         assert scene.tick(MINUTE).code == 75
     scene.bench.service.world.advance(3 * HOUR)
@@ -82,7 +82,7 @@ def test_the_first_error_is_told_where_closing_fails_too(bench: Bench, monkeypat
         if asked.count("run") > 1:
             raise sqlite3.DatabaseError("database disk image is malformed")
 
-    monkeypatch.setattr(Store, "meta", fails)
+    monkeypatch.setattr(Store, "fact", fails)
     done = bench.run("prepare", "--input", str(bench.root / "nowhere.jsonl"))
     assert done.code == 2
     assert "nowhere.jsonl" in done.err
@@ -99,7 +99,7 @@ def test_the_first_error_is_told_where_the_store_cannot_be_closed(
     def fails(*_: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(Session, "need_whole_store", lambda _: bench.root.joinpath("gone").rename(bench.root))
+    monkeypatch.setattr(Session, "require_complete_store", lambda _: bench.root.joinpath("gone").rename(bench.root))
     monkeypatch.setattr(Store, "close", fails)
     done = bench.run(*command)
     assert done.code == 2

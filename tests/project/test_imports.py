@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.emulator.faults import Fault, Status
+from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import GEMINI_KEY, REPOSITORY, Bench, seeds
 
 HEAVY = {
@@ -110,7 +110,7 @@ def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
 def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None:
     """In a process of its own, where the log is loaded with its first line."""
     assert bench.prepare(seeds(2)).code == 0
-    bench.service.faults.add(Fault(endpoint="probe", action=Status(400, f"Unknown field {GEMINI_KEY}.")))
+    bench.service.faults.add(CallFault(endpoint="probe", action=Status(400, f"Unknown field {GEMINI_KEY}.")))
     said = bench.spawn("collect", "--advance")
     assert said.returncode == 0, said.stderr
     assert "could not be asked" in said.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.exit_status import telling
+from batchgen.cli.exit_status import print_troubles
 from batchgen.core.errors import BatchgenError, Locked, SetupError
 
 if TYPE_CHECKING:
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
     from batchgen.runtime.settings import Settings
 
 
-class Context:
+class GlobalOptions:
     """The options before the command."""
 
     def __init__(self, root: Path, config: Path | None, *, verbose: bool, quiet: bool) -> None:
         self.root, self.config, self.verbose, self.quiet = root, config, verbose, quiet
 
     def settings(self) -> Settings:
-        from batchgen.runtime.settings import load
+        from batchgen.runtime.settings import load_settings
 
-        return load(self.root, self.config)
+        return load_settings(self.root, self.config)
 
 
 @contextmanager
-def working(context: Context, *, create: bool = False) -> Iterator[Session]:
+def open_session(context: GlobalOptions, *, create: bool = False) -> Iterator[Session]:
     """A session that holds the root's lock; only with `create` in a root that holds no run yet.
 
     At the end every trouble that was noted is told, and the worst is raised. Raises Locked when another command has the
     lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
     """
-    from batchgen.ledger.connection import translating
-    from batchgen.runtime.files import Layout, exclusive, is_there
+    from batchgen.ledger.connection import translate_sqlite_errors
+    from batchgen.runtime.files import Layout, exclusive_lock, is_there
 
     settings, layout = context.settings(), Layout(context.root)
     if not create and not is_there(layout.store):
-        raise unprepared(layout.root)
+        raise unprepared_error(layout.root)
     with (
-        exclusive(layout),
-        translating(layout.store),
+        exclusive_lock(layout),
+        translate_sqlite_errors(layout.store),
         _opened(layout, settings) as session,
-        telling(session.troubles),
-        translating(layout.store),
+        print_troubles(session.troubles),
+        translate_sqlite_errors(layout.store),
     ):
         yield session
 
@@ -60,9 +60,9 @@ def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
     """A session for writing. A store that was made for it is deleted again where an error left it without a run."""
     from batchgen.engine.session import Session
     from batchgen.ledger.store import Store
-    from batchgen.runtime.settings import environment
+    from batchgen.runtime.settings import read_environment
 
-    variables, new = environment(layout.root), not layout.store.exists()
+    variables, new = read_environment(layout.root), not layout.store.exists()
     unused = False
     try:
         with Session(layout, settings, Store.open(layout.store), variables) as session:
@@ -79,28 +79,28 @@ def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
 
 
 @contextmanager
-def reading(context: Context) -> Iterator[Session]:
+def open_read_only_session(context: GlobalOptions) -> Iterator[Session]:
     """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
     from batchgen.engine.session import Session
-    from batchgen.ledger.connection import translating
+    from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.ledger.store import Store
     from batchgen.runtime.files import Layout, can_be_changed
 
     settings, layout = context.settings(), Layout(context.root)
-    with translating(layout.store):
+    with translate_sqlite_errors(layout.store):
         store = Store.read(layout.store)
         if store is not None and store.is_copy and can_be_changed(layout):
             store.close()
-            store = _brought_up_to_date(layout)
+            store = _migrate_store(layout)
         if store is None:
-            raise unprepared(layout.root)
+            raise unprepared_error(layout.root)
         with Session(layout, settings, store, {}) as session:
-            prepared(session)
+            require_prepared(session)
             yield session
 
 
 @contextmanager
-def examining(context: Context) -> Iterator[Session]:
+def open_session_or_read(context: GlobalOptions) -> Iterator[Session]:
     """A session in which nothing changes meanwhile: under the root's lock where this user can write to the root, else
     one that only reads (`store.is_read_only`). Raises Locked when another command has the lock, SetupError when nothing
     is prepared.
@@ -109,31 +109,31 @@ def examining(context: Context) -> Iterator[Session]:
 
     layout = Layout(context.root)
     if not is_there(layout.store) or can_be_changed(layout):
-        with working(context) as session:
-            prepared(session)
+        with open_session(context) as session:
+            require_prepared(session)
             yield session
     else:
-        with unchanging(layout), reading(context) as session:
+        with unchanging(layout), open_read_only_session(context) as session:
             yield session
 
 
-def _brought_up_to_date(layout: Layout) -> Store | None:
+def _migrate_store(layout: Layout) -> Store | None:
     """The store of an older program, after what this one needs was added; a command at work has done that already."""
     from batchgen.ledger.store import Store
-    from batchgen.runtime.files import exclusive
+    from batchgen.runtime.files import exclusive_lock
 
-    with suppress(Locked), exclusive(layout):
+    with suppress(Locked), exclusive_lock(layout):
         Store.open(layout.store).close()
     return Store.read(layout.store)
 
 
-def prepared(session: Session) -> None:
+def require_prepared(session: Session) -> None:
     if not session.conversations:
-        raise unprepared(session.layout.root)
-    session.need_whole_store()
+        raise unprepared_error(session.layout.root)
+    session.require_complete_store()
 
 
-def wanted_steps(session: Session, stage: str | None, number: int | None) -> list[Step]:
+def select_steps(session: Session, stage: str | None, number: int | None) -> list[Step]:
     """The steps of the run that `stage` and round `number` name, None any. Raises SetupError for a round it has not."""
     rounds = session.settings.rounds
     if number is not None and number > rounds:
@@ -143,15 +143,15 @@ def wanted_steps(session: Session, stage: str | None, number: int | None) -> lis
     return [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
 
 
-def unprepared(root: Path) -> BatchgenError:
-    from batchgen.runtime.files import Layout, lost_store
+def unprepared_error(root: Path) -> BatchgenError:
+    from batchgen.runtime.files import Layout, lost_store_error
 
-    if lost := lost_store(Layout(root)):
+    if lost := lost_store_error(Layout(root)):
         return lost
     return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
 
 
-def answer(value: Any, *, as_json: bool, text: str) -> None:
+def print_answer(value: Any, *, as_json: bool, text: str) -> None:
     """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
     if as_json:
         import json

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchgen.cli.commands.base import Context
+from batchgen.cli.commands.base import GlobalOptions
 from batchgen.cli.paths import UserPath
 from batchgen.runtime.streams import table_width
 
@@ -45,7 +45,7 @@ def serve(**asked: Any) -> None:
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
 @click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Its root.")
 @click.pass_obj
-def demo(context: Context, conversations: int, backend: str, output: Path) -> None:
+def demo(context: GlobalOptions, conversations: int, backend: str, output: Path) -> None:
     """The whole pipeline on shipped example seeds, through the local service: no key, no network.
 
     The text comes from a very small model (SmolLM2, 135 million parameters) and is for demonstration only.

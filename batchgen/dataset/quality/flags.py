@@ -15,35 +15,35 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Turn
-from batchgen.core.prompts import prompt
+from batchgen.core.prompts import build_prompt
 from batchgen.dataset.quality import patterns
 from batchgen.dataset.quality.similarity import (
-    RUN_BYTES,
-    WHOLE_BYTES,
+    ECHO_RUN_BYTES,
+    ECHO_WHOLE_TEXT_BYTES,
     drifts,
     echoes,
-    loops,
+    is_repetitive,
     nearly_equal,
-    plain,
+    normalized_words,
     same_question,
     scripts,
 )
 from batchgen.runtime.settings import RETRY_FLAGS
 
-TURNS = pl.Schema(
+TURNS_SCHEMA = pl.Schema(
     {"number": pl.Int64, "round": pl.Int64, "question": pl.String, "answer": pl.String, "correction": pl.String}
 )
 # Of the whole dataset: the first conversation that this one nearly copies, and the usual lengths of each field.
-CONTEXT = pl.Schema(
+CONTEXT_SCHEMA = pl.Schema(
     {
         "near_duplicate_of": pl.Int64,
         **{f"{field}_{end}": pl.Float64 for field in Turn._fields for end in ("least", "most")},
     }
 )
-ALL = Turn._fields
-TURN = ("",)  # a flag of the turn as a whole
-PAIRS = 10_000  # of turns of one conversation, that are compared at once
-LEAST_CLAUSE = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
+ALL_FIELDS = Turn._fields
+WHOLE_TURN = ("",)  # a flag of the turn as a whole
+MAX_PAIRS = 10_000  # of turns of one conversation, that are compared at once
+MIN_CLAUSE_CHARACTERS = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
 
 
 class Flag(NamedTuple):
@@ -54,13 +54,13 @@ class Flag(NamedTuple):
     find: Callable[[pl.DataFrame, str], pl.Series]
 
 
-def table(conversations: Iterable[Conversation]) -> pl.DataFrame:
+def turns_frame(conversations: Iterable[Conversation]) -> pl.DataFrame:
     """Finished conversations as one row a turn (schema TURNS), in their order."""
     rows = [(one.number, number, *turn) for one in conversations for number, turn in enumerate(one.turns, start=1)]
-    return pl.DataFrame(rows, schema=TURNS, orient="row")
+    return pl.DataFrame(rows, schema=TURNS_SCHEMA, orient="row")
 
 
-def labels(turns: pl.DataFrame) -> list[list[str]]:
+def labels_by_turn(turns: pl.DataFrame) -> list[list[str]]:
     """The labels of every turn, in row order: "name", or "name:field" where a flag looks at several fields."""
     found: list[list[str]] = [[] for _ in range(turns.height)]
     for label, (name, field) in LABELS.items():
@@ -69,7 +69,7 @@ def labels(turns: pl.DataFrame) -> list[list[str]]:
     return found
 
 
-def expand(name: str) -> tuple[str, ...]:
+def labels_for(name: str) -> tuple[str, ...]:
     """The labels that a user means by `name`: a flag in all its fields, or one label. () when there is no such flag."""
     if name in LABELS:
         return (name,)
@@ -96,19 +96,19 @@ def question_repeats(turns: pl.DataFrame, field: str) -> pl.Series:
     """An earlier question of the same conversation, in the same words or nearly so."""
     return _series(
         any(same_question(question, before) for before in questions[:at])
-        for questions in _by_conversation(turns, field, plain)
+        for questions in _by_conversation(turns, field, normalized_words)
         for at, question in enumerate(questions)
     )
 
 
 def question_asks_nothing(turns: pl.DataFrame, field: str) -> pl.Series:
     """No question mark of any script, no interrogative and no request. Seeds (round 1) may be statements."""
-    return _bought(turns) & ~turns[field].str.contains(patterns.ASKING)
+    return _is_model_written(turns) & ~turns[field].str.contains(patterns.ASKING)
 
 
 def question_offers(turns: pl.DataFrame, field: str) -> pl.Series:
     """The assistant speaks in the user's place and offers its help. Seeds (round 1) are left alone."""
-    return _bought(turns) & turns[field].str.contains(patterns.OFFER)
+    return _is_model_written(turns) & turns[field].str.contains(patterns.OFFER)
 
 
 # ---------------------------------------------------------------- any text
@@ -149,7 +149,7 @@ def leaked_instruction(turns: pl.DataFrame, field: str) -> pl.Series:
 
 def degenerate_repetition(turns: pl.DataFrame, field: str) -> pl.Series:
     """The text repeats itself: it compresses more than six times, or one eight-word run fills a quarter of it."""
-    return _series(map(loops, turns[field]))
+    return _series(map(is_repetitive, turns[field]))
 
 
 def length_outlier(turns: pl.DataFrame, field: str) -> pl.Series:
@@ -163,8 +163,8 @@ def prompt_echo(turns: pl.DataFrame, field: str) -> pl.Series:
     corrects does not count, and neither do a question's predecessors: other flags compare those.
     """
     found = set[int]()
-    for some in _parts(turns.with_row_index("row")):
-        for row, text, source in _may_echo(some, field).iter_rows():
+    for some in _conversation_chunks(turns.with_row_index("row")):
+        for row, text, source in _echo_candidates(some, field).iter_rows():
             if row not in found and echoes(text, source):
                 found.add(row)
     return _series(row in found for row in range(turns.height))
@@ -182,7 +182,7 @@ def _series(values: Iterable[bool]) -> pl.Series:
     return pl.Series(list(values), dtype=pl.Boolean)
 
 
-def _bought(turns: pl.DataFrame) -> pl.Series:
+def _is_model_written(turns: pl.DataFrame) -> pl.Series:
     """Turns that a model wrote: round 1 is the seed."""
     return turns["round"] >= FIRST_ROUND
 
@@ -194,34 +194,34 @@ def _by_conversation(turns: pl.DataFrame, field: str, change: Callable[[str], st
         yield [change(text) for _, text in texts]
 
 
-def _parts(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def _conversation_chunks(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """`turns` a few conversations at a time: the pairs of texts in one grow with the square of its rounds."""
     begins = turns.select((pl.col("number") != pl.col("number").shift()).fill_null(value=True).arg_true()).to_series()
     longest = max(turns["round"], default=1)
-    ends = [*begins[:: max(PAIRS // longest**2, 1)], turns.height]
+    ends = [*begins[:: max(MAX_PAIRS // longest**2, 1)], turns.height]
     for start, end in pairwise(ends):
         yield turns.slice(start, end - start)
 
 
-def _may_echo(turns: pl.DataFrame, field: str) -> pl.DataFrame:
+def _echo_candidates(turns: pl.DataFrame, field: str) -> pl.DataFrame:
     """(row, text, source) where a text of `field` may echo a source that its writer was shown: `source` is short and
     stands in `text`, or one of its blocks does. Whatever `echoes` finds is among them.
     """
     texts = turns.select("row", "number", "round", pl.col(field).cast(pl.Binary).alias("text"))
     shown = pl.concat(
         turns.select("number", pl.col("round").alias("shown") + later, pl.col(name).cast(pl.Binary).alias("source"))
-        for name, later in _shown(field).items()
-    ).filter(pl.col("source").bin.size() >= WHOLE_BYTES)
+        for name, later in _shown_fields(field).items()
+    ).filter(pl.col("source").bin.size() >= ECHO_WHOLE_TEXT_BYTES)
     pairs = texts.join(shown, on="number", how="inner").filter(pl.col("shown") <= pl.col("round"))
-    last = pl.col("source").bin.size().cast(pl.Int64) - RUN_BYTES // 2
-    blocks = pairs.with_columns(pl.int_ranges(0, pl.max_horizontal(last, 0) + 1, RUN_BYTES // 2).alias("at")).explode(
-        "at"
-    )
-    found = blocks.filter(pl.col("text").bin.contains(pl.col("source").bin.slice(pl.col("at"), RUN_BYTES // 2)))
+    last = pl.col("source").bin.size().cast(pl.Int64) - ECHO_RUN_BYTES // 2
+    blocks = pairs.with_columns(
+        pl.int_ranges(0, pl.max_horizontal(last, 0) + 1, ECHO_RUN_BYTES // 2).alias("at")
+    ).explode("at")
+    found = blocks.filter(pl.col("text").bin.contains(pl.col("source").bin.slice(pl.col("at"), ECHO_RUN_BYTES // 2)))
     return found.unique(["row", "source"]).select("row", "text", "source")
 
 
-def _shown(field: str) -> Mapping[str, int]:
+def _shown_fields(field: str) -> Mapping[str, int]:
     """What the writer of `field` was shown, but for what other flags compare: fields, and how many rounds later."""
     if field == Stage.QUESTION:
         return {"answer": 1, "correction": 1}
@@ -235,12 +235,12 @@ def _instructions() -> list[str]:
     """Sentences and clauses of the system prompts that nobody else would write."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
     said = " ".join(
-        prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
+        build_prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
         for stage in Stage
     )
     unmeasured = re.sub(r",? in about \d+ characters", ".", said)
     parts = [*unmeasured.split("."), *re.split("[.:;]", unmeasured)]
-    return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= LEAST_CLAUSE})
+    return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= MIN_CLAUSE_CHARACTERS})
 
 
 def _flag(find: Callable[[pl.DataFrame, str], pl.Series], meaning: str, *fields: str) -> tuple[str, Flag]:
@@ -262,9 +262,9 @@ FLAGS: Mapping[str, Flag] = dict(
         _flag(template_artefact, "chat markup, a role, a label or a wrapper was left in the text"),
         _flag(leaked_instruction, "the text holds a sentence of the prompts"),
         _flag(degenerate_repetition, "the text repeats itself over and over"),
-        _flag(length_outlier, "far shorter or longer than usual for its round and field", *ALL),
+        _flag(length_outlier, "far shorter or longer than usual for its round and field", *ALL_FIELDS),
         _flag(prompt_echo, "the text is or quotes at length what its writer was shown"),
-        _flag(near_duplicate, "the conversation nearly copies an earlier one", *TURN),
+        _flag(near_duplicate, "the conversation nearly copies an earlier one", *WHOLE_TURN),
     ]
 )
 LABELS: Mapping[str, tuple[str, str]] = {

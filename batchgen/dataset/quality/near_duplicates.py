@@ -19,15 +19,15 @@ from rensa import RMinHash
 from batchgen.core.dialogue import Turn
 from batchgen.dataset.quality.similarity import shingles
 
-SIMILAR = 0.8
+MIN_JACCARD = 0.8
 PERMUTATIONS = 128
 BANDS = 16  # of 8 rows: finds 95 % of the pairs at SIMILAR; what it finds is checked against the whole signatures
 SIGNATURE_SEED = 42
 PARTS = 16  # of the hashes of a band: looking at all of them at once takes ten times the memory they do
 JOINED = 20_000  # rows of a frame of hashes: many small frames take as much memory as what is in them
-RECENT = 4_096  # signatures that stay in memory as numbers, 600 bytes each
-_AT_ONCE = 100  # conversations that are in runs of words at a time: those take ten times what the texts do
-_SHORT = 0xFFFFFFFF  # four bytes of a hash: a chance meeting costs a second look, nothing else
+CACHED_SIGNATURES = 4_096  # signatures that stay in memory as numbers, 600 bytes each
+_CHUNK = 100  # conversations that are in runs of words at a time: those take ten times what the texts do
+_HASH_MASK = 0xFFFFFFFF  # four bytes of a hash: a chance meeting costs a second look, nothing else
 _NUMBER = "number"
 _HASHES = [f"band {band}" for band in range(BANDS)]
 _SIGNATURE = Struct(f"<{PERMUTATIONS}I")
@@ -40,17 +40,17 @@ COPIES = pl.Schema({_NUMBER: pl.Int64, "near_duplicate_of": pl.Int64})
 def band_hashes(turns: pl.DataFrame) -> pl.DataFrame:
     """The number and a hash of each band of whole conversations (schema quality.TURNS)."""
     found = [pl.DataFrame(schema=_SCHEMA)]
-    for texts in _texts(turns).iter_slices(_AT_ONCE):
+    for texts in _all_texts(turns).iter_slices(_CHUNK):
         rows = RMinHash.digests_from_token_sets(list(map(shingles, texts["text"])), PERMUTATIONS, SIGNATURE_SEED)
         signatures = pl.Series(rows, dtype=pl.Array(pl.UInt32, PERMUTATIONS))
         bands = signatures.reshape((texts.height * BANDS, PERMUTATIONS // BANDS))
-        hashes = (bands.hash() & _SHORT).cast(pl.UInt32)
+        hashes = (bands.hash() & _HASH_MASK).cast(pl.UInt32)
         columns = {name: hashes.gather_every(BANDS, band) for band, name in enumerate(_HASHES)}
         found.append(pl.DataFrame({_NUMBER: texts[_NUMBER], **columns}))
     return pl.concat(found)
 
 
-class Bands:
+class BandIndex:
     """What is kept of every conversation to know which ones may be alike."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Bands:
             self._joined.append(pl.concat(self._recent, rechunk=True))
             self._recent = []
 
-    def shared(self) -> pl.Series:
+    def candidates(self) -> pl.Series:
         """The conversations that share a band with another one, in the order in which they were learned."""
         rows = pl.concat([*self._joined, *self._recent])
         found = pl.repeat(value=False, n=rows.height, eager=True)
@@ -87,15 +87,15 @@ class _Originals:
             "CREATE TABLE bands (band INTEGER, original INTEGER, PRIMARY KEY (band, original)) WITHOUT ROWID"
         )
         self._database.execute("CREATE TABLE signatures (original INTEGER PRIMARY KEY, signature BLOB NOT NULL)")
-        self._signature = lru_cache(RECENT)(self._read)
+        self._signature = lru_cache(CACHED_SIGNATURES)(self._read)
 
     def learn(self, number: int, signature: bytes) -> int | None:
         """The first one that is SIMILAR; without one, `number` is one itself. Numbers come in ascending order."""
         size = len(signature) // BANDS
         bands = [hash((band, signature[band * size : (band + 1) * size])) for band in range(BANDS)]
         mine = int.from_bytes(signature, "little")
-        for (original,) in self._database.execute(_SHARING, bands).fetchall():
-            if _differing(mine, self._signature(original)) <= (1 - SIMILAR) * PERMUTATIONS:
+        for (original,) in self._database.execute(_SELECT_SHARING_A_BAND, bands).fetchall():
+            if _differing(mine, self._signature(original)) <= (1 - MIN_JACCARD) * PERMUTATIONS:
                 return int(original)
         self._database.execute("INSERT INTO signatures VALUES (?, ?)", (number, signature))
         self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", ((band, number) for band in bands))
@@ -110,7 +110,7 @@ class _Originals:
         self._database.close()
 
 
-_SHARING = f"""SELECT DISTINCT original FROM bands WHERE band IN ({", ".join("?" * BANDS)})
+_SELECT_SHARING_A_BAND = f"""SELECT DISTINCT original FROM bands WHERE band IN ({", ".join("?" * BANDS)})
     ORDER BY original"""  # noqa: S608 - a constant
 
 
@@ -120,13 +120,13 @@ def _differing(one: int, other: int) -> int:
     return (((left & _LOW) + _LOW | left) & _HIGH).bit_count()
 
 
-def copies(chunks: Iterable[pl.DataFrame]) -> pl.DataFrame:
+def find_near_duplicates(chunks: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """The copies among conversations that come in ascending order, each with the first one that it nearly copies
     (schema COPIES). Copies are not copied in turn.
     """
     found = [pl.DataFrame(schema=COPIES)]
     with closing(_Originals()) as originals:
-        for texts in (some for turns in chunks for some in _texts(turns).iter_slices(_AT_ONCE)):
+        for texts in (some for turns in chunks for some in _all_texts(turns).iter_slices(_CHUNK)):
             signatures = RMinHash.from_token_sets(list(map(shingles, texts["text"])), PERMUTATIONS, SIGNATURE_SEED)
             packed = [_SIGNATURE.pack(*signature.digest()) for signature in signatures]
             first = list(map(originals.learn, texts[_NUMBER], packed))
@@ -136,7 +136,7 @@ def copies(chunks: Iterable[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(found, rechunk=True)
 
 
-def _texts(turns: pl.DataFrame) -> pl.DataFrame:
+def _all_texts(turns: pl.DataFrame) -> pl.DataFrame:
     """(number, text) of each conversation as a whole."""
     return turns.group_by("number", maintain_order=True).agg(
         pl.concat_str(Turn._fields, separator="\n").str.join("\n").alias("text")

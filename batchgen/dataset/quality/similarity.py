@@ -18,24 +18,24 @@ from batchgen.dataset.quality.patterns import LETTERS_PER_CHARACTER
 
 NEARLY_EQUAL = 0.95
 SAME_QUESTION = 0.9
-RUN_BYTES = 120  # UTF-8: 120 Latin letters or 40 Chinese characters, about a sentence and a half
-WHOLE_BYTES = 40  # a text this long that stands in another as a whole
+ECHO_RUN_BYTES = 120  # UTF-8: 120 Latin letters or 40 Chinese characters, about a sentence and a half
+ECHO_WHOLE_TEXT_BYTES = 40  # a text this long that stands in another as a whole
 LOOP_LEAST_BYTES = 100
 LOOP_RATIO = 6.0  # good prose of this length stays below 3, tables below 5
 LOOP_WORDS = 8
-LOOP_TIMES = 4
+LOOP_MIN_REPEATS = 4
 LOOP_SHARE = 0.25
-DRIFT_LEAST = 12  # letters; below, a text is a name or a number
+DRIFT_MIN_LETTERS = 12  # letters; below, a text is a name or a number
 DRIFT_DISTANCE = 0.5
 
 _NO_WORD = re.compile(r"[\W_]+")
-_SHINGLED = re.compile(rf"[{WORD_CHARACTERS}]|[^\W_]+")
+_SHINGLE_TOKEN = re.compile(rf"[{WORD_CHARACTERS}]|[^\W_]+")
 _SHINGLE_WORDS = 3
 _ASCII_WORDS = bytes(code if chr(code).isalnum() else ord(" ") for code in range(128)) + bytes(range(128, 256))
 _SCRIPTS = {name: re.compile(f"[{ranges}]") for name, ranges in SCRIPTS.items()}
 
 
-def plain(text: str) -> str:
+def normalized_words(text: str) -> str:
     """The words alone: no case, punctuation or spacing. A text without a word stays as it is."""
     if text.isascii():
         return " ".join(_ascii_words(text)) or text
@@ -54,31 +54,31 @@ def same_question(one: str, other: str) -> bool:
 
 def echoes(text: bytes, source: bytes) -> bool:
     """Whether UTF-8 `text` equals `source`, contains the whole of it, or has a run of RUN_BYTES in common with it."""
-    if len(source) >= WHOLE_BYTES and source in text:
+    if len(source) >= ECHO_WHOLE_TEXT_BYTES and source in text:
         return True
-    if min(len(text), len(source)) < RUN_BYTES:
+    if min(len(text), len(source)) < ECHO_RUN_BYTES:
         return False
     # A common run that long covers one of these blocks completely, wherever it begins; few blocks are ever found.
-    half = RUN_BYTES // 2
+    half = ECHO_RUN_BYTES // 2
     blocks = range(0, len(source) - half + 1, half)
     found = [at for at in blocks if source[at : at + half] in text]
-    return any(_run_around(text, source, at, half) for at in found)
+    return any(_extends_to_run(text, source, at, half) for at in found)
 
 
-def _run_around(text: bytes, source: bytes, at: int, length: int) -> bool:
+def _extends_to_run(text: bytes, source: bytes, at: int, length: int) -> bool:
     """Whether a run of RUN_BYTES that covers `source[at:at + length]` is in `text`."""
-    block, more = source[at : at + length], RUN_BYTES - length
-    before, after = source[max(at - more, 0) : at][::-1], source[at + length : at + RUN_BYTES]
+    block, more = source[at : at + length], ECHO_RUN_BYTES - length
+    before, after = source[max(at - more, 0) : at][::-1], source[at + length : at + ECHO_RUN_BYTES]
     place = text.find(block)
     while place >= 0:
-        left = _in_common(before, text[max(place - more, 0) : place][::-1])
-        if left + _in_common(after, text[place + length : place + RUN_BYTES]) >= more:
+        left = _common_prefix_length(before, text[max(place - more, 0) : place][::-1])
+        if left + _common_prefix_length(after, text[place + length : place + ECHO_RUN_BYTES]) >= more:
             return True
         place = text.find(block, place + 1)
     return False
 
 
-def _in_common(one: bytes, other: bytes) -> int:
+def _common_prefix_length(one: bytes, other: bytes) -> int:
     """How long the beginning is that both have."""
     least, most = 0, min(len(one), len(other))
     while least < most:
@@ -90,7 +90,7 @@ def _in_common(one: bytes, other: bytes) -> int:
     return least
 
 
-def loops(text: str) -> bool:
+def is_repetitive(text: str) -> bool:
     """Whether a text repeats itself over and over: it compresses too well, or one eight-word run fills a quarter."""
     words: Sequence[str] = text.split()
     data = " ".join(words).encode()  # indented code is no loop
@@ -100,9 +100,9 @@ def loops(text: str) -> bool:
         return True
     if len(words) * 12 < len(text):
         words = _NO_WORD.sub("", text)  # a script without spaces: runs of characters
-    if len(words) < LOOP_WORDS * LOOP_TIMES or len(set(words)) * 10 > len(words) * 9:
+    if len(words) < LOOP_WORDS * LOOP_MIN_REPEATS or len(set(words)) * 10 > len(words) * 9:
         return False
-    least = max(LOOP_TIMES, LOOP_SHARE * len(words) / LOOP_WORDS)
+    least = max(LOOP_MIN_REPEATS, LOOP_SHARE * len(words) / LOOP_WORDS)
     runs = _runs(words)
     # Where hardly a run comes again, none has to be counted.
     return len(runs) - len(set(runs)) >= least - 1 and max(Counter(runs).values()) >= least
@@ -126,12 +126,12 @@ def scripts(text: str) -> Mapping[str, float]:
         return {"latin": float(len(text))} if any(map(str.isalpha, text)) else {}
     counts = dict.fromkeys(SCRIPTS, 0.0)
     for character, times in Counter(text).items():
-        for name in _CHARACTERS[character]:
+        for name in _SCRIPTS_OF_CHARACTER[character]:
             counts[name] += times * LETTERS_PER_CHARACTER.get(name, 1)
     return {name: count for name, count in counts.items() if count}
 
 
-class _Characters(dict[str, tuple[str, ...]]):
+class _ScriptsOfCharacter(dict[str, tuple[str, ...]]):
     """The writing systems of a character, looked up once."""
 
     def __missing__(self, character: str) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ class _Characters(dict[str, tuple[str, ...]]):
         return self[character]
 
 
-_CHARACTERS = _Characters()
+_SCRIPTS_OF_CHARACTER = _ScriptsOfCharacter()
 
 
 def main_script(text: str) -> str | None:
@@ -152,7 +152,7 @@ def drifts(text: str, seed: Mapping[str, float]) -> bool:
     """Whether more than half of a text would have to change its writing system to be mixed like `seed`."""
     found = scripts(text)
     total, seed_total = sum(found.values()), sum(seed.values())
-    if total < DRIFT_LEAST or not seed_total:
+    if total < DRIFT_MIN_LETTERS or not seed_total:
         return False
     common = sum(min(count / total, seed.get(name, 0.0) / seed_total) for name, count in found.items())
     return 1 - common > DRIFT_DISTANCE
@@ -160,19 +160,19 @@ def drifts(text: str, seed: Mapping[str, float]) -> bool:
 
 def shingles(text: str) -> list[str]:
     """Runs of three words (for scripts without spaces: of three characters), the set that MinHash compares."""
-    words = _words(text)
+    words = _shingle_words(text)
     if len(words) < _SHINGLE_WORDS:
         return [text]
     return list(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
 
 
-def _words(text: str) -> list[str]:
+def _shingle_words(text: str) -> list[str]:
     """Words in small letters; ideographs and syllables one by one."""
     if text.isascii():
         return _ascii_words(text)
     words: list[str] = []
     for line in text.split("\n"):
-        words += _ascii_words(line) if line.isascii() else _SHINGLED.findall(line.lower())
+        words += _ascii_words(line) if line.isascii() else _SHINGLE_TOKEN.findall(line.lower())
     return words
 
 

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.core.dialogue import Turn
-from batchgen.dataset.quality.near_duplicates import Bands, band_hashes, copies
-from batchgen.dataset.quality.similarity import main_script, plain
-from batchgen.runtime.worker_process import spread
+from batchgen.dataset.quality.near_duplicates import BandIndex, band_hashes, find_near_duplicates
+from batchgen.dataset.quality.similarity import main_script, normalized_words
+from batchgen.runtime.worker_process import parallel_map
 
-OUTLYING = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
-LEAST_DEVIATION = 0.2  # of the natural logarithm: what lies within a factor of two of the median is never an outlier
-LEAST_LENGTHS = 20
+OUTLIER_DEVIATIONS = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
+MIN_DEVIATION = 0.2  # of the natural logarithm: what lies within a factor of two of the median is never an outlier
+MIN_TEXTS = 20
 MAD_TO_DEVIATION = 1.4826
 
 
@@ -38,7 +38,7 @@ class Survey(NamedTuple):
     together: pl.DataFrame
     scripts: Mapping[str, int]
 
-    def measure(self, turns: pl.DataFrame) -> pl.DataFrame:
+    def add_context(self, turns: pl.DataFrame) -> pl.DataFrame:
         """`turns` with the columns of quality.CONTEXT."""
         # A frame of turns holds consecutive numbers, and there may be many copies.
         copied = self.copies.filter(pl.col("number").is_between(turns["number"].min(), turns["number"].max()))
@@ -47,36 +47,36 @@ class Survey(NamedTuple):
         )
 
 
-Again = Callable[[pl.Series], Iterable[pl.DataFrame]]
+ReadAgain = Callable[[pl.Series], Iterable[pl.DataFrame]]
 
 
-def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None, *, groups: bool = True) -> Survey:
+def survey(chunks: Iterable[pl.DataFrame], again: ReadAgain | None = None, *, groups: bool = True) -> Survey:
     """Look at every turn. A chunk holds whole conversations (schema quality.TURNS).
 
     `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated
     again.
     """
-    lengths, asked, scripts = _Lengths(), _Asked(), Counter[str]()
-    bands = Bands()
-    for turns, hashes in spread(band_hashes, chunks):
+    lengths, asked, scripts = _LengthCounts(), _ConversationGroups(), Counter[str]()
+    bands = BandIndex()
+    for turns, hashes in parallel_map(band_hashes, chunks):
         lengths.learn(turns)
         bands.learn(hashes)
         first = turns.filter(pl.col("round") == 1)
         if groups:
             asked.learn(first)
         scripts.update(main_script(question) or "other" for question in first["question"])
-    suspects = bands.shared()
+    suspects = bands.candidates()
     del bands
-    found = copies(again(suspects) if again else _among(chunks, suspects))
-    return Survey(lengths.usual(), found, asked.together(found), scripts)
+    found = find_near_duplicates(again(suspects) if again else _filter_turns(chunks, suspects))
+    return Survey(lengths.usual_bounds(), found, asked.together(found), scripts)
 
 
-def _among(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterable[pl.DataFrame]:
+def _filter_turns(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterable[pl.DataFrame]:
     wanted = numbers.implode()
     return (turns.filter(pl.col("number").is_in(wanted)) for turns in chunks)
 
 
-class _Asked:
+class _ConversationGroups:
     """Which conversations belong together. A group is called by its smallest number."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _Asked:
 
     def learn(self, first: pl.DataFrame) -> None:
         """See the first turns of some conversations."""
-        asked = [_digest(plain(question)) for question in first["question"]]
+        asked = [_digest(normalized_words(question)) for question in first["question"]]
         self._chunks.append(first.select("number", pl.Series("asked", asked, dtype=pl.UInt64)))
 
     def together(self, copied: pl.DataFrame) -> pl.DataFrame:
@@ -97,7 +97,7 @@ class _Asked:
         involved = pl.concat([copied["number"], copied["near_duplicate_of"]]).implode()
         few = every.filter(pl.col("number").is_in(involved))
         group_of = dict(zip(few["number"], few["group"], strict=True))
-        groups = _Groups()
+        groups = _DisjointSets()
         for number, original in copied.iter_rows():
             groups.join(group_of[number], group_of[original])
         changed = {group: groups.find(group) for group in {*group_of.values()}}
@@ -109,7 +109,7 @@ def _digest(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
-class _Groups:
+class _DisjointSets:
     """Disjoint sets, each called by its smallest member."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class _Groups:
             self._parents[second] = first
 
 
-class _Lengths:
+class _LengthCounts:
     """How many texts of a round and field have how many characters."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class _Lengths:
         counted = found.with_columns(pl.lit(1, pl.Int64).alias("texts"))
         self._counts = pl.concat([self._counts, counted]).group_by("round", "field", "length").agg(pl.sum("texts"))
 
-    def usual(self) -> pl.DataFrame:
+    def usual_bounds(self) -> pl.DataFrame:
         """Per round, the least and most characters that are no outlier in each field; null where there are too few."""
         logarithms = self._counts.with_columns((pl.col("length") + 1).log())
         found = logarithms.select("round").unique().sort("round")
@@ -156,8 +156,8 @@ def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
     logarithm, texts = pl.col("length"), pl.col("texts")
     middle = _median(logarithm, texts)
     deviation = _median((logarithm - middle).abs(), texts) * MAD_TO_DEVIATION
-    reach = OUTLYING * pl.max_horizontal(deviation, LEAST_DEVIATION)
-    enough = pl.when(texts.sum() >= LEAST_LENGTHS)
+    reach = OUTLIER_DEVIATIONS * pl.max_horizontal(deviation, MIN_DEVIATION)
+    enough = pl.when(texts.sum() >= MIN_TEXTS)
     return (
         enough.then((middle - reach).exp() - 1).alias(f"{field}_least"),
         enough.then((middle + reach).exp() - 1).alias(f"{field}_most"),
@@ -172,7 +172,7 @@ def _median(value: pl.Expr, times: pl.Expr) -> pl.Expr:
     return (lower + upper) / 2
 
 
-def held_out(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
+def choose_test_conversations(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
     """The conversations of the test split: whole groups, in an order that only `seed` and their ids decide, until
     `share` of all conversations is reached. At least one group goes to each side; a single one cannot be split.
     """

@@ -66,7 +66,7 @@ __all__ = [
 ALWAYS = 0
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
+class CallFault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     """`action` for the calls of `endpoint`: from the `nth` matching call on, `times` times (ALWAYS = 0).
 
     endpoint: upload_start, upload_data, upload_finish, file_get, file_list, file_delete, download, create, get, list,
@@ -94,7 +94,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
         return not self.contains or self.contains in request.path or self.contains.encode() in request.body
 
 
-Shown = str | None | tuple[str | None, float]
+ScriptedState = str | None | tuple[str | None, float]
 
 
 class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
@@ -117,7 +117,7 @@ class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     key: str = ""
     nth: int = 1
     times: int = ALWAYS
-    states: tuple[Shown, ...] = ()
+    states: tuple[ScriptedState, ...] = ()
     end: str = ""
     share: float | None = None
     error: Any = None
@@ -176,11 +176,11 @@ class RowFault(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
         return self.share >= 1 or zlib.crc32(key.encode()) / 2**32 < self.share
 
 
-AnyFault = Fault | JobFault | RowFault
+AnyFault = CallFault | JobFault | RowFault
 NO_JOB_FAULT = JobFault()
 
 
-def from_json(value: Any) -> list[AnyFault]:
+def parse_faults(value: Any) -> list[AnyFault]:
     """One fault or a list of them, as in POST /_control/faults; msgspec.ValidationError says what is wrong."""
     items = value if isinstance(value, list) else [value]
     return [msgspec.convert(item, AnyFault) for item in items]
@@ -239,12 +239,12 @@ class Faults:
         """How often any fault struck so far."""
         return sum(armed.struck for armed in self._armed)
 
-    def due(self, provider: str, endpoint: str, request: Request) -> Fault | None:
+    def take_call_fault(self, provider: str, endpoint: str, request: Request) -> CallFault | None:
         """The fault this call gets, if any; counted as struck."""
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
-                if not isinstance(fault, Fault) or not fault.matches(provider, endpoint, request):
+                if not isinstance(fault, CallFault) or not fault.matches(provider, endpoint, request):
                     continue
                 if armed.strike(fault.nth, fault.times):
                     return fault
@@ -261,11 +261,11 @@ class Faults:
                     return fault
         return NO_JOB_FAULT
 
-    def row_faults(self, provider: str) -> bool:
+    def has_row_faults(self, provider: str) -> bool:
         """Whether any row of this provider can be struck at all."""
         return any(isinstance(a.fault, RowFault) and a.fault.provider in {"", provider} for a in self._armed)
 
-    def strikes(self, provider: str, index: int, key: str) -> list[RowFault]:
+    def take_row_faults(self, provider: str, index: int, key: str) -> list[RowFault]:
         """The faults of one row, in the order they were added."""
         with self._lock:
             return [

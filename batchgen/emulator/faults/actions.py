@@ -12,7 +12,9 @@ import orjson
 from batchgen.emulator.errors import ApiError, error_body
 from batchgen.emulator.http_values import Response, Transport, json_response
 
-HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
+SIGN_IN_PAGE = (
+    b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
+)
 HANG_SECONDS = 30.0
 
 
@@ -71,7 +73,7 @@ class Html(_Action, frozen=True):
     status: int = 200
 
     def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        return Response(self.status, {"Content-Type": "text/html; charset=utf-8"}, HTML)
+        return Response(self.status, {"Content-Type": "text/html; charset=utf-8"}, SIGN_IN_PAGE)
 
 
 class Empty(_Action, frozen=True):
@@ -140,7 +142,7 @@ class Merge(_AfterAction, frozen=True):
     patch: dict[str, Any]
 
     def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        return replace(response, body=orjson.dumps(merge(orjson.loads(response.body), self.patch)))
+        return replace(response, body=orjson.dumps(merge_patch(orjson.loads(response.body), self.patch)))
 
 
 class Unwrap(_AfterAction, frozen=True):
@@ -165,7 +167,7 @@ class LateCommit(_AfterAction, frozen=True):
 Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | Unwrap | LateCommit
 
 
-def merge(value: Any, patch: Any) -> Any:
+def merge_patch(value: Any, patch: Any) -> Any:
     """`patch` merged into `value` as RFC 7396 says."""
     if not isinstance(patch, Mapping):
         return patch
@@ -174,5 +176,5 @@ def merge(value: Any, patch: Any) -> Any:
         if part is None:
             merged.pop(name, None)
         else:
-            merged[name] = merge(merged.get(name), part)
+            merged[name] = merge_patch(merged.get(name), part)
     return merged

@@ -15,14 +15,14 @@ SURROGATE_MARK = "\ue000"
 
 def edit_text(text: str, fault: RowFault) -> str:
     """The text a fault puts in the place of `text`."""
-    return EDITS[fault.outcome](text, fault)
+    return TEXT_EDITS[fault.outcome](text, fault)
 
 
 def _insert(text: str, inserted: str) -> str:
-    return _inside(text, lambda part: f"{part[:5]}{inserted}{part[5:]}")
+    return _map_texts(text, lambda part: f"{part[:5]}{inserted}{part[5:]}")
 
 
-def _inside(text: str, change: Callable[[str], str]) -> str:
+def _map_texts(text: str, change: Callable[[str], str]) -> str:
     """`change` applied to a plain text, or to every string member of a JSON object."""
     try:
         value = orjson.loads(text)
@@ -42,7 +42,7 @@ def restore_surrogates(line: bytes) -> bytes:
     return line.replace(SURROGATE_MARK.encode(), escape)
 
 
-EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
+TEXT_EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
     "text": lambda _, fault: fault.text or "",
     "empty": lambda _text, _: "",
     "blank": lambda _text, _: " \n\t",
@@ -51,5 +51,5 @@ EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
     "separators": lambda text, _: _insert(text, SEPARATORS),
     "nul": lambda text, _: _insert(text, "\0"),
     "lone_surrogate": lambda text, _: _insert(text, SURROGATE_MARK),
-    "duplicate_different": lambda text, fault: fault.text or _inside(text, lambda part: f"{part} Again."),
+    "duplicate_different": lambda text, fault: fault.text or _map_texts(text, lambda part: f"{part} Again."),
 }

@@ -10,7 +10,7 @@ import orjson
 
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
-from batchgen.emulator.faults.text_edits import EDITS, edit_text
+from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
 from batchgen.emulator.protocols.row_format import Row, RowFormat
 
 INTERNAL = 13  # google.rpc codes
@@ -40,41 +40,41 @@ def line_problem(line: bytes) -> str:
     request = value.get("request") if isinstance(value, dict) else None
     if not isinstance(request, dict):
         return "invalid JSON: no such field or not an object: 'request'"
-    config = _get(request, "generationConfig") or {}
+    config = _get_either_case(request, "generationConfig") or {}
     for fields, known in ((request, REQUEST_FIELDS), (config, CONFIG_FIELDS)):
         for name in fields:
-            if _plain(name) not in known:
+            if _normalize_name(name) not in known:
                 column = line.find(f'"{name}"'.encode()) + 1
                 return f"invalid JSON, near column {column}: no such field: '{name}'"
     return "" if request.get("contents") else "contents is not specified"
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _get(value: Mapping[str, Any], name: str) -> Any:
+def _get_either_case(value: Mapping[str, Any], name: str) -> Any:
     """A member in camelCase or snake_case."""
     if name in value:
         return value[name]
     return value.get("".join(f"_{c.lower()}" if c.isupper() else c for c in name))
 
 
-def prompt(body: Row) -> Prompt:
+def parse_prompt(body: Row) -> Prompt:
     """A GenerateContentRequest as a Prompt."""
-    config = _get(body, "generationConfig") or {}
-    system = _text(_get(body, "systemInstruction"))
+    config = _get_either_case(body, "generationConfig") or {}
+    system = _text(_get_either_case(body, "systemInstruction"))
     messages = [Message("system", system)] if system else []
     for content in body.get("contents", []):
         role = "assistant" if content.get("role") == "model" else "user"
         messages.append(Message(role, _text(content)))
-    schema = _get(config, "responseJsonSchema") or json_schema(_get(config, "responseSchema"))
-    if schema is None and _get(config, "responseMimeType") == "application/json":
+    schema = _get_either_case(config, "responseJsonSchema") or json_schema(_get_either_case(config, "responseSchema"))
+    if schema is None and _get_either_case(config, "responseMimeType") == "application/json":
         schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     return Prompt(
         messages=tuple(messages),
         schema=schema,
-        max_tokens=_get(config, "maxOutputTokens"),
+        max_tokens=_get_either_case(config, "maxOutputTokens"),
         temperature=config.get("temperature"),
         model=str(body.get("model", "")),
     )
@@ -103,7 +103,7 @@ def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
 FINISH_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "refusal": "SAFETY"}
 
 
-def generated(answer: Answer, model: str) -> Row:
+def generate_content_response(answer: Answer, model: str) -> Row:
     """A GenerateContentResponse; counts are JSON numbers here."""
     asked, written = answer.prompt_tokens, answer.completion_tokens
     return {
@@ -125,19 +125,19 @@ def generated(answer: Answer, model: str) -> Row:
     }
 
 
-def row(key: str, model: str, answer: Answer) -> Row:
+def answered_row(key: str, model: str, answer: Answer) -> Row:
     """The line of a row that was answered; which member comes first differs from line to line."""
-    response = generated(answer, model)
+    response = generate_content_response(answer, model)
     if len(answer.text) % 2:
         return {"response": response, "key": key}
     return {"key": key, "response": response}
 
 
-def _failure(key: str, message: str) -> Row:
+def _failed_row(key: str, message: str) -> Row:
     return {"key": key, "error": {"code": INTERNAL, "message": message}}
 
 
-def _cancelled(key: str) -> Row:
+def _cancelled_row(key: str) -> Row:
     return {"key": key, "error": {"code": CANCELLED}}
 
 
@@ -224,12 +224,12 @@ def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
 FORMAT = RowFormat(
     key_field="key",
     body_field="request",
-    prompt=prompt,
-    invalid=lambda _lines, _serves: "",  # create has looked at every line and at the model
+    prompt=parse_prompt,
+    job_problem=lambda _lines, _serves: "",  # create has looked at every line and at the model
     refusal=lambda _body, _serves: "",
-    row=row,
-    failure=_failure,
-    cancelled=_cancelled,
+    row=answered_row,
+    failed_row=_failed_row,
+    cancelled=_cancelled_row,
     failed=lambda line: "response" not in line,
     edits={
         "error": _error,
@@ -245,6 +245,6 @@ FORMAT = RowFormat(
         "thought_only": _thought_only,
         "extra_fields": _extra_fields,
         "thoughts_and_cache": _thoughts_and_cache,
-        **dict.fromkeys(EDITS, _edited_text),
+        **dict.fromkeys(TEXT_EDITS, _edited_text),
     },
 )

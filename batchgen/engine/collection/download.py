@@ -15,24 +15,26 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.errors import NotReady
-from batchgen.core.jsonl import as_object, read_lines
+from batchgen.core.jsonl import dict_or_empty, split_lines
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
-from batchgen.providers.http_errors import patiently
-from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.files import replacing
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
+from batchgen.providers.http_errors import retry_reads
+from batchgen.runtime.failpoints import failpoint
+from batchgen.runtime.files import atomic_write
 
-DOWNLOADS = 4  # of one file in one tick, before it is left to the next
-SHORT_LOOKS = 2  # ticks in which a file that has too few lines or ends within one is not believed, however far apart
+DOWNLOADS_PER_TICK = 4  # of one file in one tick, before it is left to the next
+MAX_INCOMPLETE_DOWNLOADS = (
+    2  # ticks in which a file that has too few lines or ends within one is not believed, however far apart
+)
 
 
 class _Incomplete(NotReady):
     """What was downloaded is only a part of a result file, as far as can be told."""
 
 
-def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mapping[str, int]) -> bytes:
+def download_results(session: Session, remote: ResultReader, batch: Batch, job: Job, keys: Mapping[str, int]) -> bytes:
     """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
 
     A file that lies on disk is whole and is not fetched again, but for an empty one: re-reading must never need the
@@ -41,21 +43,21 @@ def fetch(session: Session, remote: Reader, batch: Batch, job: Job, keys: Mappin
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
-    if job.inline and not job.output and not _holds_something(output):
-        _keep(output, b"".join(line + b"\n" for line in job.inline))
+    if job.inline_rows and not job.output and not _holds_something(output):
+        _write_result_file(output, b"".join(line + b"\n" for line in job.inline_rows))
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not _holds_something(path)}
     lines = _least_lines(session, batch, job, len(keys))
     expected = _Expected(provider_row(batch.provider), frozenset(keys), on_disk, lines)
     try:
-        bodies = _believable(remote, list(missing.values()), expected) if missing else []
+        bodies = _download_until_trusted(remote, list(missing.values()), expected) if missing else []
     except _Incomplete:
-        looks = min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS)
+        looks = min(batch.counters.incomplete_downloads + 1, MAX_INCOMPLETE_DOWNLOADS)
         session.store.update(batch, incomplete_downloads=looks)
         raise
     for path, body in zip(missing, bodies, strict=True):
         if body is not None:
-            _keep(path, body)
+            _write_result_file(path, body)
     return b"\n".join([*on_disk, *filter(None, bodies)])
 
 
@@ -67,12 +69,12 @@ def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int
     """
     now = session.now()
     early = now - (batch.job.ended_at or now) < session.settings.batches.reconcile_grace_seconds
-    if early or batch.counters.incomplete_downloads < SHORT_LOOKS:
+    if early or batch.counters.incomplete_downloads < MAX_INCOMPLETE_DOWNLOADS:
         return job.rows or (requests if job.state is JobState.SUCCEEDED else 0) or 1
     return 0
 
 
-def salvage(session: Session, remote: Reader, batch: Batch, job: Job | None) -> bytes:
+def salvage(session: Session, remote: ResultReader, batch: Batch, job: Job | None) -> bytes:
     """What there is of a job that is given up (None: it is gone): files on disk, and those that can be had and hold
     result rows. They are kept on disk. b"" when there is nothing.
     """
@@ -80,8 +82,8 @@ def salvage(session: Session, remote: Reader, batch: Batch, job: Job | None) -> 
     provider = provider_row(batch.provider)
     for path, file_id in ((output, job.output), (errors, job.errors)) if job else ():
         body = None if _holds_something(path) or not file_id else _download(remote, file_id)
-        if isinstance(body, bytes) and any(_answers(provider, [body])):
-            _keep(path, body)
+        if isinstance(body, bytes) and any(_answered_keys(provider, [body])):
+            _write_result_file(path, body)
     return b"\n".join(path.read_bytes() for path in (output, errors) if path.exists())
 
 
@@ -89,15 +91,15 @@ def _holds_something(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _keep(path: Path, raw: bytes) -> None:
-    with replacing(path) as stream:
+def _write_result_file(path: Path, raw: bytes) -> None:
+    with atomic_write(path) as stream:
         stream.write(raw[: len(raw) // 2])
-        crashpoint("result_half_written")
+        failpoint("result_half_written")
         stream.write(raw[len(raw) // 2 :])
-    crashpoint("result_file_written")
+    failpoint("result_file_written")
 
 
-def _download(remote: Reader, file_id: str) -> bytes | Exception:
+def _download(remote: ResultReader, file_id: str) -> bytes | Exception:
     """The file's bytes, or why the provider does not give it."""
 
     def call() -> bytes:
@@ -106,8 +108,8 @@ def _download(remote: Reader, file_id: str) -> bytes | Exception:
         return buffer.getvalue()
 
     try:
-        return patiently(call)
-    except JobMissing as error:
+        return retry_reads(call)
+    except JobNotFound as error:
         return NotReady(f"the result file {file_id} is not there ({error}).")
     except (NotReady, *REFUSALS) as error:
         return error
@@ -125,11 +127,11 @@ class _Expected(NamedTuple):
 
     def complete(self, bodies: Sequence[bytes]) -> bool:
         """Whether every key is answered."""
-        return bool(self.keys) and self.keys <= set(_answers(self.provider, [*self.on_disk, *bodies]))
+        return bool(self.keys) and self.keys <= set(_answered_keys(self.provider, [*self.on_disk, *bodies]))
 
     def flaw(self, bodies: Sequence[bytes]) -> str:
         """Why `bodies`, which came twice the same, seem to be parts of files; "" where they do not."""
-        found = sum(len(read_lines(body)) for body in (*self.on_disk, *bodies))
+        found = sum(len(split_lines(body)) for body in (*self.on_disk, *bodies))
         if found < self.least_lines:
             return f"have {found} lines, {self.least_lines} or more are due"
         if self.least_lines and any(_is_broken(self.provider, body) for body in bodies):
@@ -139,13 +141,15 @@ class _Expected(NamedTuple):
         return ""
 
 
-def _believable(remote: Reader, file_ids: Sequence[str], expected: _Expected) -> Sequence[bytes | None]:
+def _download_until_trusted(
+    remote: ResultReader, file_ids: Sequence[str], expected: _Expected
+) -> Sequence[bytes | None]:
     """The files' bytes, once they are complete, or twice the same and without a flaw. Raises NotReady.
 
     None for a file that cannot be had while the others answer every key: nothing is missing but that file.
     """
     names, before = ", ".join(file_ids), list[bytes]()
-    for _ in range(DOWNLOADS):
+    for _ in range(DOWNLOADS_PER_TICK):
         answers = [_download(remote, file_id) for file_id in file_ids]
         bodies = [answer for answer in answers if isinstance(answer, bytes)]
         refused = [answer for answer in answers if isinstance(answer, Exception)]
@@ -169,13 +173,13 @@ def _is_result_file(provider: Provider, raw: bytes) -> bool:
     """Whether a body is a result file: some line answers a key, or it is a broken one. A page or an error of somebody
     in between is neither, however often it comes; an empty file is a result too.
     """
-    return not _start(raw) or any(_answers(provider, [raw])) or _is_broken(provider, raw)
+    return not _start(raw) or any(_answered_keys(provider, [raw])) or _is_broken(provider, raw)
 
 
 def _is_broken(provider: Provider, raw: bytes) -> bool:
     """Whether a body answers no key, but starts as a JSON object does and holds a row that is torn or lost its key."""
-    rows = _start(raw) == b"{" and any(mark in raw for mark in provider.row_marks)
-    return rows and not any(_answers(provider, [raw]))
+    rows = _start(raw) == b"{" and any(mark in raw for mark in provider.result_row_markers)
+    return rows and not any(_answered_keys(provider, [raw]))
 
 
 def _start(raw: bytes) -> bytes:
@@ -193,13 +197,13 @@ def _ends_within_a_line(raw: bytes) -> bool:
     return False
 
 
-def _answers(provider: Provider, bodies: Iterable[bytes]) -> Iterator[str]:
+def _answered_keys(provider: Provider, bodies: Iterable[bytes]) -> Iterator[str]:
     """The keys that whole lines of result files answer."""
     for body in bodies:
-        for line in read_lines(body):
+        for line in split_lines(body):
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            if key := provider.key(as_object(row)):
+            if key := provider.key(dict_or_empty(row)):
                 yield key

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.core.errors import BatchgenError, Temporary
-from batchgen.engine.collection.download import fetch
-from batchgen.engine.maintenance import ask_to_stop
-from batchgen.engine.reconcile import LISTING_PAYS, enter_duplicates, listed
+from batchgen.engine.collection.download import download_results
+from batchgen.engine.maintenance import request_cancellation
+from batchgen.engine.reconcile import MIN_BATCHES_TO_LIST, enter_duplicates, jobs_by_lookup_key
 from batchgen.engine.session import Session
-from batchgen.engine.settlement.settle import settle_late
-from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
+from batchgen.engine.settlement.settle import settle_late_results
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, lookup_key
 from batchgen.runtime.logging_setup import log
 
 
@@ -28,50 +28,52 @@ def look_for_late_results(session: Session) -> None:
         provider = provider_row(name)
         try:
             mine = [
-                batch for batch in awaited if (batch.provider, batch.job.key_fingerprint) == _own(session, provider)
+                batch
+                for batch in awaited
+                if (batch.provider, batch.job.key_fingerprint) == _provider_and_key(session, provider)
             ]
-            _look(session, provider, mine)
+            _check_provider(session, provider, mine)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: results that may come late could not be looked for: %s", name, error)
-    _stop_needless(session)
+    _cancel_unneeded_batches(session)
 
 
-def _own(session: Session, provider: Provider) -> tuple[str, str]:
-    return provider.name, session.fingerprint(provider)
+def _provider_and_key(session: Session, provider: Provider) -> tuple[str, str]:
+    return provider.name, session.key_fingerprint(provider)
 
 
-def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
+def _check_provider(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
     nameless = any(batch.job.remote_id is None for batch in batches)
     found: Mapping[str, Sequence[Job]] = {}
-    if nameless or len(batches) >= LISTING_PAYS:
+    if nameless or len(batches) >= MIN_BATCHES_TO_LIST:
         try:
-            found = listed(session, provider)
+            found = jobs_by_lookup_key(session, provider)
         except Temporary as error:  # each job that is known can be asked for by its own address
             log.debug("%s: no listing (%s)", provider.name, error)
     for batch in batches:
         try:
-            _look_at(session, provider, batch, found)
+            _check_batch(session, provider, batch, found)
         except (BatchgenError, *REFUSALS) as error:  # another one may have to be stopped
             log.debug("%s: its late job could not be read: %s", batch.name, error)
 
 
-def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
-    mine = found.get(label(provider, name=batch.name, remote_file=batch.job.remote_file or ""), ())
+def _check_batch(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
+    mine = found.get(lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or ""), ())
     if batch.job.remote_id is None:
         for job in mine[:1]:
-            _visit(session, provider, _turned_up(session, provider, batch, job, mine[1:]))
-    elif _is_news(batch, next((job for job in mine if job.remote_id == batch.job.remote_id), None)):
-        _visit(session, provider, batch)
+            _poll_batch(session, provider, _record_found_job(session, provider, batch, job, mine[1:]))
+    elif _may_have_changed(batch, next((job for job in mine if job.remote_id == batch.job.remote_id), None)):
+        _poll_batch(session, provider, batch)
 
 
-def _is_news(batch: Batch, listed: Job | None) -> bool:
+def _may_have_changed(batch: Batch, listed: Job | None) -> bool:
     """Whether a job's own address may say more than is known: a listing shows states, and not all results."""
     if listed is None or listed.output or listed.state is JobState.SUCCEEDED:
         return True
     return listed.raw_state != batch.job.remote_state
 
 
-def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
+def _record_found_job(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
     """Note that a batch that was given up has this job after all, and those `others`, which are cancelled later."""
     log.warning(
         "%s: given up, but its job %s exists after all (up to $%.4f)",
@@ -86,38 +88,38 @@ def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, oth
         return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.job.intent_at)
 
 
-def _visit(session: Session, provider: Provider, batch: Batch) -> None:
+def _poll_batch(session: Session, provider: Provider, batch: Batch) -> None:
     try:
         job = session.remote(provider).get(batch.job.remote_id or "")
-    except JobMissing:
+    except JobNotFound:
         return
     ended = (batch.job.ended_at or session.now()) if job.state.ended else None
     batch = session.store.update(batch, remote_state=job.raw_state, ended_at=ended)
     if not job.state.ended:
         return
-    if job.output or job.errors or job.inline:
-        _book(session, provider, batch, job)
+    if job.output or job.errors or job.inline_rows:
+        _download_and_settle(session, provider, batch, job)
     elif job.state is JobState.FAILED:
         session.store.update(batch, late_results_until=None)
 
 
-def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
+def _download_and_settle(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
     """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
     keys = session.keys(batch, session.store.failed_numbers(batch))
-    raw = fetch(session, session.remote(provider), batch, job, keys)
+    raw = download_results(session, session.remote(provider), batch, job, keys)
     if raw.strip():
-        settle_late(session, provider, batch, raw)
+        settle_late_results(session, provider, batch, raw)
 
 
-def _stop_needless(session: Session) -> None:
+def _cancel_unneeded_batches(session: Session) -> None:
     """Cancel what is in flight and holds nothing any more, until that was asked for: all its texts came late from
     others. Where it cannot be asked for, the job only costs what it was to cost.
     """
     for batch in session.store.batches(BatchState.IN_FLIGHT):
-        if batch.requests or batch.job.error == CANCEL_ASKED:
+        if batch.requests or batch.job.error == CANCELLATION_REQUESTED:
             continue
         try:
-            if (batch.provider, batch.job.key_fingerprint) == _own(session, provider_row(batch.provider)):
-                ask_to_stop(session, batch)
+            if (batch.provider, batch.job.key_fingerprint) == _provider_and_key(session, provider_row(batch.provider)):
+                request_cancellation(session, batch)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: nobody needs it, but it could not be cancelled: %s", batch.name, error)

@@ -13,14 +13,14 @@ from functools import partial
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
-from batchgen.providers.base import Job, Reader
-from batchgen.runtime.concurrency import begin
+from batchgen.providers.base import Job, ResultReader
+from batchgen.runtime.concurrency import start_thread
 
-DEPTH = 4  # batches that may wait in memory beside the one that is booked ...
-DEPTH_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
+MAX_PREFETCHED = 4  # batches that may wait in memory beside the one that is booked ...
+MAX_PREFETCHED_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
 
 
-class _Fetched(NamedTuple):
+class _PrefetchedBatch(NamedTuple):
     """A job, and the files it names by their id; for each the exception, where it could not be had."""
 
     job: Job
@@ -30,12 +30,12 @@ class _Fetched(NamedTuple):
 class Prefetch:
     """A provider's reads; some have been made already when they are asked for."""
 
-    def __init__(self, remote: Reader, sizes: Mapping[str, int]) -> None:
+    def __init__(self, remote: ResultReader, sizes: Mapping[str, int]) -> None:
         """`sizes` are those of the request files in bytes, by job id, in the order in which the jobs will be asked for;
         other jobs may be asked for in between.
         """
         self._remote, self._sizes = remote, sizes
-        self._under_way: dict[str, Future[_Fetched] | None] = {}  # None: it was handed out
+        self._under_way: dict[str, Future[_PrefetchedBatch] | None] = {}  # None: it was handed out
         self._files: dict[str, bytes | Exception] = {}
 
     def start_after(self, remote_id: str) -> None:
@@ -43,14 +43,14 @@ class Prefetch:
         for following in self._following(remote_id):
             if following not in self._under_way:
                 call = partial(_fetch, self._remote, following)
-                self._under_way[following] = begin(call, f"fetching {following}")
+                self._under_way[following] = start_thread(call, f"fetching {following}")
 
     def _following(self, remote_id: str) -> Iterator[str]:
         """As many of the next jobs as may lie in memory, the very next one in any case."""
         order, size = list(self._sizes), 0
         at = order.index(remote_id) + 1 if remote_id in self._sizes else len(order)
-        for following in order[at : at + DEPTH]:
-            if size and size + self._sizes[following] > DEPTH_BYTES:
+        for following in order[at : at + MAX_PREFETCHED]:
+            if size and size + self._sizes[following] > MAX_PREFETCHED_BYTES:
                 return
             size += self._sizes[following]
             yield following
@@ -75,14 +75,14 @@ class Prefetch:
             destination.write(found)
 
 
-def _fetch(remote: Reader, remote_id: str) -> _Fetched:
+def _fetch(remote: ResultReader, remote_id: str) -> _PrefetchedBatch:
     """The calls of one batch."""
     job = remote.get(remote_id)
     named = filter(None, (job.output, job.errors)) if job.state.ended else ()
-    return _Fetched(job, {file_id: _body(remote, file_id) for file_id in named})
+    return _PrefetchedBatch(job, {file_id: _try_download(remote, file_id) for file_id in named})
 
 
-def _body(remote: Reader, file_id: str) -> bytes | Exception:
+def _try_download(remote: ResultReader, file_id: str) -> bytes | Exception:
     buffer = BytesIO()
     try:
         remote.download(file_id, buffer)

@@ -12,10 +12,10 @@ import orjson
 
 from batchgen.core.dialogue import Stage, Step, parse_key
 from batchgen.core.errors import InputError
-from batchgen.core.jsonl import as_object, read_lines
-from batchgen.core.prompts import fields_of
+from batchgen.core.jsonl import dict_or_empty, split_lines
+from batchgen.core.prompts import reply_fields
 from batchgen.providers import PROVIDERS
-from batchgen.providers.base import Asked, Provider
+from batchgen.providers.base import ParsedRequest, Provider
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 
@@ -31,12 +31,12 @@ class RequestFile(NamedTuple):
     attempt: int
 
 
-class Sent(NamedTuple):
+class ReadRequestFile(NamedTuple):
     """What a request file asks, and whom."""
 
     file: RequestFile
     provider: Provider
-    asked: tuple[Asked, ...]
+    asked: tuple[ParsedRequest, ...]
 
     @property
     def numbers(self) -> list[int]:
@@ -51,7 +51,7 @@ class Sent(NamedTuple):
     @property
     def follow_up(self) -> bool:
         """Whether the next round's question is to come along."""
-        return self.asked[0].fields == fields_of(Stage.CORRECTION, follow_up=True)
+        return self.asked[0].fields == reply_fields(Stage.CORRECTION, follow_up=True)
 
 
 def request_files(layout: Layout) -> list[RequestFile]:
@@ -61,7 +61,7 @@ def request_files(layout: Layout) -> list[RequestFile]:
     which has an ending or is at least the younger file.
     """
     kept: dict[int, RequestFile] = {}
-    for one in sorted(_named(layout), key=lambda one: (has_ending(layout, one), one.path.stat().st_mtime)):
+    for one in sorted(_find_request_files(layout), key=lambda one: (has_ending(layout, one), one.path.stat().st_mtime)):
         if before := kept.get(one.serial):
             log.warning("%s: was never sent; %s has its number", before.path, one.path.name)
         kept[one.serial] = one
@@ -73,7 +73,7 @@ def has_ending(layout: Layout, file: RequestFile) -> bool:
     return layout.ending(file.step, file.path.stem).exists()
 
 
-def _named(layout: Layout) -> Iterator[RequestFile]:
+def _find_request_files(layout: Layout) -> Iterator[RequestFile]:
     for path in (layout.root / "requests").glob("round*/*/*.jsonl"):
         match = _NAME.fullmatch(path.stem)
         if match is None:
@@ -83,26 +83,26 @@ def _named(layout: Layout) -> Iterator[RequestFile]:
         yield RequestFile(path, step, int(match["serial"]), int(match["attempt"]))
 
 
-def read(file: RequestFile) -> Sent:
+def read_request_file(file: RequestFile) -> ReadRequestFile:
     """Read a request file back. Raises InputError where it is not what a run has left."""
     rows = list(_rows(file.path))
     for provider in PROVIDERS.values():
         if asked := tuple(one for one in map(provider.asked, rows) if one is not None):
-            return Sent(file, provider, asked)
+            return ReadRequestFile(file, provider, asked)
     raise InputError(f"{file.path}: no provider's requests.", do="rebuild needs requests/ as the run left it.")
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(read_lines(path.read_bytes()), start=1):
+    for number, line in enumerate(split_lines(path.read_bytes()), start=1):
         try:
-            yield as_object(orjson.loads(line))
+            yield dict_or_empty(orjson.loads(line))
         except orjson.JSONDecodeError as error:
             raise InputError(
                 f"{path}:{number}: not what was sent ({error}).", do="rebuild needs requests/ as the run left it."
             ) from None
 
 
-class Latest:
+class LastRequestIndex:
     """Which file was the last to ask for each text of each conversation: four bytes a text. Only files that matter are
     read: a second attempt, and whatever came behind a batch whose ending is not there.
     """
@@ -114,9 +114,9 @@ class Latest:
         first_open = next(open_ones, files[-1].serial if files else 0)
         for file in files:
             if file.attempt > 1 or file.serial > first_open:
-                self._note(read(file), conversations)
+                self._add_file(read_request_file(file), conversations)
 
-    def _note(self, sent: Sent, conversations: int) -> None:
+    def _add_file(self, sent: ReadRequestFile, conversations: int) -> None:
         at = self._serials.setdefault(sent.file.step.position, array("I", bytes(4 * (conversations + 1))))
         for number in sent.numbers:
             if number <= conversations:
@@ -127,6 +127,6 @@ class Latest:
         at = self._serials.get(file.step.position)
         return {number for number in numbers if at[number] > file.serial} if at else set()
 
-    def went_on(self, file: RequestFile, numbers: Collection[int]) -> bool:
+    def asked_anything_later(self, file: RequestFile, numbers: Collection[int]) -> bool:
         """Whether a later file asked any of `numbers` for anything; `file` is of a batch whose ending is not there."""
         return any(at[number] > file.serial for at in self._serials.values() for number in numbers)

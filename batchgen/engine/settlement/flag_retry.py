@@ -16,7 +16,7 @@ from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
 
 
-class _Written(NamedTuple):
+class _NewText(NamedTuple):
     """A dialogue with one new text, which belongs to the last turn."""
 
     key: str
@@ -24,12 +24,12 @@ class _Written(NamedTuple):
     dialogue: Conversation
 
 
-def ask_again(session: Session, batch: Batch, replies: Sequence[Reply], names: Sequence[str]) -> list[Reply]:
+def reject_flagged(session: Session, batch: Batch, replies: Sequence[Reply], names: Sequence[str]) -> list[Reply]:
     """`replies`, those of them FLAGGED whose accepted text raises one of the flags `names`."""
     if not names:
         return list(replies)
     accepted = {reply.key: reply for reply in replies if reply.reason is Reason.ACCEPTED}
-    raised = _raised(list(_written(session, batch, accepted)), names)
+    raised = _flags_by_key(list(_new_texts(session, batch, accepted)), names)
     return [
         reply._replace(reason=Reason.FLAGGED, text="", follow_up="", detail=", ".join(raised[reply.key]))
         if reply.reason is Reason.ACCEPTED and reply.key in raised
@@ -38,35 +38,35 @@ def ask_again(session: Session, batch: Batch, replies: Sequence[Reply], names: S
     ]
 
 
-def _written(session: Session, batch: Batch, accepted: dict[str, Reply]) -> Iterator[_Written]:
+def _new_texts(session: Session, batch: Batch, accepted: dict[str, Reply]) -> Iterator[_NewText]:
     stage, names = batch.step.stage, session.names()
-    held = [row.number for row in session.store.held(batch.number)]
+    held = [row.number for row in session.store.held_conversations(batch.number)]
     for one in session.store.dialogues.read(held):
         key = names.key(one.number, batch.step, batch.attempt)
         reply = accepted.get(key)
         if reply is None:
             continue
-        turns = _with(one.turns, stage, reply.text)
-        yield _Written(key, stage, Conversation(one.number, turns))
+        turns = _add_text(one.turns, stage, reply.text)
+        yield _NewText(key, stage, Conversation(one.number, turns))
         if reply.follow_up:
-            yield _Written(key, Stage.QUESTION, Conversation(one.number, (*turns, Turn(reply.follow_up, "", ""))))
+            yield _NewText(key, Stage.QUESTION, Conversation(one.number, (*turns, Turn(reply.follow_up, "", ""))))
 
 
-def _with(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, ...]:
+def _add_text(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, ...]:
     """The turns with `text` as what `stage` wrote: a question begins a new one."""
     if stage is Stage.QUESTION:
         return (*turns, Turn(text, "", ""))
     return (*turns[:-1], turns[-1]._replace(**{stage.value: text}))
 
 
-def _raised(written: Sequence[_Written], names: Sequence[str]) -> dict[str, list[str]]:
+def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str, list[str]]:
     """key -> the flags that its text raises."""
-    from batchgen.dataset.quality.flags import FLAGS, table  # here: a run without retry flags needs none of it
+    from batchgen.dataset.quality.flags import FLAGS, turns_frame  # here: a run without retry flags needs none of it
 
     found: dict[str, list[str]] = {}
     for stage in {one.stage for one in written}:
         mine = [one for one in written if one.stage is stage]
-        turns = table(_numbered(mine))
+        turns = turns_frame(_numbered(mine))
         last = [end - 1 for end in accumulate(len(one.dialogue.turns) for one in mine)]
         for name in names:
             if stage not in FLAGS[name].fields:
@@ -78,7 +78,7 @@ def _raised(written: Sequence[_Written], names: Sequence[str]) -> dict[str, list
     return found
 
 
-def _numbered(written: Iterable[_Written]) -> Iterator[Conversation]:
+def _numbered(written: Iterable[_NewText]) -> Iterator[Conversation]:
     """Dialogues under numbers of their own: the flags tell conversations apart by them."""
     for number, one in enumerate(written):
         yield Conversation(number, one.dialogue.turns)

@@ -10,14 +10,14 @@ from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.submission import request_files
-from batchgen.engine.submission.admission import admitted, record_wait, still_admitted
-from batchgen.engine.submission.rejection_limit import stopped
-from batchgen.engine.submission.request_files import Shard
+from batchgen.engine.submission.admission import may_submit_draft, may_submit_planned, record_hold
+from batchgen.engine.submission.rejection_limit import rejection_limit_error
+from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.sender import Sender
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchIdentity, BatchPlan, BatchState
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import Provider
-from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import hash_file, write_durably
 
 
@@ -46,12 +46,12 @@ class Selection:
         on the later ones. Raises NeedsPerson where the store is an older copy.
         """
         if self.session.store.batches(*WAITING_STATES) or any(map(self.session.store.ready_attempts, self.steps)):
-            self.session.need_newest_store()  # it lists folders: once a command
+            self.session.require_newest_store()  # it lists folders: once a command
         yield self._left_over(troubled=False)
         for step in self.steps:
             for tried in self.session.store.ready_attempts(step):
                 yield self._planned(step, tried)
-            record_wait(self.session, step, self.reasons.get(step, ""))
+            record_hold(self.session, step, self.reasons.get(step, ""))
         yield self._left_over(troubled=True)
 
     # ---- what a dry run does in another way
@@ -60,13 +60,13 @@ class Selection:
         """Before anything is paid. Raises BatchgenError where nothing can be asked of `provider` now."""
         self.session.pin_model(provider)
 
-    def enter(self, shard: Shard) -> Batch:
+    def enter(self, shard: BatchDraft) -> Batch:
         """Write the request file of a batch, and enter it into the ledger."""
         return plan_batch(self.session, shard)
 
     def release(self, batch: Batch, why: str) -> None:
         """Give up a batch of an earlier command that was not created."""
-        settle.release(self.session, batch, BatchState.REFUSED, error=why)
+        settle.release_batch(self.session, batch, BatchState.REFUSED, error=why)
 
     # ----
 
@@ -85,7 +85,7 @@ class Selection:
         for at, batch in enumerate(found, start=1):
             if batch.job.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
                 self.release(batch, f"{batch.model} was given up before it was asked")
-            elif batch.step in self.steps and still_admitted(session, batch, found[at:], self.reasons):
+            elif batch.step in self.steps and may_submit_planned(session, batch, found[at:], self.reasons):
                 yield batch
 
     def _planned(self, step: Step, tried: int) -> Iterator[Batch]:
@@ -95,18 +95,18 @@ class Selection:
         able = {provider.name for provider in session.providers() if self.can_ask(provider)}
         after = 0
         while session.provider(step.stage).name in able:
-            shard = request_files.shard(session, step, tried, after=after)
+            shard = request_files.draft_batch(session, step, tried, after=after)
             if shard is None:
                 return
             after = max(row.number for row in (*shard.rows, *shard.too_large))
             for row in shard.too_large:
                 session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
-            if shard.too_large and (stop := stopped(session, step)):
+            if shard.too_large and (stop := rejection_limit_error(session, step)):
                 session.trouble(stop)
                 return
             if not shard.rows:
                 continue
-            if not admitted(session, shard, self.halted, self.reasons):
+            if not may_submit_draft(session, shard, self.halted, self.reasons):
                 return
             batch = self.enter(shard)
             del shard  # it is on disk now; the next one may be as large
@@ -123,7 +123,7 @@ class Selection:
         return provider.name not in self.unready
 
 
-def plan_batch(session: Session, shard: Shard) -> Batch:
+def plan_batch(session: Session, shard: BatchDraft) -> Batch:
     """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to.
 
     Where the very same file lies there already, an older copy of the store may have been put back: the batch is entered
@@ -133,20 +133,20 @@ def plan_batch(session: Session, shard: Shard) -> Batch:
     path = session.layout.requests(shard.step, identity.name)
     before = hash_file(path) if path.exists() else None
     written = write_durably(path, [shard.body])
-    crashpoint("request_file_written")
+    failpoint("request_file_written")
     plan = plan._replace(bytes=written.size, sha256=written.sha256)
     with session.store.transaction():
         batch = session.store.plan(identity, plan, shard.rows)
         if written == before:
             batch = session.store.update(batch, intent_at=plan.planned_at)
-    crashpoint("batch_planned")
+    failpoint("batch_planned")
     return batch
 
 
-def ledger_entry(session: Session, shard: Shard) -> tuple[BatchIdentity, BatchPlan]:
+def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
     """The next batch of the ledger, for the content of `shard`. Its file is not written yet, so it has no `sha256`."""
     provider = session.provider(shard.step.stage)
-    number = session.store.next_batch()
+    number = session.store.next_batch_number()
     identity = BatchIdentity(
         name=f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}",
         position=shard.step.position,

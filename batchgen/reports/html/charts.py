@@ -24,19 +24,19 @@ Rows = Sequence[Mapping[str, Any]]
 
 WIDE, NARROW = 1090, 320  # pixels between the axes and all around: a desktop's, a phone's
 STEP_LABEL = 128  # pixels of the longest, "round 3 correction"
-ROW = 24  # pixels of a bar with its gap
-STATES = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
-MONEY = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
-PHASES = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
+ROW_HEIGHT = 24  # pixels of a bar with its gap
+STATE_COLOURS = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
+COST_COLOURS = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
+PHASE_COLOURS = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
 # A day's name at midnight, the time elsewhere.
-CLOCK = (
+TIME_LABEL = (
     "utchours(datum.value) + utcminutes(datum.value) + utcseconds(datum.value) == 0 ? utcFormat(datum.value, '%b %d')"
     " : utcFormat(datum.value, utcseconds(datum.value) ? '%H:%M:%S' : '%H:%M')"
 )
-ROUNDS = 6  # colours in the style sheet, --round1 ...
+ROUND_COLOURS = 6  # colours in the style sheet, --round1 ...
 
 
-class Drawing(NamedTuple):
+class RenderedChart(NamedTuple):
     """One chart in two widths; the style sheet shows the one that fits. `label` says in words what it shows, `legend`
     maps what its colours mean to the style sheet's variables.
     """
@@ -47,7 +47,7 @@ class Drawing(NamedTuple):
     legend: Mapping[str, str]
 
 
-class Wanted(NamedTuple):
+class ChartData(NamedTuple):
     """What the charts show; `lengths` is that of `lengths.shares`, `bill` has the rows of `money`, none where nothing
     was paid.
     """
@@ -58,28 +58,30 @@ class Wanted(NamedTuple):
     bill: Rows
 
 
-class Drawings(NamedTuple):
+class RenderedCharts(NamedTuple):
     """The charts, by what they show; None where there is nothing to show."""
 
-    flow: Drawing
-    timeline: Drawing | None
-    lengths: Mapping[str, Drawing]
-    money: Drawing | None
+    flow: RenderedChart
+    timeline: RenderedChart | None
+    lengths: Mapping[str, RenderedChart]
+    money: RenderedChart | None
 
 
-def draw(wanted: Wanted) -> Drawings:
+def draw(wanted: ChartData) -> RenderedCharts:
     """Draw everything."""
-    return Drawings(
-        flow(wanted.steps),
-        timeline(wanted.timeline),
-        lengths(wanted.lengths),
-        money(wanted.bill) if wanted.bill else None,
+    return RenderedCharts(
+        steps_chart(wanted.steps),
+        timeline_chart(wanted.timeline),
+        length_charts(wanted.lengths),
+        cost_chart(wanted.bill) if wanted.bill else None,
     )
 
 
-def drawn(chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping[str, str], **data: Rows) -> Drawing:
+def render_chart(
+    chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping[str, str], **data: Rows
+) -> RenderedChart:
     """`chart`, a function of its width, as SVG. Its marks name which of `data` they show."""
-    return Drawing(svg(chart(WIDE), data), svg(chart(NARROW), data), label, legend)
+    return RenderedChart(svg(chart(WIDE), data), svg(chart(NARROW), data), label, legend)
 
 
 def svg(chart: alt.TopLevelMixin, data: Mapping[str, Rows]) -> str:
@@ -123,7 +125,7 @@ def _colour(names: Mapping[str, str]) -> alt.Color:
     return alt.Color("kind:N", scale=scale, legend=None)
 
 
-def _steps(steps: Sequence[str]) -> alt.Y:
+def _step_axis(steps: Sequence[str]) -> alt.Y:
     import altair as alt
 
     axis = alt.Axis(title=None, grid=False, labelLimit=STEP_LABEL, minExtent=STEP_LABEL)
@@ -137,33 +139,33 @@ def _ticks(width: int) -> int:
 # ---------------------------------------------------------------- steps
 
 
-def flow(steps: Sequence[StepFacts]) -> Drawing:
+def steps_chart(steps: Sequence[StepFacts]) -> RenderedChart:
     """How many conversations came to each step, and what became of them there."""
     import altair as alt
 
     rows = [
         {"step": one.name, "kind": kind, "order": order, "conversations": count}
         for one in steps
-        for order, (kind, count) in enumerate(zip(STATES, _counts(one), strict=True))
+        for order, (kind, count) in enumerate(zip(STATE_COLOURS, _counts(one), strict=True))
     ]
     most = max(one.entered for one in steps)
 
     def chart(width: int) -> alt.TopLevelMixin:
         axis = alt.Axis(title="conversations", tickMinStep=1, tickCount=_ticks(width), format=",d")
         done: alt.TopLevelMixin = (
-            alt.Chart(alt.NamedData("steps"), width=width - STEP_LABEL, height=ROW * len(steps))
+            alt.Chart(alt.NamedData("steps"), width=width - STEP_LABEL, height=ROW_HEIGHT * len(steps))
             .mark_bar()
             .encode(
                 x=alt.X("conversations:Q", axis=axis, scale=alt.Scale(domainMax=most, nice=False)),
-                y=_steps([one.name for one in steps]),
-                color=_colour(STATES),
+                y=_step_axis([one.name for one in steps]),
+                color=_colour(STATE_COLOURS),
                 order="order:Q",
             )
         )
         return done
 
     words = "; ".join(f"{one.name}: {one.done} done, {one.rejected} left behind of {one.entered}" for one in steps)
-    return drawn(chart, f"Conversations per step. {words}.", STATES, steps=rows)
+    return render_chart(chart, f"Conversations per step. {words}.", STATE_COLOURS, steps=rows)
 
 
 def _counts(one: StepFacts) -> tuple[int, int, int, int]:
@@ -173,36 +175,36 @@ def _counts(one: StepFacts) -> tuple[int, int, int, int]:
 # ---------------------------------------------------------------- money
 
 
-def money(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+def cost_chart(rows: Sequence[Mapping[str, Any]]) -> RenderedChart:
     """Estimate and bill of each step. A row has `step`, `estimated`, `accepted` and `wasted`, in USD."""
     import altair as alt
 
     bars = [
         {"step": row["step"], "kind": kind, "order": order, "usd": row[key]}
         for row in rows
-        for order, (kind, key) in enumerate(zip(MONEY, ("accepted", "wasted"), strict=False))
+        for order, (kind, key) in enumerate(zip(COST_COLOURS, ("accepted", "wasted"), strict=False))
     ]
     ticks = [{"step": row["step"], "kind": "estimated", "usd": row["estimated"]} for row in rows if row["estimated"]]
 
     def chart(width: int) -> alt.TopLevelMixin:
         axis = alt.Axis(title="US dollars", tickCount=_ticks(width), format="$,.8~f")
-        y, colour = _steps([row["step"] for row in rows]), _colour(MONEY)
+        y, colour = _step_axis([row["step"] for row in rows]), _colour(COST_COLOURS)
         bar = alt.Chart(alt.NamedData("bars")).mark_bar()
-        tick = alt.Chart(alt.NamedData("ticks")).mark_tick(thickness=2, size=ROW * 0.8)
+        tick = alt.Chart(alt.NamedData("ticks")).mark_tick(thickness=2, size=ROW_HEIGHT * 0.8)
         layers = alt.layer(
             bar.encode(x=alt.X("usd:Q", axis=axis), y=y, color=colour, order="order:Q"),
             tick.encode(x="usd:Q", y=y, color=colour),
         )
-        return layers.properties(width=width - STEP_LABEL, height=ROW * len(rows))
+        return layers.properties(width=width - STEP_LABEL, height=ROW_HEIGHT * len(rows))
 
     words = "; ".join(f"{row['step']}: {row['accepted'] + row['wasted']:.4f} dollars" for row in rows)
-    return drawn(chart, f"Cost per step beside its estimate. {words}.", MONEY, bars=bars, ticks=ticks)
+    return render_chart(chart, f"Cost per step beside its estimate. {words}.", COST_COLOURS, bars=bars, ticks=ticks)
 
 
 # ---------------------------------------------------------------- batches
 
 
-def timeline(shown: Timeline) -> Drawing | None:
+def timeline_chart(shown: Timeline) -> RenderedChart | None:
     """When each batch waited and ran; many batches share their step's line. None before the first submission."""
     import altair as alt
 
@@ -211,40 +213,43 @@ def timeline(shown: Timeline) -> Drawing | None:
     order = list(dict.fromkeys(row["lane"] for row in shown.bars))
 
     def chart(width: int) -> alt.TopLevelMixin:
-        axis = alt.Axis(title="UTC", tickCount=_ticks(width), labelExpr=CLOCK)
+        axis = alt.Axis(title="UTC", tickCount=_ticks(width), labelExpr=TIME_LABEL)
         time = alt.X("from:T", scale=alt.Scale(type="utc"), axis=axis)
         label = alt.Axis(title=None, grid=True, labelLimit=STEP_LABEL + 30, minExtent=STEP_LABEL + 30)
         done: alt.TopLevelMixin = (
             alt.Chart(
-                alt.NamedData("bars"), width=width - STEP_LABEL - 30, height=(18 if shown.lanes else ROW) * len(order)
+                alt.NamedData("bars"),
+                width=width - STEP_LABEL - 30,
+                height=(18 if shown.lanes else ROW_HEIGHT) * len(order),
             )
             .mark_bar(opacity=1 if shown.lanes else 0.6, height=10)
             .encode(
                 x=time,
                 x2="to:T",
                 y=alt.Y("lane:N", sort=order, axis=label),
-                color=_colour(PHASES),
+                color=_colour(PHASE_COLOURS),
             )
         )
         return done
 
     label = f"When {shown.batches} batches waited at the provider and ran; the table below has the figures."
-    return drawn(chart, label, PHASES, bars=shown.bars)
+    return render_chart(chart, label, PHASE_COLOURS, bars=shown.bars)
 
 
 # ---------------------------------------------------------------- lengths
 
 
-def lengths(shares: Mapping[str, Rows]) -> dict[str, Drawing]:
+def length_charts(shares: Mapping[str, Rows]) -> dict[str, RenderedChart]:
     """Per field, the share of texts by their length, one line a round (`lengths.shares`)."""
-    return {field: _lengths(rows, field) for field, rows in shares.items()}
+    return {field: _length_chart(rows, field) for field, rows in shares.items()}
 
 
-def _lengths(rows: Rows, field: str) -> Drawing:
+def _length_chart(rows: Rows, field: str) -> RenderedChart:
     import altair as alt
 
     names = {
-        f"round {number}": f"--round{(number - 1) % ROUNDS + 1}" for number in sorted({row["round"] for row in rows})
+        f"round {number}": f"--round{(number - 1) % ROUND_COLOURS + 1}"
+        for number in sorted({row["round"] for row in rows})
     }
     curves = [{"kind": f"round {row['round']}", **row} for row in rows]
 
@@ -263,4 +268,4 @@ def _lengths(rows: Rows, field: str) -> Drawing:
         )
         return done
 
-    return drawn(chart, f"Lengths of the {field}s; the table below has the figures.", names, curves=curves)
+    return render_chart(chart, f"Lengths of the {field}s; the table below has the figures.", names, curves=curves)

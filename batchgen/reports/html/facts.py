@@ -13,11 +13,11 @@ from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch, BatchState
 from batchgen.ledger.status import status
-from batchgen.reports.html.timeline_bars import Spans, Timeline
+from batchgen.reports.html.timeline_bars import Timeline, TimelineBuilder
 
-SENT = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
+SENT_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
-NEWEST = 200  # batches in the page's table
+MAX_NEWEST_BATCHES = 200  # batches in the page's table
 
 
 class StepFacts(NamedTuple):
@@ -55,7 +55,7 @@ class StepFacts(NamedTuple):
         return self.accepted / answered if answered else None
 
 
-class Facts(NamedTuple):
+class RunFacts(NamedTuple):
     """A run as its ledger tells it. `answer` is that of `status`. Of all `batches` only the `newest` are here. Times
     are seconds since 1970 UTC: `began` is the first submission, `last` is when the newest result was read.
     """
@@ -70,11 +70,11 @@ class Facts(NamedTuple):
     now: float
 
 
-def facts(session: Session) -> Facts:
+def collect_facts(session: Session) -> RunFacts:
     """Ask the ledger."""
     now = session.now()
     answer = status(session.store, session.settings, now)
-    seen = _Ledger(now)
+    seen = _LedgerTotals(now)
     for batch in session.store.each_batch():
         seen.learn(batch)
     failed: dict[int, Counter[str]] = {}
@@ -84,12 +84,12 @@ def facts(session: Session) -> Facts:
     rows = []
     for row in answer["steps"]:
         at = Step(row["round"], Stage(row["stage"])).position
-        brought, _ = session.store.totals.output_of([at - 1], follow_up=True)
-        rows.append(_step(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
-    return Facts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
+        brought, _ = session.store.totals.output_of_accepted([at - 1], follow_up=True)
+        rows.append(_step_facts(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
+    return RunFacts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
 
 
-class _Sent:
+class _StepTotals:
     """What was sent at one step; of each batch two times are kept."""
 
     def __init__(self) -> None:
@@ -107,15 +107,15 @@ class _Sent:
             self.ran.append(batch.job.ended_at - batch.job.started_at)
 
 
-class _Ledger:
+class _LedgerTotals:
     """Batches, seen one by one in the order they were planned."""
 
     def __init__(self, now: float) -> None:
-        self._now, self.spans = now, Spans()
-        self.batches, self.newest = 0, deque[Batch](maxlen=NEWEST)
+        self._now, self.spans = now, TimelineBuilder()
+        self.batches, self.newest = 0, deque[Batch](maxlen=MAX_NEWEST_BATCHES)
         self.began: float | None = None
         self.last: float | None = None
-        self.sent, self.models = defaultdict[int, _Sent](_Sent), defaultdict[int, set[str]](set)
+        self.sent, self.models = defaultdict[int, _StepTotals](_StepTotals), defaultdict[int, set[str]](set)
 
     def learn(self, batch: Batch) -> None:
         self.batches += 1
@@ -125,14 +125,14 @@ class _Ledger:
             self.began = min(self.began or batch.job.submitted_at, batch.job.submitted_at)
         if batch.job.collected_at:
             self.last = max(self.last or batch.job.collected_at, batch.job.collected_at)
-        if batch.state in SENT:
+        if batch.state in SENT_STATES:
             self.sent[batch.position].learn(batch)
             for position in range(batch.position, batch.position + batch.texts):
                 self.models[position].add(batch.model)  # a question may have come along with the correction before it
 
 
-def _step(
-    row: Mapping[str, Any], seen: _Ledger, left: Mapping[str, int], failed: Mapping[str, int], brought: int
+def _step_facts(
+    row: Mapping[str, Any], seen: _LedgerTotals, left: Mapping[str, int], failed: Mapping[str, int], brought: int
 ) -> StepFacts:
     step = Step(row["round"], Stage(row["stage"]))
     sent = seen.sent[step.position]
@@ -143,11 +143,11 @@ def _step(
         in_flight=row["in_flight"],
         ready=row["ready"],
         rejected=row["rejected"],
-        left=_ordered(left),
+        left=_most_frequent_first(left),
         requests=sent.requests,
         accepted=row["done"] - brought,
         brought=brought,
-        failed=_ordered(failed),
+        failed=_most_frequent_first(failed),
         models=sorted(seen.models[step.position]),
         batches=sent.batches,
         had_thoughts=sent.had_thoughts,
@@ -156,18 +156,18 @@ def _step(
     )
 
 
-def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+def _most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
     """Most frequent first; equal ones in the vocabulary's order."""
     order = [str(reason) for reason in Reason]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], order.index(item[0]))))
 
 
-def middle_and_most(seconds: Sequence[float]) -> tuple[float, float] | None:
+def median_and_maximum(seconds: Sequence[float]) -> tuple[float, float] | None:
     """(median, maximum), None of nothing."""
     return (median(seconds), max(seconds)) if seconds else None
 
 
-def bill(receipt: Mapping[str, Any]) -> dict[str, Any]:
+def receipt_table(receipt: Mapping[str, Any]) -> dict[str, Any]:
     """Rows and total for the page, of a receipt (`receipt.receipt`), and whether anything was paid."""
     rows = [_bill_row(str(Step(step["round"], Stage(step["stage"]))), step) for step in receipt["steps"]]
     unpriced = [model["model"] for model in receipt["models"] if model["rate"] is None]

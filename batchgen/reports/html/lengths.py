@@ -15,18 +15,18 @@ from batchgen.core.dialogue import Conversation, Turn
 Key = tuple[int, str]  # round, field
 Counts = Mapping[Key, Mapping[int, int]]  # texts by their characters
 
-EXACT = 10_000  # characters; of a longer text three digits count, which is off by half a percent at most
+EXACT_UP_TO = 10_000  # characters; of a longer text three digits count, which is off by half a percent at most
 DIGITS = 3
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 BINS = 10  # of a decade of characters
 
 
-def counted(length: int) -> int:
+def rounded_length(length: int) -> int:
     """The length that stands for `length`."""
-    return length if length <= EXACT else round(length, DIGITS - len(str(length)))
+    return length if length <= EXACT_UP_TO else round(length, DIGITS - len(str(length)))
 
 
-class Lengths:
+class LengthCounter:
     """Counts what it is shown. `counts` is what it has seen."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Lengths:
                 for field, text in zip(Turn._fields, turn, strict=True):
                     found.setdefault((number, field), []).append(text)
         for key, texts in found.items():
-            self.counts.setdefault(key, Counter()).update(map(counted, map(len, filter(None, texts))))
+            self.counts.setdefault(key, Counter()).update(map(rounded_length, map(len, filter(None, texts))))
 
 
 def quantiles(counts: Counts) -> Iterator[dict[str, Any]]:
@@ -59,7 +59,7 @@ def quantile(texts: Mapping[int, int], part: float) -> int:
     return next(length for length, until in reached if until >= least)
 
 
-def shares(counts: Counts) -> dict[str, list[dict[str, Any]]]:
+def length_shares(counts: Counts) -> dict[str, list[dict[str, Any]]]:
     """What the curves of each field show: `round`, `characters`, and the `share` of the round's texts."""
     rows: dict[str, list[dict[str, Any]]] = {field: [] for field in Turn._fields}
     for (number, field), texts in sorted(counts.items()):
@@ -79,6 +79,6 @@ def _shares(texts: Mapping[int, int], number: int) -> Sequence[dict[str, Any]]:
     ]
 
 
-def rounded(counts: Counts) -> bool:
+def has_rounded_lengths(counts: Counts) -> bool:
     """Whether a length among them may stand for others: EXACT itself stands for a few that are a little more."""
-    return any(length >= EXACT for texts in counts.values() for length in texts)
+    return any(length >= EXACT_UP_TO for texts in counts.values() for length in texts)

@@ -9,13 +9,13 @@ from itertools import zip_longest
 from typing import Generic, TypeVar
 
 Note = TypeVar("Note")
-EACH = 25  # of every class, or all when there are fewer
+PER_CLASS = 25  # of every class, or all when there are fewer
 
 
 class Sample(Generic[Note]):
     """Offers go in one by one; what is kept depends on the numbers and classes offered, not on their order."""
 
-    def __init__(self, most: int, each: int = EACH) -> None:
+    def __init__(self, most: int, each: int = PER_CLASS) -> None:
         self._most, self._each = most, each
         self._classes: dict[str, list[tuple[int, int, Note]]] = {}
         self._all: list[tuple[int, int, Note]] = []
@@ -23,9 +23,9 @@ class Sample(Generic[Note]):
     def offer(self, number: int, classes: Iterable[str], note: Note) -> None:
         """A conversation, the classes it stands for, and what its page will need to know of it."""
         entry = (-_rank(number), number, note)
-        _keep(self._all, entry, self._most)
+        _push_bounded(self._all, entry, self._most)
         for name in classes:
-            _keep(self._classes.setdefault(name, []), entry, self._each)
+            _push_bounded(self._classes.setdefault(name, []), entry, self._each)
 
     def chosen(self) -> Iterator[tuple[int, Note]]:
         """(number, note), at most `most`: first one of every class, then a second, ..., then whoever was drawn."""
@@ -36,7 +36,7 @@ class Sample(Generic[Note]):
             yield number, unique[number]
 
 
-def _keep(heap: list[tuple[int, int, Note]], entry: tuple[int, int, Note], most: int) -> None:
+def _push_bounded(heap: list[tuple[int, int, Note]], entry: tuple[int, int, Note], most: int) -> None:
     """Keep the `most` entries of the lowest rank (ranks are negated: the heap's root is the highest)."""
     if len(heap) < most:
         heappush(heap, entry)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.ledger.rows import Batch
 
-LANES = 40  # batches that get a line of their own
-BARS = 2_000  # that a timeline has at most, however many batches it shows
+MAX_LANES = 40  # batches that get a line of their own
+MAX_BARS = 2_000  # that a timeline has at most, however many batches it shows
 PHASES = ("waiting at the provider", "running")
 Bar = tuple[int, int]  # from, to: milliseconds since 1970
 
@@ -25,10 +25,10 @@ class Timeline(NamedTuple):
 
     @property
     def lanes(self) -> bool:
-        return self.batches <= LANES
+        return self.batches <= MAX_LANES
 
 
-class Spans:
+class TimelineBuilder:
     """Learns of batches one by one."""
 
     def __init__(self) -> None:
@@ -46,25 +46,25 @@ class Spans:
 
     def timeline(self) -> Timeline:
         count = len(self._positions)
-        return Timeline(list(self._lanes() if count <= LANES else self._lines()), count)
+        return Timeline(list(self._batch_bars() if count <= MAX_LANES else self._step_bars()), count)
 
-    def _lanes(self) -> Iterator[dict[str, Any]]:
+    def _batch_bars(self) -> Iterator[dict[str, Any]]:
         """A line for each batch."""
         for number, position in enumerate(self._positions):
             lane = f"{number + 1}. {Step.at(position)}"
-            yield from (_bar(lane, kind, self._bar(number, phase)) for phase, kind in enumerate(PHASES))
+            yield from (_bar(lane, kind, self._times_of(number, phase)) for phase, kind in enumerate(PHASES))
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _step_bars(self) -> Iterator[dict[str, Any]]:
         """A line for each step, with bars in one piece where no gap between them could be seen."""
         positions = dict.fromkeys(self._positions)
-        gap = (max(self._times) - min(self._times)) * len(positions) * len(PHASES) / BARS
+        gap = (max(self._times) - min(self._times)) * len(positions) * len(PHASES) / MAX_BARS
         for position in positions:
             numbers = [number for number, at in enumerate(self._positions) if at == position]
             for phase, kind in enumerate(PHASES):
-                bars = sorted(self._bar(number, phase) for number in numbers)
-                yield from (_bar(str(Step.at(position)), kind, bar) for bar in merged(bars, gap))
+                bars = sorted(self._times_of(number, phase) for number in numbers)
+                yield from (_bar(str(Step.at(position)), kind, bar) for bar in merge_close_bars(bars, gap))
 
-    def _bar(self, number: int, phase: int) -> Bar:
+    def _times_of(self, number: int, phase: int) -> Bar:
         at = 3 * number + phase
         return self._times[at], self._times[at + 1]
 
@@ -73,7 +73,7 @@ def _bar(lane: str, kind: str, bar: Bar) -> dict[str, Any]:
     return {"lane": lane, "kind": kind, "from": bar[0], "to": bar[1]}
 
 
-def merged(bars: Iterable[Bar], gap: float) -> Iterator[Bar]:
+def merge_close_bars(bars: Iterable[Bar], gap: float) -> Iterator[Bar]:
     """Bars in the order of their beginnings, those that are `gap` or less apart as one."""
     begin = end = None
     for start, stop in bars:

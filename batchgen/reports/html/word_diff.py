@@ -17,7 +17,7 @@ _LEADING = re.compile(r"\s+")
 LONE_WORDS = 1  # so few words in common between two changes are chance, and read worse than one longer change
 
 
-class Marked(NamedTuple):
+class WordDiff(NamedTuple):
     """Both texts in segments: even ones stand in both texts, odd ones only in this. Joined they are the text."""
 
     answer: list[str]
@@ -32,11 +32,11 @@ class _Run(NamedTuple):
     correction: Sequence[str]
 
 
-def marked(answer: str, correction: str) -> Marked:
+def diff_words(answer: str, correction: str) -> WordDiff:
     """What was taken from `answer` and what is new in `correction`, word by word."""
     ours, theirs = _TOKEN.findall(answer), _TOKEN.findall(correction)
     runs = _without_lone_words(_runs(ours, theirs))
-    return Marked(
+    return WordDiff(
         _segments((run.same, run.answer) for run in runs),
         _segments((run.same, run.correction) for run in runs),
     )
@@ -54,12 +54,12 @@ def _without_lone_words(runs: Sequence[_Run]) -> list[_Run]:
     """Runs in common that are too short to be meant, between two changes, as changes."""
     last = len(runs) - 1
     return [
-        run._replace(same=False) if run.same and 0 < at < last and _words(run.answer) <= LONE_WORDS else run
+        run._replace(same=False) if run.same and 0 < at < last and _count_words(run.answer) <= LONE_WORDS else run
         for at, run in enumerate(runs)
     ]
 
 
-def _words(tokens: Iterable[str]) -> int:
+def _count_words(tokens: Iterable[str]) -> int:
     return sum(token.strip()[:1].isalnum() for token in tokens)
 
 
@@ -74,10 +74,10 @@ def _segments(parts: Iterable[tuple[bool, Sequence[str]]]) -> list[str]:
         if blanks := _LEADING.match(segments[at]):
             segments[at - 1] += blanks[0]
             segments[at] = segments[at][blanks.end() :]
-    return _merged(segments)
+    return _drop_empty_changes(segments)
 
 
-def _merged(segments: Sequence[str]) -> list[str]:
+def _drop_empty_changes(segments: Sequence[str]) -> list[str]:
     """The same without empty changes (a change of blanks only is none)."""
     found = [segments[0]]
     for at in range(1, len(segments), 2):

@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 
 from batchgen import __version__
-from batchgen.cli.exit_status import FAREWELL
+from batchgen.cli.exit_status import INTERRUPTED_MESSAGE
 from batchgen.cli.main import main
 from tests.support.bench import REPOSITORY
 
@@ -50,7 +50,7 @@ def test_the_installed_command_is_this_program() -> None:
 
 def test_an_interrupt_is_one_line() -> None:
     status, out, err = ended(sys.executable, "-c", INTERRUPTED)
-    assert (status, out, err.strip()) == (130, "", FAREWELL)
+    assert (status, out, err.strip()) == (130, "", INTERRUPTED_MESSAGE)
 
 
 def test_where_interrupts_are_ignored_they_stay_ignored() -> None:

@@ -13,9 +13,9 @@ from rensa import RMinHash, RMinHashDeduplicator
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates as near_copies
 from batchgen.dataset.quality import similarity
-from batchgen.dataset.quality.flags import table
-from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, Bands, band_hashes, copies
-from batchgen.dataset.quality.survey import held_out, survey
+from batchgen.dataset.quality.flags import turns_frame
+from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, BandIndex, band_hashes, find_near_duplicates
+from batchgen.dataset.quality.survey import choose_test_conversations, survey
 from batchgen.runtime import worker_process
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second process, which takes its time to start: what two of them find is looked at once."""
-    monkeypatch.setattr(worker_process, "_cores", lambda: 1)
+    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)
 
 
 def related(chance: Random) -> list[Conversation]:
@@ -48,14 +48,14 @@ def pairs(found: pl.DataFrame) -> dict[int, int]:
 @pytest.mark.parametrize("seed", range(3))
 def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
     dialogues = related(Random(seed))
-    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
-    expected = pairs(copies(chunks))
+    chunks = [turns_frame(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = pairs(find_near_duplicates(chunks))
     assert expected
     looked: list[int] = []
 
     def again(numbers: pl.Series) -> list[pl.DataFrame]:
         looked.extend(numbers)
-        return [table(dialogues[number - 1] for number in numbers)]
+        return [turns_frame(dialogues[number - 1] for number in numbers)]
 
     assert pairs(survey(chunks).copies) == pairs(survey(iter(chunks), again).copies) == expected
     assert {*expected, *expected.values()} <= {*looked}
@@ -64,8 +64,10 @@ def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
 
 def test_little_is_kept_of_a_conversation() -> None:
     """However long its texts are: its number and four bytes for each band."""
-    kept = Bands()
-    kept.learn(band_hashes(table(Conversation(n, (Turn(f"{n} " * 2000, "s" * 1000, "c"),)) for n in range(1, 101))))
+    kept = BandIndex()
+    kept.learn(
+        band_hashes(turns_frame(Conversation(n, (Turn(f"{n} " * 2000, "s" * 1000, "c"),)) for n in range(1, 101)))
+    )
     assert sum(frame.estimated_size() for frame in kept._recent) <= 100 * (8 + 4 * BANDS)
 
 
@@ -73,25 +75,25 @@ def test_little_is_kept_of_a_conversation() -> None:
 @pytest.mark.parametrize("joined", [1, 25, 1000])
 def test_copies_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch, joined: int) -> None:
     dialogues = related(Random(7))
-    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    chunks = [turns_frame(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
     expected = pairs(survey(chunks).copies)
     assert expected
     monkeypatch.setattr(near_copies, "JOINED", joined)
     monkeypatch.setattr(near_copies, "PARTS", 3)
-    monkeypatch.setattr(near_copies, "RECENT", 2)
-    monkeypatch.setattr(near_copies, "_AT_ONCE", 7)
+    monkeypatch.setattr(near_copies, "CACHED_SIGNATURES", 2)
+    monkeypatch.setattr(near_copies, "_CHUNK", 7)
     assert pairs(survey(chunks).copies) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_copies_are_those_that_the_library_finds(seed: int) -> None:
     """rensa's own search, which keeps every signature in memory."""
-    turns = table(related(Random(seed)))
+    turns = turns_frame(related(Random(seed)))
     found: dict[int, int] = {}
     originals = RMinHashDeduplicator(
-        near_copies.SIMILAR, PERMUTATIONS, use_lsh=True, num_bands=BANDS, seed=near_copies.SIGNATURE_SEED
+        near_copies.MIN_JACCARD, PERMUTATIONS, use_lsh=True, num_bands=BANDS, seed=near_copies.SIGNATURE_SEED
     )
-    words = [similarity.shingles(text) for text in near_copies._texts(turns)["text"]]
+    words = [similarity.shingles(text) for text in near_copies._all_texts(turns)["text"]]
     for number, signature in enumerate(
         RMinHash.from_token_sets(words, PERMUTATIONS, near_copies.SIGNATURE_SEED), start=1
     ):
@@ -100,7 +102,7 @@ def test_copies_are_those_that_the_library_finds(seed: int) -> None:
         else:
             originals.add(str(number), signature)
     assert len({*found.values()}) > 1
-    assert pairs(copies([turns])) == found
+    assert pairs(find_near_duplicates([turns])) == found
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])] * 2), max_size=PERMUTATIONS))
@@ -115,10 +117,10 @@ def test_the_split_keeps_together_what_belongs_together() -> None:
         Conversation(n, (Turn(f"What is {n // 4} times 2?", "I do not know.", f"It is {n // 4 * 2}."),))
         for n in range(1, 401)
     ]
-    found = survey([table(dialogues)])
-    test = held_out(found.together, 0.1, 42)
+    found = survey([turns_frame(dialogues)])
+    test = choose_test_conversations(found.together, 0.1, 42)
     assert 40 <= len(test) < 44
-    assert test == held_out(found.together.sample(fraction=1, shuffle=True, seed=1), 0.1, 42)
-    assert test != held_out(found.together, 0.1, 43)
+    assert test == choose_test_conversations(found.together.sample(fraction=1, shuffle=True, seed=1), 0.1, 42)
+    assert test != choose_test_conversations(found.together, 0.1, 43)
     assert {n // 4 for n in test}.isdisjoint(n // 4 for n in range(1, 401) if n not in test)
-    assert held_out(found.together.head(2), 0.5, 1) == frozenset()  # one group cannot be split
+    assert choose_test_conversations(found.together.head(2), 0.5, 1) == frozenset()  # one group cannot be split

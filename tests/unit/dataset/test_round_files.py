@@ -23,7 +23,7 @@ HISTORY, SINGLE = "round2/round2_history.jsonl", "round2/round2_single_turn.json
 @pytest.fixture
 def bench(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Three conversations a tick, and files of more than two lines are large."""
-    monkeypatch.setattr(round_files, "SMALL", 2)
+    monkeypatch.setattr(round_files, "SMALL_FILE_LINES", 2)
     made = make_bench()
     made.configure(ONE_BY_ONE)
     assert made.prepare(seeds(CONVERSATIONS)).code == 0

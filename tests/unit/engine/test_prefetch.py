@@ -10,9 +10,9 @@ from typing import BinaryIO
 import pytest
 
 from batchgen.core.errors import NotReady
-from batchgen.emulator.faults import ALWAYS, Delay, Fault, Status
-from batchgen.engine.collection.prefetch import DEPTH_BYTES, Prefetch
-from batchgen.providers.base import Job, JobMissing, JobState
+from batchgen.emulator.faults import ALWAYS, CallFault, Delay, Status
+from batchgen.engine.collection.prefetch import MAX_PREFETCHED_BYTES, Prefetch
+from batchgen.providers.base import Job, JobNotFound, JobState
 from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
@@ -38,7 +38,7 @@ def downloads(bench: Bench, provider: str) -> int:
 def test_downloads_overlap(provider: str, bench: Bench) -> None:
     """The second download is answered only when the third has been asked for."""
     ready(bench, provider)
-    held = Fault(provider=provider, endpoint="download", nth=2, times=2, action=Delay(PATIENCE_SECONDS))
+    held = CallFault(provider=provider, endpoint="download", nth=2, times=2, action=Delay(PATIENCE_SECONDS))
     bench.service.faults.add(held)
     with released(bench, lambda: downloads(bench, provider) >= 3):
         done = bench.run("collect", "--json")
@@ -54,7 +54,7 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
     ready(bench, "gemini")
     job = bench.service.world.jobs_created("gemini")[unlucky]
     name = job.id if endpoint == "get" else job.id.removeprefix("batches/")
-    bench.service.faults.add(Fault(endpoint=endpoint, contains=name, times=ALWAYS, action=Status(503)))
+    bench.service.faults.add(CallFault(endpoint=endpoint, contains=name, times=ALWAYS, action=Status(503)))
     assert bench.run("collect").code == 75
     states = [row["state"] for row in ledger(bench).batches]
     assert states == ["collected"] * unlucky + ["in_flight"] * (BATCHES - unlucky)
@@ -66,7 +66,7 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
 def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     """Every download behind the one that is booked hangs; the program ends at once, and the next tick goes on."""
     ready(bench, "gemini")
-    bench.service.faults.add(Fault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
+    bench.service.faults.add(CallFault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, ["collect"], lambda: downloads(bench, "gemini") >= BATCHES)
     watch = Watch(bench)
     goes_on(bench)
@@ -110,7 +110,7 @@ def settle(ahead: Prefetch) -> None:
 
 def test_nothing_is_asked_before_it_is_due_and_at_most_a_few_wait(tmp_path: Path) -> None:
     depth = 2
-    here, ahead = shelf(size=DEPTH_BYTES // depth)
+    here, ahead = shelf(size=MAX_PREFETCHED_BYTES // depth)
     for at, name in enumerate("abcdef"):
         assert ahead.get(name).remote_id == name
         assert brought(ahead, name, tmp_path / "body") == f"file {name}".encode()
@@ -123,17 +123,17 @@ def test_nothing_is_asked_before_it_is_due_and_at_most_a_few_wait(tmp_path: Path
 
 
 def test_the_very_next_batch_is_fetched_whatever_its_size() -> None:
-    here, ahead = shelf(size=DEPTH_BYTES + 1)
+    here, ahead = shelf(size=MAX_PREFETCHED_BYTES + 1)
     ahead.start_after("a")
     settle(ahead)
     assert here.asked == {"b": 1, "file b": 1}
 
 
 def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> None:
-    here, ahead = shelf(size=DEPTH_BYTES // 2, b=JobMissing("no b"), file_c=NotReady("no file c"))
+    here, ahead = shelf(size=MAX_PREFETCHED_BYTES // 2, b=JobNotFound("no b"), file_c=NotReady("no file c"))
     ahead.get("a")
     ahead.start_after("a")
-    with pytest.raises(JobMissing, match="no b"):
+    with pytest.raises(JobNotFound, match="no b"):
         ahead.get("b")
     assert ahead.get("b").remote_id == "b"
     ahead.get("c")

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from batchgen.emulator.faults import ALWAYS, Delay, Drop, Fault, Status
+from batchgen.emulator.faults import ALWAYS, CallFault, Delay, Drop, Status
 from batchgen.engine.submission import sender
 from batchgen.runtime import concurrency
 from tests.support.bench import Bench, seeds
@@ -45,7 +45,9 @@ def seen(bench: Bench, provider: str, endpoint: str) -> int:
 def test_uploads_overlap(provider: str, bench: Bench) -> None:
     """Number two and those behind it are answered only when all have been asked for."""
     ready(bench, provider)
-    held = Fault(provider=provider, endpoint="upload_start", nth=2, times=BATCHES - 1, action=Delay(PATIENCE_SECONDS))
+    held = CallFault(
+        provider=provider, endpoint="upload_start", nth=2, times=BATCHES - 1, action=Delay(PATIENCE_SECONDS)
+    )
     bench.service.faults.add(held)
     with released(bench, lambda: seen(bench, provider, "upload_start") >= BATCHES):
         done = bench.run(*SEND[provider], "--json")
@@ -58,7 +60,7 @@ def test_uploads_overlap(provider: str, bench: Bench) -> None:
 def test_creates_go_one_by_one(provider: str, bench: Bench) -> None:
     """Number three waits for the answer to number two, while the files behind it are uploaded."""
     ready(bench, provider)
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
 
     def both() -> bool:
         return seen(bench, provider, "create") >= 2 and seen(bench, provider, "upload_start") >= BATCHES
@@ -79,20 +81,20 @@ def test_creates_go_one_by_one(provider: str, bench: Bench) -> None:
 def test_nothing_is_ahead_of_a_provider_that_has_said_no(endpoint: str, provider: str, bench: Bench) -> None:
     """The first batch fails: no second one is planned, uploaded or created."""
     ready(bench, provider)
-    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, times=ALWAYS, action=Status(503)))
+    bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, times=ALWAYS, action=Status(503)))
     assert bench.run(*SEND[provider]).code == 75
     assert len(states(bench, provider)) == 1
 
 
 TROUBLE = {
-    "quota": Fault(endpoint="create", action=Status(429, "You exceeded your current quota.")),
-    "outage": Fault(endpoint="create", action=Status(503), times=3),
-    "answer lost": Fault(endpoint="create", action=Drop(), after_effect=True, times=2),
-    "never arrived": Fault(endpoint="create", action=Drop(), times=2),
-    "upload refused": Fault(endpoint="upload_start", action=Status(503), times=4),
-    "file storage full": Fault(endpoint="upload_start", action=Status(429, "file_storage_bytes")),
-    "upload lost": Fault(endpoint="upload_data", action=Drop(), times=3),
-    "key refused": Fault(endpoint="create", action=Status(401, "API key not valid.")),
+    "quota": CallFault(endpoint="create", action=Status(429, "You exceeded your current quota.")),
+    "outage": CallFault(endpoint="create", action=Status(503), times=3),
+    "answer lost": CallFault(endpoint="create", action=Drop(), after_effect=True, times=2),
+    "never arrived": CallFault(endpoint="create", action=Drop(), times=2),
+    "upload refused": CallFault(endpoint="upload_start", action=Status(503), times=4),
+    "file storage full": CallFault(endpoint="upload_start", action=Status(429, "file_storage_bytes")),
+    "upload lost": CallFault(endpoint="upload_data", action=Drop(), times=3),
+    "key refused": CallFault(endpoint="create", action=Status(401, "API key not valid.")),
 }
 # An upload is another sequence of calls at each provider; a create is one POST at both, so they take turns.
 WHERE = [
@@ -109,7 +111,7 @@ def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> Non
     watch = Watch(bench)
     fault = TROUBLE[trouble]
     bench.service.faults.add(
-        Fault(
+        CallFault(
             provider=provider,
             endpoint=fault.endpoint,
             nth=3,
@@ -137,7 +139,7 @@ def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Ben
     """The second create meets a quota while the files behind it are on their way: they are kept for the next tick."""
     ready(bench, provider)
     no = Status(429, "You exceeded your current quota.")
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
     assert bench.run(*SEND[provider]).code == 75
     assert (seen(bench, provider, "create"), seen(bench, provider, "upload_start")) == (2, BATCHES)
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
@@ -153,7 +155,7 @@ def test_what_was_uploaded_ahead_of_a_refused_key_is_known(provider: str, bench:
     """Files that the ledger does not know would be uploaded again, and `clean` could not delete them."""
     ready(bench, provider)
     no = Status(401, "API key not valid.")
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
     assert bench.run(*SEND[provider]).code == 2
     assert seen(bench, provider, "upload_start") == BATCHES
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
@@ -175,7 +177,7 @@ def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.Mo
 
 def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two files do not fit: no upload begins before the one before it has become a batch."""
-    monkeypatch.setattr(sender, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(sender, "MAX_UPLOAD_AHEAD_BYTES", 1)
     ready(bench, "gemini")
     assert bench.run(*SEND["gemini"]).code == 0
     order = [
@@ -188,7 +190,7 @@ def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytes
 def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
     """Calls hang; the program ends at once, and what it did not learn is found out by later ticks."""
     ready(bench, "gemini")
-    bench.service.faults.add(Fault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
+    bench.service.faults.add(CallFault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, SEND["gemini"], lambda: seen(bench, "gemini", endpoint) >= 2)
     goes_on(bench)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator.faults import ALWAYS, Fault, Status
+from batchgen.emulator.faults import ALWAYS, CallFault, Status
 from tests.support.bench import Bench, Result, seeds
 from tests.support.invariants import ROUNDS, ledger
 from tests.support.scene import Make, Scene
@@ -85,7 +85,7 @@ def test_what_is_held_back_is_held_back_in_a_dry_run(status: int, code: int, mak
     """By a quota's pause, by a halt after a refusal. The batch that was uploaded already waits too."""
     scene = Scene.of(make_bench, 8, most=2)
     no = Status(status, "This one is not taken.")
-    scene.bench.service.faults.add(Fault(endpoint="create", nth=2, times=ALWAYS, action=no))
+    scene.bench.service.faults.add(CallFault(endpoint="create", nth=2, times=ALWAYS, action=no))
     assert scene.run(*SUBMIT).code == code
     shown, left = both(scene.bench)
     assert (shown["batches"], left) == ([], code)
@@ -100,7 +100,7 @@ def test_what_is_held_back_is_held_back_in_a_dry_run(status: int, code: int, mak
 def test_batches_of_an_earlier_command_are_sent_again_or_given_up(make_bench: Make) -> None:
     """Where the model was changed since, their conversations go in other batches, but for one that may exist."""
     scene = Scene.of(make_bench, 8, most=2)
-    scene.bench.service.faults.add(Fault(endpoint="create", times=ALWAYS, action=Status(429, "Slow down.")))
+    scene.bench.service.faults.add(CallFault(endpoint="create", times=ALWAYS, action=Status(429, "Slow down.")))
     assert scene.run(*SUBMIT).code == 75
     scene.bench.service.faults.clear()
     scene.bench.service.world.advance(3 * 3600.0)

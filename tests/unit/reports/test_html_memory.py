@@ -14,7 +14,7 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates
 from batchgen.ledger.rows import BATCH_COLUMNS, Batch, ConversationState
 from batchgen.reports.html import conversations, facts
-from batchgen.reports.html.conversations import Seen, Texts, read
+from batchgen.reports.html.conversations import LoadedConversation, TextStatistics, read_texts
 from batchgen.runtime import worker_process
 
 BYTES_MORE = 32  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
@@ -44,14 +44,14 @@ class Alike:
             yield Conversation(number, (Turn(f"And {words}?", "I cannot answer that.", "I cannot answer that."),))
 
 
-def looked_at(conversations: int) -> Texts:
+def looked_at(conversations: int) -> TextStatistics:
     session: Any = SimpleNamespace(
         settings=SimpleNamespace(rounds=1),
         conversations=conversations,
         store=Alike(conversations),
         names=lambda: SimpleNamespace(id=str),
     )
-    found = read(session, 5)
+    found = read_texts(session, 5)
     assert found.complete == found.flagged == conversations
     assert found.labels["near_duplicate", 1] >= conversations // 2 - 1
     return found
@@ -74,15 +74,15 @@ def tracing() -> Iterator[None]:
 def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     at_the_ends: list[int] = []
 
-    def ranges(session: Any) -> Iterator[list[Seen]]:
+    def ranges(session: Any) -> Iterator[list[LoadedConversation]]:
         yield from every(session)
         at_the_ends.append(held())
 
-    every = conversations.ranges
-    monkeypatch.setattr(conversations, "ranges", ranges)
-    monkeypatch.setattr(worker_process, "_cores", lambda: 1)  # all of it in this process
+    every = conversations.read_ranges
+    monkeypatch.setattr(conversations, "read_ranges", ranges)
+    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)  # all of it in this process
     monkeypatch.setattr(conversations, "RANGE", 50)
-    monkeypatch.setattr(near_duplicates, "RECENT", 20)
+    monkeypatch.setattr(near_duplicates, "CACHED_SIGNATURES", 20)
     few, many = 300, 1000
     for count in (100, few, many):  # the first one imports and compiles
         looked_at(count)
@@ -96,7 +96,7 @@ def test_a_report_remembers_few_numbers_of_a_batch() -> None:
     nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "follow_up": 0, "replies_with_thoughts": 0}
 
     def seen(count: int) -> int:
-        ledger = facts._Ledger(9e9)
+        ledger = facts._LedgerTotals(9e9)
         for n in range(count):
             times = {"submitted_at": 1e9 + n, "started_at": 1e9 + n + 5.5, "ended_at": 2e9 + n}
             row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m"}

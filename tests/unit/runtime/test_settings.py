@@ -12,7 +12,7 @@ import pytest
 
 from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
-from batchgen.runtime.settings import ProviderSettings, Settings, api_key, environment, is_loopback, load
+from batchgen.runtime.settings import ProviderSettings, Settings, api_key, is_loopback, load_settings, read_environment
 
 # Every key that users rely on, with its documented default.
 DOCUMENTED = """
@@ -45,11 +45,11 @@ reconcile_grace_seconds = 900
 
 def written(root: Path, text: str) -> Settings:
     (root / "batchgen.toml").write_text(text, "utf-8")
-    return load(root)
+    return load_settings(root)
 
 
 def test_the_documented_keys_have_the_documented_defaults(tmp_path: Path) -> None:
-    assert load(tmp_path) == written(tmp_path, "") == written(tmp_path, DOCUMENTED) == Settings()
+    assert load_settings(tmp_path) == written(tmp_path, "") == written(tmp_path, DOCUMENTED) == Settings()
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
@@ -176,28 +176,28 @@ def test_a_misspelt_key_is_told_what_it_may_be(tmp_path: Path, text: str, do: st
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert written(tmp_path, "\ufeffrounds = 5\n").rounds == 5
     dotenv(tmp_path, "\ufeffGEMINI_API_KEY=a-key\n")
-    assert environment(tmp_path)["GEMINI_API_KEY"] == "a-key"
+    assert read_environment(tmp_path)["GEMINI_API_KEY"] == "a-key"
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "batchgen.toml").write_bytes(b"rounds = 3\n# '\xff'")
     with pytest.raises(SetupError, match=r"batchgen\.toml, line 2: this is not UTF-8"):
-        load(tmp_path)
+        load_settings(tmp_path)
 
 
 def test_a_directory_in_the_file_s_place(tmp_path: Path) -> None:
     (tmp_path / "batchgen.toml").mkdir()
     with pytest.raises(SetupError, match=r"batchgen\.toml: Is a directory"):
-        load(tmp_path)
+        load_settings(tmp_path)
 
 
 def test_only_the_default_file_may_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     with pytest.raises(SetupError, match=re.escape(f"{path}: no such file")):
-        load(tmp_path, path)
+        load_settings(tmp_path, path)
     path.write_text("rounds = 4")
-    assert load(tmp_path, path).rounds == 4
-    assert load(tmp_path / "no such root") == Settings()
+    assert load_settings(tmp_path, path).rounds == 4
+    assert load_settings(tmp_path / "no such root") == Settings()
 
 
 # ---------------------------------------------------------------- the environment
@@ -212,7 +212,7 @@ def dotenv(root: Path, text: str, mode: int = 0o600) -> None:
 def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROM_BOTH", "environment")
     dotenv(tmp_path, "# C=1\n\nA = plain \nexport B=\"two words\"\nC='x=y'\r\nFROM_BOTH=file\nno sign\n#D=4\n")
-    found = environment(tmp_path)
+    found = read_environment(tmp_path)
     assert {name: found.get(name) for name in ("A", "B", "C", "D", "FROM_BOTH")} == {
         "A": "plain",
         "B": "two words",
@@ -223,14 +223,14 @@ def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_an_env_file_there_is_the_environment(tmp_path: Path) -> None:
-    assert environment(tmp_path) == dict(os.environ)
+    assert read_environment(tmp_path) == dict(os.environ)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o601])
 def test_an_env_file_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
     dotenv(tmp_path, "GEMINI_API_KEY=secret-value", mode)
     with pytest.raises(SetupError, match="others may read") as raised:
-        environment(tmp_path)
+        read_environment(tmp_path)
     assert "chmod 600" in raised.value.do
     assert "secret-value" not in f"{raised.value} {raised.value.do}"
 
@@ -238,13 +238,13 @@ def test_an_env_file_that_others_may_touch_is_refused(tmp_path: Path, mode: int)
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
 def test_an_env_file_of_one_s_own_is_read(tmp_path: Path, mode: int) -> None:
     dotenv(tmp_path, "A=1", mode)
-    assert environment(tmp_path)["A"] == "1"
+    assert read_environment(tmp_path)["A"] == "1"
 
 
 def test_an_env_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff")
     with pytest.raises(SetupError, match=r"\.env"):
-        environment(tmp_path)
+        read_environment(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["AIzaSyFine-key_0", " AIzaSyFine-key_0\n", "tgp_v1_x.y"])
