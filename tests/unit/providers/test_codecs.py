@@ -385,7 +385,7 @@ def test_a_reply_of_blanks_inside_a_fence_is_read_quickly() -> None:
 def job_of(case: Any) -> Job:
     wanted = dict(case["job"])
     wanted["state"] = JobState(wanted["state"])
-    wanted["inline"] = tuple(line.encode() for line in wanted.get("inline", ()))
+    wanted["inline_rows"] = tuple(line.encode() for line in wanted.pop("inline", ()))
     return Job(**wanted)
 
 
