@@ -42,37 +42,37 @@ class Reason(StrEnum):
 
 
 class RetryPolicy(NamedTuple):
-    """What follows from a reason: whether the request is asked `again`, whether it `counts` as one of max_attempts, and
-    whether the next attempt may use twice as many output tokens (`larger`).
+    """What follows from a reason: whether the request is asked again, whether it counts as one of max_attempts, and
+    whether the next attempt may use twice as many output tokens.
     """
 
-    again: bool
-    counts: bool = True
+    retry: bool
+    counts_as_attempt: bool = True
     raise_token_limit: bool = False
 
 
 # A blocked request would be blocked again, so it is not retried. After an accident another attempt may succeed.
 POLICY: Mapping[Reason, RetryPolicy] = {
-    Reason.ACCEPTED: RetryPolicy(again=False, counts=False),
-    Reason.TRUNCATED: RetryPolicy(again=True, raise_token_limit=True),
-    Reason.BLOCKED_PROMPT: RetryPolicy(again=False),
-    Reason.BLOCKED_OUTPUT: RetryPolicy(again=False),
-    Reason.REFUSED: RetryPolicy(again=False),
-    Reason.EMPTY: RetryPolicy(again=True),
-    Reason.MALFORMED: RetryPolicy(again=True),
-    Reason.UNREADABLE: RetryPolicy(again=True),
-    Reason.UNKNOWN_FINISH: RetryPolicy(again=True),
-    Reason.INVALID_REQUEST: RetryPolicy(again=False),
-    Reason.PROVIDER_ERROR: RetryPolicy(again=True),
-    Reason.CANCELLED: RetryPolicy(again=True),
-    Reason.MISSING: RetryPolicy(again=True),
-    Reason.CONFLICT: RetryPolicy(again=True),
-    Reason.MISPLACED: RetryPolicy(again=True),
-    Reason.FLAGGED: RetryPolicy(again=True),
-    Reason.TOO_LARGE: RetryPolicy(again=False),
-    Reason.NOT_SENT: RetryPolicy(again=True, counts=False),
-    Reason.LOST: RetryPolicy(again=True),
-    Reason.SUPERSEDED: RetryPolicy(again=False, counts=False),
+    Reason.ACCEPTED: RetryPolicy(retry=False, counts_as_attempt=False),
+    Reason.TRUNCATED: RetryPolicy(retry=True, raise_token_limit=True),
+    Reason.BLOCKED_PROMPT: RetryPolicy(retry=False),
+    Reason.BLOCKED_OUTPUT: RetryPolicy(retry=False),
+    Reason.REFUSED: RetryPolicy(retry=False),
+    Reason.EMPTY: RetryPolicy(retry=True),
+    Reason.MALFORMED: RetryPolicy(retry=True),
+    Reason.UNREADABLE: RetryPolicy(retry=True),
+    Reason.UNKNOWN_FINISH: RetryPolicy(retry=True),
+    Reason.INVALID_REQUEST: RetryPolicy(retry=False),
+    Reason.PROVIDER_ERROR: RetryPolicy(retry=True),
+    Reason.CANCELLED: RetryPolicy(retry=True),
+    Reason.MISSING: RetryPolicy(retry=True),
+    Reason.CONFLICT: RetryPolicy(retry=True),
+    Reason.MISPLACED: RetryPolicy(retry=True),
+    Reason.FLAGGED: RetryPolicy(retry=True),
+    Reason.TOO_LARGE: RetryPolicy(retry=False),
+    Reason.NOT_SENT: RetryPolicy(retry=True, counts_as_attempt=False),
+    Reason.LOST: RetryPolicy(retry=True),
+    Reason.SUPERSEDED: RetryPolicy(retry=False, counts_as_attempt=False),
 }
 
 

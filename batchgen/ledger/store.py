@@ -359,13 +359,12 @@ class Store(Database):
         """Make conversations ready again, or reject them, as the policy of each reason says."""
         changes = []
         for row, reason, detail in failed:
-            verdict = POLICY[reason]
-            failed_attempts = row.failed_attempts + verdict.counts
-            final = not verdict.again or (failed_attempts >= max_attempts and verdict.counts)
-            why = (reason, detail) if final else (None, None)
-            changes.append(
-                (failed_attempts, row.token_doublings + verdict.raise_token_limit, *why, row.number, batch.number)
-            )
+            policy = POLICY[reason]
+            attempts = row.failed_attempts + policy.counts_as_attempt
+            is_final = not policy.retry or (attempts >= max_attempts and policy.counts_as_attempt)
+            why = (reason, detail) if is_final else (None, None)
+            doublings = row.token_doublings + policy.raise_token_limit
+            changes.append((attempts, doublings, *why, row.number, batch.number))
         self._connection.executemany(queries.RECORD_FAILURE, changes)
         self._connection.executemany(
             "INSERT INTO failures VALUES (?, ?, ?, ?)",

@@ -130,7 +130,7 @@ def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
     scene.finish()
     assert failures(scene.bench) == [(number, reason, 1) for number, reason in struck.items()]
     left = {row["id"]: (row["stage"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")}
-    blocked = {number: reason for number, reason in struck.items() if not POLICY[reason].again}
+    blocked = {number: reason for number, reason in struck.items() if not POLICY[reason].retry}
     assert left == {f"r1-{number:06d}": (STAGE[provider], reason, 1) for number, reason in blocked.items()}
     for name, data in scene.bench.files().items():
         if "round2" in name:  # as if the blocked ones had never been
@@ -148,7 +148,7 @@ def test_a_row_that_always_fails(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, count, "question.max_rejected_share = 1.0\nanswer.max_rejected_share = 1.0\n")
     struck = strike(scene, provider, attempt=r"\d")
     scene.finish()
-    tries = {number: 3 if POLICY[reason].again else 1 for number, reason in struck.items()}
+    tries = {number: 3 if POLICY[reason].retry else 1 for number, reason in struck.items()}
     wanted = [(n, r, a) for a in (1, 2, 3) for n, r in struck.items() if a <= tries[n]]
     assert sorted(failures(scene.bench)) == sorted(wanted)
     left = [(row["id"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")]

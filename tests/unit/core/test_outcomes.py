@@ -21,11 +21,11 @@ def test_every_reason_has_a_policy() -> None:
 
 def test_the_policy_never_loops() -> None:
     """Whatever is asked again costs an attempt, unless nothing was bought."""
-    free = {reason for reason, verdict in POLICY.items() if verdict.again and not verdict.counts}
+    free = {reason for reason, policy in POLICY.items() if policy.retry and not policy.counts_as_attempt}
     assert free == {Reason.NOT_SENT}
-    assert [reason for reason, verdict in POLICY.items() if verdict.raise_token_limit] == [Reason.TRUNCATED]
+    assert [reason for reason, policy in POLICY.items() if policy.raise_token_limit] == [Reason.TRUNCATED]
     blocks = {Reason.BLOCKED_PROMPT, Reason.BLOCKED_OUTPUT, Reason.REFUSED}  # paying again buys the same block
-    assert not any(POLICY[reason].again for reason in blocks)
+    assert not any(POLICY[reason].retry for reason in blocks)
 
 
 # ---------------------------------------------------------------- text
