@@ -13,7 +13,7 @@ import pytest
 
 from batchgen.core.outcomes import POLICY, Reason
 from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
-from batchgen.engine.settlement import swap_detection
+from batchgen.engine.settlement import settle
 from tests.support.bench import seeds
 from tests.support.invariants import ROUNDS, finished, undisturbed
 from tests.support.scene import HOUR, MINUTE, Make, Scene, built_again
@@ -305,7 +305,7 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
 def test_a_batch_is_believed_up_to_so_many_swaps(
     make_bench: Make, monkeypatch: pytest.MonkeyPatch, least: int, again: int
 ) -> None:
-    monkeypatch.setattr(swap_detection, "WHOLE_BATCH_LEAST", least)
+    monkeypatch.setattr(settle, "WHOLE_BATCH_LEAST", least)
     scene = scene_of_topics(make_bench, 12, "swapped")
     scene.bench.service.faults.rows("swapped", key=r"\.question\.a1\.", indexes=[1, 4])
     scene.finish()

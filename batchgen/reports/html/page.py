@@ -77,7 +77,7 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         usd=format_usd,
-        with_body_in_memory=format_integer,
+        whole=format_integer,
         share=format_share,
         lasted=format_duration,
         words=humanize,

@@ -48,10 +48,10 @@ print(peak() - before)
 
 HOLES = """
 from pathlib import Path
-from batchgen.runtime.memory import give_back
+from batchgen.runtime.memory import set_mmap_threshold
 def now():
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
-give_back()
+set_mmap_threshold()
 before = now()
 del (first := [bytes(30_000_000)])[:]  # from here on glibc would take blocks of up to 30 MB from its heap
 kept = [(bytes(2_000_000), bytes(5_000))[at % 2] for at in range(50)]

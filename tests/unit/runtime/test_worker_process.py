@@ -101,9 +101,9 @@ import os, signal
 from batchgen.runtime import worker_process
 from tests.support.worker_tasks import where
 if __name__ == "__main__":
-    worker_process._cores = lambda: 2
-    for number, (_, process) in enumerate(worker_process.spread(where, range(50))):
-        if number == worker_process.ALONE:
+    worker_process._cpu_count = lambda: 2
+    for number, (_, process) in enumerate(worker_process.parallel_map(where, range(50))):
+        if number == worker_process.PIECES_BEFORE_WORKER:
             print(process, flush=True)
             os.kill(os.getpid(), signal.ENDING)
 """
