@@ -65,6 +65,7 @@ CLEAR_REJECTION = "UPDATE conversations SET reason = NULL, detail = NULL WHERE n
 DELETE_FAILURES = """DELETE FROM failures WHERE batch = :batch
     AND number IN (SELECT number FROM conversations WHERE batch IS NOT NULL AND batch = :batch)"""
 FAILURES_OF = "SELECT number, reason FROM failures WHERE batch = :batch ORDER BY number"
+BATCH = f"SELECT {BATCH_COLUMNS} FROM batches WHERE batch = :batch"  # noqa: S608 - column names only
 BATCHES_IN_STATE = f"SELECT {BATCH_COLUMNS} FROM batches WHERE state = :state ORDER BY batch"  # noqa: S608 - column names only
 ALL_BATCHES = f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY batch"  # noqa: S608 - column names only
 BATCH_SUMMARIES = f"""SELECT {SUMMARY_COLUMNS} FROM batches

@@ -166,11 +166,7 @@ class Store(Database):
 
     def batch(self, batch: int) -> Batch:
         """Read one batch by its number."""
-        row = self._connection.execute(
-            f"SELECT {queries.BATCH_COLUMNS} FROM batches WHERE batch = ?",  # noqa: S608 - column names only
-            (batch,),
-        ).fetchone()
-        return Batch.from_row(row)
+        return Batch.from_row(self._connection.execute(queries.BATCH, {"batch": batch}).fetchone())
 
     def batches(self, *states: BatchState) -> list[Batch]:
         """List the batches in any of `states`, or all if none is given, in the order in which they were planned."""

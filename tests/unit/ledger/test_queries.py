@@ -44,6 +44,7 @@ INDEX = {
     "REJECTED_AT": "INDEX left_behind",
     "REJECTION_REASONS": "INDEX left_behind",
     "MAKE_READY": "INDEX left_behind",
+    "BATCH": PRIMARY,
     "BATCHES_IN_STATE": "INDEX by_state",
     "AWAITING_LATE_RESULTS": "INDEX awaited",
     "LACKING_TEXT": PRIMARY,
