@@ -384,9 +384,9 @@ def main() -> None:
     parser.add_argument("--figures", default="after", help="Under which name the figures are kept.")
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.add_context:
+    if options.measure:
         with tempfile.TemporaryDirectory() as folder:
-            seconds = MEASURES[options.add_context](options.rows, Path(folder) / "root")
+            seconds = MEASURES[options.measure](options.rows, Path(folder) / "root")
         print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
     found: dict[str, Any] = {"machine": machine(), **local_work(options.rows, options.runs)}
