@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from functools import cache
@@ -47,6 +46,8 @@ class Rate(NamedTuple):
 @cache
 def price_list() -> Mapping[str, Mapping[str, Any]]:
     """Read the shipped price list (prices.toml): model -> entry."""
+    import tomllib  # an idle tick asks for no price
+
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 
 
