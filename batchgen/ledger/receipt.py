@@ -1,8 +1,8 @@
-"""What was really paid, from the usage of every result line: per step and model, with what was paid for nothing.
+"""The cost of a run from the usage of every result line: by step and by model, failed and superseded replies apart.
 
-One reading of the store answers `status`, the cap, the report and `data/receipt.json`, so that they agree to the cent.
-Requests whose model had no known price when they were booked are priced by the list as it is now; where there is still
-none, every sum is a lower bound and says so.
+`status`, `max_usd`, the report and `data/receipt.json` all use these sums, so that they agree to the cent. Requests
+whose model had no known price when they were settled are priced with the current price list. If the list has no price
+either, every sum is a lower bound and is marked as one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ RECEIPT_DIGITS = 6  # millionths of a dollar: a single request costs a few of th
 
 
 class CostSummary(NamedTuple):
-    """Where the money of a run is, in USD.
+    """The cost of a run in USD.
 
-    `estimated` is for every batch that was or is being bought, `reserved` for those in flight or lost, `spent` as
-    billed. `unpriced` requests, in flight or billed, have no known price: then all three are lower bounds.
+    `estimated_usd` covers every batch that was bought or is being bought, `reserved_usd` the batches that are in flight
+    or lost, `spent_usd` what was billed. `unpriced` counts the requests without a known price, in flight or billed. If
+    there are any, all three sums are lower bounds.
     """
 
     estimated_usd: float
@@ -34,7 +35,7 @@ class CostSummary(NamedTuple):
 
 
 class Billed(NamedTuple):
-    """Requests with the tokens and the USD that they were billed; `unpriced` of them have no known price."""
+    """The tokens and USD billed for some requests; `unpriced` of the requests have no known price."""
 
     requests: int
     usage: Usage
@@ -46,7 +47,7 @@ NOTHING_BILLED = Billed(0, Usage(), 0.0, 0)
 
 
 def cost_summary(store: Store, settings: Settings) -> CostSummary:
-    """The totals that `status` tells and that `max_usd` is held against."""
+    """Return the sums that `status` shows and that are compared with `max_usd`."""
     estimated, reserved = store.totals.estimated_and_reserved_usd()
     bills = _with_usd(store, settings)
     open_unpriced, open_usd, models = _price_reserved(store, settings)
@@ -62,14 +63,14 @@ def cost_summary(store: Store, settings: Settings) -> CostSummary:
 
 
 def _with_usd(store: Store, settings: Settings) -> list[tuple[UsageTotal, float | None]]:
-    """Every bill with its USD; None where tokens were used at a price that nobody knows."""
+    """Pair each usage total with its USD, None if it has tokens and its model has no known price."""
     return [
         (bill, bill.usd if bill.usd is not None else _price_record(bill, settings)) for bill in store.totals.usage()
     ]
 
 
 def _price_record(bill: UsageTotal, settings: Settings) -> float | None:
-    from batchgen.core.pricing import batch_rate  # here: a store in which everything has its price never needs the list
+    from batchgen.core.pricing import batch_rate  # here: only totals without USD need the list
 
     if not any(bill.usage):
         return 0.0
@@ -78,10 +79,13 @@ def _price_record(bill: UsageTotal, settings: Settings) -> float | None:
 
 
 def _price_reserved(store: Store, settings: Settings) -> tuple[int, float, set[str]]:
-    """Batches reserved without a price: (requests still unpriced, USD of those that have a price by now, models)."""
+    """Price the open batches that had no price when planned.
+
+    Returns (requests still without a price, USD of those that have a price now, models still without a price).
+    """
     requests, usd, models = 0, 0.0, set[str]()
     for model, count, input_tokens, output_ceiling in store.totals.reserved_without_price():
-        from batchgen.core.pricing import batch_rate  # here: most stores hold none
+        from batchgen.core.pricing import batch_rate  # here: most stores have no such batch
 
         known = batch_rate(model, settings.prices)
         if known is None:
@@ -96,11 +100,11 @@ def _price_reserved(store: Store, settings: Settings) -> tuple[int, float, set[s
 
 
 def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str, Any]:
-    """The receipt of everything billed so far, per step and per model, estimate beside actual.
+    """Return the receipt of everything billed so far, by step and by model, each with its estimate or its rates.
 
-    `failed_usd` was billed for replies that no turn came from, `superseded_usd` for lines that nobody waited for any
-    more (late jobs, strangers); both are part of `usd`. `at_least` says that some price is unknown. Money in flight
-    is not billed yet and stands in `status`.
+    `failed_usd` was billed for replies without a usable text. `superseded_usd` was billed for result lines that were
+    not needed, for example of a late or duplicate job. Both are part of `usd`. `at_least` is true if a price is
+    unknown. Batches in flight are not billed yet; `status` shows their cost.
     """
     bills = _with_usd(store, settings)
     estimates = store.totals.estimated_by_position()
@@ -139,7 +143,7 @@ def _rate_fields(model: str, settings: Settings) -> dict[str, Any]:
 
 
 def _receipt_row(head: Mapping[str, Any], bills: Sequence[tuple[UsageTotal, float | None]]) -> dict[str, Any]:
-    """One line of the receipt: `head`, then what these bills come to."""
+    """Return one row of the receipt: the fields of `head`, then the sums over `bills`."""
     accepted = _sum_billed(bills, {Reason.ACCEPTED})
     superseded = _sum_billed(bills, {Reason.SUPERSEDED})
     failed = _sum_billed(bills, set(Reason) - {Reason.ACCEPTED, Reason.SUPERSEDED})
@@ -176,7 +180,8 @@ def _sum_billed(bills: Iterable[tuple[UsageTotal, float | None]], reasons: set[R
 
 
 def round_usd(usd: float) -> float:
-    """USD as a receipt says it. In two steps: the last bit of a sum depends on the order of its terms, and must not
-    decide which way half a millionth is rounded.
+    """Round USD to millionths.
+
+    Rounds twice, first to 12 digits, so that the order in which floats were added cannot change the last digit.
     """
     return round(round(usd, 2 * RECEIPT_DIGITS), RECEIPT_DIGITS)

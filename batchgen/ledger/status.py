@@ -1,4 +1,4 @@
-"""Where every conversation and every batch is. Reads the store only, and of it only totals: never a conversation."""
+"""The values that `status` shows. They come from totals in the store; no conversation is read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from batchgen.runtime.settings import PROVIDERS, Settings
 
 
 def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:
-    """The answer of `status`; `store` None is a root that was never prepared.
+    """Return the record that `status --json` prints. `store` is None if the root was never prepared.
 
-    `batches` are those in flight, which are few at any size of a run; with `ended`, as `status --json` answers, also
-    the settled ones.
+    `batches` lists the batches in flight, which are few in a run of any size; with `ended`, the ended batches, too.
     """
     wanted = steps(settings.rounds)
     if store is None:
@@ -84,11 +83,11 @@ def _batch_records(shown: Iterable[BatchSummary], now: float) -> list[dict[str, 
 
 
 def timestamp(seconds: float | None) -> str | None:
-    """Seconds since 1970 as RFC 3339 in UTC."""
+    """Format seconds since 1970 as RFC 3339 in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one answer
+def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
     total: int,
     settings: Settings,
     rows: list[dict[str, Any]],
@@ -120,7 +119,7 @@ def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one answer
 
 
 def _is_about_other_model(scope: str, pinned: Mapping[str, str | None]) -> bool:
-    """Whether a wait is about a model that the run has left for another: nothing waits for it any more."""
+    """Whether a hold is for a model that the run no longer uses, so that it holds nothing back."""
     provider = provider_of(scope)
     model = pinned.get(provider)
     return model is not None and scope != model_scope(provider, model)
