@@ -1,4 +1,4 @@
-"""`submit --dry-run`: what would be sent, for people and for machines."""
+"""`submit --dry-run`: list what would be sent, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchgen.providers.base import Provider
 
 
 class Preview(NamedTuple):
-    """What a submit would send as one batch (`submit --dry-run`)."""
+    """A batch that `submit` would send."""
 
     step: Step
     attempt: int
@@ -34,17 +34,17 @@ class Preview(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """Why conversations that are ready for a step would not be sent."""
+    """A step with ready conversations that would not be sent, and the reason."""
 
     step: Step
     reason: str
 
 
 def preview(session: Session, steps: Sequence[Step]) -> tuple[list[Preview], list[Waiting]]:
-    """The batches that `submit` would send for `steps`, and what would wait. Sends nothing, writes nothing.
+    """Return the batches that `submit` would send for `steps`, and the steps that would wait. Sends and writes nothing.
 
-    Troubles are noted in the session as `submit` would note them. What only a provider can say is left open: whether it
-    takes the key, serves the model, and knows the job of a create call that got no clear answer.
+    Notes the same troubles in the session as `submit`. Calls no provider, so it cannot check whether the provider
+    accepts the key, serves the model, or has the job of a create call that got no clear answer.
     """
     with session.store.undone():
         choice = DryRun(session, steps)
@@ -53,7 +53,10 @@ def preview(session: Session, steps: Sequence[Step]) -> tuple[list[Preview], lis
 
 
 class DryRun(Selection):
-    """What `submit` would choose, within changes that are undone: each batch counts against those behind it."""
+    """Choose what `submit` would choose. Batches are entered in the ledger so that they count against later ones.
+
+    The caller undoes these changes (`store.undone`).
+    """
 
     def __init__(self, session: Session, steps: Sequence[Step]) -> None:
         super().__init__(session, steps, set())
@@ -62,7 +65,8 @@ class DryRun(Selection):
         self._ready = [step for step in steps if step in left_over or session.store.ready_attempts(step)]
 
     def make_ready(self, provider: Provider) -> None:
-        """Without a call: the key is there, and the first model of the list that is not halted is expected to answer.
+        """Check that a key is set and pin the first listed model that is not halted, without calling the provider.
+
         Raises KeyRefused, UnknownModel.
         """
         session = self.session
@@ -73,7 +77,10 @@ class DryRun(Selection):
             session.store.set_fact(pinned_model_fact(provider.name), hopeful[0])
 
     def enter(self, shard: BatchDraft) -> Batch:
-        """Into the ledger alone. The conversations stay ready: they are counted there, so the batch holds none."""
+        """Enter the batch in the ledger without a file and without conversations, which stay ready.
+
+        The batch that is returned has the full number of requests, the ledger entry has 0.
+        """
         identity, plan = ledger_entry(self.session, shard)
         self._first[identity.name] = shard.first_line
         batch = self.session.store.plan(identity, plan._replace(requests=0), ())
@@ -83,13 +90,14 @@ class DryRun(Selection):
         self.session.store.release(batch, BatchState.REFUSED, error=why)
 
     def may_go(self, batch: Batch) -> bool:
-        """What the sender asks before each batch."""
+        """Whether the sender would send this batch: its provider can be asked and no hold is in force."""
         provider = provider_row(batch.provider)
         if self.can_ask(provider):
             return not is_on_hold(self.session, model_scope(batch.provider, batch.model), batch.step)
         return False
 
     def shown(self, batch: Batch) -> Preview:
+        """Return the preview of a batch, with the first line of its request file."""
         first = self._first.get(batch.name)
         if first is None:
             with suppress(FileNotFoundError), self.session.layout.requests(batch.step, batch.name).open("rb") as file:
@@ -107,7 +115,7 @@ class DryRun(Selection):
         )
 
     def waiting(self) -> Iterator[Waiting]:
-        """Each step of which something would not be sent, with the reason."""
+        """Yield each step that has requests that would not be sent, with the reason."""
         for step in self._ready:
             provider = self.session.provider(step.stage)
             scope = model_scope(provider.name, self.session.model(provider))
@@ -119,7 +127,7 @@ class DryRun(Selection):
 def describe(
     previews: Sequence[Preview], waiting: Sequence[Waiting], *, show_request: bool
 ) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of what a submit would send. An unknown price is said, never counted as nothing."""
+    """Return (JSON value, text) of what `submit` would send. The total is unknown if one price is unknown."""
     known = [one.estimated_usd for one in previews if one.estimated_usd is not None]
     value: dict[str, Any] = {
         "batches": [_record(one) for one in previews],

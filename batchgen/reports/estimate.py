@@ -1,7 +1,7 @@
-"""What the rest of a run will cost, before it is paid: tokens, dollars and batches per step. No network.
+"""Estimate what the rest of a run will cost: tokens, USD and batches by step. Makes no network calls.
 
-A sample of the conversations is carried on to the end with filler of the expected length in place of texts that do not
-exist yet, and each request is built and counted as `submit` would.
+Takes a sample of the conversations and fills the texts that do not exist yet with filler of the expected length. Then
+builds each request and counts its tokens as `submit` does.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from batchgen.engine.submission.expected_length import asks_follow_up, expected_
 from batchgen.ledger.receipt import cost_summary
 from batchgen.ledger.rows import SUBMITTED_STATES
 
-SAMPLE = 200
+SAMPLE = 200  # conversations
 FILLER = "word "  # about one token each
 
 
 class StepEstimate(NamedTuple):
-    """One step's remaining requests and what they are expected to need. USD is None where a price is unknown."""
+    """The remaining requests of one step, with expected batches, tokens and USD (None if the price is unknown)."""
 
     step: Step
     provider: str
@@ -40,7 +40,7 @@ class StepEstimate(NamedTuple):
 
 
 def estimate(session: Session) -> list[StepEstimate]:
-    """The steps of the run that are not bought yet, in order."""
+    """Estimate the requests of each step that are not bought yet, in the order of the steps."""
     by_state, accepted, rejected = session.store.totals.counts_by_position()
     texts = {stage: expected_text_tokens(session, stage) for stage in STAGES}
     means = _mean_inputs(session, _sample(session), texts)
@@ -74,18 +74,18 @@ def _estimate_step(session: Session, step: Step, requests: int, mean_input: floa
 
 
 def _comes_with_correction(session: Session, step: Step) -> bool:
-    """Whether a question is written together with the correction before it."""
+    """Whether the step's question comes with the correction before it (`ask_next`) and needs no request."""
     return step.stage is Stage.QUESTION and asks_follow_up(session, Step(step.round - 1, Stage.CORRECTION))
 
 
 def _sample(session: Session) -> Iterable[Conversation]:
-    """Up to SAMPLE conversations, evenly spread over the run."""
+    """Read about SAMPLE conversations, evenly spread over the run."""
     total = session.conversations
     return session.store.dialogues.read(list(range(1, total + 1, max(-(-total // SAMPLE), 1))))
 
 
 def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapping[Stage, float]) -> dict[int, float]:
-    """Mean input tokens of one request, by position, over the sample carried on to the end."""
+    """Return the mean input tokens of a request by position. `replies` are the expected tokens of each stage's text."""
     sums: dict[int, int] = defaultdict(int)
     size = 0
     for conversation in sample:
@@ -114,7 +114,7 @@ def _input_tokens(session: Session, conversation: Conversation, step: Step) -> i
 
 
 def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of an estimate, with the rates it was made with and the dates they were seen."""
+    """Return (JSON value, text) of an estimate; the text lists the rates and the dates on which they were read."""
     paid = cost_summary(session.store, session.settings)
     least = "at least " if paid.unpriced else ""
     total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
@@ -152,7 +152,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """A sum with an unknown part is unknown."""
+    """Add up the values; None if one of them is None."""
     known = list(values)
     return None if any(value is None for value in known) else sum(value for value in known if value is not None)
 

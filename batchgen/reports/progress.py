@@ -1,4 +1,4 @@
-"""What long work shows: a live table in a terminal, plain lines elsewhere."""
+"""Progress of long commands: a live table in a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def show_progress(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
-    """Yields the function that shows where the run stands now; call it after each tick."""
+    """Yield a function that shows the state of the run; call it after each tick."""
 
     def answer() -> dict[str, Any]:
         return status(session.store, session.settings, session.now())
@@ -42,7 +42,7 @@ def show_progress(session: Session, *, live: bool) -> Iterator[Callable[[], None
 
 
 def _log_changes(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
-    """One log line whenever the counts have changed."""
+    """Return a function that logs the state of the run if its summary has changed since the last call."""
     before = ""
 
     def show() -> None:
@@ -56,7 +56,7 @@ def _log_changes(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
 
 
 def summary(answer: Mapping[str, Any]) -> str:
-    """Where a run stands, in one line."""
+    """Return the state of a run in one line."""
     flying = sum(row["in_flight"] for row in answer["steps"])
     least = "at least " if answer["cost"]["unpriced_requests"] else ""
     return (

@@ -1,4 +1,4 @@
-"""The answers of `status` and `receipt` as plain text for people."""
+"""`status` and `receipt` as plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchgen.ledger.rows import LIVE_STATES
 
 
 def headline(answer: Mapping[str, Any]) -> str:
-    """Where the run is, in one sentence."""
+    """Return the state of the run in one sentence."""
     if not answer["conversations"]:
         return as_invoked("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
     left = answer["rejected"]
@@ -22,7 +22,7 @@ def headline(answer: Mapping[str, Any]) -> str:
 
 
 def status_text(answer: Mapping[str, Any]) -> str:
-    """`status` for people, as plain text."""
+    """Return `status` as plain text."""
     if not answer["conversations"]:
         return headline(answer)
     lines = [
@@ -45,7 +45,7 @@ def status_text(answer: Mapping[str, Any]) -> str:
 
 
 def cost_lines(cost: Mapping[str, Any]) -> list[str]:
-    """The money of a run in words; where a price is unknown, as the lower bound that it is."""
+    """Return the lines about cost. Sums are marked "at least" if a price is unknown."""
     unpriced = cost["unpriced_requests"]
     least = "at least " if unpriced else ""
     text = (
@@ -56,14 +56,14 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     if unpriced:
         names = ", ".join(cost["unpriced_models"])
         lines.append(
-            f"{pluralize(unpriced, 'request')} to {names} have no known price: set it in batchgen.toml"
-            f' ([prices."MODEL"] input = ..., output = ...), and they are counted.'
+            f"{pluralize(unpriced, 'request')} to {names} have no known price: set one in batchgen.toml"
+            f' ([prices."MODEL"] input = ..., output = ...) to include them in the cost.'
         )
     return lines
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 3.5 h, 2.1 d."""
+    """Format a duration in its largest fitting unit: 40 s, 12 min, 3.5 h, 2.1 d."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}" if size > 60 else f"{seconds / size:.0f} {unit}"  # noqa: PLR2004
@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 def receipt_text(found: Mapping[str, Any]) -> str:
-    """`receipt` for people, as plain text: a column without a figure is left out."""
+    """Return `receipt` as plain text. Columns whose total is 0 are left out, except the most important."""
     named = [(f"round {row['round']} {row['stage']}", row) for row in found["steps"]]
     rows = [("step", None), *named, ("all", found["total"])]
     lines = [f"{name:<18}" for name, _ in rows]

@@ -1,4 +1,4 @@
-"""`status` and the live view as tables for a terminal (rich). The same facts as the plain text, no others."""
+"""`status` and the live view as tables for a terminal (rich), with the same facts as the plain text."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from batchgen.reports.status_text import cost_lines, duration, headline
 
 BATCHES_SHOWN = 10
 BAR_CHARACTERS = 20
-ZERO = "·"  # a zero that nobody needs to read
+ZERO = "·"  # shown for 0, so that other counts are easier to see
 
 
 def print_status(answer: Mapping[str, Any], columns: int) -> None:
-    """`status` on a terminal's stdout that is so many columns wide."""
+    """Print `status` as tables that are `columns` characters wide."""
     console = Console(width=columns, highlight=False, markup=False, emoji=False)
     lines = [headline(answer), "", overview(answer), "", *cost_lines(answer["cost"])]
     if answer["conversations"]:
@@ -33,7 +33,7 @@ def print_status(answer: Mapping[str, Any], columns: int) -> None:
 
 
 def overview(answer: Mapping[str, Any]) -> RenderableType:
-    """Each step's done / in flight / ready / rejected, the batches with their age, and what waits."""
+    """Return tables of the steps and of the batches in flight, and the holds."""
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
     parts: list[RenderableType] = [_steps(answer)]
     if live:
@@ -45,7 +45,7 @@ def overview(answer: Mapping[str, Any]) -> RenderableType:
 def _steps(answer: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("step", no_wrap=True)
-    table.add_column("", max_width=BAR_CHARACTERS)  # it is the first to give way on a narrow terminal
+    table.add_column("", max_width=BAR_CHARACTERS)  # on a narrow terminal this column shrinks first
     for heading, style in (("done", "green"), ("in flight", "cyan"), ("ready", ""), ("rejected", "yellow")):
         table.add_column(heading, justify="right", style=style, no_wrap=True)
     for row in answer["steps"]:
