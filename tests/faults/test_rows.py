@@ -388,7 +388,7 @@ def test_thoughts_are_no_part_of_a_text(make_bench: Make, drawn_here: None) -> N
     assert thoughts_counted(scene.bench) == [(3, 5), (4, 5), (5, 5)]
     assert scene.run("report").code == 0
     page = (scene.bench.root / "data" / "report.html").read_text("utf-8")
-    assert page.count("5 without their &lt;think&gt; block") == 3
+    assert page.count("5 with a &lt;think&gt; block removed") == 3
     assert scene.run("export", "--format", "preference", "--output", str(scene.bench.root / "dpo.jsonl")).code == 0
     assert b"think" not in (scene.bench.root / "dpo.jsonl").read_bytes()
     assert scene.run("verify").code == 0

@@ -1,10 +1,10 @@
-"""The page's charts as inline SVG, drawn when the page is written: they need no script, and never move the page.
+"""The page's charts as inline SVG. They are drawn when the page is written and need no script.
 
-Colours are the page's CSS variables, so one drawing serves both themes. No text of a conversation, a model or an
-error enters a chart: only steps, fields and the words below.
+Colours are the page's CSS variables, so one drawing fits both themes. Charts contain no text from outside
+(conversations, models, errors), only names of steps and fields and the words below.
 
-altair and vl_convert take as much memory as all the rest of a report. So they are imported only where something is
-drawn: `draw` runs in a process of its own, and the first process needs the values alone.
+altair and vl_convert need as much memory as the rest of a report together. So `draw` runs in a process of its own, and
+they are imported only inside the functions that draw.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-WIDE, NARROW = 1090, 320  # pixels between the axes and all around: a desktop's, a phone's
-STEP_LABEL = 128  # pixels of the longest, "round 3 correction"
-ROW_HEIGHT = 24  # pixels of a bar with its gap
+WIDE, NARROW = 1090, 320  # width in pixels, on a desktop and on a phone
+STEP_LABEL = 128  # pixels for the longest label, "round 3 correction"
+ROW_HEIGHT = 24  # pixels of a bar and the gap beside it
 STATE_COLOURS = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
 COST_COLOURS = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
 PHASE_COLOURS = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
-# A day's name at midnight, the time elsewhere.
+# The date at midnight, the time at all other ticks.
 TIME_LABEL = (
     "utchours(datum.value) + utcminutes(datum.value) + utcseconds(datum.value) == 0 ? utcFormat(datum.value, '%b %d')"
     " : utcFormat(datum.value, utcseconds(datum.value) ? '%H:%M:%S' : '%H:%M')"
 )
-ROUND_COLOURS = 6  # colours in the style sheet, --round1 ...
+ROUND_COLOURS = 6  # number of colours in the style sheet: --round1, --round2, ...
 
 
 class RenderedChart(NamedTuple):
-    """One chart in two widths; the style sheet shows the one that fits. `label` says in words what it shows, `legend`
-    maps what its colours mean to the style sheet's variables.
+    """One chart as SVG in two widths; the style sheet shows the one that fits.
+
+    `label` describes the chart for screen readers. `legend` maps each kind to the CSS variable of its colour.
     """
 
     wide: str
@@ -48,8 +49,9 @@ class RenderedChart(NamedTuple):
 
 
 class ChartData(NamedTuple):
-    """What the charts show; `lengths` is that of `lengths.shares`, `bill` has the rows of `money`, none where nothing
-    was paid.
+    """The data of the charts.
+
+    `lengths` comes from `lengths.length_shares`. `bill` has the rows of `cost_chart`, none if nothing was billed.
     """
 
     steps: Sequence[StepFacts]
@@ -59,7 +61,7 @@ class ChartData(NamedTuple):
 
 
 class RenderedCharts(NamedTuple):
-    """The charts, by what they show; None where there is nothing to show."""
+    """The charts of the page; None if there is nothing to show."""
 
     flow: RenderedChart
     timeline: RenderedChart | None
@@ -68,7 +70,7 @@ class RenderedCharts(NamedTuple):
 
 
 def draw(wanted: ChartData) -> RenderedCharts:
-    """Draw everything."""
+    """Draw all charts of the page."""
     return RenderedCharts(
         steps_chart(wanted.steps),
         timeline_chart(wanted.timeline),
@@ -80,19 +82,19 @@ def draw(wanted: ChartData) -> RenderedCharts:
 def render_chart(
     chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping[str, str], **data: Rows
 ) -> RenderedChart:
-    """`chart`, a function of its width, as SVG. Its marks name which of `data` they show."""
+    """Draw a chart in both widths. `chart` builds it for a width; its marks refer to `data` by name."""
     return RenderedChart(svg(chart(WIDE), data), svg(chart(NARROW), data), label, legend)
 
 
 def svg(chart: alt.TopLevelMixin, data: Mapping[str, Rows]) -> str:
-    """The chart as an SVG element that scales down, hidden from screen readers (its figure has the label)."""
+    """Return the chart as an SVG element, hidden from screen readers (the figure around it has a label)."""
     import vl_convert
 
     spec = chart.to_dict()
     spec |= {
         "config": CONFIG,
         "datasets": data,
-    }  # here and not by altair: it would want a data frame, or check each row
+    }  # not through altair, which needs a data frame or checks each row
     text: str = vl_convert.vegalite_to_svg(spec)
     return re.sub(r'<svg [^>]*?width="(\d+)" height="(\d+)"', r'<svg aria-hidden="true" width="\1" height="\2"', text)
 
@@ -100,7 +102,7 @@ def svg(chart: alt.TopLevelMixin, data: Mapping[str, Rows]) -> str:
 CONFIG: Mapping[str, Any] = {
     "aria": False,
     "background": "transparent",
-    "font": "Arial, sans-serif",  # for measuring; the style sheet names the page's own
+    "font": "Arial, sans-serif",  # only to measure labels; the style sheet sets the font of the page
     "view": {"stroke": None},
     "axis": {
         "labelColor": "var(--soft)",
@@ -112,13 +114,13 @@ CONFIG: Mapping[str, Any] = {
         "domain": False,
         "ticks": False,
         "labelPadding": 6,
-        "labelSeparation": 16,  # between labels, by the measuring font; the reader's may be wider
+        "labelSeparation": 16,  # pixels between labels; wide, because the font of the page may be wider
     },
 }
 
 
 def _colour(names: Mapping[str, str]) -> alt.Color:
-    """The colours of `kind`. The legend is the page's: it wraps, and its letters are the page's own."""
+    """Return the colours by `kind`. The page shows the legend, because HTML can wrap it."""
     import altair as alt
 
     scale = alt.Scale(domain=list(names), range=[f"var({name})" for name in names.values()])
@@ -140,7 +142,7 @@ def _ticks(width: int) -> int:
 
 
 def steps_chart(steps: Sequence[StepFacts]) -> RenderedChart:
-    """How many conversations came to each step, and what became of them there."""
+    """Draw the number of conversations at each step by their state there."""
     import altair as alt
 
     rows = [
@@ -176,7 +178,7 @@ def _counts(one: StepFacts) -> tuple[int, int, int, int]:
 
 
 def cost_chart(rows: Sequence[Mapping[str, Any]]) -> RenderedChart:
-    """Estimate and bill of each step. A row has `step`, `estimated`, `accepted` and `wasted`, in USD."""
+    """Draw estimated and billed USD by step. A row has `step`, `estimated`, `accepted` and `wasted`."""
     import altair as alt
 
     bars = [
@@ -198,14 +200,14 @@ def cost_chart(rows: Sequence[Mapping[str, Any]]) -> RenderedChart:
         return layers.properties(width=width - STEP_LABEL, height=ROW_HEIGHT * len(rows))
 
     words = "; ".join(f"{row['step']}: {row['accepted'] + row['wasted']:.4f} dollars" for row in rows)
-    return render_chart(chart, f"Cost per step beside its estimate. {words}.", COST_COLOURS, bars=bars, ticks=ticks)
+    return render_chart(chart, f"Cost and estimate of each step. {words}.", COST_COLOURS, bars=bars, ticks=ticks)
 
 
 # ---------------------------------------------------------------- batches
 
 
 def timeline_chart(shown: Timeline) -> RenderedChart | None:
-    """When each batch waited and ran; many batches share their step's line. None before the first submission."""
+    """Draw when each batch waited and ran, None before the first submission."""
     import altair as alt
 
     if not shown.batches:
@@ -232,7 +234,7 @@ def timeline_chart(shown: Timeline) -> RenderedChart | None:
         )
         return done
 
-    label = f"When {shown.batches} batches waited at the provider and ran; the table below has the figures."
+    label = f"When {shown.batches} batches waited at the provider and ran. The table below has the numbers."
     return render_chart(chart, label, PHASE_COLOURS, bars=shown.bars)
 
 
@@ -240,7 +242,7 @@ def timeline_chart(shown: Timeline) -> RenderedChart | None:
 
 
 def length_charts(shares: Mapping[str, Rows]) -> dict[str, RenderedChart]:
-    """Per field, the share of texts by their length, one line a round (`lengths.shares`)."""
+    """Draw a chart for each field: the share of texts by length, one line for each round."""
     return {field: _length_chart(rows, field) for field, rows in shares.items()}
 
 
@@ -268,4 +270,4 @@ def _length_chart(rows: Rows, field: str) -> RenderedChart:
         )
         return done
 
-    return render_chart(chart, f"Lengths of the {field}s; the table below has the figures.", names, curves=curves)
+    return render_chart(chart, f"Lengths of the {field}s. The table below has the numbers.", names, curves=curves)

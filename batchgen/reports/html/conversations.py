@@ -1,7 +1,7 @@
-"""What the page says about the texts: their lengths, their flags, and the conversations that it shows.
+"""Read the texts for the page: their lengths, their flags, and the conversations that the page shows.
 
-The store is read in short ranges, so that a report never keeps a tick from its commit; two passes for the statistics,
-and what was drawn is read once more. A conversation is held only as long as its range is looked at.
+The store is read in short ranges, so that a tick can commit while a report runs. There are two passes over all
+conversations for the statistics; the chosen conversations are then read again. Only a few ranges are in memory at once.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from batchgen.runtime.worker_process import parallel_map
 if TYPE_CHECKING:
     import polars as pl
 
-RANGE = 250  # conversations in memory at once; four times as many take 40 MB more and save no time
-MAX_TEXT_CHARACTERS = 10_000  # of one text in the page; the files have it whole
+RANGE = 250  # conversations read at once; 1,000 would take 40 MB more and save no time
+MAX_TEXT_CHARACTERS = 10_000  # shown of one text; exported files have the full text
 BYTES_A_CONVERSATION = 12_000  # on average, before compression
 COMPLETE, OPEN, REJECTED = "complete", "open", "rejected"
 
 
 class LoadedConversation(NamedTuple):
-    """A conversation with its accepted texts, and where it stands."""
+    """A conversation with its accepted texts and its state in the store."""
 
     conversation: Conversation
     standing: ConversationState
@@ -46,7 +46,7 @@ class LoadedConversation(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What is known of a conversation that may be shown: its state, its labels by turn, where it stands."""
+    """What the page needs about a conversation besides its texts: state, labels by turn, row of the store."""
 
     state: str
     labels: tuple[tuple[str, ...], ...]
@@ -56,8 +56,8 @@ class Note(NamedTuple):
 class TextStatistics(NamedTuple):
     """`lengths` counts texts by round, field and characters; `labels` counts turns by (label, round).
 
-    `flagged` conversations have a label, of `complete` ones; `shown` are the page's conversations as JSON, in seed
-    order; `names` is what their labels' numbers mean.
+    `flagged` of the `complete` conversations have a label. `shown` are the page's conversations as JSON, in seed order.
+    `names` are the labels; `shown` refers to them by index.
     """
 
     lengths: Counts
@@ -69,7 +69,7 @@ class TextStatistics(NamedTuple):
 
 
 def read_texts(session: Session, most: int) -> TextStatistics:
-    """Look at every conversation; at most `most` are drawn to be shown."""
+    """Read every conversation for the statistics and choose at most `most` to be shown."""
     rounds = session.settings.rounds
     done = (turns_frame(found) for seen in read_ranges(session) if (found := complete_conversations(seen, rounds)))
     whole = survey(done, partial(_turns_of, session), groups=False)
@@ -77,7 +77,7 @@ def read_texts(session: Session, most: int) -> TextStatistics:
 
 
 def read_ranges(session: Session) -> Iterator[list[LoadedConversation]]:
-    """Every conversation, RANGE at a time. No cursor is left open between them: others may write."""
+    """Yield all conversations, RANGE at a time. No cursor stays open in between, so that a tick can write."""
     rounds = session.settings.rounds
     for first in range(1, session.conversations + 1, RANGE):
         standings = session.store.conversation_states(first, first + RANGE - 1)
@@ -92,7 +92,7 @@ def read_ranges(session: Session) -> Iterator[list[LoadedConversation]]:
 
 
 def _turns_of(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
-    """Complete conversations once more, by their numbers, as turns; no cursor is left open here either."""
+    """Yield the turns of the conversations with these numbers, RANGE conversations at a time."""
     rounds = session.settings.rounds
     for first in range(0, numbers.len(), RANGE):
         found = list(session.store.dialogues.read(numbers.slice(first, RANGE).to_list()))
@@ -104,12 +104,12 @@ def is_complete(conversation: Conversation, rounds: int) -> bool:
 
 
 def complete_conversations(seen: Sequence[LoadedConversation], rounds: int) -> list[Conversation]:
-    """Those that have all rounds: flags are about them alone, as in an export."""
+    """Return the conversations that have all rounds. Only these are flagged, as in an export."""
     return [one.conversation for one in seen if is_complete(one.conversation, rounds)]
 
 
 class _TextScan:
-    """The second pass: lengths, labels, and the draw."""
+    """The second pass over all conversations: counts lengths and labels, and chooses the sample."""
 
     def __init__(self, session: Session, whole: Survey, most: int) -> None:
         self._session, self._whole, self._rounds = session, whole, session.settings.rounds
@@ -125,7 +125,7 @@ class _TextScan:
         return TextStatistics(self._lengths.counts, self._labels, self._flagged, self._complete, self._shown())
 
     def _flagged_ranges(self) -> Iterator[tuple[list[LoadedConversation], dict[int, tuple[tuple[str, ...], ...]]]]:
-        """Every range with the labels of each complete conversation's turns."""
+        """Yield every range, with labels by turn of its complete conversations by number."""
         waiting: deque[list[LoadedConversation]] = deque()
 
         def frames() -> Iterator[pl.DataFrame]:
@@ -150,7 +150,7 @@ class _TextScan:
         self._sample.offer(one.conversation.number, names, Note(state, found, one.standing))
 
     def _shown(self) -> list[bytes]:
-        """The drawn conversations as JSON, in seed order, as many as the page has room for."""
+        """Return the sample as JSON, in the order of the seeds, up to `most` times BYTES_A_CONVERSATION."""
         names, room = self._session.names(), self._most * BYTES_A_CONVERSATION
         records: dict[int, bytes] = {}
         for number, note in self._sample.chosen():
@@ -164,10 +164,11 @@ class _TextScan:
 
 
 def conversation_record(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str, Any]:
-    """A conversation as the page's script reads it.
+    """Return a conversation as the page's script reads it.
 
-    `i` id, `s` state, `t` turns: each the question, the segments of answer and correction (report.marks), the numbers
-    of its labels, and whether a text was cut. `w` of a rejected one: round, stage, reason, detail, attempts.
+    `i` is the id, `s` the state, `t` the turns. A turn has the question, the segments of answer and correction
+    (`word_diff`), the indices of its labels, and 1 if a text was cut. `w` of a rejected conversation is round, stage,
+    reason, detail and failed attempts; of an open one round, stage, and "in flight" or "ready".
     """
     marks = note.labels or ((),) * len(one.turns)
     turns = [_turn_record(turn, found) for turn, found in zip(one.turns[:rounds], marks, strict=False)]

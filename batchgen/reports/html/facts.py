@@ -1,4 +1,4 @@
-"""What the ledger says about a run, step by step, as plain values. Reads totals only, never a conversation."""
+"""The facts about a run that the report shows, from the ledger alone. No conversation is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from batchgen.reports.html.timeline_bars import Timeline, TimelineBuilder
 
 SENT_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
-MAX_NEWEST_BATCHES = 200  # batches in the page's table
+MAX_NEWEST_BATCHES = 200  # rows in the page's table of batches
 
 
 class StepFacts(NamedTuple):
-    """One step. Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`, and `left` is `rejected` by
-    reason. Requests: `requests` were sent, `accepted` brought a text, `failed` did not, by reason; what is missing
-    has not come back. Of the accepted, `had_thoughts` began with a <think> block, which was taken off. `brought` texts
-    came along with the step before (`ask_next`) and had no request of their own.
+    """Counts of one step.
+
+    Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`; `left` counts the rejected ones by reason.
+    Requests: `requests` were sent, `accepted` have a usable text, `failed` counts the others by reason. The rest have
+    no reply yet. `had_thoughts` of the replies began with a <think> block, which was removed. `brought` texts came
+    with the replies of the step before (`ask_next`) and needed no request. `waited` and `ran` are in seconds.
     """
 
     step: Step
@@ -50,14 +52,16 @@ class StepFacts(NamedTuple):
 
     @property
     def yielded(self) -> float | None:
-        """The share of answered requests that brought a text; None before the first answer."""
+        """Return accepted / (accepted + failed) requests; None before the first reply."""
         answered = self.accepted + sum(self.failed.values())
         return self.accepted / answered if answered else None
 
 
 class RunFacts(NamedTuple):
-    """A run as its ledger tells it. `answer` is that of `status`. Of all `batches` only the `newest` are here. Times
-    are seconds since 1970 UTC: `began` is the first submission, `last` is when the newest result was read.
+    """A run as the ledger shows it.
+
+    `answer` is the record of `status`. `batches` counts all batches, `newest` holds the last of them. Times are seconds
+    since 1970 UTC: `began` is the first submission, `last` is when the newest results were collected.
     """
 
     answer: Mapping[str, Any]
@@ -71,7 +75,7 @@ class RunFacts(NamedTuple):
 
 
 def collect_facts(session: Session) -> RunFacts:
-    """Ask the ledger."""
+    """Read the facts of a run from its ledger."""
     now = session.now()
     answer = status(session.store, session.settings, now)
     seen = _LedgerTotals(now)
@@ -90,7 +94,7 @@ def collect_facts(session: Session) -> RunFacts:
 
 
 class _StepTotals:
-    """What was sent at one step; of each batch two times are kept."""
+    """Counts of the batches of one step. Keeps two durations of each batch, in seconds."""
 
     def __init__(self) -> None:
         self.requests, self.batches = 0, 0
@@ -108,7 +112,7 @@ class _StepTotals:
 
 
 class _LedgerTotals:
-    """Batches, seen one by one in the order they were planned."""
+    """Totals over all batches, which are added one by one in the order of planning."""
 
     def __init__(self, now: float) -> None:
         self._now, self.spans = now, TimelineBuilder()
@@ -128,7 +132,7 @@ class _LedgerTotals:
         if batch.state in SENT_STATES:
             self.sent[batch.position].learn(batch)
             for position in range(batch.position, batch.position + batch.texts):
-                self.models[position].add(batch.model)  # a question may have come along with the correction before it
+                self.models[position].add(batch.model)  # the batch of a correction may also bring the next question
 
 
 def _step_facts(
@@ -157,18 +161,18 @@ def _step_facts(
 
 
 def _most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
-    """Most frequent first; equal ones in the vocabulary's order."""
+    """Sort counts by frequency, equal ones in the order of `Reason`."""
     order = [str(reason) for reason in Reason]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], order.index(item[0]))))
 
 
 def median_and_maximum(seconds: Sequence[float]) -> tuple[float, float] | None:
-    """(median, maximum), None of nothing."""
+    """Return (median, maximum), None if there are no values."""
     return (median(seconds), max(seconds)) if seconds else None
 
 
 def receipt_table(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows and total for the page, of a receipt (`receipt.receipt`), and whether anything was paid."""
+    """Return the page's cost table from a receipt (`ledger.receipt.receipt`). `paid`: whether anything was billed."""
     rows = [_bill_row(str(Step(step["round"], Stage(step["stage"]))), step) for step in receipt["steps"]]
     unpriced = [model["model"] for model in receipt["models"] if model["rate"] is None]
     return {
@@ -180,7 +184,7 @@ def receipt_table(receipt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bill_row(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """`wasted` is what was paid for replies that no turn came from; `at_least` says that a price is unknown."""
+    """Return one row in USD and tokens. `wasted` was billed for failed and superseded replies."""
     return {
         "step": name,
         "estimated": part["estimated_usd"],

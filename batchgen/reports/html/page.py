@@ -1,8 +1,8 @@
-"""Facts, drawings and conversations -> one HTML file that needs nothing but itself.
+"""Write facts, charts and conversations as one HTML file that needs no other file.
 
-Texts never touch the markup: they travel compressed and in base64 and are rendered as text nodes. Everything else that
-comes from outside (models, errors, reasons) goes through the template's escaping. The policy forbids the page any
-script or style but its own, and every request.
+Texts of conversations are not part of the markup: they are compressed and in base64, and the script shows them as text
+nodes. The template escapes all other values from outside (models, errors, reasons). The content security policy allows
+only the page's own script and style, and no network request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DASH = "\N{EN DASH}"
 def render_page(
     facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
 ) -> Iterator[bytes]:
-    """The page, in pieces. `bill` is that of `facts.bill`."""
+    """Yield the page in pieces. `bill` comes from `facts.receipt_table`."""
     style, script = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
     marker = "@packed@"
     html = (
@@ -50,12 +50,12 @@ def render_page(
             packed=marker,
         )
     )
-    before, _, after = html.rpartition(marker)  # the last one: the script below it is ours
+    before, _, after = html.rpartition(marker)  # the last one: only our own script comes after it
     yield from (before.encode(), pack_conversations(texts), after.encode())
 
 
 def content_security_policy(style: str, script: str) -> str:
-    """What the page may do: run this script, use this style, nothing else, and reach nobody."""
+    """Return a policy that allows this script and this style, and no network request."""
     hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (script, style)]
     return (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}';"
@@ -64,7 +64,7 @@ def content_security_policy(style: str, script: str) -> str:
 
 
 def pack_conversations(texts: TextStatistics) -> bytes:
-    """The conversations as the page's script unpacks them: JSON, zlib, base64."""
+    """Pack the conversations for the page's script: JSON, compressed by zlib, in base64."""
     names = orjson.dumps([[label, FLAGS[LABELS[label][0]].meaning] for label in texts.names])
     squeeze = zlib.compressobj(6)
     parts = [squeeze.compress(b'{"labels":' + names + b',"items":[')]
@@ -81,7 +81,7 @@ def _environment() -> Environment:
         share=format_share,
         lasted=format_duration,
         words=humanize,
-        drawn=Markup,  # charts hold no words but ours
+        drawn=Markup,  # charts contain no text from outside
     )
     return environment
 
@@ -90,7 +90,7 @@ def _environment() -> Environment:
 
 
 def format_usd(value: float | None) -> str:
-    """Dollars as people read them: tiny sums keep four digits; what was paid is never shown as nothing."""
+    """Format USD: four digits below $10, two above. A sum above 0 is never shown as 0."""
     if value is None:
         return "unknown"
     if 0 < value < 0.00005:  # noqa: PLR2004
@@ -103,7 +103,7 @@ def format_integer(value: float | None) -> str:
 
 
 def format_share(value: float | None) -> str:
-    """A share in percent; what is there is never shown as nothing, nor nearly all as all."""
+    """Format a share in percent. A share above 0 is never shown as 0 %, one below 1 never as 100 %."""
     if value is None:
         return DASH
     percent = 100 * value
@@ -128,7 +128,7 @@ def humanize(name: str) -> str:
 def template_values(
     facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
 ) -> dict[str, Any]:
-    """Every value of the template but the page's own style and script."""
+    """Return the values of the template, except style, script, policy and packed texts."""
     answer = facts.answer
     return {
         "answer": answer,
@@ -147,12 +147,11 @@ def template_values(
         "rounded": format_integer(EXACT_UP_TO) if has_rounded_lengths(texts.lengths) else "",
         "rounds": range(1, answer["rounds"] + 1),
         "quality": _quality(texts, answer["rounds"]),
-        "shown_about": "Answer and correction stand side by side: tinted red (dotted) is only in the answer, tinted"
-        " green (underlined) only in the correction.",
+        "shown_about": "Answer and correction are side by side. Red words (dotted underline) are only in the answer,"
+        " green words (full underline) are only in the correction.",
         "partial": _partial(answer["conversations"], len(texts.shown)),
         "foot": f"Written by batchgen {__version__} on {_format_time(facts.now)}"
-        " from the run's store; nothing in this page"
-        " reaches the network.",
+        " from the store of the run. This page makes no network requests.",
     }
 
 
@@ -162,7 +161,7 @@ def _headline(answer: Mapping[str, Any]) -> str:
         return f"Finished: {done}" + (
             f", {format_integer(answer['rejected'])} left behind" if answer["rejected"] else ""
         )
-    return f"At work: {done} so far"
+    return f"Running: {done} so far"
 
 
 def _lead(facts: RunFacts) -> str:
@@ -187,15 +186,17 @@ def _tiles(facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any]) -> I
         f"{format_share(complete / total)} of {format_integer(total)}" if total else "",
     )
     yield _tile("Left behind", format_integer(left), format_share(left / total) if total else "")
-    yield _tile("On their way", format_integer(total - complete - left), f"{format_integer(flying)} in flight")
+    yield _tile("In progress", format_integer(total - complete - left), f"{format_integer(flying)} in flight")
     yield _tile(
         "Spent",
         spent["at_least"] + format_usd(spent["usd"]),
-        f"estimated {format_usd(spent['estimated'])} for the same",
+        f"estimated {format_usd(spent['estimated'])} for the same batches",
     )
     each = spent["usd"] / complete * 1000 if complete and spent["usd"] is not None else None
     yield _tile(
-        "Per 1,000 complete", DASH if each is None else spent["at_least"] + format_usd(each), "at this run's yield"
+        "Per 1,000 complete",
+        DASH if each is None else spent["at_least"] + format_usd(each),
+        "failed requests included",
     )
     flagged = texts.flagged / texts.complete if texts.complete else None
     yield _tile(
@@ -210,7 +211,7 @@ def _tile(name: str, value: str, note: str) -> dict[str, str]:
 
 
 def _format_time(seconds: float | None) -> str:
-    """A time as people read it, in UTC."""
+    """Format seconds since 1970 as `2026-01-31 12:00 UTC`."""
     return (timestamp(seconds) or DASH).replace("T", " ").removesuffix("Z")[:16] + " UTC"
 
 
@@ -259,6 +260,6 @@ def _partial(total: int, shown: int) -> str:
         return ""
     return (
         f"This page shows {format_integer(shown)} of {format_integer(total)}"
-        f" conversations, drawn by their ids: first up to {PER_CLASS} of"
-        " every flag, rejection reason and number of rounds, then any. All figures above are about all of them."
+        f" conversations, sampled by id: first up to {PER_CLASS} of every flag, rejection reason and number of rounds,"
+        " then any others. All figures above are about all conversations."
     )

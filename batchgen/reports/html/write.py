@@ -1,4 +1,4 @@
-"""Ask, look, draw, write: the command."""
+"""The command `report`: read the run, draw the charts, write the page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIXES = (".html", ".htm")
 
 
 class Reported(NamedTuple):
-    """The page that was written, its size, how many conversations it shows, and of how many."""
+    """The page that was written: its size in bytes, the conversations that it shows and those of the run."""
 
     output: Path
     bytes: int
@@ -32,13 +32,15 @@ class Reported(NamedTuple):
 
 
 def report(session: Session, output: Path, most: int) -> Reported:
-    """Write the page to `output`; at most `most` conversations can be read in it. Only reads the store.
+    """Write the page to `output`, with the texts of at most `most` conversations. Does not change the store.
 
-    Raises SetupError for an output that is no HTML file.
+    Raises SetupError if `output` does not end in .html or .htm or is a folder.
     """
     if output.suffix.lower() not in SUFFIXES or output.is_dir():
-        raise SetupError(f"{output} is no place for a report.", do="End --output in .html.")
-    need_place(output, "Name another place for the page: --output FILE.html")
+        raise SetupError(
+            f"{output} is not an HTML file.", do="Choose a file name that ends in .html: --output FILE.html"
+        )
+    need_place(output, "Choose another path for the report: --output FILE.html")
     known = collect_facts(session)
     texts = read_texts(session, most)
     paid = receipt_table(receipt(session.store, session.settings, session.steps()))
@@ -51,8 +53,8 @@ def report(session: Session, output: Path, most: int) -> Reported:
 
 
 def describe(done: Reported) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of what was written."""
+    """Return (JSON value, text) about the page that was written."""
     value = {**done._asdict(), "output": str(done.output)}
     shown = pluralize(done.shown, "conversation")
     some = "" if done.shown == done.conversations else f" of {done.conversations}"
-    return value, f"{done.output}: {shown}{some} to read, {done.bytes / 1e6:.1f} MB."
+    return value, f"{done.output}: {shown}{some} shown, {done.bytes / 1e6:.1f} MB."

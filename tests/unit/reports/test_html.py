@@ -153,7 +153,7 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
         "rejected": 1,
     }
     assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 left behind"]
-    assert f"{COUNT} conversations to read" in finished.run("report").out
+    assert f"{COUNT} conversations shown" in finished.run("report").out
 
 
 def test_steps_say_what_the_store_holds(finished: Bench) -> None:
@@ -209,7 +209,7 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     assert (along.entered, along.done, along.brought, along.requests, along.accepted) == (3, 3, 3, 0, 0)
     assert along.models == by_name["round 2 correction"].models
     assert by_name["round 2 correction"].accepted == 3
-    assert "+3 brought along" in written(bench)[1].texts("span")
+    assert "+3 without a request" in written(bench)[1].texts("span")
 
 
 def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
@@ -299,7 +299,7 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) 
     assert kinds == ["script", "script"]
     assert Counter(after.tags)["td"] == Counter(plain.tags)["td"]
     assert HOSTILE in after.texts("code")
-    assert f"Waiting, {HOSTILE}: {HOSTILE}" in after.texts("p")
+    assert f"Waiting: {HOSTILE}: {HOSTILE}" in after.texts("p")
     assert {item["w"][3] for item in after.unpacked()["items"] if item["s"] == "rejected"} == {HOSTILE}
 
 
@@ -420,8 +420,8 @@ def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Benc
 def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
     _, page = written(bench)
-    assert page.texts("h1") == ["At work: 0 of 3 conversations complete so far"]
-    assert "Nothing was submitted yet." in page.texts("p")
+    assert page.texts("h1") == ["Running: 0 of 3 conversations complete so far"]
+    assert "No batch was submitted yet." in page.texts("p")
     assert "No conversation is complete yet." in page.texts("p")
     assert {item["s"] for item in page.unpacked()["items"]} == {"open"}
     assert ROUNDED not in "".join(page.texts("p"))
@@ -466,7 +466,7 @@ def test_only_html_files_are_written(finished: Bench, name: str) -> None:
     before = ledger(finished)
     result = finished.run("report", "--output", str(finished.root / name))
     assert result.code == 2
-    assert "End --output in .html" in result.err
+    assert "ends in .html: --output FILE.html" in result.err
     assert ledger(finished) == before
 
 
