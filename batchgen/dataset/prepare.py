@@ -15,13 +15,13 @@ from batchgen.core.errors import InputError, SetupError
 from batchgen.core.wording import pluralize
 from batchgen.dataset.manifest import FACTS, manifest_matches, write_manifest
 from batchgen.dataset.round_files import write_due_files
+from batchgen.dataset.seed_sources import resolve
 from batchgen.dataset.seeds import (
     SUPPORTED_FILES_HINT,
     SeedReport,
     file_format,
     file_sha256,
     read_seeds,
-    resolve,
     sample_seeds,
 )
 from batchgen.ledger.run import Run

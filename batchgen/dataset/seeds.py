@@ -12,7 +12,6 @@ import hashlib
 import heapq
 import io
 import json
-import logging
 import lzma
 import os
 import random
@@ -42,8 +41,6 @@ MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 13
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
 INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
 SUPPORTED_FILES_HINT = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
-DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-DATASET_FILES = {"aligner/aligner-20K": "train.jsonl.xz"}
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
 BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
@@ -355,48 +352,3 @@ def sample_seeds(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, 
     chance = random.Random(sample_seed)  # noqa: S311 - no secret; random() is the one sequence Python promises to keep
     drawn = heapq.nsmallest(limit, ((chance.random(), number, seed) for number, seed in enumerate(seeds)))
     return (seed for _, _, seed in drawn)
-
-
-def resolve(source: str) -> Path:
-    """The local file that a path, or a Hugging Face dataset id "owner/name", stands for.
-
-    A path that exists wins; what looks like a path is never asked for on the hub. huggingface_hub fetches the file into
-    its cache (HF_ENDPOINT, HF_HOME, HF_TOKEN hold). Raises InputError when nothing usable is found or the hub is away.
-    """
-    if os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a name that is too long
-        return Path(source)
-    if source.startswith((".", "/", "~")) or file_format(source) or not DATASET_ID.fullmatch(source):
-        raise InputError(f"{source!r}: no such file.", do="Give a path, or a Hugging Face dataset id like owner/name.")
-    return _download_dataset(source)
-
-
-def _download_dataset(dataset: str) -> Path:
-    from httpx2 import HTTPError  # huggingface_hub lets it through
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    logging.getLogger("huggingface_hub").handlers.clear()  # its own: each line would come twice
-    api = HfApi()
-    name, revision = DATASET_FILES.get(dataset), None
-    try:
-        if name is None:
-            info = api.dataset_info(dataset, timeout=30.0)
-            name, revision = train_file(dataset, (file.rfilename for file in info.siblings or [])), info.sha
-        return Path(api.hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
-    except RepositoryNotFoundError:
-        do = "Check the spelling; a private or gated dataset needs HF_TOKEN."
-        raise InputError(f"{dataset!r} is no file here, and no dataset the hub would show.", do=do) from None
-    except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        do = "Try again, set HF_ENDPOINT to a mirror, or fetch the file yourself and give its path."
-        raise InputError(f"{dataset} could not be fetched: {why}", do=do) from None
-
-
-def train_file(dataset: str, names: Iterable[str]) -> str:
-    """The first train* file of a known kind. Raises InputError when there is none."""
-    trains = sorted(name for name in names if PurePosixPath(name).name.startswith("train") and file_format(name))
-    if not trains:
-        raise InputError(f"The dataset {dataset} has no train file of a known kind.", do=SUPPORTED_FILES_HINT)
-    if len(trains) > 1:
-        logging.getLogger(__name__).warning("%s has %d train files; only %s is read.", dataset, len(trains), trains[0])
-    return trains[0]
