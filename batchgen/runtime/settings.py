@@ -8,7 +8,6 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -192,6 +191,8 @@ def _convert(value: Any, kind: type[Struct], where: _Where) -> Any:
 
 
 def _unknown_key(where: _Where) -> _InvalidKey:
+    from difflib import get_close_matches  # needed for this message alone
+
     section: Any = (
         Settings if len(where) == 1 else Price if where[0] == "prices" else getattr(Settings(), str(where[0]))
     )
