@@ -1,6 +1,6 @@
-"""The dataset card: README.md beside an export, with the metadata block that the Hugging Face hub reads.
+"""Write the dataset card: README.md beside an export, with the metadata block that the Hugging Face hub reads.
 
-It says only what the store and the export know, and no date of today: the same dataset has the same card.
+It depends only on the store and the export, not on the date: the same dataset has the same card.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SplitFile(NamedTuple):
 
 
 class ExportFacts(NamedTuple):
-    """What an export knows about itself. `labels` counts records by label, `scripts` dialogues by writing system."""
+    """Facts of an export for its card. `labels` counts records by label, `scripts` dialogues by writing system."""
 
     form: str
     parts: Mapping[str, SplitFile]
@@ -62,7 +62,7 @@ class ExportFacts(NamedTuple):
 
 
 def card(run: Run, facts: ExportFacts, command: str) -> str:
-    """The whole README.md of an export that `command` makes again."""
+    """Return the README.md of the export that `command` writes."""
     sections = [
         _introduction(run, facts),
         "## Content warning\n\n" + _WARNING,
@@ -77,12 +77,12 @@ def card(run: Run, facts: ExportFacts, command: str) -> str:
 
 
 def may_replace_with_card(path: Path) -> bool:
-    """Whether `path` may be replaced by a card: it is one, or it does not exist."""
+    """Return whether a card may be written to `path`: it is a card, or it does not exist."""
     return not path.exists() or CARD_MARKER in path.read_text("utf-8", errors="replace")
 
 
 def read_card_rows(path: Path) -> dict[str, int]:
-    """How many records a card says that each split has; {} when there is no card."""
+    """Return the number of records of each split as the card states it; {} if there is no card."""
     from huggingface_hub import DatasetCard
 
     if not path.exists():
@@ -126,7 +126,7 @@ def _metadata(run: Run, facts: ExportFacts) -> str:
 
 
 def _feature(name: str, kind: Any) -> dict[str, Any]:
-    """A column in the words of the `datasets` library."""
+    """Return a column as a feature of the `datasets` library."""
     return {"name": name, **_feature_type(kind)}
 
 
@@ -141,7 +141,7 @@ def _feature_type(kind: Any) -> dict[str, Any]:
 
 
 def _languages(scripts: Mapping[str, int]) -> list[str]:
-    """The languages by what a writing system usually stands for: Latin is taken for English."""
+    """Return the usual language of each writing system; Latin counts as English."""
     total = sum(scripts.values())
     common = [
         name
@@ -152,7 +152,7 @@ def _languages(scripts: Mapping[str, int]) -> list[str]:
 
 
 def _source(run: Run) -> str:
-    """The seeds' dataset id, or the name of their file without where it lay."""
+    """Return the seeds' dataset id, or the name of their file without its folder."""
     source = run.store.fact("source") or "unknown seeds"
     is_file = file_format(source) is not None or source.count("/") != 1 or source.startswith((".", "/"))
     return Path(source).name if is_file else source
@@ -205,7 +205,7 @@ def _format(run: Run, facts: ExportFacts, command: str) -> str:
 
 
 def _provenance(run: Run) -> str:
-    """Who wrote what, when, for how much."""
+    """Return the section on which model wrote what, when, and at which cost."""
     batches = [batch for batch in run.store.batches(BatchState.COLLECTED) if batch.requests]
     written = Counter[tuple[int, str, str, str]]()
     for batch in batches:
@@ -225,7 +225,7 @@ def _provenance(run: Run) -> str:
 
 
 def _prompts(run: Run) -> str:
-    """The system texts of each stage; the dialogue itself follows them as data."""
+    """Return the section with the system text of each stage; the dialogue follows it as data."""
     example = Conversation(1, (Turn("-"),))
     said = []
     for stage in Stage:
@@ -254,7 +254,7 @@ def _left_behind(run: Run, facts: ExportFacts) -> str:
 
 
 def _flags(facts: ExportFacts) -> str:
-    """Every label with its meaning, and how many of the records have it."""
+    """Return the section with every label, its meaning, and its number of records."""
     rows = [
         (f"`{label}`", FLAGS[name].meaning, count := facts.labels.get(label, 0), f"{count / max(facts.rows, 1):.1%}")
         for label, (name, _) in LABELS.items()

@@ -1,7 +1,7 @@
-"""The finished dataset in the forms that trainers read; `verify_exports` compares what was written with the store.
+"""Export the finished dataset in the formats that trainers read. `verify_exports` compares the files with the store.
 
-Two passes over the store in chunks of whole conversations: the first looks at the dataset as a whole (usual lengths,
-near-duplicates, who belongs together), the second flags and writes.
+Reads the store twice, in chunks of whole conversations. The first pass measures the whole dataset (usual lengths,
+near-duplicates, groups for the split); the second adds flags and writes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Sink = Callable[[Record], object]
 
 
 class ExportOptions(NamedTuple):
-    """What to write where: `flags` is "keep" or "drop:NAME,..."; `test_share` 0 makes no split."""
+    """What to write and where. `flags` is "keep" or "drop:NAME,..."; with `test_share` 0 there is no split."""
 
     form: str
     output: Path
@@ -59,7 +59,7 @@ class ExportOptions(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """What was written. `labels` counts the records that carry a label, `left_out` those that were not written."""
+    """What was written. `labels` counts the records with a label, `left_out` those that were not written."""
 
     parts: Mapping[str, SplitFile]
     conversations: int
@@ -69,8 +69,9 @@ class Exported(NamedTuple):
 
 
 def export(run: Run, options: ExportOptions) -> Exported:
-    """Write every conversation that is complete in all rounds. Raises SetupError when there is none, for flags that
-    do not exist, and for an output that is no place for an export.
+    """Write every conversation that is complete in all rounds.
+
+    Raises SetupError if there is none, for unknown flags, and for an output path that cannot be used.
     """
     form, dropped = FORMATS[options.form], _dropped(options.flags)
     outputs = _outputs(run, options)
@@ -110,13 +111,13 @@ def _record_export(run: Run, output: Path) -> None:
 
 
 def written_exports(run: Run) -> list[Path]:
-    """Where this run's exports were written; those that are gone by now are left out."""
+    """Return the existing exports of this run, by the paths they were written to."""
     places = json.loads(run.store.fact(EXPORTS_FACT) or "[]")
     return [Path(place) for place in places if os.path.exists(place)]  # noqa: PTH110 - Path's raises without access
 
 
 class _RecordWriter:
-    """The second pass: which records are written to which split, and what was counted on the way."""
+    """The second pass: writes records to their split and counts them."""
 
     def __init__(self, form: Format, dropped: frozenset[str], test: frozenset[int]) -> None:
         self._format, self._dropped, self._test = form, dropped, test
@@ -141,7 +142,7 @@ class _RecordWriter:
 
 
 def _dropped(flags: str) -> frozenset[str]:
-    """The labels that `--flags` leaves out."""
+    """Return the labels that `--flags` leaves out."""
     word, _, names = flags.partition(":")
     if flags == "keep":
         return frozenset()
@@ -160,7 +161,7 @@ def _dropped(flags: str) -> frozenset[str]:
 
 
 def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
-    """The files to write, by split. A path with a suffix is one file, any other a directory with a card."""
+    """Return the files to write, by split. A path with a suffix is one file; any other is a directory with a card."""
     output = options.output
     own = [run.layout.data, run.layout.root / "requests", run.layout.root / "results"]
     if any(_real(output).is_relative_to(_real(folder)) for folder in own):
@@ -179,7 +180,7 @@ def _real(path: Path) -> Path:
 
 
 def _in_directory(folder: Path, options: ExportOptions) -> dict[str, Path]:
-    """The files of an export in `folder`, which must hold nothing that they would be mistaken for or would destroy."""
+    """Return the files of an export in `folder`. Raises SetupError if other data is in it."""
     suffix = ".parquet" if options.form == "parquet" else ".jsonl"
     splits = [TRAIN, TEST] if options.test_share else [TRAIN]
     files = {split: folder / f"{split}{suffix}" for split in splits}
@@ -201,7 +202,7 @@ def _jsonl(path: Path) -> Iterator[Sink]:
 
 @contextmanager
 def _parquet(path: Path, schema: pl.Schema) -> Iterator[Sink]:
-    """Collects lines in a nameless file and makes columns of them at the end, a chunk at a time."""
+    """Collect lines in a temporary file without a name, and write them as Parquet at the end, a chunk at a time."""
     with atomic_write(path) as stream, TemporaryFile(dir=path.parent) as lines:
         yield lambda record: lines.write(orjson.dumps(record) + b"\n")
         source = register_io_source(lambda *_: _frames(lines, schema), schema=schema)
@@ -219,7 +220,7 @@ def _sink(path: Path, schema: pl.Schema) -> AbstractContextManager[Sink]:
 
 
 def _test_conversations(whole: Survey, options: ExportOptions) -> frozenset[int]:
-    """The conversations of the test split."""
+    """Return the conversations of the test split."""
     if not options.test_share:
         return frozenset()
     test = choose_test_conversations(whole.together, options.test_share, options.split_seed)
@@ -229,7 +230,7 @@ def _test_conversations(whole: Survey, options: ExportOptions) -> frozenset[int]
 
 
 def _command(options: ExportOptions) -> str:
-    """The command that makes the same files again."""
+    """Return the command that writes the same files again."""
     parts = ["batchgen export", f"--format {options.form}", f"--output {as_text(options.output.name)}"]
     if options.flags != "keep":
         parts.append(f"--flags {options.flags}")
@@ -246,7 +247,7 @@ def _complete_conversations(run: Run) -> Iterator[Conversation]:
 
 
 def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    """CHUNK conversations at a time, or as many as have CHARACTERS."""
+    """Yield CHUNK conversations at a time, or fewer with CHARACTERS characters."""
     chunk: list[Conversation] = []
     room = CHUNK_CHARACTERS
     for one in conversations:
@@ -260,7 +261,7 @@ def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation
 
 
 def _turns_of(run: Run, numbers: pl.Series) -> Iterator[pl.DataFrame]:
-    """Complete conversations once more, by their numbers, as turns."""
+    """Yield the turns of complete conversations again, by their numbers."""
     rounds = run.settings.rounds
     for start in range(0, numbers.len(), CHUNK):
         some = run.store.dialogues.read(numbers.slice(start, CHUNK).to_list())
@@ -268,7 +269,7 @@ def _turns_of(run: Run, numbers: pl.Series) -> Iterator[pl.DataFrame]:
 
 
 def _flagged_conversations(run: Run, whole: Survey) -> Generator[tuple[int, FlaggedConversation]]:
-    """(number, dialogue) of every complete conversation, flagged, in seed order."""
+    """Yield (number, dialogue) of every complete conversation, with flags, in seed order."""
     names, writers = run.names(), ModelAttribution(run.store, run.settings.rounds)
     chunks: deque[list[Conversation]] = deque()
 
@@ -285,7 +286,7 @@ def _flagged_conversations(run: Run, whole: Survey) -> Generator[tuple[int, Flag
 
 
 class ModelAttribution:
-    """Which model wrote each text, from the ledger. Only a step that changed its model is looked up row by row."""
+    """Which model wrote each text, from the ledger. Only steps that changed their model are looked up row by row."""
 
     def __init__(self, store: Store, rounds: int) -> None:
         self._store, self._positions = store, range(rounds * len(STAGES))
@@ -302,7 +303,7 @@ class ModelAttribution:
                 self._single_models[position] = models.pop() if models else None
 
     def of(self, number: int) -> tuple[str | None, ...]:
-        """The model behind each text of a conversation, None for the seed's."""
+        """Return the model that wrote each text of a conversation, None for the seed."""
         if not self._models:
             return tuple(self._single_models.values())
         sources = self._store.dialogues.sources(number)
@@ -316,7 +317,7 @@ class ModelAttribution:
 
 
 def describe(options: ExportOptions, done: Exported) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of what was exported."""
+    """Return (JSON value, text) about what was exported."""
     rows = sum(part.rows for part in done.parts.values())
     value = {
         "format": options.form,

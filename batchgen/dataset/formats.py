@@ -1,4 +1,4 @@
-"""The forms that trainers read, each as a pure function: a finished dialogue in, one record out."""
+"""Formats that trainers read, each a pure function from a finished dialogue to one record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ORDER = {label: place for place, label in enumerate(LABELS)}
 
 
 class FlaggedConversation(NamedTuple):
-    """A finished conversation: its id, turns, the labels of each turn, and who wrote each text (None: the seed)."""
+    """A finished conversation: id, turns, the labels of each turn, and the model of each text (None: the seed)."""
 
     identity: str
     turns: tuple[Turn, ...]
@@ -22,20 +22,20 @@ class FlaggedConversation(NamedTuple):
     models: tuple[str | None, ...]
 
     def until(self, number: int) -> FlaggedConversation:
-        """The dialogue as it was after round `number`."""
+        """Return the dialogue as it was after round `number`."""
         return FlaggedConversation(
             self.identity, self.turns[:number], self.labels[:number], self.models[: number * len(STAGES)]
         )
 
     def flags(self) -> list[str]:
-        """Every label that a turn has, once, in the order of quality.LABELS."""
+        """Return every label of any turn, once, in the order of quality.LABELS."""
         return sorted({label for labels in self.labels for label in labels}, key=_ORDER.__getitem__)
 
 
 class Format(NamedTuple):
-    """A form: whether a record is a `turn` with what was said before it or a whole conversation, and what is in it.
+    """A format: its columns, and whether one record is a `turn` with its history or a whole conversation.
 
-    `same` tells a dialogue whose last turn has nothing to teach in this form.
+    `same` tells whether the last turn has nothing to learn from in this format.
     """
 
     per_turn: bool
@@ -46,19 +46,19 @@ class Format(NamedTuple):
     same: Callable[[FlaggedConversation], bool] = lambda _: False
 
     def units(self, dialogue: FlaggedConversation) -> Iterator[FlaggedConversation]:
-        """What `record` is asked for: the dialogue itself, or as it was after each of its turns."""
+        """Return what each record is made of: the whole dialogue, or the dialogue up to each of its turns."""
         if self.per_turn:
             yield from (dialogue.until(number) for number in range(1, len(dialogue.turns) + 1))
         else:
             yield dialogue
 
     def labels(self, unit: FlaggedConversation) -> list[str]:
-        """The labels that speak of a record: of its own turn, or of all turns."""
+        """Return the labels that concern a record: those of its turn, or of all turns."""
         return list(unit.labels[-1]) if self.per_turn else unit.flags()
 
 
 def chat_messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
-    """Turns as chat messages; the assistant says the corrections."""
+    """Return turns as chat messages; the corrections are the messages of the assistant."""
     return [
         {"role": role, "content": text}
         for turn in turns
@@ -93,8 +93,9 @@ def _chosen_is_rejected(dialogue: FlaggedConversation) -> bool:
 
 
 def question_with_history(turns: tuple[Turn, ...]) -> str:
-    """The last question with what was said before it: "USER: ...", "ASSISTANT: ..." on lines of their own. Without
-    history it is the bare question, as in aligner-20K.
+    """Return the last question with its history: "USER: ...", "ASSISTANT: ..." on lines of their own.
+
+    Without history it is the question alone, as in aligner-20K.
     """
     *before, turn = turns
     if not before:

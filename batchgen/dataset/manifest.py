@@ -1,4 +1,4 @@
-"""What a run keeps beside its requests: its facts and its seeds, so that a lost store can be built again."""
+"""Keep the facts and the seeds of a run beside its requests, so that a lost store can be rebuilt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FACTS = ("prepared", "source", "run")
 
 
 def write_manifest(run: Run, facts: Mapping[str, str]) -> None:
-    """Lay a run's facts and its seeds beside its requests, where `rebuild` finds them."""
+    """Write the facts and the seeds of a run beside its requests."""
     folder = run.layout.root / "requests"
 
     def lines() -> Iterator[bytes]:
@@ -30,7 +30,7 @@ def write_manifest(run: Run, facts: Mapping[str, str]) -> None:
 
 
 def manifest_matches(run: Run) -> bool:
-    """Whether the files beside the requests belong to this run. A kill may have come between the store and them."""
+    """Return whether the files beside the requests belong to this run. They may be missing after a kill."""
     if not (run.layout.root / "requests" / "seeds.jsonl.zst").exists():
         return False
     try:
@@ -40,7 +40,7 @@ def manifest_matches(run: Run) -> bool:
 
 
 def read_facts(layout: Layout) -> dict[str, str]:
-    """The facts of a run. Raises InputError where a run never was, or has lost what it was prepared from."""
+    """Return the facts of a run. Raises InputError if there is no run, or its facts are lost."""
     path = layout.root / "requests" / "run.json"
     try:
         return dict(orjson.loads(path.read_bytes()))
@@ -50,7 +50,7 @@ def read_facts(layout: Layout) -> dict[str, str]:
 
 
 def read_manifest_seeds(layout: Layout) -> Iterator[Turn]:
-    """The seeds of a run, in order. Raises InputError where they are gone or damaged."""
+    """Return the seeds of a run, in order. Raises InputError if they are missing or damaged."""
     path = layout.root / "requests" / "seeds.jsonl.zst"
     try:
         with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as reader:

@@ -1,4 +1,4 @@
-"""Single-turn triples -> round 1 of a new run."""
+"""Create round 1 of a new run from single-turn triples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_FILES = 5  # of a folder, that an error names
 
 
 class PrepareOptions(NamedTuple):
-    """What to take from where. `limit` None takes every row, in file order."""
+    """Which seeds to take. `limit` None takes every row, in file order."""
 
     source: str
     limit: int | None
@@ -40,7 +40,7 @@ class PrepareOptions(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What `prepare` did; `report` is None when the root was prepared the same way before."""
+    """What `prepare` did. `report` is None if the root was prepared the same way before."""
 
     conversations: int
     source: Path
@@ -48,10 +48,10 @@ class Prepared(NamedTuple):
 
 
 def prepare(run: Run, options: PrepareOptions) -> Prepared:
-    """Fill the root with round 1. Changes nothing when it holds the same input with the same options.
+    """Fill the root with round 1. Changes nothing if it has the same input and options already.
 
-    Raises SetupError when other input is given to a root that holds paid work, NeedsPerson when that work has lost its
-    store, or has an older copy of it, InputError for input that cannot be read or has no usable row.
+    Raises SetupError if the root has paid work for other input; NeedsPerson if that work lost its store or has an older
+    copy of it; InputError if the input cannot be read or has no usable row.
     """
     _check_store(run)
     path = resolve(options.source)
@@ -89,7 +89,7 @@ def _check_store(run: Run) -> None:
 
 
 def _which_file(folder: Path) -> str:
-    """Which file of a folder to name: the one train file, the one file of a known kind, or one of several."""
+    """Return which file of a folder to suggest: the train file, the only file of a known format, or a choice."""
     usable = sorted(each.name for each in folder.iterdir() if file_format(each.name) and each.is_file())
     names = [name for name in usable if name.startswith("train")] or usable
     if not names:
@@ -101,7 +101,7 @@ def _which_file(folder: Path) -> str:
 
 
 def _identity(path: Path, options: PrepareOptions) -> str:
-    """Equal for equal input and options: the file's content counts, not where it lies."""
+    """Return a value that is equal for equal input and options. The content of the file counts, not its path."""
     try:
         content = file_sha256(path)
     except OSError as error:
@@ -115,14 +115,14 @@ def _turns(seeds: Iterator[tuple[str, str, str]]) -> Iterator[Turn]:
 
 
 def _delete_unsent_files(layout: Layout, run: Run) -> None:
-    """Request files that were written but never sent belong to the seeds that are being replaced."""
+    """Delete request files that were never sent; they belong to the seeds that are replaced."""
     for batch in run.store.batches():
         with suppress(FileNotFoundError):
             layout.requests(batch.step, batch.name).unlink()
 
 
 def describe(done: Prepared) -> tuple[dict[str, object], str]:
-    """(JSON value, text) of what `prepare` did: what was kept, what was left out, where and why."""
+    """Return (JSON value, text) about what `prepare` did: rows kept and left out, where and why."""
     value: dict[str, object] = {"conversations": done.conversations, "source": str(done.source)}
     if done.report is None:
         return {

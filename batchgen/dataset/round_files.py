@@ -1,7 +1,7 @@
-"""The files that people read: each round's turns and histories, who was left behind, and the receipt.
+"""Write the files that people read: each round's turns and histories, rejected conversations, and the receipt.
 
-They are derived from the store and can be written anew at any time. A round file is replaced as a whole, atomically,
-when a conversation has completed that round; a large one at most once an hour, until nothing more is to come.
+They are made from the store and can be written again at any time. A round file is replaced as a whole, atomically,
+after a conversation completed that round; a large file at most once an hour, until the run is finished.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGE_SECONDS = 3600.0
 
 
 def write_due_files(run: Run) -> list[Path]:
-    """Write the derived files that are missing, or older than the store and due. Returns what was written."""
+    """Write the files that are missing, or older than the store and due. Returns what was written."""
     stale = run.store.outdated_files()
     written: list[Path] = []
     for name, lines, paths in _derived_files(run):
@@ -46,7 +46,7 @@ def write_due_files(run: Run) -> list[Path]:
 
 
 def write_outdated_files(run: Run) -> list[Path]:
-    """Write all that is older than the store, for a command that reads the files. What is missing stays so.
+    """Write all files that are older than the store, for a command that reads them. Missing files stay missing.
 
     Returns the files that stay older than the store, because it is open for reading only.
     """
@@ -63,7 +63,7 @@ def write_outdated_files(run: Run) -> list[Path]:
 
 
 def _derived_files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
-    """(name, lines that it should have, paths) of each round's files and of the rejected list."""
+    """Return (name, expected number of lines, paths) of each round's files and of the rejected list."""
     for number in range(1, run.settings.rounds + 1):
         if lines := _completed_up_to(run, number):
             yield f"{ROUND}{number}", lines, [run.layout.single_turn(number), run.layout.history(number)]
@@ -71,7 +71,7 @@ def _derived_files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
 
 
 def _old(run: Run, paths: Sequence[Path]) -> bool:
-    """Whether the files were written LARGE_SECONDS ago, or in the future: then a clock was set back."""
+    """Return whether the files were written LARGE_SECONDS ago, or in the future: then the clock was set back."""
     return any(not 0 <= run.now() - path.stat().st_mtime < LARGE_SECONDS for path in paths)
 
 
@@ -98,12 +98,12 @@ def _write_receipt(run: Run) -> list[Path]:
 
 
 def has_open_conversations(run: Run) -> bool:
-    """Whether any conversation is in flight or ready: something may still move."""
+    """Return whether any conversation is in flight or ready."""
     return bool(run.store.batches(*LIVE_STATES)) or any(map(run.store.ready_attempts, run.steps()))
 
 
 def _receipt_inputs_changed(run: Run) -> bool:
-    """Whether the receipt was written for other prices or another number of rounds, or by an older program."""
+    """Return whether the receipt was written for other prices, another number of rounds, or by an older version."""
     return run.store.fact(RECEIPT_INPUTS_FACT) != _receipt_inputs(run)
 
 
@@ -113,7 +113,7 @@ def _receipt_inputs(run: Run) -> str:
 
 
 def _completed_up_to(run: Run, number: int) -> int:
-    """How many conversations are complete up to that round."""
+    """Return how many conversations are complete up to that round."""
     return run.conversations if number == 1 else run.store.totals.settled_at(number * len(STAGES) - 1)[0]
 
 

@@ -1,4 +1,4 @@
-"""What stands in the files that people read: the lines of round files and of the rejected list, and the receipt."""
+"""Render the lines of round files and of the rejected list, and the receipt."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ CHUNK = 1_000  # conversations that are read and written in one go
 
 
 def round_lines(run: Run, number: int) -> Iterator[tuple[bytes, ...]]:
-    """(round `number`'s turn, the first `number` rounds) of every conversation complete up to that round, sorted by id:
-    the lines of many at a time.
+    """Yield (turn of round `number`, first `number` rounds) of every conversation complete up to that round, sorted by
+    id.
+
+    Each item holds the lines of many conversations.
     """
     return _render_lines(run, number, _single_turn_template(number), _history_template(number))
 
 
 def single_turns(run: Run, number: int) -> Iterator[bytes]:
-    """The first of `round_lines` alone."""
+    """Yield the first part of `round_lines` alone."""
     return chain.from_iterable(_render_lines(run, number, _single_turn_template(number)))
 
 
 def histories(run: Run, number: int) -> Iterator[bytes]:
-    """The second of `round_lines` alone."""
+    """Yield the second part of `round_lines` alone."""
     return chain.from_iterable(_render_lines(run, number, _history_template(number)))
 
 
@@ -45,7 +47,7 @@ def _history_template(number: int) -> LineTemplate:
 
 
 def _render_lines(run: Run, number: int, *forms: LineTemplate) -> Iterator[tuple[bytes, ...]]:
-    """The lines of each form. The texts are read and escaped once for all."""
+    """Return the lines of each form. Texts are read and escaped once for all."""
     identity = run.names().id_format()
     places = range(min(form.shown.start for form in forms), number * len(STAGES))
     for numbers, texts in run.store.dialogues.completed_up_to(number * len(STAGES), places, CHUNK):
@@ -55,7 +57,7 @@ def _render_lines(run: Run, number: int, *forms: LineTemplate) -> Iterator[tuple
 
 
 def rejected_lines(run: Run) -> Iterator[bytes]:
-    """Every conversation left behind, with the step it was at and why."""
+    """Yield every rejected conversation, with its step and the reason."""
     names = run.names()
     for number, step, reason, detail, attempts in run.store.rejected_conversations():
         row = {
@@ -70,5 +72,5 @@ def rejected_lines(run: Run) -> Iterator[bytes]:
 
 
 def receipt_line(run: Run) -> bytes:
-    """The receipt as one JSON object."""
+    """Return the receipt as one JSON object."""
     return orjson.dumps(receipt(run.store, run.settings, run.steps()), option=orjson.OPT_INDENT_2) + b"\n"

@@ -1,7 +1,7 @@
-"""aligner-20K, in any container it comes in, becomes clean triples and a report of what was left out.
+"""Read aligner-20K rows, in any supported container, as clean triples, with a report of the rows left out.
 
-A row nobody can use is left out and the rest goes on. A file whose remainder cannot be trusted is refused as a whole: a
-cut archive, a torn array, a broken quote in a CSV; after the damage, texts may belong to another row.
+A row that cannot be used is left out and reading goes on. A file whose remaining rows cannot be trusted is refused as a
+whole: a cut archive, a broken array, a broken quote in a CSV. Behind the damage, texts may belong to another row.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is 
 
 
 class Seed(NamedTuple):
-    """A single-turn triple: stripped, clean, no field empty."""
+    """A single-turn triple: stripped and clean, no field empty."""
 
     question: str
     answer: str
@@ -59,7 +59,7 @@ class Seed(NamedTuple):
 
 
 class RowError(StrEnum):
-    """Why a row as a whole is no seed; a reader yields it in the row's place."""
+    """Why a row cannot be a seed; a reader yields it in place of the row."""
 
     UNREADABLE = "unreadable"  # not JSON, or not UTF-8
     NOT_AN_OBJECT = "not an object"
@@ -69,7 +69,7 @@ class RowError(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SkippedRow:
-    """A row that is no seed. `line` is a physical line from 1 (jsonl, csv) or a row number (json array, parquet)."""
+    """A row that is not a seed. `line` counts from 1: lines (jsonl, csv) or rows (json array, parquet)."""
 
     line: int
     reason: str
@@ -77,10 +77,10 @@ class SkippedRow:
 
 @dataclass(slots=True)
 class SeedReport:
-    """What became of the rows read so far: read = kept + the sum of left_out. Blank lines are no rows.
+    """Counts of the rows read so far: read = kept + the sum of left_out. Blank lines are not rows.
 
     `examples` has the first line numbers per reason; `replaced_surrogates` counts characters; `copies` counts kept rows
-    whose question was there before (information; among the first 100,000 different questions).
+    whose question occurred before (among the first 100,000 different questions; for information).
     """
 
     read: int = 0
@@ -96,7 +96,7 @@ class SeedReport:
 
 
 def parse_row(row: object) -> tuple[Seed, int] | str:
-    """The seed in a row and its number of replaced surrogates, or the reason why there is none."""
+    """Return the seed in a row and its number of replaced surrogates, or the reason why there is none."""
     if not isinstance(row, dict):
         return (row if isinstance(row, RowError) else RowError.NOT_AN_OBJECT).value
     texts, surrogates = [], 0
@@ -115,12 +115,12 @@ def parse_row(row: object) -> tuple[Seed, int] | str:
 
 
 def _has_visible_text(text: str) -> bool:
-    """Whether anything can be seen: not only blanks and what has no shape (a zero-width space, a byte order mark)."""
+    """Return whether anything is visible: not only blanks and characters of no width."""
     return text[:1].isalnum() or any(unicodedata.category(one) not in INVISIBLE_CATEGORIES for one in text)
 
 
 def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
-    """A line ends at the byte \\n alone (U+2028 is text). A file put together of several has marks inside."""
+    """Yield rows of JSON Lines. Only the byte \\n ends a line (U+2028 is text). Byte order marks may be inside."""
     for number, line in enumerate(file, start=1):
         row = line.removeprefix(BOM)
         if row.strip():
@@ -128,7 +128,7 @@ def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
 
 
 def _json_row(line: bytes) -> object:
-    """The value of a line. orjson is fast, but refuses NaN, Infinity and escaped lone surrogates."""
+    """Return the value of a line. orjson is fast, but refuses NaN, Infinity and escaped lone surrogates."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(line)
     try:
@@ -138,7 +138,7 @@ def _json_row(line: bytes) -> object:
 
 
 def _json_rows(file: io.BufferedIOBase) -> Rows:
-    """An array, or JSON Lines by the wrong name. Read as a whole. Raises ValueError for an object around the rows."""
+    """Yield rows of an array, or of JSON Lines with a wrong suffix. Raises ValueError for an object around rows."""
     data = file.read().removeprefix(BOM)
     if not data.lstrip().startswith(b"["):
         _reject_wrapper_object(_json_row(data))
@@ -153,7 +153,7 @@ def _reject_wrapper_object(whole: object) -> None:
 
 
 def _array_rows(text: str) -> Rows:
-    """Element by element. Raises ValueError where the array is torn: nothing says where the next row begins."""
+    """Yield the elements of an array. Raises ValueError for a broken array: the next row cannot be found."""
     if EMPTY_ARRAY.fullmatch(text):
         return
     number = at = 0
@@ -166,9 +166,10 @@ def _array_rows(text: str) -> Rows:
 
 
 def _csv_rows(file: io.BufferedIOBase) -> Rows:
-    """Rows by the names of the header before them, each at its first physical line.
+    """Yield rows by the column names of the header before them, each at its first physical line.
 
-    Files put together have several headers, whose columns may differ in order. Raises ValueError at a broken quote.
+    A file joined from several files has several headers, with columns in any order. Raises ValueError at a broken
+    quote.
     """
     start, header = 1, list[str]()
 
@@ -236,7 +237,7 @@ def _parquet_rows(path: Path) -> Rows:
 
 
 def _open_zstd(path: Path) -> io.BufferedIOBase:
-    """Walks through the file once before: zstandard's own reader takes a cut file for a whole one (0.25.0)."""
+    """Open a file after reading it once to the end: the reader of zstandard 0.25.0 accepts a cut file as complete."""
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
     with path.open("rb") as file:
@@ -259,23 +260,24 @@ _OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
 
 
 def file_format(name: str) -> tuple[str, str] | None:
-    """The container and the compression a file name promises, such as (".jsonl", ".xz"); None for any other."""
+    """Return the container and compression of a file name, such as (".jsonl", ".xz"); None if unknown."""
     before, last = ["", "", *PurePosixPath(name.lower()).suffixes][-2:]
     kind, packing = (before, last) if last in _OPENERS else (last, "")
     return (kind, packing) if kind in _READERS or (kind, packing) == (".parquet", "") else None
 
 
 def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
-    """The good rows of a file in its order, one at a time; `report` is filled as they pass.
+    """Yield the usable rows of a file, in order; `report` is filled meanwhile.
 
-    Memory is constant but for JSON arrays. Raises InputError: at once for what is no file or of an unknown kind; while
-    reading for wrong columns and for a broken or cut file (the seeds before are void then); in the end for no good row.
+    Memory is constant except for JSON arrays. Raises InputError: at once if the file is missing or of an unknown
+    format; while reading for wrong columns and for a broken or cut file (the seeds before it must not be used then); at
+    the end if there is no usable row.
     """
     return _parse_rows(path.name, _read_rows(path, *_require_file_format(path)), report)
 
 
 def _require_file_format(path: Path) -> tuple[str, str]:
-    """The container and the compression of a file that can be read again (a pipe cannot)."""
+    """Return the container and compression of a file that can be read twice (a pipe cannot)."""
     if not path.is_file():
         raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
     if (kind := file_format(path.name)) is None:
@@ -284,7 +286,7 @@ def _require_file_format(path: Path) -> tuple[str, str]:
 
 
 def _read_rows(path: Path, kind: str, packing: str) -> Rows:
-    """Whatever makes the file unreadable becomes an InputError with its name."""
+    """Yield rows; any error that makes the file unreadable becomes an InputError with its name."""
     try:
         if kind == ".parquet":
             yield from _parquet_rows(path)
@@ -322,7 +324,7 @@ def _parse_rows(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
 
 
 def _describe_row(line: int, row: object) -> str:
-    """Where an unusable row stands and, where it is an object, which keys it has."""
+    """Describe where an unusable row is and, for an object, its keys."""
     if not isinstance(row, dict):
         return f"see line {line}"
     keys = "".join(filter(str.isprintable, ", ".join(map(str, row))))[:MOST_SHOWN]
@@ -330,7 +332,7 @@ def _describe_row(line: int, row: object) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of the file's bytes as they are, in hex. Raises InputError as `read_seeds` does at once."""
+    """Return the SHA-256 of the file's bytes, in hex. Raises InputError as `read_seeds` does at once."""
     _require_file_format(path)
     try:
         with path.open("rb") as file:
@@ -340,10 +342,10 @@ def file_sha256(path: Path) -> str:
 
 
 def sample_seeds(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle: bool) -> Iterator[Seed]:
-    """The seeds of a run: all in file order; or the first `limit`, reading no further; or `limit` of them at random.
+    """Return the seeds of a run: all in file order; the first `limit`, reading no further; or `limit` random ones.
 
-    The random sample is uniform, in random order, and the beginning of any larger one; it depends on sample_seed and
-    the seeds alone, not on the version of Python. In memory it holds `limit` seeds.
+    The random sample is uniform and in random order. It is the beginning of any larger sample, and depends on
+    sample_seed and the seeds alone, not on the version of Python. It holds `limit` seeds in memory.
     """
     if limit is None:
         return iter(seeds)

@@ -1,8 +1,7 @@
-"""Is the finished dataset what it claims to be? Read-only.
+"""Check the finished dataset. Reads only.
 
-Two chains are walked. From the outside in: every line of every file is valid, in order, of the right shape, and says
-what the store says. From the inside out: every bought text in the store is in the raw result line it came from. And the
-files that `rebuild` needs are there.
+Every line of every file must be valid, in order, match its schema, and have the texts of the store. Every text bought
+must be in the raw result line it came from. The files that `rebuild` needs must exist.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ MOST_PROBLEMS = 100
 
 
 def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
-    """What is wrong, one line each; empty when all is well. At most MOST_PROBLEMS lines.
+    """Return the problems, one line each, at most MOST_PROBLEMS; empty if there is none.
 
-    Files in `unchecked` are known to be older than the store: a warning names them, and they are not held against it.
+    Files in `unchecked` are known to be older than the store: a warning names them, and they are not checked.
     """
     if unchecked:
         log.warning(
@@ -67,7 +66,7 @@ def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
 
 
 def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
-    """The files that are written from the store, but for those in `unchecked`."""
+    """Return the files that are written from the store, except those in `unchecked`."""
     for number in range(1, run.settings.rounds + 1):
         if number > 1 and not run.store.totals.settled_at(number * len(STAGES) - 1)[0]:
             continue
@@ -83,7 +82,7 @@ def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
 
 
 def _split_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines of pieces that hold many each."""
+    """Yield the lines of blocks of lines."""
     for piece in pieces:
         yield from piece.splitlines(keepends=True)
 
@@ -99,7 +98,7 @@ def _check_receipt(run: Run) -> Iterator[str]:
 
 
 def _check_exports(run: Run) -> Iterator[str]:
-    """Every export of this run that is still where it was written."""
+    """Check every export of this run that still exists."""
     from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
     from batchgen.dataset.verify_exports import verify_exports
 
@@ -117,7 +116,7 @@ def _check_finished(run: Run) -> Iterator[str]:
 
 
 def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
-    """A derived file, line by line, against its schema and against what the store would write."""
+    """Check a derived file line by line, against its schema and against the store."""
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -149,7 +148,7 @@ def _check_line(line: bytes, wanted: bytes, check: Draft202012Validator, rounds:
 
 
 def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
-    """One batch: its request file is what was sent, and each text it gave is in its raw results."""
+    """Check one batch: its request file is what was sent, and each text is in its raw results."""
     requests = run.layout.requests(batch.step, batch.name)
     if batch.job.intent_at is not None:
         if not requests.exists():
@@ -174,9 +173,9 @@ def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
 
 
 def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
-    """The acceptable texts of a batch's raw result files, by key: what each is, and what it says.
+    """Return the acceptable texts in the raw result files of a batch, by key.
 
-    A text is what `accept` makes of the reply. A program before `accept` took thoughts off kept the whole reply.
+    A text is what `accept` makes of the reply. Versions before `accept` removed thoughts kept the whole reply.
     """
     provider, stage = provider_row(batch.provider), batch.step.stage
     fields = reply_fields(stage, follow_up=bool(batch.plan.follow_up))

@@ -1,4 +1,4 @@
-"""Does an exported file still say what the store says? Read back a chunk at a time, whatever its length."""
+"""Compare an exported file with the store. Reads it a chunk at a time, so its length does not matter."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from batchgen.runtime.files import utf8_name
 
 
 def verify_exports(path: Path, run: Run) -> Iterator[str]:
-    """What is wrong with an export, one line each: a file, or a directory with its card.
+    """Return the problems of an export, one line each. An export is a file, or a directory with its card.
 
-    Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
-    be in two splits; the card must count what the files hold.
+    Every record must equal, except for its flags, what the store has for its id (and round). No conversation may be in
+    two splits. The card must count what the files have.
     """
     files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
     if not files:
@@ -57,7 +57,7 @@ class _ExportedFile:
         self._seen = bytearray((run.conversations + 1) * self._rounds)  # which (conversation, round) were seen
 
     def also_in(self, other: _ExportedFile) -> Iterator[str]:
-        """The conversations that the other file has, too."""
+        """Return the conversations that the other file has too."""
         for number in range(1, self._session.conversations + 1):
             if self._has(number) and other._has(number):
                 yield self._names.id(number)
@@ -85,7 +85,7 @@ class _ExportedFile:
             start += group.height
 
     def check(self, chunk: Sequence[Record]) -> Iterable[str]:
-        """What is wrong with some records."""
+        """Return the problems of some records."""
         numbers = {number for record in chunk if (number := _row_number(record)) is not None}
         known = {one.number: one for one in self._session.store.dialogues.read(sorted(numbers))}
         for record in chunk:
@@ -113,7 +113,7 @@ class _ExportedFile:
 
 
 def _difference(record: Record, form: Format, dialogue: FlaggedConversation, number: int) -> str:
-    """What a record says otherwise than the dialogue it is about; its flags need only exist."""
+    """Return how a record differs from its dialogue; of its flags only the names are checked."""
     expected = form.record(dialogue.until(number))
     wrong = [name for name in expected if name != "flags" and record[name] != expected[name]]
     if wrong:
@@ -124,7 +124,7 @@ def _difference(record: Record, form: Format, dialogue: FlaggedConversation, num
 
 
 def _row_number(record: Any) -> int | None:
-    """The conversation that a record is about, None when it does not say."""
+    """Return the number of the conversation of a record, None if it has no valid id."""
     identity = record.get("id") if isinstance(record, dict) else None
     match = re.fullmatch(r"r1-(\d{1,12})", identity) if isinstance(identity, str) else None
     return int(match[1]) if match else None

@@ -1,8 +1,8 @@
-"""Jobs that were bought by accident beside a batch's own: the same requests, paid once more.
+"""Handle duplicate jobs: jobs that were created by accident for the same requests, and are paid again.
 
-Each is entered into the ledger as a batch of its own that is in flight and holds no conversation. So its money is
-reserved, it is asked to stop, and what it brings is downloaded and billed as superseded, by the code that does so for
-every batch. Its file `BATCH.duplicateN.ending.json` says of it what `rebuild` must know: it has no request file.
+Each is entered into the ledger as a batch of its own that is in flight and has no conversations. The code for all
+batches then reserves its money, cancels it, downloads its results and records their cost as superseded. Its file
+`BATCH.duplicateN.ending.json` has what `rebuild` needs, because a duplicate has no request file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's na
 
 
 def enter(session: Session, original: Batch, job: Job) -> Batch | None:
-    """Enter a job as a duplicate of `original`, in flight. None where the ledger has the job already."""
+    """Enter a job as a duplicate of `original`, in flight. Returns None if the ledger has the job already."""
     known = session.store.batches()
     if any((one.provider, one.job.remote_id) == (original.provider, job.remote_id) for one in known):
         return None
@@ -40,7 +40,7 @@ def enter(session: Session, original: Batch, job: Job) -> Batch | None:
 
 
 def enter_again(session: Session) -> int:
-    """Enter the duplicates of a run whose store is rebuilt. Returns how many were settled; others are in flight."""
+    """Enter the duplicates of a run whose store is rebuilt. Returns how many were settled; the others are in flight."""
     originals = {one.name: one for one in session.store.batches()}
     settled = 0
     for path in sorted((session.layout.root / "results").glob(f"round*/*/*{MARK}*.ending.json")):
@@ -68,7 +68,7 @@ def _settle(session: Session, batch: Batch, ending: Ending) -> None:
 
 
 def _plan(session: Session, original: Batch, name: str, reserved_usd: float | None) -> Batch:
-    """Numbers above zero are those of request files: duplicates are numbered from -1 downwards."""
+    """Plan a duplicate. Numbers above zero belong to request files, so duplicates are numbered from -1 downwards."""
     identity = original.identity._replace(name=name)
     plan = original.plan._replace(requests=0, estimated_usd=0.0, reserved_usd=reserved_usd)
     lowest = min(one.number for one in session.store.batches())

@@ -1,4 +1,4 @@
-"""`cancel`, `clean`, `retry` and `switch`. Only what this run created is ever touched."""
+"""Implement `cancel`, `clean`, `retry` and `switch`. Only objects that this run created are changed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from batchgen.runtime.logging_setup import log
 
 
 def cancel(session: Session) -> int:
-    """Ask the providers to stop every batch in flight. Returns how many were asked for.
+    """Request the cancellation of every batch in flight. Returns how many were requested.
 
     A cancelled batch stays in flight until the provider says that it has ended; what it finished until then is
-    collected and booked.
+    collected.
     """
     reconcile(session)
     return sum(_try_request_cancellation(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
 
 
 def _try_request_cancellation(session: Session, batch: Batch) -> bool:
-    """Whether the provider was asked to stop a batch in flight; why not becomes a trouble."""
+    """Return whether the provider accepted to cancel a batch in flight; otherwise record a trouble."""
     provider = provider_row(batch.provider)
     if batch.provider in session.unusable:
         return False
@@ -49,7 +49,7 @@ def _try_request_cancellation(session: Session, batch: Batch) -> bool:
 
 
 def request_cancellation(session: Session, batch: Batch) -> None:
-    """Ask the provider to stop a batch in flight. Raises what the call raises."""
+    """Ask the provider to cancel a batch in flight. Raises what the call raises."""
     session.remote(provider_row(batch.provider)).cancel(batch.job.remote_id or "")
     session.store.update(batch, error=CANCELLATION_REQUESTED)
     log.info("%s: cancellation asked for", session.describe(batch))
@@ -63,19 +63,19 @@ def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:
 
 
 class Cleaned(NamedTuple):
-    """How much `clean` deleted at the providers."""
+    """How many files and jobs `clean` deleted at the providers."""
 
     files: int
     jobs: int
 
 
 def clean(session: Session) -> Cleaned:
-    """Delete the remote input files of settled batches, and the finished jobs whose results are on this disk."""
+    """Delete the remote input files of settled batches, and the ended jobs whose results are on disk."""
     return Cleaned(delete_input_files(session), _delete_jobs(session))
 
 
 def _delete_jobs(session: Session) -> int:
-    """Delete the remote jobs of collected batches, where the provider has a call for it."""
+    """Delete the remote jobs of collected batches, if the provider has a call for it."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED):
         provider = provider_row(batch.provider)
@@ -103,7 +103,7 @@ def _delete_jobs(session: Session) -> int:
 
 
 def delete_input_files(session: Session, only: Provider | None = None) -> int:
-    """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted."""
+    """Delete the remote input files of settled batches (at one provider). Returns how many were deleted."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
         provider = provider_row(batch.provider)
@@ -132,14 +132,14 @@ def delete_input_files(session: Session, only: Provider | None = None) -> int:
 
 
 class Retried(NamedTuple):
-    """What `retry` made possible again."""
+    """How many conversations `retry` made ready, and how many halts it removed."""
 
     conversations: int
     halts: int
 
 
 def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
-    """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and lift halts."""
+    """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and remove halts."""
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {session.provider(step.stage).name for step in steps}
@@ -154,17 +154,19 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
 
 
 def _person_was_asked_to_look(batch: Batch) -> bool:
-    """Whether a tick has asked for a person to look for a batch whose end a rebuilt store does not know. Who calls
-    `retry` after that has found no such job; before, and where jobs are found by name, ticks look for it.
+    """Return whether a person was asked to look for the job of a batch whose end a rebuilt store does not know.
+
+    A user who calls `retry` after that has found no such job. Where jobs can be found by name, ticks look for it
+    instead.
     """
     asked = batch.counters.empty_listings and not provider_row(batch.provider).found_by_name
     return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT
 
 
 def switch(session: Session, name: str, model: str | None) -> str:
-    """Pin another model of provider `name` for the rest of the run: `model`, or the next served one of its list.
+    """Pin another model of provider `name` for the rest of the run: `model`, or the next served model of its list.
 
-    What is in flight stays with the model that it was sent to. Returns the model. Raises SetupError, UnknownModel.
+    Batches in flight stay with their model. Returns the model. Raises SetupError, UnknownModel.
     """
     provider = provider_row(name)
     listed = session.settings.provider(name).models

@@ -1,9 +1,8 @@
-"""Create calls that got no clear answer: look for the job, adopt it, or give up after the grace period.
+"""Resolve create calls without a clear answer: find the job and adopt it, or give up after the grace period.
 
-The protocol: a create is never repeated on suspicion. Only complete listings, read with the key that made the call, say
-that a job is not there; and only two of them, a third of the grace period apart, after the whole grace period, say that
-it never will be. A listing that fails half-way, says itself that it is not complete, or lacks a job that is known to be
-there, says nothing.
+A create call is never repeated while its job may exist. Only complete listings, read with the key that made the call,
+prove that a job does not exist: two of them, a third of the grace period apart, after the whole grace period. A listing
+proves nothing if it fails half-way, says that it is incomplete, or lacks a job that is known to exist.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MIN_BATCHES_TO_LIST = 4  # from so many batches on, one listing is cheaper than 
 
 
 def reconcile(session: Session) -> None:
-    """Settle every unanswered create call, as far as that is possible now. What stays open becomes a trouble."""
+    """Resolve every create call without an answer, as far as possible now. Each one left becomes a trouble."""
     unanswered = sorted(session.store.batches(BatchState.CREATING), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
         provider = provider_row(name)
@@ -52,7 +51,7 @@ def reconcile(session: Session) -> None:
 
 
 def jobs_by_lookup_key(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
-    """A provider's jobs by what they can be found by, the oldest first. Raises Temporary when they cannot be listed."""
+    """Return the jobs of a provider by the key they can be found by, oldest first. Raises Temporary if that fails."""
     try:
         jobs = session.remote(provider).jobs()
     except REFUSALS as error:
@@ -77,7 +76,9 @@ def _was_created_with_current_key(session: Session, provider: Provider, batch: B
 
 
 def _find_by_uploaded_file(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
-    """Find a batch whose upload a rebuilt store knows by its name alone. That none is found proves nothing."""
+    """Find the job of a batch by its uploaded file, whose name is all a rebuilt store knows. Finding none proves
+    nothing.
+    """
     try:
         uploads = session.remote(provider).inputs(f"{batch.name}.jsonl")
     except REFUSALS:
@@ -100,8 +101,10 @@ def _find_by_uploaded_file(session: Session, provider: Provider, batch: Batch, f
 
 
 def _missing_from_listing(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:
-    """The batches that a listing should show and does not: those in flight; and where it shows nothing at all, those
-    that have just ended, too. One that answered 404 may be gone indeed.
+    """Return the batches that a listing should show and does not.
+
+    These are the batches in flight and, if the listing is empty, also those that ended recently. A batch that answered
+    404 may really be gone and is left out.
     """
     shown = {job.remote_id for jobs in found.values() for job in jobs}
     expected = session.store.batches(BatchState.IN_FLIGHT)
@@ -123,8 +126,10 @@ def _missing_from_listing(session: Session, provider: Provider, found: Mapping[s
 
 
 def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[Job]) -> Batch:
-    """Take the oldest matching job as the batch's own. The others were bought by accident: they are
-    entered as duplicates, and cancelled."""
+    """Take the oldest matching job as the job of the batch.
+
+    The other jobs were created by accident: they are entered as duplicates and cancelled.
+    """
     oldest, *others = matches
     settle.forget_ending(session, batch)
     log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
@@ -146,7 +151,7 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
 
 
 def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> list[tuple[Batch, Job]]:
-    """Enter `jobs` into the ledger as duplicates of `batch`, and say so. Returns those that it did not have."""
+    """Enter `jobs` into the ledger as duplicates of `batch`, and warn. Returns those that were new."""
     entered = [(duplicate, job) for job in jobs if (duplicate := duplicates.enter(session, batch, job))]
     for duplicate, job in entered:
         log.warning(
@@ -161,7 +166,7 @@ def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> lis
 
 
 def _stop(session: Session, provider: Provider, duplicate: Batch, job: Job) -> None:
-    """Cancel a duplicate. Where that fails, every tick tries it again (`late`)."""
+    """Cancel a duplicate. If that fails, every tick tries again (see `late_results`)."""
     if job.state.ended:
         return
     try:

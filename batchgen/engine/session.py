@@ -1,4 +1,4 @@
-"""What every working command shares: the root's files, its store and settings, the clock, and the providers' calls."""
+"""Hold what every working command needs: paths, store, settings, clock, and the connections to the providers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def _unverified_model_fact(provider: str) -> str:
-    """The fact that a pinned model could not be asked beforehand."""
+    """Return the name of the fact that a pinned model could not be probed."""
     return f"unproven:{provider}"
 
 
 class Session(Run):
-    """A run together with its providers: their calls, and the model that is pinned for each."""
+    """A run with its providers: their connections, and the model that is pinned for each."""
 
     __slots__ = ("_remotes",)
 
@@ -44,31 +44,33 @@ class Session(Run):
         environment: Mapping[str, str],
         remotes: Mapping[str, ProviderClient] | None = None,
     ) -> None:
-        """Open a session. `remotes` are calls that are connected already, by provider."""
+        """Open a session. `remotes` are connections that exist already, by provider."""
         super().__init__(layout, settings, store, environment)
         self._remotes: dict[str, ProviderClient] = dict(remotes or {})
 
     # ---- providers
 
     def provider(self, stage: Stage) -> Provider:
-        """Who writes `stage`, as configured."""
+        """Return the configured provider that writes `stage`."""
         from batchgen.providers import find_provider as provider_row  # here and below: an idle tick asks nobody
 
         return provider_row(self.settings.stage(stage).provider)
 
     def providers(self) -> list[Provider]:
-        """Every provider that a stage names, once."""
+        """Return every provider that a stage names, once."""
         return list({(row := self.provider(stage)).name: row for stage in STAGES}.values())
 
     def key_fingerprint(self, provider: Provider) -> str:
-        """Tells keys apart without telling the key: a job can only be read with the key that made it."""
+        """Return a hash that tells API keys apart without revealing them: a job is readable only with the key that
+        created it.
+        """
         key = api_key(dict(self.environment), provider.key_variable)
         from hashlib import sha256
 
         return sha256(key.encode()).hexdigest()[:8]
 
     def remote(self, provider: Provider) -> ProviderClient:
-        """The provider's calls, connected at first use. Raises KeyRefused."""
+        """Return the provider's connection; connect at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
             from batchgen.providers import connect
             from batchgen.providers.base import ConnectionOptions
@@ -98,19 +100,19 @@ class Session(Run):
     # ---- models
 
     def pinned_model(self, provider: Provider) -> str | None:
-        """The model this run was found to be served by, as long as the configuration still lists it."""
+        """Return the model that was served first in this run, if the configuration still lists it."""
         model = self.store.fact(pinned_model_fact(provider.name))
         return model if model in self.settings.provider(provider.name).models else None
 
     def model(self, provider: Provider) -> str:
-        """The model that is or would be asked: the pinned one, else the first of the list."""
+        """Return the model that is or would be used: the pinned one, else the first of the list."""
         return self.pinned_model(provider) or self.settings.provider(provider.name).models[0]
 
     def pin_model(self, provider: Provider) -> None:
-        """Before anything is paid: the first model of the provider's list that is really served, by a one-token call.
+        """Before the first paid batch, pin the first model of the list that answers a request for one token.
 
-        A listing is no proof at Together, and a batch for a model that left answers 201 before it fails. Raises
-        KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after a day of waiting for a quota.
+        A listing is no proof at Together, and a batch for a withdrawn model is accepted (201) before it fails. Raises
+        KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after one day of waiting for a quota.
         """
         self.key_fingerprint(provider)
         if self.pinned_model(provider) is None:
@@ -128,12 +130,12 @@ class Session(Run):
         return model
 
     def hopeful(self, provider: Provider, models: Sequence[str]) -> list[str]:
-        """Those of `models` that are not halted."""
+        """Return those of `models` that are not halted."""
         halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
         return [model for model in models if model_scope(provider.name, model) not in halted]
 
     def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool] | None:
-        """(model, whether it has really answered), None when none is served."""
+        """Return (model, whether it really answered); None if none is served."""
         from batchgen.providers.base import CreateRefused, JobNotFound, ModelGone
 
         for model in models:
@@ -150,7 +152,7 @@ class Session(Run):
         return None
 
     def _probe(self, provider: Provider, model: str) -> None:
-        """Ask for one token. A quota's no holds the model back, as one to a create call does."""
+        """Ask for one token. A quota error holds the model back, as one from a create call does."""
         scope = model_scope(provider.name, model)
         wait = self.store.holds.all().get(scope)
         if wait is not None and is_in_force(wait, self.now()):
@@ -163,7 +165,7 @@ class Session(Run):
         self.store.holds.end(scope)
 
     def none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
-        """Raises UnknownModel, which names models to choose from."""
+        """Raise UnknownModel with the names of models to choose from."""
         what = f"{provider.name} serves none of: {', '.join(models)}"
         raise UnknownModel(
             f"{what}." if models else f"The list of {provider.name} has no other model.",
@@ -171,7 +173,7 @@ class Session(Run):
         )
 
     def _choices(self, provider: Provider) -> str:
-        """The provider's models that have a known price, to choose from."""
+        """Return the provider's models that have a known price, to choose from."""
         from batchgen.core.pricing import priced_models
 
         offers = {model: known for model in priced_models(provider.name) if (known := self.rate(model))}
@@ -179,10 +181,10 @@ class Session(Run):
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 
     def halt_model(self, provider: str, model: str, message: str) -> None:
-        """A provider's clear no to the model of a batch: it is halted, and only a person chooses another.
+        """Halt the model of a batch after a clear refusal; only a person chooses another.
 
-        A model that could not be asked before the first batch was never proven to be served: then the next one of
-        the list is tried, nothing of the run was written by it.
+        A model that could not be probed before the first batch was never proven to be served, and wrote nothing of the
+        run. Then the next model of the list is tried.
         """
         reason = f"{provider} does not serve {model}: {message}"
         self.store.holds.put(Hold(model_scope(provider, model), None, 1, reason))

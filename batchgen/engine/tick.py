@@ -1,4 +1,4 @@
-"""One tick, and many: what `collect`, `collect --advance`, `--wait` and `run` do."""
+"""Run one tick, or many: what `collect`, `collect --advance`, `--wait` and `run` do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tick(NamedTuple):
 
 
 def tick(session: Session, *, advance: bool) -> Tick:
-    """Settle unanswered creates, collect what has ended, write the files; with `advance` submit what is ready."""
+    """Resolve open create calls, collect ended batches, write the files; with `advance` also submit what is ready."""
     collected = 0
     try:
         if session.store.batches(*SUBMITTED_STATES) or session.store.awaiting_late_results(session.now()):
@@ -63,7 +63,7 @@ def _collect(session: Session) -> int:
 
 
 def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
-    """`submit`: unanswered creates first, because a name that was tried may exist."""
+    """Implement `submit`. Open create calls are resolved first, because their jobs may exist."""
     from batchgen.engine.reconcile import reconcile
     from batchgen.engine.submission.submit import submit
 
@@ -75,9 +75,9 @@ def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
 def tick_until_done(
     session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]
 ) -> None:
-    """Tick until nothing is in flight (with `advance`: until the dataset is finished). `show` is called after each.
+    """Tick until nothing is in flight (with `advance`: until the dataset is finished). Calls `show` after each.
 
-    What only a person can mend ends the wait as soon as nothing is in flight any more; it is in `session.troubles`.
+    A trouble that only a person can solve ends the wait as soon as nothing is in flight; it is in `session.troubles`.
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
@@ -92,7 +92,7 @@ def tick_until_done(
 
 
 def is_waiting_useless(session: Session, *, advance: bool) -> bool:
-    """Whether waiting longer changes nothing."""
+    """Return whether waiting longer changes nothing."""
     persons = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
     stuck = not all(map(_said_once, persons))
     if any(_can_poll(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
@@ -103,12 +103,12 @@ def is_waiting_useless(session: Session, *, advance: bool) -> bool:
 
 
 def _said_once(error: BatchgenError) -> bool:
-    """Whether no later tick notes it again. What was lost is asked again by itself, so the run does not stop for it."""
+    """Return whether no later tick reports it again. Lost requests are asked again, so the run does not stop."""
     return isinstance(error, BatchLost)
 
 
 def _can_poll(session: Session, batch: Batch) -> bool:
-    """Whether ticks with the keys at hand can learn how `batch` ends."""
+    """Return whether ticks with the available keys can learn how `batch` ends."""
     from batchgen.providers import find_provider
 
     if batch.provider in session.unusable:

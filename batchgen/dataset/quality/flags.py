@@ -1,7 +1,7 @@
-"""What may be wrong with a finished turn: flags, to be read, counted and filtered by. A flag rejects nothing by itself.
+"""Flag what may be wrong with a finished turn, for reading, counting and filtering. A flag rejects nothing by itself.
 
 A flag is a pure function of a frame of turns (schema TURNS, whole conversations in order, with the columns that
-`survey.Survey.measure` adds) and of the field it looks at; it gives one Boolean a turn. FLAGS lists them all.
+`survey.Survey.add_context` adds) and of a field; it returns one Boolean per turn. FLAGS lists all flags.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MIN_CLAUSE_CHARACTERS = 24  # characters; shorter clauses of a prompt ("Do not m
 
 
 class Flag(NamedTuple):
-    """What a flag means in one line, where it looks, and how."""
+    """A flag: its meaning in one line, the fields it looks at, and its function."""
 
     meaning: str
     fields: tuple[str, ...]
@@ -55,13 +55,13 @@ class Flag(NamedTuple):
 
 
 def turns_frame(conversations: Iterable[Conversation]) -> pl.DataFrame:
-    """Finished conversations as one row a turn (schema TURNS), in their order."""
+    """Return finished conversations as one row per turn (schema TURNS), in order."""
     rows = [(one.number, number, *turn) for one in conversations for number, turn in enumerate(one.turns, start=1)]
     return pl.DataFrame(rows, schema=TURNS_SCHEMA, orient="row")
 
 
 def labels_by_turn(turns: pl.DataFrame) -> list[list[str]]:
-    """The labels of every turn, in row order: "name", or "name:field" where a flag looks at several fields."""
+    """Return the labels of every turn, in row order: "name", or "name:field" if a flag has several fields."""
     found: list[list[str]] = [[] for _ in range(turns.height)]
     for label, (name, field) in LABELS.items():
         for row in FLAGS[name].find(turns, field).arg_true():
@@ -70,7 +70,7 @@ def labels_by_turn(turns: pl.DataFrame) -> list[list[str]]:
 
 
 def labels_for(name: str) -> tuple[str, ...]:
-    """The labels that a user means by `name`: a flag in all its fields, or one label. () when there is no such flag."""
+    """Return the labels meant by `name`: a flag in all its fields, or one label; () if there is no such flag."""
     if name in LABELS:
         return (name,)
     return tuple(label for label, (flag, _) in LABELS.items() if flag == name)
@@ -80,12 +80,12 @@ def labels_for(name: str) -> tuple[str, ...]:
 
 
 def correction_equals_answer(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The correction is the answer, character for character. Nothing was wrong with it: 13.5 % of aligner-20K."""
+    """The correction equals the answer, character for character: true of 13.5 % of aligner-20K."""
     return turns[field] == turns["answer"]
 
 
 def correction_nearly_answer(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The correction differs from the answer in less than 5 % of its characters, but does differ."""
+    """The correction differs from the answer, but in less than 5 % of its characters."""
     return _series(map(nearly_equal, turns["answer"], turns[field]))
 
 
@@ -93,7 +93,7 @@ def correction_nearly_answer(turns: pl.DataFrame, field: str) -> pl.Series:
 
 
 def question_repeats(turns: pl.DataFrame, field: str) -> pl.Series:
-    """An earlier question of the same conversation, in the same words or nearly so."""
+    """The question repeats an earlier one of the same conversation, in the same words or nearly so."""
     return _series(
         any(same_question(question, before) for before in questions[:at])
         for questions in _by_conversation(turns, field, normalized_words)
@@ -102,12 +102,12 @@ def question_repeats(turns: pl.DataFrame, field: str) -> pl.Series:
 
 
 def question_asks_nothing(turns: pl.DataFrame, field: str) -> pl.Series:
-    """No question mark of any script, no interrogative and no request. Seeds (round 1) may be statements."""
+    """The question has no question mark, no interrogative and no request. Seeds (round 1) may be statements."""
     return _is_model_written(turns) & ~turns[field].str.contains(patterns.ASKING)
 
 
 def question_offers(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The assistant speaks in the user's place and offers its help. Seeds (round 1) are left alone."""
+    """The question offers help, as the assistant would, instead of asking. Seeds (round 1) are not checked."""
     return _is_model_written(turns) & turns[field].str.contains(patterns.OFFER)
 
 
@@ -115,12 +115,12 @@ def question_offers(turns: pl.DataFrame, field: str) -> pl.Series:
 
 
 def refusal(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The text begins like a refusal. Right where the question is harmful, a loss where it is not."""
+    """The text begins like a refusal. That is right for a harmful question, and a loss for others."""
     return turns[field].str.slice(0, patterns.REFUSAL_CHARACTERS).str.contains(patterns.REFUSAL)
 
 
 def language_drift(turns: pl.DataFrame, field: str) -> pl.Series:
-    """Another writing system than the seed turn's (question and correction). Languages of one script look alike."""
+    """Question or correction are in another writing system than the seed turn. Languages of one script look alike."""
     first = turns.filter(pl.col("round") == 1)
     seeds = dict(zip(first["number"], first["question"] + "\n" + first["correction"], strict=True))
     mixtures = {number: _seed_scripts(seed) for number, seed in seeds.items() if not seed.isascii()}
@@ -138,12 +138,14 @@ _seed_scripts = lru_cache(1024)(scripts)  # each field of a conversation is held
 
 
 def template_artefact(turns: pl.DataFrame, field: str) -> pl.Series:
-    """Markup of a chat template, a role or a label in front, "Here is the corrected answer", a left-over wrapper."""
+    """The text has chat template markup, a role or label in front, or an introduction like "Here is the corrected
+    answer".
+    """
     return turns[field].str.contains(patterns.TEMPLATE)
 
 
 def leaked_instruction(turns: pl.DataFrame, field: str) -> pl.Series:
-    """A sentence of our own prompts stands in the text."""
+    """The text has a sentence of our own prompts."""
     return turns[field].str.contains_any(_instructions(), ascii_case_insensitive=True)
 
 
@@ -153,14 +155,16 @@ def degenerate_repetition(turns: pl.DataFrame, field: str) -> pl.Series:
 
 
 def length_outlier(turns: pl.DataFrame, field: str) -> pl.Series:
-    """Much shorter or longer than usual for this round and field (3.5 robust deviations of the logarithm)."""
+    """The text is much shorter or longer than usual in its round and field (3.5 robust deviations of the log)."""
     length = turns[field].str.len_chars()
     return ((length < turns[f"{field}_least"]) | (length > turns[f"{field}_most"])).fill_null(value=False)
 
 
 def prompt_echo(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The text is, contains or quotes at length (120 bytes) what its writer was shown. The answer that a correction
-    corrects does not count, and neither do a question's predecessors: other flags compare those.
+    """The text is, contains or quotes at length (120 bytes) what its writer was shown.
+
+    The answer that a correction corrects does not count, nor do earlier questions for a question: other flags compare
+    those.
     """
     found = set[int]()
     for some in _conversation_chunks(turns.with_row_index("row")):
@@ -183,19 +187,19 @@ def _series(values: Iterable[bool]) -> pl.Series:
 
 
 def _is_model_written(turns: pl.DataFrame) -> pl.Series:
-    """Turns that a model wrote: round 1 is the seed."""
+    """Return whether a model wrote the turn: round 1 is the seed."""
     return turns["round"] >= FIRST_ROUND
 
 
 def _by_conversation(turns: pl.DataFrame, field: str, change: Callable[[str], str]) -> Iterator[list[str]]:
-    """`field` of each conversation's turns."""
+    """Return `field` grouped by conversation."""
     rows = zip(turns["number"], turns[field], strict=True)
     for _, texts in groupby(rows, key=lambda row: row[0]):
         yield [change(text) for _, text in texts]
 
 
 def _conversation_chunks(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """`turns` a few conversations at a time: the pairs of texts in one grow with the square of its rounds."""
+    """Yield `turns` a few conversations at a time: pairs of texts grow with the square of the rounds."""
     begins = turns.select((pl.col("number") != pl.col("number").shift()).fill_null(value=True).arg_true()).to_series()
     longest = max(turns["round"], default=1)
     ends = [*begins[:: max(MAX_PAIRS // longest**2, 1)], turns.height]
@@ -204,8 +208,9 @@ def _conversation_chunks(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def _echo_candidates(turns: pl.DataFrame, field: str) -> pl.DataFrame:
-    """(row, text, source) where a text of `field` may echo a source that its writer was shown: `source` is short and
-    stands in `text`, or one of its blocks does. Whatever `echoes` finds is among them.
+    """Return (row, text, source) for each `field` text that may echo a source that its writer was shown.
+
+    The `source` is short and is in `text`, or one of its blocks is. All that `echoes` finds is among them.
     """
     texts = turns.select("row", "number", "round", pl.col(field).cast(pl.Binary).alias("text"))
     shown = pl.concat(
@@ -222,7 +227,7 @@ def _echo_candidates(turns: pl.DataFrame, field: str) -> pl.DataFrame:
 
 
 def _shown_fields(field: str) -> Mapping[str, int]:
-    """What the writer of `field` was shown, but for what other flags compare: fields, and how many rounds later."""
+    """Return what the writer of `field` was shown and other flags do not compare: fields, and how many rounds later."""
     if field == Stage.QUESTION:
         return {"answer": 1, "correction": 1}
     if field == Stage.ANSWER:
@@ -232,7 +237,7 @@ def _shown_fields(field: str) -> Mapping[str, int]:
 
 @cache
 def _instructions() -> list[str]:
-    """Sentences and clauses of the system prompts that nobody else would write."""
+    """Return sentences and clauses of the system prompts that nobody else would write."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
     said = " ".join(
         build_prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
@@ -244,7 +249,7 @@ def _instructions() -> list[str]:
 
 
 def _flag(find: Callable[[pl.DataFrame, str], pl.Series], meaning: str, *fields: str) -> tuple[str, Flag]:
-    """A flag with its name. A flag for which `retry_flags` can be set looks at the stages that the settings list."""
+    """Build a flag with its name. A flag that `retry_flags` can name looks at the stages that the settings list."""
     name = find.__name__
     asked_again = (stage.value for stage in STAGES if name in RETRY_FLAGS[stage])
     return name, Flag(meaning, fields or tuple(asked_again), find)

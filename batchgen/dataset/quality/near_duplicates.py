@@ -1,7 +1,8 @@
-"""Conversations that nearly copy an earlier one (MinHash), found among any number of them in little memory.
+"""Find conversations that nearly copy an earlier one (MinHash), among any number of them, in little memory.
 
-Of every conversation only its number and band hashes are kept, 72 bytes; two that share no band cannot be alike. Those
-that share one are read once more and compared by whole signatures, which SQLite moves to a file when there are many.
+Of every conversation only its number and band hashes are kept, 72 bytes. Two conversations without a common band are
+not near-duplicates. Those with one are read again and compared by whole signatures, which SQLite moves to a file when
+there are many.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ COPIES = pl.Schema({_NUMBER: pl.Int64, "near_duplicate_of": pl.Int64})
 
 
 def band_hashes(turns: pl.DataFrame) -> pl.DataFrame:
-    """The number and a hash of each band of whole conversations (schema quality.TURNS)."""
+    """Return the number and the hash of each band of whole conversations (schema quality.TURNS)."""
     found = [pl.DataFrame(schema=_SCHEMA)]
     for texts in _all_texts(turns).iter_slices(_CHUNK):
         rows = RMinHash.digests_from_token_sets(list(map(shingles, texts["text"])), PERMUTATIONS, SIGNATURE_SEED)
@@ -51,20 +52,20 @@ def band_hashes(turns: pl.DataFrame) -> pl.DataFrame:
 
 
 class BandIndex:
-    """What is kept of every conversation to know which ones may be alike."""
+    """The band hashes of all conversations, to find pairs that may be near-duplicates."""
 
     def __init__(self) -> None:
         self._joined, self._recent = [pl.DataFrame(schema=_SCHEMA)], list[pl.DataFrame]()
 
     def learn(self, hashes: pl.DataFrame) -> None:
-        """Keep what `band_hashes` gives of some conversations."""
+        """Add the result of `band_hashes` for some conversations."""
         self._recent.append(hashes)
         if sum(frame.height for frame in self._recent) >= JOINED:
             self._joined.append(pl.concat(self._recent, rechunk=True))
             self._recent = []
 
     def candidates(self) -> pl.Series:
-        """The conversations that share a band with another one, in the order in which they were learned."""
+        """Return the conversations that share a band with another one, in the order in which they were added."""
         rows = pl.concat([*self._joined, *self._recent])
         found = pl.repeat(value=False, n=rows.height, eager=True)
         for name, part in product(_HASHES, range(PARTS)):
@@ -74,8 +75,9 @@ class BandIndex:
 
 
 class _Originals:
-    """Conversations that copy none before them, by their bands, in a database without a name, which goes with whoever
-    opened it. SQLite writes it to a file when it outgrows the cache.
+    """Conversations that copy no earlier one, by their bands, in a temporary SQLite database.
+
+    SQLite writes it to a file when it is larger than the cache; closing it deletes the file.
     """
 
     def __init__(self) -> None:
@@ -115,14 +117,16 @@ _SELECT_SHARING_A_BAND = f"""SELECT DISTINCT original FROM bands WHERE band IN (
 
 
 def _differing(one: int, other: int) -> int:
-    """How many of two signatures' places differ: those of which a bit is left, carried into the highest."""
+    """Return the number of places in which two signatures differ, by carrying any set bit into the highest one."""
     left = one ^ other
     return (((left & _LOW) + _LOW | left) & _HIGH).bit_count()
 
 
 def find_near_duplicates(chunks: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The copies among conversations that come in ascending order, each with the first one that it nearly copies
-    (schema COPIES). Copies are not copied in turn.
+    """Return the copies among conversations in ascending order, each with the first one it nearly copies (schema
+    COPIES).
+
+    A copy is not itself an original of later copies.
     """
     found = [pl.DataFrame(schema=COPIES)]
     with closing(_Originals()) as originals:
@@ -137,7 +141,7 @@ def find_near_duplicates(chunks: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _all_texts(turns: pl.DataFrame) -> pl.DataFrame:
-    """(number, text) of each conversation as a whole."""
+    """Return (number, text) of each conversation as a whole."""
     return turns.group_by("number", maintain_order=True).agg(
         pl.concat_str(Turn._fields, separator="\n").str.join("\n").alias("text")
     )

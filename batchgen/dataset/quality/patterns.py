@@ -1,7 +1,6 @@
-"""The wording that quality flags look for, in English and Chinese. Only constants, in the dialect of Rust's `regex`.
+"""Patterns that quality flags look for, in English and Chinese. Constants, in the syntax of Rust's `regex` crate.
 
-They are meant to be precise rather than complete: a flag that is raised for every second good text is no use to
-anybody.
+They prefer precision to recall: a flag on every second good text would be useless.
 """
 
 # ruff: noqa: RUF001 - Chinese punctuation is meant

@@ -1,6 +1,7 @@
-"""How alike texts are: normal forms, verbatim runs, repetition, writing systems, near-duplicates. Pure, row by row.
+"""Compare texts: normal forms, verbatim runs, repetition, writing systems, near-duplicates. Pure, one text or pair at a
+time.
 
-What polars can say as an expression is in `quality`; here is what needs a look into one text or a pair of texts.
+What polars can express for a whole column is in `flags`.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ _SCRIPTS = {name: re.compile(f"[{ranges}]") for name, ranges in SCRIPTS.items()}
 
 
 def normalized_words(text: str) -> str:
-    """The words alone: no case, punctuation or spacing. A text without a word stays as it is."""
+    """Return the words without case, punctuation and spacing. A text without a word stays as it is."""
     if text.isascii():
         return " ".join(_ascii_words(text)) or text
     return _NO_WORD.sub(" ", text.casefold()).strip() or text
 
 
 def nearly_equal(one: str, other: str) -> bool:
-    """More than 95 % alike (Levenshtein), and not equal."""
+    """Return whether texts are more than 95 % alike (Levenshtein) and not equal."""
     return one != other and Levenshtein.normalized_similarity(one, other, score_cutoff=NEARLY_EQUAL) > NEARLY_EQUAL
 
 
 def same_question(one: str, other: str) -> bool:
-    """Two questions in `plain` form that are equal or nearly so."""
+    """Return whether two questions in `plain` form are equal or nearly so."""
     return Indel.normalized_similarity(one, other, score_cutoff=SAME_QUESTION) >= SAME_QUESTION
 
 
 def echoes(text: bytes, source: bytes) -> bool:
-    """Whether UTF-8 `text` equals `source`, contains the whole of it, or has a run of RUN_BYTES in common with it."""
+    """Return whether UTF-8 `text` equals `source`, contains all of it, or has RUN_BYTES in a row from it."""
     if len(source) >= ECHO_WHOLE_TEXT_BYTES and source in text:
         return True
     if min(len(text), len(source)) < ECHO_RUN_BYTES:
@@ -66,7 +67,7 @@ def echoes(text: bytes, source: bytes) -> bool:
 
 
 def _extends_to_run(text: bytes, source: bytes, at: int, length: int) -> bool:
-    """Whether a run of RUN_BYTES that covers `source[at:at + length]` is in `text`."""
+    """Return whether RUN_BYTES in a row that cover `source[at:at + length]` are in `text`."""
     block, more = source[at : at + length], ECHO_RUN_BYTES - length
     before, after = source[max(at - more, 0) : at][::-1], source[at + length : at + ECHO_RUN_BYTES]
     place = text.find(block)
@@ -79,7 +80,7 @@ def _extends_to_run(text: bytes, source: bytes, at: int, length: int) -> bool:
 
 
 def _common_prefix_length(one: bytes, other: bytes) -> int:
-    """How long the beginning is that both have."""
+    """Return the length of the common prefix."""
     least, most = 0, min(len(one), len(other))
     while least < most:
         middle = (least + most + 1) // 2
@@ -91,7 +92,7 @@ def _common_prefix_length(one: bytes, other: bytes) -> int:
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a text repeats itself over and over: it compresses too well, or one eight-word run fills a quarter."""
+    """Return whether a text repeats itself: it compresses too well, or one eight-word run fills a quarter of it."""
     words: Sequence[str] = text.split()
     data = " ".join(words).encode()  # indented code is no loop
     if len(data) < LOOP_LEAST_BYTES:
@@ -109,7 +110,7 @@ def is_repetitive(text: str) -> bool:
 
 
 def _runs(words: Sequence[str]) -> Sequence[object]:
-    """Every run of LOOP_WORDS words; in a string, of as many characters."""
+    """Return every run of LOOP_WORDS words; in a string, of as many characters."""
     if isinstance(words, str):
         return [words[start : start + LOOP_WORDS] for start in range(len(words) - LOOP_WORDS + 1)]
     return list(zip(*(words[start:] for start in range(LOOP_WORDS)), strict=False))
@@ -121,7 +122,7 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def scripts(text: str) -> Mapping[str, float]:
-    """Letters by writing system, ideographs and syllables weighted; {} for a text without letters."""
+    """Return letters by writing system, ideographs and syllables weighted; {} for a text without letters."""
     if text.isascii():
         return {"latin": float(len(text))} if any(map(str.isalpha, text)) else {}
     counts = dict.fromkeys(SCRIPTS, 0.0)
@@ -143,13 +144,13 @@ _SCRIPTS_OF_CHARACTER = _ScriptsOfCharacter()
 
 
 def main_script(text: str) -> str | None:
-    """The writing system most of a text is in, None for a text without letters."""
+    """Return the writing system of most of a text, None for a text without letters."""
     found = scripts(text)
     return max(found, key=lambda name: found[name]) if found else None
 
 
 def drifts(text: str, seed: Mapping[str, float]) -> bool:
-    """Whether more than half of a text would have to change its writing system to be mixed like `seed`."""
+    """Return whether more than half of a text would have to change its writing system to have the mixture of `seed`."""
     found = scripts(text)
     total, seed_total = sum(found.values()), sum(seed.values())
     if total < DRIFT_MIN_LETTERS or not seed_total:
@@ -159,7 +160,7 @@ def drifts(text: str, seed: Mapping[str, float]) -> bool:
 
 
 def shingles(text: str) -> list[str]:
-    """Runs of three words (for scripts without spaces: of three characters), the set that MinHash compares."""
+    """Return runs of three words (three characters for scripts without spaces): the set that MinHash compares."""
     words = _shingle_words(text)
     if len(words) < _SHINGLE_WORDS:
         return [text]
@@ -167,7 +168,7 @@ def shingles(text: str) -> list[str]:
 
 
 def _shingle_words(text: str) -> list[str]:
-    """Words in small letters; ideographs and syllables one by one."""
+    """Return words in lower case; ideographs and syllables one by one."""
     if text.isascii():
         return _ascii_words(text)
     words: list[str] = []

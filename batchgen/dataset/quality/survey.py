@@ -1,7 +1,7 @@
-"""What only the whole dataset can tell: usual lengths, near-duplicate conversations, and which belong together.
+"""Measure the whole dataset: usual lengths, near-duplicate conversations, and groups that a split must keep together.
 
-One pass over frames of turns, in seed order, and a second look at the few that may be near-duplicates. What is kept of
-a conversation is hashes of its bands; a split needs a hash of its question, too. Lengths are counted.
+Reads frames of turns once, in seed order, and the few possible near-duplicates again. In memory are the band hashes of
+each conversation, for a split also a hash of its question, and counts of lengths.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MAD_TO_DEVIATION = 1.4826
 
 
 class Survey(NamedTuple):
-    """What a dataset is like as a whole.
+    """What was measured over a whole dataset.
 
-    `lengths` has the usual lengths per round; `copies` has (number, near_duplicate_of): a conversation and the first
-    one that it nearly copies; `together` has (number, group): conversations that share their seed question or nearly
-    copy each other are one group (nothing where no groups were wanted); `scripts` counts conversations by the writing
-    system of their seed.
+    `lengths` has the usual lengths per round. `copies` has (number, near_duplicate_of): a conversation and the first
+    one it nearly copies. `together` has (number, group): conversations with the same seed question, or that nearly copy
+    each other, are one group (empty if no groups were wanted). `scripts` counts conversations by the writing system of
+    their seed.
     """
 
     lengths: pl.DataFrame
@@ -39,7 +39,7 @@ class Survey(NamedTuple):
     scripts: Mapping[str, int]
 
     def add_context(self, turns: pl.DataFrame) -> pl.DataFrame:
-        """`turns` with the columns of quality.CONTEXT."""
+        """Return `turns` with the columns of quality.CONTEXT."""
         # A frame of turns holds consecutive numbers, and there may be many copies.
         copied = self.copies.filter(pl.col("number").is_between(turns["number"].min(), turns["number"].max()))
         return turns.join(copied, on="number", how="left", validate="m:1", maintain_order="left").join(
@@ -51,9 +51,9 @@ ReadAgain = Callable[[pl.Series], Iterable[pl.DataFrame]]
 
 
 def survey(chunks: Iterable[pl.DataFrame], again: ReadAgain | None = None, *, groups: bool = True) -> Survey:
-    """Look at every turn. A chunk holds whole conversations (schema quality.TURNS).
+    """Measure every turn. A chunk has whole conversations (schema quality.TURNS).
 
-    `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated
+    `again` yields some conversations again, by their numbers, in the same order; without it, `chunks` are iterated
     again.
     """
     lengths, asked, scripts = _LengthCounts(), _ConversationGroups(), Counter[str]()
@@ -77,18 +77,18 @@ def _filter_turns(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterabl
 
 
 class _ConversationGroups:
-    """Which conversations belong together. A group is called by its smallest number."""
+    """Groups of conversations that belong together. The name of a group is its smallest number."""
 
     def __init__(self) -> None:
         self._chunks: list[pl.DataFrame] = []
 
     def learn(self, first: pl.DataFrame) -> None:
-        """See the first turns of some conversations."""
+        """Add the first turns of some conversations."""
         asked = [_digest(normalized_words(question)) for question in first["question"]]
         self._chunks.append(first.select("number", pl.Series("asked", asked, dtype=pl.UInt64)))
 
     def together(self, copied: pl.DataFrame) -> pl.DataFrame:
-        """(number, group): those that began with the same question, or of which one nearly copies the other."""
+        """Return (number, group): conversations with the same first question, or one nearly a copy of the other."""
         if not self._chunks:
             return pl.DataFrame(schema={"number": pl.Int64, "group": pl.Int64})
         every = pl.concat(self._chunks).select("number", pl.col("number").min().over("asked").alias("group"))
@@ -110,7 +110,7 @@ def _digest(text: str) -> int:
 
 
 class _DisjointSets:
-    """Disjoint sets, each called by its smallest member."""
+    """Disjoint sets, each named by its smallest member."""
 
     def __init__(self) -> None:
         self._parents: dict[int, int] = {}
@@ -127,7 +127,7 @@ class _DisjointSets:
 
 
 class _LengthCounts:
-    """How many texts of a round and field have how many characters."""
+    """Counts of texts by round, field and number of characters."""
 
     def __init__(self) -> None:
         self._counts = pl.DataFrame(
@@ -142,7 +142,9 @@ class _LengthCounts:
         self._counts = pl.concat([self._counts, counted]).group_by("round", "field", "length").agg(pl.sum("texts"))
 
     def usual_bounds(self) -> pl.DataFrame:
-        """Per round, the least and most characters that are no outlier in each field; null where there are too few."""
+        """Return, per round and field, the least and most characters that are not outliers; null if there are too few
+        texts.
+        """
         logarithms = self._counts.with_columns((pl.col("length") + 1).log())
         found = logarithms.select("round").unique().sort("round")
         for field in Turn._fields:
@@ -152,7 +154,7 @@ class _LengthCounts:
 
 
 def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
-    """The lengths beyond which a value lies more than OUTLYING robust deviations from the median of its group."""
+    """Return the lengths beyond which a value is more than OUTLYING robust deviations from the median of its group."""
     logarithm, texts = pl.col("length"), pl.col("texts")
     middle = _median(logarithm, texts)
     deviation = _median((logarithm - middle).abs(), texts) * MAD_TO_DEVIATION
@@ -165,7 +167,7 @@ def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _median(value: pl.Expr, times: pl.Expr) -> pl.Expr:
-    """The median of values that stand for so many each."""
+    """Return the median of values with counts."""
     ordered, until = value.sort(), times.sort_by(value).cum_sum()
     lower = ordered.filter(until > (times.sum() - 1) // 2).first()
     upper = ordered.filter(until > times.sum() // 2).first()
@@ -173,8 +175,9 @@ def _median(value: pl.Expr, times: pl.Expr) -> pl.Expr:
 
 
 def choose_test_conversations(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
-    """The conversations of the test split: whole groups, in an order that only `seed` and their ids decide, until
-    `share` of all conversations is reached. At least one group goes to each side; a single one cannot be split.
+    """Return the conversations of the test split: whole groups, until `share` of all conversations is reached.
+
+    The order depends only on `seed` and the ids. Each side gets at least one group; a single group cannot be split.
     """
     sizes = together.group_by("group").agg(pl.len().alias("size")).sort("group")
     drawn = [_digest(f"{seed}/{group}") for group in sizes["group"]]

@@ -1,4 +1,4 @@
-"""JSON Schemas of the records that leave the program."""
+"""JSON Schemas of the records in output files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @cache
 def validator(name: str) -> Draft202012Validator:
-    """The compiled validator of schema `name` (NAME.json beside this file)."""
+    """Return the compiled validator of schema `name` (NAME.json beside this file)."""
     from jsonschema_rs import Draft202012Validator
 
     return Draft202012Validator(orjson.loads(files(__name__).joinpath(f"{name}.json").read_bytes()))

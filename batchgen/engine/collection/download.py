@@ -1,8 +1,8 @@
-"""Result files: from the provider to the disk, whole or not at all.
+"""Download result files from the provider to the disk, complete or not at all.
 
-Silent truncation, and pages and errors of proxies with status 200 are real. So a download is believed only when it
-answers every request; or else when it answers some, has as many lines as the provider has counted, does not end within
-a line, and comes back twice the same.
+Files that were cut short, and pages or errors of proxies with HTTP status 200, happen in the field. A download is
+accepted if it answers every request. Otherwise it must answer some requests, have as many lines as the provider
+reports, end with a line feed, and be the same in two downloads.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ MAX_INCOMPLETE_DOWNLOADS = (
 
 
 class _Incomplete(NotReady):
-    """What was downloaded is only a part of a result file, as far as can be told."""
+    """A download seems to be only a part of a result file."""
 
 
 def download_results(session: Session, remote: ResultReader, batch: Batch, job: Job, keys: Mapping[str, int]) -> bytes:
-    """The raw result lines of an ended job: output file, error file and what came inline, each kept on disk.
+    """Return the raw result lines of an ended job (output file, error file, inline results); keep each on disk.
 
-    A file that lies on disk is whole and is not fetched again, but for an empty one: re-reading must never need the
-    network. Raises NotReady when a file that the job names cannot be had yet, is no result file, or seems to be a part
-    of one; the last is counted in the ledger, and believed when SHORT_LOOKS and the grace period are over.
+    A file that is on disk is complete and is not downloaded again, unless it is empty: reading results a second time
+    must not need the network. Raises NotReady if a file that the job names is not available yet, is not a result file,
+    or seems to be only a part of one. Short files are counted in the ledger; they are accepted after SHORT_LOOKS
+    downloads and the grace period.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -62,10 +63,11 @@ def download_results(session: Session, remote: ResultReader, batch: Batch, job: 
 
 
 def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int:
-    """How many lines the files of a job must have: as many as the provider says, as a success must have where it says
-    nothing, or one. 0 where enough looks have shown the same files: what they lack does not come any more.
+    """Return how many lines the files of a job must have at least.
 
-    Looks may follow one another within seconds (`--wait`), so they do not count alone: a fault may last some minutes.
+    This is the number that the provider reports; without one, 1 for a successful job. It is 0 after SHORT_LOOKS
+    downloads of the same short files over at least the grace period: the missing lines will not come. The number alone
+    is not enough, because with `--wait` downloads follow each other within seconds and a fault may last minutes.
     """
     now = session.now()
     early = now - (batch.job.ended_at or now) < session.settings.batches.reconcile_grace_seconds
@@ -75,8 +77,9 @@ def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int
 
 
 def salvage(session: Session, remote: ResultReader, batch: Batch, job: Job | None) -> bytes:
-    """What there is of a job that is given up (None: it is gone): files on disk, and those that can be had and hold
-    result rows. They are kept on disk. b"" when there is nothing.
+    """Return what exists of the results of a job that is given up (None: the job is gone), b"" if nothing does.
+
+    Takes the files on disk and those that can still be downloaded and have result rows; keeps these on disk.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     provider = provider_row(batch.provider)
@@ -100,7 +103,7 @@ def _write_result_file(path: Path, raw: bytes) -> None:
 
 
 def _download(remote: ResultReader, file_id: str) -> bytes | Exception:
-    """The file's bytes, or why the provider does not give it."""
+    """Return the bytes of a file, or the error with which the provider refuses it."""
 
     def call() -> bytes:
         buffer = BytesIO()
@@ -116,8 +119,9 @@ def _download(remote: ResultReader, file_id: str) -> bytes | Exception:
 
 
 class _Expected(NamedTuple):
-    """What the files of a job must hold together with `on_disk`, the files that are there already: an answer to each of
-    `keys`; or else `least_lines` lines, where 0 means that parts of files are taken, too.
+    """What the files of a job must have, together with the files `on_disk`.
+
+    They must answer each of `keys`, or else have `least_lines` lines; with 0, parts of files are accepted too.
     """
 
     provider: Provider
@@ -126,11 +130,13 @@ class _Expected(NamedTuple):
     least_lines: int
 
     def complete(self, bodies: Sequence[bytes]) -> bool:
-        """Whether every key is answered."""
+        """Return whether every key is answered."""
         return bool(self.keys) and self.keys <= set(_answered_keys(self.provider, [*self.on_disk, *bodies]))
 
     def flaw(self, bodies: Sequence[bytes]) -> str:
-        """Why `bodies`, which came twice the same, seem to be parts of files; "" where they do not."""
+        """Return why `bodies`, which were downloaded twice with the same content, seem to be parts of files; "" if they
+        do not.
+        """
         found = sum(len(split_lines(body)) for body in (*self.on_disk, *bodies))
         if found < self.least_lines:
             return f"have {found} lines, {self.least_lines} or more are due"
@@ -144,9 +150,9 @@ class _Expected(NamedTuple):
 def _download_until_trusted(
     remote: ResultReader, file_ids: Sequence[str], expected: _Expected
 ) -> Sequence[bytes | None]:
-    """The files' bytes, once they are complete, or twice the same and without a flaw. Raises NotReady.
+    """Return the bytes of the files once they are complete, or the same twice and without a flaw.
 
-    None for a file that cannot be had while the others answer every key: nothing is missing but that file.
+    A file that is not available while the others answer every key is None. Raises NotReady.
     """
     names, before = ", ".join(file_ids), list[bytes]()
     for _ in range(DOWNLOADS_PER_TICK):
@@ -170,25 +176,26 @@ def _download_until_trusted(
 
 
 def _is_result_file(provider: Provider, raw: bytes) -> bool:
-    """Whether a body is a result file: some line answers a key, or it is a broken one. A page or an error of somebody
-    in between is neither, however often it comes; an empty file is a result too.
+    """Return whether a body is a result file: it answers a key, is empty, or has broken result rows.
+
+    A page or an error message of a proxy is none of these, however often it comes.
     """
     return not _start(raw) or any(_answered_keys(provider, [raw])) or _is_broken(provider, raw)
 
 
 def _is_broken(provider: Provider, raw: bytes) -> bool:
-    """Whether a body answers no key, but starts as a JSON object does and holds a row that is torn or lost its key."""
+    """Return whether a body answers no key, but starts like a JSON object and has a row that is cut or lost its key."""
     rows = _start(raw) == b"{" and any(mark in raw for mark in provider.result_row_markers)
     return rows and not any(_answered_keys(provider, [raw]))
 
 
 def _start(raw: bytes) -> bytes:
-    """The first byte of a body that is no white space, b"" for an empty one."""
+    """Return the first byte of a body that is not white space, b"" for an empty body."""
     return raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _ends_within_a_line(raw: bytes) -> bool:
-    """As it does when a connection of no declared length was closed too early."""
+    """Return whether the last line has no line feed, as when a connection closes too early."""
     last = raw[raw.rfind(b"\n") + 1 :].strip()
     try:
         orjson.loads(last or b"{}")
@@ -198,7 +205,7 @@ def _ends_within_a_line(raw: bytes) -> bool:
 
 
 def _answered_keys(provider: Provider, bodies: Iterable[bytes]) -> Iterator[str]:
-    """The keys that whole lines of result files answer."""
+    """Return the keys that complete lines of result files answer."""
     for body in bodies:
         for line in split_lines(body):
             try:

@@ -1,8 +1,8 @@
-"""Results that come after their batch ended without any: its job was given up, cancelled or lost, or had expired, and
-delivers.
+"""Take results that arrive after their batch ended without any.
 
-They are paid, so a text is accepted wherever none is yet. The others are superseded, and what they cost is booked. A
-job that was given up and still runs is cancelled; so is one that nobody needs any more.
+The job was given up, cancelled, lost or expired, and delivers later. Such results are paid: a text is accepted for each
+conversation that has none yet, and the cost of the others is recorded as superseded. A job that was given up and still
+runs is cancelled; so is a job whose results nobody needs any more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchgen.runtime.logging_setup import log
 
 
 def look_for_late_results(session: Session) -> None:
-    """Book what has come for batches whose results are awaited. Costs nothing where there are none."""
+    """Settle late results of the batches that still wait for some. Makes no call if no batch does."""
     awaited = session.store.awaiting_late_results(session.now())
     for name in dict.fromkeys(batch.provider for batch in awaited):
         provider = provider_row(name)
@@ -67,14 +67,14 @@ def _check_batch(session: Session, provider: Provider, batch: Batch, found: Mapp
 
 
 def _may_have_changed(batch: Batch, listed: Job | None) -> bool:
-    """Whether a job's own address may say more than is known: a listing shows states, and not all results."""
+    """Return whether a call for this one job may show more than is known: a listing does not show all results."""
     if listed is None or listed.output or listed.state is JobState.SUCCEEDED:
         return True
     return listed.raw_state != batch.job.remote_state
 
 
 def _record_found_job(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
-    """Note that a batch that was given up has this job after all, and those `others`, which are cancelled later."""
+    """Record that a batch that was given up has this job. The jobs `others` are cancelled later."""
     log.warning(
         "%s: given up, but its job %s exists after all (up to $%.4f)",
         session.describe(batch),
@@ -104,7 +104,7 @@ def _poll_batch(session: Session, provider: Provider, batch: Batch) -> None:
 
 
 def _download_and_settle(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
-    """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
+    """Settle a batch by its late results. An empty file proves nothing yet: its rows are waited for."""
     keys = session.keys(batch, session.store.failed_numbers(batch))
     raw = download_results(session, session.remote(provider), batch, job, keys)
     if raw.strip():
@@ -112,8 +112,9 @@ def _download_and_settle(session: Session, provider: Provider, batch: Batch, job
 
 
 def _cancel_unneeded_batches(session: Session) -> None:
-    """Cancel what is in flight and holds nothing any more, until that was asked for: all its texts came late from
-    others. Where it cannot be asked for, the job only costs what it was to cost.
+    """Request the cancellation of batches in flight that no conversation needs any more.
+
+    All their texts came late from other batches. A batch that cannot be cancelled costs what it was going to cost.
     """
     for batch in session.store.batches(BatchState.IN_FLIGHT):
         if batch.requests or batch.job.error == CANCELLATION_REQUESTED:

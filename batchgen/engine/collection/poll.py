@@ -1,9 +1,9 @@
-"""Batches in flight -> result files -> outcomes -> turns.
+"""Poll batches in flight, download the results of those that ended, and settle them.
 
-A failed poll never changes a state. Only a 404 for a job's own address, asked with the key that made it, again and
-again over time, says that a job is lost. A terminal job is not a full job: every file it offers is read, in every
-terminal state, and every request is accounted for. Results may come after the end: their absence is not believed at
-the first look.
+A poll that fails never changes a state. A job counts as lost only after repeated 404 answers over a long time, to calls
+for the job itself with the key that created it. A job that ended may have answered only some requests: every file that
+it offers is read, whatever its state is, and every request gets an outcome. Results may become available after the end
+of a job: one look without results proves nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had til
 
 
 def collect(session: Session) -> int:
-    """Poll every batch in flight and book what has ended. Returns the number of batches collected."""
+    """Poll every batch in flight and settle those that ended. Returns the number of batches collected."""
     collected = 0
     in_flight = session.store.batches(BatchState.IN_FLIGHT)
     for name in dict.fromkeys(batch.provider for batch in in_flight):
@@ -77,13 +77,14 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
 
 
 def _failed_batch_fact(provider: Provider) -> str:
-    """The fact at which batch the provider met trouble when it was last asked, "" for none."""
+    """Return the name of the fact that stores at which batch the provider failed in the last poll."""
     return f"stopped:{provider.name}"
 
 
 def _rotate_past_failed_batch(session: Session, provider: Provider, batches: Sequence[Batch]) -> list[Batch]:
-    """The batches in the order of their turns: it may be one batch alone that is in trouble, time and again. What comes
-    behind it is asked for first, the next time.
+    """Return the batches, with the one that failed in the last poll at the end.
+
+    One batch may fail every time; the batches behind it must still be polled.
     """
     stopped = session.store.fact(_failed_batch_fact(provider))
     at = next((at for at, batch in enumerate(batches, start=1) if batch.name == stopped), 0)
@@ -91,7 +92,7 @@ def _rotate_past_failed_batch(session: Session, provider: Provider, batches: Seq
 
 
 def _was_created_with_current_key(session: Session, provider: Provider, batch: Batch) -> bool:
-    """Whether this key may speak of this batch: another key's jobs answer 404, and that must not count."""
+    """Return whether the current key created this batch: the jobs of other keys answer 404, which must not count."""
     if batch.job.key_fingerprint == session.key_fingerprint(provider):
         return True
     if not batch.requests:  # nobody needs what it brings; what it cost is booked when the key comes back
@@ -107,7 +108,7 @@ def _was_created_with_current_key(session: Session, provider: Provider, batch: B
 
 
 def _jobs_by_id(session: Session, provider: Provider, batches: Sequence[Batch]) -> dict[str, Job]:
-    """Jobs by id from one listing, where that saves calls. What is absent is asked for by its own address."""
+    """Return jobs by id from one listing, if that saves calls. Jobs that are not listed are polled one by one."""
     if len(batches) < MIN_BATCHES_TO_LIST:
         return {}
     try:
@@ -120,7 +121,9 @@ def _jobs_by_id(session: Session, provider: Provider, batches: Sequence[Batch]) 
 
 
 def _prefetch(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Prefetch:
-    """The provider's reads, with those batches fetched ahead that have ended, or of which nothing is known yet."""
+    """Return the reads of the provider, with the results of ended batches, or of batches not polled yet, fetched in
+    advance.
+    """
     sizes = {
         batch.job.remote_id: batch.plan.bytes
         for batch in batches
@@ -130,7 +133,7 @@ def _prefetch(session: Session, provider: Provider, batches: Sequence[Batch], li
 
 
 def _poll_batch(session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job | None) -> bool:
-    """Look at one batch; book it if it has ended. Returns whether it was collected."""
+    """Poll one batch and settle it if it has ended. Returns whether it was collected."""
     # A listing does not show results; the job's own address does.
     if job is None or job.state.ended:
         try:
@@ -148,7 +151,7 @@ def _poll_batch(session: Session, provider: Provider, remote: Prefetch, batch: B
 
 
 def _record_job_state(session: Session, batch: Batch, job: Job) -> Batch:
-    """What the provider says of a batch, written down when it is new; what is odd is said aloud."""
+    """Record the state of a job if it is new, and log a warning if it is unexpected."""
     now = session.now()
     started = batch.job.started_at or (now if job.state is not JobState.PENDING else None)
     ended = batch.job.ended_at or (now if job.state.ended else None)
@@ -172,7 +175,7 @@ def _record_job_state(session: Session, batch: Batch, job: Job) -> Batch:
 
 
 def _handle_not_found(session: Session, remote: ResultReader, batch: Batch) -> bool:
-    """A 404 for the job's own address: counted, and believed only after many over a long time."""
+    """Count a 404 answer for the job itself. The job is lost after several of them over a long time."""
     now = session.now()
     since = min(batch.counters.not_found_since or now, now)
     batch = session.store.update(batch, not_found_count=batch.counters.not_found_count + 1, not_found_since=since)
@@ -189,14 +192,14 @@ def _handle_not_found(session: Session, remote: ResultReader, batch: Batch) -> b
 
 
 def _late_results_until(session: Session, raw: bytes) -> float | None:
-    """Till when the results of a batch that ended without any may come."""
+    """Return until when late results are looked for (Unix seconds), None for a batch that has some."""
     return None if raw.strip() else session.now() + settle.LATE_RESULTS_SECONDS
 
 
 def _download_and_settle(
     session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job, waited: float
 ) -> bool:
-    """Fetch whatever a job offers that was first seen ended `waited` seconds ago, and book it."""
+    """Download and settle what a job offers. It was first seen as ended `waited` seconds ago."""
     keys = session.keys(batch)
     try:
         _require_results(session, batch, job, waited)
@@ -213,11 +216,11 @@ def _download_and_settle(
 
 
 def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
-    """Raises NotReady for an ended job that names no results yet.
+    """Raise NotReady for an ended job that names no results yet.
 
-    A success always has some. A cancel that was asked for is not final: some of such jobs deliver everything after
-    all, which is waited for, for one grace period. One that the provider cancelled by itself is believed at the second
-    look; so is one that expired: at Gemini such a job has no results, at Together it may have some.
+    A successful job always has results. A cancellation that we requested is not final: some such jobs deliver
+    everything later, so it is waited for one grace period. A job that the provider cancelled is given up at the second
+    poll; so is an expired one: at Gemini it has no results, at Together it may have some.
     """
     if job.output or job.errors or job.inline_rows:
         return
@@ -231,7 +234,10 @@ def _require_results(session: Session, batch: Batch, job: Job, waited: float) ->
 
 
 def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: float) -> None:
-    """An ended job whose results cannot be had: NotReady is raised at first, then NeedsPerson, nothing in the end."""
+    """Raise NotReady for an ended job whose results are not available; later NeedsPerson.
+
+    Returns when they are given up.
+    """
     message = f"{session.describe(batch)}: {why}"
     if waited <= NEEDS_PERSON_AFTER_SECONDS:
         raise NotReady(message, do="The next tick tries again.")
@@ -244,7 +250,7 @@ def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: floa
 
 
 def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> None:
-    """Settle a batch by what there is of it; the rest was lost with the job."""
+    """Settle a batch by the results that exist; the rest was lost with the job."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
     replies = settle.parse_results(session, provider_row(batch.provider), batch, raw, keys, flags)
     until = _late_results_until(session, raw)
@@ -261,7 +267,7 @@ def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> Non
 def settle_ended_job(
     session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]
 ) -> None:
-    """Settle every request (`keys`) of an ended batch by the raw lines that came back. Needs no network."""
+    """Settle every request (`keys`) of an ended batch by its raw result lines. Needs no network."""
     flags = session.settings.stage(batch.step.stage).retry_flags
     replies = settle.parse_results(session, provider, batch, raw, keys, flags)
     # A cancel is not final: jobs that said they were cancelled have delivered everything hours later. One that expired
@@ -279,7 +285,7 @@ _DEFAULT_REASONS = {
 
 
 def _batch_end(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
-    """What an ended job means for requests without a row. A job refused as a whole holds its model back."""
+    """Return what the end of a job means for requests without a row. A job refused as a whole stops its model."""
     if job.state is JobState.FAILED and not has_rows:
         scope = model_scope(batch.provider, batch.model)
         if is_model_error(job.error):

@@ -1,8 +1,8 @@
-"""The next ended batches are looked at and downloaded while one is booked.
+"""Poll and download the next batches while one is settled.
 
-Only what the network does goes on beside the booking, and only its waiting is saved: what was fetched ahead is handed
-out at the very call that would have fetched it, and so is what went wrong. Nothing is fetched ahead of a batch before
-one has come back whole, so a provider in trouble is hardly asked more often.
+Only network calls run in threads. A result fetched in advance is returned by the call that would have fetched it, and
+an error is raised there. Nothing is fetched behind a batch until one batch came back complete, so a provider that fails
+gets few additional calls.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ MAX_PREFETCHED_BYTES = 32_000_000  # ... as long as their request files are no l
 
 
 class _PrefetchedBatch(NamedTuple):
-    """A job, and the files it names by their id; for each the exception, where it could not be had."""
+    """A job and its files by id; an exception where a call failed."""
 
     job: Job
     files: dict[str, bytes | Exception]
 
 
 class Prefetch:
-    """A provider's reads; some have been made already when they are asked for."""
+    """The reads of a provider, some of them made before they are called."""
 
     def __init__(self, remote: ResultReader, sizes: Mapping[str, int]) -> None:
-        """`sizes` are those of the request files in bytes, by job id, in the order in which the jobs will be asked for;
-        other jobs may be asked for in between.
+        """`sizes` are the sizes of the request files in bytes, by job id, in the order in which the jobs will be
+        polled.
+
+        Other jobs may be polled in between.
         """
         self._remote, self._sizes = remote, sizes
         self._under_way: dict[str, Future[_PrefetchedBatch] | None] = {}  # None: it was handed out
         self._files: dict[str, bytes | Exception] = {}
 
     def start_after(self, remote_id: str) -> None:
-        """The batch `remote_id` has come back whole and will be booked: fetch those behind it."""
+        """Fetch the batches behind `remote_id`, which came back complete and will be settled now."""
         for following in self._following(remote_id):
             if following not in self._under_way:
                 call = partial(_fetch, self._remote, following)
                 self._under_way[following] = start_thread(call, f"fetching {following}")
 
     def _following(self, remote_id: str) -> Iterator[str]:
-        """As many of the next jobs as may lie in memory, the very next one in any case."""
+        """Return the next jobs whose files may be in memory together, at least one."""
         order, size = list(self._sizes), 0
         at = order.index(remote_id) + 1 if remote_id in self._sizes else len(order)
         for following in order[at : at + MAX_PREFETCHED]:
@@ -76,7 +78,7 @@ class Prefetch:
 
 
 def _fetch(remote: ResultReader, remote_id: str) -> _PrefetchedBatch:
-    """The calls of one batch."""
+    """Make the calls for one batch."""
     job = remote.get(remote_id)
     named = filter(None, (job.output, job.errors)) if job.state.ended else ()
     return _PrefetchedBatch(job, {file_id: _try_download(remote, file_id) for file_id in named})

@@ -1,7 +1,7 @@
-"""The store, built again from `requests/` and `results/` alone. No network, nothing is paid.
+"""Rebuild the store from `requests/` and `results/` alone. Needs no network and pays nothing.
 
-What was sent and what came back is enough: every request file is entered in the order in which it was planned, and
-settled by its result lines and its ending, by the same code that settled it the first time.
+Every request file is entered in the order in which it was planned, and settled by its result lines and its ending file,
+by the code that settled it the first time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RELEASED = (BatchState.REFUSED, BatchState.ABANDONED)
 
 
 class Rebuilt(NamedTuple):
-    """What was found: conversations, batches settled again, batches whose end is not known."""
+    """Number of conversations, of batches settled again, and of batches whose end is not known."""
 
     conversations: int
     settled: int
@@ -53,7 +53,7 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(session: Session) -> Rebuilt:
-    """Fill an empty store from the files. Raises SetupError when it is not empty, InputError without the files."""
+    """Fill an empty store from the files. Raises SetupError if it is not empty, InputError if files are missing."""
     if session.conversations and not session.store.fact(REBUILDING_FACT):
         raise SetupError(
             f"{session.layout.store} holds a run already; nothing was changed.",
@@ -72,7 +72,7 @@ def rebuild(session: Session) -> Rebuilt:
 
 
 class _Replay:
-    """The batches of a run, entered and ended again one by one, in the order in which they were planned."""
+    """Enters and settles the batches of a run again, one by one, in the order in which they were planned."""
 
     def __init__(self, session: Session, latest: LastRequestIndex) -> None:
         self.settled = self.open = 0
@@ -81,7 +81,7 @@ class _Replay:
         self._answered_late: set[tuple[int, Step]] = set()
 
     def enter(self, sent: ReadRequestFile) -> None:
-        """Enter a batch, and end it as far as it has ended."""
+        """Enter a batch, and settle it as far as it has ended."""
         file, store = sent.file, self._session.store
         numbers = [number for number in sent.numbers if (number, file.step) not in self._answered_late]
         if (foreign := max(numbers, default=0)) > (have := self._session.conversations):
@@ -116,7 +116,7 @@ class _Replay:
 
 
 def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int]) -> Batch:
-    """Plan the batch as it was planned, under its own number, for those of its conversations that lack its text."""
+    """Plan the batch under its own number, for those of its conversations that lack its text."""
     file = sent.file
     written, kept = hash_file(file.path), settle.read_ledger_fields(session.layout.ending(file.step, file.path.stem))
     identity = BatchIdentity(
@@ -155,7 +155,10 @@ def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int])
 
 
 def _default_batch_end(session: Session, batch: Batch) -> settle.Ending | None:
-    """The ending of a batch that lost its own, though its conversations went on; None where its results are gone."""
+    """Return an ending for a batch whose ending file is lost although its conversations went on.
+
+    Returns None if its results are lost too.
+    """
     if not any(path.exists() for path in _result_files(session.layout, batch)):
         return None
     log.warning("%s: its ending is gone; it is settled by its results alone", session.describe(batch))
@@ -164,9 +167,11 @@ def _default_batch_end(session: Session, batch: Batch) -> settle.Ending | None:
 
 
 def _settle_batch(session: Session, batch: Batch, ending: settle.Ending, asked_again: Collection[int]) -> None:
-    """Settle a batch as it was settled. `asked_again` are conversations of which a later batch asked for the same text:
-    none of this one was accepted, unless it was late. If one is there and the ending does not say so, a kill came
-    before it could.
+    """Settle a batch as it was settled before.
+
+    `asked_again` are conversations for which a later batch asked for the same text: no text of this batch was accepted
+    for them, unless it came late. If one is there and the ending does not say so, the program was killed before it
+    could.
     """
     batch = session.store.update(
         batch, state=BatchState.IN_FLIGHT, intent_at=batch.plan.planned_at, submitted_at=batch.plan.planned_at
@@ -193,7 +198,7 @@ def _settle_batch(session: Session, batch: Batch, ending: settle.Ending, asked_a
 
 
 def _read_results(layout: Layout, batch: Batch) -> bytes:
-    """Everything that came back for a batch."""
+    """Return all result lines of a batch."""
     return b"\n".join(path.read_bytes() for path in _result_files(layout, batch) if path.exists())
 
 
@@ -202,9 +207,9 @@ def _result_files(layout: Layout, batch: Batch) -> Sequence[Path]:
 
 
 def _mark_unanswered(session: Session, batch: Batch, sent: ReadRequestFile) -> None:
-    """A batch without an ending may be in flight: it is treated as an unanswered create, and never bought again.
+    """Treat a batch without an ending as a create call without an answer: it may be in flight and is not bought again.
 
-    Money may be owed for it, so that it is reserved again. A file for Gemini does not name its model.
+    Its money may have to be paid, so it is reserved again. A request file for Gemini does not name its model.
     """
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
     model = batch.model or session.model(sent.provider)

@@ -1,4 +1,4 @@
-"""What was sent: the request files of a run, read back one at a time. Nothing is changed."""
+"""Read the request files of a run, one at a time. Changes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(
 
 
 class RequestFile(NamedTuple):
-    """A request file, by its name: `serial` is its batch's number in the ledger."""
+    """A request file, by its name. `serial` is the number of its batch in the ledger."""
 
     path: Path
     step: Step
@@ -32,7 +32,7 @@ class RequestFile(NamedTuple):
 
 
 class ReadRequestFile(NamedTuple):
-    """What a request file asks, and whom."""
+    """The content of a request file: what it asks, and for which conversations."""
 
     file: RequestFile
     provider: Provider
@@ -40,25 +40,25 @@ class ReadRequestFile(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """The conversations it asks for, in its order."""
+        """Return the numbers of its conversations, in file order."""
         return [key.number for one in self.asked if (key := parse_key(one.key))]
 
     @property
     def model(self) -> str:
-        """Whom it asks, "" where the lines do not say."""
+        """Return the model, "" if the lines do not name it."""
         return self.asked[0].model
 
     @property
     def follow_up(self) -> bool:
-        """Whether the next round's question is to come along."""
+        """Return whether the requests also ask for the next round's question."""
         return self.asked[0].fields == reply_fields(Stage.CORRECTION, follow_up=True)
 
 
 def request_files(layout: Layout) -> list[RequestFile]:
-    """One file for each number of the ledger, in its order.
+    """Return one file for each batch number, in order.
 
-    A kill between a request file and the ledger leaves a file that nobody refers to; the number went to a later one,
-    which has an ending or is at least the younger file.
+    If the program was killed after a request file was written and before the ledger was, that file belongs to no batch.
+    Its number went to a later file, which has an ending or at least is younger.
     """
     kept: dict[int, RequestFile] = {}
     for one in sorted(_find_request_files(layout), key=lambda one: (has_ending(layout, one), one.path.stat().st_mtime)):
@@ -69,7 +69,7 @@ def request_files(layout: Layout) -> list[RequestFile]:
 
 
 def has_ending(layout: Layout, file: RequestFile) -> bool:
-    """Whether it is known how a file's batch ended."""
+    """Return whether the end of a file's batch is known."""
     return layout.ending(file.step, file.path.stem).exists()
 
 
@@ -84,7 +84,7 @@ def _find_request_files(layout: Layout) -> Iterator[RequestFile]:
 
 
 def read_request_file(file: RequestFile) -> ReadRequestFile:
-    """Read a request file back. Raises InputError where it is not what a run has left."""
+    """Read a request file. Raises InputError if it is not a request file of a run."""
     rows = list(_rows(file.path))
     for provider in PROVIDERS.values():
         if asked := tuple(one for one in map(provider.asked, rows) if one is not None):
@@ -103,12 +103,13 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 class LastRequestIndex:
-    """Which file was the last to ask for each text of each conversation: four bytes a text. Only files that matter are
-    read: a second attempt, and whatever came behind a batch whose ending is not there.
+    """Index of the last file that asked for each text of each conversation, four bytes a text.
+
+    Reads only files that matter: second attempts, and files behind a batch without an ending.
     """
 
     def __init__(self, layout: Layout, files: Sequence[RequestFile], conversations: int) -> None:
-        """`files` are all of a run's, in order. Raises InputError."""
+        """`files` are all request files of a run, in order. Raises InputError."""
         self._serials: dict[int, array[int]] = {}
         open_ones = (file.serial for file in files if not has_ending(layout, file))
         first_open = next(open_ones, files[-1].serial if files else 0)
@@ -123,10 +124,10 @@ class LastRequestIndex:
                 at[number] = sent.file.serial
 
     def asked_again(self, file: RequestFile, numbers: Collection[int]) -> set[int]:
-        """Those of `numbers` that a later file asked for the same text."""
+        """Return those of `numbers` for which a later file asked for the same text."""
         at = self._serials.get(file.step.position)
         return {number for number in numbers if at[number] > file.serial} if at else set()
 
     def asked_anything_later(self, file: RequestFile, numbers: Collection[int]) -> bool:
-        """Whether a later file asked any of `numbers` for anything; `file` is of a batch whose ending is not there."""
+        """Return whether a later file asked for any text of `numbers`. `file` belongs to a batch without an ending."""
         return any(at[number] > file.serial for at in self._serials.values() for number in numbers)

@@ -1,7 +1,7 @@
-"""Quality flags that the configuration makes a reason to ask again (`retry_flags` of a stage).
+"""Reject texts with quality flags that the configuration lists as reasons to ask again (`retry_flags` of a stage).
 
-Only flags that the text and its own dialogue decide: what needs the whole dataset (usual lengths, near-duplicates)
-cannot be known yet when a batch comes back.
+Only flags that depend on one dialogue are possible: usual lengths and near-duplicates need the whole dataset, which
+does not exist yet when a batch comes back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _NewText(NamedTuple):
 
 
 def reject_flagged(session: Session, batch: Batch, replies: Sequence[Reply], names: Sequence[str]) -> list[Reply]:
-    """`replies`, those of them FLAGGED whose accepted text raises one of the flags `names`."""
+    """Return `replies`, as FLAGGED where the accepted text has one of the flags `names`."""
     if not names:
         return list(replies)
     accepted = {reply.key: reply for reply in replies if reply.reason is Reason.ACCEPTED}
@@ -53,14 +53,14 @@ def _new_texts(session: Session, batch: Batch, accepted: dict[str, Reply]) -> It
 
 
 def _add_text(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, ...]:
-    """The turns with `text` as what `stage` wrote: a question begins a new one."""
+    """Return the turns with `text` added as what `stage` wrote: a question begins a new turn."""
     if stage is Stage.QUESTION:
         return (*turns, Turn(text, "", ""))
     return (*turns[:-1], turns[-1]._replace(**{stage.value: text}))
 
 
 def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str, list[str]]:
-    """key -> the flags that its text raises."""
+    """Return the flags that each new text has, by key."""
     from batchgen.dataset.quality.flags import FLAGS, turns_frame  # here: a run without retry flags needs none of it
 
     found: dict[str, list[str]] = {}
@@ -79,6 +79,6 @@ def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str
 
 
 def _numbered(written: Iterable[_NewText]) -> Iterator[Conversation]:
-    """Dialogues under numbers of their own: the flags tell conversations apart by them."""
+    """Give each dialogue a number of its own, by which the flags tell conversations apart."""
     for number, one in enumerate(written):
         yield Conversation(number, one.dialogue.turns)

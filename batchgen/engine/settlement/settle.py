@@ -1,7 +1,6 @@
-"""Raw result lines -> the store: judged, placed, matched, and settled in one transaction. No network.
+"""Settle raw result lines: judge, match, and write them to the store in one transaction. Needs no network.
 
-How a batch ended is kept beside its result files (`BATCH.ending.json`), so that the store can be built again from what
-was sent and what came back.
+How a batch ended is written beside its result files (`BATCH.ending.json`), so that `rebuild` can settle it again.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from batchgen.runtime.logging_setup import log
 
 
 class Ending(NamedTuple):
-    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error.
+    """How a batch ended: the outcome and reason for requests without a row, the state, and the error of the job.
 
-    `refused` are conversations that a batch which bought nothing leaves behind: number -> why. `retry_flags` are the
-    quality flags for which its texts were not accepted: the configuration may say otherwise when the store is rebuilt.
-    `late`: it had ended without results, and they came after all. `gone` are the conversations for which no text was
-    taken from them: number -> what the first end meant for it. All others took theirs. `awaited_until`: till then the
-    results of a batch that ended without any may come.
+    `refused`: conversations that a batch which bought nothing leaves rejected, number to reason. `retry_flags`: the
+    quality flags for which texts of this batch were not accepted; the configuration may differ when the store is
+    rebuilt. `late`: the batch had ended without results, and they arrived later. `gone`: the conversations that took no
+    text from late results, number to their first outcome; all others took theirs. `awaited_until`: until then late
+    results may arrive.
     """
 
     absent: Reason
@@ -66,7 +65,7 @@ LATE_RESULTS_SECONDS = (
 
 
 def read_ending(path: Path) -> Ending | None:
-    """The ending kept in `path`, None when the batch has not ended."""
+    """Return the ending in `path`, None if the batch has not ended."""
     if not path.exists():
         return None
     value = orjson.loads(path.read_bytes())
@@ -88,7 +87,7 @@ def read_ending(path: Path) -> Ending | None:
 
 
 def read_ledger_fields(path: Path) -> dict[str, Any]:
-    """What the ending in `path` keeps of the ledger; None for what an older program did not keep, or without one."""
+    """Return the ledger fields in the ending `path`; None for fields that an older version did not write."""
     value = orjson.loads(path.read_bytes()) if path.exists() else {}
     return {name: value.get(name) for name in LEDGER_FIELDS}
 
@@ -102,9 +101,9 @@ def release_batch(
     refused: Mapping[int, str] | None = None,
     late_results_until: float | None = None,
 ) -> None:
-    """End a batch that bought nothing: its ending is kept, its conversations are ready again but for the `refused`.
+    """End a batch that bought nothing: write its ending, and make its conversations ready, except the `refused`.
 
-    `late_results_until`: till then it may turn out to have bought something after all.
+    Until `late_results_until` its job may still be found.
     """
     ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=late_results_until)
     write_ending(session, batch, ending)
@@ -112,14 +111,16 @@ def release_batch(
 
 
 def abandon_batch(session: Session, batch: Batch, error: str) -> None:
-    """End a batch whose create call brought no job to light. Its job may turn up."""
+    """End a batch whose create call left no job that can be found. Its job may be found later."""
     until = (batch.job.intent_at or session.now()) + LATE_RESULTS_SECONDS
     release_batch(session, batch, BatchState.ABANDONED, error=error, late_results_until=until)
 
 
 def forget_ending(session: Session, batch: Batch) -> None:
-    """Of a batch that is created, or was: a kill may have left an ending that the store knows nothing of, by which
-    `rebuild` would buy its conversations again.
+    """Delete the ending of a batch that is created now or was created.
+
+    If the program was killed, an ending may exist that the store does not know; `rebuild` would then buy its
+    conversations again.
     """
     session.layout.ending(batch.step, batch.name).unlink(missing_ok=True)
 
@@ -136,22 +137,24 @@ def write_ending(session: Session, batch: Batch, ending: Ending) -> None:
 def parse_results(
     session: Session, provider: Provider, batch: Batch, raw: bytes, keys: Mapping[str, int], retry_flags: Sequence[str]
 ) -> list[Reply]:
-    """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer, and
-    by the quality flags that are reasons to ask again. `keys` are the batch's (`session.keys`), in order.
+    """Parse and judge the lines of a batch's result files.
+
+    They are judged by finish reason, by the rules for a turn, by whether they answer their own request, and by the
+    quality flags that are reasons to ask again. `keys` are the keys of the batch (`session.keys`), in order.
     """
     judged = parse_result_lines(provider, batch, raw)
     return reject_flagged(session, batch, _reject_swapped(session, batch, keys, judged), retry_flags)
 
 
 def parse_result_lines(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
-    """The lines of a batch's result files, judged one by one."""
+    """Parse and judge the lines of a batch's result files one by one."""
     stage = batch.step.stage
     fields, read = reply_fields(stage, follow_up=bool(batch.plan.follow_up)), provider.reply
     return [validate_text(stage, read(line, fields)) for line in split_lines(raw)]
 
 
 def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
-    """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
+    """Mark replies whose text belongs to another request of this batch as MISPLACED; if there are many, mark all."""
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     requests = _requests(session, batch, keys, accepted)
     wrong = find_swapped_replies(requests, accepted)
@@ -173,10 +176,10 @@ def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], repli
 
 
 def _requests(session: Session, batch: Batch, keys: Collection[str], answered: Iterable[str]) -> dict[str, str]:
-    """key -> the end of what the dialogue says so far, for every request of a batch: as much as is looked at.
+    """Return the end of each dialogue by key, for every request of a batch, as long as is compared.
 
-    Requests that it holds no more, because their texts came from another batch, are known by their replies (`answered`
-    are the keys of all): a text of theirs may stand under the key of one that it holds.
+    Requests whose texts came from another batch are known by their replies (`answered` are the keys of all): their text
+    may stand under the key of a request that is still waiting.
     """
     dialogues = zip(
         *[session.store.dialogues.held_texts(batch)] * batch.position, strict=True
@@ -195,8 +198,10 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
 
 
 def settle_late_results(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """Results that came after their batch had ended without any. A text is accepted where none is yet, even if another
-    batch was asked for it since. All else is superseded: what the batch's end meant for a conversation stays.
+    """Settle results that arrived after their batch had ended without any.
+
+    A text is accepted for each conversation that has none yet, even if another batch was asked for it since. All else
+    is superseded: the first outcome of the conversation stays.
     """
     with session.store.transaction():
         ended, lent = session.store.reclaim_for_late_results(batch)
@@ -218,7 +223,7 @@ def settle_late_results(session: Session, provider: Provider, batch: Batch, raw:
 
 
 def _release_unneeded(session: Session, holder: Batch) -> None:
-    """Some of a batch's conversations need it no more. Where it was not created yet, its other ones go in another."""
+    """Release conversations that need this batch no more. If it was not created yet, the others go in a new batch."""
     if holder.state not in WAITING_STATES:
         return
     why = "texts that it was to ask for came late from an earlier batch"
@@ -229,7 +234,7 @@ def _release_unneeded(session: Session, holder: Batch) -> None:
 
 
 def book_unused_results(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
+    """Record the cost of a late job whose texts no conversation waits for: every line is superseded."""
     from batchgen.engine.settlement.match import match_results  # here: it loads polars
 
     replies = [provider.reply(line, ()) for line in split_lines(raw)]
@@ -240,13 +245,13 @@ def book_unused_results(session: Session, provider: Provider, batch: Batch, raw:
 def _add_prices(
     session: Session, batch: Batch, usage: Mapping[Reason, tuple[int, Usage]]
 ) -> dict[Reason, tuple[int, Usage, float | None]]:
-    """(requests, tokens, USD) by reason; USD None where the model's price is unknown."""
+    """Return (requests, tokens, USD) by reason; USD is None if the model's price is unknown."""
     rate: Rate | None = session.rate(batch.model)
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 
 def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
-    """One transaction: texts, failures, tokens and money, and the end of the batch."""
+    """Write texts, failures, tokens, money and the end of the batch in one transaction."""
     from batchgen.engine.settlement.match import match_results  # here: it loads polars
 
     write_ending(session, batch, ending)
@@ -282,7 +287,7 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
 def _add_first_outcomes(
     usage: Mapping[Reason, tuple[int, Usage]], gone: Mapping[int, Reason]
 ) -> dict[Reason, tuple[int, Usage]]:
-    """The outcomes of a batch, with what its first end meant for conversations that took no text from it."""
+    """Return the outcomes of a batch, with the first outcomes of conversations that took no text from it."""
     found = dict(usage)
     for reason, count in Counter(gone.values()).items():
         if reason is not Reason.NOT_SENT:  # which is no outcome: nothing was bought

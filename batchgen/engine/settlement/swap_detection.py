@@ -1,15 +1,14 @@
-"""Does a reply stand under the right key? A check by content, for services that mix up answers. Pure.
+"""Detect replies that stand under the wrong key, by comparing words. For services that mix up answers. Pure.
 
-One reply that seems to fit another request better than its own says little: people ask similar things, and a bad reply
-fits nobody. Mixed-up replies leave a pattern, though: the request that a reply fits has lost its own one. So a reply is
-misplaced when following "fits rather" from it leads back to it (two were swapped, three went round, ...), or when so
-many replies of a batch fit elsewhere that the whole batch must be out of order.
+One reply that is more similar to another request than to its own proves little: people ask similar things. But replies
+that were mixed up form a pattern: the request that a reply fits has lost its own reply. A reply is misplaced if
+following the best fits from it leads back to it (two were swapped, three rotated, ...), or if so many replies of a
+batch fit elsewhere that the whole batch must be out of order. A reply that names another conversation's id is stronger
+proof: models are not told their id, but test doubles often are.
 
-A reply that names a conversation says more: models are not told their request's id, but stand-ins for them often are.
-
-Measured on ten sets of 200 to 775 real English and Chinese pairs: no reply in its right place was flagged, and every
-set in random order was. Of single swapped pairs 3 % (short questions) to 87 % (corrections) were found: it is a net
-with wide meshes. Of 3,000 batches of up to 120 drawn from these sets, three had a few replies flagged wrongly.
+Measured on ten sets of 200 to 775 real English and Chinese pairs: no reply under its own key was flagged, and every set
+in random order was. Of single swapped pairs 3 % (short questions) to 87 % (corrections) were found. Of 3,000 batches of
+up to 120 pairs from these sets, three had a few replies flagged wrongly.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _ASCII = bytes(range(0x80))
 
 
 def word_set(text: str) -> set[str]:
-    """A text's words in lower case: runs of four letters or more, numbers, two neighbouring CJK characters each."""
+    """Return a text's words in lower case: four letters or more, numbers, pairs of neighbouring CJK characters."""
     plain = _to_ascii(text)
     if plain is not None:
         return _ascii_words(plain)
@@ -70,7 +69,7 @@ def word_set(text: str) -> set[str]:
 
 
 def _to_ascii(text: str) -> bytes | None:
-    """The text in ASCII, with whatever else it has as question marks; None where a word has a letter beyond ASCII."""
+    """Return the text in ASCII, other characters replaced; None if a word has a letter beyond ASCII."""
     if text.isascii():
         return text.encode()
     beyond = text.encode(errors="replace").translate(None, _ASCII).decode()
@@ -80,7 +79,7 @@ def _to_ascii(text: str) -> bytes | None:
 
 
 def _ascii_words(text: bytes) -> set[str]:
-    """Blanking out all but letters and splitting is four times as fast as a regular expression."""
+    """Return the words. Replacing all but letters and splitting is four times as fast as a regular expression."""
     found = {word for word in text.translate(_LETTERS).decode().split() if len(word) >= _WORD_LEAST}
     if text.translate(None, _NO_DIGITS):
         found.update(number for number in text.translate(_DIGITS).decode().split() if len(number) >= _NUMBER_LEAST)
@@ -88,15 +87,16 @@ def _ascii_words(text: bytes) -> set[str]:
 
 
 def find_swapped_replies(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
-    """Keys whose reply belongs to another request: {key: the key it fits}. Both maps are key -> text; a key is, or
-    begins with, its conversation's id and a full stop.
+    """Return the keys whose reply belongs to another request: {key: the key it fits}.
+
+    Both maps are key to text. A key is, or begins with, the id of its conversation and a full stop.
     """
     said = {key: text[:COMPARED_CHARACTERS] for key, text in replies.items() if key in requests}
     return _swapped_by_id(requests, said) | _swapped_by_words(requests, said)
 
 
 def _swapped_by_id(keys: Collection[str], said: Mapping[str, str]) -> dict[str, str]:
-    """The replies that name another conversation of the batch, and not their own."""
+    """Return the replies that name another conversation of the batch, and not their own."""
     owners = {key.partition(".")[0]: key for key in keys}
     named = {
         key: {owners[name] for name in owners.keys() & _ID_PATTERN.findall(said[key])}
@@ -112,7 +112,7 @@ def _swapped_by_id(keys: Collection[str], said: Mapping[str, str]) -> dict[str, 
 
 
 def _swapped_by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
-    """The replies whose words fit another request."""
+    """Return the replies whose words fit another request."""
     asked = {key: text[-COMPARED_CHARACTERS:] for key, text in requests.items()}
     # Many replies are at home at the first glance; only the others are compared, with requests that may lack a reply.
     away = _unlike_own_request(said, asked)
@@ -125,7 +125,7 @@ def _swapped_by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> d
 
 
 def _drop_coincidences(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
-    """The part of `elsewhere` that accidents do not explain."""
+    """Return the part of `elsewhere` that is too much for chance."""
     # Different owners: a text that everybody gets has one at most.
     if len(set(elsewhere.values())) >= max(OUT_OF_ORDER_SHARE * replies, OUT_OF_ORDER_LEAST):
         return dict(elsewhere)
@@ -133,7 +133,7 @@ def _drop_coincidences(elsewhere: Mapping[str, str], replies: int) -> dict[str, 
 
 
 def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, set[str]]:
-    """The replies with too few distinctive words of their own requests: {key: words}."""
+    """Return the replies with too few distinctive words of their own requests: {key: words}."""
     # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
     least = ENOUGH_OWN_WORDS if len(said) >= SMALL_BATCH else 1
     sample = list(said.values())[:: ceil(len(said) / SAMPLE) or 1]
@@ -147,13 +147,13 @@ def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> di
 
 
 def _common_words(frequency: Mapping[str, int], texts: int) -> set[str]:
-    """The words that too many of the texts have to distinguish one: {word: in how many} of how many."""
+    """Return the words in too many of the texts to be distinctive: {word: number of texts}."""
     limit = max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
     return {word for word, count in frequency.items() if count > limit}
 
 
 def _fits_own_request(asked: str, said: set[str], least: int) -> bool:
-    """Whether a request has `least` of the words."""
+    """Return whether at least `least` of the words are in the request."""
     # Most words of a request are in lower case as they stand: most requests need not be put into it.
     return _contains_words(asked, said, least) or (
         (low := asked.lower()) != asked and _contains_words(low, said, least)
@@ -165,7 +165,7 @@ def _contains_words(text: str, said: set[str], least: int) -> bool:
 
 
 def _follow_swaps(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
-    """The keys that "fits rather" leads to from `key` on, once around at most."""
+    """Return the keys that following the best fits from `key` leads to, until one repeats."""
     for _ in range(len(elsewhere)):
         yield key
         if key not in elsewhere:
@@ -174,7 +174,7 @@ def _follow_swaps(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
 
 
 class _RequestIndex(NamedTuple):
-    """Requests as weighted sets of words: the weights, each one's length, and whom a distinctive word belongs to."""
+    """Requests as weighted sets of words: word weights, vector lengths, and the requests of each distinctive word."""
 
     asked: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, float]
@@ -200,11 +200,11 @@ class _RequestIndex(NamedTuple):
         return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
 
     def find_better_matches(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
-        """The replies (key -> words) that fit another request rather than their own: {key: the key it fits}."""
+        """Return the replies (key to words) that fit another request better than their own: {key: the key it fits}."""
         return {key: fits for key, said in replies.items() if (fits := self._better_match(key, said)) is not None}
 
     def _better_match(self, key: str, said: set[str]) -> str | None:
-        """The one other request that a reply under `key` is clearly more like than its own, if there is one."""
+        """Return the one other request that the reply under `key` clearly fits better than its own, if there is one."""
         near = self._candidates(key, said)
         if not near:
             return None
@@ -217,7 +217,7 @@ class _RequestIndex(NamedTuple):
         return best[1]
 
     def _candidates(self, key: str, said: set[str]) -> list[str]:
-        """The few other requests that share most distinctive words with a reply, and enough of them."""
+        """Return the few other requests that share most distinctive words with a reply, and enough of them."""
         owned = [self.keys_by_word[word] for word in said if word in self.keys_by_word]
         shared = Counter(chain.from_iterable(owned))
         del shared[key]
@@ -229,6 +229,6 @@ class _RequestIndex(NamedTuple):
         return self._similarity(one, set(self.asked[other]), self.lengths[other]) >= MAX_REQUEST_SIMILARITY
 
     def _similarity(self, key: str, said: set[str], length: float) -> float:
-        """The cosine of the angle between a request and a reply (or another request)."""
+        """Return the cosine similarity of a request and a reply (or another request)."""
         common = sum(self.weights[word] for word in said.intersection(self.asked[key]))
         return common / (self.lengths[key] * length) if common else 0.0

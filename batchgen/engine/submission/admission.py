@@ -1,6 +1,6 @@
-"""Whether a batch may be sent now: what is held back, the provider's limits as configured, and the budget.
+"""Decide whether a batch may be sent now: holds, the configured limits of the provider, and the budget.
 
-What may not go is said in `session.troubles`, or is recorded as what its step waits for.
+Reasons against it are recorded in `session.troubles`, or as the hold of the step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchgen.runtime.logging_setup import log
 
 
 def is_on_hold(session: Session, scope: str, step: Step) -> str:
-    """Why a quota's back-off or a halt forbids creating batches of this model or step now, "" when none does."""
+    """Return why a quota back-off or a halt forbids batches of this model or step now, "" if none does."""
     waits = session.store.holds.all()
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not is_in_force(wait, session.now()):
@@ -33,7 +33,10 @@ def is_on_hold(session: Session, scope: str, step: Step) -> str:
 
 
 def may_submit_draft(session: Session, shard: BatchDraft, halted: set[str], reasons: dict[Step, str]) -> bool:
-    """Whether `shard` may go now; why not goes into `reasons`. `halted`: models that have stopped in this command."""
+    """Return whether `shard` may be sent now; otherwise add the reason to `reasons`.
+
+    `halted` are the models that stopped in this command.
+    """
     provider = session.provider(shard.step.stage)
     model = session.model(provider)
     scope = model_scope(provider.name, model)
@@ -44,8 +47,9 @@ def may_submit_draft(session: Session, shard: BatchDraft, halted: set[str], reas
 
 
 def may_submit_planned(session: Session, batch: Batch, behind: Sequence[Batch], reasons: dict[Step, str]) -> bool:
-    """Whether a batch that was planned in an earlier command may go: limits, budget and share of rejections may say
-    otherwise since. It goes before those `behind` it, so what they will take is not held against it.
+    """Return whether a batch that an earlier command planned may be sent: limits may have changed since.
+
+    It is sent before the batches `behind` it, so what they will need does not count against it.
     """
     need = _max_cost_usd(session, batch)
     later = sum(_max_cost_usd(session, one) or 0 for one in (batch, *behind))
@@ -54,7 +58,7 @@ def may_submit_planned(session: Session, batch: Batch, behind: Sequence[Batch], 
 
 
 def record_hold(session: Session, step: Step, reason: str) -> None:
-    """For `status`: why a limit holds conversations at `step` back, "" when none does."""
+    """Record for `status` why a limit holds conversations at `step` back, "" if none does."""
     if reason:
         session.store.holds.put(Hold(step_scope(step.position), None, 0, reason))
     else:
@@ -62,8 +66,10 @@ def record_hold(session: Session, step: Step, reason: str) -> None:
 
 
 class _BatchNeeds(NamedTuple):
-    """What a batch would take. Of what was planned only batches with a number below `before` count, and `later_usd` of
-    what is reserved is for itself and for what comes behind it. `usd` None: no price is known.
+    """What a batch needs.
+
+    Of the planned batches only those with a number below `before` count; `later_usd` of the reserved amount is for this
+    batch and those behind it. `usd` is None if the price is unknown.
     """
 
     step: Step
@@ -76,7 +82,7 @@ class _BatchNeeds(NamedTuple):
 
 
 def _has_room(session: Session, wanted: _BatchNeeds, reasons: dict[Step, str]) -> bool:
-    """Whether there is room; the first reason why not is kept."""
+    """Return whether a batch fits the limits; the first reason why not is kept."""
     reason = _why_no_room(session, wanted)
     if reason:
         log.info("%s waits: %s", wanted.step, reason)
@@ -85,7 +91,7 @@ def _has_room(session: Session, wanted: _BatchNeeds, reasons: dict[Step, str]) -
 
 
 def _why_no_room(session: Session, wanted: _BatchNeeds) -> str:
-    """Why there is no room, "" when there is."""
+    """Return why a batch does not fit the limits, "" if it does."""
     if stop := rejection_limit_error(session, wanted.step):
         session.trouble(stop)
         return str(stop)
@@ -98,7 +104,7 @@ def _why_no_room(session: Session, wanted: _BatchNeeds) -> str:
 
 
 def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[int, int], need_tokens: int) -> str:
-    """Why the provider's limits as configured allow no further batch of `need_tokens`, "" when they do."""
+    """Return why the configured limits allow no further batch of `need_tokens`, "" if they do."""
     bounds, (batches, tokens) = session.settings.provider(provider), enqueued
     if batches >= bounds.concurrent_batches:
         return f"{batches} batches are in flight at {provider}; concurrent_batches allows no more"
@@ -111,7 +117,7 @@ def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[i
 
 
 def _affordable(session: Session, wanted: _BatchNeeds) -> bool:
-    """Whether `max_usd` allows it."""
+    """Return whether `max_usd` allows the batch."""
     cap = session.settings.max_usd
     if not cap:
         return True
@@ -124,7 +130,7 @@ def _affordable(session: Session, wanted: _BatchNeeds) -> bool:
 
 
 def _max_cost_usd(session: Session, batch: Batch) -> float | None:
-    """The most that a planned batch can cost, by a price that may have become known since."""
+    """Return the most that a planned batch can cost, by the price known now."""
     if batch.plan.reserved_usd is not None:
         return batch.plan.reserved_usd
     rate = session.rate(batch.model)

@@ -1,7 +1,7 @@
-"""Request lines in bulk: what is the same in every line is encoded once, and only keys and texts are filled in. Pure.
+"""Encode many request lines at once: the parts that all lines share are encoded once. Pure.
 
-A form is learnt from a provider's own codec: a dialogue of marks is encoded, and the line is cut at the marks. Texts
-are escaped all at once, by the same encoder, so that the lines are byte for byte those that the codec writes.
+A template is made with the provider's own codec: a dialogue of markers is encoded, and the line is cut at the markers.
+Texts are escaped together by the same encoder, so that the lines are byte for byte those of the codec.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _ASCII = bytes(range(0x80))
 
 
 class RequestTemplate(NamedTuple):
-    """The request lines of one step. `fenced` texts are JSON within JSON. `told` are the features of what one request's
-    messages say besides the texts; `system` is its system text.
+    """The template for the request lines of one step.
+
+    `fenced` texts are JSON inside JSON. `told` are the text features of one request's messages without the texts;
+    `system` is its system text.
     """
 
     line_template: LineTemplate
@@ -40,7 +42,7 @@ class RequestTemplate(NamedTuple):
 def make_request_template(
     places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]
 ) -> RequestTemplate:
-    """The form of the requests for dialogues of `places` texts: `ask` says what is asked, `encode` is a codec."""
+    """Return the template for dialogues of `places` texts: `ask` builds the prompt, `encode` is the codec."""
     texts = marks(range(places))
     asked = ask(texts)
     line = encode(KEY_PLACEHOLDER, asked)
@@ -61,9 +63,9 @@ def _fixed_features(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Tex
 
 
 def render_requests(form: RequestTemplate, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, TextFeatures]:
-    """The lines of requests with `keys`, one behind the other, and the features of all that their messages say.
+    """Return the lines of requests with `keys`, concatenated, and the text features of all their messages.
 
-    `texts` has the texts at `form.mould.shown` of each dialogue, none of them empty.
+    `texts` are the texts at `form.mould.shown` of each dialogue, none of them empty.
     """
     shown = form.line_template.shown
     wanted = sorted(place - shown.start for place in form.line_template.slots if place is not None)
@@ -76,13 +78,13 @@ def render_requests(form: RequestTemplate, keys: Sequence[bytes], texts: list[st
 
 
 def _encode_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
-    """Each text as a string of JSON in one line."""
+    """Return each text as a JSON string on one line."""
     said = b" ".join([text.encode() for text in texts])
     return split_encoded_list(_one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2))), count_utf8_features(said)
 
 
 def _encode_nested_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
-    """Each text as a string of JSON within a string of JSON, without the outer quotation marks."""
+    """Return each text as a JSON string inside a JSON string, without the outer quotation marks."""
     inner = orjson.dumps(texts, option=orjson.OPT_INDENT_2)
     # A string of JSON holds nothing else that a second escaping would change; the line feeds between items stay.
     pieces = split_encoded_list(_one_line(inner.replace(b"\\", rb"\\").replace(b'"', rb"\"")))
@@ -92,6 +94,6 @@ def _encode_nested_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
 
 
 def _one_line(encoded: bytes) -> bytes:
-    """Rare characters are looked for among those beyond ASCII, which are few."""
+    """Escape line separators. They are looked for only in lines that are not ASCII, which are few."""
     beyond = encoded.translate(None, _ASCII)
     return escape_line_ends(encoded, [end for end in LINE_ENDS if end.encode() in beyond])

@@ -1,4 +1,4 @@
-"""When too many conversations of a step are left behind, the step stops itself before it spends on the rest."""
+"""Stop a step when too many of its conversations are rejected, before it spends money on the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIN_SETTLED = 5  # settled conversations before a share means anything; all of t
 
 
 def rejection_limit_error(session: Session, step: Step) -> StageStopped | None:
-    """The reason why `step` may not go on, or None."""
+    """Return the error because of which `step` may not go on, or None."""
     done, left = session.store.totals.settled_at(step.position)
     settled = left + done
     limit = session.settings.stage(step.stage).max_rejected_share
@@ -28,7 +28,7 @@ def rejection_limit_error(session: Session, step: Step) -> StageStopped | None:
 
 
 def _pending_retries(session: Session, step: Step) -> int:
-    """Conversations that failed by accident and may still succeed: an outage is no reason to stop."""
+    """Count conversations that failed by accident and may still succeed: an outage must not stop a step."""
     live = session.store.batches(*LIVE_STATES)
     return session.store.totals.pending_retries(step) + sum(
         batch.requests for batch in live if batch.step == step and batch.attempt > 1

@@ -1,6 +1,6 @@
-"""Ready conversations -> the lines of one request file, cut to every limit. Pure but for reading the store.
+"""Build the lines of one request file from ready conversations, within every limit. Pure except for reading the store.
 
-A file is encoded and counted as a whole; only when that comes near a limit are its lines made and weighed one by one.
+A file is encoded and counted as a whole. Only if that is near a limit are its lines made and counted one by one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole b
 
 
 class Limits(NamedTuple):
-    """What one request file may hold: requests, bytes as encoded, estimated input tokens."""
+    """What one request file may hold: requests, encoded bytes, estimated input tokens."""
 
     requests: int
     bytes: int
@@ -36,9 +36,9 @@ class Limits(NamedTuple):
 
 
 class BatchDraft(NamedTuple):
-    """The content of one request file, and what it is expected to cost (USD; None: price unknown).
+    """The content of one request file, and its expected cost (USD; None: price unknown).
 
-    `reserved_usd` is the most it can cost: every reply as long as its ceiling, the input by its margin more than
+    `reserved_usd` is the most it can cost: every reply as long as its token limit, the input by its margin more than
     estimated.
     """
 
@@ -63,7 +63,7 @@ class BatchDraft(NamedTuple):
 
 
 class RequestLine(NamedTuple):
-    """One request, encoded, with its line feed."""
+    """One encoded request, with its line feed."""
 
     row: ReadyConversation
     line: bytes
@@ -71,7 +71,7 @@ class RequestLine(NamedTuple):
 
 
 class _RequestLines(NamedTuple):
-    """Request lines as one piece, and their estimated input tokens."""
+    """Request lines as one block, and their estimated input tokens."""
 
     rows: list[ReadyConversation]
     body: bytes
@@ -80,7 +80,7 @@ class _RequestLines(NamedTuple):
 
 
 def limits(session: Session, step: Step) -> Limits:
-    """The provider's limits and the configured ones."""
+    """Return the smaller of the provider's limits and the configured ones."""
     provider = session.provider(step.stage)
     batches = session.settings.batches
     return Limits(
@@ -92,10 +92,10 @@ def limits(session: Session, step: Step) -> Limits:
 
 
 def draft_batch(session: Session, step: Step, tried: int, *, after: int = 0) -> BatchDraft | None:
-    """The next request file of `step` for conversations tried `tried` times, or None when none is ready.
+    """Return the next request file of `step` for conversations tried `tried` times, None if none is ready.
 
-    Only conversations behind number `after` are looked at. Those whose single request exceeds a limit are named
-    in `too_large` and left out.
+    Only conversations behind number `after` are used. Those whose single request exceeds a limit are added to
+    `too_large` and left out.
     """
     attempt = tried + 1
     bounds = limits(session, step)
@@ -109,7 +109,7 @@ def draft_batch(session: Session, step: Step, tried: int, *, after: int = 0) -> 
 
 
 def _fits_limits(found: _RequestLines, bounds: Limits) -> bool:
-    """Whether lines that were made as one piece need no cutting."""
+    """Return whether lines that were made as one block need no cutting."""
     if found.input_tokens > bounds.tokens or len(found.body) > bounds.bytes or not found.rows:
         return False
     return len(found.body) <= bounds.line_bytes or max(map(len, found.body.split(b"\n"))) < bounds.line_bytes
@@ -118,7 +118,7 @@ def _fits_limits(found: _RequestLines, bounds: Limits) -> bool:
 def _encode_up_to_limits(
     session: Session, step: Step, rows: list[ReadyConversation], attempt: int, bounds: Limits
 ) -> _RequestLines:
-    """As many requests as the limits allow, made one by one."""
+    """Return as many requests as the limits allow, made one by one."""
     taken: list[RequestLine] = []
     too_large: list[ReadyConversation] = []
     size = tokens = 0
@@ -135,15 +135,16 @@ def _encode_up_to_limits(
 
 
 def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[ReadyConversation]:
-    """Half as many for each time they failed: a batch is the unit of loss, and large jobs expire more.
+    """Return half as many requests for each time they failed.
 
-    What was never bought (a refusal, a create that was given up) is no failure.
+    A batch fails as a whole, and large jobs expire more often. A refusal or a create call that was given up bought
+    nothing and does not count.
     """
     return rows[: max(most >> min(rows[0].failed_attempts, MAX_HALVINGS), 1)] if rows else rows
 
 
 def _prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
-    """What `step` asks for a conversation, as configured."""
+    """Return the function that builds the configured prompt of `step` for a conversation."""
     target = session.settings.stage(step.stage).target_characters
     history, along = session.settings.history_messages, asks_follow_up(session, step)
 
@@ -156,7 +157,7 @@ def _prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Pr
 
 
 def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
-    """How a request is to be answered whose output ceiling was doubled `ceiling` times."""
+    """Return the generation parameters of a request whose token limit was doubled `ceiling` times."""
     wanted = session.settings.stage(step.stage)
     most = wanted.max_output_tokens
     if asks_follow_up(session, step):
@@ -166,7 +167,7 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
 
 
 def encode_requests(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> Iterator[RequestLine]:
-    """The request of each row, in order, encoded for the stage's provider."""
+    """Encode the request of each row, in order, for the stage's provider."""
     encode, ask, formula = (
         session.provider(step.stage).line,
         _prompt_builder(session, step),
@@ -182,7 +183,7 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _RequestLines:
-    """The same lines as one piece, many times as fast. No rows where that cannot be done: a text is empty."""
+    """Encode the same lines as one block, many times faster. Returns no rows if a text is empty."""
     encode, ask, key = (
         session.provider(step.stage).line,
         _prompt_builder(session, step),

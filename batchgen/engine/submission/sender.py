@@ -1,11 +1,10 @@
-"""Planned batches -> batches in flight.
+"""Send planned batches to their provider.
 
-The order of the submission protocol: request file durable, upload, intent durable, exactly one create call, id durable.
-Each boundary is a crash point; what a kill leaves behind is picked up here or in `reconcile`.
+The steps of the submission protocol, in order: request file durable, upload, intent durable, exactly one create call,
+id durable. The program may be killed between any two; what that leaves is continued here or in `reconcile`.
 
-Batches are created one by one. The first batch of a model goes alone. After a clear yes to it, the files of the next
-ones are uploaded in threads meanwhile: uploads cost nothing and may be repeated. Where something goes wrong, the model
-stops.
+Batches are created one by one. The first batch of a model goes alone. After it was accepted, the files of the next
+batches are uploaded in threads: an upload costs nothing and may be repeated. After an error the model stops.
 """
 
 from __future__ import annotations
@@ -55,16 +54,18 @@ MAX_FAILED_UPLOADS = 3  # of a file that the provider cannot process, before som
 
 
 class _FileNotReady(NotReady):
-    """An uploaded file may not be used yet. Says nothing about the next one."""
+    """An uploaded file may not be used yet. This says nothing about the next file."""
 
 
 class _ModelHalted(Exception):
-    """Nothing more of this model can be submitted in this command; the trouble is noted."""
+    """No more batches of this model can be sent in this command; the trouble is recorded."""
 
 
 class _Submission:
-    """A planned batch on its way. `upload` is set where it was begun ahead. `kept`: an earlier command uploaded the
-    file, and the provider should still have it.
+    """A planned batch that is being sent.
+
+    `upload` is set if its upload was started in advance. `kept`: an earlier command uploaded the file, and the provider
+    should still have it.
     """
 
     __slots__ = ("batch", "kept", "upload")
@@ -75,7 +76,7 @@ class _Submission:
 
 
 class Sender:
-    """One command's submissions. `halted` are the models that have stopped in it."""
+    """The submissions of one command. `halted` are the models that stopped in it."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -83,9 +84,9 @@ class Sender:
         self.halted: set[str] = set()
 
     def send(self, batches: Iterable[Batch]) -> int:
-        """Bring planned batches to their provider, in order. Returns how many of them are in flight now.
+        """Send planned batches to their provider, in order. Returns how many of them are in flight now.
 
-        `batches` is asked for no more than may be uploaded ahead. Every trouble is noted in the session.
+        Takes no more from `batches` than may be uploaded in advance. Every trouble is recorded in the session.
         """
         source, waiting, sent = iter(batches), deque[_Submission](), 0
         while outgoing := self._next(source, waiting):
@@ -97,7 +98,7 @@ class Sender:
 
     @contextmanager
     def _recording_errors(self, batch: Batch) -> Iterator[None]:
-        """A failure is noted and, where it concerns the model, stops that model for this command."""
+        """Record an error and, if it concerns the model, stop that model for this command."""
         try:
             yield
         except _ModelHalted:
@@ -110,7 +111,7 @@ class Sender:
     # ---- which batch goes, and what is uploaded meanwhile
 
     def _next(self, source: Iterator[Batch], waiting: deque[_Submission]) -> _Submission | None:
-        """The next batch that may be created. What may not go stays for another tick."""
+        """Return the next batch that may be created. The others wait for a later tick."""
         while waiting or _queue_next(source, waiting):
             outgoing = waiting.popleft()
             if self._may_create(outgoing.batch):
@@ -123,7 +124,7 @@ class Sender:
         return scope not in self.halted and not is_on_hold(self._session, scope, batch.step)
 
     def _upload_ahead(self, current: _Submission, source: Iterator[Batch], waiting: deque[_Submission]) -> None:
-        """Begin the uploads of what comes behind `current`, for models that have said yes to something."""
+        """Start the uploads of the batches behind `current`, for models that accepted a batch."""
         if _batch_scope(current.batch) not in self._granted:
             return
         while len(waiting) < MAX_UPLOADS_AHEAD and _queue_next(source, waiting):
@@ -139,7 +140,7 @@ class Sender:
                     outgoing.upload = start_thread(self._upload_call(outgoing), f"uploading {batch.name}")
 
     def _record_unused_upload(self, outgoing: _Submission) -> None:
-        """What was uploaded ahead of a batch that may not go now is kept for the tick that goes on."""
+        """Record the upload of a batch that may not be created now, for a later tick."""
         if outgoing.upload is not None and not outgoing.kept:
             with suppress(BatchgenError, *REFUSALS):
                 _record_upload(self._session, outgoing.batch, outgoing.upload.result())
@@ -147,7 +148,9 @@ class Sender:
     # ---- the protocol
 
     def _deliver(self, outgoing: _Submission) -> None:
-        """Upload, look for what an earlier command may have created, create. Returns when the batch is in flight."""
+        """Upload the file, look for a job that an earlier command may have created, create. Returns when it is in
+        flight.
+        """
         batch = self._finish_upload(outgoing)
         if batch.job.intent_at is not None and self._adopt_existing_job(batch):
             return
@@ -156,7 +159,7 @@ class Sender:
         self._create(batch)
 
     def _upload_call(self, outgoing: _Submission) -> Callable[[], RemoteFile]:
-        """The upload of a request file, or a look at it where the provider still has it."""
+        """Return the call that uploads a request file, or that checks the file if the provider still has it."""
         session, batch = self._session, outgoing.batch
         provider = provider_row(batch.provider)
         remote, key = session.remote(provider), session.key_fingerprint(provider)
@@ -169,7 +172,7 @@ class Sender:
         return partial(remote.upload, session.layout.requests(batch.step, batch.name), batch.plan.bytes)
 
     def _finish_upload(self, outgoing: _Submission) -> Batch:
-        """The batch once its file may be used."""
+        """Return the batch once its file may be used."""
         session, batch = self._session, outgoing.batch
         call = outgoing.upload.result if outgoing.upload is not None else self._upload_call(outgoing)
         try:
@@ -193,7 +196,7 @@ class Sender:
         return batch
 
     def _adopt_existing_job(self, batch: Batch) -> bool:
-        """Before a name that an earlier command tried is tried again: it may exist after all."""
+        """Before a name is used again that an earlier command used, look for its job and adopt it."""
         session, provider = self._session, provider_row(batch.provider)
         wanted = lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or "")
         matches = jobs_by_lookup_key(session, provider).get(wanted)
@@ -202,7 +205,10 @@ class Sender:
         return bool(matches)
 
     def _create(self, batch: Batch) -> None:
-        """Intent durable, one create call, id durable. After a clear no the batch is back where it was, or released."""
+        """Make intent durable, make one create call, make the id durable.
+
+        After a clear refusal the batch is put back to its earlier state, or released.
+        """
         session = self._session
         remote = session.remote(provider_row(batch.provider))
         settle.forget_ending(session, batch)
@@ -229,7 +235,7 @@ class Sender:
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
 
     def _pause_model(self, batch: Batch, error: QuotaReached) -> NoReturn:
-        """A quota: this model waits, with a back-off that is kept across ticks; attempts are not touched."""
+        """Hold a model back after a quota error, with a back-off that lasts over ticks. Attempts do not increase."""
         session = self._session
         hold = session.store.holds.pause(_batch_scope(batch), str(error), session.now(), error.retry_after_seconds)
         session.trouble(hold_error(hold, session.now()))
@@ -237,12 +243,12 @@ class Sender:
 
 
 def _batch_scope(batch: Batch) -> str:
-    """What is stopped, trusted and paused as one."""
+    """Return what stops, is trusted, and is held back together."""
     return model_scope(batch.provider, batch.model)
 
 
 def _queue_next(source: Iterator[Batch], waiting: deque[_Submission]) -> bool:
-    """Put the next batch in line. Returns whether there was one."""
+    """Add the next batch to the queue. Returns whether there was one."""
     batch = next(source, None)
     if batch is not None:
         waiting.append(_Submission(batch))
@@ -264,7 +270,7 @@ def _record_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
 
 
 def _check_file(session: Session, batch: Batch) -> None:
-    """The bytes about to be sent, or bought with, must be the bytes that were planned."""
+    """Check that the bytes to be sent, or already uploaded, are the bytes that were planned."""
     path = session.layout.requests(batch.step, batch.name)
     try:
         same = hash_file(path).sha256 == batch.plan.sha256
@@ -301,7 +307,7 @@ def _upload_again(session: Session, batch: Batch, why: str, *, failed: int = 0) 
 
 
 def _handle_refused_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
-    """The provider named bad lines: those conversations are left behind, the others go in a new batch."""
+    """Reject the conversations of the lines that the provider named; the others go in a new batch."""
     rows = session.store.held_conversations(batch.number)
     refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
     if not refused:
@@ -322,7 +328,7 @@ def _handle_model_gone(session: Session, batch: Batch, message: str) -> NoReturn
 
 
 def _halt_step(session: Session, batch: Batch, message: str) -> NoReturn:
-    """A refusal that would come again: the step waits for a person instead of asking at every tick."""
+    """Stop a step until a person acts, because the same refusal would come again at every tick."""
     settle.release_batch(session, batch, BatchState.REFUSED, error=message)
     session.store.holds.put(Hold(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
     session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))

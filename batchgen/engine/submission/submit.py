@@ -1,4 +1,4 @@
-"""Ready conversations -> request files -> planned batches, as many as may go now. `sending` does the rest."""
+"""Plan batches for ready conversations, as many as may be sent now. `sender` sends them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ from batchgen.runtime.files import hash_file, write_durably
 def submit(session: Session, steps: Sequence[Step]) -> int:
     """Submit every conversation that is ready for one of `steps`. Returns the number of batches created.
 
-    What cannot go now waits: troubles are noted in the session, and the other provider goes on.
+    What cannot be sent now waits: troubles are recorded in the session, and the other provider goes on.
     """
     sender = Sender(session)
     return sum(map(sender.send, Selection(session, steps, sender.halted).sources()))
 
 
 class Selection:
-    """Which batches may go now, in their order. `reasons` says of each step why a limit holds conversations back.
+    """Selects the batches that may be sent now, in order. `reasons` has the limit that holds back each step.
 
-    `halted` are models that have stopped in this command, `unready` the providers that nothing can be asked of, with
-    the reason.
+    `halted` are models that stopped in this command, `unready` the providers that cannot be used, with the reason.
     """
 
     def __init__(self, session: Session, steps: Sequence[Step], halted: set[str]) -> None:
@@ -42,8 +41,9 @@ class Selection:
         self.unready, self.reasons = dict.fromkeys(session.unusable, ""), dict[Step, str]()
 
     def sources(self) -> Iterator[Iterator[Batch]]:
-        """The batches of each step and number of attempts, one after the other: what came of the earlier ones decides
-        on the later ones. Raises NeedsPerson where the store is an older copy.
+        """Return the batches of each step and number of attempts, one after the other.
+
+        The result of earlier ones decides on later ones. Raises NeedsPerson if the store is an older copy.
         """
         if self.session.store.batches(*WAITING_STATES) or any(map(self.session.store.ready_attempts, self.steps)):
             self.session.require_newest_store()  # it lists folders: once a command
@@ -57,7 +57,7 @@ class Selection:
     # ---- what a dry run does in another way
 
     def make_ready(self, provider: Provider) -> None:
-        """Before anything is paid. Raises BatchgenError where nothing can be asked of `provider` now."""
+        """Prepare for the first paid batch. Raises BatchgenError if `provider` cannot be used now."""
         self.session.pin_model(provider)
 
     def enter(self, shard: BatchDraft) -> Batch:
@@ -71,9 +71,9 @@ class Selection:
     # ----
 
     def _left_over(self, *, troubled: bool) -> Iterator[Batch]:
-        """Batches whose file was written in an earlier command and that were not created yet.
+        """Return batches whose file was written in an earlier command and that were not created yet.
 
-        Those that were `troubled` in their upload come last, in any order: it may be one file alone that nobody takes.
+        Those that were `troubled` in their upload come last, in random order: one file alone may be refused every time.
         """
         session = self.session
         waiting = session.store.batches(*WAITING_STATES)
@@ -89,7 +89,7 @@ class Selection:
                 yield batch
 
     def _planned(self, step: Step, tried: int) -> Iterator[Batch]:
-        """Every batch of `step` that may go now, entered into the ledger when it is asked for."""
+        """Yield every batch of `step` that may be sent now; each is entered into the ledger when it is taken."""
         session = self.session
         # All of them, before the first batch of any: who pays for questions wants to know that a key is missing.
         able = {provider.name for provider in session.providers() if self.can_ask(provider)}
@@ -113,7 +113,7 @@ class Selection:
             yield batch
 
     def can_ask(self, provider: Provider) -> bool:
-        """Whether `provider` can be asked in this command; why not becomes a trouble."""
+        """Return whether `provider` can be used in this command; otherwise record a trouble."""
         if provider.name not in self.unready:
             try:
                 self.make_ready(provider)
@@ -124,10 +124,10 @@ class Selection:
 
 
 def plan_batch(session: Session, shard: BatchDraft) -> Batch:
-    """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to.
+    """Write the request file durably, then the ledger: a kill between the two leaves a file that no batch refers to.
 
-    Where the very same file lies there already, an older copy of the store may have been put back: the batch is entered
-    as one that was tried, which is looked for before it is created.
+    If the same file exists already, an older copy of the store may have been restored: the batch is entered as one
+    whose create call was tried, and is looked for before it is created.
     """
     identity, plan = ledger_entry(session, shard)
     path = session.layout.requests(shard.step, identity.name)
@@ -144,7 +144,7 @@ def plan_batch(session: Session, shard: BatchDraft) -> Batch:
 
 
 def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
-    """The next batch of the ledger, for the content of `shard`. Its file is not written yet, so it has no `sha256`."""
+    """Return the next batch of the ledger, for the content of `shard`. Its file is not written yet: no `sha256`."""
     provider = session.provider(shard.step.stage)
     number = session.store.next_batch_number()
     identity = BatchIdentity(
