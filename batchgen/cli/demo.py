@@ -1,4 +1,4 @@
-"""`serve` and `demo`: the local batch service in front of a model here, and the whole pipeline through it."""
+"""Implement `serve` and `demo`: the local batch service in front of a model, and the whole pipeline on it."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ BACKEND_DESCRIPTIONS = {
 
 
 def make_backend(name: str, concurrency: int | None = None) -> Backend:
-    """`smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError.
+    """Return the backend: `smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError.
 
-    `concurrency` rows are asked at once; None is the backend's own number.
+    `concurrency` rows are sent at the same time; None means the default of the backend.
     """
     from batchgen.emulator.backends import builtin, openai_chat
     from batchgen.providers.http_errors import is_http_url
@@ -75,7 +75,7 @@ def make_backend(name: str, concurrency: int | None = None) -> Backend:
 
 
 def _check_server(server: openai_chat.OpenAICompatible, url: str) -> None:
-    """A typing mistake in the address would fail every row: it is found before any is asked. Raises SetupError."""
+    """Check the address of a server before any row is sent, because a wrong one fails every row. Raises SetupError."""
     from batchgen.emulator.backends.builtin import BackendBusy, BackendError
 
     try:
@@ -89,7 +89,7 @@ def _check_server(server: openai_chat.OpenAICompatible, url: str) -> None:
 
 
 class Serving(NamedTuple):
-    """What `serve` is asked for: its options, by their names on the command line."""
+    """The options of `serve`, by their names on the command line."""
 
     gemini_port: int
     together_port: int
@@ -125,9 +125,9 @@ def _log_environment(service: LocalService) -> None:
 
 
 def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Callable[[str], None]) -> None:
-    """Grow shipped example seeds into dialogues through the local service, and show where they are and how one reads.
+    """Grow example seeds into dialogues with the local service; show where the files are and one dialogue.
 
-    A demo that was interrupted goes on where it was; a finished one is shown again. Without a model nothing is made.
+    An interrupted demo is continued; a finished one is shown again. Without a model nothing is written.
     """
     from batchgen.emulator.server import LocalService
 
@@ -142,7 +142,7 @@ def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Calla
 
 
 def backend_note(backend: str) -> str:
-    """Who writes the texts of a demo, and what they are good for."""
+    """Return who writes the texts of a demo, and what they are good for."""
     shows = "It shows how the pipeline works" + (
         ", not what the data will be like." if backend in BACKEND_DESCRIPTIONS else "."
     )
@@ -168,7 +168,7 @@ def _run_pipeline(
 
 
 def _service_environment(service: LocalService) -> Mapping[str, str]:
-    """The environment that points both SDKs at the service, past any proxy."""
+    """Return the environment that points both SDKs at the service, past any proxy."""
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
     urls = {"gemini": service.gemini_url, "together": service.together_url}
     keys = {row.key_variable: "local-demo" for row in PROVIDERS.values()}
@@ -176,7 +176,7 @@ def _service_environment(service: LocalService) -> Mapping[str, str]:
 
 
 def _result_text(session: Session) -> str:
-    """Where the files are, and the first finished conversation."""
+    """Return where the files are, and the first finished conversation."""
     rounds, layout = session.settings.rounds, session.layout
     lines = ["", f"dataset:  {_relative_path(layout.history(rounds))}", f"rejected: {_relative_path(layout.rejected)}"]
     lines += [
@@ -198,7 +198,7 @@ def _result_text(session: Session) -> str:
 
 
 def _relative_path(path: Path) -> Path:
-    """A path as one would type it here."""
+    """Return a path as a user would type it here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

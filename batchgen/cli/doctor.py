@@ -1,4 +1,4 @@
-"""Is everything in place to spend money? Keys, addresses, proxy and CA, models really served, prices, limits."""
+"""Check everything that a paid run needs: keys, addresses, proxy and CA, models, prices, limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NETWORK_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_
 
 
 def check_setup(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
-    """What was found, for machines. `problem` of a provider is empty when a run could start with it."""
+    """Return the results of all checks as JSON. `problem` of a provider is empty if a run could start with it."""
     names = dict.fromkeys(settings.stage(stage).provider for stage in STAGES)
     return {
         "providers": [_check_provider(provider_row(name), settings, environment) for name in names],
@@ -33,7 +33,7 @@ def check_setup(settings: Settings, environment: Mapping[str, str], root: Path) 
 
 
 def _folders_synced(root: Path) -> bool | None:
-    """Whether the file system of `root` can make the entries of a folder durable; None where that cannot be tried."""
+    """Return whether the file system of `root` can sync folders; None if that cannot be tried."""
     try:
         return sync_directory(root)
     except OSError:
@@ -73,7 +73,7 @@ def _check_provider(provider: Provider, settings: Settings, environment: Mapping
 
 
 def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The problem where no model has answered: the provider serves none, or could not be asked."""
+    """Return the problem if no model answered: the provider serves none of them, or the call failed."""
     found = {
         "problem": f"{provider.name} serves none of the configured models",
         "do": f"Name one that is served in batchgen.toml ([{provider.name}] models), then run doctor again.",
@@ -90,7 +90,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
-    """One one-token call: a listing is no proof that a model is served. Raises KeyRefused, Temporary."""
+    """Ask a model for one token: a listing is no proof that it is served. Raises KeyRefused, Temporary."""
     served, detail = "yes", ""
     try:
         remote.probe(model)
@@ -149,7 +149,7 @@ def _model_line(model: Mapping[str, Any]) -> str:
 
 
 def first_problem(found: Mapping[str, Any]) -> BatchgenError | None:
-    """The first problem as the error to leave with."""
+    """Return the first problem as the error that decides the exit status."""
     problems = [provider for provider in found["providers"] if provider["problem"]]
     if not problems:
         return None

@@ -1,4 +1,4 @@
-"""The end of every command: an error becomes a line on stderr and an exit status; no traceback reaches a user."""
+"""Turn the end of a command into lines on stderr and an exit status, without a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INTERRUPTED_MESSAGE = "Interrupted. Nothing is lost: the next tick goes on from 
 
 
 def print_error(error: BatchgenError) -> None:
-    """One trouble for people, on stderr: what happened, and what to do next."""
+    """Print one trouble to stderr: what happened, and what to do next."""
     click.echo(f"batchgen: {redact(str(error))}", err=True)
     if error.do:
         click.echo(f"  {redact(as_invoked(error.do))}", err=True)
@@ -26,9 +26,9 @@ def print_error(error: BatchgenError) -> None:
 
 @contextmanager
 def print_troubles(troubles: list[BatchgenError]) -> Iterator[None]:
-    """At the end of the work within, print every trouble but the worst, which is raised: it decides the exit status.
+    """Print, at the end of the `with` block, every trouble but the worst one; raise that, for the exit status.
 
-    An error that ends the work is one more trouble. Ctrl-C keeps its own status.
+    An error that ends the block is one more trouble. Ctrl-C keeps its own status.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def _tell_all(troubles: Iterable[BatchgenError]) -> None:
 
 
 def report_interrupt(error: BaseException) -> int:
-    """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
+    """Report Ctrl-C, or an error that click takes for it: Python before 3.12.8 leaves cut .pyc files on a full disk."""
     if isinstance(error.__cause__, EOFError):
         folder = Path(__file__).parents[1]
         trouble = SetupError(
@@ -65,14 +65,14 @@ def report_interrupt(error: BaseException) -> int:
 
 
 def report_os_error(error: OSError) -> int:
-    """An error of the system that nobody caught: what the user can mend leaves 2, all else is temporary."""
+    """Report an uncaught OSError: status 2 for what the user can mend, otherwise temporary."""
     trouble = system_error(error)
     print_error(trouble)
     return trouble.exit_code
 
 
 def report_lost_answer(error: OSError) -> int:
-    """What the command did is done, but its answer could not be written to stdout."""
+    """Report that a command did its work, but its answer could not be written to stdout."""
     trouble = Temporary(
         f"The answer could not be written to stdout: {describe_os_error(error)}.",
         do="What the command did is done. Mend where its output goes, and ask again: batchgen status",

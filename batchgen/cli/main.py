@@ -1,6 +1,6 @@
-"""The command line: the options before a command, the commands there are, and what an error leaves.
+"""The command line: global options, the list of commands, and error handling.
 
-A command's module is imported when that command is wanted: cron pays for every import at every tick.
+The module of a command is imported only when that command runs: cron pays for every import at every tick.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchgen.runtime.streams import force_utf8_output, unfailing_streams
 
 
 class LazyGroup(click.Group):
-    """The commands by name; a room is entered when one of its commands is wanted."""
+    """A click group that imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)  # as a run goes
@@ -39,7 +39,9 @@ class LazyGroup(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command. click would take any broken pipe for one of stdout and leave with 1: `verify found it`."""
+        """Run the command. click would take any broken pipe for one of stdout and leave with 1, which means `verify
+        found it`.
+        """
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -81,7 +83,7 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
 
 
 def hint_global_option(error: click.ClickException) -> None:
-    """Tell whoever wrote `status --root DIR` that this option stands before the command."""
+    """Tell a user who wrote `status --root DIR` that this option belongs before the command."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return
     for option in cli.params:
@@ -91,7 +93,7 @@ def hint_global_option(error: click.ClickException) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
+    """Entry point: run a command, and turn an error into a line and an exit status. Returns on success."""
     force_utf8_output()
     configure_jemalloc()
     with unfailing_streams() as stdout:
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit status of a command; what went wrong is told."""
+    """Run a command and return its exit status; errors are printed."""
     try:
         code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""Paths as options: what a shell may have left undone, and what no file system can resolve."""
+"""Click types for paths: expand `~`, and refuse paths that cannot be resolved."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import click
 
 
 class UserPath(click.ParamType[Path]):
-    """A path, with `~` as the home folder: a shell does not expand `--root=~/run`, nor does cron in a variable.
+    """A path, with `~` as the home folder: shells do not expand `--root=~/run`, nor does cron in a variable.
 
-    Fails for an empty text (a script's variable was not set), for an unknown user, and for a loop of symbolic links.
+    Fails for an empty text (an unset variable in a script), an unknown user, and a loop of symbolic links.
     """
 
     name = "path"
@@ -23,7 +23,7 @@ class UserPath(click.ParamType[Path]):
 
 
 class UserInput(click.ParamType[str]):
-    """A path as UserPath takes it, or the id of a dataset, which stays as it is."""
+    """A path like UserPath, or the id of a dataset, which is not changed."""
 
     name = "text"
 
@@ -34,7 +34,7 @@ class UserInput(click.ParamType[str]):
 def _resolvable(
     kind: click.ParamType[Any], given: str, param: click.Parameter | None, ctx: click.Context | None
 ) -> str:
-    """The path with the home folder in place of `~`."""
+    """Return the path with `~` expanded."""
     if not given:
         kind.fail("a path is wanted, not an empty text.", param, ctx)
     path = given if os.path.lexists(given) else os.path.expanduser(given)  # noqa: PTH111 - Path's raises RuntimeError

@@ -247,7 +247,7 @@ def _complete_conversations(run: Run) -> Iterator[Conversation]:
 
 
 def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    """Yield CHUNK conversations at a time, or fewer with CHARACTERS characters."""
+    """Yield CHUNK conversations at a time, or fewer with CHUNK_CHARACTERS characters."""
     chunk: list[Conversation] = []
     room = CHUNK_CHARACTERS
     for one in conversations:

@@ -28,7 +28,7 @@ class FlaggedConversation(NamedTuple):
         )
 
     def flags(self) -> list[str]:
-        """Return every label of any turn, once, in the order of quality.LABELS."""
+        """Return every label of any turn, once, in the order of flags.LABELS."""
         return sorted({label for labels in self.labels for label in labels}, key=_ORDER.__getitem__)
 
 

@@ -1,5 +1,6 @@
-"""The provider table. A third provider is its codec, its client, one more row and client here, and its section in
-`settings`.
+"""The provider table.
+
+To add a provider, write its codec and its client, add a row here, and add its section to `settings`.
 """
 
 import os
@@ -34,17 +35,17 @@ _CLIENTS: Mapping[str, Callable[[ConnectionOptions], ProviderClient]] = MappingP
 
 
 def find_provider(name: str) -> Provider:
-    """The row called `name`. Raises SetupError."""
+    """Return the provider called `name`. Raises SetupError."""
     if name not in PROVIDERS:
         raise SetupError(f"No provider is called {name!r}.", do=f"Use one of: {', '.join(PROVIDERS)}.")
     return PROVIDERS[name]
 
 
 def connect(row: Provider, access: ConnectionOptions) -> ProviderClient:
-    """The client of `row`. Raises SetupError.
+    """Return the client of the provider `row`. Raises SetupError.
 
-    The variables that only its SDK reads leave this process first. They would change keys, addresses, headers and the
-    log, and the SDKs have no other switch for most of them.
+    First removes environment variables that only the SDK reads. They would change keys, addresses, headers and the log,
+    and the SDKs have no other switch for most of them.
     """
     for name in filter(row.is_foreign, list(os.environ)):
         del os.environ[name]

@@ -1,6 +1,6 @@
-"""Gemini Developer API: the calls, through google-genai and the HTTP client it was given.
+"""Gemini Developer API: the calls, with google-genai and its own HTTP client.
 
-Imported only by the command that talks to Gemini. Facts come from the SDK's source (google-genai 3.4.0); RUN marks what
+Imported only by commands that use Gemini. Facts come from the source of the SDK (google-genai 3.4.0); RUN marks what
 was observed against a local server.
 """
 
@@ -60,7 +60,7 @@ LIST_PAGE_FIELDS = {"operations", "nextPageToken", "unreachable"}  # what a page
 
 
 class GeminiClient:
-    """The calls, through google-genai with its own retries off and a finite time-out (its defaults: none)."""
+    """The calls, through google-genai with its own retries off and a time-out (it has none by default)."""
 
     MIME_TYPES = ("application/jsonl", "jsonl", "application/json", "text/plain")
 
@@ -107,14 +107,14 @@ class GeminiClient:
         self._http.close()
 
     def upload(self, path: Path, size: int) -> RemoteFile:
-        """Upload a request file, once more from the start where it is refused.
+        """Upload a request file; start once more from the beginning if it is refused.
 
-        When the answer to a chunk is lost, the SDK sends it again at its old offset and is told that this is wrong.
+        If the answer to a chunk is lost, the SDK sends the chunk again at its old offset, which the service refuses.
         """
         return retry_once_if_refused(lambda: self._upload_with_accepted_type(path, size))
 
     def _upload_with_accepted_type(self, path: Path, size: int) -> RemoteFile:
-        """Each of the known MIME types in turn when the service does not know one (A6)."""
+        """Try the known MIME types in turn while the service refuses one (A6)."""
         for mime in self.MIME_TYPES[self.MIME_TYPES.index(self._mime) :]:
             try:
                 file = retry_reads(partial(self._upload, path, size, mime))
@@ -139,7 +139,7 @@ class GeminiClient:
 
     @staticmethod
     def _check_upload(path: Path, size: int, name: str, sent: int | None, digest: str | None) -> str:
-        """The stored file must be ours, byte for byte; sha256Hash is the base64 of the hex digest's text."""
+        """Check that the stored file is ours, byte for byte; sha256Hash is the base64 of the text of the hex digest."""
         same = sent in (None, size)
         if digest and same:
             try:
@@ -168,7 +168,7 @@ class GeminiClient:
         return []
 
     def create(self, *, model: str, file_id: str, name: str) -> str:
-        """One POST; anything but a clear answer is Ambiguous, because the SDK does not protect a create call."""
+        """Make one POST. Anything but a clear answer is Ambiguous, because the SDK does not protect a create call."""
         try:
             created = self._client.batches.create(model=model, src=file_id, config={"display_name": name})
         except errors.APIError as error:
@@ -182,7 +182,7 @@ class GeminiClient:
         return created.name
 
     def get(self, remote_id: str) -> Job:
-        """The raw operation: what the SDK shows of it lacks the error, the counts and `response`."""
+        """Return the raw operation: the SDK drops its error, counts and `response`."""
         found = parse_job(self._read(remote_id, "look at a batch"))
         if not found.remote_id:
             raise Temporary("gemini, look at a batch: an answer that is no batch.", do="The next tick tries again.")
@@ -257,16 +257,20 @@ class GeminiClient:
 
 
 class _MimeRefused(Exception):
-    """The service does not know the MIME type this file was announced with."""
+    """The service does not accept the MIME type of this file."""
 
 
 def _is_mime_refusal(error: Exception) -> bool:
-    """A 400 that names the type, or the KeyError of the SDK on a 200 with an error body (A5)."""
+    """Return whether an error is a 400 that names the type, or the KeyError of the SDK on a 200 with an error body
+    (A5).
+    """
     return "mime" in str(error).lower() or (isinstance(error, KeyError) and "file" in error.args)
 
 
 def _finds_no_api(error: Any) -> bool:
-    """A 404 to the start of an upload. Later calls carry the upload's id, which the service may have forgotten."""
+    """Return whether an error is a 404 to the start of an upload. Later calls have an upload id, which may be
+    forgotten.
+    """
     return (
         isinstance(error, errors.APIError)
         and error.code == httpx2.codes.NOT_FOUND
@@ -297,14 +301,14 @@ def _http_failure(doing: str, error: Any) -> HttpFailure:
 
 
 def _details(body: Any) -> Iterator[dict[str, Any]]:
-    """The details of Google's error object: RetryInfo, QuotaFailure, ..."""
+    """Return the details of Google's error object: RetryInfo, QuotaFailure, ..."""
     found = dict_or_empty(dict_or_empty(body).get("error")).get("details")
     for detail in found if isinstance(found, list) else ():
         yield dict_or_empty(detail)
 
 
 def _quotas(body: Any) -> Iterator[str]:
-    """The ids of the quotas that a google.rpc.QuotaFailure names."""
+    """Return the ids of the quotas in a google.rpc.QuotaFailure."""
     for detail in _details(body):
         violations = detail.get("violations")
         for violation in violations if isinstance(violations, list) else ():
@@ -313,7 +317,7 @@ def _quotas(body: Any) -> Iterator[str]:
 
 
 def _retry_delay(body: Any) -> float | None:
-    """The wish of a google.rpc.RetryInfo ("34s"), in seconds."""
+    """Return the delay of a google.rpc.RetryInfo ("34s"), in seconds."""
     for detail in _details(body):
         number = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay")))
         if number:
@@ -323,7 +327,7 @@ def _retry_delay(body: Any) -> float | None:
 
 @contextmanager
 def _translate_errors(doing: str) -> Iterator[None]:
-    """Every exception that a call can leak (SDK, httpx2, parsing) as one of ours."""
+    """Turn every exception that a call can raise (SDK, httpx2, parsing) into one of ours."""
     try:
         yield
     except (BatchgenError, CreateRefused, JobNotFound, ModelGone, _MimeRefused):

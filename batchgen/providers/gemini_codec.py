@@ -1,6 +1,7 @@
-"""Gemini Developer API: the codec of its request and result lines and of its jobs. Pure.
+"""Gemini Developer API: encode request lines, parse result lines and jobs. Pure.
 
-Facts come from the provider's documentation and the SDK's source (google-genai 3.4.0); RUN marks what was observed.
+Facts come from the documentation of the provider and the source of the SDK (google-genai 3.4.0); RUN marks what was
+observed.
 """
 
 from __future__ import annotations
@@ -72,11 +73,11 @@ NO_TEMPERATURE = (3, 5)  # from this generation on it is ignored, and later ones
 
 
 def thinking_off(model: str) -> dict[str, Any]:
-    """The switch that keeps `model` from thinking as far as it can be, because thoughts are billed as output.
+    """Return the setting that makes `model` think as little as possible, because thoughts are billed as output.
 
     2.5: thinkingBudget 0. From 3 on thinking cannot be switched off. The lowest level is "minimal" for the models named
     flash-lite, and for the flash models before 3.6; later ones (3.7-flash, 3.8-flash, Gemini 4) answer 400 to it, and
-    "low" is their lowest. Models before 2.5 know neither.
+    "low" is their lowest. Models before 2.5 have neither setting.
     """
     version = _generation(model)
     if version < (2, 5):
@@ -88,15 +89,15 @@ def thinking_off(model: str) -> dict[str, Any]:
 
 
 def _generation(model: str) -> tuple[int, int]:
-    """(3, 5) of gemini-3.5-flash-lite, (0, 0) where a name has no such number."""
+    """Return (3, 5) for gemini-3.5-flash-lite, (0, 0) for a name without such a number."""
     found = re.search(r"gemini-(\d+)(?:\.(\d+))?", model)
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
-    """One request line, without the line feed: a REST GenerateContentRequest under its key.
+    """Return one request line, without the line feed: a REST GenerateContentRequest with its key.
 
-    `responseSchema`, not `responseJsonSchema`, which was reported to fail in batch (0 of 502 rows right).
+    Uses `responseSchema`: `responseJsonSchema` was reported to fail in batch (0 of 502 rows right).
     """
     generation: dict[str, Any] = {"temperature": parameters.temperature}
     if _generation(parameters.model) >= NO_TEMPERATURE:
@@ -123,7 +124,7 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
 
 
 def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
-    """A request line read back, None for one that is not Gemini's. It does not name its model."""
+    """Parse a request line; None if it is not a Gemini line. It does not name its model."""
     if "request" not in row:
         return None
     request = dict_or_empty(row["request"])
@@ -139,14 +140,14 @@ def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
 
 
 def result_key(row: Mapping[str, Any]) -> str:
-    """The key of the request that a result row answers; inline rows carry it in their metadata."""
+    """Return the key of the request that a result row answers; inline rows have it in their metadata."""
     return text_or_empty(row.get("key")) or text_or_empty(dict_or_empty(row.get("metadata")).get("key"))
 
 
 def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
-    """One result line read by reason: error, blocked prompt, finish reason, and only then the text.
+    """Parse one result line: error, blocked prompt, finish reason, then the text.
 
-    `fields` are the JSON fields that were asked for, none for plain text.
+    `fields` are the JSON fields that were requested, none for plain text.
     """
     row = decode_row(raw)
     if isinstance(row, Reply):
@@ -167,14 +168,14 @@ def _failed_row(key: str, error: Any) -> Reply:
 
 
 def _error_text(error: Any) -> str:
-    """A google.rpc.Status, or whatever stands in its place, in one line."""
+    """Return a google.rpc.Status, or what was sent instead, as one line."""
     code, message = dict_or_empty(error).get("code"), dict_or_empty(error).get("message")
     words = quota_sentence(message or error)
     return one_line(f"code {code}: {words if message else 'no message'}") if code else words
 
 
 def _get_either_case(message: dict[str, Any], name: str) -> Any:
-    """A field in either spelling of the protocol's JSON: finishReason or finish_reason (faults C16)."""
+    """Return a field in either spelling of the JSON: finishReason or finish_reason (faults C16)."""
     value = message.get(name)
     return message.get(_snake_case(name)) if value is None else value
 
@@ -214,7 +215,7 @@ def _candidate_text(candidate: dict[str, Any]) -> str | None:
 
 
 def _parse_usage(usage: dict[str, Any]) -> Usage:
-    """promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
+    """Parse token counts: promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
     thoughts = token_count(_get_either_case(usage, "thoughtsTokenCount"))
     return Usage(
         input=token_count(_get_either_case(usage, "promptTokenCount"))
@@ -226,9 +227,9 @@ def _parse_usage(usage: dict[str, Any]) -> Usage:
 
 
 def parse_job(operation: Any) -> Job:
-    """A raw operation as a Job. The SDK shows only `metadata`, and drops `error`, counts and `response`.
+    """Parse a raw operation. The SDK shows only `metadata`, and drops `error`, counts and `response`.
 
-    The batch itself, which an operation holds as its metadata, is taken for one, too.
+    The batch object alone, which an operation has as its metadata, is accepted too.
     """
     operation = dict_or_empty(operation)
     metadata = dict_or_empty(operation.get("metadata")) or operation
@@ -262,7 +263,7 @@ def parse_job(operation: Any) -> Job:
 
 
 def _inline_rows(output: dict[str, Any]) -> Iterator[bytes]:
-    """Small file jobs may come back inline; the list is nested twice on the wire."""
+    """Return inline results, which small file jobs may have; the list is nested twice in the JSON."""
     found = output.get("inlinedResponses")
     rows = found.get("inlinedResponses") if isinstance(found, dict) else found
     for row in rows if isinstance(rows, list) else []:

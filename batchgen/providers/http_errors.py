@@ -1,4 +1,4 @@
-"""What both providers' calls share: trust, patience, and the reading of an HTTP refusal."""
+"""What the clients of both providers share: TLS, retries, and turning HTTP errors into ours."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ READ_ATTEMPTS = 3
 
 
 def tls_context() -> ssl.SSLContext:
-    """One trust for both SDKs, which by themselves disagree (providers: OS store against certifi's list).
+    """Return one TLS context for both SDKs, whose defaults differ (OS store, certifi's list).
 
-    SSL_CERT_FILE / SSL_CERT_DIR alone when set, else the operating system's store together with certifi's.
+    It uses SSL_CERT_FILE / SSL_CERT_DIR alone if set, otherwise the store of the operating system with certifi's list.
     """
     own = os.environ.get("SSL_CERT_FILE")
     if own and not Path(own).is_file():
@@ -62,13 +62,13 @@ _VERSION = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?$")
 
 
 def strip_version(url: str) -> str:
-    """`url` without slashes and an API version at its end: the SDKs append the version themselves."""
+    """Return `url` without slashes and an API version at its end: the SDKs append the version themselves."""
     return _VERSION.sub("", url.rstrip("/")).rstrip("/")
 
 
 @contextmanager
 def translate_setup_errors(provider: str, url: str) -> Iterator[None]:
-    """The making of a provider's client. Raises SetupError for an address or a proxy that nobody can talk to."""
+    """Raise SetupError if making a client fails because of an unusable address or proxy."""
     if not is_http_url(url):
         raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write it as https://host[:port].")
     try:
@@ -83,7 +83,7 @@ def translate_setup_errors(provider: str, url: str) -> Iterator[None]:
 
 
 def retry_reads(call: Callable[[], T]) -> T:
-    """`call`, again with back-off when it meets temporary trouble. For reads and uploads only: never for a create."""
+    """Repeat `call` with back-off after temporary errors. For reads and uploads only, never for a create call."""
     import stamina  # here: a tick with nothing in flight asks nobody
 
     for attempt in stamina.retry_context(
@@ -95,7 +95,7 @@ def retry_reads(call: Callable[[], T]) -> T:
 
 
 def retry_once_if_refused(call: Callable[[], T]) -> T:
-    """`call`, once more when it is refused: a refused upload may be the end of one that went wrong on the way."""
+    """Repeat `call` once if it is refused: an earlier error during an upload may be the cause."""
     try:
         return call()
     except CreateRefused:
@@ -103,7 +103,7 @@ def retry_once_if_refused(call: Callable[[], T]) -> T:
 
 
 class TimedOut(Temporary):
-    """No whole answer within the time-out. Waiting as long again at once would only hold the lock for longer."""
+    """No complete answer within the time-out. It is not repeated at once, which would hold the lock longer."""
 
 
 def _is_worth_retrying(error: Exception) -> bool:
@@ -112,7 +112,7 @@ def _is_worth_retrying(error: Exception) -> bool:
 
 
 class HttpFailure(NamedTuple):
-    """An HTTP answer that is no success. `doing` names the call for people: "create a batch"."""
+    """An HTTP answer that is not a success. `doing` names the call for people: "create a batch"."""
 
     provider: str
     action: str
@@ -157,7 +157,7 @@ UNCLEAR_STATUSES = frozenset({408, 409, 425})  # a 4xx after which the effect ma
 
 
 def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a table of cases, read from the top
-    """A refusal as the exception that says what follows from it.
+    """Return the exception for a refusal.
 
     Sources: provider pages, "Error statuses seen" and the live error behaviours; faults A8-A12.
     """
@@ -188,8 +188,9 @@ def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a
 
 
 def no_api_error(refusal: HttpFailure, url: str, variable: str) -> SetupError:
-    """What a 404 to the start of an upload says: it names no file that could be missing, so the API is not at `url`,
-    which the environment's `variable` sets.
+    """Return the error for a 404 to the start of an upload.
+
+    That call names no file that could be missing, so the API is not at `url`, which the variable `variable` sets.
     """
     return SetupError(
         f"{refusal} No such API is at {mask_password(url)}.",
@@ -198,7 +199,7 @@ def no_api_error(refusal: HttpFailure, url: str, variable: str) -> SetupError:
 
 
 def mask_password(url: str) -> str:
-    """An address without the password that may stand in it."""
+    """Return an address without its password."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url
@@ -206,19 +207,19 @@ def mask_password(url: str) -> str:
 
 
 def error_from_create_response(refusal: HttpFailure) -> Exception:
-    """The same for a create call, after which the batch may exist unless the no is clear."""
+    """Return the exception for a refused create call; the batch may exist unless the refusal is clear."""
     if not 400 <= refusal.status < 500 or refusal.status in UNCLEAR_STATUSES:  # noqa: PLR2004 - HTTP's own classes
         return Ambiguous(f"{refusal}; the batch may exist.")
     return error_from_response(refusal)
 
 
 def is_model_error(message: str) -> bool:
-    """Whether a provider's message says that it does not serve a model."""
+    """Return whether a provider's message says that it does not serve a model."""
     return bool(_MODEL_PATTERN.search(message))
 
 
 def _quota(refusal: HttpFailure) -> BatchgenError:
-    """A 429: a quota that passes, or one that no waiting mends."""
+    """Return the error for a 429: a quota that resets, or one that waiting does not mend."""
     if is_permanent_quota(refusal.message):
         return QuotaClosed(str(refusal), do=PLAN_ADVICE)
     said = f"{refusal} {_quota_hint(refusal)}".rstrip()
@@ -226,7 +227,7 @@ def _quota(refusal: HttpFailure) -> BatchgenError:
 
 
 def _quota_hint(refusal: HttpFailure) -> str:
-    """Where the message does not name the quota: the one that the refused call makes most likely (faults A8)."""
+    """Return the quota that the refused call makes most likely, for a message that names none (faults A8)."""
     if "file_storage" in refusal.message or "upload" in refusal.action:
         return (
             "This is probably the FILE quota (storage or uploads): `batchgen clean` deletes input files no longer used."
@@ -239,7 +240,7 @@ def _quota_hint(refusal: HttpFailure) -> str:
 
 
 def parse_retry_after(headers: dict[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for (number or HTTP date), None without one that can be read."""
+    """Return the seconds of a Retry-After header (number or HTTP date), None without a readable one."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)
@@ -252,7 +253,7 @@ def parse_retry_after(headers: dict[str, str]) -> float | None:
 
 
 def connection_error(provider: str, doing: str, error: Exception) -> BatchgenError:
-    """A transport failure as the error it is to the user."""
+    """Return the error for a transport failure."""
     reason = one_line(redact(str(_root_cause(error)))) or type(_root_cause(error)).__name__
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return SetupError(
@@ -264,7 +265,7 @@ def connection_error(provider: str, doing: str, error: Exception) -> BatchgenErr
 
 
 def unreadable_response_error(provider: str, doing: str, error: Exception) -> BatchgenError:
-    """What an SDK raised over an answer that is none, as the error it is to the user."""
+    """Return the error for an answer that the SDK could not read."""
     return NotReady(
         f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).",
         do="The next tick tries again.",

@@ -1,4 +1,4 @@
-"""What a provider's words say about a quota: which one it is, and whether it passes by waiting. Pure."""
+"""Read a provider's message about a quota: which quota it is, and whether it resets. Pure."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ _SENTENCE_END = re.compile(r"\s*\n\s*(?:\* )?|(?<=[.!?;]) +(?=[A-Z*])")
 
 
 def is_quota_error(message: str) -> bool:
-    """Whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
+    """Return whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
     return "RESOURCE_EXHAUSTED" in message or message.startswith("code 8:")
 
 
 def is_permanent_quota(message: str) -> bool:
-    """Whether a provider's words about a quota say that it stays closed: a limit of 0, credits used up, no billing."""
+    """Return whether a message says that a quota does not reset: a limit of 0, no credits, no billing."""
     return bool(_NO_USE.search(message))
 
 
 def names_a_quota(message: str) -> bool:
-    """Whether a provider's words say which quota is meant."""
+    """Return whether a message says which quota is meant."""
     return bool(_NAMED.search(message))
 
 
 def quota_sentence(message: object) -> str:
-    """`message` as one line of bounded length. Where it is too long, the sentences that name a quota come first:
-    Google puts them at the end, behind its general advice.
+    """Return `message` as one line of limited length.
+
+    If it is too long, sentences that name a quota come first: Google writes them last, behind general advice.
     """
     if not isinstance(message, str) or len(message) <= MAX_DETAIL_CHARACTERS:
         return one_line(message)

@@ -1,7 +1,7 @@
-"""A deadline for a whole answer.
+"""A deadline for a complete answer.
 
-The read time-out of an HTTP client starts anew with every byte, so a body that drips, one byte now and then, would hold
-the root's lock for ever. Both SDKs' clients are of one family and take the same hook.
+The read time-out of an HTTP client starts again with every byte, so a body that arrives one byte at a time would hold
+the lock of the root for ever. The clients of both SDKs are of one family and accept the same hook.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_TIMEOUTS_PER_RESPONSE = 10  # an answer may take so many time-outs from its 
 
 
 def response_deadline(http: Any, timeout_seconds: float) -> Callable[[Any], None]:
-    """A response hook for a client of `http` (httpx or httpx2): its ReadTimeout when a body takes too long."""
+    """Return a response hook for a client of `http` (httpx or httpx2); raises ReadTimeout if a body takes too long."""
 
     class Limited(http.SyncByteStream):  # type: ignore[misc] # a class of either library
         def __init__(self, chunks: Any) -> None:

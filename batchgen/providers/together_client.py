@@ -1,7 +1,7 @@
-"""Together AI: the calls, through the together SDK.
+"""Together AI: the calls, with the together SDK.
 
-Imported only by the command that talks to Together. Facts come from the SDK's source (together 3.1.1); RUN marks what
-was observed against a local server.
+Imported only by commands that use Together. Facts come from the source of the SDK (together 3.1.1); RUN marks what was
+observed against a local server.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ UPLOADING = "upload a request file"
 
 
 class TogetherClient:
-    """The calls, with the SDK's own retries off: by default it repeats a create up to three times (RUN)."""
+    """The calls, with the SDK's own retries off: by default it repeats a create call up to three times (RUN)."""
 
     def __init__(self, access: ConnectionOptions) -> None:
         self._base = strip_version(access.url or API_URL)
@@ -65,9 +65,9 @@ class TogetherClient:
         self._http.close()
 
     def upload(self, path: Path, size: int) -> RemoteFile:
-        """Upload a request file, once more from the start where it is refused.
+        """Upload a request file; start once more from the beginning if it is refused.
 
-        When somebody in between swallows the bytes with a 200, it is the last of the three calls that fails.
+        If a proxy swallows the bytes and answers 200, the last of the three calls fails.
         """
 
         def call() -> RemoteFile:
@@ -108,7 +108,7 @@ class TogetherClient:
         return retry_reads(call)
 
     def create(self, *, model: str, file_id: str, name: str) -> str:
-        """One POST; anything but a clear answer is Ambiguous. `model` and `name` have no place in this call."""
+        """Make one POST. Anything but a clear answer is Ambiguous. This call has no field for `model` and `name`."""
         del model, name
         try:
             answer: Any = self._client.batches.create(
@@ -178,7 +178,7 @@ class TogetherClient:
 
 
 def _to_remote_file(file: Any) -> RemoteFile:
-    """Together needs no wait for processing, but says when it has refused a file."""
+    """Return the uploaded file. Together needs no processing time, but says when it has refused a file."""
     status = str(getattr(file, "processing_status", None) or "")
     if status in ("INVALID_FORMAT", "FAILED"):
         raise CreateRefused(f"together refused the uploaded file: {status}")
@@ -190,7 +190,7 @@ def _to_job(row: Any) -> Job:
 
 
 def _whole_list(answer: Any) -> list[Job]:
-    """Every job of a listing. Raises TypeError for anything but a whole list of batches; null is an empty one."""
+    """Return every job of a listing; null is an empty list. Raises TypeError for anything but a complete list."""
     if isinstance(answer, dict) and isinstance(answer.get("data"), list):  # as others with this protocol list them
         if any(value for name, value in answer.items() if name not in LISTING):
             raise TypeError("there may be more pages")
@@ -210,7 +210,7 @@ def _http_failure(doing: str, error: together.APIStatusError) -> HttpFailure:
 
 
 def _error_message(body: Any) -> str:
-    """The words of an error body: batches answer {"error": text}, files {"error": {"message": ...}}."""
+    """Return the message of an error body: batches answer {"error": text}, files {"error": {"message": ...}}."""
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict):
         return f"{error.get('message') or ''} {error.get('code') or ''}".strip() or str(error)
@@ -219,7 +219,7 @@ def _error_message(body: Any) -> str:
 
 @contextmanager
 def _translate_errors(doing: str) -> Iterator[None]:
-    """Every exception that a call can leak (SDK, raw httpx from the PUT and from streams, parsing) as one of ours."""
+    """Turn every exception that a call can raise (SDK, raw httpx, parsing) into one of ours."""
     try:
         yield
     except (BatchgenError, CreateRefused, JobNotFound, ModelGone):

@@ -1,6 +1,6 @@
-"""Together AI: the codec of its request and result lines and of its jobs. Pure.
+"""Together AI: encode request lines, parse result lines and jobs. Pure.
 
-Facts come from the provider's documentation and the SDK's source (together 3.1.1).
+Facts come from the documentation of the provider and the source of the SDK (together 3.1.1).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _PERMANENT_STATUS = frozenset({400, 404, 413, 422})
 
 
 def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
-    """One request line, without the line feed. `model` stands in every line: the job's own does not fill it in."""
+    """Return one request line, without the line feed. Every line needs `model`: the job's does not replace it."""
     body: dict[str, Any] = {
         "model": parameters.model,
         "messages": [
@@ -75,7 +75,7 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
 
 
 def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
-    """A request line read back, None for one that is not Together's."""
+    """Parse a request line; None if it is not a Together line."""
     if "body" not in row:
         return None
     body = dict_or_empty(row["body"])
@@ -90,12 +90,12 @@ def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
 
 
 def result_key(row: Mapping[str, Any]) -> str:
-    """The key of the request that a row of an output or an error file answers."""
+    """Return the key of the request that a row of an output or error file answers."""
     return text_or_empty(row.get("custom_id"))
 
 
 def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
-    """One line of an output or an error file, read by reason. `fields`: the JSON fields asked for, if any."""
+    """Parse one line of an output or error file. `fields` are the JSON fields that were requested, if any."""
     row = decode_row(raw)
     if isinstance(row, Reply):
         return row
@@ -112,7 +112,7 @@ def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
 
 
 def _failed_row(key: str, error: Any, status: Any) -> Reply:
-    """The code in an error file is always batch_client_error, also for provider faults: only a status tells more."""
+    """Return the reply for a row of an error file. Its code is always batch_client_error; only a status tells more."""
     message = _error_text(error) or "no message"
     if not isinstance(status, int):
         return Reply(key, Reason.PROVIDER_ERROR, detail=message)
@@ -121,7 +121,7 @@ def _failed_row(key: str, error: Any, status: Any) -> Reply:
 
 
 def _error_text(error: Any) -> str:
-    """An error of a row or a job, text or object, in one line."""
+    """Return an error of a row or a job, text or object, as one line."""
     return quota_sentence(dict_or_empty(error).get("message") or error or "")
 
 
@@ -142,7 +142,7 @@ def _parse_completion(key: str, body: dict[str, Any], fields: Sequence[str]) -> 
 
 
 def _message(message: dict[str, Any], read: Reply, fields: Sequence[str]) -> Reply:
-    """The text of a message that ended as it should."""
+    """Return the text of a message that ended normally."""
     if words := message_refusal(message):
         return read._replace(reason=Reason.REFUSED, detail=words)
     try:
@@ -155,7 +155,7 @@ def _message(message: dict[str, Any], read: Reply, fields: Sequence[str]) -> Rep
 
 
 def _parse_usage(usage: dict[str, Any]) -> Usage:
-    """completion_tokens include reasoning_tokens, prompt_tokens include cached ones."""
+    """Parse token counts: completion_tokens include reasoning_tokens, prompt_tokens include cached ones."""
     details = dict_or_empty(usage.get("completion_tokens_details"))
     return Usage(
         input=token_count(usage.get("prompt_tokens")),
@@ -168,7 +168,7 @@ def _parse_usage(usage: dict[str, Any]) -> Usage:
 
 
 def parse_job(raw: Any) -> Job:
-    """A job object of the wire as a Job; ids may be absent, null or the empty string."""
+    """Parse a job object; ids may be absent, null or the empty string."""
     raw = dict_or_empty(raw)
     status = text_or_empty(raw.get("status"))
     return Job(

@@ -1,9 +1,8 @@
-"""Calls that wait for a network, several at a time. The store is never touched here: a connection has one thread.
+"""Run several network calls at the same time. They never use the store: a connection belongs to one thread.
 
-A thread is a daemon: Ctrl-C does not wait for an answer that nobody will read. What such a call may bring about stands
-in the ledger before it is made, or can be made again. The clients may be used by several threads at once (httpx and
-httpx2, `Client`: "It can be shared between threads"; their pools change under a lock), and the SDKs keep nothing of a
-call beside them.
+Threads are daemons: Ctrl-C does not wait for an answer that nobody will read. The effect of such a call is in the
+ledger before it is made, or the call can be repeated. The clients are thread-safe (httpx and httpx2, `Client`: "It can
+be shared between threads"), and the SDKs keep no other state of a call.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ T = TypeVar("T")
 
 
 def start_thread(call: Callable[[], T], name: str) -> Future[T]:
-    """`call` in a thread of its own, which shows as `name`; here and now where the machine has no thread left."""
+    """Run `call` in a new thread called `name`; in this thread if the machine cannot start one."""
     future: Future[T] = Future()
     try:
         Thread(target=_complete, args=(call, future), name=name, daemon=True).start()
@@ -27,7 +26,7 @@ def start_thread(call: Callable[[], T], name: str) -> Future[T]:
 
 
 def run_parallel(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
-    """All calls at the same time, in their order; a single one here and now, as if there were no threads."""
+    """Run all calls at the same time and return their results in order; run a single call in this thread."""
     if len(calls) != 1:
         return [start_thread(call, name) for call in calls]
     future: Future[T] = Future()

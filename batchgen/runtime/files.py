@@ -1,4 +1,4 @@
-"""The disk: durable replacement of a file, the lock of a root, and where each file of a run lies."""
+"""Write files durably, lock a root, and name the files of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, err
 
 
 class Layout(NamedTuple):
-    """Where the files of a run lie under its root (CONTRACT.md, "Files under ROOT")."""
+    """Paths of the files of a run under its root (see README, "What each file is")."""
 
     root: Path
 
@@ -71,14 +71,14 @@ class Layout(NamedTuple):
 
 
 class FileDigest(NamedTuple):
-    """What a durable write left: size in bytes and sha256 in hex."""
+    """Size in bytes and SHA-256 in hex of a file that was written."""
 
     size: int
     sha256: str
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file at `path`. Raises OSError for a folder, and where it cannot be told: a loop of links."""
+    """Return whether `path` is a file. Raises OSError for a folder, and for a loop of links."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> bool:
-    """Make the entries of a folder durable. False where the file system cannot: shared folders, SMB, WSL."""
+    """Make the entries of a folder durable. Returns False if the file system cannot (shared folders, SMB, WSL)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -114,10 +114,10 @@ def sync_directory(path: Path) -> bool:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes `path`'s place at the end, whole and durable, or leaves it untouched.
+    """Yield a new file that replaces `path` at the end, complete and durable, or leaves it unchanged.
 
-    Temporary file in the same directory, write, fsync, rename, fsync of the directory: on a crash at any
-    instruction `path` is either the old or the new file (Pillai et al., OSDI 2014).
+    Temporary file in the same folder, write, fsync, rename, fsync of the folder: after a crash at any instruction
+    `path` is either the old or the new file (Pillai et al., OSDI 2014).
     """
     make_directory(path.parent)
     part = path.with_name(f"{path.name}.part")
@@ -137,7 +137,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_durably(path: Path, chunks: Iterable[bytes]) -> FileDigest:
-    """Replace `path` by `chunks`; its size and hash come from the bytes as they were written."""
+    """Replace `path` by `chunks`. Returns the size and hash of the bytes written."""
     from hashlib import sha256  # here: loading OpenSSL takes longer than all else an idle tick does
 
     digest, size = sha256(), 0
@@ -154,7 +154,7 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> FileDigest:
 
 
 def hash_file(path: Path) -> FileDigest:
-    """Size and sha256 of a file on disk, read in blocks."""
+    """Return size and SHA-256 of a file, read in blocks."""
     from hashlib import sha256
 
     digest, size = sha256(), 0
@@ -166,14 +166,16 @@ def hash_file(path: Path) -> FileDigest:
 
 
 def can_be_changed(layout: Layout) -> bool:
-    """Whether this user can write to the store of a root, and make files beside it, as SQLite and the lock need."""
+    """Return whether this user can write to the store of a root and create files beside it, as SQLite and the lock
+    need.
+    """
     if not os.access(layout.data, os.W_OK | os.X_OK):
         return False
     return all(os.access(path, os.W_OK) for path in (layout.store, layout.lock) if path.exists())
 
 
 def need_place(output: Path, do: str) -> None:
-    """Before long work: raises SetupError, which says `do`, where no file can be written at `output`."""
+    """Check before long work that a file can be written at `output`. Raises SetupError, which says `do`."""
     folder = next(each for each in output.parents if each.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SetupError(f"{output}: {folder} cannot be written to.", do=do)
@@ -181,9 +183,9 @@ def need_place(output: Path, do: str) -> None:
 
 @contextmanager
 def unchanging(layout: Layout) -> Iterator[None]:
-    """Hold off commands that would change a root in which this user cannot write. Raises Locked while one is at work.
+    """Block commands that would change a root in which this user cannot write. Raises Locked while one runs.
 
-    Where there is no lock file, nobody has worked on this copy of the root, and there is nothing to hold.
+    Does nothing without a lock file: no command has worked on this copy of the root.
     """
     try:
         stream = layout.lock.open("rb")
@@ -197,8 +199,9 @@ def unchanging(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(layout: Layout) -> Iterator[None]:
-    """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once, SetupError
-    for a root that cannot be written to or has no locks.
+    """Hold the lock of the root. The kernel releases it when the process ends.
+
+    Raises Locked at once if another process has it; SetupError for a root that cannot be written to or has no locks.
     """
     try:
         make_directory(layout.data)
@@ -225,10 +228,10 @@ def _lock(layout: Layout, stream: IO[Any], kind: int) -> None:
 
 
 def need_sqlite_locks(lock: Path) -> None:
-    """Try the kind of lock that SQLite takes, on the lock file of a root. Raises SetupError where it is refused.
+    """Try the kind of lock that SQLite uses, on the lock file of a root. Raises SetupError if it is refused.
 
-    SQLite would take most refusals for another command at work, and wait a minute for it. The store itself must not be
-    tried: to close it here would release the locks that a connection of this process has on it.
+    SQLite would take most refusals for a lock of another command and wait a minute. The store itself must not be tried:
+    closing it here would release the locks that a connection of this process has.
     """
     try:
         stream = lock.open("rb")
@@ -248,7 +251,7 @@ def _no_locks(lock: Path, error: OSError) -> SetupError:
 
 
 def lost_store_error(layout: Layout) -> NeedsPerson | None:
-    """The error of a root that holds what was sent and no store of it: `prepare` would buy all of it once more."""
+    """Return the error for a root with sent requests and no store: `prepare` would buy them again."""
     if not any((layout.root / "requests").glob("round*/*/*.jsonl")):
         return None
     return NeedsPerson(

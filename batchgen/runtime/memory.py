@@ -15,13 +15,16 @@ _M_MMAP_THRESHOLD = -3
 
 
 def configure_jemalloc() -> None:
-    """Before anything imports polars. What the user has set stays."""
+    """Set the options of the allocator before anything imports polars. Values that the user has set stay."""
     os.environ.setdefault(*JEMALLOC_OPTIONS)
 
 
 @cache
 def set_mmap_threshold() -> None:
-    """Before much is to be done: it takes 2 ms. Blocks of LARGE bytes are the system's again when they are freed."""
+    """Let the C library return large freed blocks to the system at once (MMAP_THRESHOLD_BYTES).
+
+    Takes 2 ms, so it is called only before long work.
+    """
     if MMAP_THRESHOLD_VARIABLE in os.environ:
         return
     from ctypes import CDLL  # here: an idle tick does without

@@ -1,4 +1,4 @@
-"""`batchgen.toml` and the environment -> one frozen Settings. Every key is optional; CONTRACT names them all."""
+"""Read `batchgen.toml` and the environment into frozen Settings. Every key is optional; the README lists them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stdout and stderr: any text can be written to them, and a write that fails stops no command."""
+"""Make stdout and stderr accept any text, and survive write errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLE_COLUMNS = range(72, 1001)  # in fewer a table loses figures; more is nobod
 
 
 def table_width(stream: TextIO) -> int:
-    """The columns of the terminal that `stream` is; 0 if it is none, or of a width at which no table can be read."""
+    """Return the width of the terminal `stream` in columns; 0 if it is no terminal, or too narrow for a table."""
     if not stream.isatty():
         return 0
     told = os.environ.get("COLUMNS", "")
@@ -27,10 +27,9 @@ def table_width(stream: TextIO) -> int:
 
 
 def force_utf8_output() -> None:
-    """Write any text to stdout and stderr, in UTF-8 whatever the locale. A path that is not UTF-8 is written with its
-    bytes escaped (`\\udcd6`): JSON reads the same path back.
+    """Write UTF-8 to stdout and stderr in any locale. Bytes of a path that are not UTF-8 are escaped (`\\udcd6`).
 
-    A stream that the caller closed (`>&-`) is opened anew: its number would go to the next file that is opened.
+    A stream that the caller closed (`>&-`) is opened again, or the next opened file would get its number.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -41,7 +40,7 @@ def force_utf8_output() -> None:
 
 
 class UnfailingStream:
-    """A text stream that drops what cannot be written. `lost` is the first error; a reader that went away is none."""
+    """A text stream that drops what cannot be written. `lost` is the first error; a closed reader is none."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -64,7 +63,7 @@ class UnfailingStream:
             self._lose(error)
 
     def give_up(self) -> None:
-        """Write what is left or throw it away. Python flushes again when it ends, and leaves with 120 if that fails."""
+        """Write the rest or drop it. Python flushes again at exit, and leaves with 120 if that fails."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -79,7 +78,7 @@ class UnfailingStream:
 
 @contextmanager
 def unfailing_streams() -> Iterator[UnfailingStream]:
-    """Within, no write to stdout or stderr fails. Yields stdout, which knows whether an answer was lost."""
+    """Let no write to stdout or stderr fail in the `with` block. Yields stdout, which has `lost`."""
     before = sys.stdout, sys.stderr
     streams = UnfailingStream(sys.stdout), UnfailingStream(sys.stderr)
     sys.stdout, sys.stderr = cast("TextIO", streams[0]), cast("TextIO", streams[1])
@@ -93,7 +92,7 @@ def unfailing_streams() -> Iterator[UnfailingStream]:
 
 @contextmanager
 def native_stderr_dropped() -> Iterator[None]:
-    """Drop what libraries write to file descriptor 2 themselves, such as the report of a panic in Rust."""
+    """Drop what native libraries write to file descriptor 2, such as the message of a panic in Rust."""
     sys.stderr.flush()
     try:
         kept = os.dup(2)

@@ -1,6 +1,6 @@
-"""A second process for pure work: every second piece of it, or one piece that needs much memory for a moment.
+"""Run pure work in a second process: every second item of many, or one item that needs much memory.
 
-Work that the second process does not finish (it was killed, or could not be started) is done in this process.
+Work that the second process does not finish (it was killed, or could not start) is done in this process.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ PIECES_BEFORE_WORKER = 3  # pieces are done before a second process is worth its
 
 
 def parallel_map(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
-    """(piece, work(piece)) of every piece, in order. `work` is a pure function of a module. At most three pieces are
-    in memory at once: one in each process, and one that is done.
+    """Yield (item, work(item)) of every item, in order. `work` is a pure function of a module.
+
+    At most three items are in memory: one in each process, and one that is done.
     """
     rest = iter(pieces)
     yield from ((piece, work(piece)) for piece in islice(rest, None if _cpu_count() == 1 else PIECES_BEFORE_WORKER))
@@ -43,14 +44,15 @@ def parallel_map(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> It
 
 
 def run_in_subprocess(work: Callable[[Piece], Result], piece: Piece) -> Result:
-    """work(piece) in a process of its own: the memory that it needs is free again when that ends."""
+    """Return work(item), computed in another process: its memory is free again afterwards."""
     with _pool() as pool:
         return _result(_submit(pool, work, piece), work, piece)
 
 
 def _pool() -> Executor:
-    """A process, or a thread where the system has no shared memory or no semaphores. Leaving its context drops what
-    it has not begun.
+    """Return a pool of one process, or of one thread if the system has no shared memory or semaphores.
+
+    Leaving its context cancels work that has not begun.
     """
     try:
         # Not forked: polars' threads would not come along.
@@ -73,7 +75,7 @@ def _result(future: Future[Result] | None, work: Callable[[Piece], Result], piec
 
 
 def _initialize_worker() -> None:
-    """Set the second process up, before its first piece."""
+    """Prepare the second process before its first item."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
     set_mmap_threshold()
@@ -82,7 +84,7 @@ def _initialize_worker() -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when the first one has been killed: nothing else would."""
+    """End this process when its parent was killed."""
     first = parent_process()
     if first is not None:
         first.join()

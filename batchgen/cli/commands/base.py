@@ -1,4 +1,4 @@
-"""What every command shares: the options before it, a session under the root's lock, and how an answer is given."""
+"""What all commands share: global options, a session under the lock of the root, and printing an answer."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class GlobalOptions:
 
 @contextmanager
 def open_session(context: GlobalOptions, *, create: bool = False) -> Iterator[Session]:
-    """A session that holds the root's lock; only with `create` in a root that holds no run yet.
+    """Open a session under the lock of the root. Only with `create` may the root have no run yet.
 
-    At the end every trouble that was noted is told, and the worst is raised. Raises Locked when another command has the
-    lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
+    At the end every recorded trouble is printed, and the worst is raised. Raises Locked if another command has the
+    lock, SetupError if nothing is prepared, NeedsPerson for a lost store.
     """
     from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.runtime.files import Layout, exclusive_lock, is_there
@@ -57,7 +57,7 @@ def open_session(context: GlobalOptions, *, create: bool = False) -> Iterator[Se
 
 @contextmanager
 def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
-    """A session for writing. A store that was made for it is deleted again where an error left it without a run."""
+    """Open a session for writing. A new store is deleted again if an error leaves it without a run."""
     from batchgen.engine.session import Session
     from batchgen.ledger.store import Store
     from batchgen.runtime.settings import read_environment
@@ -80,7 +80,7 @@ def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
 
 @contextmanager
 def open_read_only_session(context: GlobalOptions) -> Iterator[Session]:
-    """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
+    """Open a session that only reads, beside the command with the lock. Raises SetupError if nothing is prepared."""
     from batchgen.engine.session import Session
     from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.ledger.store import Store
@@ -101,9 +101,10 @@ def open_read_only_session(context: GlobalOptions) -> Iterator[Session]:
 
 @contextmanager
 def open_session_or_read(context: GlobalOptions) -> Iterator[Session]:
-    """A session in which nothing changes meanwhile: under the root's lock where this user can write to the root, else
-    one that only reads (`store.is_read_only`). Raises Locked when another command has the lock, SetupError when nothing
-    is prepared.
+    """Open a session in which no other command changes anything.
+
+    It has the lock of the root if this user may write there; otherwise it only reads (`store.is_read_only`). Raises
+    Locked if another command has the lock, SetupError if nothing is prepared.
     """
     from batchgen.runtime.files import Layout, can_be_changed, is_there, unchanging
 
@@ -118,7 +119,7 @@ def open_session_or_read(context: GlobalOptions) -> Iterator[Session]:
 
 
 def _migrate_store(layout: Layout) -> Store | None:
-    """The store of an older program, after what this one needs was added; a command at work has done that already."""
+    """Migrate the store of an older version, unless a command that runs now has done so."""
     from batchgen.ledger.store import Store
     from batchgen.runtime.files import exclusive_lock
 
@@ -134,7 +135,9 @@ def require_prepared(session: Session) -> None:
 
 
 def select_steps(session: Session, stage: str | None, number: int | None) -> list[Step]:
-    """The steps of the run that `stage` and round `number` name, None any. Raises SetupError for a round it has not."""
+    """Return the steps of the run with this `stage` and round `number`; None means any. Raises SetupError for an
+    unknown round.
+    """
     rounds = session.settings.rounds
     if number is not None and number > rounds:
         raise SetupError(
@@ -152,7 +155,7 @@ def unprepared_error(root: Path) -> BatchgenError:
 
 
 def print_answer(value: Any, *, as_json: bool, text: str) -> None:
-    """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
+    """Print the command's answer to stdout; print nothing if there is nothing to tell (cron mails every line)."""
     if as_json:
         import json
 

@@ -1,4 +1,4 @@
-"""The dataset: is it what it claims to be, how does it read, and in what form is it wanted?"""
+"""Commands for the dataset: verify, report, export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchgen.cli.paths import UserPath
 
 
 class _FormatName(click.Choice[str]):
-    """The name of an export format. The names are read when they are wanted: the module that has them loads polars."""
+    """The name of an export format. The names are imported when needed: their module imports polars."""
 
     def __init__(self) -> None:
         super().__init__(())
@@ -30,7 +30,7 @@ class _FormatName(click.Choice[str]):
 
     @choices.setter
     def choices(self, names: tuple[str, ...]) -> None:
-        """Ignore what click sets."""
+        """Ignore the choices that click sets."""
 
 
 @click.command(short_help="Check the finished dataset, text by text, and its exports.")

@@ -1,4 +1,4 @@
-"""What a person does between ticks: try again, stop, tidy up, choose a model, mend the store, check the set-up."""
+"""Commands for a person between ticks: retry, cancel, clean, switch, rebuild, doctor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run itself: prepare, look ahead, submit, collect, see where it stands and what it cost."""
+"""Commands for the run: prepare, estimate, submit, collect, run, status, receipt."""
 
 from __future__ import annotations
 

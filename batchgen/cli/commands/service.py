@@ -1,4 +1,4 @@
-"""The local service, and the whole job on it."""
+"""Commands for the local service: serve and demo."""
 
 from __future__ import annotations
 

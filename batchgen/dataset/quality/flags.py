@@ -1,6 +1,6 @@
 """Flag what may be wrong with a finished turn, for reading, counting and filtering. A flag rejects nothing by itself.
 
-A flag is a pure function of a frame of turns (schema TURNS, whole conversations in order, with the columns that
+A flag is a pure function of a frame of turns (schema TURNS_SCHEMA, whole conversations in order, with the columns that
 `survey.Survey.add_context` adds) and of a field; it returns one Boolean per turn. FLAGS lists all flags.
 """
 
@@ -55,7 +55,7 @@ class Flag(NamedTuple):
 
 
 def turns_frame(conversations: Iterable[Conversation]) -> pl.DataFrame:
-    """Return finished conversations as one row per turn (schema TURNS), in order."""
+    """Return finished conversations as one row per turn (schema TURNS_SCHEMA), in order."""
     rows = [(one.number, number, *turn) for one in conversations for number, turn in enumerate(one.turns, start=1)]
     return pl.DataFrame(rows, schema=TURNS_SCHEMA, orient="row")
 

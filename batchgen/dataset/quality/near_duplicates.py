@@ -22,7 +22,7 @@ from batchgen.dataset.quality.similarity import shingles
 
 MIN_JACCARD = 0.8
 PERMUTATIONS = 128
-BANDS = 16  # of 8 rows: finds 95 % of the pairs at SIMILAR; what it finds is checked against the whole signatures
+BANDS = 16  # of 8 rows: finds 95 % of the pairs at MIN_JACCARD; what it finds is checked against the whole signatures
 SIGNATURE_SEED = 42
 PARTS = 16  # of the hashes of a band: looking at all of them at once takes ten times the memory they do
 JOINED = 20_000  # rows of a frame of hashes: many small frames take as much memory as what is in them
@@ -39,7 +39,7 @@ COPIES = pl.Schema({_NUMBER: pl.Int64, "near_duplicate_of": pl.Int64})
 
 
 def band_hashes(turns: pl.DataFrame) -> pl.DataFrame:
-    """Return the number and the hash of each band of whole conversations (schema quality.TURNS)."""
+    """Return the number and the hash of each band of whole conversations (schema flags.TURNS_SCHEMA)."""
     found = [pl.DataFrame(schema=_SCHEMA)]
     for texts in _all_texts(turns).iter_slices(_CHUNK):
         rows = RMinHash.digests_from_token_sets(list(map(shingles, texts["text"])), PERMUTATIONS, SIGNATURE_SEED)
@@ -92,7 +92,10 @@ class _Originals:
         self._signature = lru_cache(CACHED_SIGNATURES)(self._read)
 
     def learn(self, number: int, signature: bytes) -> int | None:
-        """The first one that is SIMILAR; without one, `number` is one itself. Numbers come in ascending order."""
+        """Return the first original with at least MIN_JACCARD; without one, `number` becomes an original: None.
+
+        Numbers come in ascending order.
+        """
         size = len(signature) // BANDS
         bands = [hash((band, signature[band * size : (band + 1) * size])) for band in range(BANDS)]
         mine = int.from_bytes(signature, "little")

@@ -54,7 +54,7 @@ def same_question(one: str, other: str) -> bool:
 
 
 def echoes(text: bytes, source: bytes) -> bool:
-    """Return whether UTF-8 `text` equals `source`, contains all of it, or has RUN_BYTES in a row from it."""
+    """Return whether UTF-8 `text` equals `source`, contains all of it, or has ECHO_RUN_BYTES in a row from it."""
     if len(source) >= ECHO_WHOLE_TEXT_BYTES and source in text:
         return True
     if min(len(text), len(source)) < ECHO_RUN_BYTES:
@@ -67,7 +67,7 @@ def echoes(text: bytes, source: bytes) -> bool:
 
 
 def _extends_to_run(text: bytes, source: bytes, at: int, length: int) -> bool:
-    """Return whether RUN_BYTES in a row that cover `source[at:at + length]` are in `text`."""
+    """Return whether ECHO_RUN_BYTES in a row that cover `source[at:at + length]` are in `text`."""
     block, more = source[at : at + length], ECHO_RUN_BYTES - length
     before, after = source[max(at - more, 0) : at][::-1], source[at + length : at + ECHO_RUN_BYTES]
     place = text.find(block)

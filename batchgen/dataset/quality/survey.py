@@ -39,7 +39,7 @@ class Survey(NamedTuple):
     scripts: Mapping[str, int]
 
     def add_context(self, turns: pl.DataFrame) -> pl.DataFrame:
-        """Return `turns` with the columns of quality.CONTEXT."""
+        """Return `turns` with the columns of flags.CONTEXT_SCHEMA."""
         # A frame of turns holds consecutive numbers, and there may be many copies.
         copied = self.copies.filter(pl.col("number").is_between(turns["number"].min(), turns["number"].max()))
         return turns.join(copied, on="number", how="left", validate="m:1", maintain_order="left").join(
@@ -51,7 +51,7 @@ ReadAgain = Callable[[pl.Series], Iterable[pl.DataFrame]]
 
 
 def survey(chunks: Iterable[pl.DataFrame], again: ReadAgain | None = None, *, groups: bool = True) -> Survey:
-    """Measure every turn. A chunk has whole conversations (schema quality.TURNS).
+    """Measure every turn. A chunk has whole conversations (schema flags.TURNS_SCHEMA).
 
     `again` yields some conversations again, by their numbers, in the same order; without it, `chunks` are iterated
     again.
@@ -154,7 +154,10 @@ class _LengthCounts:
 
 
 def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
-    """Return the lengths beyond which a value is more than OUTLYING robust deviations from the median of its group."""
+    """Return the lengths beyond which a value is an outlier.
+
+    These are more than OUTLIER_DEVIATIONS robust deviations away from the median of their group.
+    """
     logarithm, texts = pl.col("length"), pl.col("texts")
     middle = _median(logarithm, texts)
     deviation = _median((logarithm - middle).abs(), texts) * MAD_TO_DEVIATION

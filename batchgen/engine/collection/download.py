@@ -39,8 +39,8 @@ def download_results(session: Session, remote: ResultReader, batch: Batch, job: 
 
     A file that is on disk is complete and is not downloaded again, unless it is empty: reading results a second time
     must not need the network. Raises NotReady if a file that the job names is not available yet, is not a result file,
-    or seems to be only a part of one. Short files are counted in the ledger; they are accepted after SHORT_LOOKS
-    downloads and the grace period.
+    or seems to be only a part of one. Short files are counted in the ledger; they are accepted after
+    MAX_INCOMPLETE_DOWNLOADS downloads and the grace period.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     wanted = {output: job.output, errors: job.errors}
@@ -65,9 +65,10 @@ def download_results(session: Session, remote: ResultReader, batch: Batch, job: 
 def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int:
     """Return how many lines the files of a job must have at least.
 
-    This is the number that the provider reports; without one, 1 for a successful job. It is 0 after SHORT_LOOKS
-    downloads of the same short files over at least the grace period: the missing lines will not come. The number alone
-    is not enough, because with `--wait` downloads follow each other within seconds and a fault may last minutes.
+    This is the number that the provider reports; without one, 1 for a successful job. It is 0 after
+    MAX_INCOMPLETE_DOWNLOADS downloads of the same short files over at least the grace period: the missing lines will
+    not come. The number alone is not enough, because with `--wait` downloads follow each other within seconds and a
+    fault may last minutes.
     """
     now = session.now()
     early = now - (batch.job.ended_at or now) < session.settings.batches.reconcile_grace_seconds

@@ -28,7 +28,9 @@ from batchgen.providers.quotas import PLAN_ADVICE, is_permanent_quota, is_quota_
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
 
-LOST_AFTER_NOT_FOUND = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
+LOST_AFTER_NOT_FOUND = (
+    5  # consecutive 404 answers, over at least LOST_AFTER_GRACE_PERIODS grace periods (2 h by default)
+)
 LOST_AFTER_GRACE_PERIODS = 8
 OVERDUE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
 NEEDS_PERSON_AFTER_SECONDS = (

@@ -29,8 +29,8 @@ _ASCII = bytes(range(0x80))
 class RequestTemplate(NamedTuple):
     """The template for the request lines of one step.
 
-    `fenced` texts are JSON inside JSON. `told` are the text features of one request's messages without the texts;
-    `system` is its system text.
+    `fenced` texts are JSON inside JSON. `fixed_features` are the text features of one request's messages without the
+    texts; `system` is its system text.
     """
 
     line_template: LineTemplate
@@ -65,7 +65,7 @@ def _fixed_features(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Tex
 def render_requests(form: RequestTemplate, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, TextFeatures]:
     """Return the lines of requests with `keys`, concatenated, and the text features of all their messages.
 
-    `texts` are the texts at `form.mould.shown` of each dialogue, none of them empty.
+    `texts` are the texts at `form.line_template.shown` of each dialogue, none of them empty.
     """
     shown = form.line_template.shown
     wanted = sorted(place - shown.start for place in form.line_template.slots if place is not None)
