@@ -25,7 +25,7 @@ RECEIPT_INPUTS_FACT = (
 
 
 # A file of at most SMALL_FILE_LINES lines is written again at once. A larger one is written when it is LARGE_SECONDS
-# old, or when nothing is in flight or ready: the time of a tick must depend on what changed, not on the size of the run.
+# old, or when nothing is in flight or ready: the time of a tick must depend on what changed, not on the run's size.
 SMALL_FILE_LINES = 20_000
 LARGE_SECONDS = 3600.0
 

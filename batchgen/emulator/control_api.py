@@ -1,12 +1,16 @@
-"""Driving a service in another process: /_control/ on either port, where `serve --control` asks for it.
+"""Control a service in another process: /_control/ on either port, only with `serve --control`.
 
 No key is needed. A body is sent as application/json.
 
-POST   /_control/faults    one fault or a list of them as JSON (see faults.from_json)
-DELETE /_control/faults    nothing goes wrong any more
-GET    /_control/world     counts: jobs, posts, keys bought
-POST   /_control/advance   {"seconds": 60}
-POST   /_control/options   any of OPTIONS with its value
+POST /_control/faults: one fault or a list of them as JSON (see `faults.parse_faults`).
+
+DELETE /_control/faults: remove all faults.
+
+GET /_control/world: counts of jobs, posts, keys bought.
+
+POST /_control/advance: {"seconds": 60}.
+
+POST /_control/options: any of OPTIONS with its value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Jobs take time: they wait, run, get their rows answered, and end.
+"""Run jobs: they wait, run, get their rows answered, and end.
 
-Nothing happens by itself: `settle` brings all jobs up to the world's time whenever somebody asks. Backends that take
-real time are fed by `workers`; what they have answered counts when the job is due.
+Nothing runs on its own: `advance_jobs` brings all jobs up to the time of the world whenever a request arrives. Slow
+backends are called by `workers`; their answers count when the job is due.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ GEMINI_RESULT_SECONDS = 42 * 86400.0  # results are kept for six weeks
 
 
 def advance_jobs(world: World) -> None:
-    """Bring every job up to the world's time. Hold the world's lock."""
+    """Bring every job up to the time of the world. The caller holds the lock of the world."""
     for job in world.active_jobs():
         advance_job(world, job)
 
 
 def advance_job(world: World, job: Job) -> None:
-    """Bring one job up to the world's time. Hold the world's lock."""
+    """Bring one job up to the time of the world. The caller holds the lock of the world."""
     now = world.now()
     if now >= job.created:
         _advance(world, job, now)
@@ -75,7 +75,7 @@ def _advance_cancelling(world: World, job: Job, now: float) -> None:
 
 
 def rows_to_answer(job: Job) -> int:
-    """How many rows are to be answered before the job ends by itself."""
+    """Return how many rows are answered before the job ends."""
     share = job.plan.share
     if share is None:
         share = 1.0 if not job.plan.end or job.plan.end.endswith(tuple(SUCCESS_ENDINGS)) else 0.0
@@ -87,7 +87,7 @@ def _has_enough_answers(world: World, job: Job) -> bool:
 
 
 def cancel_job(world: World, job: Job) -> None:
-    """What the provider does when asked to stop a job, or what its plan says."""
+    """Do what the provider does for a cancel request, or what the job's plan says."""
     now = world.now()
     running = job.phase == "running"
     served = _served_so_far(world, job, now) if running or job.plan.share is not None else 0
@@ -116,7 +116,7 @@ def _served_so_far(world: World, job: Job, now: float) -> int:
 
 
 def _end_job(world: World, job: Job, state: str, at: float, served: int) -> None:
-    """The job has ended in `state` (its plan may know better) with `served` of its rows answered."""
+    """End a job in `state` (unless its plan says otherwise) with `served` of its rows answered."""
     natural = not job.cancelled_at or job.plan.cancel == "late"
     job.state = job.plan.end if job.plan.end and natural else state
     if natural and not job.error:
@@ -135,7 +135,7 @@ def _end_job(world: World, job: Job, state: str, at: float, served: int) -> None
 
 
 def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
-    """Which rows were answered, and how to get at each."""
+    """Return which rows were answered, and how to read each."""
     progress = world.progress[job.id]
     if not world.backend.instant:
         return progress.answers.indexes()[:served], progress.answers.row
@@ -144,7 +144,7 @@ def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
 
 
 def _with_unserved(job: Job, indexes: list[int], row_of: RowGetter) -> tuple[list[int], RowGetter]:
-    """The answered rows and those that a cancel left unserved, where the provider has a line for them."""
+    """Return the answered rows and those that a cancel left unserved, if the provider has a line for them."""
     cancelled = FORMATS[job.provider].cancelled
     served = set(indexes)
     rows = {index: cancelled(key) for index, key in enumerate(job.keys) if index not in served}
@@ -190,7 +190,7 @@ def _result_file(world: World, job: Job, name: str, blob: Blob, at: float, *, al
 
 
 def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
-    """The result line of one request line; BackendBusy when it may be asked again. The lock is not needed."""
+    """Return the result line of one request line. Raises BackendBusy if it may be sent again. Needs no lock."""
     form = FORMATS[job.provider]
     body = orjson.loads(line)[form.body_field]
     key = job.keys[index]
@@ -208,7 +208,7 @@ def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
 
 
 def poll_scripted_state(world: World, job: Job) -> tuple[bool, str | None]:
-    """(whether a state script is still on, the raw state it shows); asking is a poll and moves the script."""
+    """Return (whether a state script is still active, the raw state it shows). Each call counts as a poll."""
     now = world.now()
     while job.shown < len(job.plan.states):
         step = job.plan.states[job.shown]

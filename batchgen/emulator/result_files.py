@@ -1,4 +1,4 @@
-"""Rows -> the bytes of result files, with everything row faults do to rows, sets of rows and lines."""
+"""Write rows as result files, with all row faults: on rows, sets of rows and lines."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Rows = tuple[list[int], Callable[[int], Row]]  # which rows there are, and how t
 def write_result_files(
     form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]
 ) -> tuple[int, int]:
-    """Write a job's result and error file (Together only): in no order, as in real life.
+    """Write the result file and the error file (Together only) of a job, in random order, like the real service.
 
-    Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows are faulty.
+    Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows have faults.
     """
     indexes, row_of = rows
     split = job.provider == "together"
@@ -92,7 +92,7 @@ def _apply_row_faults(
 
 
 def _apply_text_fault(form: RowFormat, line: _Line, struck: list[RowFault]) -> None:
-    """The first fault that says what the row says; a row that failed anyway has no text to edit."""
+    """Apply the first fault that changes the text of a row; a row that failed has no text."""
     for fault in struck:
         if fault.outcome not in ROW_SET_OUTCOMES | LINE_OUTCOMES and "response" in line.row:
             line.row = form.edits[fault.outcome](line.row, fault)
@@ -100,7 +100,7 @@ def _apply_text_fault(form: RowFormat, line: _Line, struck: list[RowFault]) -> N
 
 
 def _extra_lines(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, RowFault]) -> list[_Line]:
-    """Lines beside the row's own."""
+    """Return lines beside the row's own."""
     extra: list[_Line] = []
     if "duplicate_same" in outcomes:
         extra.append(_Line(line.row, line.order ^ 0x5A5A5A5A))

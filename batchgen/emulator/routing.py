@@ -1,4 +1,4 @@
-"""From a request to the function that answers it: keys, faults and the log in one place."""
+"""Route a request to its handler; check keys, apply faults, write the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchgen.emulator.state import CreateCall, LoggedRequest, World, key_finger
 
 
 class Call(NamedTuple):
-    """One request on its way through a handler; `owner` is the fingerprint of its key, `ids` what the path names."""
+    """One request for a handler; `owner` is the fingerprint of its key, `ids` are the names in the path."""
 
     request: Request
     world: World
@@ -29,7 +29,7 @@ class Call(NamedTuple):
 class Route:
     """`pattern` matches the whole path; `query` must be a parameter of the request, if given.
 
-    `keyless` routes are for addresses that are secrets themselves; `unlocked` ones take long and change nothing.
+    `keyless` routes are addresses that are secret themselves; `unlocked` ones are slow and change nothing.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """One provider's routes; `key_of` finds the API key and `refused` words the refusal of a wrong one."""
+    """The routes of one provider; `key_of` returns the API key and `refused` the error for a wrong one."""
 
     provider: str
     routes: tuple[Route, ...]
@@ -51,7 +51,7 @@ class Router:
     refused: Callable[[str], ApiError]
 
     def handle(self, request: Request, world: World) -> Response:
-        """Answer one request; `world` is the only thing that changes."""
+        """Answer one request; only `world` changes."""
         route, ids = self._match(request)
         key = self.key_of(request)
         call = Call(request, world, key_fingerprint(key) if key else "", ids)
@@ -104,7 +104,7 @@ class Router:
 
 
 def _backend_error(error: BackendError) -> ApiError:
-    """A call that is answered at once has no later: busy is the provider's word for both."""
+    """Return the error for a call that cannot wait: both providers answer busy."""
     return ApiError(503 if isinstance(error, BackendBusy) else 500, str(error))
 
 

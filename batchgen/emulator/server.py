@@ -1,4 +1,4 @@
-"""The local batch service on real sockets: two loopback ports, because the providers' paths collide."""
+"""The HTTP servers of the local service: two loopback ports, because the paths of the providers collide."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class _HttpServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_address[1]}"
 
     def close_connections(self) -> None:
-        """End every connection, idle keep-alive ones included, so that no handler thread outlives the service."""
+        """Close every connection, also idle keep-alive ones, so that no handler thread outlives the service."""
         for connection in list(self.open_connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is nobody's error; anything else is ours."""
+        """Ignore the error of a client that closed its connection; keep any other."""
         _ = request, client_address
         error = sys.exception()
         if isinstance(error, Exception) and not isinstance(error, OSError):
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
             released.wait(how.drip_seconds / DRIP_PIECES)
 
     def _delay(self, seconds: float) -> None:
-        """Wait; not longer than the client does."""
+        """Wait, but not longer than the client does."""
         released = self.server.service.faults.released
         end = time.monotonic() + seconds
         while time.monotonic() < end and not released.wait(POLL_SECONDS):
@@ -215,12 +215,12 @@ class LocalService:
 
     @property
     def gemini_url(self) -> str:
-        """For GOOGLE_GEMINI_BASE_URL."""
+        """Return the address for GOOGLE_GEMINI_BASE_URL."""
         return self._servers[0].url
 
     @property
     def together_url(self) -> str:
-        """For TOGETHER_BASE_URL."""
+        """Return the address for TOGETHER_BASE_URL."""
         return self._servers[1].url
 
     def step(self) -> None:
@@ -229,7 +229,7 @@ class LocalService:
             advance_jobs(self.world)
 
     def start(self) -> Self:
-        """SetupError when a port is taken."""
+        """Start both servers. Raises SetupError if a port is taken."""
         for port, handle in zip(self._ports, (gemini.handle, together.handle), strict=True):
             try:
                 server = _HttpServer(port, handle, self)
@@ -269,9 +269,9 @@ class LocalService:
 def run_service(
     service: LocalService, *, ready: Callable[[LocalService], None], stop: threading.Event | None = None
 ) -> None:
-    """Serve until Ctrl-C or until `stop` is set: `ready` is called once with the running service.
+    """Serve until Ctrl-C or until `stop` is set. Calls `ready` once with the running service.
 
-    Rows under way at the end are finished first; what is in `data_dir` goes on with the next start.
+    Rows that are being answered at the end are finished first; what is in `data_dir` continues at the next start.
     """
     with service, suppress(KeyboardInterrupt):
         ready(service)

@@ -1,4 +1,4 @@
-"""Where the world's bytes live: in memory, or in a directory that survives a restart."""
+"""Store the bytes of the service: in memory, or in a directory that survives a restart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BlobDigest(NamedTuple):
 
 
 class Blob(Protocol):
-    """Contents that are written piece by piece; without `finish` there never were any."""
+    """Contents that are written piece by piece. They exist only after `finish`."""
 
     size: int
 
@@ -41,7 +41,7 @@ class Answers(Protocol):
 
 
 class Store(Protocol):
-    """Contents by their SHA-256, records by kind and id, and the answers of jobs under way."""
+    """Contents by their SHA-256, records by kind and id, and the answers of running jobs."""
 
     def write_blob(self, name: str, data: bytes) -> None: ...
     def new_blob(self) -> Blob: ...
@@ -57,12 +57,12 @@ class Store(Protocol):
 
 
 def request_lines(data: bytes) -> list[bytes]:
-    """The lines of a request file, blank ones left out."""
+    """Return the lines of a request file without blank ones."""
     return [line for line in data.split(b"\n") if line.strip()]
 
 
 class MemoryStore:
-    """Contents only: the world itself holds everything else."""
+    """Stores contents only; the world has everything else."""
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
@@ -147,7 +147,7 @@ class _MemoryAnswers:
 class DirectoryStore:
     """DIRECTORY/blobs/SHA256, DIRECTORY/KIND/ID.json, DIRECTORY/answers/JOB.jsonl; one process at a time.
 
-    Lines and answers stay on disk: in memory there is only where each of them begins.
+    Lines and answers stay on disk: in memory is only where each of them begins.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -229,7 +229,7 @@ class _FileBlob:
 
 
 class FileLines(Sequence[bytes]):
-    """The lines of a request file on disk, blank ones left out."""
+    """The lines of a request file on disk without blank ones."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -264,9 +264,9 @@ class FileLines(Sequence[bytes]):
 
 
 class _FileAnswers:
-    """One line each, appended as it is found; what a former process left is taken up.
+    """One line for each answer, appended when it is found; lines of an earlier process are loaded.
 
-    Complete lines only: a torn last one is an answer that was never given, and is cut off.
+    An incomplete last line was never answered to anybody, and is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -293,7 +293,7 @@ class _FileAnswers:
         self._end += size
 
     def add(self, index: int, row: dict[str, Any]) -> None:
-        """OSError when the disk refuses; then nothing was added."""
+        """Add an answer. Raises OSError if the disk refuses; then nothing was added."""
         line = orjson.dumps({"index": index, "row": row}) + b"\n"
         # Not synced: an answer lost in a power cut is written again, which costs nobody anything.
         with self._path.open("ab", buffering=0) as file:
@@ -322,7 +322,7 @@ def _read(path: Path, start: int, size: int) -> bytes:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
+    """Write a file completely or not at all."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:
         file.write(data)

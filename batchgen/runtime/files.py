@@ -261,13 +261,13 @@ def lost_store_error(layout: Layout) -> NeedsPerson | None:
 
 
 def as_text(path: str | Path) -> str:
-    """A path as text for people: bytes that are not UTF-8 are escaped (`\\xd6`)."""
+    """Return a path as text for people: bytes that are not UTF-8 are escaped (`\\xd6`)."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 @contextmanager
 def utf8_name(path: Path) -> Iterator[str]:
-    """A name of an existing file that is UTF-8, for a library that takes no other: within, the file is open."""
+    """Yield a UTF-8 name of an existing file, for a library that accepts no other; the file is open meanwhile."""
     name = str(path)
     if as_text(name) == name:
         yield name
@@ -277,19 +277,19 @@ def utf8_name(path: Path) -> Iterator[str]:
 
 
 def last_batch_number(folder: Path, run: str) -> int:
-    """The highest number of a batch of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
+    """Return the highest batch number of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
     stems = (path.name.partition(".")[0].split("-") for path in folder.glob(f"round*/*/{run}-*"))
     return max((int(parts[-2]) for parts in stems if parts[-2].isdigit()), default=0)
 
 
 def describe_os_error(error: OSError) -> str:
-    """An error of the system in its own words, with the file if it names one."""
+    """Return an OSError in the system's words, with the file if it names one."""
     what = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {what}" if error.filename else what
 
 
 def disk_error(error: OSError) -> Temporary | None:
-    """A full or failing disk as the error it is to the user; None when `error` is something else."""
+    """Return the error for a full or failing disk; None if `error` is something else."""
     if error.errno not in _DISK_FULL:
         return None
     where = f" ({error.filename})" if error.filename else ""
@@ -300,7 +300,7 @@ def disk_error(error: OSError) -> Temporary | None:
 
 
 def system_error(error: OSError) -> BatchgenError:
-    """Any error of the system as the error it is to the user: one who must act (status 2), or who may wait (75)."""
+    """Return the error for any OSError: one that the user must mend (status 2), or a temporary one (75)."""
     if trouble := disk_error(error):
         return trouble
     if error.filename is None and "temporary directory" in describe_os_error(error):  # the words of `tempfile`

@@ -1,8 +1,8 @@
-"""Log lines on stderr, and the one place that knows which words are secret.
+"""Write log lines to stderr, and mask secrets in them.
 
-The keys of all providers become known here at the start of a command, and those of ROOT/.env where it is read
-(`settings`). Whatever a provider says is redacted where it enters (an answer may quote the key), and whatever the
-program says is redacted where it leaves.
+The keys of all providers are added at the start of a command, and those of ROOT/.env when it is read (`settings`).
+Texts from a provider are redacted when they arrive, because an answer may quote the key; log lines when they are
+written.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ _secrets: set[str] = set()
 
 
 def add_secret(secret: str) -> None:
-    """From now on `secret` is masked wherever it would appear."""
+    """Mask `secret` from now on wherever it would appear."""
     if len(secret) >= MIN_SECRET_LENGTH:
         _secrets.add(secret)
 
 
 def redact(message: str) -> str:
-    """`message` with every known key, and whatever has the shape of one, replaced by `***`."""
+    """Return `message` with every known key, and everything with the form of one, replaced by `***`."""
     for secret in sorted(_secrets, key=len, reverse=True):
         message = message.replace(secret, "***")
     return _API_KEY_PATTERNS.sub("***", message)
 
 
 def configure(*, verbose: bool, quiet: bool) -> None:
-    """Send the program's own log to stderr, and of the libraries' logs only warnings, redacted like ours.
+    """Send the program's log to stderr, and only warnings of libraries, all redacted.
 
-    A handler at the root also keeps an SDK from making one of its own (TOGETHER_LOG=debug): httpx writes presigned
-    URLs into its log.
+    A handler at the root also stops an SDK from adding its own (TOGETHER_LOG=debug): httpx logs presigned URLs.
     """
     form = "%(asctime)s %(levelname)s %(message)s" if verbose else "%(message)s"
     own = _StderrHandler(logging.NOTSET)
@@ -53,7 +52,7 @@ def configure(*, verbose: bool, quiet: bool) -> None:
 
 
 class _Mask(logging.Filter):
-    """Masks keys in a record. It also lets a record through whose arguments do not fit its text, as it is."""
+    """Masks keys in a record. A record whose arguments do not fit its text is passed on unchanged."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
@@ -65,8 +64,9 @@ class _Mask(logging.Filter):
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what stderr is at that moment: the live view puts itself in its place, to write above the table.
-    A line that cannot be written (a full disk, a closed stream) is dropped.
+    """Writes to the current sys.stderr, which the live view replaces to write above its table.
+
+    A line that cannot be written (full disk, closed stream) is dropped.
     """
 
     def __init__(self, level: int) -> None:

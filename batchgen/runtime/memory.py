@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: a command's peak is what it holds at once, not what it ever held."""
+"""Return freed memory to the system, so that the peak of a command is what it needs at one time."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Amount = Annotated[float, Meta(ge=0)]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the file. An unknown key is refused: a misspelt limit must not be ignored."""
+    """A table of the file. An unknown key is an error: a misspelt limit must not be ignored."""
 
 
 class ProviderSettings(_Section, frozen=True):
@@ -49,10 +49,11 @@ class ProviderSettings(_Section, frozen=True):
 
 
 class StageSettings(_Section, frozen=True):
-    """One stage: who writes it, and how. `target_characters` is the length the prompt asks for; when more than
-    `max_rejected_share` of the settled conversations were left behind, the step stops itself; a reply that raises one
-    of `retry_flags` is asked again. `ask_next` (correction only): the correction of a middle round brings the next
-    round's question along.
+    """The settings of one stage: provider, models, and limits.
+
+    `target_characters` is the length that the prompt asks for. If more than `max_rejected_share` of the settled
+    conversations are rejected, the step stops. A reply with one of `retry_flags` is asked again. `ask_next` (correction
+    only): the correction of a middle round also asks for the next question.
     """
 
     provider: str
@@ -65,7 +66,7 @@ class StageSettings(_Section, frozen=True):
 
 
 class BatchSettings(_Section, frozen=True):
-    """How requests are cut into batches, and how patient the program is. Sizes in bytes, times in seconds."""
+    """How requests are split into batches, and how long to wait. Sizes in bytes, times in seconds."""
 
     max_requests: Count = 2000
     max_bytes: Count = 50_000_000
@@ -75,7 +76,7 @@ class BatchSettings(_Section, frozen=True):
 
 
 class Settings(_Section, frozen=True):
-    """A run's configuration."""
+    """The configuration of a run."""
 
     rounds: Annotated[int, Meta(ge=2, le=50)] = 3
     history_messages: Annotated[int, Meta(ge=2)] = 16
@@ -118,7 +119,7 @@ _WORDS = {
 
 
 class _InvalidKey(Exception):
-    """A key that is not as it must be, and where it stands in the file."""
+    """A key with a wrong value, and where it is in the file."""
 
     def __init__(self, where: _Where, message: str, *, do: str = "README lists every key and what it takes.") -> None:
         super().__init__(message)
@@ -154,7 +155,7 @@ def load_settings(root: Path, config: Path | None = None) -> Settings:
 
 
 def _settings(table: dict[str, Any]) -> Settings:
-    """The defaults, replaced by what `table` sets. Raises _Mistake."""
+    """Return the defaults, replaced by what `table` sets. Raises _InvalidKey."""
     prices = table.get("prices")
     if isinstance(prices, dict):
         for model, price in prices.items():  # one by one: msgspec does not tell under which model a mistake stands
@@ -170,7 +171,7 @@ def _settings(table: dict[str, Any]) -> Settings:
 
 
 def _convert(value: Any, kind: type[Struct], where: _Where) -> Any:
-    """`value`, which stands at `where`, as a `kind`. Raises _Mistake, in our words and with the value."""
+    """Convert `value`, which is at `where`, to `kind`. Raises _InvalidKey, in our words and with the value."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -203,7 +204,7 @@ def _unknown_key(where: _Where) -> _InvalidKey:
 
 
 def _check_stage(stage: Stage, chosen: StageSettings) -> None:
-    """Raise _Mistake for values that depend on the stage, or on names of this program."""
+    """Raise _InvalidKey for values that depend on the stage, or on names of this program."""
     if chosen.provider not in PROVIDERS:
         where = (str(stage), "provider")
         raise _InvalidKey(
@@ -219,13 +220,13 @@ def _check_stage(stage: Stage, chosen: StageSettings) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value as the file writes it, cut where it is long."""
+    """Return a value as the file writes it, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004 - about a line
 
 
 def _dotted_name(where: _Where) -> str:
-    """As TOML names it: `gemini.models[0]`, `prices."org/model"`."""
+    """Return the name in TOML: `gemini.models[0]`, `prices."org/model"`."""
     said = ""
     for key in where:
         if isinstance(key, int):
@@ -236,8 +237,9 @@ def _dotted_name(where: _Where) -> str:
 
 
 def _line(text: str, where: _Where) -> int:
-    """The line, from 1, at which the value at `where` begins: the first lines that hold it are TOML, and fewer lines
-    either are not, or do not hold it.
+    """Return the line, from 1, at which the value at `where` begins.
+
+    It is the smallest number of lines that is valid TOML and has the value.
     """
     keys = [key for key in where if isinstance(key, str)]
     lines, begin = text.split("\n"), 1
@@ -258,15 +260,15 @@ def _line(text: str, where: _Where) -> int:
 
 
 def mask_keys(variables: Mapping[str, str]) -> None:
-    """Mask the key of every provider in all that is said from now on, also of one that this run does not use."""
+    """Mask the keys of all providers in all output from now on, also of a provider that this run does not use."""
     for name in KEY_VARIABLES:
         add_secret(variables.get(name, "").strip())
 
 
 def read_environment(root: Path) -> dict[str, str]:
-    """The process environment, with what a 0600 `.env` in `root` adds to it. The environment wins.
+    """Return the process environment, with the variables of a 0600 `.env` in `root`. The environment wins.
 
-    Raises SetupError when others may read the `.env` file.
+    Raises SetupError if others may read the `.env` file.
     """
     path = root / ".env"
     values: dict[str, str] = {}
@@ -289,7 +291,7 @@ def read_environment(root: Path) -> dict[str, str]:
 
 
 def api_key(variables: dict[str, str], name: str) -> str:
-    """The key in variable `name`, checked for what no HTTP header can carry. Raises KeyRefused."""
+    """Return the key in variable `name`, checked for characters that no HTTP header can have. Raises KeyRefused."""
     key = variables.get(name, "").strip()
     add_secret(key)
     if not key:
@@ -304,5 +306,5 @@ def api_key(variables: dict[str, str], name: str) -> str:
 
 
 def is_loopback(url: str | None) -> bool:
-    """Whether `url` points at this machine."""
+    """Return whether `url` points at this machine."""
     return url is not None and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}

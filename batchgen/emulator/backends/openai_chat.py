@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server as the writer of texts, and what its trouble means."""
+"""Backend for any OpenAI-compatible server, with its error handling."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CONCURRENCY = 64
 class OpenAICompatible:
     """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
 
-    `url` may end in /v1 or not. `model` "" is the first one the server lists; the rows' own model names are the
-    providers' and mean nothing there. A server that is busy, broken or not there is BackendBusy.
+    `url` may end in /v1 or not. `model` "" is the first one that the server lists; the model names in the rows belong
+    to the providers and mean nothing there. Raises BackendBusy for a server that is busy, broken or absent.
     """
 
     instant = False
@@ -57,7 +57,7 @@ class OpenAICompatible:
         return parse_completion(self._call("POST", "/v1/chat/completions", body))
 
     def first_model(self) -> str:
-        """The first model that the server lists. Raises BackendBusy, BackendError."""
+        """Return the first model that the server lists. Raises BackendBusy, BackendError."""
         listed = self._call("GET", "/v1/models")
         models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
         if not models:
@@ -115,6 +115,6 @@ def _error_text(response: httpx.Response) -> str:
 
 
 def _retry_after_seconds(response: httpx.Response) -> float:
-    """Retry-After in seconds; 0 where there is none, or a date."""
+    """Return Retry-After in seconds; 0 if there is none, or it is a date."""
     wish = response.headers.get("retry-after", "")
     return float(wish) if wish.isdecimal() else 0.0

@@ -1,4 +1,4 @@
-"""How many rows a model server is asked at once: fewer while it is overloaded, one at a time while it is down."""
+"""Limit the rows sent to a model server at once: fewer while it is overloaded, one at a time while it is down."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DOWN_AFTER = 8  # refusals in a row: nobody is at home, or everybody is
 
 
 def backoff_seconds(tries: int, wish_seconds: float, luck: float) -> float:
-    """Seconds until a row that was refused `tries` times may be asked again; `luck` is in [0, 1)."""
+    """Return the seconds until a row refused `tries` times may be sent again; `luck` is in [0, 1)."""
     grown = min(FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 10), MAX_DELAY_SECONDS)
     return max(min(wish_seconds, MAX_RETRY_AFTER_SECONDS), grown * (0.5 + luck / 2))
 
 
 class Throttle:
-    """Decides for all workers together. Not locked: its owner is."""
+    """The limit for all workers together. Not locked: its owner is."""
 
     def __init__(self, most: int, *, luck: Callable[[], float] | None = None) -> None:
         self._most = most
@@ -32,27 +32,27 @@ class Throttle:
 
     @property
     def allowed(self) -> int:
-        """How many requests may be in flight now."""
+        """Return how many requests may be in flight now."""
         return max(1, int(self._allowed))
 
     @property
     def is_down(self) -> bool:
-        """Whether the server has refused so often that only one request at a time tries it."""
+        """Return whether the server has refused so often that only one request at a time is tried."""
         return self._refused >= DOWN_AFTER
 
     def may_ask(self, now: float) -> bool:
-        """Whether one more request may go out."""
+        """Return whether one more request may be sent."""
         clock_set_back = self._paused_until - now > MAX_DELAY_SECONDS
         return self.asked < self.allowed and (now >= self._paused_until or clock_set_back)
 
     def record_success(self) -> None:
-        """The server answered, if only to say that a row is wrong."""
+        """Record that the server answered, even if it said that a row is wrong."""
         self._refused = self._pauses = 0
         self._paused_until = 0.0
         self._allowed = min(self._allowed + 1, self._most)
 
     def refused(self, now: float) -> None:
-        """The server was busy, broken or not there."""
+        """Record that the server was busy, broken or absent."""
         self._allowed = max(1.0, self._allowed * SHRINK)
         self._refused += 1
         # What was in flight when a pause began fails with it and says nothing new.
@@ -62,5 +62,5 @@ class Throttle:
             self._allowed = 1.0
 
     def retry_at(self, now: float, tries: int, wish_seconds: float) -> float:
-        """When a row that was refused `tries` times may be asked again."""
+        """Return when a row that was refused `tries` times may be sent again."""
         return now + backoff_seconds(tries, wish_seconds, self._jitter())

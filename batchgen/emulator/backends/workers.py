@@ -1,4 +1,4 @@
-"""Threads that keep a slow backend busy, and take back what it was too busy for."""
+"""Threads that send rows to a slow backend, and send refused rows again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_TRIES = 10  # of a row at a server that is busy; then the row fails as the p
 
 
 class Task(NamedTuple):
-    """One row for a worker; `tries` counts the refusals so far."""
+    """One row for a worker; `tries` counts its refusals."""
 
     job: Job
     row: int
@@ -27,7 +27,9 @@ class Task(NamedTuple):
 
 
 def next_task(world: World) -> Task | None:
-    """The next row that is due again or that nobody has taken yet, of the oldest job. Hold the world's lock."""
+    """Return the next row that is due again or not taken yet, of the oldest job. The caller holds the lock of the
+    world.
+    """
     advance_jobs(world)
     now = world.now()
     for job in world.active_jobs():
@@ -49,7 +51,7 @@ def next_task(world: World) -> Task | None:
 
 
 class Workers:
-    """As many threads as the backend takes rows at once; a throttle says how many of them may ask."""
+    """As many threads as the backend accepts rows at once; a throttle says how many of them may send."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -63,7 +65,7 @@ class Workers:
             thread.start()
 
     def stop(self, patience_seconds: float = 30.0) -> None:
-        """Let rows under way come to their end; no new ones are taken."""
+        """Finish the rows that are being answered; take no new ones."""
         with self._world.wake:
             self._stopping = True
             self._world.wake.notify_all()
@@ -120,7 +122,7 @@ class Workers:
                 self._save_row(task, row)
 
     def _save_row(self, task: Task, row: Row) -> None:
-        """Write down what a row came to, and end its job if it was the last one."""
+        """Save the result of a row, and end its job if it was the last one."""
         world = self._world
         progress: Progress | None = world.progress.get(task.job.id)
         if progress is None:

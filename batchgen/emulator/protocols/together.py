@@ -40,7 +40,7 @@ def _api_key(request: Request) -> str:
 
 
 def upload_start(call: Call) -> Response:
-    """Metadata only; the bytes go to the address in Location, which is a secret and needs no key."""
+    """Answer the metadata call. The bytes go to the address in Location, which is secret and needs no key."""
     fields = _parse_form(call.request)
     name, checksum = fields.get("file_name", b"").decode(), fields.get("checksum", b"").decode()
     purpose = fields.get("purpose", b"").decode()
@@ -64,7 +64,7 @@ def upload_start(call: Call) -> Response:
 
 
 def _parse_form(request: Request) -> dict[str, bytes]:
-    """The fields of a multipart/form-data body; a file's bytes like any other field's."""
+    """Parse the fields of a multipart/form-data body; a file's bytes are a field like any other."""
     _, _, boundary = request.headers.get("content-type", "").partition("boundary=")
     if not boundary:
         raise ApiError(400, "multipart/form-data expected")
@@ -121,7 +121,7 @@ def upload_finish(call: Call) -> Response:
 
 
 def upload_whole(call: Call) -> Response:
-    """The one-shot route, which the SDK does not use."""
+    """Answer an upload in one request, which the SDK does not use."""
     fields = _parse_form(call.request)
     upload = Upload(
         provider="together",
@@ -177,7 +177,7 @@ def download(call: Call) -> Response:
 
 
 def create(call: Call) -> Response:
-    """Nothing is looked at yet: an unknown file or model fails the job when it starts."""
+    """Create a job without any check: an unknown file or model fails the job when it starts."""
     world = call.world
     body = call.request.json()
     identity = str(body.get("input_file_id") or "")
@@ -261,7 +261,7 @@ def cancel_batch(call: Call) -> Response:
 
 
 def _job_json(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
-    """The job as it looks now: members that do not exist yet are left out, counters never exist."""
+    """Return the job as shown now: members that do not exist yet are left out, counters never exist."""
     scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
     late = job.phase == "cancelling" and job.plan.cancel == "late"
@@ -299,7 +299,7 @@ def _end_members(world: World, job: Job) -> dict[str, Any]:
 
 
 def probe(call: Call) -> Response:
-    """A chat completion at once (`stream` is not supported)."""
+    """Answer a chat completion at once (`stream` is not supported)."""
     body = call.request.json()
     model = str(body.get("model", ""))
     if not call.world.serves(model):

@@ -18,7 +18,7 @@ MAX_STOPS = 4
 
 
 def not_served_message(model: str) -> str:
-    """What Together says of a model it does not (or no longer) serve."""
+    """Return the message of Together for a model that it does not serve (any more)."""
     return (
         f"Unable to access non-serverless model {model}. Please visit https://api.together.ai/models/{model} "
         "to create and start a new dedicated endpoint for the model."
@@ -26,7 +26,7 @@ def not_served_message(model: str) -> str:
 
 
 def parse_prompt(body: Row) -> Prompt:
-    """A chat-completions body as a Prompt."""
+    """Parse a chat-completions body."""
     messages = tuple(Message(str(m.get("role", "user")), _content(m.get("content"))) for m in body.get("messages", []))
     wanted = body.get("response_format") or {}
     schema = wanted.get("schema") or (wanted.get("json_schema") or {}).get("schema")
@@ -47,7 +47,7 @@ MAX_LINE_BYTES = 10_000_000
 
 
 def job_problem(lines: Sequence[bytes], serves: Callable[[str], bool]) -> str:
-    """Why the whole job fails in validation, "" when it does not."""
+    """Return why the whole job fails in validation, "" if it does not."""
     if not lines or len(lines) > MAX_REQUESTS:
         return f"Failed to calculate tokens: input format error: {len(lines)} requests, 1 to {MAX_REQUESTS} allowed"
     models: set[str] = set()
@@ -64,7 +64,7 @@ def job_problem(lines: Sequence[bytes], serves: Callable[[str], bool]) -> str:
 
 
 def _line_problem(line: bytes) -> tuple[str, str]:
-    """(what is wrong with a line, its model)."""
+    """Return (what is wrong with a line, its model)."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -79,7 +79,7 @@ def _line_problem(line: bytes) -> tuple[str, str]:
 
 
 def row_problem(body: Row, serves: Callable[[str], bool]) -> str:
-    """Why a row goes to the error file, "" when it is answered."""
+    """Return why a row goes to the error file, "" if it is answered."""
     model = body.get("model")
     if not isinstance(model, str):
         return "missing 'model' field in body or not a string"
@@ -92,7 +92,7 @@ def row_problem(body: Row, serves: Callable[[str], bool]) -> str:
 
 
 def completion(answer: Answer, model: str, created: int) -> Row:
-    """A chat.completion object."""
+    """Return a chat.completion object."""
     asked, written = answer.prompt_tokens, answer.completion_tokens
     refused = answer.finish == "refusal"
     said = {"content": None, "refusal": answer.text} if refused else {"content": answer.text}
@@ -120,13 +120,13 @@ def _identity(key: str) -> str:
 
 
 def answered_row(key: str, model: str, answer: Answer) -> Row:
-    """The line of a row that was answered: output file, status_code 200."""
+    """Return the line of an answered row: output file, status_code 200."""
     response = {"status_code": 200, "body": completion(answer, model, 0)}
     return {"id": _identity(key), "custom_id": key, "response": response}
 
 
 def failed_row(key: str, message: str) -> Row:
-    """The line of a row that was not: error file."""
+    """Return the line of a row that was not answered: error file."""
     return {"id": _identity(key), "custom_id": key, "error": {"code": CLIENT_ERROR, "message": message}}
 
 
@@ -151,7 +151,7 @@ def _choice(old: Row, finish: str, **message: Any) -> Row:
 
 
 def text_of(line: Row) -> str:
-    """The text of an answered row."""
+    """Return the text of an answered row."""
     return str(line["response"]["body"]["choices"][0]["message"]["content"])
 
 
@@ -185,7 +185,7 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
 
 
 def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
-    """Half of the prompt came from a cache; seven tokens of reasoning are part of the completion."""
+    """Add usage: half of the prompt came from a cache; seven reasoning tokens are part of the completion."""
     _ = fault
     body = old["response"]["body"]
     usage = dict(body["usage"])
