@@ -165,13 +165,19 @@ def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
     output = options.output
     own = [run.layout.data, run.layout.root / "requests", run.layout.root / "results"]
     if any(_real(output).is_relative_to(_real(folder)) for folder in own):
-        raise SetupError(f"{output} lies among the run's own files.", do="Choose an --output elsewhere.")
+        raise SetupError(f"{output} is inside the run's own folders.", do="Choose an --output outside of them.")
     if output.suffix in FILE_SUFFIXES and not output.is_dir():
         if options.test_share:
-            raise SetupError("A split makes several files.", do="Name a directory: --output with no suffix.")
+            raise SetupError(
+                "A split needs several files, and --output names one.",
+                do="Name a directory: an --output without a suffix.",
+            )
         return {TRAIN: output}
     if output.suffix.lower() in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
-        raise SetupError(f"{output} is no place for an export.", do="End it in .jsonl or .parquet, or in no suffix.")
+        raise SetupError(
+            f"{output} cannot hold an export.",
+            do="Use a path that ends in .jsonl or .parquet, or one without a suffix.",
+        )
     return _in_directory(output, options)
 
 

@@ -46,7 +46,7 @@ def read_facts(layout: Layout) -> dict[str, str]:
         return dict(orjson.loads(path.read_bytes()))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: {why}.", do="rebuild needs requests/ as the run left it.") from None
+        raise InputError(f"{path}: {why}.", do="Restore requests/ from a backup: rebuild needs it unchanged.") from None
 
 
 def read_manifest_seeds(layout: Layout) -> Iterator[Turn]:
@@ -59,4 +59,6 @@ def read_manifest_seeds(layout: Layout) -> Iterator[Turn]:
                 *whole, rest = (rest + block).split(b"\n")
                 yield from (Turn(*orjson.loads(line)) for line in whole)
     except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None
+        raise InputError(
+            f"{path}: {error}.", do="Restore requests/ from a backup: rebuild needs it unchanged."
+        ) from None

@@ -85,7 +85,7 @@ class CallFault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
 
     @property
     def after(self) -> bool:
-        """The effect takes place (the job is created and paid for) before the fault strikes."""
+        """Return whether the call takes effect (the job is created and paid for) before the fault acts."""
         return self.after_effect or self.action.after
 
     def matches(self, provider: str, endpoint: str, request: Request) -> bool:
@@ -181,14 +181,14 @@ NO_JOB_FAULT = JobFault()
 
 
 def parse_faults(value: Any) -> list[AnyFault]:
-    """One fault or a list of them, as in POST /_control/faults; msgspec.ValidationError says what is wrong."""
+    """Parse one fault or a list of them, as in POST /_control/faults. Raises msgspec.ValidationError."""
     items = value if isinstance(value, list) else [value]
     return [msgspec.convert(item, AnyFault) for item in items]
 
 
 @dataclass(slots=True)
 class _Armed:
-    """A fault and how often it was asked and struck."""
+    """A fault, and how often it was asked and used."""
 
     fault: AnyFault
     seen: int = 0
@@ -203,7 +203,7 @@ class _Armed:
 
 
 class Faults:
-    """All faults in force. Adding, removing and striking is safe from any thread."""
+    """All active faults. Adding, removing and using them is safe from any thread."""
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
@@ -211,36 +211,36 @@ class Faults:
         self.released = threading.Event()
 
     def add(self, *faults: AnyFault) -> None:
-        """Arm faults, behind those already there."""
+        """Add faults behind the existing ones."""
         with self._lock:
             self._armed.extend(_Armed(fault) for fault in faults)
 
     def job(self, **fields: Any) -> None:
-        """Arm a JobFault given by its fields."""
+        """Add a JobFault given by its fields."""
         self.add(msgspec.convert({"type": "job", **fields}, JobFault))
 
     def rows(self, outcome: RowOutcome, *, where: Callable[[str], bool] | None = None, **fields: Any) -> None:
-        """Arm a RowFault given by its fields."""
+        """Add a RowFault given by its fields."""
         self.add(msgspec.convert({"type": "rows", "outcome": outcome, "where": where, **fields}, RowFault))
 
     def clear(self) -> None:
-        """Nothing goes wrong any more; what hangs is let go."""
+        """Remove all faults and release held answers."""
         with self._lock:
             self._armed.clear()
         self.release()
 
     def release(self) -> None:
-        """Let go of every answer that is being held back now."""
+        """Release every answer that is held back now."""
         with self._lock:
             released, self.released = self.released, threading.Event()
         released.set()
 
     def struck(self) -> int:
-        """How often any fault struck so far."""
+        """Return how often any fault was used so far."""
         return sum(armed.struck for armed in self._armed)
 
     def take_call_fault(self, provider: str, endpoint: str, request: Request) -> CallFault | None:
-        """The fault this call gets, if any; counted as struck."""
+        """Return the fault for this call, if any, and count it."""
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
@@ -251,7 +251,7 @@ class Faults:
         return None
 
     def plan(self, provider: str, model: str, keys: Sequence[str]) -> JobFault:
-        """What becomes of a new job."""
+        """Return what becomes of a new job."""
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
@@ -262,11 +262,11 @@ class Faults:
         return NO_JOB_FAULT
 
     def has_row_faults(self, provider: str) -> bool:
-        """Whether any row of this provider can be struck at all."""
+        """Return whether any row of this provider can get a fault."""
         return any(isinstance(a.fault, RowFault) and a.fault.provider in {"", provider} for a in self._armed)
 
     def take_row_faults(self, provider: str, index: int, key: str) -> list[RowFault]:
-        """The faults of one row, in the order they were added."""
+        """Return the faults of one row, in the order in which they were added."""
         with self._lock:
             return [
                 armed.fault

@@ -1,4 +1,4 @@
-"""What row faults do to a text."""
+"""Change a text as a row fault asks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SURROGATE_MARK = "\ue000"
 
 
 def edit_text(text: str, fault: RowFault) -> str:
-    """The text a fault puts in the place of `text`."""
+    """Return the text that a fault puts in place of `text`."""
     return TEXT_EDITS[fault.outcome](text, fault)
 
 
@@ -23,7 +23,7 @@ def _insert(text: str, inserted: str) -> str:
 
 
 def _map_texts(text: str, change: Callable[[str], str]) -> str:
-    """`change` applied to a plain text, or to every string member of a JSON object."""
+    """Apply `change` to a plain text, or to every string member of a JSON object."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -35,7 +35,7 @@ def _map_texts(text: str, change: Callable[[str], str]) -> str:
 
 
 def restore_surrogates(line: bytes) -> bytes:
-    """Write the escapes the marks stand for: inside JSON inside JSON the backslash is escaped itself."""
+    """Write the escapes that the marks stand for: in JSON inside JSON the backslash is escaped too."""
     if SURROGATE_MARK.encode() not in line:
         return line
     escape = b"\\\\ud83d" if b'{\\"' in line else b"\\ud83d"

@@ -1,7 +1,7 @@
-"""The Gemini Developer API as far as batches need it, under /v1 and /v1beta.
+"""The part of the Gemini Developer API that batches need, under /v1 and /v1beta.
 
 Sources: ai.google.dev/gemini-api/docs/batch-api, /files and /rate-limits (read 2026-11), the requests of google-genai
-3.4.0, and operations users recorded in 2026.
+3.4.0, and operations that users recorded in 2026.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _input_config(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_lines(lines: Sequence[bytes]) -> tuple[Sequence[bytes], list[str]]:
-    """The request lines and their keys; ApiError 400 naming every bad line."""
+    """Return the request lines and their keys. Raises ApiError 400 that names every bad line."""
     checked = [(number, line_problem(line)) for number, line in enumerate(lines, 1)]
     problems = [f"Error on line {number}: {problem}" for number, problem in checked if problem]
     if problems or not lines:
@@ -138,7 +138,7 @@ def delete(call: Call) -> Response:
 
 
 def _operation(world: World, job: Job, *, polled: bool = True, listed: bool = False) -> dict[str, Any]:
-    """The operation as it looks now; while a state script is on it shows nothing but the script's state."""
+    """Return the operation as shown now; while a state script is active it has only the script's state."""
     scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
     state = raw if scripted else job.state if ended else PHASE_STATES[job.phase]
@@ -188,7 +188,7 @@ def _add_results(world: World, job: Job, operation: dict[str, Any], *, listed: b
 
 
 def _inline(world: World, job: Job) -> list[dict[str, Any]]:
-    """The rows as an inline job has them: the key in metadata."""
+    """Return the rows of an inline job: the key is in metadata."""
     rows = [orjson.loads(line) for line in world.lines(world.files["gemini", job.output])]
     return [{**row, "metadata": {"key": row.pop("key", "")}} for row in rows]
 

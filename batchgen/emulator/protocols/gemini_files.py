@@ -1,4 +1,4 @@
-"""The Gemini Files API as far as batches need it: resumable uploads, files, downloads; and how Google pages a list.
+"""The part of the Gemini Files API that batches need: resumable uploads, files, downloads, and paged lists.
 
 Sources: ai.google.dev/gemini-api/docs/files (read 2026-11), and the requests of google-genai 3.4.0.
 """
@@ -151,7 +151,7 @@ def download(call: Call) -> Response:
 
 
 def get_page(call: Call, found: list[Item]) -> tuple[list[Item], str]:
-    """One page and the token of the next: the token is the last one's id, as rows before it may come and go."""
+    """Return one page and the token of the next. The token is the id of the last row, as earlier rows may change."""
     world, query = call.world, call.request.query
     asked = query.get("pageSize", "")
     size = min(int(asked), world.page_size) if asked.isdigit() and int(asked) else world.page_size

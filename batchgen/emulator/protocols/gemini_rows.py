@@ -32,7 +32,7 @@ SCHEMA_KEYWORDS = ("enum", "required", "minItems", "maxItems", "minimum", "maxim
 
 
 def line_problem(line: bytes) -> str:
-    """Why create refuses a line, "" when it takes it."""
+    """Return why create refuses a line, "" if it accepts it."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -54,14 +54,14 @@ def _normalize_name(name: str) -> str:
 
 
 def _get_either_case(value: Mapping[str, Any], name: str) -> Any:
-    """A member in camelCase or snake_case."""
+    """Return a member in camelCase or snake_case."""
     if name in value:
         return value[name]
     return value.get("".join(f"_{c.lower()}" if c.isupper() else c for c in name))
 
 
 def parse_prompt(body: Row) -> Prompt:
-    """A GenerateContentRequest as a Prompt."""
+    """Parse a GenerateContentRequest."""
     config = _get_either_case(body, "generationConfig") or {}
     system = _text(_get_either_case(body, "systemInstruction"))
     messages = [Message("system", system)] if system else []
@@ -87,7 +87,7 @@ def _text(content: Mapping[str, Any] | None) -> str:
 
 
 def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A responseSchema (OpenAPI subset, types in upper case) as a JSON Schema."""
+    """Convert a responseSchema (OpenAPI subset, types in upper case) to a JSON Schema."""
     if schema is None:
         return None
     result: dict[str, Any] = {"type": str(schema.get("type", "string")).lower()}
@@ -104,7 +104,7 @@ FINISH_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAF
 
 
 def generate_content_response(answer: Answer, model: str) -> Row:
-    """A GenerateContentResponse; counts are JSON numbers here."""
+    """Return a GenerateContentResponse; counts are JSON numbers here."""
     asked, written = answer.prompt_tokens, answer.completion_tokens
     return {
         "responseId": blake2b(answer.text.encode(), digest_size=12).hexdigest(),
@@ -126,7 +126,7 @@ def generate_content_response(answer: Answer, model: str) -> Row:
 
 
 def answered_row(key: str, model: str, answer: Answer) -> Row:
-    """The line of a row that was answered; which member comes first differs from line to line."""
+    """Return the line of an answered row; which member comes first differs between lines."""
     response = generate_content_response(answer, model)
     if len(answer.text) % 2:
         return {"response": response, "key": key}
@@ -177,7 +177,7 @@ def _parts(old: Row, *parts: Row, finish: str = "STOP") -> Row:
 
 
 def text_of(line: Row) -> str:
-    """The text of an answered row."""
+    """Return the text of an answered row."""
     return str(line["response"]["candidates"][0]["content"]["parts"][0]["text"])
 
 
@@ -213,7 +213,7 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
 
 
 def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
-    """Half of the prompt came from a cache; seven tokens of thought are billed as output."""
+    """Add usage: half of the prompt came from a cache; seven thought tokens are billed as output."""
     _ = fault
     usage = dict(old["response"]["usageMetadata"])
     usage |= {"cachedContentTokenCount": usage["promptTokenCount"] // 2, "thoughtsTokenCount": 7}

@@ -1,4 +1,4 @@
-"""What engine and results need to know of a provider's line format."""
+"""What the rest of the service needs to know about a provider's line format."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class _Replay:
         numbers = [number for number in sent.numbers if (number, file.step) not in self._answered_late]
         if (foreign := max(numbers, default=0)) > (have := self._session.conversations):
             why = f"asks for conversation {foreign}, and the run has {have}"
-            raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
+            raise InputError(f"{file.path}: {why}.", do="Restore requests/ from a backup: rebuild needs it unchanged.")
         batch = _plan_batch(self._session, sent, numbers)
         ending = settle.read_ending(self._session.layout.ending(batch.step, batch.name))
         went_on = ending is None and self._latest.asked_anything_later(file, numbers)

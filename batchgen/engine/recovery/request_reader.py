@@ -89,7 +89,9 @@ def read_request_file(file: RequestFile) -> ReadRequestFile:
     for provider in PROVIDERS.values():
         if asked := tuple(one for one in map(provider.asked, rows) if one is not None):
             return ReadRequestFile(file, provider, asked)
-    raise InputError(f"{file.path}: no provider's requests.", do="rebuild needs requests/ as the run left it.")
+    raise InputError(
+        f"{file.path}: no provider's requests.", do="Restore requests/ from a backup: rebuild needs it unchanged."
+    )
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -98,7 +100,8 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield dict_or_empty(orjson.loads(line))
         except orjson.JSONDecodeError as error:
             raise InputError(
-                f"{path}:{number}: not what was sent ({error}).", do="rebuild needs requests/ as the run left it."
+                f"{path}:{number}: not what was sent ({error}).",
+                do="Restore requests/ from a backup: rebuild needs it unchanged.",
             ) from None
 
 
