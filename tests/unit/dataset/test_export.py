@@ -205,11 +205,11 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
 @pytest.mark.parametrize(
     ("output", "options", "words"),
     [
-        ("data.csv", (), "no place for an export"),
-        ("DATA.JSONL", (), "no place for an export"),
+        ("data.csv", (), "cannot hold an export"),
+        ("DATA.JSONL", (), "cannot hold an export"),
         ("one.jsonl", ("--test-share", "0.5"), "several files"),
-        ("run/data/round3/round3_history.jsonl", (), "the run's own files"),
-        ("run/results", (), "the run's own files"),
+        ("run/data/round3/round3_history.jsonl", (), "the run's own folders"),
+        ("run/results", (), "the run's own folders"),
         ("mine", (), "README.md was not written by an export"),
         ("split", (), "holds test.jsonl of another export"),
     ],
