@@ -1,6 +1,6 @@
-"""The door: `python cli.py COMMAND` from the repository root is the same program as `batchgen COMMAND`."""
+"""`python cli.py COMMAND` from the repository root is the same program as `batchgen COMMAND`."""
 
-from batchgen.cli.entry import main
+from batchgen.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,3 +1,3 @@
-from batchgen.cli.entry import main
+from batchgen.cli.main import main
 
 main()

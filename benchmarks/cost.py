@@ -24,8 +24,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import rate, standard_rate, tokens
-from batchgen.core.prompts import Prompt, fields_of, prompt
+from batchgen.core.pricing import batch_rate, standard_rate
+from batchgen.core.prompts import Prompt, build_prompt, reply_fields
+from batchgen.core.tokens import estimate_text_tokens
 from batchgen.dataset.seeds import SeedReport, read_seeds
 from batchgen.providers import PROVIDERS
 from batchgen.runtime.settings import Settings
@@ -60,7 +61,7 @@ def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[S
         done, current = conversation.turns[: step.round - 1], conversation.turns[step.round - 1]
         written = STAGES.index(step.stage)
         shown = (*done, Turn(*list(current)[:written])) if written else done
-        asked = prompt(
+        asked = build_prompt(
             Conversation(conversation.number, shown),
             step.stage,
             target_characters=settings.stage(step.stage).target_characters,
@@ -68,7 +69,7 @@ def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[S
             follow_up=along,
         )
         replies = [current[written], conversation.turns[step.round].question] if along else [current[written]]
-        fields = fields_of(step.stage, follow_up=along)
+        fields = reply_fields(step.stage, follow_up=along)
         values = dict(zip(fields, replies, strict=True)) if fields else {}
         yield step, asked, orjson.dumps(values).decode() if values else replies[0]
 
@@ -89,7 +90,7 @@ def measure(found: list[Conversation], *, ask_next: bool) -> tuple[dict[Step, Us
             used = sum(count(provider, text) for text in texts)
             before = totals.get(step, Usage())
             totals[step] = Usage(input=before.input + used, output=before.output + count(provider, reply))
-            estimated[provider] += round(sum(tokens(text, PROVIDERS[provider].tokens) for text in texts))
+            estimated[provider] += round(sum(estimate_text_tokens(text, PROVIDERS[provider].tokens) for text in texts))
     return totals, estimated
 
 
@@ -104,7 +105,7 @@ def by_provider(totals: dict[Step, Usage]) -> dict[str, Usage]:
 
 
 def usd(parts: dict[str, Usage], model: str, *, batch: bool) -> float:
-    price = (lambda name: rate(name, {})) if batch else standard_rate
+    price = (lambda name: batch_rate(name, {})) if batch else standard_rate
     found = [(price(GEMINI), parts["gemini"]), (price(model), parts["together"])]
     return sum(one.usd(used) for one, used in found if one)
 

@@ -30,8 +30,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.core.dialogue import Turn, steps
-from batchgen.dataset.manifest import keep_seeds
-from batchgen.dataset.round_files import catch_up, refresh
+from batchgen.dataset.manifest import write_manifest
+from batchgen.dataset.round_files import write_due_files, write_outdated_files
 from batchgen.dataset.seeds import SeedReport, read_seeds
 from batchgen.engine import tick
 from batchgen.engine.session import Session
@@ -175,8 +175,8 @@ def prepared(root: Path, conversations: int) -> tuple[Run, float]:
 
     def work() -> None:
         session.store.replace_seeds(seeds(conversations), facts)
-        keep_seeds(session, facts)
-        refresh(session)
+        write_manifest(session, facts)
+        write_due_files(session)
 
     return run, run.timed(work)
 
@@ -221,7 +221,7 @@ def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     moving = run.timed(lambda: ticks.extend(one_batch(run))) + run.timed(lambda: finish(run))
     idle = run.timed(lambda: tick.tick(session, advance=True))
     looking = run.timed(lambda: status(session.store, session.settings, session.now()))
-    catch_up(session)
+    write_outdated_files(session)
     (text,) = session.store._connection.execute("SELECT sum(length(CAST(text AS BLOB))) FROM texts").fetchone()  # noqa: SLF001
     requests = conversations * len(session.steps())
     yield {
@@ -267,7 +267,7 @@ def only_rebuilding(root: Path, conversations: int) -> Iterator[dict[str, float]
     """That alone, after a run that is not measured."""
     run, _ = prepared(root, conversations)
     finish(run)
-    catch_up(run.session)
+    write_outdated_files(run.session)
     run.session.close()
     yield rebuilding(root, conversations)
 

@@ -32,7 +32,7 @@ from benchmarks import throughput
 
 PARTS: dict[str, list[tuple[Any, str, str]]] = {
     "build": [
-        (request_files, "shard", "a request file's content"),
+        (request_files, "draft_batch", "a request file's content"),
         (Store, "ready", "  rows read from the store"),
         (Store, "ready_texts", "  texts read from the store"),
         (request_files, "fill", "  lines, counted and escaped"),
@@ -43,15 +43,15 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
         (os, "fsync", "  all syncs but SQLite's"),
     ],
     "collect": [
-        (settle, "replies", "replies read and judged"),
-        (settle, "_placed", "  their places"),
+        (settle, "parse_results", "replies read and judged"),
+        (settle, "_reject_swapped", "  their places"),
         (settle, "_requests", "    texts read from the store"),
-        (swap_detection, "misplaced", "    words compared"),
+        (swap_detection, "find_swapped_replies", "    words compared"),
         (settle, "settle", "what is durable"),
         (settle, "_keep_ending", "  the ending's file"),
-        (match, "merge", "  replies matched with requests"),
+        (match, "match_results", "  replies matched with requests"),
         (Store, "settle", "  the store's transaction"),
-        (Store, "_advance", "    texts and rows entered"),
+        (Store, "_advance_conversations", "    texts and rows entered"),
         (Session, "keys", "keys"),
         (throughput, "refresh", "derived files"),
         (os, "fsync", "all syncs but SQLite's"),

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.emulator.backends.builtin import Scripted
-from batchgen.emulator.faults import ALWAYS, Delay, Fault
+from batchgen.emulator.faults import ALWAYS, CallFault, Delay
 from batchgen.emulator.server import LocalService
 from benchmarks.throughput import FIGURES, machine, write_page
 
@@ -78,7 +78,7 @@ class Bench(NamedTuple):
         self.run("prepare", "--input", str(seeds), "--all")
 
     def late(self) -> None:
-        self.service.faults.add(Fault(times=ALWAYS, action=Delay(self.seconds)))
+        self.service.faults.add(CallFault(times=ALWAYS, action=Delay(self.seconds)))
 
 
 def round_trips(batches: int, seconds: float, *, in_a_row: bool) -> dict[str, float]:
@@ -119,7 +119,7 @@ def command(arguments: list[str], *, in_a_row: bool) -> None:
     from batchgen.engine.submission import sender
 
     if in_a_row:
-        prefetch.DEPTH, sender.AHEAD, sender.WIDTH = 0, 0, 1
+        prefetch.MAX_PREFETCHED, sender.MAX_UPLOADS_AHEAD = 0, 0
     batchgen(arguments)
 
 

@@ -34,16 +34,16 @@ sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.core.outcomes import Reason, Usage
-from batchgen.dataset.round_files import refresh
+from batchgen.dataset.round_files import write_due_files
 from batchgen.dataset.seeds import SeedReport, read_seeds
-from batchgen.engine.collection.poll import book
+from batchgen.engine.collection.poll import settle_ended_job
 from batchgen.engine.session import Session
 from batchgen.engine.submission import request_files, submit
-from batchgen.engine.submission.request_files import Shard
+from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, RequestOutcome
 from batchgen.ledger.store import Store
 from batchgen.providers.base import Job, JobState
-from batchgen.runtime.files import Layout, Written, write_durably
+from batchgen.runtime.files import FileDigest, Layout, write_durably
 from batchgen.runtime.settings import Settings
 from benchmarks.commands import relative
 
@@ -85,8 +85,8 @@ def session(root: Path, rows: int) -> Session:
 def build_all(run: Session) -> list[Batch]:
     """Every request file of the first step, entered into the ledger."""
     batches = []
-    while shard := request_files.shard(run, QUESTION, 0):
-        batches.append(submit.plan(run, shard))
+    while shard := request_files.draft_batch(run, QUESTION, 0):
+        batches.append(submit.plan_batch(run, shard))
     return batches
 
 
@@ -94,7 +94,7 @@ def result_lines(run: Session, batch: Batch) -> bytes:
     """What the provider would send back for a batch."""
     lines = []
     names = run.names()
-    for row in run.store.held(batch.number):
+    for row in run.store.held_conversations(batch.number):
         text = orjson.dumps({"question": reply(row.number)}).decode()
         response = {
             "candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP"}],
@@ -108,8 +108,8 @@ def result_lines(run: Session, batch: Batch) -> bytes:
 def measure_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     seconds, start = [], time.perf_counter()
-    while shard := request_files.shard(run, QUESTION, 0):
-        submit.plan(run, shard)
+    while shard := request_files.draft_batch(run, QUESTION, 0):
+        submit.plan_batch(run, shard)
         seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
     return seconds
@@ -120,7 +120,7 @@ def floor_build(rows: int, root: Path) -> list[float]:
     run = session(root, rows)
     seconds: list[float] = []
     after = 0
-    while shard := request_files.shard(run, QUESTION, 0, after=after):
+    while shard := request_files.draft_batch(run, QUESTION, 0, after=after):
         after = shard.rows[-1].number
         values = [orjson.loads(line) for line in shard.body.splitlines()]
         start = time.perf_counter()
@@ -138,12 +138,12 @@ def measure_collect(rows: int, root: Path) -> list[float]:
     seconds: list[float] = []
     job = Job("batches/x", JobState.SUCCEEDED, "JOB_STATE_SUCCEEDED")
     batches = [run.store.update(batch, state=BatchState.IN_FLIGHT, remote_id="x") for batch in build_all(run)]
-    refresh(run)
+    write_due_files(run)
     for batch in batches:
         raw = result_lines(run, batch)
         start = time.perf_counter()
-        book(run, PROVIDERS["gemini"], batch, job, raw, run.keys(batch))
-        refresh(run)
+        settle_ended_job(run, PROVIDERS["gemini"], batch, job, raw, run.keys(batch))
+        write_due_files(run)
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -173,8 +173,8 @@ def least_build(rows: int, root: Path) -> list[float]:
     """
     run = session(root, rows)
     names, after = run.names(), 0
-    shards: list[Shard] = []
-    while shard := request_files.shard(run, QUESTION, 0, after=after):
+    shards: list[BatchDraft] = []
+    while shard := request_files.draft_batch(run, QUESTION, 0, after=after):
         after = shard.rows[-1].number
         shards.append(shard)
     seconds: list[float] = []
@@ -188,7 +188,7 @@ def least_build(rows: int, root: Path) -> list[float]:
     return seconds
 
 
-def _entry(name: str, requests: int, written: Written) -> tuple[BatchIdentity, BatchPlan]:
+def _entry(name: str, requests: int, written: FileDigest) -> tuple[BatchIdentity, BatchPlan]:
     identity = BatchIdentity(
         name=name,
         position=QUESTION.position,
@@ -270,7 +270,7 @@ def commands(conversations: int, runs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         run = session(root, conversations)
-        refresh(run)
+        write_due_files(run)
         run.close()
         found = relative(root, {"tick": ["collect"], "status": ["status"]}, runs)
     return {f"{name}, nothing in flight, {conversations} conversations": value for name, value in found.items()}

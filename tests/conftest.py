@@ -143,7 +143,7 @@ def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report's charts need no other process: its start is most of a small report's time."""
     from batchgen.reports.html import write
 
-    monkeypatch.setattr(write, "apart", lambda work, piece: work(piece))
+    monkeypatch.setattr(write, "run_in_subprocess", lambda work, piece: work(piece))
 
 
 @pytest.fixture(scope="session")

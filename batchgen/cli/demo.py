@@ -1,30 +1,31 @@
-"""`serve` and `demo`: the local batch service in front of a model here, and the whole pipeline through it."""
+"""Implement `serve` and `demo`: the local batch service in front of a model, and the whole pipeline on it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from batchgen.cli.exit_status import print_troubles
 from batchgen.core.errors import SetupError
-from batchgen.core.wording import counted, typed
-from batchgen.dataset.prepare import Options, prepare
+from batchgen.core.wording import as_invoked, pluralize
+from batchgen.dataset.prepare import PrepareOptions, prepare
 from batchgen.dataset.verify import verify
 from batchgen.engine.session import Session
-from batchgen.engine.tick import wait
-from batchgen.ledger.connection import translating
+from batchgen.engine.tick import tick_until_done
+from batchgen.ledger.connection import translate_sqlite_errors
 from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
-from batchgen.reports.progress import showing
+from batchgen.reports.progress import show_progress
 from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, exclusive, write_durably
-from batchgen.runtime.logs import learn
-from batchgen.runtime.settings import load
+from batchgen.runtime.files import Layout, exclusive_lock, write_durably
+from batchgen.runtime.logging_setup import add_secret
+from batchgen.runtime.settings import load_settings
 
 if TYPE_CHECKING:
     from batchgen.emulator.backends import openai_chat
@@ -46,35 +47,35 @@ max_output_tokens = 128
 target_characters = 200
 """
 BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that wants one
-WRITERS = {
+BACKEND_DESCRIPTIONS = {
     "smollm": "a very small local model (SmolLM2, 135 million parameters)",
     "scripted": "a script that answers with nonsense at once",
 }
 
 
 def make_backend(name: str, concurrency: int | None = None) -> Backend:
-    """`smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError.
+    """Return the backend: `smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError.
 
-    `concurrency` rows are asked at once; None is the backend's own number.
+    `concurrency` rows are sent at the same time; None means the default of the backend.
     """
     from batchgen.emulator.backends import builtin, openai_chat
-    from batchgen.providers.http_errors import is_address
+    from batchgen.providers.http_errors import is_http_url
 
     if name == "scripted":
         return builtin.Scripted()
-    if is_address(name):
+    if is_http_url(name):
         key = os.environ.get(BACKEND_KEY, "").strip()
-        learn(key)
+        add_secret(key)
         server = openai_chat.OpenAICompatible(name, api_key=key, parallel=concurrency or openai_chat.CONCURRENCY)
-        _look_at(server, name)
+        _check_server(server, name)
         return server
     if name == "smollm":
         return builtin.SmolLM(parallel=concurrency or builtin.SMOLLM_CONCURRENCY)
     raise SetupError(f"--backend {name!r} is unknown.", do="Use smollm, scripted, or http://HOST:PORT/v1.")
 
 
-def _look_at(server: openai_chat.OpenAICompatible, url: str) -> None:
-    """A typing mistake in the address would fail every row: it is found before any is asked. Raises SetupError."""
+def _check_server(server: openai_chat.OpenAICompatible, url: str) -> None:
+    """Check the address of a server before any row is sent, because a wrong one fails every row. Raises SetupError."""
     from batchgen.emulator.backends.builtin import BackendBusy, BackendError
 
     try:
@@ -88,7 +89,7 @@ def _look_at(server: openai_chat.OpenAICompatible, url: str) -> None:
 
 
 class Serving(NamedTuple):
-    """What `serve` is asked for: its options, by their names on the command line."""
+    """The options of `serve`, by their names on the command line."""
 
     gemini_port: int
     together_port: int
@@ -115,74 +116,78 @@ def serve(asked: Serving) -> None:
         allow_hosts=asked.allow_host,
     )
 
-    run_service(service, ready=_announce)
+    run_service(service, ready=_log_environment)
 
 
-def _announce(service: LocalService) -> None:
+def _log_environment(service: LocalService) -> None:
     log.info("export GOOGLE_GEMINI_BASE_URL=%s TOGETHER_BASE_URL=%s", service.gemini_url, service.together_url)
     log.info("export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1")
 
 
 def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Callable[[str], None]) -> None:
-    """Grow shipped example seeds into dialogues through the local service, and show where they are and how one reads.
+    """Grow example seeds into dialogues with the local service; show where the files are and one dialogue.
 
-    A demo that was interrupted goes on where it was; a finished one is shown again. Without a model nothing is made.
+    An interrupted demo is continued; a finished one is shown again. Without a model nothing is written.
     """
     from batchgen.emulator.server import LocalService
 
     layout = Layout(root)
     config = root / "batchgen.toml"
-    with closing(make_backend(backend)) as writer, exclusive(layout), translating(layout.store):
-        say(note(backend))
+    with closing(make_backend(backend)) as writer, exclusive_lock(layout), translate_sqlite_errors(layout.store):
+        say(backend_note(backend))
         if not config.exists():
             write_durably(config, [DEMO_CONFIG.encode()])
         with LocalService(writer, job_seconds=1.0, data_dir=root / "service") as service:
-            _grow(layout, service, conversations, live=live, say=say)
+            _run_pipeline(layout, service, conversations, live=live, say=say)
 
 
-def note(backend: str) -> str:
-    """Who writes the texts of a demo, and what they are good for."""
-    shows = "It shows how the pipeline works" + (", not what the data will be like." if backend in WRITERS else ".")
-    return f"The text of this demo comes from {WRITERS.get(backend, backend)}. {shows}"
+def backend_note(backend: str) -> str:
+    """Return who writes the texts of a demo, and what they are good for."""
+    shows = "It shows how the pipeline works" + (
+        ", not what the data will be like." if backend in BACKEND_DESCRIPTIONS else "."
+    )
+    return f"The text of this demo comes from {BACKEND_DESCRIPTIONS.get(backend, backend)}. {shows}"
 
 
-def _grow(layout: Layout, service: LocalService, conversations: int, *, live: bool, say: Callable[[str], None]) -> None:
-    with _session(layout, _reaching(service)) as session, as_file(files("batchgen") / "examples.jsonl") as examples:
-        done = prepare(session, Options(str(examples), conversations, sample_seed=0, shuffle=False))
-        seeds = counted(done.conversations, "example conversation")
-        say(f"{seeds} in {_near(layout.root)}; each is grown by six requests.")
-        with showing(session, live=live) as show:
-            wait(session, advance=True, sleep=clock.sleep, show=show)
-        if worst := session.worst():
-            raise worst
+def _run_pipeline(
+    layout: Layout, service: LocalService, conversations: int, *, live: bool, say: Callable[[str], None]
+) -> None:
+    store = Store.open(layout.store)
+    with (
+        Session(layout, load_settings(layout.root), store, _service_environment(service)) as session,
+        as_file(files("batchgen") / "examples.jsonl") as examples,
+    ):
+        done = prepare(session, PrepareOptions(str(examples), conversations, sample_seed=0, shuffle=False))
+        seeds = pluralize(done.conversations, "example conversation")
+        say(f"{seeds} in {_relative_path(layout.root)}; each is grown by six requests.")
+        with print_troubles(session.troubles), show_progress(session, live=live) as show:
+            tick_until_done(session, advance=True, sleep=clock.sleep, show=show)
         for problem in verify(session):
             log.warning("%s", problem)
-        say(_report(session))
+        say(_result_text(session))
 
 
-def _reaching(service: LocalService) -> Mapping[str, str]:
-    """The environment that points both SDKs at the service, past any proxy."""
+def _service_environment(service: LocalService) -> Mapping[str, str]:
+    """Return the environment that points both SDKs at the service, past any proxy."""
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
     urls = {"gemini": service.gemini_url, "together": service.together_url}
     keys = {row.key_variable: "local-demo" for row in PROVIDERS.values()}
     return {**keys, **{row.url_variable: urls[row.name] for row in PROVIDERS.values()}}
 
 
-@contextmanager
-def _session(layout: Layout, environment: Mapping[str, str]) -> Iterator[Session]:
-    session = Session(layout, load(layout.root), Store.open(layout.store), environment)
-    try:
-        yield session
-    finally:
-        session.close()
-
-
-def _report(session: Session) -> str:
-    """Where the files are, and the first finished conversation."""
+def _result_text(session: Session) -> str:
+    """Return where the files are, and the first finished conversation."""
     rounds, layout = session.settings.rounds, session.layout
-    lines = ["", f"dataset:  {_near(layout.history(rounds))}", f"rejected: {_near(layout.rejected)}"]
-    lines += [f"requests: {_near(layout.root / 'requests')}", f"results:  {_near(layout.root / 'results')}"]
-    lines.append(typed(f"to read:  batchgen --root {shlex.quote(str(_near(layout.root)))} report    # one HTML page"))
+    lines = ["", f"dataset:  {_relative_path(layout.history(rounds))}", f"rejected: {_relative_path(layout.rejected)}"]
+    lines += [
+        f"requests: {_relative_path(layout.root / 'requests')}",
+        f"results:  {_relative_path(layout.root / 'results')}",
+    ]
+    lines.append(
+        as_invoked(
+            f"to read:  batchgen --root {shlex.quote(str(_relative_path(layout.root)))} report    # one HTML page"
+        )
+    )
     first = next(session.store.dialogues.all(rounds * 3), None)
     if first is None:
         return "\n".join([*lines, "", "No conversation was finished; see the rejected ones."])
@@ -192,8 +197,8 @@ def _report(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _near(path: Path) -> Path:
-    """A path as one would type it here."""
+def _relative_path(path: Path) -> Path:
+    """Return a path as a user would type it here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

@@ -1,4 +1,4 @@
-"""Is everything in place to spend money? Keys, addresses, proxy and CA, models really served, prices, limits."""
+"""Check everything that a paid run needs: keys, addresses, proxy and CA, models, prices, limits."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import Any
 
 from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
-from batchgen.core.pricing import past_price, rate
+from batchgen.core.pricing import batch_rate, past_price
 from batchgen.providers import connect
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import Access, CreateRefused, JobMissing, ModelGone, Provider, Remote
-from batchgen.providers.http_errors import masked
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFound, ModelGone, Provider, ProviderClient
+from batchgen.providers.http_errors import mask_password
 from batchgen.runtime import clock
 from batchgen.runtime.files import sync_directory
 from batchgen.runtime.settings import Settings, api_key
 
-SURROUNDINGS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+NETWORK_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def examine(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
-    """What was found, for machines. `problem` of a provider is empty when a run could start with it."""
+def check_setup(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
+    """Return the results of all checks as JSON. `problem` of a provider is empty if a run could start with it."""
     names = dict.fromkeys(settings.stage(stage).provider for stage in STAGES)
     return {
-        "providers": [_provider(provider_row(name), settings, environment) for name in names],
-        "surroundings": dict(_surroundings()),
+        "providers": [_check_provider(provider_row(name), settings, environment) for name in names],
+        "surroundings": dict(_network_settings()),
         "root": {"folders_synced": _folders_synced(root)},
     }
 
 
 def _folders_synced(root: Path) -> bool | None:
-    """Whether the file system of `root` can make the entries of a folder durable; None where that cannot be tried."""
+    """Return whether the file system of `root` can sync folders; None if that cannot be tried."""
     try:
         return sync_directory(root)
     except OSError:
         return None
 
 
-def _provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+def _check_provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
     wanted = settings.provider(provider.name)
     found: dict[str, Any] = {
         "name": provider.name,
         "sdk": f"{provider.sdk} {version(provider.sdk)}",
         "key_variable": provider.key_variable,
         "not_read": sorted(name for name in environment if provider.is_foreign(name)),
-        "url": masked(environment.get(provider.url_variable) or "the provider's own"),
+        "url": mask_password(environment.get(provider.url_variable) or "the provider's own"),
         "enqueued_tokens": wanted.enqueued_tokens,
         "concurrent_batches": wanted.concurrent_batches,
         "models": [],
@@ -56,10 +56,10 @@ def _provider(provider: Provider, settings: Settings, environment: Mapping[str, 
     try:
         key = api_key(dict(environment), provider.key_variable)
         url = environment.get(provider.url_variable) or None
-        access = Access(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
+        access = ConnectionOptions(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
         remote = connect(provider, access)
         try:
-            found["models"] = [_model(remote, model, settings) for model in wanted.models]
+            found["models"] = [_check_model(remote, model, settings) for model in wanted.models]
         finally:
             remote.close()
     except BatchgenError as error:
@@ -73,7 +73,7 @@ def _provider(provider: Provider, settings: Settings, environment: Mapping[str, 
 
 
 def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The problem where no model has answered: the provider serves none, or could not be asked."""
+    """Return the problem if no model answered: the provider serves none of them, or the call failed."""
     found = {
         "problem": f"{provider.name} serves none of the configured models",
         "do": f"Name one that is served in batchgen.toml ([{provider.name}] models), then run doctor again.",
@@ -89,16 +89,16 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _model(remote: Remote, model: str, settings: Settings) -> dict[str, Any]:
-    """One one-token call: a listing is no proof that a model is served. Raises KeyRefused, Temporary."""
+def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
+    """Ask a model for one token: a listing is no proof that it is served. Raises KeyRefused, Temporary."""
     served, detail = "yes", ""
     try:
         remote.probe(model)
     except ModelGone as error:
         served, detail = "no", str(error)
-    except (CreateRefused, JobMissing) as error:
+    except (CreateRefused, JobNotFound) as error:
         served, detail = "unclear", str(error)
-    price = rate(model, settings.prices)
+    price = batch_rate(model, settings.prices)
     return {
         "model": model,
         "served": served,
@@ -111,11 +111,11 @@ def _model(remote: Remote, model: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _surroundings() -> Iterator[tuple[str, str]]:
-    for name in SURROUNDINGS:
+def _network_settings() -> Iterator[tuple[str, str]]:
+    for name in NETWORK_VARIABLES:
         value = os.environ.get(name) or os.environ.get(name.lower())
         if value:
-            yield name, masked(value)
+            yield name, mask_password(value)
 
 
 def describe(found: Mapping[str, Any]) -> str:
@@ -148,8 +148,8 @@ def _model_line(model: Mapping[str, Any]) -> str:
     return f"{model['model']}: {served}{why}; {cost} ({model['price_source']}{seen}){past}"
 
 
-def verdict(found: Mapping[str, Any]) -> BatchgenError | None:
-    """The first problem as the error to leave with."""
+def first_problem(found: Mapping[str, Any]) -> BatchgenError | None:
+    """Return the first problem as the error that decides the exit status."""
     problems = [provider for provider in found["providers"] if provider["problem"]]
     if not problems:
         return None

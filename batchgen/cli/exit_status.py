@@ -1,98 +1,81 @@
-"""The end of every command: an error becomes a line on stderr and an exit status; no traceback reaches a user."""
+"""Turn the end of a command into lines on stderr and an exit status, without a traceback."""
 
 from __future__ import annotations
 
-import _thread
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from batchgen.cli.entry import FAREWELL, INTERRUPTED
-from batchgen.core.errors import BatchgenError, SetupError, Temporary, heed_interrupt
+from batchgen.core.errors import BatchgenError, SetupError, Temporary, note, worst
+from batchgen.core.wording import as_invoked
+from batchgen.runtime.files import describe_os_error, system_error
+from batchgen.runtime.logging_setup import redact
 
-AGAIN_SECONDS = 0.01  # from a Ctrl-C that was lost to the next
+INTERRUPTED = 130
+INTERRUPTED_MESSAGE = "Interrupted. Nothing is lost: the next tick goes on from here."
 
 
-def tell(error: BatchgenError) -> None:
-    """One trouble for people, on stderr: what happened, and what to do next."""
-    from batchgen.core.wording import typed
-    from batchgen.runtime.logs import redacted
-
-    click.echo(f"batchgen: {redacted(str(error))}", err=True)
+def print_error(error: BatchgenError) -> None:
+    """Print one trouble to stderr: what happened, and what to do next."""
+    click.echo(f"batchgen: {redact(str(error))}", err=True)
     if error.do:
-        click.echo(f"  {redacted(typed(error.do))}", err=True)
+        click.echo(f"  {redact(as_invoked(error.do))}", err=True)
 
 
 @contextmanager
-def hearing_interrupts() -> Iterator[None]:
-    """Within, no Ctrl-C is lost, or taken for something else. Python prints and drops what is raised in a finalizer or
-    in the callback of a weak reference (its library reference, `sys.unraisablehook`), and every import runs some.
+def print_troubles(troubles: list[BatchgenError]) -> Iterator[None]:
+    """Print, at the end of the `with` block, every trouble but the worst one; raise that, for the exit status.
+
+    An error that ends the block is one more trouble. Ctrl-C keeps its own status.
     """
-    before = sys.unraisablehook
-
-    def dropped(lost: sys.UnraisableHookArgs) -> None:
-        if issubclass(lost.exc_type, KeyboardInterrupt):
-            interrupt_again()
-        else:
-            before(lost)
-
-    sys.unraisablehook = dropped
     try:
         yield
-    except RuntimeError as error:
-        heed_interrupt(error)
+    except BatchgenError as error:
+        note(troubles, error)
+    except OSError as error:
+        note(troubles, system_error(error))
+    except BaseException:
+        _tell_all(troubles)
         raise
-    finally:
-        sys.unraisablehook = before
+    last = worst(troubles)
+    _tell_all(trouble for trouble in troubles if trouble is not last)
+    if last is not None:
+        raise last
 
 
-def interrupt_again() -> None:
-    """A moment later, when the main thread is elsewhere: it may hold a lock of `threading`, so none is asked for."""
-    with suppress(RuntimeError):  # the machine has no thread left: the user presses again
-        _thread.start_new_thread(_interrupt, ())
+def _tell_all(troubles: Iterable[BatchgenError]) -> None:
+    for trouble in troubles:
+        print_error(trouble)
 
 
-def _interrupt() -> None:
-    import signal  # here: no tick pays for it
-
-    threading.Event().wait(AGAIN_SECONDS)
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it, wherever it waits
-
-
-def interrupted(error: BaseException) -> int:
-    """Ctrl-C, or what click takes for it: Python before 3.12.8 leaves half a .pyc file on a full disk."""
+def report_interrupt(error: BaseException) -> int:
+    """Report Ctrl-C, or an error that click takes for it: Python before 3.12.8 leaves cut .pyc files on a full disk."""
     if isinstance(error.__cause__, EOFError):
         folder = Path(__file__).parents[1]
         trouble = SetupError(
             f"A compiled file of the program is damaged ({error.__cause__}): the disk was full when it was written.",
             do=f"Delete the __pycache__ folders under {folder} and of the installed packages.",
         )
-        tell(trouble)
+        print_error(trouble)
         return trouble.exit_code
-    click.echo(FAREWELL, err=True)
+    click.echo(INTERRUPTED_MESSAGE, err=True)
     return INTERRUPTED
 
 
-def os_error(error: OSError) -> int:
-    """An error of the system that nobody caught: what the user can mend leaves 2, all else is temporary."""
-    from batchgen.runtime.files import system_trouble
-
-    trouble = system_trouble(error)
-    tell(trouble)
+def report_os_error(error: OSError) -> int:
+    """Report an uncaught OSError: status 2 for what the user can mend, otherwise temporary."""
+    trouble = system_error(error)
+    print_error(trouble)
     return trouble.exit_code
 
 
-def answer_lost(error: OSError) -> int:
-    """What the command did is done, but its answer could not be written to stdout."""
-    from batchgen.runtime.files import said
-
+def report_lost_answer(error: OSError) -> int:
+    """Report that a command did its work, but its answer could not be written to stdout."""
     trouble = Temporary(
-        f"The answer could not be written to stdout: {said(error)}.",
+        f"The answer could not be written to stdout: {describe_os_error(error)}.",
         do="What the command did is done. Mend where its output goes, and ask again: batchgen status",
     )
-    tell(trouble)
+    print_error(trouble)
     return trouble.exit_code

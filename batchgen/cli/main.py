@@ -1,6 +1,6 @@
-"""The command line: the options before a command, the commands there are, and what an error leaves.
+"""The command line: global options, the list of commands, and error handling.
 
-Nothing heavy is imported at the top: cron pays for every import at every tick.
+The module of a command is imported only when that command runs: cron pays for every import at every tick.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from pathlib import Path
 import click
 
 from batchgen import __version__
-from batchgen.cli.commands.base import Context
-from batchgen.cli.exit_status import answer_lost, hearing_interrupts, interrupted, os_error, tell
+from batchgen.cli.commands.base import GlobalOptions
+from batchgen.cli.exit_status import print_error, report_interrupt, report_lost_answer, report_os_error
+from batchgen.cli.paths import UserPath
 from batchgen.core.errors import BatchgenError
-from batchgen.core.wording import COMMANDS
-from batchgen.runtime.memory import give_back, tell_polars
-from batchgen.runtime.streams import speak_utf8, unfailing_streams
+from batchgen.core.wording import COMMANDS, as_invoked
+from batchgen.runtime.files import system_error
+from batchgen.runtime.logging_setup import configure
+from batchgen.runtime.memory import configure_jemalloc, set_mmap_threshold
+from batchgen.runtime.settings import mask_keys
+from batchgen.runtime.streams import force_utf8_output, unfailing_streams
 
-SILENT = ("collect", "status")  # they log nothing where there is nothing to do
 
-
-class Door(click.Group):
-    """The commands by name; a room is entered when one of its commands is wanted."""
+class LazyGroup(click.Group):
+    """A click group that imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)  # as a run goes
@@ -37,24 +39,24 @@ class Door(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command. click would take any broken pipe for one of stdout and leave with 1: `verify found it`."""
+        """Run the command. click would take any broken pipe for one of stdout and leave with 1, which means `verify
+        found it`.
+        """
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            from batchgen.runtime.files import system_trouble
-
-            raise system_trouble(error) from None
+            raise system_error(error) from None
 
 
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     envvar="BATCHGEN_ROOT",
     default=Path(),
     help="The run's folder. Default: $BATCHGEN_ROOT, or here.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Default: ROOT/batchgen.toml.")
+@click.option("--config", type=UserPath(), help="Default: ROOT/batchgen.toml.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, with times.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings only.")
 @click.version_option(__version__, prog_name="batchgen")
@@ -74,57 +76,49 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
     75 temporary trouble (the next tick goes on), 130 interrupted.
     """
-    from batchgen.runtime.logs import configure
-    from batchgen.runtime.settings import mask_keys
-
     mask_keys(os.environ)
-    quick = context.invoked_subcommand in SILENT
-    if not quick:
-        give_back()  # those do it when they have found something to do
-    configure(verbose=verbose, quiet=quiet, at_once=not quick)
-    context.obj = Context(root.absolute(), config, verbose=verbose, quiet=quiet)
+    set_mmap_threshold()
+    configure(verbose=verbose, quiet=quiet)
+    context.obj = GlobalOptions(root.absolute(), config, verbose=verbose, quiet=quiet)
 
 
-def say_where_it_stands(error: click.ClickException) -> None:
-    """Tell whoever wrote `status --root DIR` that this option stands before the command."""
-    from batchgen.core.wording import typed
-
+def hint_global_option(error: click.ClickException) -> None:
+    """Tell a user who wrote `status --root DIR` that this option belongs before the command."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return
     for option in cli.params:
         if isinstance(option, click.Option) and error.option_name in option.opts:
             named = f"{error.option_name}{'' if option.is_flag else ' PATH'} {error.ctx.info_name}"
-            click.echo(typed(f"  It stands before the command: batchgen {named}"), err=True)
+            click.echo(as_invoked(f"  It stands before the command: batchgen {named}"), err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: runs a command, and turns an error into a line and an exit status. A success returns."""
-    speak_utf8()
-    tell_polars()
+    """Entry point: run a command, and turn an error into a line and an exit status. Returns on success."""
+    force_utf8_output()
+    configure_jemalloc()
     with unfailing_streams() as stdout:
         code = _run(arguments)
         stdout.flush()
         if stdout.lost is not None:
-            lost = answer_lost(stdout.lost)
+            lost = report_lost_answer(stdout.lost)
             code = code or lost
     if code:
         sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit status of a command; what went wrong is told."""
+    """Run a command and return its exit status; errors are printed."""
     try:
-        with hearing_interrupts():
-            code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
+        code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        say_where_it_stands(error)
+        hint_global_option(error)
         return error.exit_code
     except BatchgenError as error:
-        tell(error)
+        print_error(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        return interrupted(error)
+        return report_interrupt(error)
     except OSError as error:
-        return os_error(error)
+        return report_os_error(error)
     return code if isinstance(code, int) else 0

@@ -1,27 +1,31 @@
-"""Everything batchgen raises on purpose, and the exit status it leaves.
+"""All errors that batchgen raises on purpose, with the exit status of the command.
 
 BatchgenError
 ├── Locked            0  another command of the same root is at work
 ├── SetupError        2  the user can fix it, nothing was sent
 │   ├── InputError       a file that cannot be read as what it should be
 │   ├── KeyRefused       a missing or refused API key
-│   ├── QuotaClosed      a quota that no waiting mends
+│   ├── QuotaClosed      a quota that waiting does not change
 │   └── UnknownModel     no model of the configured list is served
 ├── NeedsPerson       3  going on costs money or rows
 │   ├── BudgetReached    max_usd would be passed
 │   ├── StageStopped     a model or a step was halted and waits for a decision
-│   └── BatchLost        a job nobody can find
+│   └── BatchLost        a job that cannot be found
 └── Temporary        75  the next tick goes on by itself
     ├── Ambiguous        a create call without a clear answer
     ├── NotReady         what was asked for does not exist yet
     └── QuotaReached     the provider takes no more for now (429)
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class BatchgenError(Exception):
-    """What went wrong in one line, and what to do next.
+    """An error with its text for the user.
 
-    `str(error)` is the fact; `do` is the next command or edit, empty when there is none.
+    `str(error)` says in one line what is wrong; `do` says what to do next, empty if there is nothing to do.
     """
 
     exit_code = 1
@@ -32,27 +36,27 @@ class BatchgenError(Exception):
 
 
 class Locked(BatchgenError):
-    """Another command of the same root is at work. Nothing is wrong: cron overlaps."""
+    """Another command of the same root is at work. Nothing is wrong: ticks of cron may overlap."""
 
     exit_code = 0
 
 
 class SetupError(BatchgenError):
-    """Usage or configuration: the user can fix it, nothing was sent."""
+    """Wrong usage or configuration. The user can correct it; nothing was sent."""
 
     exit_code = 2
 
 
 class InputError(SetupError):
-    """A file that cannot be read as what it should be."""
+    """A file does not hold what it should."""
 
 
 class KeyRefused(SetupError):
-    """A missing or refused API key."""
+    """An API key is missing or was refused."""
 
 
 class QuotaClosed(SetupError):
-    """A quota that no waiting mends: the plan grants none of it, or the credits are used up."""
+    """A quota that waiting does not change: the plan grants nothing, or the credits are used up."""
 
 
 class UnknownModel(SetupError):
@@ -60,13 +64,13 @@ class UnknownModel(SetupError):
 
 
 class NeedsPerson(BatchgenError):
-    """Going on by itself would cost money or rows."""
+    """A person must decide: going on would cost money or rows."""
 
     exit_code = 3
 
 
 class BudgetReached(NeedsPerson):
-    """`max_usd` would be passed."""
+    """The next batch would pass `max_usd`."""
 
 
 class StageStopped(NeedsPerson):
@@ -74,17 +78,17 @@ class StageStopped(NeedsPerson):
 
 
 class BatchLost(NeedsPerson):
-    """A job nobody can find."""
+    """The job of a batch cannot be found any more."""
 
 
 class Temporary(BatchgenError):
-    """The next tick goes on by itself."""
+    """The trouble passes by itself; the next tick goes on."""
 
     exit_code = 75
 
 
 class Ambiguous(Temporary):
-    """A create call without a clear answer: the job may exist."""
+    """A create call got no clear answer: the job may exist."""
 
 
 class NotReady(Temporary):
@@ -92,9 +96,9 @@ class NotReady(Temporary):
 
 
 class QuotaReached(Temporary):
-    """The provider takes no more for now (HTTP 429).
+    """The provider accepts no more for now (HTTP 429).
 
-    `retry_after_seconds` is the provider's own wish, None when it said nothing.
+    `retry_after_seconds` is how long the provider asks to wait, None if it does not say.
     """
 
     def __init__(self, message: str, *, do: str = "", retry_after_seconds: float | None = None) -> None:
@@ -102,12 +106,12 @@ class QuotaReached(Temporary):
         self.retry_after_seconds = retry_after_seconds
 
 
-def heed_interrupt(error: BaseException) -> None:
-    """Raise the Ctrl-C that `error` hides, if it does: Python before 3.12 makes a RuntimeError of what interrupts a
-    class that is being made (`__set_name__`), and every import of an SDK makes hundreds.
-    """
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        cause = cause.__cause__
+def note(troubles: list[BatchgenError], error: BatchgenError) -> None:
+    """Add an error to `troubles`, unless an equal one is there."""
+    if str(error) not in map(str, troubles):
+        troubles.append(error)
+
+
+def worst(troubles: Iterable[BatchgenError]) -> BatchgenError | None:
+    """Return the error that decides the exit status: one that a person must mend before one that passes."""
+    return min(troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)

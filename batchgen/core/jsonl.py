@@ -1,4 +1,4 @@
-"""Reading what providers write, which may be anything: small pure helpers that both codecs share."""
+"""Encoding and decoding JSON Lines. What providers write may be anything: nothing here trusts it."""
 
 from __future__ import annotations
 
@@ -9,68 +9,71 @@ from typing import Any
 import orjson
 
 from batchgen.core.outcomes import THINK, Reason, Reply, without_thoughts
-from batchgen.core.text import mend, short
+from batchgen.core.text import one_line, replace_surrogates
 
-MOST_TOKENS = 10**12  # no reply counts more; what does would not fit the store's integers
-# Raw in a JSON string these are legal, but cut a line for whoever splits lines as Python's splitlines does.
+MAX_TOKEN_COUNT = 10**12  # a larger count is nonsense, and might not fit the integers of the store
+# These may stand in a JSON string as they are, but readers like Python's splitlines end a line at them.
 LINE_ENDS = ("\u2028", "\u2029", "\x85")
 
 
-def request_line(request: dict[str, Any]) -> bytes:
-    """One request as a line of JSON, without the line feed, that no reader can take for two."""
-    return one_line(orjson.dumps(request))
+def encode_request_line(request: dict[str, Any]) -> bytes:
+    """Encode one request as a line of JSON without the line feed, which no reader can take for two lines."""
+    return escape_line_ends(orjson.dumps(request))
 
 
-def one_line(encoded: bytes, ends: Iterable[str] = LINE_ENDS) -> bytes:
-    """JSON in which none of `ends` ends a line for any reader."""
+def escape_line_ends(encoded: bytes, ends: Iterable[str] = LINE_ENDS) -> bytes:
+    """Escape `ends` in encoded JSON, so that they end a line for no reader."""
     for end in ends:
         encoded = encoded.replace(end.encode(), b"\\u%04x" % ord(end))
     return encoded
 
 
-def read_lines(raw: bytes) -> Sequence[bytes]:
-    """The lines of a result file.
+def split_lines(raw: bytes) -> Sequence[bytes]:
+    """Split a result file into its lines, without blank ones.
 
-    Bytes, split at line feeds only: U+2028, U+2029 and U+0085 may stand unescaped inside a JSON string.
+    Only line feeds end a line: U+2028, U+2029 and U+0085 may stand unescaped in a JSON string.
     """
     return [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
 
 
-def load_row(raw: bytes) -> dict[str, Any] | Reply:
-    """One result line as an object, or the Reply that says why it is none."""
+def decode_row(raw: bytes) -> dict[str, Any] | Reply:
+    """Decode one result line as an object. Returns an UNREADABLE Reply if it is not one."""
     try:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        row = _loosely(raw)
+        row = _load_with_surrogates(raw)
     return row if isinstance(row, dict) else Reply("", Reason.UNREADABLE, detail="not a line of JSON")
 
 
-def _loosely(raw: bytes) -> Any:
-    """A lone surrogate escape is refused by orjson but is no reason to lose a paid text: it is mended."""
+def _load_with_surrogates(raw: bytes) -> Any:
+    """Decode JSON with lone surrogates, which orjson refuses: the text was paid for, so they are replaced."""
     try:
-        return json.loads(mend(json.dumps(json.loads(raw), ensure_ascii=False)))
+        return json.loads(replace_surrogates(json.dumps(json.loads(raw), ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
 
 
-def unwrap(text: str, fields: Sequence[str], read: Reply) -> Reply:
-    """The fields of a JSON reply, or why it is MALFORMED. The first is the reply's text, a second one its follow-up.
+def parse_reply_fields(text: str, fields: Sequence[str], read: Reply) -> Reply:
+    """Read the fields of a JSON reply: the first is the reply's text, a second one its follow-up question.
 
-    A <think> block in front of the JSON is taken off.
+    <think> blocks before the JSON are removed. Returns a MALFORMED reply if the text is not such JSON.
     """
     had_thoughts = text.lstrip().startswith(THINK)
     try:
-        found = texts_in(without_thoughts(text) if had_thoughts else text, fields)
+        found = parse_json_texts(without_thoughts(text) if had_thoughts else text, fields)
     except ValueError as error:
-        return read._replace(reason=Reason.MALFORMED, detail=short(error))
+        return read._replace(reason=Reason.MALFORMED, detail=one_line(error))
     follow_up = found[1] if len(found) > 1 else ""
     return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up, had_thoughts)
 
 
-def texts_in(text: str, fields: Sequence[str]) -> list[str]:
-    """The fields of a text of JSON; a Markdown fence around it is tolerated. Raises ValueError for anything else."""
+def parse_json_texts(text: str, fields: Sequence[str]) -> list[str]:
+    """Return the texts of `fields` in a JSON object. Raises ValueError for anything else.
+
+    A Markdown fence around the JSON is tolerated.
+    """
     try:
-        value = _value(text)
+        value = _load_json(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     found: list[str] = []
@@ -82,20 +85,20 @@ def texts_in(text: str, fields: Sequence[str]) -> list[str]:
     return found
 
 
-def _value(text: str) -> Any:
-    """The value of a text of JSON. What orjson refuses may be a lone surrogate escape, which text.clean mends."""
+def _load_json(text: str) -> Any:
+    """Decode JSON. What orjson refuses may be a lone surrogate, which `core.text.clean` replaces later."""
     try:
-        return orjson.loads(text)  # nearly all are nothing else
+        return orjson.loads(text)  # nearly all replies are plain JSON
     except ValueError:
-        text = _unfenced(text)
+        text = _strip_code_fence(text)
     try:
         return orjson.loads(text)
     except ValueError:
         return json.loads(text)
 
 
-def _unfenced(text: str) -> str:
-    # No regular expression: on a reply that is all line feeds one took time with the cube of its length.
+def _strip_code_fence(text: str) -> str:
+    # No regular expression: on a reply of line feeds alone its time grew with the cube of the length.
     text = text.strip()
     if len(text) >= 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE):
         return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
@@ -109,10 +112,10 @@ _TEXT_PARTS = frozenset({"text", "output_text"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning", "redacted_thinking"})
 
 
-def said(message: Mapping[str, Any]) -> str:
-    """The text of a chat message: its content, or the text parts of a list, joined; "" where there is none.
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a chat message: its content, or the joined text parts of a list; "" if there is none.
 
-    Parts that hold thoughts are left out. Raises ValueError for a call of a tool and for any other kind of part.
+    Parts that hold thoughts are left out. Raises ValueError for a tool call and for any other kind of part.
     """
     if message.get("tool_calls") or message.get("function_call"):
         raise ValueError("a tool call, where a text was asked for")
@@ -125,7 +128,7 @@ def said(message: Mapping[str, Any]) -> str:
 
 
 def _part(part: Any) -> str:
-    kind, text = as_text(as_object(part).get("type")), as_object(part).get("text")
+    kind, text = text_or_empty(dict_or_empty(part).get("type")), dict_or_empty(part).get("text")
     if kind in _THOUGHT_PARTS:
         return ""
     if kind not in _TEXT_PARTS or not isinstance(text, str):
@@ -133,27 +136,27 @@ def _part(part: Any) -> str:
     return text
 
 
-def refusal(message: Mapping[str, Any]) -> str:
-    """The words with which a chat message refuses, in a field or a part of their own; "" if it does not refuse."""
+def message_refusal(message: Mapping[str, Any]) -> str:
+    """Return the words of a refusal, which stand in a field or a part of their own; "" if there is none."""
     content = message.get("content")
-    parts = [as_object(part) for part in content] if isinstance(content, list) else []
-    return next((short(words) for part in (message, *parts) if (words := part.get("refusal"))), "")
+    parts = [dict_or_empty(part) for part in content] if isinstance(content, list) else []
+    return next((one_line(words) for part in (message, *parts) if (words := part.get("refusal"))), "")
 
 
-def count(value: Any) -> int:
-    """A token count; the protocol writes int64 as a string here and as a number there. Nonsense counts 0."""
-    if type(value) is int and 0 <= value <= MOST_TOKENS:  # nearly all are
+def token_count(value: Any) -> int:
+    """Read a token count. Protocols write int64 as a string or as a number; nonsense counts as 0."""
+    if type(value) is int and 0 <= value <= MAX_TOKEN_COUNT:  # nearly all counts
         return value
     try:
         number = int(value or 0)
     except (TypeError, ValueError, OverflowError):
         return 0
-    return number if 0 <= number <= MOST_TOKENS else 0
+    return number if 0 <= number <= MAX_TOKEN_COUNT else 0
 
 
-def as_object(value: Any) -> dict[str, Any]:
+def dict_or_empty(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def as_text(value: Any) -> str:
+def text_or_empty(value: Any) -> str:
     return value if isinstance(value, str) else ""

@@ -1,7 +1,7 @@
-"""What became of one request, and what follows from it: the vocabulary, the policy, the one door for a text.
+"""What became of one request, and what follows from it.
 
-A provider's codec reads a result line into a `Reply`: by finish reason first, never by luck. `judge` decides whether a
-text may stand in a conversation. Everything that is not recognised is a failure with a name.
+A provider's codec decodes a result line into a `Reply`. It reads the finish reason before the text. `accept` checks and
+cleans the text, and POLICY says what follows from each reason. What is not recognised is a failure with a name.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
-from batchgen.core.text import clean, says
+from batchgen.core.text import clean_text, has_words
 
 
 class Reason(StrEnum):
     """How one request ended."""
 
     ACCEPTED = "accepted"
-    TRUNCATED = "truncated"  # the output ceiling was reached; never accepted, even with text
+    TRUNCATED = "truncated"  # the limit of output tokens was reached; never accepted, even with text
     BLOCKED_PROMPT = "blocked_prompt"
     BLOCKED_OUTPUT = "blocked_output"
     REFUSED = "refused"  # the provider marked the reply as a refusal
@@ -36,42 +36,43 @@ class Reason(StrEnum):
     MISPLACED = "misplaced"  # the text answers another request of the same batch
     FLAGGED = "flagged"  # the text raises a quality flag that the configuration makes a reason to ask again
     TOO_LARGE = "too_large"  # does not fit the provider's limits; never sent
-    NOT_SENT = "not_sent"  # the batch was refused or given up; nothing was bought
+    NOT_SENT = "not_sent"  # the batch was refused or abandoned; nothing was bought
     LOST = "lost"  # the provider lost the job
     SUPERSEDED = "superseded"  # a text that came after another one was accepted
 
 
-class Verdict(NamedTuple):
-    """What follows: ask `again`? does it count (`counts`) towards max_attempts? with a larger ceiling (`larger`)?"""
+class RetryPolicy(NamedTuple):
+    """What follows from a reason: whether the request is asked again, whether it counts as one of max_attempts, and
+    whether the next attempt may use twice as many output tokens.
+    """
 
-    again: bool
-    counts: bool = True
-    larger: bool = False
+    retry: bool
+    counts_as_attempt: bool = True
+    raise_token_limit: bool = False
 
 
-# test: POLICY.keys() == set(Reason). Paying again
-# for a block buys the same block; paying again for an accident buys another chance.
-POLICY: Mapping[Reason, Verdict] = {
-    Reason.ACCEPTED: Verdict(again=False, counts=False),
-    Reason.TRUNCATED: Verdict(again=True, larger=True),
-    Reason.BLOCKED_PROMPT: Verdict(again=False),
-    Reason.BLOCKED_OUTPUT: Verdict(again=False),
-    Reason.REFUSED: Verdict(again=False),
-    Reason.EMPTY: Verdict(again=True),
-    Reason.MALFORMED: Verdict(again=True),
-    Reason.UNREADABLE: Verdict(again=True),
-    Reason.UNKNOWN_FINISH: Verdict(again=True),
-    Reason.INVALID_REQUEST: Verdict(again=False),
-    Reason.PROVIDER_ERROR: Verdict(again=True),
-    Reason.CANCELLED: Verdict(again=True),
-    Reason.MISSING: Verdict(again=True),
-    Reason.CONFLICT: Verdict(again=True),
-    Reason.MISPLACED: Verdict(again=True),
-    Reason.FLAGGED: Verdict(again=True),
-    Reason.TOO_LARGE: Verdict(again=False),
-    Reason.NOT_SENT: Verdict(again=True, counts=False),
-    Reason.LOST: Verdict(again=True),
-    Reason.SUPERSEDED: Verdict(again=False, counts=False),
+# A blocked request would be blocked again, so it is not retried. After an accident another attempt may succeed.
+POLICY: Mapping[Reason, RetryPolicy] = {
+    Reason.ACCEPTED: RetryPolicy(retry=False, counts_as_attempt=False),
+    Reason.TRUNCATED: RetryPolicy(retry=True, raise_token_limit=True),
+    Reason.BLOCKED_PROMPT: RetryPolicy(retry=False),
+    Reason.BLOCKED_OUTPUT: RetryPolicy(retry=False),
+    Reason.REFUSED: RetryPolicy(retry=False),
+    Reason.EMPTY: RetryPolicy(retry=True),
+    Reason.MALFORMED: RetryPolicy(retry=True),
+    Reason.UNREADABLE: RetryPolicy(retry=True),
+    Reason.UNKNOWN_FINISH: RetryPolicy(retry=True),
+    Reason.INVALID_REQUEST: RetryPolicy(retry=False),
+    Reason.PROVIDER_ERROR: RetryPolicy(retry=True),
+    Reason.CANCELLED: RetryPolicy(retry=True),
+    Reason.MISSING: RetryPolicy(retry=True),
+    Reason.CONFLICT: RetryPolicy(retry=True),
+    Reason.MISPLACED: RetryPolicy(retry=True),
+    Reason.FLAGGED: RetryPolicy(retry=True),
+    Reason.TOO_LARGE: RetryPolicy(retry=False),
+    Reason.NOT_SENT: RetryPolicy(retry=True, counts_as_attempt=False),
+    Reason.LOST: RetryPolicy(retry=True),
+    Reason.SUPERSEDED: RetryPolicy(retry=False, counts_as_attempt=False),
 }
 
 
@@ -85,7 +86,7 @@ class Usage(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One result line, read: its key ("" when it has none), how it ended, its text or a detail for people."""
+    """One decoded result line: its key ("" if it has none), its reason, and its text or a detail for people."""
 
     key: str
     reason: Reason
@@ -97,29 +98,29 @@ class Reply(NamedTuple):
     had_thoughts: bool = False  # a <think> block was taken off its beginning
 
 
-# Models that reason may put their thoughts in front of the text, or an empty block where they were told not to reason.
+# Reasoning models may write their thoughts before the text, or an empty block if they were told not to reason.
 THINK, THINK_END = "<think>", "</think>"
 
 
-def accept(stage: Stage, reply: Reply) -> Reply:
-    """The one door: a reply that claims to be accepted, judged by what a turn of `stage` may be.
+def validate_text(stage: Stage, reply: Reply) -> Reply:
+    """Clean the text of an accepted reply.
 
-    The <think> blocks that a text begins with are taken off; where one has no end, the reply is MALFORMED. A text that
-    says nothing is EMPTY. Fields of JSON replies were validated by the codec.
+    <think> blocks at its beginning are removed; if one has no end, the reply is MALFORMED. A text without any word is
+    EMPTY. Other replies are returned as they are. The codec has validated the fields of JSON replies.
     """
     if reply.reason is not Reason.ACCEPTED:
         return reply
     if reply.text.isprintable() and reply.text[:1].isalnum() and reply.text[-1] != " " and not reply.follow_up:
-        return reply  # most are: one line, and nothing to clean
-    text, follow_up = clean(reply.text), clean(reply.follow_up)
+        return reply  # most texts are one line with nothing to clean
+    text, follow_up = clean_text(reply.text), clean_text(reply.follow_up)
     had_thoughts = text.startswith(THINK) or follow_up.startswith(THINK)
     if had_thoughts:
         try:
             text, follow_up = without_thoughts(text), without_thoughts(follow_up)
         except ValueError as error:
             return reply._replace(reason=Reason.MALFORMED, text="", follow_up="", detail=str(error))
-    silent = "" if says(text) else str(stage)
-    if reply.follow_up and not silent and not says(follow_up):
+    silent = "" if has_words(text) else str(stage)
+    if reply.follow_up and not silent and not has_words(follow_up):
         silent = "next question"
     if silent:
         return reply._replace(reason=Reason.EMPTY, text="", follow_up="", detail=f"no word in the {silent}")
@@ -129,9 +130,9 @@ def accept(stage: Stage, reply: Reply) -> Reply:
 
 
 def without_thoughts(text: str) -> str:
-    """The text without blank space and <think> blocks, empty ones included, at its beginning.
+    """Remove white space and <think> blocks, also empty ones, from the beginning of a text.
 
-    Raises ValueError where a block has no end.
+    Raises ValueError if a block has no end.
     """
     start = _first_letter(text, 0)
     while text.startswith(THINK, start):
@@ -143,17 +144,18 @@ def without_thoughts(text: str) -> str:
 
 
 def _first_letter(text: str, start: int) -> int:
-    """The first place from `start` on that is no blank space."""
+    """Return the first index from `start` on that is not white space."""
     while text[start : start + 1].isspace():
         start += 1
     return start
 
 
 def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
-    """One reply per key, whatever the order of the lines. Equal copies are one; different texts make a CONFLICT.
+    """Return one reply for each key, whatever the order of the lines.
 
-    A text beside an error row of the same request (Together's two files) stays: it was paid for and nothing
-    contradicts it. The billed usage of all different copies is kept.
+    Equal copies count as one; different texts for one key are a CONFLICT. A text beside an error row of the same
+    request (Together's two files) is kept: it was paid for, and nothing contradicts it. The usage of all different
+    copies is added up.
     """
     settled: dict[str, Reply] = {}
     copies: dict[str, set[Reply]] = {}
@@ -162,25 +164,25 @@ def one_per_key(replies: Sequence[Reply]) -> dict[str, Reply]:
         if before is not reply:
             copies.setdefault(reply.key, {before}).add(reply)
     for key, different in copies.items():
-        settled[key] = _agree(different)
+        settled[key] = _merge_duplicates(different)
     return settled
 
 
 def accepted_keys(replies: Sequence[Reply]) -> set[str]:
-    """The keys under which an accepted text stands, whatever else stands there."""
+    """Return the keys that have an accepted text."""
     return {key for key, reply in one_per_key(replies).items() if reply.reason is Reason.ACCEPTED}
 
 
-def _agree(copies: Collection[Reply]) -> Reply:
-    """What different lines for one request come to: its text, or the failure that stands first in Reason."""
-    usage = total(reply.usage for reply in copies)
+def _merge_duplicates(copies: Collection[Reply]) -> Reply:
+    """Merge different lines for one request: into its text, or into the failure that comes first in Reason."""
+    usage = total_usage(reply.usage for reply in copies)
     if len({(reply.text, reply.follow_up) for reply in copies if reply.reason is Reason.ACCEPTED}) > 1:
         detail = "several different lines for one request"
         return Reply(min(copies).key, Reason.CONFLICT, detail=detail, usage=usage)
-    order = list(Reason)  # ACCEPTED is its first
+    order = list(Reason)  # ACCEPTED is the first
     return min(copies, key=lambda reply: (order.index(reply.reason), reply))._replace(usage=usage)
 
 
-def total(usages: Iterable[Usage]) -> Usage:
-    """Token counts added up."""
+def total_usage(usages: Iterable[Usage]) -> Usage:
+    """Add up token counts."""
     return Usage(*map(sum, zip(*usages, strict=True)))

@@ -1,14 +1,14 @@
-"""Texts: what may be stored, what says something, and the scripts that the program tells apart. Pure."""
+"""Cleaning of texts, and the ranges of characters that the program tells apart."""
 
 from __future__ import annotations
 
 import re
 
-DETAIL_CHARACTERS = 300
+MAX_DETAIL_CHARACTERS = 300
 
 _LONE_SURROGATE = "[\ud800-\udfff]"
-_UNCLEAN = "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]"
-_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085 is a line end, not a control
+_NEEDS_CLEANING = "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]"
+_CONTROL_CHARACTERS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085 is a line end, not a control
 
 # Character ranges, for use within the brackets of a regular expression. Some are escaped: editors turn U+F900 into
 # U+8C48. CJK means Han, kana and Hangul.
@@ -35,41 +35,41 @@ SCRIPTS = {
 }
 
 
-def mend(text: str) -> str:
-    """The text without lone surrogates, which no file, no store and no request can carry."""
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no file, no store and no request can hold."""
     return text if text.isascii() else re.sub(_LONE_SURROGATE, "\ufffd", text)
 
 
-def lone_surrogates(text: str) -> int:
-    """How many characters `mend` replaces."""
+def count_lone_surrogates(text: str) -> int:
+    """Count the lone surrogates in a text."""
     return 0 if text.isascii() else len(re.findall(_LONE_SURROGATE, text))
 
 
-def clean(text: str) -> str:
-    """The text as it may be stored: no lone surrogates, line ends as newlines, no other control character but tab."""
-    if text.isprintable():  # nearly all are, and the empty one is
+def clean_text(text: str) -> str:
+    """Clean a text for the store: no lone surrogates, no control characters but tab and newline."""
+    if text.isprintable():  # nearly all texts, and the empty one
         return text.strip()
-    text = mend(text)
-    if re.search(_UNCLEAN, text):
-        text = re.sub(_CONTROL, "", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = replace_surrogates(text)
+    if re.search(_NEEDS_CLEANING, text):
+        text = re.sub(_CONTROL_CHARACTERS, "", text.replace("\r\n", "\n").replace("\r", "\n"))
     return text.strip()
 
 
-def short(detail: object) -> str:
-    """A provider's message as one line of bounded length."""
+def one_line(detail: object) -> str:
+    """Shorten a provider's message to one line of bounded length."""
     try:
         words = str(detail)
     except RecursionError:  # an object nested a thousand deep
         words = type(detail).__name__
-    return clean(" ".join(words.split()))[:DETAIL_CHARACTERS].strip()
+    return clean_text(" ".join(words.split()))[:MAX_DETAIL_CHARACTERS].strip()
 
 
-def says(text: str) -> bool:
+def has_words(text: str) -> bool:
     """Whether the text has a letter or a digit of any script, or an emoji."""
-    return text[:1].isalnum() or any(map(_says_something, text))
+    return text[:1].isalnum() or any(map(_is_readable, text))
 
 
-def _says_something(character: str) -> bool:
+def _is_readable(character: str) -> bool:
     """Letters and digits of any script, and emoji; not punctuation, blanks, invisible or replacement characters."""
     if character.isalnum():
         return True

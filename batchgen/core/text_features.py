@@ -1,7 +1,7 @@
-"""What the token estimate weighs: words, letters, characters of a kind. Pure, and fast: every request is counted.
+"""Counts of words, letters and other kinds of characters, from which tokens are estimated.
 
-All counts but the runs (words, line ends) add up character by character, and a run ends at a blank: the features of
-texts joined by blanks are the sums of theirs, so a whole request file is counted in one go.
+The counts of texts that are joined by blanks are the sums of the texts' counts, so that a whole request file can be
+counted at once. It must be fast: every request is counted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import NamedTuple
 from batchgen.core.text import WEIGHED_CJK, WEIGHED_CJK_LETTERS
 
 
-class Features(NamedTuple):
-    """Characters of CJK, runs of Latin letters and letters in them, digits, punctuation, runs of line ends, and
-    letters of every other script.
+class TextFeatures(NamedTuple):
+    """Numbers of CJK characters, Latin words and their letters, digits, punctuation, runs of line ends, and letters of
+    every other script.
     """
 
     cjk: int = 0
@@ -28,67 +28,70 @@ class Features(NamedTuple):
     newline_runs: int = 0
     other_letters: int = 0
 
-    def plus(self, other: Features, times: int = 1) -> Features:
-        """These and `times` the others."""
-        return Features(*(mine + times * more for mine, more in zip(self, other, strict=True)))
+    def plus(self, other: TextFeatures, times: int = 1) -> TextFeatures:
+        """Add `times` the counts of `other`."""
+        return TextFeatures(*(mine + times * more for mine, more in zip(self, other, strict=True)))
 
 
 # Runs of these are counted at once.
-_SURE = f"[{WEIGHED_CJK_LETTERS}]+"
+_CJK_RUN = f"[{WEIGHED_CJK_LETTERS}]+"
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
-_NO_PUNCTUATION = (string.ascii_letters + string.digits + string.whitespace + "\x1c\x1d\x1e\x1f").encode()
-_NO_CAPITALS = bytes(byte for byte in range(256) if byte not in string.ascii_uppercase.encode())
+_NOT_PUNCTUATION = (string.ascii_letters + string.digits + string.whitespace + "\x1c\x1d\x1e\x1f").encode()
+_NOT_CAPITALS = bytes(byte for byte in range(256) if byte not in string.ascii_uppercase.encode())
 
 # UTF-8: a character beyond ASCII is a lead byte and its continuations. The leads from C3 to C8 begin Latin letters
 # only, C9 begins some; no other does.
 _ASCII = bytes(range(0x80))
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 _LATIN_LEADS = range(0xC3, 0xC9)
-_LATIN_BEHIND = rb"\xc9[\x80-\x8f]"
-_BASIC = bytes(byte if byte in _ASCII else ord("x" if byte in _LATIN_LEADS else " ") for byte in range(256))
+_LATIN_AFTER_C9 = rb"\xc9[\x80-\x8f]"
+_TO_ASCII = bytes(byte if byte in _ASCII else ord("x" if byte in _LATIN_LEADS else " ") for byte in range(256))
 
 
-def features(text: str) -> Features:
-    """Count `text`, without network and tokenizer."""
-    return features_of(text.encode())
+def count_features(text: str) -> TextFeatures:
+    """Count the features of a text."""
+    return count_utf8_features(text.encode())
 
 
-def features_of(encoded: bytes) -> Features:
-    """Count a text in UTF-8."""
+def count_utf8_features(encoded: bytes) -> TextFeatures:
+    """Count the features of a text that is encoded in UTF-8."""
     if encoded.isascii():
-        return _ascii(encoded)
+        return _ascii_features(encoded)
     beyond = encoded.translate(None, _ASCII).decode()
-    rest = re.sub(_SURE, "", beyond)
-    counted = Features(cjk=len(beyond) - len(rest))
+    rest = re.sub(_CJK_RUN, "", beyond)
+    counted = TextFeatures(cjk=len(beyond) - len(rest))
     for character, count in Counter(rest).items():
-        counted = counted.plus(_alone(character), count)
+        counted = counted.plus(_character_features(character), count)
     if b"\xc9" in encoded:
-        encoded = re.sub(_LATIN_BEHIND, b"x", encoded)
-    # A Latin letter may stand within a word; every other character parts words as a blank does.
-    return counted.plus(_ascii(encoded.translate(_BASIC, _CONTINUATIONS)))
+        encoded = re.sub(_LATIN_AFTER_C9, b"x", encoded)
+    # A Latin letter may stand within a word. Every other character ends a word, as a blank does.
+    return counted.plus(_ascii_features(encoded.translate(_TO_ASCII, _CONTINUATIONS)))
 
 
-def _ascii(text: bytes) -> Features:
-    """Deleting a class of bytes and comparing lengths counts it, many times as fast as a regular expression."""
+def _ascii_features(text: bytes) -> TextFeatures:
+    """Count the features of ASCII text.
+
+    A class of bytes is counted by deleting it and comparing lengths: much faster than a regular expression.
+    """
     no_letters = text.translate(None, _LETTERS)
-    return Features(
-        words=_words(text),
+    return TextFeatures(
+        words=_count_words(text),
         letters=len(text) - len(no_letters),
         digits=len(no_letters) - len(no_letters.translate(None, _DIGITS)),
-        punctuation=len(no_letters.translate(None, _NO_PUNCTUATION)),
-        newline_runs=_newline_runs(text),
+        punctuation=len(no_letters.translate(None, _NOT_PUNCTUATION)),
+        newline_runs=_count_newline_runs(text),
     )
 
 
-def _words(text: bytes) -> int:
-    """The runs of letters: each has one capital when written as a title."""
-    return len(text.title().translate(None, _NO_CAPITALS))
+def _count_words(text: bytes) -> int:
+    """Count the runs of letters: in title case each has one capital."""
+    return len(text.title().translate(None, _NOT_CAPITALS))
 
 
-def _newline_runs(text: bytes) -> int:
-    """Between two line feeds of one run nothing stands."""
+def _count_newline_runs(text: bytes) -> int:
+    """Count the runs of newlines. Adjacent newlines split the text into empty pieces, which are not new runs."""
     if b"\n" not in text:
         return 0
     pieces = text.split(b"\n")
@@ -96,18 +99,18 @@ def _newline_runs(text: bytes) -> int:
 
 
 @cache
-def _alone(character: str) -> Features:
-    """The features of one character beyond ASCII, but for a Latin letter's, which belong to its word."""
+def _character_features(character: str) -> TextFeatures:
+    """Count one character beyond ASCII. Latin letters count with their words instead."""
     cjk = re.match(f"[{WEIGHED_CJK}]", character) is not None
     letter = character.isalnum() and not character.isdecimal()
-    return Features(
+    return TextFeatures(
         cjk=int(cjk),
         digits=int(character.isdecimal()),
         punctuation=int(not character.isalnum() and not character.isspace()),
-        other_letters=int(letter and not cjk and not _latin(character)),
+        other_letters=int(letter and not cjk and not _is_latin_letter(character)),
     )
 
 
-def _latin(character: str) -> bool:
+def _is_latin_letter(character: str) -> bool:
     """Whether a character beyond ASCII is a Latin letter."""
     return "\u00c0" <= character <= "\u024f"

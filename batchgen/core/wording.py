@@ -1,4 +1,4 @@
-"""Numbers as people say them, and commands as they can be typed."""
+"""Wording for people: plurals, and commands as the user can type them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ COMMANDS = {name: module for module, names in COMMAND_MODULES.items() for name i
 _COMMAND = re.compile(r"\bbatchgen (?=-|([a-z]+)\b)")
 
 
-def typed(text: str) -> str:
-    """`text` with its commands as the program was called: `python cli.py --root DIR status` for `batchgen status` in a
-    clone, on a run that is elsewhere.
+def as_invoked(text: str) -> str:
+    """Rewrite the commands in `text` as the program was called, so that they can be copied.
+
+    In a clone, with a run elsewhere, `batchgen status` becomes `python cli.py --root DIR status`.
     """
-    program, root = "python cli.py " if Path(sys.argv[0]).name == "cli.py" else "batchgen ", _root(sys.argv[1:])
+    program, root = "python cli.py " if Path(sys.argv[0]).name == "cli.py" else "batchgen ", _root_option(sys.argv[1:])
     if not root and program == "batchgen ":
         return text
 
@@ -35,8 +36,8 @@ def typed(text: str) -> str:
     return _COMMAND.sub(called, text)
 
 
-def _root(arguments: Sequence[str]) -> str:
-    """The option that named the root, as it can be typed again; nothing where none did."""
+def _root_option(arguments: Sequence[str]) -> str:
+    """Return the option that names the root as it was typed, "" if there was none."""
     for at, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--root":
@@ -44,7 +45,7 @@ def _root(arguments: Sequence[str]) -> str:
     return ""
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 batch`, `2 batches`, `12,000 requests`."""
+def pluralize(number: int, noun: str) -> str:
+    """Return number and noun: `1 batch`, `2 batches`, `12,000 requests`."""
     ending = "" if number == 1 else "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
     return f"{number:,} {noun}{ending}"

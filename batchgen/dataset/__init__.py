@@ -1,1 +1,1 @@
-"""Seeds in, dialogues out: preparing, round files, exports and checks."""
+"""Read seeds, write round files and exports, check them."""

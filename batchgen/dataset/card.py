@@ -1,6 +1,6 @@
-"""The dataset card: README.md beside an export, with the metadata block that the Hugging Face hub reads.
+"""Write the dataset card: README.md beside an export, with the metadata block that the Hugging Face hub reads.
 
-It says only what the store and the export know, and no date of today: the same dataset has the same card.
+It depends only on the store and the export, not on the date: the same dataset has the same card.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import polars as pl
 
 from batchgen import __version__
 from batchgen.core.dialogue import Conversation, Stage, Turn
-from batchgen.core.prompts import prompt
+from batchgen.core.prompts import build_prompt
 from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
-from batchgen.dataset.seeds import container
-from batchgen.ledger.receipt import money
+from batchgen.dataset.seeds import file_format
+from batchgen.ledger.receipt import cost_summary
 from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import timestamp
 
 CARD = "README.md"
-MARK = "<!-- written by batchgen export -->"
+CARD_MARKER = "<!-- written by batchgen export -->"
 LICENSE = "cc-by-nc-4.0"
-MANY = 0.05  # a writing system that begins at least this share of the conversations names a language of the dataset
+MIN_LANGUAGE_SHARE = (
+    0.05  # a writing system that begins at least this share of the conversations names a language of the dataset
+)
 SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -37,18 +39,18 @@ SIZES = (
 )
 
 
-class Part(NamedTuple):
+class SplitFile(NamedTuple):
     """One file of an export and its number of records."""
 
     path: Path
     rows: int
 
 
-class Facts(NamedTuple):
-    """What an export knows about itself. `labels` counts records by label, `scripts` dialogues by writing system."""
+class ExportFacts(NamedTuple):
+    """Facts of an export for its card. `labels` counts records by label, `scripts` dialogues by writing system."""
 
     form: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, SplitFile]
     conversations: int
     labels: Mapping[str, int]
     left_out: Mapping[str, int]
@@ -59,28 +61,28 @@ class Facts(NamedTuple):
         return sum(part.rows for part in self.parts.values())
 
 
-def card(run: Run, facts: Facts, command: str) -> str:
-    """The whole README.md of an export that `command` makes again."""
+def card(run: Run, facts: ExportFacts, command: str) -> str:
+    """Return the README.md of the export that `command` writes."""
     sections = [
         _introduction(run, facts),
         "## Content warning\n\n" + _WARNING,
         _format(run, facts, command),
-        _growth(run),
+        _provenance(run),
         _prompts(run),
         _left_behind(run, facts),
         _flags(facts),
         "## Licence\n\n" + _LICENCE,
     ]
-    return f"---\n{_metadata(run, facts)}\n---\n{MARK}\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_metadata(run, facts)}\n---\n{CARD_MARKER}\n\n" + "\n\n".join(sections) + "\n"
 
 
-def is_card(path: Path) -> bool:
-    """Whether `path` may be replaced by a card: it is one, or it does not exist."""
-    return not path.exists() or MARK in path.read_text("utf-8", errors="replace")
+def may_replace_with_card(path: Path) -> bool:
+    """Return whether a card may be written to `path`: it is a card, or it does not exist."""
+    return not path.exists() or CARD_MARKER in path.read_text("utf-8", errors="replace")
 
 
-def stated_rows(path: Path) -> dict[str, int]:
-    """How many records a card says that each split has; {} when there is no card."""
+def read_card_rows(path: Path) -> dict[str, int]:
+    """Return the number of records of each split as the card states it; {} if there is no card."""
     from huggingface_hub import DatasetCard
 
     if not path.exists():
@@ -92,7 +94,7 @@ def stated_rows(path: Path) -> dict[str, int]:
 # ---------------------------------------------------------------- the metadata block
 
 
-def _metadata(run: Run, facts: Facts) -> str:
+def _metadata(run: Run, facts: ExportFacts) -> str:
     from huggingface_hub import DatasetCardData
 
     form = FORMATS[facts.form]
@@ -124,7 +126,7 @@ def _metadata(run: Run, facts: Facts) -> str:
 
 
 def _feature(name: str, kind: Any) -> dict[str, Any]:
-    """A column in the words of the `datasets` library."""
+    """Return a column as a feature of the `datasets` library."""
     return {"name": name, **_feature_type(kind)}
 
 
@@ -139,16 +141,20 @@ def _feature_type(kind: Any) -> dict[str, Any]:
 
 
 def _languages(scripts: Mapping[str, int]) -> list[str]:
-    """The languages by what a writing system usually stands for: Latin is taken for English."""
+    """Return the usual language of each writing system; Latin counts as English."""
     total = sum(scripts.values())
-    common = [name for name, count in sorted(scripts.items(), key=lambda item: -item[1]) if count >= MANY * total]
+    common = [
+        name
+        for name, count in sorted(scripts.items(), key=lambda item: -item[1])
+        if count >= MIN_LANGUAGE_SHARE * total
+    ]
     return [LANGUAGES[name] for name in common if name in LANGUAGES] or ["und"]
 
 
 def _source(run: Run) -> str:
-    """The seeds' dataset id, or the name of their file without where it lay."""
+    """Return the seeds' dataset id, or the name of their file without its folder."""
     source = run.store.fact("source") or "unknown seeds"
-    is_file = container(source) is not None or source.count("/") != 1 or source.startswith((".", "/"))
+    is_file = file_format(source) is not None or source.count("/") != 1 or source.startswith((".", "/"))
     return Path(source).name if is_file else source
 
 
@@ -167,7 +173,7 @@ _LICENCE = (
 )
 
 
-def _introduction(run: Run, facts: Facts) -> str:
+def _introduction(run: Run, facts: ExportFacts) -> str:
     rounds = run.settings.rounds
     return (
         f"# {facts.conversations} dialogues of {rounds} rounds\n\n"
@@ -177,16 +183,16 @@ def _introduction(run: Run, facts: Facts) -> str:
     )
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def _counts_table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     lines = [list(head), *(list(map(str, row)) for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _format(run: Run, facts: Facts, command: str) -> str:
+def _format(run: Run, facts: ExportFacts, command: str) -> str:
     form = FORMATS[facts.form]
-    columns = _table(("column", "type"), form.schema(run.settings.rounds).items())
-    parts = _table(
+    columns = _counts_table(("column", "type"), form.schema(run.settings.rounds).items())
+    parts = _counts_table(
         ("split", "file", "rows"), ((split, part.path.name, part.rows) for split, part in facts.parts.items())
     )
     split = (
@@ -198,26 +204,28 @@ def _format(run: Run, facts: Facts, command: str) -> str:
     return f"## Format\n\n`{facts.form}`: {form.meaning}.\n\n{columns}\n\n{parts}{split}\n\nMade by `{command}`."
 
 
-def _growth(run: Run) -> str:
-    """Who wrote what, when, for how much."""
+def _provenance(run: Run) -> str:
+    """Return the section on which model wrote what, when, and at which cost."""
     batches = [batch for batch in run.store.batches(BatchState.COLLECTED) if batch.requests]
     written = Counter[tuple[int, str, str, str]]()
     for batch in batches:
         written[batch.step.round, batch.step.stage, batch.provider, batch.model] += batch.requests
     rows = [(1, "all", "seed", _source(run), run.conversations)]
-    table = _table(("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())])
+    table = _counts_table(
+        ("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())]
+    )
     began = timestamp(min((batch.job.submitted_at or batch.plan.planned_at for batch in batches), default=None))
     ended = timestamp(max((batch.job.collected_at or batch.plan.planned_at for batch in batches), default=None))
-    paid = money(run.store, run.settings)
+    paid = cost_summary(run.store, run.settings)
     least = "at least " if paid.unpriced else ""
     return (
         f"## How it was made\n\n{table}\n\nFirst batch sent {began}, last one read {ended}. All batches together cost"
-        f" {least}${paid.spent:.4f} by the prices known to batchgen."
+        f" {least}${paid.spent_usd:.4f} by the prices known to batchgen."
     )
 
 
 def _prompts(run: Run) -> str:
-    """The system texts of each stage; the dialogue itself follows them as data."""
+    """Return the section with the system text of each stage; the dialogue follows it as data."""
     example = Conversation(1, (Turn("-"),))
     said = []
     for stage in Stage:
@@ -226,28 +234,30 @@ def _prompts(run: Run) -> str:
         along = stage is Stage.CORRECTION and any(
             batch.plan.follow_up for batch in run.store.batches(BatchState.COLLECTED)
         )
-        text = prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
+        text = build_prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
         said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
     return "## Prompts\n\n" + "\n\n".join(said)
 
 
-def _left_behind(run: Run, facts: Facts) -> str:
+def _left_behind(run: Run, facts: ExportFacts) -> str:
     reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.rejected_conversations())
     rejected = sum(reasons.values())
     lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were left behind."]
     if reasons:
-        lines.append(_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items()))))
+        lines.append(
+            _counts_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items())))
+        )
     if facts.left_out:
         lines.append("Records left out of this export:")
-        lines.append(_table(("reason", "records"), sorted(facts.left_out.items())))
+        lines.append(_counts_table(("reason", "records"), sorted(facts.left_out.items())))
     return "\n\n".join(lines)
 
 
-def _flags(facts: Facts) -> str:
-    """Every label with its meaning, and how many of the records have it."""
+def _flags(facts: ExportFacts) -> str:
+    """Return the section with every label, its meaning, and its number of records."""
     rows = [
         (f"`{label}`", FLAGS[name].meaning, count := facts.labels.get(label, 0), f"{count / max(facts.rows, 1):.1%}")
         for label, (name, _) in LABELS.items()
     ]
     what = "Flags describe; nothing was removed because of them unless the table above says so."
-    return f"## Flags\n\n{what}\n\n" + _table(("flag", "meaning", "records", "share"), rows)
+    return f"## Flags\n\n{what}\n\n" + _counts_table(("flag", "meaning", "records", "share"), rows)

@@ -1,11 +1,13 @@
-"""The finished dataset in the forms that trainers read; `verify_exports` compares what was written with the store.
+"""Export the finished dataset in the formats that trainers read. `verify_exports` compares the files with the store.
 
-Two passes over the store in chunks of whole conversations: the first looks at the dataset as a whole (usual lengths,
-near-duplicates, who belongs together), the second flags and writes.
+Reads the store twice, in chunks of whole conversations. The first pass measures the whole dataset (usual lengths,
+near-duplicates, groups for the split); the second adds flags and writes.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -21,33 +23,33 @@ from polars.io.plugins import register_io_source
 
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
-from batchgen.dataset.card import CARD, Facts, Part, card, is_card
-from batchgen.dataset.formats import FORMATS, Dialogue, Format
-from batchgen.dataset.quality.flags import FLAGS, LABELS, expand, labels, table
-from batchgen.dataset.quality.survey import Survey, held_out, survey
+from batchgen.dataset.card import CARD, ExportFacts, SplitFile, card, may_replace_with_card
+from batchgen.dataset.formats import FORMATS, FlaggedConversation, Format
+from batchgen.dataset.quality.flags import FLAGS, LABELS, labels_by_turn, labels_for, turns_frame
+from batchgen.dataset.quality.survey import Survey, choose_test_conversations, survey
 from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.ledger.store import Store
-from batchgen.runtime.files import replacing, write_durably
-from batchgen.runtime.logs import log
-from batchgen.runtime.worker_process import spread
+from batchgen.runtime.files import as_text, atomic_write, need_place, write_durably
+from batchgen.runtime.logging_setup import log
+from batchgen.runtime.worker_process import parallel_map
 
 CHUNK = 250  # conversations, or records, in memory at once
-CHARACTERS = 4_000_000  # or so many, where texts are long
+CHUNK_CHARACTERS = 4_000_000  # or so many, where texts are long
 ROW_GROUP = 1000  # records; polars holds several groups, as they come and as they are packed
 TRAIN, TEST = "train", "test"
 FILE_SUFFIXES = (".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")
-EQUAL = "chosen_equals_rejected"
-WRITTEN = "exports"  # the fact that holds where exports were written, for `verify`
+CHOSEN_EQUALS_REJECTED = "chosen_equals_rejected"
+EXPORTS_FACT = "exports"  # the fact that holds where exports were written, for `verify`
 
 Record = Mapping[str, Any]
 Sink = Callable[[Record], object]
 
 
-class Options(NamedTuple):
-    """What to write where: `flags` is "keep" or "drop:NAME,..."; `test_share` 0 makes no split."""
+class ExportOptions(NamedTuple):
+    """What to write and where. `flags` is "keep" or "drop:NAME,..."; with `test_share` 0 there is no split."""
 
     form: str
     output: Path
@@ -57,22 +59,24 @@ class Options(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """What was written. `labels` counts the records that carry a label, `left_out` those that were not written."""
+    """What was written. `labels` counts the records with a label, `left_out` those that were not written."""
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, SplitFile]
     conversations: int
     labels: Mapping[str, int]
     left_out: Mapping[str, int]
     finished: bool
 
 
-def export(run: Run, options: Options) -> Exported:
-    """Write every conversation that is complete in all rounds. Raises SetupError when there is none, for flags that
-    do not exist, and for an output that is no place for an export.
+def export(run: Run, options: ExportOptions) -> Exported:
+    """Write every conversation that is complete in all rounds.
+
+    Raises SetupError if there is none, for unknown flags, and for an output path that cannot be used.
     """
     form, dropped = FORMATS[options.form], _dropped(options.flags)
     outputs = _outputs(run, options)
-    if next(_complete(run), None) is None:
+    need_place(next(iter(outputs.values())), "Name another place: --output PATH")
+    if next(_complete_conversations(run), None) is None:
         raise SetupError(
             f"No conversation has all {run.settings.rounds} rounds yet; there is nothing to export.",
             do="See `batchgen status`; `batchgen collect --advance` goes on.",
@@ -80,52 +84,57 @@ def export(run: Run, options: Options) -> Exported:
     finished = bool(status(run.store, run.settings, run.now())["finished"])
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
-    chunks = map(table, _chunks(_complete(run)))
-    whole = survey(chunks, partial(_some, run), groups=bool(options.test_share))
-    test = _test(whole, options)
-    writing = _Writing(form, dropped, test)
+    chunks = map(turns_frame, _chunks(_complete_conversations(run)))
+    whole = survey(chunks, partial(_turns_of, run), groups=bool(options.test_share))
+    test = _test_conversations(whole, options)
+    writing = _RecordWriter(form, dropped, test)
     with ExitStack() as stack:
         schema = form.schema(run.settings.rounds)
         sinks = {split: stack.enter_context(_sink(path, schema)) for split, path in outputs.items()}
-        for number, dialogue in stack.enter_context(closing(_dialogues(run, whole))):
+        for number, dialogue in stack.enter_context(closing(_flagged_conversations(run, whole))):
             writing.write(sinks, number, dialogue)
-    parts = {split: Part(path, writing.rows[split]) for split, path in outputs.items()}
+    parts = {split: SplitFile(path, writing.rows[split]) for split, path in outputs.items()}
     done = Exported(parts, writing.conversations, writing.labels, writing.left_out, finished)
     if options.output.is_dir():
-        facts = Facts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
+        facts = ExportFacts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
         write_durably(options.output / CARD, [card(run, facts, _command(options)).encode()])
-    _remember(run, options.output)
+    _record_export(run, options.output)
     return done
 
 
-def _remember(run: Run, output: Path) -> None:
+def _record_export(run: Run, output: Path) -> None:
+    if run.store.is_read_only:
+        log.warning("%s cannot be written to: `batchgen verify` will not check this export again.", run.layout.data)
+        return
     places = {*map(str, written_exports(run)), str(output)}
-    run.store.set_fact(WRITTEN, orjson.dumps(sorted(places)).decode())
+    run.store.set_fact(EXPORTS_FACT, json.dumps(sorted(places)))  # not orjson, which refuses a path that is not UTF-8
 
 
 def written_exports(run: Run) -> list[Path]:
-    """Where this run's exports were written; those that are gone by now are left out."""
-    places = orjson.loads(run.store.fact(WRITTEN) or "[]")
-    return [path for path in map(Path, places) if path.exists()]
+    """Return the existing exports of this run, by the paths they were written to."""
+    places = json.loads(run.store.fact(EXPORTS_FACT) or "[]")
+    return [Path(place) for place in places if os.path.exists(place)]  # noqa: PTH110 - Path's raises without access
 
 
-class _Writing:
-    """The second pass: which records are written to which split, and what was counted on the way."""
+class _RecordWriter:
+    """The second pass: writes records to their split and counts them."""
 
     def __init__(self, form: Format, dropped: frozenset[str], test: frozenset[int]) -> None:
-        self._form, self._dropped, self._test = form, dropped, test
+        self._format, self._dropped, self._test = form, dropped, test
         self.rows, self.labels, self.left_out = Counter[str](), Counter[str](), Counter[str]()
         self.conversations, self._last = 0, 0
 
-    def write(self, sinks: Mapping[str, Sink], number: int, dialogue: Dialogue) -> None:
+    def write(self, sinks: Mapping[str, Sink], number: int, dialogue: FlaggedConversation) -> None:
         split = TEST if number in self._test else TRAIN
-        for unit in self._form.units(dialogue):
-            found = self._form.labels(unit)
-            reasons = [label for label in found if label in self._dropped] + [EQUAL] * self._form.same(unit)
+        for unit in self._format.units(dialogue):
+            found = self._format.labels(unit)
+            reasons = [label for label in found if label in self._dropped] + [
+                CHOSEN_EQUALS_REJECTED
+            ] * self._format.same(unit)
             if reasons:
                 self.left_out[reasons[0]] += 1
                 continue
-            sinks[split](self._form.record(unit))
+            sinks[split](self._format.record(unit))
             self.rows[split] += 1
             self.labels.update(found)
             self.conversations += number != self._last
@@ -133,11 +142,11 @@ class _Writing:
 
 
 def _dropped(flags: str) -> frozenset[str]:
-    """The labels that `--flags` leaves out."""
+    """Return the labels that `--flags` leaves out."""
     word, _, names = flags.partition(":")
     if flags == "keep":
         return frozenset()
-    wanted = {name.strip(): expand(name.strip()) for name in names.split(",")}
+    wanted = {name.strip(): labels_for(name.strip()) for name in names.split(",")}
     unknown = [name for name, found in wanted.items() if not found]
     if word != "drop" or unknown:
         fields = [label for label in LABELS if label not in FLAGS]
@@ -151,23 +160,33 @@ def _dropped(flags: str) -> frozenset[str]:
 # ---------------------------------------------------------------- where to
 
 
-def _outputs(run: Run, options: Options) -> dict[str, Path]:
-    """The files to write, by split. A path with a suffix is one file, any other a directory with a card."""
+def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
+    """Return the files to write, by split. A path with a suffix is one file; any other is a directory with a card."""
     output = options.output
     own = [run.layout.data, run.layout.root / "requests", run.layout.root / "results"]
-    if any(output.resolve().is_relative_to(folder.resolve()) for folder in own):
-        raise SetupError(f"{output} lies among the run's own files.", do="Choose an --output elsewhere.")
+    if any(_real(output).is_relative_to(_real(folder)) for folder in own):
+        raise SetupError(f"{output} is inside the run's own folders.", do="Choose an --output outside of them.")
     if output.suffix in FILE_SUFFIXES and not output.is_dir():
         if options.test_share:
-            raise SetupError("A split makes several files.", do="Name a directory: --output with no suffix.")
+            raise SetupError(
+                "A split needs several files, and --output names one.",
+                do="Name a directory: an --output without a suffix.",
+            )
         return {TRAIN: output}
     if output.suffix.lower() in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
-        raise SetupError(f"{output} is no place for an export.", do="End it in .jsonl or .parquet, or in no suffix.")
+        raise SetupError(
+            f"{output} cannot hold an export.",
+            do="Use a path that ends in .jsonl or .parquet, or one without a suffix.",
+        )
     return _in_directory(output, options)
 
 
-def _in_directory(folder: Path, options: Options) -> dict[str, Path]:
-    """The files of an export in `folder`, which must hold nothing that they would be mistaken for or would destroy."""
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
+
+
+def _in_directory(folder: Path, options: ExportOptions) -> dict[str, Path]:
+    """Return the files of an export in `folder`. Raises SetupError if other data is in it."""
     suffix = ".parquet" if options.form == "parquet" else ".jsonl"
     splits = [TRAIN, TEST] if options.test_share else [TRAIN]
     files = {split: folder / f"{split}{suffix}" for split in splits}
@@ -176,21 +195,21 @@ def _in_directory(folder: Path, options: Options) -> dict[str, Path]:
         raise SetupError(
             f"{folder} holds {', '.join(left)} of another export.", do="Delete it, or choose another --output."
         )
-    if not is_card(folder / CARD):
+    if not may_replace_with_card(folder / CARD):
         raise SetupError(f"{folder / CARD} was not written by an export.", do="Choose another --output.")
     return files
 
 
 @contextmanager
 def _jsonl(path: Path) -> Iterator[Sink]:
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         yield lambda record: stream.write(orjson.dumps(record) + b"\n")
 
 
 @contextmanager
 def _parquet(path: Path, schema: pl.Schema) -> Iterator[Sink]:
-    """Collects lines in a nameless file and makes columns of them at the end, a chunk at a time."""
-    with replacing(path) as stream, TemporaryFile(dir=path.parent) as lines:
+    """Collect lines in a temporary file without a name, and write them as Parquet at the end, a chunk at a time."""
+    with atomic_write(path) as stream, TemporaryFile(dir=path.parent) as lines:
         yield lambda record: lines.write(orjson.dumps(record) + b"\n")
         source = register_io_source(lambda *_: _frames(lines, schema), schema=schema)
         source.sink_parquet(stream, row_group_size=ROW_GROUP)
@@ -206,19 +225,19 @@ def _sink(path: Path, schema: pl.Schema) -> AbstractContextManager[Sink]:
     return _parquet(path, schema) if path.suffix == ".parquet" else _jsonl(path)
 
 
-def _test(whole: Survey, options: Options) -> frozenset[int]:
-    """The conversations of the test split."""
+def _test_conversations(whole: Survey, options: ExportOptions) -> frozenset[int]:
+    """Return the conversations of the test split."""
     if not options.test_share:
         return frozenset()
-    test = held_out(whole.together, options.test_share, options.split_seed)
+    test = choose_test_conversations(whole.together, options.test_share, options.split_seed)
     if not test:
         raise SetupError("All conversations begin with the same question; they cannot be split.", do="Do not split.")
     return test
 
 
-def _command(options: Options) -> str:
-    """The command that makes the same files again."""
-    parts = ["batchgen export", f"--format {options.form}", f"--output {options.output.name}"]
+def _command(options: ExportOptions) -> str:
+    """Return the command that writes the same files again."""
+    parts = ["batchgen export", f"--format {options.form}", f"--output {as_text(options.output.name)}"]
     if options.flags != "keep":
         parts.append(f"--flags {options.flags}")
     if options.test_share:
@@ -229,82 +248,82 @@ def _command(options: Options) -> str:
 # ---------------------------------------------------------------- the store as dialogues
 
 
-def _complete(run: Run) -> Iterator[Conversation]:
+def _complete_conversations(run: Run) -> Iterator[Conversation]:
     return run.store.dialogues.all(run.settings.rounds * len(STAGES))
 
 
 def _chunks(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    """CHUNK conversations at a time, or as many as have CHARACTERS."""
+    """Yield CHUNK conversations at a time, or fewer with CHUNK_CHARACTERS characters."""
     chunk: list[Conversation] = []
-    room = CHARACTERS
+    room = CHUNK_CHARACTERS
     for one in conversations:
         chunk.append(one)
         room -= sum(len(text) for turn in one.turns for text in turn)
         if len(chunk) == CHUNK or room <= 0:
             yield chunk
-            chunk, room = [], CHARACTERS
+            chunk, room = [], CHUNK_CHARACTERS
     if chunk:
         yield chunk
 
 
-def _some(run: Run, numbers: pl.Series) -> Iterator[pl.DataFrame]:
-    """Complete conversations once more, by their numbers, as turns."""
+def _turns_of(run: Run, numbers: pl.Series) -> Iterator[pl.DataFrame]:
+    """Yield the turns of complete conversations again, by their numbers."""
     rounds = run.settings.rounds
     for start in range(0, numbers.len(), CHUNK):
         some = run.store.dialogues.read(numbers.slice(start, CHUNK).to_list())
-        yield from (table(one._replace(turns=one.turns[:rounds]) for one in chunk) for chunk in _chunks(some))
+        yield from (turns_frame(one._replace(turns=one.turns[:rounds]) for one in chunk) for chunk in _chunks(some))
 
 
-def _dialogues(run: Run, whole: Survey) -> Generator[tuple[int, Dialogue]]:
-    """(number, dialogue) of every complete conversation, flagged, in seed order."""
-    names, writers = run.names(), Writers(run.store, run.settings.rounds)
+def _flagged_conversations(run: Run, whole: Survey) -> Generator[tuple[int, FlaggedConversation]]:
+    """Yield (number, dialogue) of every complete conversation, with flags, in seed order."""
+    names, writers = run.names(), ModelAttribution(run.store, run.settings.rounds)
     chunks: deque[list[Conversation]] = deque()
 
     def frames() -> Iterator[pl.DataFrame]:
-        for chunk in _chunks(_complete(run)):
+        for chunk in _chunks(_complete_conversations(run)):
             chunks.append(chunk)
-            yield whole.measure(table(chunk))
+            yield whole.add_context(turns_frame(chunk))
 
-    for _, found in spread(labels, frames()):
+    for _, found in parallel_map(labels_by_turn, frames()):
         marks = iter(found)
         for one in chunks.popleft():
             turns = tuple(tuple(label) for label in islice(marks, len(one.turns)))
-            yield one.number, Dialogue(names.id(one.number), one.turns, turns, writers.of(one.number))
+            yield one.number, FlaggedConversation(names.id(one.number), one.turns, turns, writers.of(one.number))
 
 
-class Writers:
-    """Which model wrote each text, from the ledger. Only a step that changed its model is looked up row by row."""
+class ModelAttribution:
+    """Which model wrote each text, from the ledger. Only steps that changed their model are looked up row by row."""
 
     def __init__(self, store: Store, rounds: int) -> None:
-        self._store, self._places = store, range(rounds * len(STAGES))
+        self._store, self._positions = store, range(rounds * len(STAGES))
         self._models: dict[int, str] = {}
-        self._only: dict[int, str | None] = {}
+        self._single_models: dict[int, str | None] = {}
         collected = store.batches(BatchState.COLLECTED)
-        for position in self._places:
+        for position in self._positions:
             # A question may have come along with the correction before it.
             batches = [each for each in collected if each.position <= position < each.position + each.texts]
             models = {batch.model for batch in batches}
             if len(models) > 1:
                 self._models |= {batch.number: batch.model for batch in batches}
             else:
-                self._only[position] = models.pop() if models else None
+                self._single_models[position] = models.pop() if models else None
 
     def of(self, number: int) -> tuple[str | None, ...]:
-        """The model behind each text of a conversation, None for the seed's."""
+        """Return the model that wrote each text of a conversation, None for the seed."""
         if not self._models:
-            return tuple(self._only.values())
+            return tuple(self._single_models.values())
         sources = self._store.dialogues.sources(number)
         return tuple(
-            self._only[place] if place in self._only else self._models.get(sources.get(place, 0))
-            for place in self._places
+            self._single_models[place] if place in self._single_models else self._models.get(sources.get(place, 0))
+            for place in self._positions
         )
 
 
 # ---------------------------------------------------------------- the answer
 
 
-def describe(options: Options, done: Exported) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of what was exported."""
+def describe(options: ExportOptions, done: Exported) -> tuple[dict[str, Any], str]:
+    """Return (JSON value, text) about what was exported."""
     rows = sum(part.rows for part in done.parts.values())
     value = {
         "format": options.form,

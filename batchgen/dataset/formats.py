@@ -1,4 +1,4 @@
-"""The forms that trainers read, each as a pure function: a finished dialogue in, one record out."""
+"""Formats that trainers read, each a pure function from a finished dialogue to one record."""
 
 from __future__ import annotations
 
@@ -13,50 +13,52 @@ from batchgen.dataset.quality.flags import LABELS
 _ORDER = {label: place for place, label in enumerate(LABELS)}
 
 
-class Dialogue(NamedTuple):
-    """A finished conversation: its id, turns, the labels of each turn, and who wrote each text (None: the seed)."""
+class FlaggedConversation(NamedTuple):
+    """A finished conversation: id, turns, the labels of each turn, and the model of each text (None: the seed)."""
 
     identity: str
     turns: tuple[Turn, ...]
     labels: tuple[tuple[str, ...], ...]
     models: tuple[str | None, ...]
 
-    def until(self, number: int) -> Dialogue:
-        """The dialogue as it was after round `number`."""
-        return Dialogue(self.identity, self.turns[:number], self.labels[:number], self.models[: number * len(STAGES)])
+    def until(self, number: int) -> FlaggedConversation:
+        """Return the dialogue as it was after round `number`."""
+        return FlaggedConversation(
+            self.identity, self.turns[:number], self.labels[:number], self.models[: number * len(STAGES)]
+        )
 
     def flags(self) -> list[str]:
-        """Every label that a turn has, once, in the order of quality.LABELS."""
+        """Return every label of any turn, once, in the order of flags.LABELS."""
         return sorted({label for labels in self.labels for label in labels}, key=_ORDER.__getitem__)
 
 
 class Format(NamedTuple):
-    """A form: whether a record is a `turn` with what was said before it or a whole conversation, and what is in it.
+    """A format: its columns, and whether one record is a `turn` with its history or a whole conversation.
 
-    `same` tells a dialogue whose last turn has nothing to teach in this form.
+    `same` tells whether the last turn has nothing to learn from in this format.
     """
 
     per_turn: bool
     meaning: str
-    record: Callable[[Dialogue], dict[str, Any]]
+    record: Callable[[FlaggedConversation], dict[str, Any]]
     schema: Callable[[int], pl.Schema]
     tags: tuple[str, ...] = ()
-    same: Callable[[Dialogue], bool] = lambda _: False
+    same: Callable[[FlaggedConversation], bool] = lambda _: False
 
-    def units(self, dialogue: Dialogue) -> Iterator[Dialogue]:
-        """What `record` is asked for: the dialogue itself, or as it was after each of its turns."""
+    def units(self, dialogue: FlaggedConversation) -> Iterator[FlaggedConversation]:
+        """Return what each record is made of: the whole dialogue, or the dialogue up to each of its turns."""
         if self.per_turn:
             yield from (dialogue.until(number) for number in range(1, len(dialogue.turns) + 1))
         else:
             yield dialogue
 
-    def labels(self, unit: Dialogue) -> list[str]:
-        """The labels that speak of a record: of its own turn, or of all turns."""
+    def labels(self, unit: FlaggedConversation) -> list[str]:
+        """Return the labels that concern a record: those of its turn, or of all turns."""
         return list(unit.labels[-1]) if self.per_turn else unit.flags()
 
 
-def chat(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
-    """Turns as chat messages; the assistant says the corrections."""
+def chat_messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
+    """Return turns as chat messages; the corrections are the messages of the assistant."""
     return [
         {"role": role, "content": text}
         for turn in turns
@@ -64,20 +66,20 @@ def chat(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
     ]
 
 
-def _messages(dialogue: Dialogue) -> dict[str, Any]:
-    return {"id": dialogue.identity, "messages": chat(dialogue.turns), "flags": dialogue.flags()}
+def _messages(dialogue: FlaggedConversation) -> dict[str, Any]:
+    return {"id": dialogue.identity, "messages": chat_messages(dialogue.turns), "flags": dialogue.flags()}
 
 
-def _sharegpt(dialogue: Dialogue) -> dict[str, Any]:
+def _sharegpt(dialogue: FlaggedConversation) -> dict[str, Any]:
     speakers = {"user": "human", "assistant": "gpt"}
-    said = [{"from": speakers[each["role"]], "value": each["content"]} for each in chat(dialogue.turns)]
+    said = [{"from": speakers[each["role"]], "value": each["content"]} for each in chat_messages(dialogue.turns)]
     return {"id": dialogue.identity, "conversations": said}
 
 
-def _preference(dialogue: Dialogue) -> dict[str, Any]:
+def _preference(dialogue: FlaggedConversation) -> dict[str, Any]:
     *before, turn = dialogue.turns
     return {
-        "prompt": [*chat(tuple(before)), {"role": "user", "content": turn.question}],
+        "prompt": [*chat_messages(tuple(before)), {"role": "user", "content": turn.question}],
         "chosen": [{"role": "assistant", "content": turn.correction}],
         "rejected": [{"role": "assistant", "content": turn.answer}],
         "id": dialogue.identity,
@@ -85,27 +87,28 @@ def _preference(dialogue: Dialogue) -> dict[str, Any]:
     }
 
 
-def _chosen_is_rejected(dialogue: Dialogue) -> bool:
+def _chosen_is_rejected(dialogue: FlaggedConversation) -> bool:
     turn = dialogue.turns[-1]
     return turn.correction == turn.answer
 
 
-def with_history(turns: tuple[Turn, ...]) -> str:
-    """The last question with what was said before it: "USER: ...", "ASSISTANT: ..." on lines of their own. Without
-    history it is the bare question, as in aligner-20K.
+def question_with_history(turns: tuple[Turn, ...]) -> str:
+    """Return the last question with its history: "USER: ...", "ASSISTANT: ..." on lines of their own.
+
+    Without history it is the question alone, as in aligner-20K.
     """
     *before, turn = turns
     if not before:
         return turn.question
     speakers = {"user": "USER", "assistant": "ASSISTANT"}
-    said = [f"{speakers[each['role']]}: {each['content']}" for each in chat(tuple(before))]
+    said = [f"{speakers[each['role']]}: {each['content']}" for each in chat_messages(tuple(before))]
     return "\n".join([*said, f"USER: {turn.question}"])
 
 
-def _aligner(dialogue: Dialogue) -> dict[str, Any]:
+def _aligner(dialogue: FlaggedConversation) -> dict[str, Any]:
     turn = dialogue.turns[-1]
     return {
-        "question": with_history(dialogue.turns),
+        "question": question_with_history(dialogue.turns),
         "answer": turn.answer,
         "correction": turn.correction,
         "id": dialogue.identity,
@@ -113,7 +116,7 @@ def _aligner(dialogue: Dialogue) -> dict[str, Any]:
     }
 
 
-def _columns(dialogue: Dialogue) -> dict[str, Any]:
+def _parquet_record(dialogue: FlaggedConversation) -> dict[str, Any]:
     texts = dict(zip(Turn._fields, map(list, zip(*dialogue.turns, strict=True)), strict=True))
     models = {f"{stage}_models": list(dialogue.models[place :: len(STAGES)]) for place, stage in enumerate(STAGES)}
     return {"id": dialogue.identity, **texts, "flags": dialogue.flags(), **models}
@@ -123,14 +126,14 @@ Columns = dict[str, pl.DataType]
 
 _TEXT, _TEXTS, _NUMBER = pl.String(), pl.List(pl.String()), pl.Int64()
 _MESSAGE = pl.List(pl.Struct({"role": _TEXT, "content": _TEXT}))
-_SAYING = pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))
+_SHAREGPT_TURNS = pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))
 _MESSAGES: Columns = {"id": _TEXT, "messages": _MESSAGE, "flags": _TEXTS}
-_SHAREGPT: Columns = {"id": _TEXT, "conversations": _SAYING}
+_SHAREGPT: Columns = {"id": _TEXT, "conversations": _SHAREGPT_TURNS}
 _PREFERENCE: Columns = {**dict.fromkeys(("prompt", "chosen", "rejected"), _MESSAGE), "id": _TEXT, "round": _NUMBER}
 _ALIGNER: Columns = {**dict.fromkeys(Turn._fields, _TEXT), "id": _TEXT, "round": _NUMBER}
 
 
-def _wide(rounds: int) -> pl.Schema:
+def _parquet_schema(rounds: int) -> pl.Schema:
     array = pl.Array(_TEXT, rounds)
     models = dict.fromkeys((f"{stage}_models" for stage in Stage), array)
     columns: Columns = {"id": _TEXT, **dict.fromkeys(Turn._fields, array), "flags": _TEXTS, **models}
@@ -171,8 +174,8 @@ FORMATS: Mapping[str, Format] = {
     "parquet": Format(
         per_turn=False,
         meaning="one conversation a row; question, answer and correction are arrays with one text a round",
-        record=_columns,
-        schema=_wide,
+        record=_parquet_record,
+        schema=_parquet_schema,
         tags=("conversational", "aligner"),
     ),
 }

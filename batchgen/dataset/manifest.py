@@ -1,4 +1,4 @@
-"""What a run keeps beside its requests: its facts and its seeds, so that a lost store can be built again."""
+"""Keep the facts and the seeds of a run beside its requests, so that a lost store can be rebuilt."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from batchgen.runtime.files import Layout, write_durably
 FACTS = ("prepared", "source", "run")
 
 
-def keep_seeds(run: Run, facts: Mapping[str, str]) -> None:
-    """Lay a run's facts and its seeds beside its requests, where `rebuild` finds them."""
+def write_manifest(run: Run, facts: Mapping[str, str]) -> None:
+    """Write the facts and the seeds of a run beside its requests."""
     folder = run.layout.root / "requests"
 
     def lines() -> Iterator[bytes]:
@@ -29,28 +29,28 @@ def keep_seeds(run: Run, facts: Mapping[str, str]) -> None:
     write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
 
 
-def seeds_are_kept(run: Run) -> bool:
-    """Whether the files beside the requests belong to this run. A kill may have come between the store and them."""
+def manifest_matches(run: Run) -> bool:
+    """Return whether the files beside the requests belong to this run. They may be missing after a kill."""
     if not (run.layout.root / "requests" / "seeds.jsonl.zst").exists():
         return False
     try:
-        return facts(run.layout).get("run") == run.store.fact("run")
+        return read_facts(run.layout).get("run") == run.store.fact("run")
     except InputError:
         return False
 
 
-def facts(layout: Layout) -> dict[str, str]:
-    """The facts of a run. Raises InputError where a run never was, or has lost what it was prepared from."""
+def read_facts(layout: Layout) -> dict[str, str]:
+    """Return the facts of a run. Raises InputError if there is no run, or its facts are lost."""
     path = layout.root / "requests" / "run.json"
     try:
         return dict(orjson.loads(path.read_bytes()))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: {why}.", do="rebuild needs requests/ as the run left it.") from None
+        raise InputError(f"{path}: {why}.", do="Restore requests/ from a backup: rebuild needs it unchanged.") from None
 
 
-def seeds(layout: Layout) -> Iterator[Turn]:
-    """The seeds of a run, in order. Raises InputError where they are gone or damaged."""
+def read_manifest_seeds(layout: Layout) -> Iterator[Turn]:
+    """Return the seeds of a run, in order. Raises InputError if they are missing or damaged."""
     path = layout.root / "requests" / "seeds.jsonl.zst"
     try:
         with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as reader:
@@ -59,4 +59,6 @@ def seeds(layout: Layout) -> Iterator[Turn]:
                 *whole, rest = (rest + block).split(b"\n")
                 yield from (Turn(*orjson.loads(line)) for line in whole)
     except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise InputError(f"{path}: {error}.", do="rebuild needs requests/ as the run left it.") from None
+        raise InputError(
+            f"{path}: {error}.", do="Restore requests/ from a backup: rebuild needs it unchanged."
+        ) from None

@@ -1,12 +1,12 @@
-"""The files that people read: each round's turns and histories, who was left behind, and the receipt.
+"""Write the files that people read: each round's turns and histories, rejected conversations, and the receipt.
 
-They are derived from the store and can be written anew at any time. A round file is replaced as a whole, atomically,
-when a conversation has completed that round; a large one is not, until enough have, or nothing more is to come.
+They are made from the store and can be written again at any time. A round file is replaced as a whole, atomically,
+after a conversation completed that round; a large file at most once an hour, until the run is finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -14,49 +14,68 @@ from batchgen.core import pricing
 from batchgen.core.dialogue import STAGES
 from batchgen.ledger.rows import LIVE_STATES
 from batchgen.ledger.run import Run
-from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.files import replacing, write_durably
+from batchgen.runtime.failpoints import failpoint
+from batchgen.runtime.files import atomic_write, write_durably
 
 ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
 PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
-PRICES = "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
+RECEIPT_INPUTS_FACT = (
+    "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
+)
 
 
-# A file of at most SMALL lines is written anew at once. A larger one is when SHARE of what it holds waits to be added
-# (so that each line is written a few times in all), when it has waited so long, or when nothing is under way any more.
-SMALL = 20_000
-SHARE = 0.25
-LONGEST_SECONDS = 3600.0
+# A file of at most SMALL_FILE_LINES lines is written again at once. A larger one is written when it is LARGE_SECONDS
+# old, or when nothing is in flight or ready: the time of a tick must depend on what changed, not on the run's size.
+SMALL_FILE_LINES = 20_000
+LARGE_SECONDS = 3600.0
 
 
-def refresh(run: Run) -> list[Path]:
-    """Write the derived files that are missing, or older than the store and due. Returns what was written."""
+def write_due_files(run: Run) -> list[Path]:
+    """Write the files that are missing, or older than the store and due. Returns what was written."""
     stale = run.store.outdated_files()
     written: list[Path] = []
-    for name, lines, there in _files(run):
-        if not there or (name in stale and _due(run, name, lines, stale[name])):
-            written += _write(run, name, lines)
-    if RECEIPT in stale or not run.layout.receipt.exists() or _basis_changed(run):
+    for name, lines, paths in _derived_files(run):
+        there = all(path.exists() for path in paths)
+        if not there or (
+            name in stale and (lines <= SMALL_FILE_LINES or _old(run, paths) or not has_open_conversations(run))
+        ):
+            written += _write(run, name)
+    if RECEIPT in stale or not run.layout.receipt.exists() or _receipt_inputs_changed(run):
         written += _write_receipt(run)
     return written
 
 
-def catch_up(run: Run) -> list[Path]:
-    """Write all that is older than the store, for a command that reads the files. What is missing stays so."""
+def write_outdated_files(run: Run) -> list[Path]:
+    """Write all files that are older than the store, for a command that reads them. Missing files stay missing.
+
+    Returns the files that stay older than the store, because it is open for reading only.
+    """
     stale = run.store.outdated_files()
-    written = [path for name, lines, _ in _files(run) if name in stale for path in _write(run, name, lines)]
-    return written + (_write_receipt(run) if RECEIPT in stale or _basis_changed(run) else [])
+    waiting = [(name, paths) for name, _, paths in _derived_files(run) if name in stale]
+    receipt_waits = RECEIPT in stale or _receipt_inputs_changed(run)
+    if run.store.is_read_only:
+        return [path for _, paths in waiting for path in paths] + [run.layout.receipt] * receipt_waits
+    for name, _ in waiting:
+        _write(run, name)
+    if receipt_waits:
+        _write_receipt(run)
+    return []
 
 
-def _files(run: Run) -> Iterator[tuple[str, int, bool]]:
-    """(name, lines that it should have, whether it is there) of each round's files and of the rejected list."""
+def _derived_files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
+    """Return (name, expected number of lines, paths) of each round's files and of the rejected list."""
     for number in range(1, run.settings.rounds + 1):
-        if lines := _reached(run, number):
-            yield f"{ROUND}{number}", lines, _there(run, number)
-    yield REJECTED, run.store.totals.rejected(), run.layout.rejected.exists()
+        if lines := _completed_up_to(run, number):
+            yield f"{ROUND}{number}", lines, [run.layout.single_turn(number), run.layout.history(number)]
+    yield REJECTED, run.store.totals.rejected(), [run.layout.rejected]
 
 
-def _write(run: Run, name: str, lines: int) -> list[Path]:
+def _old(run: Run, paths: Sequence[Path]) -> bool:
+    """Return whether the files were written LARGE_SECONDS ago, or in the future: then the clock was set back."""
+    return any(not 0 <= run.now() - path.stat().st_mtime < LARGE_SECONDS for path in paths)
+
+
+def _write(run: Run, name: str) -> list[Path]:
     from batchgen.dataset.round_lines import rejected_lines  # here and below: an idle tick writes nothing
 
     if name == REJECTED:
@@ -64,9 +83,7 @@ def _write(run: Run, name: str, lines: int) -> list[Path]:
         write_durably(run.layout.rejected, rejected_lines(run))
     else:
         paths = _write_round(run, int(name.removeprefix(ROUND)))
-        crashpoint("round_files_written")
-    if lines > SMALL:
-        run.store.set_fact(_held(name), str(lines))
+        failpoint("round_files_written")
     run.store.mark_up_to_date(name)
     return paths
 
@@ -75,49 +92,28 @@ def _write_receipt(run: Run) -> list[Path]:
     from batchgen.dataset.round_lines import receipt_line
 
     write_durably(run.layout.receipt, [receipt_line(run)])
-    run.store.set_fact(PRICES, _basis(run))
+    run.store.set_fact(RECEIPT_INPUTS_FACT, _receipt_inputs(run))
     run.store.mark_up_to_date(RECEIPT)
     return [run.layout.receipt]
 
 
-def _due(run: Run, name: str, lines: int, since: float | None) -> bool:
-    """Whether a stale file that should have `lines` lines is written now; if not, it is noted since when it waits."""
-    if lines <= SMALL:
-        return True
-    held = int(run.store.fact(_held(name)) or 0)
-    if abs(lines - held) >= SHARE * held or not under_way(run):
-        return True
-    if since is None:
-        run.store.put_off(name, run.now())
-        return False
-    return not 0 <= run.now() - since < LONGEST_SECONDS
-
-
-def _held(name: str) -> str:
-    return f"lines:{name}"
-
-
-def under_way(run: Run) -> bool:
-    """Whether any conversation is in flight or ready: something may still move."""
+def has_open_conversations(run: Run) -> bool:
+    """Return whether any conversation is in flight or ready."""
     return bool(run.store.batches(*LIVE_STATES)) or any(map(run.store.ready_attempts, run.steps()))
 
 
-def _basis_changed(run: Run) -> bool:
-    """Whether the receipt was written for other prices or another number of rounds, or by an older program."""
-    return run.store.fact(PRICES) != _basis(run)
+def _receipt_inputs_changed(run: Run) -> bool:
+    """Return whether the receipt was written for other prices, another number of rounds, or by an older version."""
+    return run.store.fact(RECEIPT_INPUTS_FACT) != _receipt_inputs(run)
 
 
-def _basis(run: Run) -> str:
+def _receipt_inputs(run: Run) -> str:
     # The list is told by a checksum: an idle tick need not read what it says.
     return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}"
 
 
-def _there(run: Run, number: int) -> bool:
-    return run.layout.single_turn(number).exists() and run.layout.history(number).exists()
-
-
-def _reached(run: Run, number: int) -> int:
-    """How many conversations are complete up to that round."""
+def _completed_up_to(run: Run, number: int) -> int:
+    """Return how many conversations are complete up to that round."""
     return run.conversations if number == 1 else run.store.totals.settled_at(number * len(STAGES) - 1)[0]
 
 
@@ -125,7 +121,7 @@ def _write_round(run: Run, number: int) -> list[Path]:
     from batchgen.dataset.round_lines import round_lines
 
     single, history = run.layout.single_turn(number), run.layout.history(number)
-    with replacing(history) as rounds, replacing(single) as turns:
+    with atomic_write(history) as rounds, atomic_write(single) as turns:
         for its_turns, its_rounds in round_lines(run, number):
             turns.write(its_turns)
             rounds.write(its_rounds)

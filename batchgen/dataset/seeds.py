@@ -1,7 +1,7 @@
-"""aligner-20K, in any container it comes in, becomes clean triples and a report of what was left out.
+"""Read aligner-20K rows, in any supported container, as clean triples, with a report of the rows left out.
 
-A row nobody can use is left out and the rest goes on. A file whose remainder cannot be trusted is refused as a whole: a
-cut archive, a torn array, a broken quote in a CSV; after the damage, texts may belong to another row.
+A row that cannot be used is left out and reading goes on. A file whose remaining rows cannot be trusted is refused as a
+whole: a cut archive, a broken array, a broken quote in a CSV. Behind the damage, texts may belong to another row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import hashlib
 import heapq
 import io
 import json
-import logging
 import lzma
 import os
 import random
@@ -30,19 +29,18 @@ from typing import NamedTuple, cast
 import orjson
 import zstandard
 
-from batchgen.core.errors import InputError, heed_interrupt
-from batchgen.core.text import clean, lone_surrogates, short
+from batchgen.core.errors import InputError
+from batchgen.core.text import clean_text, count_lone_surrogates, one_line
+from batchgen.runtime.files import utf8_name
 from batchgen.runtime.streams import native_stderr_dropped
 
-EXAMPLES = 20  # line numbers per reason
-DISTINCT_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
+EXAMPLES_PER_REASON = 20  # line numbers per reason
+MAX_REMEMBERED_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
 MOST_SHOWN = 100  # characters of an unusable row's keys
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
-SHAPELESS = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
-KINDS = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
-DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-DATASET_FILES = {"aligner/aligner-20K": "train.jsonl.xz"}
+INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
+SUPPORTED_FILES_HINT = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
 BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
@@ -53,15 +51,15 @@ Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is 
 
 
 class Seed(NamedTuple):
-    """A single-turn triple: stripped, clean, no field empty."""
+    """A single-turn triple: stripped and clean, no field empty."""
 
     question: str
     answer: str
     correction: str
 
 
-class Flaw(StrEnum):
-    """Why a row as a whole is no seed; a reader yields it in the row's place."""
+class RowError(StrEnum):
+    """Why a row cannot be a seed; a reader yields it in place of the row."""
 
     UNREADABLE = "unreadable"  # not JSON, or not UTF-8
     NOT_AN_OBJECT = "not an object"
@@ -70,8 +68,8 @@ class Flaw(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A row that is no seed. `line` is a physical line from 1 (jsonl, csv) or a row number (json array, parquet)."""
+class SkippedRow:
+    """A row that is not a seed. `line` counts from 1: lines (jsonl, csv) or rows (json array, parquet)."""
 
     line: int
     reason: str
@@ -79,10 +77,10 @@ class LeftOut:
 
 @dataclass(slots=True)
 class SeedReport:
-    """What became of the rows read so far: read = kept + the sum of left_out. Blank lines are no rows.
+    """Counts of the rows read so far: read = kept + the sum of left_out. Blank lines are not rows.
 
     `examples` has the first line numbers per reason; `replaced_surrogates` counts characters; `copies` counts kept rows
-    whose question was there before (information; among the first 100,000 different questions).
+    whose question occurred before (among the first 100,000 different questions; for information).
     """
 
     read: int = 0
@@ -92,37 +90,37 @@ class SeedReport:
     replaced_surrogates: int = 0
     copies: int = 0
 
-    def leave_out(self, item: LeftOut) -> None:
+    def skip(self, item: SkippedRow) -> None:
         self.left_out[item.reason] = self.left_out.get(item.reason, 0) + 1
-        self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES]
+        self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES_PER_REASON]
 
 
-def judge(row: object) -> tuple[Seed, int] | str:
-    """The seed in a row and its number of replaced surrogates, or the reason why there is none."""
+def parse_row(row: object) -> tuple[Seed, int] | str:
+    """Return the seed in a row and its number of replaced surrogates, or the reason why there is none."""
     if not isinstance(row, dict):
-        return (row if isinstance(row, Flaw) else Flaw.NOT_AN_OBJECT).value
+        return (row if isinstance(row, RowError) else RowError.NOT_AN_OBJECT).value
     texts, surrogates = [], 0
     for name in Seed._fields:
         if (value := row.get(name)) is None:
             return f"{name} is missing"
         if not isinstance(value, str):
             return f"{name} is not text"
-        text = clean(value)
-        if not _visible(text):
+        text = clean_text(value)
+        if not _has_visible_text(text):
             return f"{name} is blank"
         texts.append(text)
-        surrogates += lone_surrogates(value)
+        surrogates += count_lone_surrogates(value)
     seed = Seed(*texts)
-    return (seed, surrogates) if seed != Seed._fields else Flaw.REPEATED_HEADER.value
+    return (seed, surrogates) if seed != Seed._fields else RowError.REPEATED_HEADER.value
 
 
-def _visible(text: str) -> bool:
-    """Whether anything can be seen: not only blanks and what has no shape (a zero-width space, a byte order mark)."""
-    return text[:1].isalnum() or any(unicodedata.category(one) not in SHAPELESS for one in text)
+def _has_visible_text(text: str) -> bool:
+    """Return whether anything is visible: not only blanks and characters of no width."""
+    return text[:1].isalnum() or any(unicodedata.category(one) not in INVISIBLE_CATEGORIES for one in text)
 
 
 def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
-    """A line ends at the byte \\n alone (U+2028 is text). A file put together of several has marks inside."""
+    """Yield rows of JSON Lines. Only the byte \\n ends a line (U+2028 is text). Byte order marks may be inside."""
     for number, line in enumerate(file, start=1):
         row = line.removeprefix(BOM)
         if row.strip():
@@ -130,47 +128,48 @@ def _jsonl_rows(file: io.BufferedIOBase) -> Rows:
 
 
 def _json_row(line: bytes) -> object:
-    """The value of a line. orjson is fast, but refuses NaN, Infinity and escaped lone surrogates."""
+    """Return the value of a line. orjson is fast, but refuses NaN, Infinity and escaped lone surrogates."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(line)
     try:
         return _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
-        return Flaw.UNREADABLE
+        return RowError.UNREADABLE
 
 
 def _json_rows(file: io.BufferedIOBase) -> Rows:
-    """An array, or JSON Lines by the wrong name. Read as a whole. Raises ValueError for an object around the rows."""
+    """Yield rows of an array, or of JSON Lines with a wrong suffix. Raises ValueError for an object around rows."""
     data = file.read().removeprefix(BOM)
     if not data.lstrip().startswith(b"["):
-        _no_wrapper(_json_row(data))
+        _reject_wrapper_object(_json_row(data))
         return _jsonl_rows(io.BytesIO(data))
     # Invalid bytes become surrogates, which decoding cannot yield otherwise: only their own row is lost.
     return _array_rows(data.decode(errors="surrogateescape").strip())
 
 
-def _no_wrapper(whole: object) -> None:
+def _reject_wrapper_object(whole: object) -> None:
     if isinstance(whole, dict) and not whole.keys() & {*Seed._fields}:
         raise ValueError("it is one object; what is needed is an array of rows, or one row a line")
 
 
 def _array_rows(text: str) -> Rows:
-    """Element by element. Raises ValueError where the array is torn: nothing says where the next row begins."""
+    """Yield the elements of an array. Raises ValueError for a broken array: the next row cannot be found."""
     if EMPTY_ARRAY.fullmatch(text):
         return
     number = at = 0
     while before := BEFORE_ROW.match(text, at):
         number += 1
         row, at = _DECODER.raw_decode(text, before.end())
-        yield number, Flaw.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
+        yield number, RowError.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
     if text[at:].strip() != "]":
         raise ValueError(f"the array is torn after row {number}")
 
 
 def _csv_rows(file: io.BufferedIOBase) -> Rows:
-    """Rows by the names of the header before them, each at its first physical line.
+    """Yield rows by the column names of the header before them, each at its first physical line.
 
-    Files put together have several headers, whose columns may differ in order. Raises ValueError at a broken quote.
+    A file joined from several files has several headers, with columns in any order. Raises ValueError at a broken
+    quote.
     """
     start, header = 1, list[str]()
 
@@ -186,8 +185,8 @@ def _csv_rows(file: io.BufferedIOBase) -> Rows:
             names = [name.strip() for name in cells]
             if not header or names == header or {*Seed._fields}.issubset(names):
                 if header:
-                    yield start, Flaw.REPEATED_HEADER
-                header = _required(names)
+                    yield start, RowError.REPEATED_HEADER
+                header = _check_columns(names)
             elif cells:
                 yield start, _csv_row(header, cells)
             start = reader.line_num + 1
@@ -197,11 +196,11 @@ def _csv_rows(file: io.BufferedIOBase) -> Rows:
 
 def _csv_row(header: list[str], cells: list[str]) -> object:
     if any(map(SURROGATE.search, cells)):
-        return Flaw.UNREADABLE
-    return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else Flaw.WRONG_COLUMNS
+        return RowError.UNREADABLE
+    return dict(zip(header, cells, strict=True)) if len(cells) == len(header) else RowError.WRONG_COLUMNS
 
 
-def _required(columns: list[str]) -> list[str]:
+def _check_columns(columns: list[str]) -> list[str]:
     if any(columns.count(name) != 1 for name in Seed._fields):
         raise ValueError(f"needs question, answer, correction, once each; found: {', '.join(columns)[:200] or 'none'}")
     return columns
@@ -213,21 +212,24 @@ def _parquet_rows(path: Path) -> Rows:
     import polars as pl
 
     try:
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        with native_stderr_dropped():
-            columns = frame.collect_schema()
-            _required(columns.names())
-            texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
-            # The values of other types are no texts, and some have none in Python: 0 stands for each.
-            frame = frame.select(
-                name if columns[name].base_type() in texts else pl.when(pl.col(name).is_not_null()).then(0).alias(name)
-                for name in Seed._fields
-            )
-            count = frame.select(pl.len()).collect().item()
-        for offset in range(0, count, PARQUET_SLICE):
+        with utf8_name(path) as name:
+            frame = pl.scan_parquet(name, glob=False, hive_partitioning=False)
             with native_stderr_dropped():
-                rows = frame.slice(offset, PARQUET_SLICE).collect()
-            yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
+                columns = frame.collect_schema()
+                _check_columns(columns.names())
+                texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
+                # The values of other types are no texts, and some have none in Python: 0 stands for each.
+                frame = frame.select(
+                    field
+                    if columns[field].base_type() in texts
+                    else pl.when(pl.col(field).is_not_null()).then(0).alias(field)
+                    for field in Seed._fields
+                )
+                count = frame.select(pl.len()).collect().item()
+            for offset in range(0, count, PARQUET_SLICE):
+                with native_stderr_dropped():
+                    rows = frame.slice(offset, PARQUET_SLICE).collect()
+                yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
     except pl.exceptions.PolarsError as error:
         raise ValueError(str(error)) from None
     except pl.exceptions.PanicException as error:  # a BaseException
@@ -235,7 +237,7 @@ def _parquet_rows(path: Path) -> Rows:
 
 
 def _open_zstd(path: Path) -> io.BufferedIOBase:
-    """Walks through the file once before: zstandard's own reader takes a cut file for a whole one (0.25.0)."""
+    """Open a file after reading it once to the end: the reader of zstandard 0.25.0 accepts a cut file as complete."""
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
     with path.open("rb") as file:
@@ -257,33 +259,34 @@ _OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-def container(name: str) -> tuple[str, str] | None:
-    """The container and the compression a file name promises, such as (".jsonl", ".xz"); None for any other."""
+def file_format(name: str) -> tuple[str, str] | None:
+    """Return the container and compression of a file name, such as (".jsonl", ".xz"); None if unknown."""
     before, last = ["", "", *PurePosixPath(name.lower()).suffixes][-2:]
     kind, packing = (before, last) if last in _OPENERS else (last, "")
     return (kind, packing) if kind in _READERS or (kind, packing) == (".parquet", "") else None
 
 
 def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
-    """The good rows of a file in its order, one at a time; `report` is filled as they pass.
+    """Yield the usable rows of a file, in order; `report` is filled meanwhile.
 
-    Memory is constant but for JSON arrays. Raises InputError: at once for what is no file or of an unknown kind; while
-    reading for wrong columns and for a broken or cut file (the seeds before are void then); in the end for no good row.
+    Memory is constant except for JSON arrays. Raises InputError: at once if the file is missing or of an unknown
+    format; while reading for wrong columns and for a broken or cut file (the seeds before it must not be used then); at
+    the end if there is no usable row.
     """
-    return _counted(path.name, _rows(path, *_kind(path)), report)
+    return _parse_rows(path.name, _read_rows(path, *_require_file_format(path)), report)
 
 
-def _kind(path: Path) -> tuple[str, str]:
-    """The container and the compression of a file that can be read again (a pipe cannot)."""
+def _require_file_format(path: Path) -> tuple[str, str]:
+    """Return the container and compression of a file that can be read twice (a pipe cannot)."""
     if not path.is_file():
         raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
-    if (kind := container(path.name)) is None:
-        raise InputError(f"{path.name} is of an unknown kind.", do=KINDS)
+    if (kind := file_format(path.name)) is None:
+        raise InputError(f"{path.name} is of an unknown kind.", do=SUPPORTED_FILES_HINT)
     return kind
 
 
-def _rows(path: Path, kind: str, packing: str) -> Rows:
-    """Whatever makes the file unreadable becomes an InputError with its name."""
+def _read_rows(path: Path, kind: str, packing: str) -> Rows:
+    """Yield rows; any error that makes the file unreadable becomes an InputError with its name."""
     try:
         if kind == ".parquet":
             yield from _parquet_rows(path)
@@ -294,24 +297,24 @@ def _rows(path: Path, kind: str, packing: str) -> Rows:
         do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
         if kind == ".csv":
             do = "Fetch or export it again: in UTF-8, its columns question, answer, correction parted by commas."
-        raise InputError(f"{path.name} cannot be used: {short(error)}", do=do) from None
+        raise InputError(f"{path.name} cannot be used: {one_line(error)}", do=do) from None
 
 
-def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
+def _parse_rows(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
     questions: set[int] = set()
     first = ""
     for line, row in rows:
         report.read += 1
-        judged = judge(row)
+        judged = parse_row(row)
         if isinstance(judged, str):
-            report.leave_out(LeftOut(line, judged))
-            first = first or _shown(line, row)
+            report.skip(SkippedRow(line, judged))
+            first = first or _describe_row(line, row)
             continue
         seed, surrogates = judged
         report.kept += 1
         report.replaced_surrogates += surrogates
         report.copies += hash(seed.question) in questions
-        if len(questions) < DISTINCT_QUESTIONS:
+        if len(questions) < MAX_REMEMBERED_QUESTIONS:
             questions.add(hash(seed.question))
         yield seed
     if not report.kept:
@@ -320,17 +323,17 @@ def _counted(name: str, rows: Rows, report: SeedReport) -> Iterator[Seed]:
         raise InputError(told, do="Each row needs question, answer and correction: three texts in UTF-8.")
 
 
-def _shown(line: int, row: object) -> str:
-    """Where an unusable row stands and, where it is an object, which keys it has."""
+def _describe_row(line: int, row: object) -> str:
+    """Describe where an unusable row is and, for an object, its keys."""
     if not isinstance(row, dict):
         return f"see line {line}"
     keys = "".join(filter(str.isprintable, ", ".join(map(str, row))))[:MOST_SHOWN]
     return f"line {line} has {keys or 'no keys'}"
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 of the file's bytes as they are, in hex. Raises InputError as `read_seeds` does at once."""
-    _kind(path)
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of the file's bytes, in hex. Raises InputError as `read_seeds` does at once."""
+    _require_file_format(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -338,11 +341,11 @@ def fingerprint(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def draw(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle: bool) -> Iterator[Seed]:
-    """The seeds of a run: all in file order; or the first `limit`, reading no further; or `limit` of them at random.
+def sample_seeds(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle: bool) -> Iterator[Seed]:
+    """Return the seeds of a run: all in file order; the first `limit`, reading no further; or `limit` random ones.
 
-    The random sample is uniform, in random order, and the beginning of any larger one; it depends on sample_seed and
-    the seeds alone, not on the version of Python. In memory it holds `limit` seeds.
+    The random sample is uniform and in random order. It is the beginning of any larger sample, and depends on
+    sample_seed and the seeds alone, not on the version of Python. It holds `limit` seeds in memory.
     """
     if limit is None:
         return iter(seeds)
@@ -351,49 +354,3 @@ def draw(seeds: Iterable[Seed], *, limit: int | None, sample_seed: int, shuffle:
     chance = random.Random(sample_seed)  # noqa: S311 - no secret; random() is the one sequence Python promises to keep
     drawn = heapq.nsmallest(limit, ((chance.random(), number, seed) for number, seed in enumerate(seeds)))
     return (seed for _, _, seed in drawn)
-
-
-def resolve(source: str) -> Path:
-    """The local file that a path, or a Hugging Face dataset id "owner/name", stands for.
-
-    A path that exists wins; what looks like a path is never asked for on the hub. huggingface_hub fetches the file into
-    its cache (HF_ENDPOINT, HF_HOME, HF_TOKEN hold). Raises InputError when nothing usable is found or the hub is away.
-    """
-    if os.path.exists(source):  # noqa: PTH110 - Path.exists raises for a name that is too long
-        return Path(source)
-    if source.startswith((".", "/", "~")) or container(source) or not DATASET.fullmatch(source):
-        raise InputError(f"{source!r}: no such file.", do="Give a path, or a Hugging Face dataset id like owner/name.")
-    return _fetch(source)
-
-
-def _fetch(dataset: str) -> Path:
-    from httpx2 import HTTPError  # huggingface_hub lets it through
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    logging.getLogger("huggingface_hub").handlers.clear()  # its own: each line would come twice
-    api = HfApi()
-    name, revision = DATASET_FILES.get(dataset), None
-    try:
-        if name is None:
-            info = api.dataset_info(dataset, timeout=30.0)
-            name, revision = train_file(dataset, (file.rfilename for file in info.siblings or [])), info.sha
-        return Path(api.hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
-    except RepositoryNotFoundError:
-        do = "Check the spelling; a private or gated dataset needs HF_TOKEN."
-        raise InputError(f"{dataset!r} is no file here, and no dataset the hub would show.", do=do) from None
-    except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        heed_interrupt(error)
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        do = "Try again, set HF_ENDPOINT to a mirror, or fetch the file yourself and give its path."
-        raise InputError(f"{dataset} could not be fetched: {why}", do=do) from None
-
-
-def train_file(dataset: str, names: Iterable[str]) -> str:
-    """The first train* file of a known kind. Raises InputError when there is none."""
-    trains = sorted(name for name in names if PurePosixPath(name).name.startswith("train") and container(name))
-    if not trains:
-        raise InputError(f"The dataset {dataset} has no train file of a known kind.", do=KINDS)
-    if len(trains) > 1:
-        logging.getLogger(__name__).warning("%s has %d train files; only %s is read.", dataset, len(trains), trains[0])
-    return trains[0]

@@ -1,73 +1,93 @@
-"""Is the finished dataset what it claims to be? Read-only.
+"""Check the finished dataset. Reads only.
 
-Two chains are walked. From the outside in: every line of every file is valid, in order, of the right shape, and says
-what the store says. From the inside out: every bought text in the store is in the raw result line it came from. And the
-files that `rebuild` needs are there.
+Every line of every file must be valid, in order, match its schema, and have the texts of the store. Every text bought
+must be in the raw result line it came from. The files that `rebuild` needs must exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import orjson
 
 from batchgen.core.dialogue import STAGES, Stage
-from batchgen.core.jsonl import read_lines
-from batchgen.core.outcomes import Reason, accept
-from batchgen.core.prompts import fields_of
-from batchgen.core.text import clean
-from batchgen.dataset.manifest import seeds_are_kept
+from batchgen.core.jsonl import split_lines
+from batchgen.core.outcomes import Reason, validate_text
+from batchgen.core.prompts import reply_fields
+from batchgen.core.text import clean_text
+from batchgen.dataset.manifest import manifest_matches
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
-from batchgen.dataset.schemas import plainly_valid, validator
+from batchgen.dataset.schemas import validator
 from batchgen.ledger.rows import LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.runtime.files import hash_file
+from batchgen.runtime.logging_setup import log
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
 
 MOST_PROBLEMS = 100
 
 
-def verify(run: Run) -> list[str]:
-    """What is wrong, one line each; empty when all is well. At most MOST_PROBLEMS lines."""
+def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
+    """Return the problems, one line each, at most MOST_PROBLEMS; empty if there is none.
+
+    Files in `unchecked` are known to be older than the store: a warning names them, and they are not checked.
+    """
+    if unchecked:
+        log.warning(
+            "Not checked, for they are older than the store and this user cannot write them anew: %s",
+            ", ".join(map(str, unchecked)),
+        )
     problems: list[str] = []
-    for problem in _problems(run):
+    for problem in _problems(run, unchecked):
         problems.append(problem)
         if len(problems) == MOST_PROBLEMS:
             return [*problems, "... and perhaps more"]
     return problems
 
 
-def _problems(run: Run) -> Iterator[str]:
-    if flaws := run.store.flaws():
+def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
+    if flaws := run.store.integrity_problems():
         yield f"{run.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
         return
-    yield from _unfinished(run)
+    yield from _check_finished(run)
+    yield from _derived(run, unchecked)
+    if not manifest_matches(run):
+        yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
+    for batch in run.store.batches():
+        yield from _check_batch(run, batch)
+    yield from _check_exports(run)
+
+
+def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
+    """Return the files that are written from the store, except those in `unchecked`."""
     for number in range(1, run.settings.rounds + 1):
         if number > 1 and not run.store.totals.settled_at(number * len(STAGES) - 1)[0]:
             continue
         single, history = run.layout.single_turn(number), run.layout.history(number)
-        yield from _file(single, _each(single_turns(run, number)), "single_turn", None)
-        yield from _file(history, _each(histories(run, number)), "history", number)
-    yield from _file(run.layout.rejected, rejected_lines(run), "rejected", None)
-    yield from _receipt(run)
-    if not seeds_are_kept(run):
-        yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
-    for batch in run.store.batches():
-        yield from _batch(run, batch)
-    yield from _exports(run)
+        if single not in unchecked:
+            yield from _check_file(single, _split_lines(single_turns(run, number)), "single_turn", None)
+        if history not in unchecked:
+            yield from _check_file(history, _split_lines(histories(run, number)), "history", number)
+    if run.layout.rejected not in unchecked:
+        yield from _check_file(run.layout.rejected, rejected_lines(run), "rejected", None)
+    if run.layout.receipt not in unchecked:
+        yield from _check_receipt(run)
 
 
-def _each(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines of pieces that hold many each."""
+def _split_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the lines of blocks of lines."""
     for piece in pieces:
         yield from piece.splitlines(keepends=True)
 
 
-def _receipt(run: Run) -> Iterator[str]:
+def _check_receipt(run: Run) -> Iterator[str]:
     try:
         same = run.layout.receipt.read_bytes() == receipt_line(run)
     except OSError as error:
@@ -77,8 +97,8 @@ def _receipt(run: Run) -> Iterator[str]:
         yield f"{run.layout.receipt}: not what the store holds"
 
 
-def _exports(run: Run) -> Iterator[str]:
-    """Every export of this run that is still where it was written."""
+def _check_exports(run: Run) -> Iterator[str]:
+    """Check every export of this run that still exists."""
     from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
     from batchgen.dataset.verify_exports import verify_exports
 
@@ -86,7 +106,7 @@ def _exports(run: Run) -> Iterator[str]:
         yield from verify_exports(path, run)
 
 
-def _unfinished(run: Run) -> Iterator[str]:
+def _check_finished(run: Run) -> Iterator[str]:
     answer = status(run.store, run.settings, run.now())
     if answer["finished"]:
         return
@@ -95,39 +115,40 @@ def _unfinished(run: Run) -> Iterator[str]:
     yield f"not finished: {waiting} conversations are on their way, {live} batches in flight"
 
 
-def _file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
-    """A derived file, line by line, against its schema and against what the store would write."""
+def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
+    """Check a derived file line by line, against its schema and against the store."""
     try:
         stream = path.open("rb")
     except OSError as error:
         yield f"{path}: {error.strerror}"
         return
-    check, plain = validator(schema), plainly_valid(schema)
+    check = validator(schema)
     with stream:
         for number, (line, wanted) in enumerate(zip_longest(stream, expected), start=1):
             if line is None:
                 yield f"{path}:{number}: a line is missing"
             elif wanted is None:
                 yield f"{path}:{number}: a line too many"
-            elif line != wanted or not plain(line):
-                yield from (f"{path}:{number}: {flaw}" for flaw in _line(line, wanted, check, rounds))
+            else:
+                yield from (f"{path}:{number}: {flaw}" for flaw in _check_line(line, wanted, check, rounds))
 
 
-def _line(line: bytes, wanted: bytes, check: Any, rounds: int | None) -> Iterator[str]:
+def _check_line(line: bytes, wanted: bytes, check: Draft202012Validator, rounds: int | None) -> Iterator[str]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         yield f"not JSON ({error})"
         return
-    yield from (error.message[:200] for error in check.iter_errors(value))
+    if not check.is_valid(value):
+        yield from (error.message[:200] for error in check.iter_errors(value))
     if rounds is not None and isinstance(value, dict) and len(value.get("rounds", ())) != rounds:
         yield f"{len(value.get('rounds', ()))} rounds instead of {rounds}"
     if line != wanted:
         yield "not what the store holds"
 
 
-def _batch(run: Run, batch: Batch) -> Iterator[str]:
-    """One batch: its request file is what was sent, and each text it gave is in its raw results."""
+def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
+    """Check one batch: its request file is what was sent, and each text is in its raw results."""
     requests = run.layout.requests(batch.step, batch.name)
     if batch.job.intent_at is not None:
         if not requests.exists():
@@ -137,7 +158,7 @@ def _batch(run: Run, batch: Batch) -> Iterator[str]:
     ending = run.layout.ending(batch.step, batch.name)
     if batch.state == BatchState.COLLECTED and not ending.exists():
         yield f"{ending}: how the batch ended is gone; rebuild needs it"
-    accepted = list(run.store.dialogues.texts_of(batch))
+    accepted = list(run.store.dialogues.texts_from_batch(batch))
     if not accepted:
         return
     results = run.layout.results(batch.step, batch.name)
@@ -152,17 +173,17 @@ def _batch(run: Run, batch: Batch) -> Iterator[str]:
 
 
 def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
-    """The acceptable texts of a batch's raw result files, by key: what each is, and what it says.
+    """Return the acceptable texts in the raw result files of a batch, by key.
 
-    A text is what `accept` makes of the reply. A program before `accept` took thoughts off kept the whole reply.
+    A text is what `accept` makes of the reply. Versions before `accept` removed thoughts kept the whole reply.
     """
     provider, stage = provider_row(batch.provider), batch.step.stage
-    fields = fields_of(stage, follow_up=bool(batch.plan.follow_up))
+    fields = reply_fields(stage, follow_up=bool(batch.plan.follow_up))
     texts: dict[str, set[tuple[Stage, str]]] = {}
     for path in (run.layout.results(batch.step, batch.name), run.layout.errors(batch.step, batch.name)):
-        for line in read_lines(path.read_bytes()) if path.exists() else ():
+        for line in split_lines(path.read_bytes()) if path.exists() else ():
             raw = provider.reply(line, fields)
-            for reply in (accept(stage, raw), raw._replace(text=clean(raw.text))):
+            for reply in (validate_text(stage, raw), raw._replace(text=clean_text(raw.text))):
                 if reply.reason is Reason.ACCEPTED:
                     found = {(stage, reply.text), (Stage.QUESTION, reply.follow_up)}
                     texts.setdefault(reply.key, set()).update(found)

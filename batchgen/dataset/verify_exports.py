@@ -1,4 +1,4 @@
-"""Does an exported file still say what the store says? Read back a chunk at a time, whatever its length."""
+"""Compare an exported file with the store. Reads it a chunk at a time, so its length does not matter."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import orjson
 import polars as pl
 
 from batchgen.core.dialogue import Conversation
-from batchgen.dataset.card import CARD, stated_rows
-from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, Record, Writers
-from batchgen.dataset.formats import FORMATS, Dialogue, Format
+from batchgen.dataset.card import CARD, read_card_rows
+from batchgen.dataset.export import CHUNK, FILE_SUFFIXES, ROW_GROUP, ModelAttribution, Record
+from batchgen.dataset.formats import FORMATS, FlaggedConversation, Format
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.ledger.run import Run
+from batchgen.runtime.files import utf8_name
 
 
 def verify_exports(path: Path, run: Run) -> Iterator[str]:
-    """What is wrong with an export, one line each: a file, or a directory with its card.
+    """Return the problems of an export, one line each. An export is a file, or a directory with its card.
 
-    Every record must be, but for its flags, exactly what the store gives for its id (and round); no conversation may
-    be in two splits; the card must count what the files hold.
+    Every record must equal, except for its flags, what the store has for its id (and round). No conversation may be in
+    two splits. The card must count what the files have.
     """
     files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
     if not files:
         yield f"{path}: no .jsonl or .parquet file"
-    seen: list[_Reading] = []
-    stated = stated_rows(path / CARD) if path.is_dir() else {}
+    seen: list[_ExportedFile] = []
+    stated = read_card_rows(path / CARD) if path.is_dir() else {}
     for file in files:
-        rows, found = 0, _Reading(run, file)
+        rows, found = 0, _ExportedFile(run, file)
         try:
             for chunk in found.chunks():
                 rows += len(chunk)
@@ -45,36 +46,37 @@ def verify_exports(path: Path, run: Run) -> Iterator[str]:
             yield f"{file}: {rows} rows, but the card says {stated.get(file.stem, 'nothing')}"
 
 
-class _Reading:
+class _ExportedFile:
     """One exported file, read back."""
 
     def __init__(self, run: Run, path: Path) -> None:
         self._session, self.path, self._names = run, path, run.names()
         self._rounds = run.settings.rounds
-        self._writers = Writers(run.store, self._rounds)
-        self._forms = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
-        self._records = bytearray((run.conversations + 1) * self._rounds)  # which (conversation, round) were seen
+        self._writers = ModelAttribution(run.store, self._rounds)
+        self._formats = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
+        self._seen = bytearray((run.conversations + 1) * self._rounds)  # which (conversation, round) were seen
 
-    def also_in(self, other: _Reading) -> Iterator[str]:
-        """The conversations that the other file has, too."""
+    def also_in(self, other: _ExportedFile) -> Iterator[str]:
+        """Return the conversations that the other file has too."""
         for number in range(1, self._session.conversations + 1):
             if self._has(number) and other._has(number):
                 yield self._names.id(number)
 
     def _has(self, number: int) -> bool:
-        return any(self._records[number * self._rounds : (number + 1) * self._rounds])
+        return any(self._seen[number * self._rounds : (number + 1) * self._rounds])
 
     def chunks(self) -> Iterator[Sequence[Record]]:
         if self.path.suffix == ".parquet":
-            yield from self._columns(pl.scan_parquet(self.path))
+            with utf8_name(self.path) as name:
+                yield from self._parquet_chunks(pl.scan_parquet(name, glob=False))
             return
         with self.path.open("rb") as stream:
             while lines := list(islice(stream, CHUNK)):
                 yield list(map(orjson.loads, lines))
 
-    def _columns(self, file: pl.LazyFrame) -> Iterator[Sequence[Record]]:
+    def _parquet_chunks(self, file: pl.LazyFrame) -> Iterator[Sequence[Record]]:
         schema = file.collect_schema()
-        form = self._forms.get(frozenset(schema))
+        form = self._formats.get(frozenset(schema))
         if form and schema != form.schema(self._rounds):
             raise ValueError(f"its columns are {schema}")
         start = 0
@@ -83,15 +85,15 @@ class _Reading:
             start += group.height
 
     def check(self, chunk: Sequence[Record]) -> Iterable[str]:
-        """What is wrong with some records."""
-        numbers = {number for record in chunk if (number := _number(record)) is not None}
+        """Return the problems of some records."""
+        numbers = {number for record in chunk if (number := _row_number(record)) is not None}
         known = {one.number: one for one in self._session.store.dialogues.read(sorted(numbers))}
         for record in chunk:
-            if flaw := self._flaw(record, known.get(_number(record) or 0)):
+            if flaw := self._problem(record, known.get(_row_number(record) or 0)):
                 yield f"{self.path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
 
-    def _flaw(self, record: Record, one: Conversation | None) -> str:
-        form = self._forms.get(frozenset(record)) if isinstance(record, dict) else None
+    def _problem(self, record: Record, one: Conversation | None) -> str:
+        form = self._formats.get(frozenset(record)) if isinstance(record, dict) else None
         if form is None:
             return "not a record of any format"
         if one is None or record["id"] != self._names.id(one.number):
@@ -102,14 +104,16 @@ class _Reading:
         if number not in range(1, self._rounds + 1):
             return f"round {number} does not exist or is there twice"
         at = one.number * self._rounds + int(number) - 1
-        if self._records[at]:
+        if self._seen[at]:
             return f"round {number} does not exist or is there twice"
-        self._records[at] = True
-        return _difference(record, form, Dialogue(record["id"], one.turns, (), self._writers.of(one.number)), number)
+        self._seen[at] = True
+        return _difference(
+            record, form, FlaggedConversation(record["id"], one.turns, (), self._writers.of(one.number)), number
+        )
 
 
-def _difference(record: Record, form: Format, dialogue: Dialogue, number: int) -> str:
-    """What a record says otherwise than the dialogue it is about; its flags need only exist."""
+def _difference(record: Record, form: Format, dialogue: FlaggedConversation, number: int) -> str:
+    """Return how a record differs from its dialogue; of its flags only the names are checked."""
     expected = form.record(dialogue.until(number))
     wrong = [name for name in expected if name != "flags" and record[name] != expected[name]]
     if wrong:
@@ -119,8 +123,8 @@ def _difference(record: Record, form: Format, dialogue: Dialogue, number: int) -
     return "" if known else f"unknown flags {flags}"
 
 
-def _number(record: Any) -> int | None:
-    """The conversation that a record is about, None when it does not say."""
+def _row_number(record: Any) -> int | None:
+    """Return the number of the conversation of a record, None if it has no valid id."""
     identity = record.get("id") if isinstance(record, dict) else None
     match = re.fullmatch(r"r1-(\d{1,12})", identity) if isinstance(identity, str) else None
     return int(match[1]) if match else None

@@ -1,7 +1,7 @@
-"""Jobs take time: they wait, run, get their rows answered, and end.
+"""Run jobs: they wait, run, get their rows answered, and end.
 
-Nothing happens by itself: `settle` brings all jobs up to the world's time whenever somebody asks. Backends that take
-real time are fed by `workers`; what they have answered counts when the job is due.
+Nothing runs on its own: `advance_jobs` brings all jobs up to the time of the world whenever a request arrives. Slow
+backends are called by `workers`; their answers count when the job is due.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError
 from batchgen.emulator.protocols import gemini_rows, together_rows
 from batchgen.emulator.protocols.row_format import Row, RowFormat
-from batchgen.emulator.result_files import render
+from batchgen.emulator.result_files import write_result_files
 from batchgen.emulator.state import PENDING_SHARE, Job, StoredFile, World
 from batchgen.emulator.storage import Blob
 
@@ -23,69 +23,71 @@ SUCCESS = {"gemini": "BATCH_STATE_SUCCEEDED", "together": "COMPLETED"}
 FAILURE = {"gemini": "BATCH_STATE_FAILED", "together": "FAILED"}
 CANCELLED = {"gemini": "BATCH_STATE_CANCELLED", "together": "CANCELLED"}
 EXPIRED = {"gemini": "BATCH_STATE_EXPIRED", "together": "EXPIRED"}
-WITH_RESULTS = frozenset({"SUCCEEDED", "COMPLETED"})  # how a state ends that has all rows unless a fault says otherwise
+SUCCESS_ENDINGS = frozenset(
+    {"SUCCEEDED", "COMPLETED"}
+)  # how a state ends that has all rows unless a fault says otherwise
 
-RowOf = Callable[[int], Row]
+RowGetter = Callable[[int], Row]
 
 GEMINI_LIMIT_SECONDS = 48 * 3600.0  # pending or running for longer: EXPIRED
 GEMINI_RESULT_SECONDS = 42 * 86400.0  # results are kept for six weeks
 
 
-def settle(world: World) -> None:
-    """Bring every job up to the world's time. Hold the world's lock."""
+def advance_jobs(world: World) -> None:
+    """Bring every job up to the time of the world. The caller holds the lock of the world."""
     for job in world.active_jobs():
-        settle_job(world, job)
+        advance_job(world, job)
 
 
-def settle_job(world: World, job: Job) -> None:
-    """Bring one job up to the world's time. Hold the world's lock."""
+def advance_job(world: World, job: Job) -> None:
+    """Bring one job up to the time of the world. The caller holds the lock of the world."""
     now = world.now()
     if now >= job.created:
-        _settle(world, job, now)
+        _advance(world, job, now)
 
 
-def _settle(world: World, job: Job, now: float) -> None:
+def _advance(world: World, job: Job, now: float) -> None:
     if job.phase == "cancelling":
-        _settle_cancelled(world, job, now)
+        _advance_cancelling(world, job, now)
         return
     due = job.created + world.job_seconds
     if job.phase == "pending" and now >= job.created + world.job_seconds * PENDING_SHARE:
-        job.error = job.error or FORMATS[job.provider].invalid(world.progress[job.id].lines, world.serves) or None
+        job.error = job.error or FORMATS[job.provider].job_problem(world.progress[job.id].lines, world.serves) or None
         if job.error:
-            _end(world, job, FAILURE[job.provider], now, 0)
+            _end_job(world, job, FAILURE[job.provider], now, 0)
             return
         job.phase = "running"
         world.wake.notify_all()
     limit = job.created + GEMINI_LIMIT_SECONDS
-    if job.provider == "gemini" and now >= limit and (due > limit or not _answered(world, job)):
-        _end(world, job, EXPIRED["gemini"], limit, 0)
-    elif job.phase == "running" and now >= due and _answered(world, job):
-        _end(world, job, SUCCESS[job.provider], due if world.backend.instant else now, len(job.keys))
+    if job.provider == "gemini" and now >= limit and (due > limit or not _has_enough_answers(world, job)):
+        _end_job(world, job, EXPIRED["gemini"], limit, 0)
+    elif job.phase == "running" and now >= due and _has_enough_answers(world, job):
+        _end_job(world, job, SUCCESS[job.provider], due if world.backend.instant else now, len(job.keys))
 
 
-def _settle_cancelled(world: World, job: Job, now: float) -> None:
+def _advance_cancelling(world: World, job: Job, now: float) -> None:
     if job.plan.cancel == "late":
         at = job.cancelled_at + job.plan.late_seconds
-        if now >= at and _answered(world, job):
-            _end(world, job, SUCCESS[job.provider], at, len(job.keys))
+        if now >= at and _has_enough_answers(world, job):
+            _end_job(world, job, SUCCESS[job.provider], at, len(job.keys))
     elif now >= job.cancelled_at + world.cancelling_seconds:
-        _end(world, job, CANCELLED[job.provider], job.cancelled_at + world.cancelling_seconds, job.served)
+        _end_job(world, job, CANCELLED[job.provider], job.cancelled_at + world.cancelling_seconds, job.served)
 
 
-def wanted(job: Job) -> int:
-    """How many rows are to be answered before the job ends by itself."""
+def rows_to_answer(job: Job) -> int:
+    """Return how many rows are answered before the job ends."""
     share = job.plan.share
     if share is None:
-        share = 1.0 if not job.plan.end or job.plan.end.endswith(tuple(WITH_RESULTS)) else 0.0
+        share = 1.0 if not job.plan.end or job.plan.end.endswith(tuple(SUCCESS_ENDINGS)) else 0.0
     return round(len(job.keys) * share)
 
 
-def _answered(world: World, job: Job) -> bool:
-    return world.backend.instant or len(world.progress[job.id].answers) >= wanted(job)
+def _has_enough_answers(world: World, job: Job) -> bool:
+    return world.backend.instant or len(world.progress[job.id].answers) >= rows_to_answer(job)
 
 
-def cancel(world: World, job: Job) -> None:
-    """What the provider does when asked to stop a job, or what its plan says."""
+def cancel_job(world: World, job: Job) -> None:
+    """Do what the provider does for a cancel request, or what the job's plan says."""
     now = world.now()
     running = job.phase == "running"
     served = _served_so_far(world, job, now) if running or job.plan.share is not None else 0
@@ -98,14 +100,14 @@ def cancel(world: World, job: Job) -> None:
         job.served = served
         world.save(job)
     elif how == "succeeded" or (not how and running):
-        _end(world, job, SUCCESS[job.provider], now, served)
+        _end_job(world, job, SUCCESS[job.provider], now, served)
     else:
-        _end(world, job, CANCELLED[job.provider], now, served if job.plan.share is not None else 0)
+        _end_job(world, job, CANCELLED[job.provider], now, served if job.plan.share is not None else 0)
 
 
 def _served_so_far(world: World, job: Job, now: float) -> int:
     if job.plan.share is not None:
-        return wanted(job)
+        return rows_to_answer(job)
     if not world.backend.instant:
         return len(world.progress[job.id].answers)
     start = job.created + world.job_seconds * PENDING_SHARE
@@ -113,27 +115,27 @@ def _served_so_far(world: World, job: Job, now: float) -> int:
     return int(len(job.keys) * min(1.0, max(0.0, (now - start) / running)))
 
 
-def _end(world: World, job: Job, state: str, at: float, served: int) -> None:
-    """The job has ended in `state` (its plan may know better) with `served` of its rows answered."""
+def _end_job(world: World, job: Job, state: str, at: float, served: int) -> None:
+    """End a job in `state` (unless its plan says otherwise) with `served` of its rows answered."""
     natural = not job.cancelled_at or job.plan.cancel == "late"
     job.state = job.plan.end if job.plan.end and natural else state
     if natural and not job.error:
-        served = wanted(job) if state != EXPIRED[job.provider] or job.plan.share is not None else served
+        served = rows_to_answer(job) if state != EXPIRED[job.provider] or job.plan.share is not None else served
     indexes, row_of = _rows(world, job, served)
     if job.cancelled_at and state == SUCCESS[job.provider] and job.plan.cancel != "late":
         indexes, row_of = _with_unserved(job, indexes, row_of)
     if job.plan.error is not None:
         job.error = job.plan.error
-    _publish(world, job, indexes, row_of, at)
+    _write_results(world, job, indexes, row_of, at)
     job.phase, job.ended_at = "ended", at
     del world.progress[job.id]
     world.save(job)
     world.store.drop_answers(job.id)
-    world.release_blob(job.sha256)
+    world.drop_unused_blob(job.sha256)
 
 
-def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowOf]:
-    """Which rows were answered, and how to get at each."""
+def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
+    """Return which rows were answered, and how to read each."""
     progress = world.progress[job.id]
     if not world.backend.instant:
         return progress.answers.indexes()[:served], progress.answers.row
@@ -141,8 +143,8 @@ def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowOf]:
     return list(rows), rows.__getitem__
 
 
-def _with_unserved(job: Job, indexes: list[int], row_of: RowOf) -> tuple[list[int], RowOf]:
-    """The answered rows and those that a cancel left unserved, where the provider has a line for them."""
+def _with_unserved(job: Job, indexes: list[int], row_of: RowGetter) -> tuple[list[int], RowGetter]:
+    """Return the answered rows and those that a cancel left unserved, if the provider has a line for them."""
     cancelled = FORMATS[job.provider].cancelled
     served = set(indexes)
     rows = {index: cancelled(key) for index, key in enumerate(job.keys) if index not in served}
@@ -150,16 +152,18 @@ def _with_unserved(job: Job, indexes: list[int], row_of: RowOf) -> tuple[list[in
     return [*indexes, *others], lambda index: row_of(index) if index in served else others[index]
 
 
-def _publish(world: World, job: Job, indexes: list[int], row_of: RowOf, at: float) -> None:
+def _write_results(world: World, job: Job, indexes: list[int], row_of: RowGetter, at: float) -> None:
     output, errors = world.store.new_blob(), world.store.new_blob()
     try:
-        job.served, job.failed = render(FORMATS[job.provider], job, (indexes, row_of), world.faults, (output, errors))
+        job.served, job.failed = write_result_files(
+            FORMATS[job.provider], job, (indexes, row_of), world.faults, (output, errors)
+        )
     except BaseException:  # a full disk: the next look tries again
         output.drop()
         errors.drop()
         raise
     # Gemini always names a file after a success; a Together file exists only with a row in it.
-    always = job.provider == "gemini" and job.state.endswith(tuple(WITH_RESULTS))
+    always = job.provider == "gemini" and job.state.endswith(tuple(SUCCESS_ENDINGS))
     job.output = _result_file(world, job, "output.jsonl", output, at, always=always)
     job.errors = _result_file(world, job, "errors.jsonl", errors, at)
 
@@ -182,17 +186,17 @@ def _result_file(world: World, job: Job, name: str, blob: Blob, at: float, *, al
         created=at,
         expires=at + GEMINI_RESULT_SECONDS if gemini else 0.0,
     )
-    return world.enter_file(file).id
+    return world.register_file(file).id
 
 
 def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
-    """The result line of one request line; BackendBusy when it may be asked again. The lock is not needed."""
+    """Return the result line of one request line. Raises BackendBusy if it may be sent again. Needs no lock."""
     form = FORMATS[job.provider]
     body = orjson.loads(line)[form.body_field]
     key = job.keys[index]
     refused = form.refusal(body, world.serves)
     if refused:
-        return form.failure(key, refused)
+        return form.failed_row(key, refused)
     prompt = form.prompt(body)
     model = prompt.model.removeprefix("models/") or job.model
     try:
@@ -200,11 +204,11 @@ def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
     except BackendBusy:
         raise
     except BackendError as error:
-        return form.failure(key, str(error))
+        return form.failed_row(key, str(error))
 
 
-def shown_state(world: World, job: Job) -> tuple[bool, str | None]:
-    """(whether a state script is still on, the raw state it shows); asking is a poll and moves the script."""
+def poll_scripted_state(world: World, job: Job) -> tuple[bool, str | None]:
+    """Return (whether a state script is still active, the raw state it shows). Each call counts as a poll."""
     now = world.now()
     while job.shown < len(job.plan.states):
         step = job.plan.states[job.shown]

@@ -1,4 +1,4 @@
-"""How each provider says no."""
+"""The error bodies of both providers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BATCH_ENDPOINTS = frozenset({"create", "get", "list", "cancel", "delete"})
 
 
 class ApiError(Exception):
-    """A handler's refusal; the provider's router gives it the provider's shape.
+    """An error answer of a handler; the router gives it the form of the provider.
 
     `status` is the HTTP status; `code` the provider's word for it (Google's rpc status, Together's error code);
-    `details` is appended to Google's error object as it is; `headers` are sent along.
+    `details` is appended to Google's error object unchanged; `headers` are sent too.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ApiError(Exception):
 
 
 def error_body(provider: str, endpoint: str, error: ApiError) -> dict[str, Any]:
-    """The JSON body `provider` answers with (Together's differ between batches and files)."""
+    """Return the JSON body of `provider` (those of Together differ between batches and files)."""
     if provider == "gemini":
         body: dict[str, Any] = {"code": error.status, "message": error.message}
         body["status"] = error.code or RPC_STATUS.get(error.status, "UNKNOWN")

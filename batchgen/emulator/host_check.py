@@ -1,7 +1,7 @@
-"""Which requests the service refuses because a web page may be behind them.
+"""Refuse requests that a web page may have sent.
 
-A page of any site that the user's browser shows can send requests to this machine. With DNS rebinding (the page's own
-host name is made to lead to 127.0.0.1) it can read the answers, too. Its Host header then still has the page's name.
+A page of any site in the user's browser can send requests to this machine. With DNS rebinding (the host name of the
+page is made to resolve to 127.0.0.1) it can also read the answers; its Host header still has the name of the page.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ LOCAL_NAME = "localhost"
 
 
 def foreign_host(request: Request, allowed: Collection[str]) -> Response | None:
-    """The refusal of a request whose Host header names neither this machine nor one of `allowed`; None otherwise.
+    """Return the error for a request whose Host header names neither this machine nor one of `allowed`; otherwise None.
 
-    `allowed` are host names in lower case without a port. A request without the header comes from no browser.
+    `allowed` are host names in lower case without a port. A request without the header does not come from a browser.
     """
     host = request.headers.get("host")
     if host is None:
@@ -33,7 +33,7 @@ def foreign_host(request: Request, allowed: Collection[str]) -> Response | None:
 
 
 def foreign_page(request: Request) -> Response | None:
-    """The refusal of a request that a page of another site can make a browser send; None for any other."""
+    """Return the error for a request that a page of another site can make a browser send; otherwise None."""
     origin = request.headers.get("origin")
     if origin is not None and origin != request.origin():
         return json_response({"error": f"A web page of {origin!r} may not control this service."}, 403)
@@ -45,7 +45,7 @@ def foreign_page(request: Request) -> Response | None:
 
 
 def host_name(host: str) -> str:
-    """A Host header as a name in lower case: without the port, the brackets of IPv6, the full stop at its end."""
+    """Return a Host header in lower case, without port, brackets of IPv6, and full stop at its end."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     name, colon, port = host.rpartition(":")

@@ -1,4 +1,4 @@
-"""One HTTP request and one response as values: the handlers know no socket."""
+"""One HTTP request and one response as values, so that handlers need no socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON_TYPE = "application/json; charset=UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as a handler sees it: header names in lower case, the body complete."""
+    """A request for a handler: header names in lower case, the body complete."""
 
     method: str
     path: str
@@ -25,20 +25,20 @@ class Request:
     body: bytes = b""
 
     def json(self) -> Any:
-        """The body as JSON; ApiError 400 when it is none."""
+        """Return the body as JSON. Raises ApiError 400 if it is not JSON."""
         try:
             return orjson.loads(self.body or b"{}")
         except orjson.JSONDecodeError as error:
             raise ApiError(400, f"Invalid JSON payload received. {error}") from error
 
     def origin(self) -> str:
-        """`http://host:port` as the client wrote it: addresses handed out must lead back here."""
+        """Return `http://host:port` as the client wrote it: addresses in answers must lead to this service."""
         return f"http://{self.headers.get('host', '127.0.0.1')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """What the server does to a response on its way out; the default is nothing."""
+    """What the server does to a response while sending it; nothing by default."""
 
     hold_seconds: float = 0.0  # wait so long, or until the client has gone, or until faults.release()
     drip_seconds: float = 0.0  # spread the body over so long
@@ -48,24 +48,24 @@ class Transport:
     declare_length: bool = True  # without Content-Length the body ends where the connection does
 
 
-PLAIN = Transport()
+NO_TRANSPORT_FAULT = Transport()
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response, and what the transport shall do to it. With a `file` the body is its content, sent piece by piece."""
+    """A response, and its transport. With a `file` the body is its content, sent piece by piece."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    transport: Transport = PLAIN
+    transport: Transport = NO_TRANSPORT_FAULT
     file: Path | None = None
 
-    def whole(self) -> Response:
-        """The same with its body in memory, where a fault can get at it."""
+    def with_body_in_memory(self) -> Response:
+        """Return the response with its body in memory, where a fault can change it."""
         return self if self.file is None else replace(self, body=self.file.read_bytes(), file=None)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """`value` as JSON, with the content type the SDKs insist on."""
+    """Return `value` as JSON, with the content type that the SDKs require."""
     return Response(status, {"Content-Type": JSON_TYPE, **(headers or {})}, orjson.dumps(value))

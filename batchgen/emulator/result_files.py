@@ -1,4 +1,4 @@
-"""Rows -> the bytes of result files, with everything row faults do to rows, sets of rows and lines."""
+"""Write rows as result files, with all row faults: on rows, sets of rows and lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchgen.emulator.state import Job
 from batchgen.emulator.storage import Blob
 
 BOM = b"\xef\xbb\xbf"
-SET_OUTCOMES = frozenset({"missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped"})
+ROW_SET_OUTCOMES = frozenset({"missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped"})
 LINE_OUTCOMES = frozenset({"crlf", "blank_line", "bom", "invalid_utf8", "torn", "not_json"})
 
 
@@ -23,20 +23,22 @@ LINE_OUTCOMES = frozenset({"crlf", "blank_line", "bom", "invalid_utf8", "torn", 
 class _Line:
     row: Row
     order: int
-    how: frozenset[str] = field(default_factory=frozenset)
+    line_faults: frozenset[str] = field(default_factory=frozenset)
 
 
 Rows = tuple[list[int], Callable[[int], Row]]  # which rows there are, and how to get at each
 
 
-def render(form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]) -> tuple[int, int]:
-    """Write a job's result and error file (Together only): in no order, as in real life.
+def write_result_files(
+    form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]
+) -> tuple[int, int]:
+    """Write the result file and the error file (Together only) of a job, in random order, like the real service.
 
-    Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows are faulty.
+    Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows have faults.
     """
     indexes, row_of = rows
     split = job.provider == "together"
-    if faults.row_faults(job.provider):
+    if faults.has_row_faults(job.provider):
         return _render_faulty(form, job, rows, faults, files)
     served = failed = 0
     for index in sorted(indexes, key=lambda index: _order(job, index)):
@@ -54,31 +56,33 @@ def _order(job: Job, index: int) -> int:
 def _render_faulty(form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]) -> tuple[int, int]:
     indexes, row_of = rows
     plain = [_Line(row_of(index), _order(job, index)) for index in indexes]
-    lines = _struck(form, job.provider, zip(indexes, plain, strict=True), faults)
+    lines = _apply_row_faults(form, job.provider, zip(indexes, plain, strict=True), faults)
     lines.sort(key=lambda line: line.order)
     failed = [line for line in lines if form.failed(line.row)]
     if job.provider == "together":
         good = [line for line in lines if not form.failed(line.row)]
-        files[0].write(_file(good))
-        files[1].write(_file(failed))
+        files[0].write(_encode_lines(good))
+        files[1].write(_encode_lines(failed))
         return len(good), len(failed)
-    files[0].write(_file(lines))
+    files[0].write(_encode_lines(lines))
     return len(lines) - len(failed), len(failed)
 
 
-def _struck(form: RowFormat, provider: str, lines: Iterable[tuple[int, _Line]], faults: Faults) -> list[_Line]:
+def _apply_row_faults(
+    form: RowFormat, provider: str, lines: Iterable[tuple[int, _Line]], faults: Faults
+) -> list[_Line]:
     result: list[_Line] = []
     swaps: list[_Line] = []
     for index, line in lines:
-        struck = faults.strikes(provider, index, str(line.row.get(form.key_field) or ""))
-        _edit(form, line, struck)
+        struck = faults.take_row_faults(provider, index, str(line.row.get(form.key_field) or ""))
+        _apply_text_fault(form, line, struck)
         outcomes = {fault.outcome: fault for fault in struck}
-        line.how = frozenset(outcomes.keys() & LINE_OUTCOMES)
+        line.line_faults = frozenset(outcomes.keys() & LINE_OUTCOMES)
         if "swapped" in outcomes:
             swaps.append(line)
         if "missing" not in outcomes:
             result.append(line)
-        result += _extra(form, line, outcomes)
+        result += _extra_lines(form, line, outcomes)
         if "no_key" in outcomes:
             line.row = {name: value for name, value in line.row.items() if name != form.key_field}
     for one, other in zip(swaps[::2], swaps[1::2], strict=False):
@@ -87,16 +91,16 @@ def _struck(form: RowFormat, provider: str, lines: Iterable[tuple[int, _Line]], 
     return result
 
 
-def _edit(form: RowFormat, line: _Line, struck: list[RowFault]) -> None:
-    """The first fault that says what the row says; a row that failed anyway has no text to edit."""
+def _apply_text_fault(form: RowFormat, line: _Line, struck: list[RowFault]) -> None:
+    """Apply the first fault that changes the text of a row; a row that failed has no text."""
     for fault in struck:
-        if fault.outcome not in SET_OUTCOMES | LINE_OUTCOMES and "response" in line.row:
+        if fault.outcome not in ROW_SET_OUTCOMES | LINE_OUTCOMES and "response" in line.row:
             line.row = form.edits[fault.outcome](line.row, fault)
             return
 
 
-def _extra(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, RowFault]) -> list[_Line]:
-    """Lines beside the row's own."""
+def _extra_lines(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, RowFault]) -> list[_Line]:
+    """Return lines beside the row's own."""
     extra: list[_Line] = []
     if "duplicate_same" in outcomes:
         extra.append(_Line(line.row, line.order ^ 0x5A5A5A5A))
@@ -109,22 +113,24 @@ def _extra(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, RowFault]
     return extra
 
 
-def _file(lines: list[_Line]) -> bytes:
-    if not any(line.how for line in lines):
+def _encode_lines(lines: list[_Line]) -> bytes:
+    if not any(line.line_faults for line in lines):
         return b"".join(restore_surrogates(orjson.dumps(line.row)) + b"\n" for line in lines)
     # A torn line is the last one, or the lines behind it would be lost with it.
-    lines = sorted(lines, key=lambda line: "torn" in line.how)
-    start = BOM if any("bom" in line.how for line in lines) else b""
-    return start + b"".join(_written(line) for line in lines)
+    lines = sorted(lines, key=lambda line: "torn" in line.line_faults)
+    start = BOM if any("bom" in line.line_faults for line in lines) else b""
+    return start + b"".join(_encode_line(line) for line in lines)
 
 
-def _written(line: _Line) -> bytes:
+def _encode_line(line: _Line) -> bytes:
     data = restore_surrogates(orjson.dumps(line.row))
-    if "not_json" in line.how:
+    if "not_json" in line.line_faults:
         data = b"upstream connect error or disconnect/reset before headers"
-    if "invalid_utf8" in line.how:
+    if "invalid_utf8" in line.line_faults:
         head, found, tail = data.rpartition(b'":"')
         data = head + found + b"\xff\xfe" + tail
-    if "torn" in line.how:
+    if "torn" in line.line_faults:
         return data[: len(data) // 2]
-    return data + (b"\r\n" if "crlf" in line.how else b"\n") + (b"\n" if "blank_line" in line.how else b"")
+    return (
+        data + (b"\r\n" if "crlf" in line.line_faults else b"\n") + (b"\n" if "blank_line" in line.line_faults else b"")
+    )

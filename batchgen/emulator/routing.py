@@ -1,4 +1,4 @@
-"""From a request to the function that answers it: keys, faults and the log in one place."""
+"""Route a request to its handler; check keys, apply faults, write the log."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError
-from batchgen.emulator.engine import settle
+from batchgen.emulator.engine import advance_jobs
 from batchgen.emulator.errors import ApiError, error_body
-from batchgen.emulator.faults import Fault, LateCommit
+from batchgen.emulator.faults import CallFault, LateCommit
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.state import Post, Seen, World, fingerprint
+from batchgen.emulator.state import CreateCall, LoggedRequest, World, key_fingerprint
 
 
 class Call(NamedTuple):
-    """One request on its way through a handler; `owner` is the fingerprint of its key, `ids` what the path names."""
+    """One request for a handler; `owner` is the fingerprint of its key, `ids` are the names in the path."""
 
     request: Request
     world: World
@@ -29,7 +29,7 @@ class Call(NamedTuple):
 class Route:
     """`pattern` matches the whole path; `query` must be a parameter of the request, if given.
 
-    `keyless` routes are for addresses that are secrets themselves; `unlocked` ones take long and change nothing.
+    `keyless` routes are addresses that are secret themselves; `unlocked` ones are slow and change nothing.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """One provider's routes; `key_of` finds the API key and `refused` words the refusal of a wrong one."""
+    """The routes of one provider; `key_of` returns the API key and `refused` the error for a wrong one."""
 
     provider: str
     routes: tuple[Route, ...]
@@ -51,20 +51,20 @@ class Router:
     refused: Callable[[str], ApiError]
 
     def handle(self, request: Request, world: World) -> Response:
-        """Answer one request; `world` is the only thing that changes."""
+        """Answer one request; only `world` changes."""
         route, ids = self._match(request)
         key = self.key_of(request)
-        call = Call(request, world, fingerprint(key) if key else "", ids)
+        call = Call(request, world, key_fingerprint(key) if key else "", ids)
         with world.lock:
-            settle(world)
-            fault = world.faults.due(self.provider, route.endpoint, request)
+            advance_jobs(world)
+            fault = world.faults.take_call_fault(self.provider, route.endpoint, request)
         with nullcontext() if route.unlocked else world.lock:
             jobs = len(world.jobs)
             response = Response()
             if fault is None or fault.after:
                 response = self._effect(route, call, key, fault)
             if fault is not None:
-                response = fault.action.apply(response.whole(), (self.provider, route.endpoint))
+                response = fault.action.apply(response.with_body_in_memory(), (self.provider, route.endpoint))
             self._log(route, call, response, created=len(world.jobs) > jobs)
         return response
 
@@ -76,16 +76,16 @@ class Router:
                     return route, found.groupdict()
         return Route(request.method, "", "unknown", _not_found, keyless=True), {}
 
-    def _effect(self, route: Route, call: Call, key: str, fault: Fault | None) -> Response:
+    def _effect(self, route: Route, call: Call, key: str, fault: CallFault | None) -> Response:
         world = call.world
         try:
-            if not route.keyless and not world.accepts(key):
+            if not route.keyless and not world.accepts_key(key):
                 raise self.refused(key)
             if fault is not None and isinstance(fault.action, LateCommit):
                 world.late_seconds = fault.action.seconds
             return route.function(call)
         except (ApiError, BackendError) as found:
-            error = found if isinstance(found, ApiError) else _unanswered(found)
+            error = found if isinstance(found, ApiError) else _backend_error(found)
             return json_response(error_body(self.provider, route.endpoint, error), error.status, error.headers)
         finally:
             world.late_seconds = 0.0
@@ -95,16 +95,16 @@ class Router:
         status = 0 if response.transport.drop else response.status
         now = world.now()
         world.requests.append(
-            Seen(self.provider, route.endpoint, request.method, request.path, status, call.owner, now)
+            LoggedRequest(self.provider, route.endpoint, request.method, request.path, status, call.owner, now)
         )
         if route.endpoint == "create":
             job = next(reversed(world.jobs)) if created else ""
             retry = request.headers.get("x-stainless-retry-count", "")
-            world.posts.append(Post(self.provider, call.owner, status, job, now, retry, request.body))
+            world.posts.append(CreateCall(self.provider, call.owner, status, job, now, retry, request.body))
 
 
-def _unanswered(error: BackendError) -> ApiError:
-    """A call that is answered at once has no later: busy is the provider's word for both."""
+def _backend_error(error: BackendError) -> ApiError:
+    """Return the error for a call that cannot wait: both providers answer busy."""
     return ApiError(503 if isinstance(error, BackendBusy) else 500, str(error))
 
 

@@ -1,4 +1,4 @@
-"""The local batch service on real sockets: two loopback ports, because the providers' paths collide."""
+"""The HTTP servers of the local service: two loopback ports, because the paths of the providers collide."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from batchgen.core.errors import SetupError
 from batchgen.emulator import control_api, host_check
 from batchgen.emulator.backends.builtin import Backend, Scripted
 from batchgen.emulator.backends.workers import Workers
-from batchgen.emulator.engine import settle
+from batchgen.emulator.engine import advance_jobs
 from batchgen.emulator.faults import Faults
 from batchgen.emulator.http_values import Request, Response, json_response
 from batchgen.emulator.protocols import gemini, together
 from batchgen.emulator.state import World
 from batchgen.emulator.storage import DirectoryStore, MemoryStore
-from batchgen.runtime.concurrency import at_once
+from batchgen.runtime.concurrency import run_parallel
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
 DRIP_PIECES = 20
 PIECE_BYTES = 1 << 20  # of a file that is sent from disk
-LINGER_NOT = struct.pack("ii", 1, 0)  # closing sends RST
-Handle = Callable[[Request, World], Response]
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # closing sends RST
+RequestHandler = Callable[[Request, World], Response]
 
 
-class _Server(ThreadingHTTPServer):
+class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, handle: Handle, service: LocalService) -> None:
+    def __init__(self, port: int, handle: RequestHandler, service: LocalService) -> None:
         self.handle = handle
         self.service = service
         self.open_connections: set[socket.socket] = set()
@@ -51,14 +51,14 @@ class _Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://{HOST}:{self.server_address[1]}"
 
-    def hang_up(self) -> None:
-        """End every connection, idle keep-alive ones included, so that no handler thread outlives the service."""
+    def close_connections(self) -> None:
+        """Close every connection, also idle keep-alive ones, so that no handler thread outlives the service."""
         for connection in list(self.open_connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is nobody's error; anything else is ours."""
+        """Ignore the error of a client that closed its connection; keep any other."""
         _ = request, client_address
         error = sys.exception()
         if isinstance(error, Exception) and not isinstance(error, OSError):
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and body leave in one piece
-    server: _Server
+    server: _HttpServer
 
     def setup(self) -> None:
         super().setup()
@@ -125,10 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, response: Response) -> None:
         how = response.transport
         if how.hold_seconds:
-            self._hold(how.hold_seconds)
+            self._delay(how.hold_seconds)
         if how.drop:
             if how.reset:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self.close_connection = True
             return
         self.send_response(response.status)
@@ -163,8 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             yield body[start : start + size]
             released.wait(how.drip_seconds / DRIP_PIECES)
 
-    def _hold(self, seconds: float) -> None:
-        """Wait; not longer than the client does."""
+    def _delay(self, seconds: float) -> None:
+        """Wait, but not longer than the client does."""
         released = self.server.service.faults.released
         end = time.monotonic() + seconds
         while time.monotonic() < end and not released.wait(POLL_SECONDS):
@@ -205,7 +205,7 @@ class LocalService:
         self.control = control
         self.hosts = frozenset({HOST, *map(host_check.host_name, allow_hosts)})
         self._ports = (gemini_port, together_port)
-        self._servers: list[_Server] = []
+        self._servers: list[_HttpServer] = []
         self._threads: list[threading.Thread] = []
         self._workers = Workers(self.world)
 
@@ -215,24 +215,24 @@ class LocalService:
 
     @property
     def gemini_url(self) -> str:
-        """For GOOGLE_GEMINI_BASE_URL."""
+        """Return the address for GOOGLE_GEMINI_BASE_URL."""
         return self._servers[0].url
 
     @property
     def together_url(self) -> str:
-        """For TOGETHER_BASE_URL."""
+        """Return the address for TOGETHER_BASE_URL."""
         return self._servers[1].url
 
     def step(self) -> None:
         """Bring every job up to now, as the next request would."""
         with self.world.lock:
-            settle(self.world)
+            advance_jobs(self.world)
 
     def start(self) -> Self:
-        """SetupError when a port is taken."""
+        """Start both servers. Raises SetupError if a port is taken."""
         for port, handle in zip(self._ports, (gemini.handle, together.handle), strict=True):
             try:
-                server = _Server(port, handle, self)
+                server = _HttpServer(port, handle, self)
             except OSError as error:
                 self.stop()
                 raise SetupError(f"Port {port} of {HOST} cannot be used: {error.strerror}.") from error
@@ -245,10 +245,10 @@ class LocalService:
 
     def stop(self) -> None:
         self.faults.release()
-        for done in at_once([server.shutdown for server in self._servers], "stop"):
+        for done in run_parallel([server.shutdown for server in self._servers], "stop"):
             done.result()
         for server in self._servers:
-            server.hang_up()
+            server.close_connections()
             server.server_close()
         for thread in self._threads:
             thread.join()
@@ -269,9 +269,9 @@ class LocalService:
 def run_service(
     service: LocalService, *, ready: Callable[[LocalService], None], stop: threading.Event | None = None
 ) -> None:
-    """Serve until Ctrl-C or until `stop` is set: `ready` is called once with the running service.
+    """Serve until Ctrl-C or until `stop` is set. Calls `ready` once with the running service.
 
-    Rows under way at the end are finished first; what is in `data_dir` goes on with the next start.
+    Rows that are being answered at the end are finished first; what is in `data_dir` continues at the next start.
     """
     with service, suppress(KeyboardInterrupt):
         ready(service)

@@ -1,4 +1,4 @@
-"""Everything the service remembers: the only mutable state, and what tests ask it."""
+"""The state of the service: the only mutable state, with the queries that tests use."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class StoredFile(msgspec.Struct, kw_only=True):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A batch. `state` is the raw word in the end; until then `phase` says where it is.
+    """A batch. `state` is the raw word at the end; until then `phase` says where it is.
 
-    `keys` are the request keys in file order ("" where a line has none): what was bought.
+    `keys` are the request keys in file order ("" for a line without one): what was bought.
     """
 
     id: str
@@ -77,11 +77,11 @@ class Job(msgspec.Struct, kw_only=True):
 
 @dataclass(slots=True)
 class Progress:
-    """The rows of a job under way; gone once it has ended. `answers` are result lines by index in the input."""
+    """The rows of a running job; deleted when it ends. `answers` are result lines by index in the input."""
 
     lines: Sequence[bytes]
     answers: Answers
-    taken: int = 0  # rows handed to workers so far, in file order
+    next_index: int = 0  # rows handed to workers so far, in file order
     again: list[tuple[float, int, int]] = field(default_factory=list)  # a heap: (when, row, refusals so far)
 
 
@@ -100,8 +100,8 @@ class Upload:
     data: bytearray = field(default_factory=bytearray)
 
 
-class Seen(NamedTuple):
-    """One request as the log keeps it; `owner` is the fingerprint of its key, `status` 0 when nothing was answered."""
+class LoggedRequest(NamedTuple):
+    """One request in the log; `owner` is the fingerprint of its key, `status` 0 if nothing was answered."""
 
     provider: str
     endpoint: str
@@ -112,8 +112,8 @@ class Seen(NamedTuple):
     at: float
 
 
-class Post(NamedTuple):
-    """One create call; job is the id it led to, "" when none came into being; retry is the SDK's own counter."""
+class CreateCall(NamedTuple):
+    """One create call; job is the id it led to, "" if none was created; retry is the SDK's own counter."""
 
     provider: str
     owner: str
@@ -164,8 +164,8 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.progress: dict[str, Progress] = {}
         self.uploads: dict[str, Upload] = {}
-        self.requests: deque[Seen] = deque(maxlen=REMEMBERED_REQUESTS)
-        self.posts: list[Post] = []
+        self.requests: deque[LoggedRequest] = deque(maxlen=REMEMBERED_REQUESTS)
+        self.posts: list[CreateCall] = []
         self.crashes: list[Exception] = []  # bugs of the service or of a backend; LocalService raises the first
         self.late_seconds = 0.0  # set for the length of one create call by LateCommit
         self.valid_keys: set[str] | None = None
@@ -183,17 +183,17 @@ class World:
     # Time and names
 
     def now(self) -> float:
-        """Seconds since the epoch by this world's clock."""
+        """Return seconds since 1970 by the clock of this world."""
         return self.clock() + self.offset
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` of the world's time pass; negative ones are a clock set back."""
+        """Move the clock by `seconds`; a negative number sets it back."""
         with self.wake:
             self.offset += seconds
             self.wake.notify_all()
 
     def new_id(self, length: int) -> str:
-        """A name nobody had before: lower-case letters and digits."""
+        """Return a new unique name: lower-case letters and digits."""
         self.serial += 1
         number = int.from_bytes(sha256(f"{self.seed}:{self.serial}:{self.created_stamp()}".encode()).digest())
         digits = []
@@ -202,35 +202,35 @@ class World:
             digits.append(ALPHABET[digit])
         return "".join(digits)
 
-    def accepts(self, key: str) -> bool:
-        """Whether an API key is valid here."""
+    def accepts_key(self, key: str) -> bool:
+        """Return whether an API key is valid here."""
         return bool(key) and (self.valid_keys is None or key in self.valid_keys)
 
     def serves(self, model: str) -> bool:
-        """Whether a model (without `models/`) is served."""
+        """Return whether a model (without `models/`) is served."""
         return model not in self.gone_models and (self.served_models is None or model in self.served_models)
 
     # Files and jobs
 
     def add_file(self, file: StoredFile, data: bytes) -> StoredFile:
         self.store.write_blob(file.sha256, data)
-        return self.enter_file(file)
+        return self.register_file(file)
 
-    def enter_file(self, file: StoredFile) -> StoredFile:
-        """A file whose contents are in the store."""
+    def register_file(self, file: StoredFile) -> StoredFile:
+        """Register a file whose contents are in the store."""
         self.files[file.provider, file.id] = file
         self.save(file)
         return file
 
     def file(self, provider: str, owner: str, identity: str) -> StoredFile | None:
-        """A file of this owner that has not expired; None for anybody else's."""
+        """Return a file of this owner that has not expired; None for other owners' files."""
         file = self.files.get((provider, identity))
         if file is None or file.owner != owner or (file.expires and self.now() >= file.expires):
             return None
         return file
 
     def files_of(self, provider: str, owner: str) -> list[StoredFile]:
-        """Newest first."""
+        """Return the files of an owner, newest first."""
         found = (self.file(provider, owner, name) for kind, name in reversed(self.files) if kind == provider)
         return [file for file in found if file is not None]
 
@@ -238,21 +238,21 @@ class World:
         return self.store.read_blob(file.sha256)
 
     def download(self, file: StoredFile, mime_type: str) -> Response:
-        """The content of a file as the answer to a download."""
+        """Return the content of a file as the answer to a download."""
         path = self.store.path(file.sha256)
         return Response(200, {"Content-Type": mime_type}, b"" if path else self.store.read_blob(file.sha256), file=path)
 
     def lines(self, file: StoredFile) -> Sequence[bytes]:
-        """The lines of a request file, blank ones left out."""
+        """Return the lines of a request file without blank ones."""
         return self.store.lines(file.sha256)
 
     def remove_file(self, file: StoredFile) -> None:
         del self.files[file.provider, file.id]
         self.store.drop(f"{file.provider}-files", file.id)
-        self.release_blob(file.sha256)
+        self.drop_unused_blob(file.sha256)
 
-    def release_blob(self, name: str) -> None:
-        """Forget contents nobody refers to: two files and a job may share them."""
+    def drop_unused_blob(self, name: str) -> None:
+        """Delete contents that nothing refers to: two files and a job may share them."""
         used = any(file.sha256 == name for file in self.files.values())
         if not used and not any(name == job.sha256 for job in self.jobs.values() if job.id in self.progress):
             self.store.drop_blob(name)
@@ -266,21 +266,21 @@ class World:
         return job
 
     def job(self, provider: str, owner: str, identity: str) -> Job | None:
-        """A job of this owner that exists by now; None for anybody else's."""
+        """Return a job of this owner that exists by now; None for other owners' jobs."""
         job = self.jobs.get(identity)
         if job is None or job.provider != provider or job.owner != owner or job.deleted or job.created > self.now():
             return None
         return job
 
     def jobs_of(self, provider: str, owner: str) -> list[Job]:
-        """What a listing shows: newest first."""
+        """Return the jobs that a listing shows, newest first."""
         now = self.now()
         found = (self.job(provider, owner, identity) for identity in self.jobs)
         listed = [job for job in found if job is not None and now >= job.created + job.plan.unlisted_seconds]
         return sorted(listed, key=lambda job: (job.created, job.serial), reverse=True)
 
     def active_jobs(self) -> list[Job]:
-        """Jobs whose rows are not settled yet, oldest first."""
+        """Return jobs whose rows are not settled yet, oldest first."""
         return [self.jobs[identity] for identity in self.progress]
 
     def save(self, record: StoredFile | Job) -> None:
@@ -288,7 +288,7 @@ class World:
         self.store.save(kind, record.id, msgspec.json.encode(record))
 
     def load(self) -> None:
-        """Take up what a former process left in the store: finished rows stay finished, open ones go on."""
+        """Load what an earlier process left in the store: finished rows stay finished, open ones continue."""
         for provider in ("gemini", "together"):
             for record in self.store.records(f"{provider}-files"):
                 file = msgspec.json.decode(record, type=StoredFile)
@@ -305,12 +305,12 @@ class World:
 
     @property
     def batches_bought(self) -> int:
-        """Jobs ever created, of both providers, deleted ones included."""
+        """Return the number of jobs ever created at both providers, including deleted ones."""
         return len(self.jobs)
 
     @property
     def bought_keys(self) -> list[str]:
-        """The request keys of all jobs ever created; one that occurs twice was paid for twice."""
+        """Return the request keys of all jobs ever created; a key that occurs twice was paid for twice."""
         return [key for job in self.jobs.values() for key in job.keys]
 
     @property
@@ -318,15 +318,15 @@ class World:
         return {job.id: job.keys for job in self.jobs.values()}
 
     def jobs_created(self, provider: str = "") -> list[Job]:
-        """Jobs ever created, in order; of one provider if named."""
+        """Return the jobs ever created, in order, of one provider if named."""
         return [job for job in self.jobs.values() if provider in {"", job.provider}]
 
-    def seen(self, provider: str = "", endpoint: str = "") -> list[Seen]:
-        """The logged requests of a provider and an endpoint, oldest first; "" is any."""
+    def seen(self, provider: str = "", endpoint: str = "") -> list[LoggedRequest]:
+        """Return the logged requests of a provider and an endpoint, oldest first; "" is any."""
         return [s for s in self.requests if provider in {"", s.provider} and endpoint in {"", s.endpoint}]
 
     def summary(self) -> dict[str, Any]:
-        """Counts for GET /_control/world."""
+        """Return the counts for GET /_control/world."""
         jobs = [
             {"id": j.id, "provider": j.provider, "model": j.model, "name": j.name, "input_file": j.input_file}
             | {"phase": j.phase, "state": j.state, "requests": len(j.keys), "served": j.served, "failed": j.failed}
@@ -348,12 +348,12 @@ class World:
         return int(self.now() * 1e6)
 
 
-def fingerprint(key: str) -> str:
-    """What is kept of an API key: enough to tell two apart."""
+def key_fingerprint(key: str) -> str:
+    """Return a hash of an API key that tells keys apart."""
     return sha256(key.encode()).hexdigest()[:8]
 
 
 def rfc3339(seconds: float, digits: int = 9) -> str:
-    """A time as both providers write it: UTC, fraction of `digits` digits, Z."""
+    """Return a time as both providers write it: UTC, fraction of `digits` digits, Z."""
     whole = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{int((seconds % 1) * 1e9):09d}"[: len(whole) + 1 + digits] + "Z"

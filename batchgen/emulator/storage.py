@@ -1,4 +1,4 @@
-"""Where the world's bytes live: in memory, or in a directory that survives a restart."""
+"""Store the bytes of the service: in memory, or in a directory that survives a restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, overload
 import orjson
 
 
-class Written(NamedTuple):
+class BlobDigest(NamedTuple):
     """Contents that were written: their SHA-256, which is their name, and their size in bytes."""
 
     sha256: str
@@ -21,12 +21,12 @@ class Written(NamedTuple):
 
 
 class Blob(Protocol):
-    """Contents that are written piece by piece; without `finish` there never were any."""
+    """Contents that are written piece by piece. They exist only after `finish`."""
 
     size: int
 
     def write(self, data: bytes) -> None: ...
-    def finish(self) -> Written: ...
+    def finish(self) -> BlobDigest: ...
     def drop(self) -> None: ...
 
 
@@ -41,7 +41,7 @@ class Answers(Protocol):
 
 
 class Store(Protocol):
-    """Contents by their SHA-256, records by kind and id, and the answers of jobs under way."""
+    """Contents by their SHA-256, records by kind and id, and the answers of running jobs."""
 
     def write_blob(self, name: str, data: bytes) -> None: ...
     def new_blob(self) -> Blob: ...
@@ -57,12 +57,12 @@ class Store(Protocol):
 
 
 def request_lines(data: bytes) -> list[bytes]:
-    """The lines of a request file, blank ones left out."""
+    """Return the lines of a request file without blank ones."""
     return [line for line in data.split(b"\n") if line.strip()]
 
 
 class MemoryStore:
-    """Contents only: the world itself holds everything else."""
+    """Stores contents only; the world has everything else."""
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
@@ -114,11 +114,11 @@ class _MemoryBlob:
         self._pieces.append(data)
         self.size += len(data)
 
-    def finish(self) -> Written:
+    def finish(self) -> BlobDigest:
         data = b"".join(self._pieces)
         name = sha256(data).hexdigest()
         self._store.write_blob(name, data)
-        return Written(name, self.size)
+        return BlobDigest(name, self.size)
 
     def drop(self) -> None:
         self._pieces.clear()
@@ -147,7 +147,7 @@ class _MemoryAnswers:
 class DirectoryStore:
     """DIRECTORY/blobs/SHA256, DIRECTORY/KIND/ID.json, DIRECTORY/answers/JOB.jsonl; one process at a time.
 
-    Lines and answers stay on disk: in memory there is only where each of them begins.
+    Lines and answers stay on disk: in memory is only where each of them begins.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -160,7 +160,7 @@ class DirectoryStore:
     def write_blob(self, name: str, data: bytes) -> None:
         path = self._blob(name)
         if not path.exists():
-            _replace(path, data)
+            _write_atomically(path, data)
 
     def new_blob(self) -> Blob:
         return _FileBlob(self._directory / "blobs")
@@ -180,7 +180,7 @@ class DirectoryStore:
     def save(self, kind: str, identity: str, record: bytes) -> None:
         folder = self._directory / kind
         folder.mkdir(exist_ok=True)
-        _replace(folder / f"{identity}.json", record)
+        _write_atomically(folder / f"{identity}.json", record)
 
     def drop(self, kind: str, identity: str) -> None:
         (self._directory / kind / f"{identity}.json").unlink(missing_ok=True)
@@ -215,13 +215,13 @@ class _FileBlob:
         self._file.write(data)
         self.size += len(data)
 
-    def finish(self) -> Written:
+    def finish(self) -> BlobDigest:
         with self._file as file:
             file.flush()
             os.fsync(file.fileno())
         name = self._digest.hexdigest()
         self._path.replace(self._folder / name)
-        return Written(name, self.size)
+        return BlobDigest(name, self.size)
 
     def drop(self) -> None:
         self._file.close()
@@ -229,7 +229,7 @@ class _FileBlob:
 
 
 class FileLines(Sequence[bytes]):
-    """The lines of a request file on disk, blank ones left out."""
+    """The lines of a request file on disk without blank ones."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -264,9 +264,9 @@ class FileLines(Sequence[bytes]):
 
 
 class _FileAnswers:
-    """One line each, appended as it is found; what a former process left is taken up.
+    """One line for each answer, appended when it is found; lines of an earlier process are loaded.
 
-    Complete lines only: a torn last one is an answer that was never given, and is cut off.
+    An incomplete last line was never answered to anybody, and is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -274,16 +274,16 @@ class _FileAnswers:
         self._starts, self._sizes = array("Q"), array("L")  # by index; size 0: not answered
         self._count = self._end = 0
         if path.exists():
-            self._take_up()
+            self._load_existing()
 
-    def _take_up(self) -> None:
+    def _load_existing(self) -> None:
         with self._path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
-                    self._enter(orjson.loads(line)["index"], len(line))
+                    self._index_line(orjson.loads(line)["index"], len(line))
         os.truncate(self._path, self._end)
 
-    def _enter(self, index: int, size: int) -> None:
+    def _index_line(self, index: int, size: int) -> None:
         missing = index + 1 - len(self._sizes)
         if missing > 0:
             self._starts.extend([0] * missing)
@@ -293,14 +293,14 @@ class _FileAnswers:
         self._end += size
 
     def add(self, index: int, row: dict[str, Any]) -> None:
-        """OSError when the disk refuses; then nothing was added."""
+        """Add an answer. Raises OSError if the disk refuses; then nothing was added."""
         line = orjson.dumps({"index": index, "row": row}) + b"\n"
         # Not synced: an answer lost in a power cut is written again, which costs nobody anything.
         with self._path.open("ab", buffering=0) as file:
             file.truncate(self._end)  # what is left of a line that did not fit on the disk
             if file.write(line) != len(line):
                 raise OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
-        self._enter(index, len(line))
+        self._index_line(index, len(line))
 
     def row(self, index: int) -> dict[str, Any]:
         row: dict[str, Any] = orjson.loads(_read(self._path, self._starts[index], self._sizes[index]))["row"]
@@ -321,8 +321,8 @@ def _read(path: Path, start: int, size: int) -> bytes:
         return os.pread(file.fileno(), size, start)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:
         file.write(data)

@@ -1,1 +1,1 @@
-"""The run: submit, collect, settle, recover."""
+"""Submit batches, collect and settle their results, recover a lost store."""

@@ -1,30 +1,27 @@
-"""Jobs that were bought by accident beside a batch's own: the same requests, paid once more.
+"""Handle duplicate jobs: jobs that were created by accident for the same requests, and are paid again.
 
-Each is entered into the ledger as a batch of its own that is in flight and holds no conversation. So its money is
-reserved, it is asked to stop, and what it brings is downloaded and billed as superseded, by the code that does so for
-every batch. Its file `BATCH.duplicateN.ending.json` says of it what `rebuild` must know: it has no request file.
+Each is entered into the ledger as a batch of its own that is in flight and has no conversations. The code for all
+batches then reserves its money, cancels it, downloads its results and records their cost as superseded. Its file
+`BATCH.duplicateN.ending.json` has what `rebuild` needs, because a duplicate has no request file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.rows import Batch, BatchState
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import Job
-from batchgen.runtime.files import Layout
 
 MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number
 
 
 def enter(session: Session, original: Batch, job: Job) -> Batch | None:
-    """Enter a job as a duplicate of `original`, in flight. None where the ledger has the job already."""
+    """Enter a job as a duplicate of `original`, in flight. Returns None if the ledger has the job already."""
     known = session.store.batches()
     if any((one.provider, one.job.remote_id) == (original.provider, job.remote_id) for one in known):
         return None
@@ -34,35 +31,31 @@ def enter(session: Session, original: Batch, job: Job) -> Batch | None:
     batch = session.store.update(
         batch,
         state=BatchState.IN_FLIGHT,
-        key_fingerprint=session.fingerprint(provider_row(original.provider)),
+        key_fingerprint=session.key_fingerprint(provider_row(original.provider)),
         remote_id=job.remote_id,
         submitted_at=original.job.intent_at,
     )
-    settle.keep_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
+    settle.write_ending(session, batch, Ending(Reason.MISSING, "bought by accident", state=batch.state))
     return batch
 
 
 def enter_again(session: Session) -> int:
-    """Enter the duplicates of a run whose store is rebuilt. Returns how many were settled; others are in flight."""
+    """Enter the duplicates of a run whose store is rebuilt. Returns how many were settled; the others are in flight."""
     originals = {one.name: one for one in session.store.batches()}
     settled = 0
-    for path in _endings(session.layout):
+    for path in sorted((session.layout.root / "results").glob(f"round*/*/*{MARK}*.ending.json")):
         name = path.name.removesuffix(".ending.json")
         original, ending = originals.get(name.partition(MARK)[0]), settle.read_ending(path)
         if original is None or ending is None:
             continue
-        kept = settle.read_kept(path)
+        kept = settle.read_ledger_fields(path)
         batch = _plan(session, original, name, kept["reserved_usd"])
         batch = session.store.update(batch, state=BatchState.IN_FLIGHT, submitted_at=batch.plan.planned_at)
-        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *settle.REMOTE)})
+        batch = session.store.update(batch, **{fact: kept[fact] for fact in ("model", *settle.REMOTE_FIELDS)})
         if ending.state != batch.state:
             _settle(session, batch, ending)
             settled += 1
     return settled
-
-
-def _endings(layout: Layout) -> Iterator[Path]:
-    yield from sorted((layout.root / "results").glob(f"round*/*/*{MARK}*.ending.json"))
 
 
 def _settle(session: Session, batch: Batch, ending: Ending) -> None:
@@ -70,12 +63,12 @@ def _settle(session: Session, batch: Batch, ending: Ending) -> None:
     raw = b"\n".join(path.read_bytes() for path in files if path.exists())
     if raw.strip():  # a kill may have come before the ending could say so
         ending = ending._replace(awaited_until=None)
-    lines = settle.lines_judged(provider_row(batch.provider), batch, raw)
+    lines = settle.parse_result_lines(provider_row(batch.provider), batch, raw)
     settle.settle(session, batch, {}, lines, ending)
 
 
 def _plan(session: Session, original: Batch, name: str, reserved_usd: float | None) -> Batch:
-    """Numbers above zero are those of request files: duplicates are numbered from -1 downwards."""
+    """Plan a duplicate. Numbers above zero belong to request files, so duplicates are numbered from -1 downwards."""
     identity = original.identity._replace(name=name)
     plan = original.plan._replace(requests=0, estimated_usd=0.0, reserved_usd=reserved_usd)
     lowest = min(one.number for one in session.store.batches())

@@ -1,4 +1,4 @@
-"""`cancel`, `clean`, `retry` and `switch`. Only what this run created is ever touched."""
+"""Implement `cancel`, `clean`, `retry` and `switch`. Only objects that this run created are changed."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, NotReady, SetupError
 from batchgen.engine.reconcile import reconcile
 from batchgen.engine.session import Session
-from batchgen.engine.settlement.settle import release
+from batchgen.engine.settlement.settle import release_batch
 from batchgen.ledger.holds import halt_scope, model_scope, provider_of
-from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, FileGone, JobMissing, Provider
-from batchgen.runtime.logs import log
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, FileGone, JobNotFound, Provider
+from batchgen.runtime.logging_setup import log
 
 
 def cancel(session: Session) -> int:
-    """Ask the providers to stop every batch in flight. Returns how many were asked for.
+    """Request the cancellation of every batch in flight. Returns how many were requested.
 
     A cancelled batch stays in flight until the provider says that it has ended; what it finished until then is
-    collected and booked.
+    collected.
     """
     reconcile(session)
-    return sum(_stopped(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
+    return sum(_try_request_cancellation(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
 
 
-def _stopped(session: Session, batch: Batch) -> bool:
-    """Whether the provider was asked to stop a batch in flight; why not becomes a trouble."""
+def _try_request_cancellation(session: Session, batch: Batch) -> bool:
+    """Return whether the provider accepted to cancel a batch in flight; otherwise record a trouble."""
     provider = provider_row(batch.provider)
-    if batch.job.key_fingerprint != session.fingerprint(provider):
-        log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+    if batch.provider in session.unusable:
         return False
     try:
-        ask_to_stop(session, batch)
-    except SetupError:
-        raise
+        if batch.job.key_fingerprint != session.key_fingerprint(provider):
+            log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+            return False
+        request_cancellation(session, batch)
     except BatchgenError as error:
-        session.trouble(error)
+        session.trouble(error, batch.provider)
         return False
     except REFUSALS as error:
         if _has_ended(session, provider, batch):
@@ -48,10 +48,10 @@ def _stopped(session: Session, batch: Batch) -> bool:
     return True
 
 
-def ask_to_stop(session: Session, batch: Batch) -> None:
-    """Ask the provider to stop a batch in flight. Raises what the call raises."""
+def request_cancellation(session: Session, batch: Batch) -> None:
+    """Ask the provider to cancel a batch in flight. Raises what the call raises."""
     session.remote(provider_row(batch.provider)).cancel(batch.job.remote_id or "")
-    session.store.update(batch, error=CANCEL_ASKED)
+    session.store.update(batch, error=CANCELLATION_REQUESTED)
     log.info("%s: cancellation asked for", session.describe(batch))
 
 
@@ -63,39 +63,37 @@ def _has_ended(session: Session, provider: Provider, batch: Batch) -> bool:
 
 
 class Cleaned(NamedTuple):
-    """How much `clean` deleted at the providers."""
+    """How many files and jobs `clean` deleted at the providers."""
 
     files: int
     jobs: int
 
 
 def clean(session: Session) -> Cleaned:
-    """Delete the remote input files of settled batches, and the finished jobs whose results are on this disk."""
-    return Cleaned(clean_files(session), _clean_jobs(session))
+    """Delete the remote input files of settled batches, and the ended jobs whose results are on disk."""
+    return Cleaned(delete_input_files(session), _delete_jobs(session))
 
 
-def _clean_jobs(session: Session) -> int:
-    """Delete the remote jobs of collected batches, where the provider has a call for it."""
-    deleted, failing = 0, set[str]()
+def _delete_jobs(session: Session) -> int:
+    """Delete the remote jobs of collected batches, if the provider has a call for it."""
+    deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED):
         provider = provider_row(batch.provider)
         if not batch.job.remote_id or batch.job.remote_state == JOB_DELETED or batch.provider in failing:
             continue
-        if session.awaits(batch):
-            continue
-        if batch.job.key_fingerprint != session.fingerprint(provider):
+        if session.may_get_late_results(batch):
             continue
         try:
+            if batch.job.key_fingerprint != session.key_fingerprint(provider):
+                continue
             gone = session.remote(provider).delete_job(batch.job.remote_id)
-        except SetupError:
-            raise
-        except JobMissing:
+        except JobNotFound:
             gone = True
         except REFUSALS as error:
             log.warning("%s: its job stays: %s", batch.name, error)
             continue
         except BatchgenError as error:
-            session.trouble(error)
+            session.trouble(error, batch.provider)
             failing.add(batch.provider)
             continue
         if gone:
@@ -104,26 +102,24 @@ def _clean_jobs(session: Session) -> int:
     return deleted
 
 
-def clean_files(session: Session, only: Provider | None = None) -> int:
-    """Delete the remote input files of batches that are settled (at one provider). Returns how many were deleted."""
-    deleted, failing = 0, set[str]()
+def delete_input_files(session: Session, only: Provider | None = None) -> int:
+    """Delete the remote input files of settled batches (at one provider). Returns how many were deleted."""
+    deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
         provider = provider_row(batch.provider)
         if not batch.job.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
-        if batch.job.key_fingerprint != session.fingerprint(provider):
-            continue
-        if session.awaits(batch):
+        if session.may_get_late_results(batch):
             continue  # its job would need the file
         try:
+            if batch.job.key_fingerprint != session.key_fingerprint(provider):
+                continue
             session.remote(provider).delete_file(batch.job.remote_file)
-        except SetupError:
-            raise
         except BatchgenError as error:
-            session.trouble(error)
+            session.trouble(error, batch.provider)
             failing.add(batch.provider)  # the next delete would only fail again
             continue
-        except (FileGone, JobMissing):
+        except (FileGone, JobNotFound):
             log.debug("%s: the input file was gone already", batch.name)
         except REFUSALS as error:
             session.trouble(
@@ -136,14 +132,14 @@ def clean_files(session: Session, only: Provider | None = None) -> int:
 
 
 class Retried(NamedTuple):
-    """What `retry` made possible again."""
+    """How many conversations `retry` made ready, and how many halts it removed."""
 
     conversations: int
     halts: int
 
 
 def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
-    """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and lift halts."""
+    """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and remove halts."""
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {session.provider(step.stage).name for step in steps}
@@ -152,23 +148,25 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
             session.store.holds.end(wait.scope)
             halts += 1
     for batch in session.store.batches(BatchState.CREATING):
-        if batch.step in steps and _somebody_has_looked(batch):
-            release(session, batch, BatchState.ABANDONED, error="given up by hand after a rebuild")
+        if batch.step in steps and _person_was_asked_to_look(batch):
+            release_batch(session, batch, BatchState.ABANDONED, error="given up by hand after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
 
 
-def _somebody_has_looked(batch: Batch) -> bool:
-    """Whether a tick has asked for a person to look for a batch whose end a rebuilt store does not know. Who calls
-    `retry` after that has found no such job; before, and where jobs are found by name, ticks look for it.
+def _person_was_asked_to_look(batch: Batch) -> bool:
+    """Return whether a person was asked to look for the job of a batch whose end a rebuilt store does not know.
+
+    A user who calls `retry` after that has found no such job. Where jobs can be found by name, ticks look for it
+    instead.
     """
     asked = batch.counters.empty_listings and not provider_row(batch.provider).found_by_name
-    return bool(asked) and batch.job.key_fingerprint == KEY_UNKNOWN
+    return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT
 
 
 def switch(session: Session, name: str, model: str | None) -> str:
-    """Pin another model of provider `name` for the rest of the run: `model`, or the next served one of its list.
+    """Pin another model of provider `name` for the rest of the run: `model`, or the next served model of its list.
 
-    What is in flight stays with the model that it was sent to. Returns the model. Raises SetupError, UnknownModel.
+    Batches in flight stay with their model. Returns the model. Raises SetupError, UnknownModel.
     """
     provider = provider_row(name)
     listed = session.settings.provider(name).models
@@ -177,7 +175,7 @@ def switch(session: Session, name: str, model: str | None) -> str:
             f"{model} is not in the list of {name}: {', '.join(listed)}.",
             do=f"Add it in batchgen.toml first: [{name}] models = [...].",
         )
-    current = session.pinned(provider)
+    current = session.pinned_model(provider)
     wanted = [model] if model is not None else [one for one in listed if one != current]
     if model is not None:
         session.store.holds.end(model_scope(name, model))  # who names it wants it asked again

@@ -1,9 +1,8 @@
-"""Create calls that got no clear answer: look for the job, adopt it, or give up after the grace period.
+"""Resolve create calls without a clear answer: find the job and adopt it, or give up after the grace period.
 
-The protocol: a create is never repeated on suspicion. Only complete listings, read with the key that made the call, say
-that a job is not there; and only two of them, a third of the grace period apart, after the whole grace period, say that
-it never will be. A listing that fails half-way, says itself that it is not complete, or lacks a job that is known to be
-there, says nothing.
+A create call is never repeated while its job may exist. Only complete listings, read with the key that made the call,
+prove that a job does not exist: two of them, a third of the grace period apart, after the whole grace period. A listing
+proves nothing if it fails half-way, says that it is incomplete, or lacks a job that is known to exist.
 """
 
 from __future__ import annotations
@@ -15,44 +14,44 @@ from batchgen.core.errors import Ambiguous, BatchgenError, NeedsPerson, Temporar
 from batchgen.engine import duplicates
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
-from batchgen.ledger.rows import CANCEL_ASKED, JOB_DELETED, KEY_UNKNOWN, Batch, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, Provider, label
-from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.logs import log
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, Job, Provider, lookup_key
+from batchgen.runtime.failpoints import failpoint
+from batchgen.runtime.logging_setup import log
 
-BLANKS = 2  # complete listings without the job
+EMPTY_LISTINGS_NEEDED = 2  # complete listings without the job
 STAYS_SECONDS = 48 * 3600.0  # so long after its end, at the least, a job is still listed
-LISTING_PAYS = 4  # from so many batches on, one listing is cheaper than a call for each
+MIN_BATCHES_TO_LIST = 4  # from so many batches on, one listing is cheaper than a call for each
 
 
 def reconcile(session: Session) -> None:
-    """Settle every unanswered create call, as far as that is possible now. What stays open becomes a trouble."""
+    """Resolve every create call without an answer, as far as possible now. Each one left becomes a trouble."""
     unanswered = sorted(session.store.batches(BatchState.CREATING), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
         provider = provider_row(name)
         try:
-            mine = [batch for batch in group if _own(session, provider, batch)]
+            mine = [batch for batch in group if _was_created_with_current_key(session, provider, batch)]
             if not mine:
                 continue
-            found = listed(session, provider)
+            found = jobs_by_lookup_key(session, provider)
         except BatchgenError as error:
-            session.trouble(error)
+            session.trouble(error, name)
             continue
-        unlisted = _unlisted(session, provider, found)
+        unlisted = _missing_from_listing(session, provider, found)
         for batch in mine:
-            if batch.job.key_fingerprint == KEY_UNKNOWN and not provider.found_by_name:
-                _by_upload(session, provider, batch, found)
-            elif matches := found.get(label(provider, name=batch.name, remote_file=batch.job.remote_file or "")):
+            if batch.job.key_fingerprint == UNKNOWN_FINGERPRINT and not provider.found_by_name:
+                _find_by_uploaded_file(session, provider, batch, found)
+            elif matches := found.get(lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or "")):
                 adopt(session, provider, batch, matches)
             elif unlisted:
-                _proves_nothing(session, batch, unlisted[0])
+                _report_incomplete_listing(session, batch, unlisted[0])
             else:
-                _not_there(session, batch)
+                _count_empty_listing(session, batch)
 
 
-def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
-    """A provider's jobs by what they can be found by, the oldest first. Raises Temporary when they cannot be listed."""
+def jobs_by_lookup_key(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
+    """Return the jobs of a provider by the key they can be found by, oldest first. Raises Temporary if that fails."""
     try:
         jobs = session.remote(provider).jobs()
     except REFUSALS as error:
@@ -64,8 +63,8 @@ def listed(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
     return found
 
 
-def _own(session: Session, provider: Provider, batch: Batch) -> bool:
-    if batch.job.key_fingerprint in (session.fingerprint(provider), KEY_UNKNOWN):
+def _was_created_with_current_key(session: Session, provider: Provider, batch: Batch) -> bool:
+    if batch.job.key_fingerprint in (session.key_fingerprint(provider), UNKNOWN_FINGERPRINT):
         return True
     session.trouble(
         NeedsPerson(
@@ -76,8 +75,10 @@ def _own(session: Session, provider: Provider, batch: Batch) -> bool:
     return False
 
 
-def _by_upload(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
-    """Find a batch whose upload a rebuilt store knows by its name alone. That none is found proves nothing."""
+def _find_by_uploaded_file(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
+    """Find the job of a batch by its uploaded file, whose name is all a rebuilt store knows. Finding none proves
+    nothing.
+    """
     try:
         uploads = session.remote(provider).inputs(f"{batch.name}.jsonl")
     except REFUSALS:
@@ -99,9 +100,11 @@ def _by_upload(session: Session, provider: Provider, batch: Batch, found: Mappin
     )
 
 
-def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:
-    """The batches that a listing should show and does not: those in flight; and where it shows nothing at all, those
-    that have just ended, too. One that answered 404 may be gone indeed.
+def _missing_from_listing(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:
+    """Return the batches that a listing should show and does not.
+
+    These are the batches in flight and, if the listing is empty, also those that ended recently. A batch that answered
+    404 may really be gone and is left out.
     """
     shown = {job.remote_id for jobs in found.values() for job in jobs}
     expected = session.store.batches(BatchState.IN_FLIGHT)
@@ -115,7 +118,7 @@ def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job
         batch
         for batch in expected
         if batch.provider == provider.name
-        and batch.job.key_fingerprint == session.fingerprint(provider)
+        and batch.job.key_fingerprint == session.key_fingerprint(provider)
         and batch.job.remote_id
         and not batch.counters.not_found_count
         and batch.job.remote_id not in shown
@@ -123,8 +126,10 @@ def _unlisted(session: Session, provider: Provider, found: Mapping[str, list[Job
 
 
 def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[Job]) -> Batch:
-    """Take the oldest matching job as the batch's own. The others were bought by accident: they are
-    entered as duplicates, and cancelled."""
+    """Take the oldest matching job as the job of the batch.
+
+    The other jobs were created by accident: they are entered as duplicates and cancelled.
+    """
     oldest, *others = matches
     settle.forget_ending(session, batch)
     log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
@@ -133,20 +138,20 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
             batch,
             state=BatchState.IN_FLIGHT,
             remote_id=oldest.remote_id,
-            key_fingerprint=session.fingerprint(provider),
+            key_fingerprint=session.key_fingerprint(provider),
             submitted_at=batch.job.intent_at,
             empty_listings=0,
             first_empty_listing_at=None,
         )
         entered = enter_duplicates(session, batch, others)
-    crashpoint("adopted")
+    failpoint("adopted")
     for duplicate, job in entered:
         _stop(session, provider, duplicate, job)
     return batch
 
 
 def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> list[tuple[Batch, Job]]:
-    """Enter `jobs` into the ledger as duplicates of `batch`, and say so. Returns those that it did not have."""
+    """Enter `jobs` into the ledger as duplicates of `batch`, and warn. Returns those that were new."""
     entered = [(duplicate, job) for job in jobs if (duplicate := duplicates.enter(session, batch, job))]
     for duplicate, job in entered:
         log.warning(
@@ -161,19 +166,19 @@ def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> lis
 
 
 def _stop(session: Session, provider: Provider, duplicate: Batch, job: Job) -> None:
-    """Cancel a duplicate. Where that fails, every tick tries it again (`late`)."""
+    """Cancel a duplicate. If that fails, every tick tries again (see `late_results`)."""
     if job.state.ended:
         return
     try:
         session.remote(provider).cancel(job.remote_id)
-        session.store.update(duplicate, error=CANCEL_ASKED)
+        session.store.update(duplicate, error=CANCELLATION_REQUESTED)
     except BatchgenError as error:
         session.trouble(error)
     except REFUSALS as error:
         session.trouble(Temporary(f"{provider.name}: {job.remote_id} could not be cancelled: {error}."))
 
 
-def _proves_nothing(session: Session, batch: Batch, unlisted: Batch) -> None:
+def _report_incomplete_listing(session: Session, batch: Batch, unlisted: Batch) -> None:
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer, and the provider's list is not complete:"
@@ -183,17 +188,17 @@ def _proves_nothing(session: Session, batch: Batch, unlisted: Batch) -> None:
     )
 
 
-def _not_there(session: Session, batch: Batch) -> None:
+def _count_empty_listing(session: Session, batch: Batch) -> None:
     now, grace = session.now(), session.settings.batches.reconcile_grace_seconds
     first = batch.counters.first_empty_listing_at if batch.counters.first_empty_listing_at is not None else now
     blanks = batch.counters.empty_listings + 1
     waited = now - (batch.job.intent_at or now)
-    if blanks >= BLANKS and waited >= grace and now - first >= grace / 3:
+    if blanks >= EMPTY_LISTINGS_NEEDED and waited >= grace and now - first >= grace / 3:
         log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
-        settle.give_up(session, batch, "no job was found for an unanswered create call")
-        crashpoint("abandoned")
+        settle.abandon_batch(session, batch, "no job was found for an unanswered create call")
+        failpoint("abandoned")
         return
-    session.store.update(batch, empty_listings=min(blanks, BLANKS), first_empty_listing_at=first)
+    session.store.update(batch, empty_listings=min(blanks, EMPTY_LISTINGS_NEEDED), first_empty_listing_at=first)
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer {max(waited, 0):.0f} s ago and no job is"

@@ -1,4 +1,4 @@
-"""One tick, and many: what `collect`, `collect --advance`, `--wait` and `run` do."""
+"""Run one tick, or many: what `collect`, `collect --advance`, `--wait` and `run` do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Step
-from batchgen.core.errors import NeedsPerson, SetupError
-from batchgen.dataset.round_files import refresh, under_way
+from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, SetupError
+from batchgen.dataset.round_files import has_open_conversations, write_due_files
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import SUBMITTED_STATES, Batch
 from batchgen.runtime.settings import is_loopback
@@ -27,20 +27,20 @@ class Tick(NamedTuple):
     written: tuple[Path, ...]
 
     @property
-    def moved(self) -> bool:
+    def made_progress(self) -> bool:
         return bool(self.collected or self.submitted)
 
 
 def tick(session: Session, *, advance: bool) -> Tick:
-    """Settle unanswered creates, collect what has ended, write the files; with `advance` submit what is ready."""
+    """Resolve open create calls, collect ended batches, write the files; with `advance` also submit what is ready."""
     collected = 0
     try:
         if session.store.batches(*SUBMITTED_STATES) or session.store.awaiting_late_results(session.now()):
             collected = _collect(session)
     finally:
-        written = refresh(session)
+        written = write_due_files(session)
     submitted = 0
-    if advance and (under_way(session) or session.store.holds.all()):
+    if advance and (has_open_conversations(session) or session.store.holds.all()):
         from batchgen.engine.submission.submit import submit
 
         submitted = submit(session, session.steps())
@@ -52,59 +52,68 @@ def _collect(session: Session) -> int:
     # in flight.
     from batchgen.engine.collection.poll import collect
     from batchgen.engine.reconcile import reconcile
-    from batchgen.engine.submission.rejection_limit import stopped
+    from batchgen.engine.submission.rejection_limit import rejection_limit_error
 
     reconcile(session)
     collected = collect(session)
     if collected:
-        for stop in filter(None, (stopped(session, step) for step in session.steps())):
+        for stop in filter(None, (rejection_limit_error(session, step) for step in session.steps())):
             session.trouble(stop)
     return collected
 
 
 def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
-    """`submit`: unanswered creates first, because a name that was tried may exist."""
+    """Implement `submit`. Open create calls are resolved first, because their jobs may exist."""
     from batchgen.engine.reconcile import reconcile
     from batchgen.engine.submission.submit import submit
 
     reconcile(session)
-    refresh(session)
+    write_due_files(session)
     return submit(session, wanted)
 
 
-def wait(session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]) -> None:
-    """Tick until nothing is in flight (with `advance`: until the dataset is finished). `show` is called after each.
+def tick_until_done(
+    session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]
+) -> None:
+    """Tick until nothing is in flight (with `advance`: until the dataset is finished). Calls `show` after each.
 
-    What only a person can mend ends the wait as soon as nothing is in flight any more; it is in `session.troubles`.
+    A trouble that only a person can solve ends the wait as soon as nothing is in flight; it is in `session.troubles`.
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
-        session.troubles.clear()
+        session.troubles[:] = filter(_said_once, session.troubles)  # the others come again as long as they last
+        session.unusable.clear()
         done = tick(session, advance=advance)
         show()
-        if over(session, advance=advance):
+        if is_waiting_useless(session, advance=advance):
             return
-        pause = FIRST_PAUSE_SECONDS if done.moved else min(pause * PAUSE_GROWTH, longest_pause(session))
+        pause = FIRST_PAUSE_SECONDS if done.made_progress else min(pause * PAUSE_GROWTH, longest_pause(session))
         sleep(pause)
 
 
-def over(session: Session, *, advance: bool) -> bool:
-    """Whether waiting longer changes nothing."""
-    if any(isinstance(error, SetupError) for error in session.troubles):
-        return True
-    stuck = any(isinstance(error, NeedsPerson) for error in session.troubles)
-    if any(_watched(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
+def is_waiting_useless(session: Session, *, advance: bool) -> bool:
+    """Return whether waiting longer changes nothing."""
+    persons = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
+    stuck = not all(map(_said_once, persons))
+    if any(_can_poll(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
         return False
     if not advance or stuck:
         return True
-    return not under_way(session)
+    return not has_open_conversations(session)
 
 
-def _watched(session: Session, batch: Batch) -> bool:
-    """Whether ticks with the keys at hand can learn how `batch` ends."""
-    from batchgen.providers import provider
+def _said_once(error: BatchgenError) -> bool:
+    """Return whether no later tick reports it again. Lost requests are asked again, so the run does not stop."""
+    return isinstance(error, BatchLost)
 
-    return batch.job.key_fingerprint == session.fingerprint(provider(batch.provider))
+
+def _can_poll(session: Session, batch: Batch) -> bool:
+    """Return whether ticks with the available keys can learn how `batch` ends."""
+    from batchgen.providers import find_provider
+
+    if batch.provider in session.unusable:
+        return False
+    return batch.job.key_fingerprint == session.key_fingerprint(find_provider(batch.provider))
 
 
 def longest_pause(session: Session) -> float:

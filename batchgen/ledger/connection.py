@@ -16,16 +16,17 @@ from urllib.parse import quote
 
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
 from batchgen.ledger.migrations import MIGRATIONS
-from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.files import LOCK, need_sqlite_locks
+from batchgen.runtime.failpoints import failpoint
+from batchgen.runtime.files import LOCK, is_there, need_sqlite_locks
 
-BUSY_SECONDS = 60.0
+BUSY_TIMEOUT_SECONDS = 60.0
 PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
 
 
 class Database:
     """An open SQLite file."""
 
+    is_read_only = False
     is_copy = False  #: a copy of an older program's store, brought up to date; the file itself is as it was
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -34,7 +35,7 @@ class Database:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open or create the store for writing. Raises NeedsPerson for a store of a newer program."""
-        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
         database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -51,22 +52,23 @@ class Database:
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Open the store for reading beside a writer, or None if there is none. Raises SetupError without locks."""
-        if not path.exists():
+        if not is_there(path):
             return None
         need_sqlite_locks(path.with_name(LOCK))
         try:
-            database, version = _look(path, "ro")
+            database, version = _connect_and_read_version(path, "ro")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
             # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
-            database, version = _look(path, "rw")
+            _need_write_access(path)
+            database, version = _connect_and_read_version(path, "rw")
         if version == 0:
             database.close()
             return None
         is_older = version < len(MIGRATIONS)
-        store = cls(_copied(database) if is_older else database)
-        store.is_copy = is_older
+        store = cls(_copy_to_temporary(database) if is_older else database)
+        store.is_read_only, store.is_copy = True, is_older
         try:
             store._migrate()
         except BaseException:
@@ -77,7 +79,7 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
-    def flaws(self) -> list[str]:
+    def integrity_problems(self) -> list[str]:
         """List the first few things that SQLite finds wrong with the file; empty if its structure is sound."""
         found = [flaw for (flaw,) in self._connection.execute("PRAGMA quick_check(5)")]
         return [] if found == ["ok"] else found
@@ -102,18 +104,31 @@ class Database:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-            crashpoint("store_before_commit")
+            failpoint("store_before_commit")
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Changes within are seen by what is read within, and undone at the end. They stay in memory: the disk is not
+        written to, and readers are not kept waiting.
+        """
+        self._connection.execute("PRAGMA journal_mode = MEMORY")
+        self._connection.execute("PRAGMA cache_spill = OFF")
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
 
-def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
+
+def _connect_and_read_version(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
     """Connect and read the version of the store. Raises sqlite3.Error if the file cannot be read."""
     address = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
-    database = sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    database = sqlite3.connect(address, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, uri=True)
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
     except BaseException:
@@ -122,7 +137,16 @@ def _look(path: Path, mode: str) -> tuple[sqlite3.Connection, int]:
     return database, int(version)
 
 
-def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
+def _need_write_access(path: Path) -> None:
+    """Raises SetupError where an unfinished commit can be read by nobody but who can write."""
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"{path}: a command was killed while it wrote this store, and you cannot write to it.",
+            do="Run `batchgen status` as a user who can, or on a copy of the folder.",
+        )
+
+
+def _copy_to_temporary(database: sqlite3.Connection) -> sqlite3.Connection:
     """A temporary copy, which nobody else sees; `database` is closed."""
     copy = sqlite3.connect("", isolation_level=None)
     with closing(database):
@@ -131,7 +155,7 @@ def _copied(database: sqlite3.Connection) -> sqlite3.Connection:
 
 
 @contextmanager
-def translating(path: Path) -> Iterator[None]:
+def translate_sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours. Raises Temporary, SetupError or NeedsPerson."""
     try:
         yield
@@ -141,7 +165,7 @@ def translating(path: Path) -> Iterator[None]:
             raise Temporary(
                 f"{path}: {message}.", do="Make space if the disk is full; the next tick goes on."
             ) from None
-        raise SetupError(f"{path}: {message}.", do="Check that ROOT can be written to.") from None
+        raise SetupError(f"{path}: {message}.", do="Check that you can read and write it.") from None
     except sqlite3.DatabaseError as error:
         raise NeedsPerson(
             f"{path}: {error}.", do="Put back a copy, or move it away and build it again: batchgen rebuild"

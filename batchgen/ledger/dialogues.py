@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 
-from batchgen.core.dialogue import Conversation, Step, turns
+from batchgen.core.dialogue import Conversation, Step, group_into_turns
 from batchgen.ledger import queries
 from batchgen.ledger.migrations import TEXT_IDS
 from batchgen.ledger.rows import Batch, ReadyConversation
@@ -46,10 +46,13 @@ class Dialogues:
 
     def _range(self, first: int, last: int) -> Iterator[Conversation]:
         """Yield the dialogues with number `first` to `last`, by one query."""
-        query = {"first": first * TEXT_IDS, "last": last * TEXT_IDS + TEXT_IDS - 1}
+        query = {
+            "first": first * TEXT_IDS,
+            "last": last * TEXT_IDS + TEXT_IDS - 1,
+        }
         rows = self._connection.execute(queries.TEXTS, query)
         for number, texts in groupby(rows, key=lambda row: row[0] // TEXT_IDS):
-            yield Conversation(number, tuple(turns([text for _, text in texts])))
+            yield Conversation(number, tuple(group_into_turns([text for _, text in texts])))
 
     def all(self, positions: int) -> Iterator[Conversation]:
         """Yield the first `positions` texts of every dialogue that has so many, in seed order, one at a time."""
@@ -59,7 +62,7 @@ class Dialogues:
                 number, texts = text_id // TEXT_IDS, []
             texts.append(text)
             if len(texts) == positions:
-                yield Conversation(number, tuple(turns(texts)))
+                yield Conversation(number, tuple(group_into_turns(texts)))
 
     def completed_up_to(self, positions: int, shown: range, size: int) -> Iterator[tuple[list[int], list[str]]]:
         """Yield the dialogues that have at least `positions` texts, in seed order, up to `size` at a time.
@@ -71,12 +74,15 @@ class Dialogues:
             query |= {"after": numbers[-1], "first": numbers[0], "last": numbers[-1]}
             yield numbers, list(chain.from_iterable(self._connection.execute(queries.COMPLETED_TEXTS, query)))
 
-    def texts_of(self, batch: Batch) -> Iterator[tuple[int, Step, str]]:
+    def texts_from_batch(self, batch: Batch) -> Iterator[tuple[int, Step, str]]:
         """Yield (number, step, text) of every text that came from `batch`."""
-        for text_id, text in self._connection.execute(queries.TEXTS_OF, {"batch": batch.number}):
+        for text_id, text in self._connection.execute(queries.TEXTS_FROM_BATCH, {"batch": batch.number}):
             yield text_id // TEXT_IDS, Step.at(text_id % TEXT_IDS), text
 
     def sources(self, number: int) -> dict[int, int]:
         """Map each position of a dialogue to the batch its text came from. The texts of seeds are left out."""
-        query = {"first": number * TEXT_IDS, "last": number * TEXT_IDS + TEXT_IDS - 1}
-        return {text_id % TEXT_IDS: batch for text_id, batch in self._connection.execute(queries.SOURCES, query)}
+        query = {
+            "first": number * TEXT_IDS,
+            "last": number * TEXT_IDS + TEXT_IDS - 1,
+        }
+        return {text_id % TEXT_IDS: batch for text_id, batch in self._connection.execute(queries.SOURCE_BATCHES, query)}

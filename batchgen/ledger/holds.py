@@ -10,9 +10,9 @@ from batchgen.core.errors import BatchgenError, NeedsPerson, StageStopped, Tempo
 from batchgen.ledger import queries
 from batchgen.ledger.rows import Hold
 
-FIRST_SECONDS, MOST_SECONDS = 60.0, 2 * 3600.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 2 * 3600.0
 NEEDS_PERSON_SECONDS = 24 * 3600.0  # a quota that has refused for so long does not pass by itself
-_STEP, _HALT = "step", "halt"  # no provider has such a name
+_STEP_KIND, _HALT_KIND = "step", "halt"  # no provider has such a name
 
 
 def model_scope(provider: str, model: str) -> str:
@@ -22,12 +22,12 @@ def model_scope(provider: str, model: str) -> str:
 
 def step_scope(position: int) -> str:
     """Name the scope under which it is noted what a step's ready conversations wait for."""
-    return f"{_STEP}/{position}"
+    return f"{_STEP_KIND}/{position}"
 
 
 def halt_scope(position: int) -> str:
     """Name the scope of a step that is halted: its requests would be refused again at every tick."""
-    return f"{_HALT}/{position}"
+    return f"{_HALT_KIND}/{position}"
 
 
 def provider_of(scope: str) -> str:
@@ -35,18 +35,18 @@ def provider_of(scope: str) -> str:
     return scope.partition("/")[0]
 
 
-def in_words(scope: str) -> str:
+def describe_scope(scope: str) -> str:
     """What a scope holds back, for people."""
     kind, _, rest = scope.partition("/")
-    return str(Step.at(int(rest))) if kind in {_STEP, _HALT} else rest
+    return str(Step.at(int(rest))) if kind in {_STEP_KIND, _HALT_KIND} else rest
 
 
-def in_force(hold: Hold, now: float) -> bool:
+def is_in_force(hold: Hold, now: float) -> bool:
     """Whether `hold` forbids a create now. A clock that jumped back cannot stretch a pause beyond the longest."""
-    return hold.until is None or now < hold.until <= now + MOST_SECONDS
+    return hold.until is None or now < hold.until <= now + MAX_PAUSE_SECONDS
 
 
-def as_error(hold: Hold, now: float) -> BatchgenError:
+def hold_error(hold: Hold, now: float) -> BatchgenError:
     """What a hold in force is to the user: a halt, a quota that passes, or one that has not passed for a day."""
     if hold.until is None:
         return StageStopped(hold.reason, do="Mend the cause, then: batchgen retry")
@@ -89,8 +89,8 @@ class Holds:
         before = self.all().get(scope)
         hits = (before.hits if before else 0) + 1
         since = before.since if before and before.since is not None else now
-        jittered = FIRST_SECONDS * 2 ** min(hits - 1, 16) * uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
-        seconds = min(jittered if asked_seconds is None else asked_seconds, MOST_SECONDS)
+        jittered = FIRST_PAUSE_SECONDS * 2 ** min(hits - 1, 16) * uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
+        seconds = min(jittered if asked_seconds is None else asked_seconds, MAX_PAUSE_SECONDS)
         hold = Hold(scope, now + seconds, hits, reason, since)
         self.put(hold)
         return hold

@@ -12,7 +12,7 @@ TABLES = (
 )
 
 # What the table `bills` holds, from the batches themselves: for a store of an older program, which has no such table.
-ADDED_UP = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL AS priced,
+SELECT_USAGE_TOTALS = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL AS priced,
     sum(o.requests) AS requests, sum(o.input_tokens) AS input_tokens, sum(o.cached_tokens) AS cached_tokens,
     sum(o.output_tokens) AS output_tokens, sum(o.thought_tokens) AS thought_tokens, total(o.usd) AS usd
     FROM batches b JOIN outcomes o USING (batch)
@@ -139,7 +139,7 @@ MIGRATIONS: tuple[str, ...] = (
         usd REAL NOT NULL,
         PRIMARY KEY (position, provider, model, follow_up, reason, priced)
     ) STRICT, WITHOUT ROWID""",
-    f"INSERT INTO bills {ADDED_UP}",
+    f"INSERT INTO bills {SELECT_USAGE_TOTALS}",
     f"CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN {_add_usage('+', 'NEW', 'bills')}; END",
     "DROP INDEX by_position",
     # Until when an ended batch's results may come after all: its job was given up, cancelled or lost.
@@ -168,7 +168,7 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE batches RENAME COLUMN awaited_until TO late_results_until",
     "ALTER TABLE batches RENAME COLUMN upload_failed TO failed_uploads",
     "ALTER TABLE batches RENAME COLUMN short_looks TO incomplete_downloads",
-    "ALTER TABLE stale RENAME COLUMN since TO put_off_since",
+    "ALTER TABLE stale DROP COLUMN since",
     "ALTER TABLE stale RENAME TO outdated_files",
     "ALTER TABLE waits RENAME TO holds",
     # SQLite renames a table within its triggers, but takes `excluded` for it (3.40): they are made anew.

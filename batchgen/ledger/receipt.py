@@ -1,8 +1,8 @@
-"""What was really paid, from the usage of every result line: per step and model, with what was paid for nothing.
+"""The cost of a run from the usage of every result line: by step and by model, failed and superseded replies apart.
 
-One reading of the store answers `status`, the cap, the report and `data/receipt.json`, so that they agree to the cent.
-Requests whose model had no known price when they were booked are priced by the list as it is now; where there is still
-none, every sum is a lower bound and says so.
+`status`, `max_usd`, the report and `data/receipt.json` all use these sums, so that they agree to the cent. Requests
+whose model had no known price when they were settled are priced with the current price list. If the list has no price
+either, every sum is a lower bound and is marked as one.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from batchgen.runtime.settings import Settings
 RECEIPT_DIGITS = 6  # millionths of a dollar: a single request costs a few of them
 
 
-class Money(NamedTuple):
-    """Where the money of a run is, in USD.
+class CostSummary(NamedTuple):
+    """The cost of a run in USD.
 
-    `estimated` is for every batch that was or is being bought, `reserved` for those in flight or lost, `spent` as
-    billed. `unpriced` requests, in flight or billed, have no known price: then all three are lower bounds.
+    `estimated_usd` covers every batch that was bought or is being bought, `reserved_usd` the batches that are in flight
+    or lost, `spent_usd` what was billed. `unpriced` counts the requests without a known price, in flight or billed. If
+    there are any, all three sums are lower bounds.
     """
 
-    estimated: float
-    reserved: float
-    spent: float
+    estimated_usd: float
+    reserved_usd: float
+    spent_usd: float
     unpriced: int
     unpriced_models: tuple[str, ...]
 
 
-class Spent(NamedTuple):
-    """Requests with the tokens and the USD that they were billed; `unpriced` of them have no known price."""
+class Billed(NamedTuple):
+    """The tokens and USD billed for some requests; `unpriced` of the requests have no known price."""
 
     requests: int
     usage: Usage
@@ -42,46 +43,51 @@ class Spent(NamedTuple):
     unpriced: int
 
 
-NOTHING = Spent(0, Usage(), 0.0, 0)
+NOTHING_BILLED = Billed(0, Usage(), 0.0, 0)
 
 
-def money(store: Store, settings: Settings) -> Money:
-    """The totals that `status` tells and that `max_usd` is held against."""
+def cost_summary(store: Store, settings: Settings) -> CostSummary:
+    """Return the sums that `status` shows and that are compared with `max_usd`."""
     estimated, reserved = store.totals.estimated_and_reserved_usd()
-    bills = _priced(store, settings)
-    open_unpriced, open_usd, models = _reserved_later(store, settings)
+    bills = _with_usd(store, settings)
+    open_unpriced, open_usd, models = _price_reserved(store, settings)
     spent = sum(usd for _, usd in bills if usd is not None)
     unknown = [bill for bill, usd in bills if usd is None]
-    return Money(
-        estimated=estimated,
-        reserved=reserved + open_usd,
-        spent=spent,
+    return CostSummary(
+        estimated_usd=estimated,
+        reserved_usd=reserved + open_usd,
+        spent_usd=spent,
         unpriced=open_unpriced + sum(bill.requests for bill in unknown),
         unpriced_models=tuple(sorted({*models, *(bill.model for bill in unknown)})),
     )
 
 
-def _priced(store: Store, settings: Settings) -> list[tuple[UsageTotal, float | None]]:
-    """Every bill with its USD; None where tokens were used at a price that nobody knows."""
-    return [(bill, bill.usd if bill.usd is not None else _price(bill, settings)) for bill in store.totals.usage()]
+def _with_usd(store: Store, settings: Settings) -> list[tuple[UsageTotal, float | None]]:
+    """Pair each usage total with its USD, None if it has tokens and its model has no known price."""
+    return [
+        (bill, bill.usd if bill.usd is not None else _price_record(bill, settings)) for bill in store.totals.usage()
+    ]
 
 
-def _price(bill: UsageTotal, settings: Settings) -> float | None:
-    from batchgen.core.pricing import rate  # here: a store in which everything has its price never needs the list
+def _price_record(bill: UsageTotal, settings: Settings) -> float | None:
+    from batchgen.core.pricing import batch_rate  # here: only totals without USD need the list
 
     if not any(bill.usage):
         return 0.0
-    known = rate(bill.model, settings.prices)
+    known = batch_rate(bill.model, settings.prices)
     return known.usd(bill.usage) if known else None
 
 
-def _reserved_later(store: Store, settings: Settings) -> tuple[int, float, set[str]]:
-    """Batches reserved without a price: (requests still unpriced, USD of those that have a price by now, models)."""
+def _price_reserved(store: Store, settings: Settings) -> tuple[int, float, set[str]]:
+    """Price the open batches that had no price when planned.
+
+    Returns (requests still without a price, USD of those that have a price now, models still without a price).
+    """
     requests, usd, models = 0, 0.0, set[str]()
     for model, count, input_tokens, output_ceiling in store.totals.reserved_without_price():
-        from batchgen.core.pricing import rate  # here: most stores hold none
+        from batchgen.core.pricing import batch_rate  # here: most stores have no such batch
 
-        known = rate(model, settings.prices)
+        known = batch_rate(model, settings.prices)
         if known is None:
             requests += count
             models.add(model)
@@ -94,20 +100,20 @@ def _reserved_later(store: Store, settings: Settings) -> tuple[int, float, set[s
 
 
 def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str, Any]:
-    """The receipt of everything billed so far, per step and per model, estimate beside actual.
+    """Return the receipt of everything billed so far, by step and by model, each with its estimate or its rates.
 
-    `failed_usd` was billed for replies that no turn came from, `superseded_usd` for lines that nobody waited for any
-    more (late jobs, strangers); both are part of `usd`. `at_least` says that some price is unknown. Money in flight
-    is not billed yet and stands in `status`.
+    `failed_usd` was billed for replies without a usable text. `superseded_usd` was billed for result lines that were
+    not needed, for example of a late or duplicate job. Both are part of `usd`. `at_least` is true if a price is
+    unknown. Batches in flight are not billed yet; `status` shows their cost.
     """
-    bills = _priced(store, settings)
+    bills = _with_usd(store, settings)
     estimates = store.totals.estimated_by_position()
     rows = [
-        _record(
+        _receipt_row(
             {
                 "round": step.round,
                 "stage": str(step.stage),
-                "estimated_usd": millionths(estimates.get(step.position, 0.0)),
+                "estimated_usd": round_usd(estimates.get(step.position, 0.0)),
             },
             [(bill, usd) for bill, usd in bills if bill.position == step.position],
         )
@@ -115,20 +121,20 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     ]
     models = list(dict.fromkeys((bill.provider, bill.model) for bill, _ in bills))
     by_model = [
-        _record(
-            {"provider": provider, "model": model, **_rate(model, settings)},
+        _receipt_row(
+            {"provider": provider, "model": model, **_rate_fields(model, settings)},
             [(bill, usd) for bill, usd in bills if (bill.provider, bill.model) == (provider, model)],
         )
         for provider, model in models
     ]
-    whole = _record({"estimated_usd": millionths(sum(estimates.values()))}, bills)
+    whole = _receipt_row({"estimated_usd": round_usd(sum(estimates.values()))}, bills)
     return {"steps": rows, "models": by_model, "total": whole}
 
 
-def _rate(model: str, settings: Settings) -> dict[str, Any]:
-    from batchgen.core.pricing import rate
+def _rate_fields(model: str, settings: Settings) -> dict[str, Any]:
+    from batchgen.core.pricing import batch_rate
 
-    known = rate(model, settings.prices)
+    known = batch_rate(model, settings.prices)
     if known is None:
         return {"rate": None}
     seen = str(known.read_on) if known.read_on else None
@@ -136,21 +142,21 @@ def _rate(model: str, settings: Settings) -> dict[str, Any]:
     return {"rate": {**prices, "source": known.source, "seen": seen}}
 
 
-def _record(head: Mapping[str, Any], bills: Sequence[tuple[UsageTotal, float | None]]) -> dict[str, Any]:
-    """One line of the receipt: `head`, then what these bills come to."""
-    accepted = _sum(bills, {Reason.ACCEPTED})
-    superseded = _sum(bills, {Reason.SUPERSEDED})
-    failed = _sum(bills, set(Reason) - {Reason.ACCEPTED, Reason.SUPERSEDED})
-    every = _sum(bills, set(Reason))
+def _receipt_row(head: Mapping[str, Any], bills: Sequence[tuple[UsageTotal, float | None]]) -> dict[str, Any]:
+    """Return one row of the receipt: the fields of `head`, then the sums over `bills`."""
+    accepted = _sum_billed(bills, {Reason.ACCEPTED})
+    superseded = _sum_billed(bills, {Reason.SUPERSEDED})
+    failed = _sum_billed(bills, set(Reason) - {Reason.ACCEPTED, Reason.SUPERSEDED})
+    every = _sum_billed(bills, set(Reason))
     return {
         **head,
-        "usd": millionths(every.usd),
+        "usd": round_usd(every.usd),
         "accepted": accepted.requests,
-        "accepted_usd": millionths(accepted.usd),
+        "accepted_usd": round_usd(accepted.usd),
         "failed": failed.requests,
-        "failed_usd": millionths(failed.usd),
+        "failed_usd": round_usd(failed.usd),
         "superseded": superseded.requests,
-        "superseded_usd": millionths(superseded.usd),
+        "superseded_usd": round_usd(superseded.usd),
         "input_tokens": every.usage.input,
         "cached_tokens": every.usage.cached,
         "output_tokens": every.usage.output,
@@ -160,11 +166,11 @@ def _record(head: Mapping[str, Any], bills: Sequence[tuple[UsageTotal, float | N
     }
 
 
-def _sum(bills: Iterable[tuple[UsageTotal, float | None]], reasons: set[Reason]) -> Spent:
-    found = NOTHING
+def _sum_billed(bills: Iterable[tuple[UsageTotal, float | None]], reasons: set[Reason]) -> Billed:
+    found = NOTHING_BILLED
     for bill, usd in bills:
         if bill.reason in reasons:
-            found = Spent(
+            found = Billed(
                 found.requests + bill.requests,
                 Usage(*(a + b for a, b in zip(found.usage, bill.usage, strict=True))),
                 found.usd + (usd or 0.0),
@@ -173,8 +179,9 @@ def _sum(bills: Iterable[tuple[UsageTotal, float | None]], reasons: set[Reason])
     return found
 
 
-def millionths(usd: float) -> float:
-    """USD as a receipt says it. In two steps: the last bit of a sum depends on the order of its terms, and must not
-    decide which way half a millionth is rounded.
+def round_usd(usd: float) -> float:
+    """Round USD to millionths.
+
+    Rounds twice, first to 12 digits, so that the order in which floats were added cannot change the last digit.
     """
     return round(round(usd, 2 * RECEIPT_DIGITS), RECEIPT_DIGITS)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
 
-KEY_UNKNOWN = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
+UNKNOWN_FINGERPRINT = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
 JOB_DELETED = "deleted"  # stands in `remote_state` of a collected batch whose job `clean` has deleted
-REBUILDING = "rebuilding"  # the run fact of a store that `rebuild` has begun to fill and not finished
-CANCEL_ASKED = "its cancellation was asked for"  # stands in `error` until the batch has ended
+REBUILDING_FACT = "rebuilding"  # the run fact of a store that `rebuild` has begun to fill and not finished
+CANCELLATION_REQUESTED = "its cancellation was asked for"  # stands in `error` until the batch has ended
 
 
 class BatchState(StrEnum):
@@ -116,7 +116,7 @@ class Batch(NamedTuple):
         parts = {part: kind(*islice(values, len(kind._fields))) for part, kind in _PARTS}
         return cls(number, state, **parts)  # type: ignore[arg-type] # each part is of its own kind
 
-    def changed(self, changes: Mapping[str, Any]) -> Batch:
+    def with_changes(self, changes: Mapping[str, Any]) -> Batch:
         """Return a copy with other values in some columns."""
         parts = {
             part: getattr(self, part)._replace(**own)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, Self
 
 from batchgen.core.dialogue import Step, conversation_id, key_format, request_key, steps
-from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, Temporary
-from batchgen.core.wording import counted
-from batchgen.ledger.rows import REBUILDING, WAITING_STATES, Batch
+from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, note
+from batchgen.core.wording import pluralize
+from batchgen.ledger.rows import REBUILDING_FACT, WAITING_STATES, Batch
 from batchgen.ledger.store import Store
 from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, last_number
+from batchgen.runtime.files import Layout, last_batch_number
 from batchgen.runtime.settings import Settings
 
 
@@ -42,10 +43,11 @@ class Names(NamedTuple):
 class Run:
     """One command at work on the run in one folder. It asks no provider; `engine.session.Session` does.
 
-    `troubles` collects what went wrong without stopping the rest of the command.
+    `troubles` collects errors that did not stop the rest of the command. `unusable` are the providers for which the
+    user must do something first.
     """
 
-    __slots__ = ("environment", "layout", "settings", "store", "troubles")
+    __slots__ = ("environment", "layout", "settings", "store", "troubles", "unusable")
 
     def __init__(
         self,
@@ -56,10 +58,23 @@ class Run:
     ) -> None:
         self.layout, self.settings, self.store, self.environment = layout, settings, store, environment
         self.troubles: list[BatchgenError] = []
+        self.unusable: set[str] = set()
 
     def now(self) -> float:
         """Seconds since 1970 UTC."""
         return clock.now()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close it. An error that ends the work is what the user must see, and not what closing raises then."""
+        with suppress(*() if error is None else (Exception,)):
+            self.close()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
 
     # ---- what the run is
 
@@ -67,22 +82,22 @@ class Run:
     def conversations(self) -> int:
         return int(self.store.fact("conversations") or 0)
 
-    def need_whole_store(self) -> None:
+    def require_complete_store(self) -> None:
         """Raises SetupError while a rebuild has begun and not ended."""
-        if self.store.fact(REBUILDING):
+        if self.store.fact(REBUILDING_FACT):
             raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
 
-    def need_newest_store(self) -> None:
+    def require_newest_store(self) -> None:
         """Raise NeedsPerson if there are files of batches that the store does not know.
 
         Such a store is an older copy, and would buy these batches again. A kill may leave one request file that the
         store does not know, under the number of the next batch.
         """
-        layout, run, following = self.layout, self.names().run, self.store.next_batch()
+        layout, run, following = self.layout, self.names().run, self.store.next_batch_number()
         waiting = self.store.batches(*WAITING_STATES)
         if (
-            last_number(layout.root / "requests", run) > following
-            or last_number(layout.root / "results", run) >= following
+            last_batch_number(layout.root / "requests", run) > following
+            or last_batch_number(layout.root / "results", run) >= following
             or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
         ):
             raise NeedsPerson(
@@ -106,7 +121,7 @@ class Run:
         key = self.names().key_format(batch.step, batch.attempt).decode()
         return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
 
-    def awaits(self, batch: Batch) -> bool:
+    def may_get_late_results(self, batch: Batch) -> bool:
         """Whether an ended batch may still bring results."""
         return batch.job.late_results_until is not None and self.now() < batch.job.late_results_until
 
@@ -115,14 +130,11 @@ class Run:
 
     # ---- troubles
 
-    def trouble(self, error: BatchgenError) -> None:
-        """Note an error. The command goes on, and tells it at its end."""
-        if str(error) not in map(str, self.troubles):
-            self.troubles.append(error)
-
-    def worst(self) -> BatchgenError | None:
-        """Return the noted error that decides the exit status: one that a person must mend before one that passes."""
-        return min(self.troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)
+    def trouble(self, error: BatchgenError, provider: str = "") -> None:
+        """Note an error; the command goes on, and tells it at its end. `provider`: whose call has failed."""
+        note(self.troubles, error)
+        if provider and isinstance(error, SetupError):
+            self.unusable.add(provider)
 
     def describe(self, batch: Batch) -> str:
-        return f"{batch.name} ({batch.step}, {counted(batch.requests, 'request')}, {batch.provider})"
+        return f"{batch.name} ({batch.step}, {pluralize(batch.requests, 'request')}, {batch.provider})"

@@ -1,4 +1,4 @@
-"""Where every conversation and every batch is. Reads the store only, and of it only totals: never a conversation."""
+"""The values that `status` shows. They come from totals in the store; no conversation is read."""
 
 from __future__ import annotations
 
@@ -8,44 +8,49 @@ from functools import cache
 from typing import Any
 
 from batchgen.core.dialogue import Step, steps
-from batchgen.ledger.holds import in_force, in_words, model_scope, provider_of
-from batchgen.ledger.receipt import Money, millionths, money
+from batchgen.ledger.holds import describe_scope, is_in_force, model_scope, provider_of
+from batchgen.ledger.receipt import CostSummary, cost_summary, round_usd
 from batchgen.ledger.rows import LIVE_STATES, SUBMITTED_STATES, BatchSummary, pinned_model_fact
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import PROVIDERS, Settings
 
 
 def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:
-    """The answer of `status`; `store` None is a root that was never prepared.
+    """Return the record that `status --json` prints. `store` is None if the root was never prepared.
 
-    `batches` are those in flight, which are few at any size of a run; with `ended`, as `status --json` answers, also
-    the settled ones.
+    `batches` lists the batches in flight, which are few in a run of any size; with `ended`, the ended batches, too.
     """
     wanted = steps(settings.rounds)
     if store is None:
-        return _answer(
-            0, settings, [_step(step, 0, 0, 0, 0) for step in wanted], [], Money(0.0, 0.0, 0.0, 0, ()), {}, {}
+        return _status_record(
+            0,
+            settings,
+            [_step_record(step, 0, 0, 0, 0) for step in wanted],
+            [],
+            CostSummary(0.0, 0.0, 0.0, 0, ()),
+            {},
+            {},
         )
     total = int(store.fact("conversations") or 0)
-    by_state, accepted, rejected = store.totals.by_position()
+    by_state, accepted, rejected = store.totals.counts_by_position()
     rows, entered = [], total
     for step in wanted:
         at = step.position
         flying = sum(by_state.get((at, state), 0) for state in SUBMITTED_STATES)
         done, left = accepted.get(at, 0), rejected.get(at, 0)
-        rows.append(_step(step, entered - flying - done - left, flying, done, left))
+        rows.append(_step_record(step, entered - flying - done - left, flying, done, left))
         entered = done
-    batches = _batches(store.batch_summaries() if ended else store.batch_summaries(*LIVE_STATES), now)
+    batches = _batch_records(store.batch_summaries() if ended else store.batch_summaries(*LIVE_STATES), now)
     pinned = {name: store.fact(pinned_model_fact(name)) for name in PROVIDERS}
     waits = {
         wait.scope: wait.reason
         for wait in store.holds.all().values()
-        if in_force(wait, now) and not _left(wait.scope, pinned)
+        if is_in_force(wait, now) and not _is_about_other_model(wait.scope, pinned)
     }
-    return _answer(total, settings, rows, batches, money(store, settings), pinned, waits)
+    return _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, waits)
 
 
-def _step(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> dict[str, Any]:
+def _step_record(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> dict[str, Any]:
     return {
         "round": step.round,
         "stage": str(step.stage),
@@ -56,7 +61,7 @@ def _step(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> d
     }
 
 
-def _batches(shown: Iterable[BatchSummary], now: float) -> list[dict[str, Any]]:
+def _batch_records(shown: Iterable[BatchSummary], now: float) -> list[dict[str, Any]]:
     at = cache(Step.at)
     return [
         {
@@ -78,16 +83,16 @@ def _batches(shown: Iterable[BatchSummary], now: float) -> list[dict[str, Any]]:
 
 
 def timestamp(seconds: float | None) -> str | None:
-    """Seconds since 1970 as RFC 3339 in UTC."""
+    """Format seconds since 1970 as RFC 3339 in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
+def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
     total: int,
     settings: Settings,
     rows: list[dict[str, Any]],
     batches: list[dict[str, Any]],
-    amounts: Money,
+    amounts: CostSummary,
     pinned: Mapping[str, str | None],
     waits: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -102,19 +107,19 @@ def _answer(  # noqa: PLR0913, PLR0917 - the parts of one answer
         "models": {name: pinned.get(name) for name in PROVIDERS},
         "steps": rows,
         "batches": batches,
-        "waiting": [{"for": in_words(scope), "reason": reason} for scope, reason in waits.items()],
+        "waiting": [{"for": describe_scope(scope), "reason": reason} for scope, reason in waits.items()],
         "cost": {
-            "estimated_usd": millionths(amounts.estimated),
-            "reserved_usd": millionths(amounts.reserved),
-            "spent_usd": millionths(amounts.spent),
+            "estimated_usd": round_usd(amounts.estimated_usd),
+            "reserved_usd": round_usd(amounts.reserved_usd),
+            "spent_usd": round_usd(amounts.spent_usd),
             "unpriced_requests": amounts.unpriced,
             "unpriced_models": list(amounts.unpriced_models),
         },
     }
 
 
-def _left(scope: str, pinned: Mapping[str, str | None]) -> bool:
-    """Whether a wait is about a model that the run has left for another: nothing waits for it any more."""
+def _is_about_other_model(scope: str, pinned: Mapping[str, str | None]) -> bool:
+    """Whether a hold is for a model that the run no longer uses, so that it holds nothing back."""
     provider = provider_of(scope)
     model = pinned.get(provider)
     return model is not None and scope != model_scope(provider, model)

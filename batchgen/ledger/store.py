@@ -33,8 +33,8 @@ from batchgen.ledger.rows import (
 )
 from batchgen.ledger.totals import Totals
 
-ROWS_AT_ONCE = 300  # three values each: SQLite before 3.32 takes 999 a statement
-FIRST_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
+ROWS_PER_INSERT = 300  # three values each: SQLite before 3.32 takes 999 a statement
+FIRST_GENERATED_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
 class Store(Database):
@@ -61,7 +61,7 @@ class Store(Database):
         if self.fact(key) != value:
             self._connection.execute("INSERT OR REPLACE INTO run_facts VALUES (?, ?)", (key, value))
 
-    def forget_fact(self, key: str) -> None:
+    def delete_fact(self, key: str) -> None:
         """Delete a fact of the run, if it is there."""
         self._connection.execute("DELETE FROM run_facts WHERE key = ?", (key,))
 
@@ -76,7 +76,7 @@ class Store(Database):
             number = 0
             for number, seed in enumerate(seeds, start=1):
                 self._connection.execute(
-                    "INSERT INTO conversations (number, position) VALUES (?, ?)", (number, FIRST_POSITION)
+                    "INSERT INTO conversations (number, position) VALUES (?, ?)", (number, FIRST_GENERATED_POSITION)
                 )
                 text_ids = range(number * TEXT_IDS, number * TEXT_IDS + len(STAGES))
                 self._connection.executemany(
@@ -101,11 +101,13 @@ class Store(Database):
     def ready(self, step: Step, attempt: int, *, after: int, limit: int) -> list[ReadyConversation]:
         """List the next conversations that are ready for `step`, in seed order."""
         query = {"position": step.position, "attempt": attempt, "after": after, "limit": limit}
-        return list(map(ReadyConversation._make, self._connection.execute(queries.READY, query)))
+        return list(map(ReadyConversation._make, self._connection.execute(queries.READY_CONVERSATIONS, query)))
 
-    def held(self, batch: int) -> list[ReadyConversation]:
+    def held_conversations(self, batch: int) -> list[ReadyConversation]:
         """List the conversations that a live batch holds, in seed order."""
-        return list(map(ReadyConversation._make, self._connection.execute(queries.HELD, {"batch": batch})))
+        return list(
+            map(ReadyConversation._make, self._connection.execute(queries.HELD_CONVERSATIONS, {"batch": batch}))
+        )
 
     def held_numbers(self, batch: int) -> list[int]:
         """List the numbers of the conversations that a live batch holds, in seed order."""
@@ -157,24 +159,20 @@ class Store(Database):
         """Make rejected conversations ready again; `rebuild` does so for what `retry` had made ready."""
         self._connection.executemany(queries.UNDO_REJECTION, [(number, position) for number in numbers])
 
-    def next_batch(self) -> int:
+    def next_batch_number(self) -> int:
         """Return the number that the next batch will have."""
         (last,) = self._connection.execute(queries.LAST_BATCH).fetchone()
         return int(last) + 1
 
     def batch(self, batch: int) -> Batch:
         """Read one batch by its number."""
-        row = self._connection.execute(
-            f"SELECT {queries.BATCH_COLUMNS} FROM batches WHERE batch = ?",  # noqa: S608 - column names only
-            (batch,),
-        ).fetchone()
-        return Batch.from_row(row)
+        return Batch.from_row(self._connection.execute(queries.BATCH, {"batch": batch}).fetchone())
 
     def batches(self, *states: BatchState) -> list[Batch]:
         """List the batches in any of `states`, or all if none is given, in the order in which they were planned."""
         if not states:
             return list(self.each_batch())
-        rows = (row for state in states for row in self._connection.execute(queries.LIVE, {"state": state}))
+        rows = (row for state in states for row in self._connection.execute(queries.BATCHES_IN_STATE, {"state": state}))
         return sorted(map(Batch.from_row, rows))
 
     def each_batch(self) -> Iterator[Batch]:
@@ -198,22 +196,18 @@ class Store(Database):
                 f"UPDATE batches SET {assignments} WHERE batch = :batch",  # noqa: S608 - column names only
                 {**changes, "batch": batch.number},
             )
-        return batch.changed(changes)
+        return batch.with_changes(changes)
 
-    def intend(self, batches: Sequence[Batch], now: float) -> list[Batch]:
-        """Note durably that `batches` are about to be created: all of them or none, before anything is sent."""
-        with self.transaction():
-            return [
-                self.update(
-                    batch,
-                    state=BatchState.CREATING,
-                    intent_at=now,
-                    empty_listings=0,
-                    first_empty_listing_at=None,
-                    error=None,
-                )
-                for batch in batches
-            ]
+    def record_intent(self, batch: Batch, now: float) -> Batch:
+        """Note durably that `batch` is about to be created, before anything is sent."""
+        return self.update(
+            batch,
+            state=BatchState.CREATING,
+            intent_at=now,
+            empty_listings=0,
+            first_empty_listing_at=None,
+            error=None,
+        )
 
     def release(
         self,
@@ -232,10 +226,10 @@ class Store(Database):
         refused = refused or {}
         with self.transaction():
             self.update(batch, state=state, error=error, late_results_until=late_results_until)
-            rows = self.held(batch.number)
+            rows = self.held_conversations(batch.number)
             failed = [(row, Reason.NOT_SENT, "") for row in rows if row.number not in refused]
             failed += [(row, Reason.INVALID_REQUEST, refused[row.number]) for row in rows if row.number in refused]
-            self._fail(batch, failed, max_attempts=1)
+            self._record_failures(batch, failed, max_attempts=1)
 
     def awaiting_late_results(self, now: float) -> list[Batch]:
         """List the batches that ended without results, and whose results may still come."""
@@ -265,7 +259,7 @@ class Store(Database):
                 self._connection.execute(queries.CLEAR_REJECTION, {"number": number})
             else:
                 self._connection.execute(queries.SET_HOLDER, {"number": number, "batch": holder})
-        self._connection.execute(queries.FORGET_FAILURES, {"batch": batch.number})
+        self._connection.execute(queries.DELETE_FAILURES, {"batch": batch.number})
         self._connection.execute("DELETE FROM outcomes WHERE batch = ?", (batch.number,))
         self._mark_outdated("rejected")
         taken = Counter(holder for number, holder in holders.items() if number in but and holder is not None)
@@ -285,8 +279,10 @@ class Store(Database):
         """
         if gone:
             with self.transaction():
-                rows = [row for row in self.held(batch.number) if row.number in gone]
-                self._fail(batch, [(row, gone[row.number], detail) for row in rows], max_attempts=max_attempts)
+                rows = [row for row in self.held_conversations(batch.number) if row.number in gone]
+                self._record_failures(
+                    batch, [(row, gone[row.number], detail) for row in rows], max_attempts=max_attempts
+                )
 
     def reject(self, row: ReadyConversation, reason: Reason, detail: str) -> None:
         """Reject a conversation that can never be asked."""
@@ -312,11 +308,11 @@ class Store(Database):
         accepted = [one for one in settled if one.reason is Reason.ACCEPTED]
         failed: list[tuple[ReadyConversation, Reason, str]] = []
         if len(accepted) < len(settled):
-            rows = {row.number: row for row in self.held(batch.number)}
+            rows = {row.number: row for row in self.held_conversations(batch.number)}
             failed = [(rows[one.number], one.reason, one.detail) for one in settled if one.reason != Reason.ACCEPTED]
         with self.transaction():
-            self._advance(batch, accepted)
-            self._fail(batch, failed, max_attempts=max_attempts)
+            self._advance_conversations(batch, accepted)
+            self._record_failures(batch, failed, max_attempts=max_attempts)
             self._connection.executemany(
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(batch.number, reason, count, *usage, usd) for reason, (count, usage, usd) in usages.items()],
@@ -329,7 +325,7 @@ class Store(Database):
             self.update(batch, state=state, **{**ended, **changes})
             self._mark_outdated("receipt")
 
-    def _advance(self, batch: Batch, accepted: Sequence[RequestOutcome]) -> None:
+    def _advance_conversations(self, batch: Batch, accepted: Sequence[RequestOutcome]) -> None:
         """Enter accepted texts and move their conversations to the next position."""
         self._add_texts([(one.number * TEXT_IDS + batch.position, batch.number, one.text) for one in accepted])
         if batch.plan.follow_up:
@@ -348,23 +344,24 @@ class Store(Database):
 
     def _add_texts(self, rows: Sequence[tuple[int, int, str]]) -> None:
         """Enter rows of (text_id, batch, text), many with one statement."""
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[start : start + ROWS_AT_ONCE]
+        for start in range(0, len(rows), ROWS_PER_INSERT):
+            some = rows[start : start + ROWS_PER_INSERT]
             values = ", ".join(["(?, ?, ?)"] * len(some))
             self._connection.execute(f"INSERT INTO texts VALUES {values}", list(chain.from_iterable(some)))  # noqa: S608
 
-    def _fail(
+    def _record_failures(
         self, batch: Batch, failed: Sequence[tuple[ReadyConversation, Reason, str]], *, max_attempts: int
     ) -> None:
         """Make conversations ready again, or reject them, as the policy of each reason says."""
         changes = []
         for row, reason, detail in failed:
-            verdict = POLICY[reason]
-            failed_attempts = row.failed_attempts + verdict.counts
-            final = not verdict.again or (failed_attempts >= max_attempts and verdict.counts)
-            why = (reason, detail) if final else (None, None)
-            changes.append((failed_attempts, row.token_doublings + verdict.larger, *why, row.number, batch.number))
-        self._connection.executemany(queries.FAIL, changes)
+            policy = POLICY[reason]
+            attempts = row.failed_attempts + policy.counts_as_attempt
+            is_final = not policy.retry or (attempts >= max_attempts and policy.counts_as_attempt)
+            why = (reason, detail) if is_final else (None, None)
+            doublings = row.token_doublings + policy.raise_token_limit
+            changes.append((attempts, doublings, *why, row.number, batch.number))
+        self._connection.executemany(queries.RECORD_FAILURE, changes)
         self._connection.executemany(
             "INSERT INTO failures VALUES (?, ?, ?, ?)",
             [(batch.number, row.number, reason, detail) for row, reason, detail in failed],
@@ -386,15 +383,9 @@ class Store(Database):
 
     # ---- derived files
 
-    def outdated_files(self) -> dict[str, float | None]:
-        """Map each derived file that is older than the store to the time since when its writing is put off."""
-        return dict(self._connection.execute(queries.OUTDATED_FILES))
-
-    def put_off(self, file: str, now: float) -> None:
-        """Note that the writing of an outdated file is put off."""
-        self._connection.execute(
-            "UPDATE outdated_files SET put_off_since = ? WHERE file = ? AND put_off_since IS NULL", (now, file)
-        )
+    def outdated_files(self) -> set[str]:
+        """List the derived files that are older than the store."""
+        return {file for (file,) in self._connection.execute(queries.OUTDATED_FILES)}
 
     def mark_up_to_date(self, file: str) -> None:
         """Note that a derived file was written."""

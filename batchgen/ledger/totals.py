@@ -10,7 +10,7 @@ from batchgen.core.outcomes import Reason, Usage
 from batchgen.ledger import queries
 from batchgen.ledger.rows import UsageTotal
 
-NO_BATCH = 2**62  # beyond every batch's number
+BEYOND_LAST_BATCH = 2**62  # beyond every batch's number
 
 
 class Totals:
@@ -21,7 +21,7 @@ class Totals:
 
     # ---- quotas and money
 
-    def enqueued(self, provider: str, model: str, *, before: int = NO_BATCH) -> tuple[int, int]:
+    def enqueued(self, provider: str, model: str, *, before: int = BEYOND_LAST_BATCH) -> tuple[int, int]:
         """Return (batches, estimated input tokens) of one model that are at the provider or will be.
 
         Of the batches that were not created yet, only those with a number below `before` count.
@@ -32,7 +32,7 @@ class Totals:
 
     def estimated_and_reserved_usd(self) -> tuple[float, float]:
         """Return (estimated USD of what was or is bought, reserved USD of what is open), where prices are known."""
-        estimated, reserved = self._connection.execute(queries.LEDGER_USD).fetchone()
+        estimated, reserved = self._connection.execute(queries.ESTIMATED_AND_RESERVED_USD).fetchone()
         return float(estimated), float(reserved)
 
     def reserved_without_price(self) -> list[tuple[str, int, int, int]]:
@@ -49,30 +49,32 @@ class Totals:
 
     def estimated_by_position(self) -> dict[int, float]:
         """Map each position to the USD that its collected batches were expected to cost."""
-        return dict(self._connection.execute(queries.ESTIMATED))
+        return dict(self._connection.execute(queries.ESTIMATED_BY_POSITION))
 
-    def output_of(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
+    def output_of_accepted(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
         """Return (accepted requests, output tokens billed for them) over some positions.
 
         `follow_up`: of replies that brought the next round's question along, or of the others.
         """
         found = [
-            self._connection.execute(queries.OUTPUT_OF, {"position": position, "follow_up": follow_up}).fetchone()
+            self._connection.execute(
+                queries.OUTPUT_OF_ACCEPTED, {"position": position, "follow_up": follow_up}
+            ).fetchone()
             for position in positions
         ]
         return sum(requests for requests, _ in found), sum(tokens for _, tokens in found)
 
     # ---- conversations
 
-    def by_position(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
+    def counts_by_position(self) -> tuple[dict[tuple[int, str], int], dict[int, int], dict[int, int]]:
         """Return requests by (position, batch state), and accepted texts and rejected conversations by position."""
         rows = self._connection.execute(queries.BATCH_TOTALS)
         by_state = {(position, state): requests for position, state, requests in rows}
         accepted: dict[int, int] = {}
-        for position, follow_up, requests in self._connection.execute(queries.ACCEPTED):
+        for position, follow_up, requests in self._connection.execute(queries.ACCEPTED_BY_POSITION):
             for brought in range(position, position + 1 + follow_up):
                 accepted[brought] = accepted.get(brought, 0) + requests
-        return by_state, accepted, dict(self._connection.execute(queries.REJECTED))
+        return by_state, accepted, dict(self._connection.execute(queries.REJECTED_BY_POSITION))
 
     def settled_at(self, position: int) -> tuple[int, int]:
         """Return (accepted texts, rejected conversations) of one position."""
@@ -84,9 +86,9 @@ class Totals:
         """Count the rejected conversations."""
         return int(self._connection.execute(queries.REJECTED_COUNT).fetchone()[0])
 
-    def ready_again(self, step: Step) -> int:
+    def pending_retries(self, step: Step) -> int:
         """Count the conversations that are ready for `step` and were asked there before."""
-        return int(self._connection.execute(queries.READY_AGAIN, {"position": step.position}).fetchone()[0])
+        return int(self._connection.execute(queries.PENDING_RETRIES, {"position": step.position}).fetchone()[0])
 
     def rejection_reasons(self, position: int) -> dict[str, int]:
         """Count the conversations rejected at `position` by reason."""

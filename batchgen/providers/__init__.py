@@ -1,31 +1,52 @@
-"""The provider table. A third provider is its codec, its calls, one more row here, and its section in `settings`."""
+"""The provider table.
+
+To add a provider, write its codec and its client, add a row here, and add its section to `settings`.
+"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from batchgen.core.errors import SetupError
 from batchgen.providers import gemini_codec, together_codec
-from batchgen.providers.base import Access, Provider, Remote
+from batchgen.providers.base import ConnectionOptions, Provider, ProviderClient
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType(
     {row.name: row for row in (gemini_codec.PROVIDER, together_codec.PROVIDER)}
 )
 
 
-def provider(name: str) -> Provider:
-    """The row called `name`. Raises SetupError."""
+def _gemini(access: ConnectionOptions) -> ProviderClient:
+    from batchgen.providers.gemini_client import GeminiClient
+
+    return GeminiClient(access)
+
+
+def _together(access: ConnectionOptions) -> ProviderClient:
+    from batchgen.providers.together_client import TogetherClient
+
+    return TogetherClient(access)
+
+
+# A client is imported only when its provider is connected: the SDKs take up to half a second to load.
+_CLIENTS: Mapping[str, Callable[[ConnectionOptions], ProviderClient]] = MappingProxyType(
+    {gemini_codec.NAME: _gemini, together_codec.NAME: _together}
+)
+
+
+def find_provider(name: str) -> Provider:
+    """Return the provider called `name`. Raises SetupError."""
     if name not in PROVIDERS:
         raise SetupError(f"No provider is called {name!r}.", do=f"Use one of: {', '.join(PROVIDERS)}.")
     return PROVIDERS[name]
 
 
-def connect(row: Provider, access: Access) -> Remote:
-    """The calls of `row`. Raises SetupError.
+def connect(row: Provider, access: ConnectionOptions) -> ProviderClient:
+    """Return the client of the provider `row`. Raises SetupError.
 
-    The variables that only its SDK reads leave this process first. They would change keys, addresses, headers and the
-    log, and the SDKs have no other switch for most of them.
+    First removes environment variables that only the SDK reads. They would change keys, addresses, headers and the log,
+    and the SDKs have no other switch for most of them.
     """
     for name in filter(row.is_foreign, list(os.environ)):
         del os.environ[name]
-    return row.connect(access)
+    return _CLIENTS[row.name](access)

@@ -1,6 +1,6 @@
-"""What a provider is to the rest of the program: one row of data with a few narrow functions.
+"""The provider interface: one row of data with pure functions, and a client.
 
-The codec functions of a row are pure; `connect` gives a `Remote`, the only thing that talks to the network.
+The functions of a row belong to its codec. Only a `ProviderClient` uses the network.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from batchgen.core.outcomes import Reply
-from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
+from batchgen.core.tokens import TokenFormula
 
 
 class JobState(StrEnum):
-    """A remote job as we see it. A word that a provider's table does not know is UNKNOWN: never an end."""
+    """The state of a remote job. A word that is not in a provider's table is UNKNOWN, which never means ended."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -36,8 +36,8 @@ class Job(NamedTuple):
     """A remote job at one moment.
 
     `label` is what a job can be found by without its id: the display name at Gemini, the input file at Together.
-    `output` and `errors` are remote file ids ("" when there is none), `inline` are result lines that came with the
-    job itself, `rows` is how many result rows the provider says exist (None: it does not say).
+    `output` and `errors` are remote file ids ("" if none), `inline` are result lines inside the job itself, `rows` is
+    the number of result rows that the provider reports (None: not reported).
     """
 
     remote_id: str
@@ -46,7 +46,7 @@ class Job(NamedTuple):
     label: str = ""
     output: str = ""
     errors: str = ""
-    inline: tuple[bytes, ...] = ()
+    inline_rows: tuple[bytes, ...] = ()
     rows: int | None = None
     error: str = ""
     created_at: str = ""
@@ -60,16 +60,17 @@ class RemoteFile(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """How a request is to be answered."""
+    """The generation parameters of a request."""
 
     model: str
     max_output_tokens: int
     temperature: float
 
 
-class Asked(NamedTuple):
-    """What a request line asks, read back: its key, its model ("" where the line does not name it), the JSON fields
-    it wants, what its messages say, and its output ceiling in tokens.
+class ParsedRequest(NamedTuple):
+    """A request line read back.
+
+    Its key, model ("" if the line does not name it), requested JSON fields, messages, and output limit in tokens.
     """
 
     key: str
@@ -79,8 +80,8 @@ class Asked(NamedTuple):
     max_output_tokens: int
 
 
-class Access(NamedTuple):
-    """How a provider is reached. `url` None is the provider's own address; the time-out is in seconds."""
+class ConnectionOptions(NamedTuple):
+    """How to reach a provider. `url` None is the provider's own address; the time-out is in seconds."""
 
     key: str
     url: str | None
@@ -88,33 +89,33 @@ class Access(NamedTuple):
     api_version: str = ""
 
 
-class Reader(Protocol):
-    """What collecting a batch asks of its provider."""
+class ResultReader(Protocol):
+    """The calls that collecting a batch needs."""
 
     def get(self, remote_id: str) -> Job: ...
 
     def download(self, file_id: str, destination: BinaryIO) -> None: ...
 
 
-class Remote(Protocol):
-    """The calls a provider offers. Every failure is a BatchgenError or one of the refusals below."""
+class ProviderClient(Protocol):
+    """All calls to a provider. Every failure is a BatchgenError or one of the refusals below."""
 
     def upload(self, path: Path, size: int) -> RemoteFile: ...
 
     def file(self, file_id: str) -> RemoteFile: ...
 
     def inputs(self, name: str) -> list[str]:
-        """The ids of uploaded files that are called `name`, where a lost job is found by its input file."""
+        """Return the ids of uploaded files called `name`, for providers where a lost job is found by its input file."""
         ...
 
     def create(self, *, model: str, file_id: str, name: str) -> str:
-        """Exactly one POST. Returns the new job's id. Raises Ambiguous for anything but a clear answer."""
+        """Make exactly one POST. Returns the new job's id. Raises Ambiguous for anything but a clear answer."""
         ...
 
     def get(self, remote_id: str) -> Job: ...
 
     def jobs(self) -> list[Job]:
-        """Every job of this key, from every page; raises Temporary rather than return a part."""
+        """Return every job of this key, from all pages. Raises Temporary instead of returning a part."""
         ...
 
     def download(self, file_id: str, destination: BinaryIO) -> None: ...
@@ -124,11 +125,11 @@ class Remote(Protocol):
     def delete_file(self, file_id: str) -> None: ...
 
     def delete_job(self, remote_id: str) -> bool:
-        """Remove a finished job from the provider's list. False where the provider has no such call."""
+        """Delete an ended job from the provider's list. Returns False if the provider has no such call."""
         ...
 
     def probe(self, model: str) -> None:
-        """One one-token call. Raises ModelGone when the provider clearly says that it does not serve `model`."""
+        """Ask for one token. Raises ModelGone if the provider clearly says that it does not serve `model`."""
         ...
 
     def close(self) -> None: ...
@@ -136,7 +137,7 @@ class Remote(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One row of the provider table. Limits are in bytes, as the request file is encoded."""
+    """One row of the provider table. Limits are in bytes of the encoded request file."""
 
     name: str
     key_variable: str
@@ -145,24 +146,25 @@ class Provider:
     max_file_bytes: int
     max_line_bytes: int
     max_file_requests: int
-    upload_lives_seconds: float
+    upload_lifetime_seconds: float
     found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
     sdk: str  # the distribution that makes the calls
-    tokens: Formula
+    tokens: TokenFormula
     line: Callable[[str, Prompt, Parameters], bytes]
-    asked: Callable[[Mapping[str, Any]], Asked | None]  # a line of `line` as JSON; None for another provider's
+    asked: Callable[[Mapping[str, Any]], ParsedRequest | None]  # a line of `line` as JSON; None for another provider's
     key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
-    row_marks: tuple[bytes, ...]  # a torn or keyless result row has one of them, an error in place of a file has none
+    result_row_markers: tuple[
+        bytes, ...
+    ]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
-    connect: Callable[[Access], Remote]
 
     def is_foreign(self, variable: str) -> bool:
-        """Whether the SDK, but not this program, reads an environment variable."""
+        """Return whether the SDK, but not this program, reads an environment variable."""
         return variable.startswith(self.sdk_variables) and variable not in {self.key_variable, self.url_variable}
 
 
-class JobMissing(Exception):
-    """The provider answered 404 for a job's own address."""
+class JobNotFound(Exception):
+    """The provider answered 404 to a call for one job."""
 
 
 class ModelGone(Exception):
@@ -170,28 +172,28 @@ class ModelGone(Exception):
 
 
 class CreateRefused(Exception):
-    """A clear no to a create call: nothing was bought."""
+    """A clear refusal of a create call: nothing was bought."""
 
 
 class FileGone(CreateRefused):
-    """The input file is not there any more: it must be uploaded again."""
+    """The input file no longer exists: it must be uploaded again."""
 
 
 class FileFailed(CreateRefused):
-    """The provider could not process the input file, which may be an accident: it is uploaded anew a few times."""
+    """The provider could not process the input file. This may be an accident: it is uploaded again a few times."""
 
 
 class LinesRefused(CreateRefused):
-    """A clear no because of single lines; `lines` maps the physical line (from 1) to the provider's message."""
+    """A clear refusal because of single lines; `lines` maps the line number (from 1) to the provider's message."""
 
     def __init__(self, message: str, lines: Mapping[int, str]) -> None:
         super().__init__(message)
         self.lines = lines
 
 
-REFUSALS = (JobMissing, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
+REFUSALS = (JobNotFound, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
 
 
-def label(provider: Provider, *, name: str, remote_file: str) -> str:
-    """By what a job of the batch `name` with input `remote_file` can be found at `provider`."""
+def lookup_key(provider: Provider, *, name: str, remote_file: str) -> str:
+    """Return the key by which a job of the batch `name` with input `remote_file` can be found at `provider`."""
     return name if provider.found_by_name else remote_file

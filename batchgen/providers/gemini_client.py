@@ -1,6 +1,6 @@
-"""Gemini Developer API: the calls, through google-genai and the HTTP client it was given.
+"""Gemini Developer API: the calls, with google-genai and its own HTTP client.
 
-Imported only by the command that talks to Gemini. Facts come from the SDK's source (google-genai 3.4.0); RUN marks what
+Imported only by commands that use Gemini. Facts come from the source of the SDK (google-genai 3.4.0); RUN marks what
 was observed against a local server.
 """
 
@@ -22,50 +22,58 @@ from google import genai
 from google.genai import errors, types
 
 from batchgen.core.errors import Ambiguous, BatchgenError, Temporary
-from batchgen.core.jsonl import as_object, as_text
-from batchgen.core.text import short
-from batchgen.providers.base import Access, CreateRefused, FileFailed, Job, JobMissing, ModelGone, RemoteFile
-from batchgen.providers.gemini_codec import NAME, PROVIDER, job
-from batchgen.providers.http_errors import (
-    Refusal,
-    believing_the_second,
-    meaning,
-    meaning_of_create,
-    no_api,
-    patiently,
-    retry_after,
-    setting_up,
-    tls_context,
-    unreachable,
-    unreadable,
-    without_version,
+from batchgen.core.jsonl import dict_or_empty, text_or_empty
+from batchgen.core.text import one_line
+from batchgen.providers.base import (
+    ConnectionOptions,
+    CreateRefused,
+    FileFailed,
+    Job,
+    JobNotFound,
+    ModelGone,
+    RemoteFile,
 )
-from batchgen.providers.read_deadline import whole_within
+from batchgen.providers.gemini_codec import NAME, PROVIDER, parse_job
+from batchgen.providers.http_errors import (
+    HttpFailure,
+    connection_error,
+    error_from_create_response,
+    error_from_response,
+    no_api_error,
+    parse_retry_after,
+    retry_once_if_refused,
+    retry_reads,
+    strip_version,
+    tls_context,
+    translate_setup_errors,
+    unreadable_response_error,
+)
+from batchgen.providers.read_deadline import response_deadline
 from batchgen.runtime.files import hash_file
-from batchgen.runtime.logs import redacted
+from batchgen.runtime.logging_setup import redact
 
 API_URL = "https://generativelanguage.googleapis.com"
 UPLOADING = "upload a request file"
 PAGE_SIZE = 100
 MAX_PAGES = 1000
-LISTING = {"operations", "nextPageToken", "unreachable"}  # what a page may hold; an empty one holds nothing
+LIST_PAGE_FIELDS = {"operations", "nextPageToken", "unreachable"}  # what a page may hold; an empty one holds nothing
 
 
-class GeminiRemote:
-    """The calls, through google-genai with its own retries off and a finite time-out (its defaults: none)."""
+class GeminiClient:
+    """The calls, through google-genai with its own retries off and a time-out (it has none by default)."""
 
     MIME_TYPES = ("application/jsonl", "jsonl", "application/json", "text/plain")
 
-    def __init__(self, access: Access) -> None:
-        self._base = without_version(access.url or API_URL)
+    def __init__(self, access: ConnectionOptions) -> None:
+        self._base = strip_version(access.url or API_URL)
         self._version = access.api_version
         self._headers = {"x-goog-api-key": access.key}
         self._mime = self.MIME_TYPES[0]
         # A word of state that the SDK does not know; the answer stays readable. Not around the call: several threads.
         warnings.filterwarnings("ignore", message=".* is not a valid ", module="google")
-        with setting_up(NAME, self._base):
+        with translate_setup_errors(NAME, self._base):
             trust = tls_context()
-            self._http = self._own_client(access.timeout_seconds, trust)
+            self._http = self._make_http_client(access.timeout_seconds, trust)
             self._client = genai.Client(
                 vertexai=False,
                 api_key=access.key,
@@ -80,7 +88,7 @@ class GeminiRemote:
                 ),
             )
 
-    def _own_client(self, timeout_seconds: float, trust: ssl.SSLContext) -> httpx2.Client:
+    def _make_http_client(self, timeout_seconds: float, trust: ssl.SSLContext) -> httpx2.Client:
         own_host = httpx2.URL(self._base).host
 
         def keep_key_at_home(request: httpx2.Request) -> None:
@@ -92,24 +100,24 @@ class GeminiRemote:
             verify=trust,
             timeout=timeout_seconds,
             follow_redirects=True,
-            event_hooks={"request": [keep_key_at_home], "response": [whole_within(httpx2, timeout_seconds)]},
+            event_hooks={"request": [keep_key_at_home], "response": [response_deadline(httpx2, timeout_seconds)]},
         )
 
     def close(self) -> None:
         self._http.close()
 
     def upload(self, path: Path, size: int) -> RemoteFile:
-        """Upload a request file, once more from the start where it is refused.
+        """Upload a request file; start once more from the beginning if it is refused.
 
-        When the answer to a chunk is lost, the SDK sends it again at its old offset and is told that this is wrong.
+        If the answer to a chunk is lost, the SDK sends the chunk again at its old offset, which the service refuses.
         """
-        return believing_the_second(lambda: self._upload_as_known(path, size))
+        return retry_once_if_refused(lambda: self._upload_with_accepted_type(path, size))
 
-    def _upload_as_known(self, path: Path, size: int) -> RemoteFile:
-        """Each of the known MIME types in turn when the service does not know one (A6)."""
+    def _upload_with_accepted_type(self, path: Path, size: int) -> RemoteFile:
+        """Try the known MIME types in turn while the service refuses one (A6)."""
         for mime in self.MIME_TYPES[self.MIME_TYPES.index(self._mime) :]:
             try:
-                file = patiently(partial(self._upload, path, size, mime))
+                file = retry_reads(partial(self._upload, path, size, mime))
             except _MimeRefused:
                 continue
             self._mime = mime  # several uploads may find this out at the same time
@@ -117,21 +125,21 @@ class GeminiRemote:
         raise Temporary("gemini, upload a request file: every MIME type was refused.", do="The next tick tries again.")
 
     def _upload(self, path: Path, size: int, mime: str) -> RemoteFile:
-        with _calling(UPLOADING):
+        with _translate_errors(UPLOADING):
             try:
                 file = self._client.files.upload(file=str(path), config={"mime_type": mime, "display_name": path.stem})
             except Exception as error:
                 if _is_mime_refusal(error):
                     raise _MimeRefused from None
                 if _finds_no_api(error):
-                    raise no_api(_refusal(UPLOADING, error), self._base, PROVIDER.url_variable) from None
+                    raise no_api_error(_http_failure(UPLOADING, error), self._base, PROVIDER.url_variable) from None
                 raise
         sent = self._check_upload(path, size, file.name or "", file.size_bytes, file.sha256_hash)
         return RemoteFile(sent, ready=_file_state(file) == "ACTIVE")
 
     @staticmethod
     def _check_upload(path: Path, size: int, name: str, sent: int | None, digest: str | None) -> str:
-        """The stored file must be ours, byte for byte; sha256Hash is the base64 of the hex digest's text."""
+        """Check that the stored file is ours, byte for byte; sha256Hash is the base64 of the text of the hex digest."""
         same = sent in (None, size)
         if digest and same:
             try:
@@ -149,24 +157,24 @@ class GeminiRemote:
 
     def file(self, file_id: str) -> RemoteFile:
         def call() -> RemoteFile:
-            with _calling("look at an uploaded file"):
+            with _translate_errors("look at an uploaded file"):
                 file = self._client.files.get(name=file_id)
                 # An answer without a name is no file: what stands in between may say 200 and nothing.
                 return RemoteFile(file_id, ready=bool(file.name) and _file_state(file) == "ACTIVE")
 
-        return patiently(call)
+        return retry_reads(call)
 
     def inputs(self, name: str) -> list[str]:  # noqa: ARG002 - its jobs are found by their own names
         return []
 
     def create(self, *, model: str, file_id: str, name: str) -> str:
-        """One POST; anything but a clear answer is Ambiguous, because the SDK does not protect a create call."""
+        """Make one POST. Anything but a clear answer is Ambiguous, because the SDK does not protect a create call."""
         try:
             created = self._client.batches.create(model=model, src=file_id, config={"display_name": name})
         except errors.APIError as error:
-            raise meaning_of_create(_refusal("create a batch", error)) from None
+            raise error_from_create_response(_http_failure("create a batch", error)) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise unreachable(NAME, "create a batch", error) from None  # never sent: nothing can have been bought
+            raise connection_error(NAME, "create a batch", error) from None  # never sent: nothing can have been bought
         except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
             raise Ambiguous(f"gemini, create a batch: no clear answer ({type(error).__name__}).") from None
         if not created.name:
@@ -174,8 +182,8 @@ class GeminiRemote:
         return created.name
 
     def get(self, remote_id: str) -> Job:
-        """The raw operation: what the SDK shows of it lacks the error, the counts and `response`."""
-        found = job(self._read(remote_id, "look at a batch"))
+        """Return the raw operation: the SDK drops its error, counts and `response`."""
+        found = parse_job(self._read(remote_id, "look at a batch"))
         if not found.remote_id:
             raise Temporary("gemini, look at a batch: an answer that is no batch.", do="The next tick tries again.")
         return found
@@ -184,16 +192,16 @@ class GeminiRemote:
         found: list[Job] = []
         token, seen = "", set[str]()
         while len(seen) < MAX_PAGES:
-            page = as_object(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
+            page = dict_or_empty(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
             operations = page.get("operations")
-            if not isinstance(operations, list | None) or (page and not page.keys() & LISTING):
+            if not isinstance(operations, list | None) or (page and not page.keys() & LIST_PAGE_FIELDS):
                 break  # an error or something else in place of a list: that nothing is listed must not be read from it
             if page.get("unreachable"):
                 raise Temporary(
-                    f"gemini, list batches: the list is not complete, it lacks {short(page['unreachable'])}.",
+                    f"gemini, list batches: the list is not complete, it lacks {one_line(page['unreachable'])}.",
                     do="The next tick tries again.",
                 )
-            rows = [job(operation) for operation in operations or []]
+            rows = [parse_job(operation) for operation in operations or []]
             if not all(row.remote_id for row in rows):
                 break
             found += rows
@@ -209,7 +217,7 @@ class GeminiRemote:
         parameters = {name: value for name, value in query.items() if value}
 
         def call() -> Any:
-            with _calling(doing):
+            with _translate_errors(doing):
                 response = self._http.get(
                     f"{self._base}/{self._version}/{path}", params=parameters, headers=self._headers
                 )
@@ -219,28 +227,28 @@ class GeminiRemote:
                     raise TypeError("not a JSON object")
                 return value
 
-        return patiently(call)
+        return retry_reads(call)
 
     def download(self, file_id: str, destination: BinaryIO) -> None:
-        with _calling("download results"):
+        with _translate_errors("download results"):
             # The annotation wants io.IOBase; the code streams into anything with write().
             self._client.files.download(file=file_id, destination=cast("io.IOBase", destination))
 
     def cancel(self, remote_id: str) -> None:
-        with _calling("cancel a batch"):
+        with _translate_errors("cancel a batch"):
             self._client.batches.cancel(name=remote_id)
 
     def delete_file(self, file_id: str) -> None:
-        with _calling("delete an input file"):
+        with _translate_errors("delete an input file"):
             self._client.files.delete(name=file_id)
 
     def delete_job(self, remote_id: str) -> bool:
-        with _calling("delete a finished batch"):
+        with _translate_errors("delete a finished batch"):
             self._client.batches.delete(name=remote_id)
         return True
 
     def probe(self, model: str) -> None:
-        with _calling("ask the model for one token"):
+        with _translate_errors("ask the model for one token"):
             self._client.models.generate_content(
                 model=model,
                 contents="Say yes.",
@@ -249,16 +257,20 @@ class GeminiRemote:
 
 
 class _MimeRefused(Exception):
-    """The service does not know the MIME type this file was announced with."""
+    """The service does not accept the MIME type of this file."""
 
 
 def _is_mime_refusal(error: Exception) -> bool:
-    """A 400 that names the type, or the KeyError of the SDK on a 200 with an error body (A5)."""
+    """Return whether an error is a 400 that names the type, or the KeyError of the SDK on a 200 with an error body
+    (A5).
+    """
     return "mime" in str(error).lower() or (isinstance(error, KeyError) and "file" in error.args)
 
 
 def _finds_no_api(error: Any) -> bool:
-    """A 404 to the start of an upload. Later calls carry the upload's id, which the service may have forgotten."""
+    """Return whether an error is a 404 to the start of an upload. Later calls have an upload id, which may be
+    forgotten.
+    """
     return (
         isinstance(error, errors.APIError)
         and error.code == httpx2.codes.NOT_FOUND
@@ -274,38 +286,38 @@ def _file_state(file: Any) -> str:
     return word
 
 
-def _refusal(doing: str, error: Any) -> Refusal:
+def _http_failure(doing: str, error: Any) -> HttpFailure:
     headers = {name.lower(): value for name, value in getattr(error.response, "headers", {}).items()}
-    message = f"{error.message or ''} {error.status or ''} {short(error.details) if error.message is None else ''}"
+    message = f"{error.message or ''} {error.status or ''} {one_line(error.details) if error.message is None else ''}"
     if "API_KEY_INVALID" in str(error.details):
         message += " API_KEY_INVALID"
     if "file_storage" in str(error.details):
         message += " file_storage_bytes"
     message += "".join(f" {quota}" for quota in _quotas(error.details) if quota not in message)
-    wish = retry_after(headers)
-    return Refusal(
-        NAME, doing, int(error.code), redacted(message.strip()), _retry_delay(error.details) if wish is None else wish
+    wish = parse_retry_after(headers)
+    return HttpFailure(
+        NAME, doing, int(error.code), redact(message.strip()), _retry_delay(error.details) if wish is None else wish
     )
 
 
 def _details(body: Any) -> Iterator[dict[str, Any]]:
-    """The details of Google's error object: RetryInfo, QuotaFailure, ..."""
-    found = as_object(as_object(body).get("error")).get("details")
+    """Return the details of Google's error object: RetryInfo, QuotaFailure, ..."""
+    found = dict_or_empty(dict_or_empty(body).get("error")).get("details")
     for detail in found if isinstance(found, list) else ():
-        yield as_object(detail)
+        yield dict_or_empty(detail)
 
 
 def _quotas(body: Any) -> Iterator[str]:
-    """The ids of the quotas that a google.rpc.QuotaFailure names."""
+    """Return the ids of the quotas in a google.rpc.QuotaFailure."""
     for detail in _details(body):
         violations = detail.get("violations")
         for violation in violations if isinstance(violations, list) else ():
-            if quota := as_text(as_object(violation).get("quotaId")):
+            if quota := text_or_empty(dict_or_empty(violation).get("quotaId")):
                 yield f"quotaId: {quota}"
 
 
 def _retry_delay(body: Any) -> float | None:
-    """The wish of a google.rpc.RetryInfo ("34s"), in seconds."""
+    """Return the delay of a google.rpc.RetryInfo ("34s"), in seconds."""
     for detail in _details(body):
         number = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay")))
         if number:
@@ -314,17 +326,17 @@ def _retry_delay(body: Any) -> float | None:
 
 
 @contextmanager
-def _calling(doing: str) -> Iterator[None]:
-    """Every exception that a call can leak (SDK, httpx2, parsing) as one of ours."""
+def _translate_errors(doing: str) -> Iterator[None]:
+    """Turn every exception that a call can raise (SDK, httpx2, parsing) into one of ours."""
     try:
         yield
-    except (BatchgenError, CreateRefused, JobMissing, ModelGone, _MimeRefused):
+    except (BatchgenError, CreateRefused, JobNotFound, ModelGone, _MimeRefused):
         raise
     except errors.APIError as error:
-        raise meaning(_refusal(doing, error)) from None
+        raise error_from_response(_http_failure(doing, error)) from None
     except httpx2.HTTPError as error:
-        raise unreachable(NAME, doing, error) from None
+        raise connection_error(NAME, doing, error) from None
     except (MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever the SDK makes of a 200 that is no answer, of null or a page
-        raise unreadable(NAME, doing, error) from None
+        raise unreadable_response_error(NAME, doing, error) from None

@@ -1,28 +1,36 @@
-"""Gemini Developer API: the codec of its request and result lines and of its jobs. Pure.
+"""Gemini Developer API: encode request lines, parse result lines and jobs. Pure.
 
-Facts come from the provider's documentation and the SDK's source (google-genai 3.4.0); RUN marks what was observed.
+Facts come from the documentation of the provider and the source of the SDK (google-genai 3.4.0); RUN marks what was
+observed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from batchgen.core.jsonl import as_object, as_text, count, load_row, request_line, unwrap
+from batchgen.core.jsonl import (
+    decode_row,
+    dict_or_empty,
+    encode_request_line,
+    parse_reply_fields,
+    text_or_empty,
+    token_count,
+)
 from batchgen.core.outcomes import Reason, Reply, Usage
-from batchgen.core.pricing import Formula
 from batchgen.core.prompts import Prompt
-from batchgen.core.text import short
-from batchgen.providers.base import Access, Asked, Job, JobState, Parameters, Provider, Remote
-from batchgen.providers.quotas import in_few_words
+from batchgen.core.text import one_line
+from batchgen.core.tokens import TokenFormula
+from batchgen.providers.base import Job, JobState, Parameters, ParsedRequest, Provider
+from batchgen.providers.quotas import quota_sentence
 
 NAME = "gemini"
 
-STATES: Mapping[str, JobState] = MappingProxyType(
+JOB_STATES: Mapping[str, JobState] = MappingProxyType(
     {
         "PENDING": JobState.PENDING,
         "QUEUED": JobState.PENDING,
@@ -41,7 +49,7 @@ STATES: Mapping[str, JobState] = MappingProxyType(
 _PREFIX = re.compile("^(BATCH|JOB)_STATE_")
 
 # Finish reasons of a candidate; not in the table = UNKNOWN_FINISH. Only STOP may be accepted.
-FINISH: Mapping[str, Reason] = MappingProxyType(
+FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
     {
         "STOP": Reason.ACCEPTED,
         "MAX_TOKENS": Reason.TRUNCATED,
@@ -65,11 +73,11 @@ NO_TEMPERATURE = (3, 5)  # from this generation on it is ignored, and later ones
 
 
 def thinking_off(model: str) -> dict[str, Any]:
-    """The switch that keeps `model` from thinking as far as it can be, because thoughts are billed as output.
+    """Return the setting that makes `model` think as little as possible, because thoughts are billed as output.
 
     2.5: thinkingBudget 0. From 3 on thinking cannot be switched off. The lowest level is "minimal" for the models named
     flash-lite, and for the flash models before 3.6; later ones (3.7-flash, 3.8-flash, Gemini 4) answer 400 to it, and
-    "low" is their lowest. Models before 2.5 know neither.
+    "low" is their lowest. Models before 2.5 have neither setting.
     """
     version = _generation(model)
     if version < (2, 5):
@@ -81,15 +89,15 @@ def thinking_off(model: str) -> dict[str, Any]:
 
 
 def _generation(model: str) -> tuple[int, int]:
-    """(3, 5) of gemini-3.5-flash-lite, (0, 0) where a name has no such number."""
+    """Return (3, 5) for gemini-3.5-flash-lite, (0, 0) for a name without such a number."""
     found = re.search(r"gemini-(\d+)(?:\.(\d+))?", model)
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
-def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
-    """One request line, without the line feed: a REST GenerateContentRequest under its key.
+def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
+    """Return one request line, without the line feed: a REST GenerateContentRequest with its key.
 
-    `responseSchema`, not `responseJsonSchema`, which was reported to fail in batch (0 of 502 rows right).
+    Uses `responseSchema`: `responseJsonSchema` was reported to fail in batch (0 of 502 rows right).
     """
     generation: dict[str, Any] = {"temperature": parameters.temperature}
     if _generation(parameters.model) >= NO_TEMPERATURE:
@@ -112,49 +120,36 @@ def line(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
         ],
         "generationConfig": generation,
     }
-    return request_line({"key": key, "request": request})
+    return encode_request_line({"key": key, "request": request})
 
 
-def asked(row: Mapping[str, Any]) -> Asked | None:
-    """A request line read back, None for one that is not Gemini's. It does not name its model."""
+def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
+    """Parse a request line; None if it is not a Gemini line. It does not name its model."""
     if "request" not in row:
         return None
-    request = as_object(row["request"])
-    generation = as_object(request.get("generationConfig"))
-    contents = [as_object(request.get("systemInstruction")), *request.get("contents", ())]
-    return Asked(
-        key=as_text(row.get("key")),
+    request = dict_or_empty(row["request"])
+    generation = dict_or_empty(request.get("generationConfig"))
+    contents = [dict_or_empty(request.get("systemInstruction")), *request.get("contents", ())]
+    return ParsedRequest(
+        key=text_or_empty(row.get("key")),
         model="",
-        fields=tuple(as_object(generation.get("responseSchema")).get("required", ())),
+        fields=tuple(dict_or_empty(generation.get("responseSchema")).get("required", ())),
         texts=tuple(str(part["text"]) for content in contents for part in content.get("parts", ())),
-        max_output_tokens=count(generation.get("maxOutputTokens")),
+        max_output_tokens=token_count(generation.get("maxOutputTokens")),
     )
 
 
 def result_key(row: Mapping[str, Any]) -> str:
-    """The key of the request that a result row answers; inline rows carry it in their metadata."""
-    return as_text(row.get("key")) or as_text(as_object(row.get("metadata")).get("key"))
+    """Return the key of the request that a result row answers; inline rows have it in their metadata."""
+    return text_or_empty(row.get("key")) or text_or_empty(dict_or_empty(row.get("metadata")).get("key"))
 
 
-def reply(raw: bytes, fields: Sequence[str]) -> Reply:
-    """One result line read by reason: error, blocked prompt, finish reason, and only then the text.
+def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
+    """Parse one result line: error, blocked prompt, finish reason, then the text.
 
-    `fields` are the JSON fields that were asked for, none for plain text.
+    `fields` are the JSON fields that were requested, none for plain text.
     """
-    return _plain()(raw, fields) or careful_reply(raw, fields)
-
-
-@cache
-def _plain() -> Callable[[bytes, Sequence[str]], Reply | None]:
-    """Imported at the first line: an idle tick reads none."""
-    from batchgen.providers import fast_decoders
-
-    return fast_decoders.gemini
-
-
-def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
-    """The same for a line that may be anything."""
-    row = load_row(raw)
+    row = decode_row(raw)
     if isinstance(row, Reply):
         return row
     key, response = result_key(row), row.get("response")
@@ -163,108 +158,116 @@ def careful_reply(raw: bytes, fields: Sequence[str]) -> Reply:
         return _failed_row(key, trouble)
     if not isinstance(response, dict):
         return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
-    return _response(key, response, fields)
+    return _parse_response(key, response, fields)
 
 
 def _failed_row(key: str, error: Any) -> Reply:
-    code = as_object(error).get("code")
+    code = dict_or_empty(error).get("code")
     reason = _ROW_CODES.get(code, Reason.PROVIDER_ERROR) if isinstance(code, int) else Reason.PROVIDER_ERROR
-    return Reply(key, reason, detail=_words(error))
+    return Reply(key, reason, detail=_error_text(error))
 
 
-def _words(error: Any) -> str:
-    """A google.rpc.Status, or whatever stands in its place, in one line."""
-    code, message = as_object(error).get("code"), as_object(error).get("message")
-    words = in_few_words(message or error)
-    return short(f"code {code}: {words if message else 'no message'}") if code else words
+def _error_text(error: Any) -> str:
+    """Return a google.rpc.Status, or what was sent instead, as one line."""
+    code, message = dict_or_empty(error).get("code"), dict_or_empty(error).get("message")
+    words = quota_sentence(message or error)
+    return one_line(f"code {code}: {words if message else 'no message'}") if code else words
 
 
-def _either(message: dict[str, Any], name: str) -> Any:
-    """A field in either spelling of the protocol's JSON: finishReason or finish_reason (faults C16)."""
+def _get_either_case(message: dict[str, Any], name: str) -> Any:
+    """Return a field in either spelling of the JSON: finishReason or finish_reason (faults C16)."""
     value = message.get(name)
-    return message.get(re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)) if value is None else value
+    return message.get(_snake_case(name)) if value is None else value
 
 
-def _response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
-    usage = _usage(as_object(_either(response, "usageMetadata")))
-    model = as_text(_either(response, "modelVersion"))
+@cache
+def _snake_case(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+def _parse_response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
+    usage = _parse_usage(dict_or_empty(_get_either_case(response, "usageMetadata")))
+    model = text_or_empty(_get_either_case(response, "modelVersion"))
     candidates = response.get("candidates")
     if not isinstance(candidates, list) or not candidates:
-        block = _either(as_object(_either(response, "promptFeedback")), "blockReason")
+        block = _get_either_case(dict_or_empty(_get_either_case(response, "promptFeedback")), "blockReason")
         reason = Reason.BLOCKED_PROMPT if block else Reason.EMPTY
-        return Reply(key, reason, detail=short(block or "no candidates"), usage=usage, model=model)
-    candidate = as_object(candidates[0])
-    finish = as_text(_either(candidate, "finishReason"))
-    reason = FINISH.get(finish, Reason.UNKNOWN_FINISH)
+        return Reply(key, reason, detail=one_line(block or "no candidates"), usage=usage, model=model)
+    candidate = dict_or_empty(candidates[0])
+    finish = text_or_empty(_get_either_case(candidate, "finishReason"))
+    reason = FINISH_REASONS.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
-        return Reply(key, reason, detail=short(f"finish reason {finish or 'missing'}"), usage=usage, model=model)
-    text = _text(candidate)
+        return Reply(key, reason, detail=one_line(f"finish reason {finish or 'missing'}"), usage=usage, model=model)
+    text = _candidate_text(candidate)
     if text is None or not text.strip():
         return Reply(key, Reason.EMPTY, detail="no text", usage=usage, model=model)
     if fields:
-        return unwrap(text, fields, Reply(key, Reason.ACCEPTED, usage=usage, model=model))
+        return parse_reply_fields(text, fields, Reply(key, Reason.ACCEPTED, usage=usage, model=model))
     return Reply(key, Reason.ACCEPTED, text, usage=usage, model=model)
 
 
-def _text(candidate: dict[str, Any]) -> str | None:
-    parts = as_object(candidate.get("content")).get("parts")
+def _candidate_text(candidate: dict[str, Any]) -> str | None:
+    parts = dict_or_empty(candidate.get("content")).get("parts")
     if not isinstance(parts, list):
         return None
-    texts = [as_object(part).get("text") for part in parts if not as_object(part).get("thought")]
+    texts = [dict_or_empty(part).get("text") for part in parts if not dict_or_empty(part).get("thought")]
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _usage(usage: dict[str, Any]) -> Usage:
-    """promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
-    thoughts = count(_either(usage, "thoughtsTokenCount"))
+def _parse_usage(usage: dict[str, Any]) -> Usage:
+    """Parse token counts: promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
+    thoughts = token_count(_get_either_case(usage, "thoughtsTokenCount"))
     return Usage(
-        input=count(_either(usage, "promptTokenCount")) + count(_either(usage, "toolUsePromptTokenCount")),
-        cached=count(_either(usage, "cachedContentTokenCount")),
-        output=count(_either(usage, "candidatesTokenCount")) + thoughts,
+        input=token_count(_get_either_case(usage, "promptTokenCount"))
+        + token_count(_get_either_case(usage, "toolUsePromptTokenCount")),
+        cached=token_count(_get_either_case(usage, "cachedContentTokenCount")),
+        output=token_count(_get_either_case(usage, "candidatesTokenCount")) + thoughts,
         thoughts=thoughts,
     )
 
 
-def job(operation: Any) -> Job:
-    """A raw operation as a Job. The SDK shows only `metadata`, and drops `error`, counts and `response`.
+def parse_job(operation: Any) -> Job:
+    """Parse a raw operation. The SDK shows only `metadata`, and drops `error`, counts and `response`.
 
-    The batch itself, which an operation holds as its metadata, is taken for one, too.
+    The batch object alone, which an operation has as its metadata, is accepted too.
     """
-    operation = as_object(operation)
-    metadata = as_object(operation.get("metadata")) or operation
-    raw_state = as_text(metadata.get("state")) or as_text(operation.get("state"))
-    outputs = [as_object(operation.get("response")), as_object(metadata.get("output")), as_object(metadata.get("dest"))]
-    stats = as_object(metadata.get("batchStats"))
-    rows = count(stats.get("successfulRequestCount")) + count(stats.get("failedRequestCount"))
+    operation = dict_or_empty(operation)
+    metadata = dict_or_empty(operation.get("metadata")) or operation
+    raw_state = text_or_empty(metadata.get("state")) or text_or_empty(operation.get("state"))
+    outputs = [
+        dict_or_empty(operation.get("response")),
+        dict_or_empty(metadata.get("output")),
+        dict_or_empty(metadata.get("dest")),
+    ]
+    stats = dict_or_empty(metadata.get("batchStats"))
+    rows = token_count(stats.get("successfulRequestCount")) + token_count(stats.get("failedRequestCount"))
     error = operation.get("error")
     return Job(
-        remote_id=as_text(operation.get("name")) or as_text(metadata.get("name")),
-        state=STATES.get(_PREFIX.sub("", raw_state), JobState.UNKNOWN),
+        remote_id=text_or_empty(operation.get("name")) or text_or_empty(metadata.get("name")),
+        state=JOB_STATES.get(_PREFIX.sub("", raw_state), JobState.UNKNOWN),
         raw_state=_PREFIX.sub("JOB_STATE_", raw_state),
-        label=as_text(metadata.get("displayName")),
+        label=text_or_empty(metadata.get("displayName")),
         output=next(
-            (name for output in outputs if (name := as_text(output.get("responsesFile") or output.get("fileName")))), ""
+            (
+                name
+                for output in outputs
+                if (name := text_or_empty(output.get("responsesFile") or output.get("fileName")))
+            ),
+            "",
         ),
-        inline=next((found for output in outputs if (found := tuple(_inlined(output)))), ()),
+        inline_rows=next((found for output in outputs if (found := tuple(_inline_rows(output)))), ()),
         rows=rows or None,
-        error=_words(error) if error else "",
-        created_at=as_text(metadata.get("createTime")),
+        error=_error_text(error) if error else "",
+        created_at=text_or_empty(metadata.get("createTime")),
     )
 
 
-def _inlined(output: dict[str, Any]) -> Iterator[bytes]:
-    """Small file jobs may come back inline; the list is nested twice on the wire."""
+def _inline_rows(output: dict[str, Any]) -> Iterator[bytes]:
+    """Return inline results, which small file jobs may have; the list is nested twice in the JSON."""
     found = output.get("inlinedResponses")
     rows = found.get("inlinedResponses") if isinstance(found, dict) else found
     for row in rows if isinstance(rows, list) else []:
         yield json.dumps(row).encode()  # not orjson, which refuses a lone surrogate and an integer beyond 64 bits
-
-
-def connect(access: Access) -> Remote:
-    """The calls, imported only here: the SDK takes half a second to load."""
-    from batchgen.providers.gemini_client import GeminiRemote
-
-    return GeminiRemote(access)
 
 
 PROVIDER = Provider(
@@ -275,14 +278,13 @@ PROVIDER = Provider(
     max_file_bytes=2_000_000_000,
     max_line_bytes=20_000_000,  # not documented for files; the limit of an inline request body
     max_file_requests=200_000,  # not documented; the file's size is what counts
-    upload_lives_seconds=47 * 3600,  # 48 h documented
+    upload_lifetime_seconds=47 * 3600,  # 48 h documented
     found_by_name=True,
     sdk="google-genai",
-    tokens=Formula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
-    line=line,
-    asked=asked,
+    tokens=TokenFormula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
+    line=encode_request,
+    asked=parse_request,
     key=result_key,
-    row_marks=(b'"key"', b'"response"'),
-    reply=reply,
-    connect=connect,
+    result_row_markers=(b'"key"', b'"response"'),
+    reply=parse_result,
 )

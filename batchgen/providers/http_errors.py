@@ -1,4 +1,4 @@
-"""What both providers' calls share: trust, patience, and the reading of an HTTP refusal."""
+"""What the clients of both providers share: TLS, retries, and turning HTTP errors into ours."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from batchgen.core.errors import (
     QuotaReached,
     SetupError,
     Temporary,
-    heed_interrupt,
 )
-from batchgen.core.text import short
-from batchgen.providers.base import CreateRefused, FileGone, JobMissing, LinesRefused, ModelGone
-from batchgen.providers.quotas import PLAN_ADVICE, in_few_words, is_named, waiting_is_no_use
-from batchgen.runtime.logs import redacted
+from batchgen.core.text import one_line
+from batchgen.providers.base import CreateRefused, FileGone, JobNotFound, LinesRefused, ModelGone
+from batchgen.providers.quotas import PLAN_ADVICE, is_permanent_quota, names_a_quota, quota_sentence
+from batchgen.runtime.logging_setup import redact
 
 T = TypeVar("T")
 
@@ -36,9 +35,9 @@ READ_ATTEMPTS = 3
 
 
 def tls_context() -> ssl.SSLContext:
-    """One trust for both SDKs, which by themselves disagree (providers: OS store against certifi's list).
+    """Return one TLS context for both SDKs, whose defaults differ (OS store, certifi's list).
 
-    SSL_CERT_FILE / SSL_CERT_DIR alone when set, else the operating system's store together with certifi's.
+    It uses SSL_CERT_FILE / SSL_CERT_DIR alone if set, otherwise the store of the operating system with certifi's list.
     """
     own = os.environ.get("SSL_CERT_FILE")
     if own and not Path(own).is_file():
@@ -51,7 +50,7 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def is_address(url: str) -> bool:
+def is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and " " not in url
@@ -62,42 +61,41 @@ def is_address(url: str) -> bool:
 _VERSION = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?$")
 
 
-def without_version(url: str) -> str:
-    """`url` without slashes and an API version at its end: the SDKs append the version themselves."""
+def strip_version(url: str) -> str:
+    """Return `url` without slashes and an API version at its end: the SDKs append the version themselves."""
     return _VERSION.sub("", url.rstrip("/")).rstrip("/")
 
 
 @contextmanager
-def setting_up(provider: str, url: str) -> Iterator[None]:
-    """The making of a provider's client. Raises SetupError for an address or a proxy that nobody can talk to."""
-    if not is_address(url):
+def translate_setup_errors(provider: str, url: str) -> Iterator[None]:
+    """Raise SetupError if making a client fails because of an unusable address or proxy."""
+    if not is_http_url(url):
         raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write it as https://host[:port].")
     try:
         yield
     except BatchgenError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a malformed value
-        heed_interrupt(error)
         raise SetupError(
-            f"{provider}: its client cannot be set up ({short(redacted(str(error)))}).",
+            f"{provider}: its client cannot be set up ({one_line(redact(str(error)))}).",
             do="Check the base URL and the proxy variables; `batchgen doctor` shows them.",
         ) from None
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """`call`, again with back-off when it meets temporary trouble. For reads and uploads only: never for a create."""
+def retry_reads(call: Callable[[], T]) -> T:
+    """Repeat `call` with back-off after temporary errors. For reads and uploads only, never for a create call."""
     import stamina  # here: a tick with nothing in flight asks nobody
 
     for attempt in stamina.retry_context(
-        on=_is_passing, attempts=READ_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=5.0, wait_jitter=0.5
+        on=_is_worth_retrying, attempts=READ_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=5.0, wait_jitter=0.5
     ):
         with attempt:
             return call()
     raise AssertionError("unreachable: retry_context ends by returning or raising")
 
 
-def believing_the_second(call: Callable[[], T]) -> T:
-    """`call`, once more when it is refused: a refused upload may be the end of one that went wrong on the way."""
+def retry_once_if_refused(call: Callable[[], T]) -> T:
+    """Repeat `call` once if it is refused: an earlier error during an upload may be the cause."""
     try:
         return call()
     except CreateRefused:
@@ -105,33 +103,33 @@ def believing_the_second(call: Callable[[], T]) -> T:
 
 
 class TimedOut(Temporary):
-    """No whole answer within the time-out. Waiting as long again at once would only hold the lock for longer."""
+    """No complete answer within the time-out. It is not repeated at once, which would hold the lock longer."""
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_worth_retrying(error: Exception) -> bool:
     # A quota answer is a wish to be left alone; asking again at once makes it worse.
     return isinstance(error, Temporary) and not isinstance(error, QuotaReached | TimedOut)
 
 
-class Refusal(NamedTuple):
-    """An HTTP answer that is no success. `doing` names the call for people: "create a batch"."""
+class HttpFailure(NamedTuple):
+    """An HTTP answer that is not a success. `doing` names the call for people: "create a batch"."""
 
     provider: str
-    doing: str
+    action: str
     status: int
     message: str
     retry_after_seconds: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.provider}, {self.doing}: HTTP {self.status}: {in_few_words(self.message)}"
+        return f"{self.provider}, {self.action}: HTTP {self.status}: {quota_sentence(self.message)}"
 
 
-_KEY_WORDS = re.compile(
+_API_KEY_PATTERN = re.compile(
     r"api[ _]key|reported as leaked|denied access|\bunauthorized|\b(?:trial|insufficient|no) credits?\b", re.IGNORECASE
 )
 # The verdict must follow the model's name at once: "no such field: 'model_options'" or "this setting is not supported
 # by the model" is a refused request, and taking it for a lost model would stop a stage that only needs a mended line.
-_MODEL_WORDS = re.compile(
+_MODEL_PATTERN = re.compile(
     r"non-serverless|unable to access model|model_not_(?:available|found)|(?:no such|unknown) model\b"
     r"|invalid[ _]model\b(?! (?:param|config|input|output))"
     r"|not support(?:ed)? publisher model|batch(?: api| mode)? is not supported"
@@ -140,8 +138,10 @@ _MODEL_WORDS = re.compile(
     r"|retired|deprecated|removed)",
     re.IGNORECASE,
 )
-_FILE_WORDS = re.compile(r"access the file\b|\bfile .{0,80}(?:not found|not exist|expired)", re.IGNORECASE | re.DOTALL)
-_UNREADY_WORDS = re.compile(
+_FILE_PATTERN = re.compile(
+    r"access the file\b|\bfile .{0,80}(?:not found|not exist|expired)", re.IGNORECASE | re.DOTALL
+)
+_FILE_NOT_READY_PATTERN = re.compile(
     r"\bfile\b.{0,80}?(?:\bnot (?:yet )?(?:in (?:an? |the )?)?(?:active|ready|processed)\b"
     r"|\b(?:still |being )process|\bprocessing state|\bstate:? processing)",
     re.IGNORECASE | re.DOTALL,
@@ -152,12 +152,12 @@ _PLACE_WORDS = re.compile(
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE)
-_LINE = re.compile(r"Error on line (\d+): (.*?)(?=\nError on line |\Z)", re.DOTALL)
-UNCLEAR = frozenset({408, 409, 425})  # a 4xx after which the effect may still have happened
+_LINE_ERROR_PATTERN = re.compile(r"Error on line (\d+): (.*?)(?=\nError on line |\Z)", re.DOTALL)
+UNCLEAR_STATUSES = frozenset({408, 409, 425})  # a 4xx after which the effect may still have happened
 
 
-def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases, read from the top
-    """A refusal as the exception that says what follows from it.
+def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a table of cases, read from the top
+    """Return the exception for a refusal.
 
     Sources: provider pages, "Error statuses seen" and the live error behaviours; faults A8-A12.
     """
@@ -168,78 +168,79 @@ def meaning(refusal: Refusal) -> Exception:  # noqa: PLR0911 - a table of cases,
     if status in (401, 402):
         return key_refused
     # A page of markup is the word of something in between (a proxy, a store of presigned uploads), not the provider's.
-    if not 400 <= status < 500 or status in UNCLEAR or _MARKUP.match(message):  # noqa: PLR2004 - HTTP's own classes
+    if not 400 <= status < 500 or status in UNCLEAR_STATUSES or _MARKUP.match(message):  # noqa: PLR2004 - HTTP's own classes
         return Temporary(str(refusal), do="The next tick tries again.")
     if _PLACE_WORDS.search(message):
         return SetupError(
             str(refusal), do="Use the API from a place where it is offered; some need billing. See doctor."
         )
-    if lines := {int(line): short(text) for line, text in _LINE.findall(message)}:
+    if lines := {int(line): one_line(text) for line, text in _LINE_ERROR_PATTERN.findall(message)}:
         return LinesRefused(str(refusal), lines)
-    if _MODEL_WORDS.search(message):
-        return ModelGone(short(message))
-    if _FILE_WORDS.search(message):
-        return FileGone(short(message))
-    if _UNREADY_WORDS.search(message):  # A7: it is looked at again before the next create
+    if _MODEL_PATTERN.search(message):
+        return ModelGone(one_line(message))
+    if _FILE_PATTERN.search(message):
+        return FileGone(one_line(message))
+    if _FILE_NOT_READY_PATTERN.search(message):  # A7: it is looked at again before the next create
         return Temporary(str(refusal), do="The next tick tries again.")
-    if status == 403 or _KEY_WORDS.search(message):  # noqa: PLR2004 - the key's project may not do this
+    if status == 403 or _API_KEY_PATTERN.search(message):  # noqa: PLR2004 - the key's project may not do this
         return key_refused
-    return JobMissing(str(refusal)) if status == 404 else CreateRefused(str(refusal))  # noqa: PLR2004
+    return JobNotFound(str(refusal)) if status == 404 else CreateRefused(str(refusal))  # noqa: PLR2004
 
 
-def no_api(refusal: Refusal, url: str, variable: str) -> SetupError:
-    """What a 404 to the start of an upload says: it names no file that could be missing, so the API is not at `url`,
-    which the environment's `variable` sets.
+def no_api_error(refusal: HttpFailure, url: str, variable: str) -> SetupError:
+    """Return the error for a 404 to the start of an upload.
+
+    That call names no file that could be missing, so the API is not at `url`, which the variable `variable` sets.
     """
     return SetupError(
-        f"{refusal} No such API is at {masked(url)}.",
+        f"{refusal} No such API is at {mask_password(url)}.",
         do=f"Correct or unset {variable}: it is the address of the API, without its version.",
     )
 
 
-def masked(url: str) -> str:
-    """An address without the password that may stand in it."""
+def mask_password(url: str) -> str:
+    """Return an address without its password."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url
     return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
-def meaning_of_create(refusal: Refusal) -> Exception:
-    """The same for a create call, after which the batch may exist unless the no is clear."""
-    if not 400 <= refusal.status < 500 or refusal.status in UNCLEAR:  # noqa: PLR2004 - HTTP's own classes
+def error_from_create_response(refusal: HttpFailure) -> Exception:
+    """Return the exception for a refused create call; the batch may exist unless the refusal is clear."""
+    if not 400 <= refusal.status < 500 or refusal.status in UNCLEAR_STATUSES:  # noqa: PLR2004 - HTTP's own classes
         return Ambiguous(f"{refusal}; the batch may exist.")
-    return meaning(refusal)
+    return error_from_response(refusal)
 
 
-def speaks_of_model(message: str) -> bool:
-    """Whether a provider's message says that it does not serve a model."""
-    return bool(_MODEL_WORDS.search(message))
+def is_model_error(message: str) -> bool:
+    """Return whether a provider's message says that it does not serve a model."""
+    return bool(_MODEL_PATTERN.search(message))
 
 
-def _quota(refusal: Refusal) -> BatchgenError:
-    """A 429: a quota that passes, or one that no waiting mends."""
-    if waiting_is_no_use(refusal.message):
+def _quota(refusal: HttpFailure) -> BatchgenError:
+    """Return the error for a 429: a quota that resets, or one that waiting does not mend."""
+    if is_permanent_quota(refusal.message):
         return QuotaClosed(str(refusal), do=PLAN_ADVICE)
-    said = f"{refusal} {_which_quota(refusal)}".rstrip()
+    said = f"{refusal} {_quota_hint(refusal)}".rstrip()
     return QuotaReached(said, retry_after_seconds=refusal.retry_after_seconds)
 
 
-def _which_quota(refusal: Refusal) -> str:
-    """Where the message does not name the quota: the one that the refused call makes most likely (faults A8)."""
-    if "file_storage" in refusal.message or "upload" in refusal.doing:
+def _quota_hint(refusal: HttpFailure) -> str:
+    """Return the quota that the refused call makes most likely, for a message that names none (faults A8)."""
+    if "file_storage" in refusal.message or "upload" in refusal.action:
         return (
             "This is probably the FILE quota (storage or uploads): `batchgen clean` deletes input files no longer used."
         )
-    if is_named(refusal.message):
+    if names_a_quota(refusal.message):
         return ""
-    if "create" in refusal.doing:
+    if "create" in refusal.action:
         return "This is probably the limit of enqueued tokens or of concurrent batches; what was not submitted waits."
     return "This is probably the limit of calls per minute."
 
 
-def retry_after(headers: dict[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for (number or HTTP date), None without one that can be read."""
+def parse_retry_after(headers: dict[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header (number or HTTP date), None without a readable one."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)
@@ -251,9 +252,9 @@ def retry_after(headers: dict[str, str]) -> float | None:
     return max(seconds, 0) if isfinite(seconds) else None
 
 
-def unreachable(provider: str, doing: str, error: Exception) -> BatchgenError:
-    """A transport failure as the error it is to the user."""
-    reason = short(redacted(str(_root(error)))) or type(_root(error)).__name__
+def connection_error(provider: str, doing: str, error: Exception) -> BatchgenError:
+    """Return the error for a transport failure."""
+    reason = one_line(redact(str(_root_cause(error)))) or type(_root_cause(error)).__name__
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return SetupError(
             f"{provider}, {doing}: this machine does not trust the certificate shown ({reason}).",
@@ -263,16 +264,15 @@ def unreachable(provider: str, doing: str, error: Exception) -> BatchgenError:
     return kind(f"{provider}, {doing}: {reason}", do="The next tick tries again.")
 
 
-def unreadable(provider: str, doing: str, error: Exception) -> BatchgenError:
-    """What an SDK raised over an answer that is none, as the error it is to the user."""
-    heed_interrupt(error)
+def unreadable_response_error(provider: str, doing: str, error: Exception) -> BatchgenError:
+    """Return the error for an answer that the SDK could not read."""
     return NotReady(
         f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).",
         do="The next tick tries again.",
     )
 
 
-def _root(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error

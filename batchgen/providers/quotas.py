@@ -1,10 +1,10 @@
-"""What a provider's words say about a quota: which one it is, and whether it passes by waiting. Pure."""
+"""Read a provider's message about a quota: which quota it is, and whether it resets. Pure."""
 
 from __future__ import annotations
 
 import re
 
-from batchgen.core.text import DETAIL_CHARACTERS, short
+from batchgen.core.text import MAX_DETAIL_CHARACTERS, one_line
 
 PLAN_ADVICE = (
     "Waiting does not mend this. Check the plan, the billing and the credits of the key's project, or use another key;"
@@ -30,26 +30,27 @@ _NAMED = re.compile(
 _SENTENCE_END = re.compile(r"\s*\n\s*(?:\* )?|(?<=[.!?;]) +(?=[A-Z*])")
 
 
-def speaks_of_quota(message: str) -> bool:
-    """Whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
+def is_quota_error(message: str) -> bool:
+    """Return whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
     return "RESOURCE_EXHAUSTED" in message or message.startswith("code 8:")
 
 
-def waiting_is_no_use(message: str) -> bool:
-    """Whether a provider's words about a quota say that it stays closed: a limit of 0, credits used up, no billing."""
+def is_permanent_quota(message: str) -> bool:
+    """Return whether a message says that a quota does not reset: a limit of 0, no credits, no billing."""
     return bool(_NO_USE.search(message))
 
 
-def is_named(message: str) -> bool:
-    """Whether a provider's words say which quota is meant."""
+def names_a_quota(message: str) -> bool:
+    """Return whether a message says which quota is meant."""
     return bool(_NAMED.search(message))
 
 
-def in_few_words(message: object) -> str:
-    """`message` as one line of bounded length. Where it is too long, the sentences that name a quota come first:
-    Google puts them at the end, behind its general advice.
+def quota_sentence(message: object) -> str:
+    """Return `message` as one line of limited length.
+
+    If it is too long, sentences that name a quota come first: Google writes them last, behind general advice.
     """
-    if not isinstance(message, str) or len(message) <= DETAIL_CHARACTERS:
-        return short(message)
+    if not isinstance(message, str) or len(message) <= MAX_DETAIL_CHARACTERS:
+        return one_line(message)
     sentences = [sentence for sentence in _SENTENCE_END.split(message) if sentence]
-    return short(" ".join(sorted(sentences, key=lambda one: (not waiting_is_no_use(one), not is_named(one)))))
+    return one_line(" ".join(sorted(sentences, key=lambda one: (not is_permanent_quota(one), not names_a_quota(one)))))

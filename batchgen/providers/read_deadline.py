@@ -1,7 +1,7 @@
-"""A deadline for a whole answer.
+"""A deadline for a complete answer.
 
-The read time-out of an HTTP client starts anew with every byte, so a body that drips, one byte now and then, would hold
-the root's lock for ever. Both SDKs' clients are of one family and take the same hook.
+The read time-out of an HTTP client starts again with every byte, so a body that arrives one byte at a time would hold
+the lock of the root for ever. The clients of both SDKs are of one family and accept the same hook.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
-PATIENCE = 10  # an answer may take so many time-outs from its first byte to its last
+MAX_TIMEOUTS_PER_RESPONSE = 10  # an answer may take so many time-outs from its first byte to its last
 
 
-def whole_within(http: Any, timeout_seconds: float) -> Callable[[Any], None]:
-    """A response hook for a client of `http` (httpx or httpx2): its ReadTimeout when a body takes too long."""
+def response_deadline(http: Any, timeout_seconds: float) -> Callable[[Any], None]:
+    """Return a response hook for a client of `http` (httpx or httpx2); raises ReadTimeout if a body takes too long."""
 
     class Limited(http.SyncByteStream):  # type: ignore[misc] # a class of either library
         def __init__(self, chunks: Any) -> None:
-            self._chunks, self._end = chunks, monotonic() + PATIENCE * timeout_seconds
+            self._chunks, self._end = chunks, monotonic() + MAX_TIMEOUTS_PER_RESPONSE * timeout_seconds
 
         def __iter__(self) -> Iterator[bytes]:
-            return _until(self._end, self._chunks, http.ReadTimeout)
+            return _chunks_until(self._end, self._chunks, http.ReadTimeout)
 
         def close(self) -> None:
             self._chunks.close()
@@ -32,7 +32,7 @@ def whole_within(http: Any, timeout_seconds: float) -> Callable[[Any], None]:
     return limit
 
 
-def _until(end: float, chunks: Iterable[bytes], late: type[Exception]) -> Iterator[bytes]:
+def _chunks_until(end: float, chunks: Iterable[bytes], late: type[Exception]) -> Iterator[bytes]:
     for chunk in chunks:
         if monotonic() > end:
             raise late("the answer is still coming in, far beyond the time-out")

@@ -1,18 +1,26 @@
-"""`submit --dry-run`: what would be sent, for people and for machines."""
+"""`submit --dry-run`: list what would be sent, as text or as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from batchgen.core.dialogue import Step
-from batchgen.core.wording import counted
+from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
-from batchgen.engine.submission import request_files
+from batchgen.engine.submission.admission import is_on_hold
+from batchgen.engine.submission.rejection_limit import rejection_limit_error
+from batchgen.engine.submission.request_files import BatchDraft
+from batchgen.engine.submission.submit import Selection, ledger_entry
+from batchgen.ledger.holds import model_scope
+from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState, pinned_model_fact
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import Provider
 
 
 class Preview(NamedTuple):
-    """What a submit would send as one batch (`submit --dry-run`)."""
+    """A batch that `submit` would send."""
 
     step: Step
     attempt: int
@@ -25,44 +33,113 @@ class Preview(NamedTuple):
     first_request: str
 
 
-def preview(session: Session, steps: Sequence[Step]) -> list[Preview]:
-    """The batches that `submit` would create for `steps`. Sends nothing, writes nothing."""
-    found = []
-    for step in steps:
-        provider = session.provider(step.stage)
-        for tried in session.store.ready_attempts(step):
-            after = 0
-            while shard := request_files.shard(session, step, tried, after=after):
-                after = max(row.number for row in (*shard.rows, *shard.too_large))
-                if shard.rows:
-                    found.append(
-                        Preview(
-                            step,
-                            shard.attempt,
-                            provider.name,
-                            session.model(provider),
-                            len(shard.rows),
-                            shard.size,
-                            shard.input_tokens,
-                            shard.estimated_usd,
-                            shard.first_line.decode(),
-                        )
-                    )
-    return found
+class Waiting(NamedTuple):
+    """A step with ready conversations that would not be sent, and the reason."""
+
+    step: Step
+    reason: str
 
 
-def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of what a submit would send. An unknown price is said, never counted as nothing."""
+def preview(session: Session, steps: Sequence[Step]) -> tuple[list[Preview], list[Waiting]]:
+    """Return the batches that `submit` would send for `steps`, and the steps that would wait. Sends and writes nothing.
+
+    Notes the same troubles in the session as `submit`. Calls no provider, so it cannot check whether the provider
+    accepts the key, serves the model, or has the job of a create call that got no clear answer.
+    """
+    with session.store.undone():
+        choice = DryRun(session, steps)
+        found = [choice.shown(batch) for source in choice.sources() for batch in source if choice.may_go(batch)]
+        return found, list(choice.waiting())
+
+
+class DryRun(Selection):
+    """Choose what `submit` would choose. Batches are entered in the ledger so that they count against later ones.
+
+    The caller undoes these changes (`store.undone`).
+    """
+
+    def __init__(self, session: Session, steps: Sequence[Step]) -> None:
+        super().__init__(session, steps, set())
+        self._first: dict[str, bytes] = {}  # the first request of a batch that has no file
+        left_over = {batch.step for batch in session.store.batches(*WAITING_STATES)}
+        self._ready = [step for step in steps if step in left_over or session.store.ready_attempts(step)]
+
+    def make_ready(self, provider: Provider) -> None:
+        """Check that a key is set and pin the first listed model that is not halted, without calling the provider.
+
+        Raises KeyRefused, UnknownModel.
+        """
+        session = self.session
+        session.key_fingerprint(provider)
+        if session.pinned_model(provider) is None:
+            models = session.settings.provider(provider.name).models
+            hopeful = session.hopeful(provider, models) or session.none_served(provider, models)
+            session.store.set_fact(pinned_model_fact(provider.name), hopeful[0])
+
+    def enter(self, shard: BatchDraft) -> Batch:
+        """Enter the batch in the ledger without a file and without conversations, which stay ready.
+
+        The batch that is returned has the full number of requests, the ledger entry has 0.
+        """
+        identity, plan = ledger_entry(self.session, shard)
+        self._first[identity.name] = shard.first_line
+        batch = self.session.store.plan(identity, plan._replace(requests=0), ())
+        return batch._replace(plan=plan)
+
+    def release(self, batch: Batch, why: str) -> None:
+        self.session.store.release(batch, BatchState.REFUSED, error=why)
+
+    def may_go(self, batch: Batch) -> bool:
+        """Whether the sender would send this batch: its provider can be asked and no hold is in force."""
+        provider = provider_row(batch.provider)
+        if self.can_ask(provider):
+            return not is_on_hold(self.session, model_scope(batch.provider, batch.model), batch.step)
+        return False
+
+    def shown(self, batch: Batch) -> Preview:
+        """Return the preview of a batch, with the first line of its request file."""
+        first = self._first.get(batch.name)
+        if first is None:
+            with suppress(FileNotFoundError), self.session.layout.requests(batch.step, batch.name).open("rb") as file:
+                first = file.readline()
+        return Preview(
+            batch.step,
+            batch.attempt,
+            batch.provider,
+            batch.model,
+            batch.requests,
+            batch.plan.bytes,
+            batch.plan.input_tokens,
+            batch.plan.estimated_usd,
+            (first or b"").decode(),
+        )
+
+    def waiting(self) -> Iterator[Waiting]:
+        """Yield each step that has requests that would not be sent, with the reason."""
+        for step in self._ready:
+            provider = self.session.provider(step.stage)
+            scope = model_scope(provider.name, self.session.model(provider))
+            reasons = [self.unready.get(provider.name), self.reasons.get(step), is_on_hold(self.session, scope, step)]
+            if why := next(filter(None, [*reasons, str(rejection_limit_error(self.session, step) or "")]), ""):
+                yield Waiting(step, why)
+
+
+def describe(
+    previews: Sequence[Preview], waiting: Sequence[Waiting], *, show_request: bool
+) -> tuple[dict[str, Any], str]:
+    """Return (JSON value, text) of what `submit` would send. The total is unknown if one price is unknown."""
     known = [one.estimated_usd for one in previews if one.estimated_usd is not None]
     value: dict[str, Any] = {
         "batches": [_record(one) for one in previews],
+        "waiting": [{"round": one.step.round, "stage": one.step.stage, "reason": one.reason} for one in waiting],
         "estimated_usd": sum(known) if len(known) == len(previews) else None,
     }
-    lines = [_line(one) for one in previews]
-    if show_request:
+    lines = [*map(_line, previews), *(f"{one.step} waits: {one.reason}" for one in waiting)]
+    if show_request and previews:
         lines += ["", *(f"first request: {one.first_request}" for one in previews)]
     if not previews:
-        return value, "Nothing is ready; nothing would be sent."
+        lines.append("Nothing would be sent." if waiting else "Nothing is ready; nothing would be sent.")
+        return value, "\n".join(lines)
     total = "unknown" if value["estimated_usd"] is None else f"${value['estimated_usd']:,.4f}"
     return value, "\n".join([*lines, f"estimated: {total}. Nothing was sent (--dry-run)."])
 
@@ -70,7 +147,7 @@ def describe(previews: Sequence[Preview], *, show_request: bool) -> tuple[dict[s
 def _line(one: Preview) -> str:
     price = "price unknown" if one.estimated_usd is None else f"about ${one.estimated_usd:,.4f}"
     return (
-        f"{one.step}: {counted(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes:,} bytes,"
+        f"{one.step}: {pluralize(one.requests, 'request')} to {one.provider} {one.model}, {one.bytes:,} bytes,"
         f" {one.input_tokens:,} input tokens, {price}"
     )
 

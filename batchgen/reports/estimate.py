@@ -1,7 +1,7 @@
-"""What the rest of a run will cost, before it is paid: tokens, dollars and batches per step. No network.
+"""Estimate what the rest of a run will cost: tokens, USD and batches by step. Makes no network calls.
 
-A sample of the conversations is carried on to the end with filler of the expected length in place of texts that do not
-exist yet, and each request is built and counted as `submit` would.
+Takes a sample of the conversations and fills the texts that do not exist yet with filler of the expected length. Then
+builds each request and counts its tokens as `submit` does.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, turns
+from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, group_into_turns
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import past_price, prompt_tokens, standard_rate
-from batchgen.core.prompts import prompt
+from batchgen.core.pricing import past_price, standard_rate
+from batchgen.core.prompts import build_prompt
+from batchgen.core.tokens import estimate_prompt_tokens
 from batchgen.engine.session import Session
-from batchgen.engine.submission.expected_length import follow_up, output_tokens, text_tokens
-from batchgen.ledger.receipt import money
+from batchgen.engine.submission.expected_length import asks_follow_up, expected_output_tokens, expected_text_tokens
+from batchgen.ledger.receipt import cost_summary
 from batchgen.ledger.rows import SUBMITTED_STATES
 
-SAMPLE = 200
+SAMPLE = 200  # conversations
 FILLER = "word "  # about one token each
 
 
 class StepEstimate(NamedTuple):
-    """One step's remaining requests and what they are expected to need. USD is None where a price is unknown."""
+    """The remaining requests of one step, with expected batches, tokens and USD (None if the price is unknown)."""
 
     step: Step
     provider: str
@@ -39,24 +40,24 @@ class StepEstimate(NamedTuple):
 
 
 def estimate(session: Session) -> list[StepEstimate]:
-    """The steps of the run that are not bought yet, in order."""
-    by_state, accepted, rejected = session.store.totals.by_position()
-    texts = {stage: text_tokens(session, stage) for stage in STAGES}
+    """Estimate the requests of each step that are not bought yet, in the order of the steps."""
+    by_state, accepted, rejected = session.store.totals.counts_by_position()
+    texts = {stage: expected_text_tokens(session, stage) for stage in STAGES}
     means = _mean_inputs(session, _sample(session), texts)
     found = []
     for step in session.steps():
-        along = _brought_along(session, step)
+        along = _comes_with_correction(session, step)
         flying = sum(by_state.get((step.position, state), 0) for state in SUBMITTED_STATES)
         alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         requests = 0 if along else max(alive - accepted.get(step.position, 0) - flying, 0)
-        found.append(_step(session, step, requests, means.get(step.position, 0.0)))
+        found.append(_estimate_step(session, step, requests, means.get(step.position, 0.0)))
     return found
 
 
-def _step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
+def _estimate_step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
     provider = session.provider(step.stage)
     model = session.model(provider)
-    used = Usage(input=round(mean_input * requests), output=round(output_tokens(session, step) * requests))
+    used = Usage(input=round(mean_input * requests), output=round(expected_output_tokens(session, step) * requests))
     batch, online = session.rate(model), standard_rate(model)
     limits = session.settings.batches
     return StepEstimate(
@@ -72,19 +73,19 @@ def _step(session: Session, step: Step, requests: int, mean_input: float) -> Ste
     )
 
 
-def _brought_along(session: Session, step: Step) -> bool:
-    """Whether a question is written together with the correction before it."""
-    return step.stage is Stage.QUESTION and follow_up(session, Step(step.round - 1, Stage.CORRECTION))
+def _comes_with_correction(session: Session, step: Step) -> bool:
+    """Whether the step's question comes with the correction before it (`ask_next`) and needs no request."""
+    return step.stage is Stage.QUESTION and asks_follow_up(session, Step(step.round - 1, Stage.CORRECTION))
 
 
 def _sample(session: Session) -> Iterable[Conversation]:
-    """Up to SAMPLE conversations, evenly spread over the run."""
+    """Read about SAMPLE conversations, evenly spread over the run."""
     total = session.conversations
     return session.store.dialogues.read(list(range(1, total + 1, max(-(-total // SAMPLE), 1))))
 
 
 def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapping[Stage, float]) -> dict[int, float]:
-    """Mean input tokens of one request, by position, over the sample carried on to the end."""
+    """Return the mean input tokens of a request by position. `replies` are the expected tokens of each stage's text."""
     sums: dict[int, int] = defaultdict(int)
     size = 0
     for conversation in sample:
@@ -93,28 +94,28 @@ def _mean_inputs(session: Session, sample: Iterable[Conversation], replies: Mapp
         for step in session.steps():
             if step.position > len(texts):
                 break
-            cut = Conversation(conversation.number, tuple(turns(texts[: step.position])))
-            sums[step.position] += _input(session, cut, step)
+            cut = Conversation(conversation.number, tuple(group_into_turns(texts[: step.position])))
+            sums[step.position] += _input_tokens(session, cut, step)
             if step.position == len(texts):
                 texts.append(FILLER * max(round(replies[step.stage]), 1))
     return {position: total / size for position, total in sums.items()} if size else {}
 
 
-def _input(session: Session, conversation: Conversation, step: Step) -> int:
+def _input_tokens(session: Session, conversation: Conversation, step: Step) -> int:
     wanted = session.settings.stage(step.stage)
-    asked = prompt(
+    asked = build_prompt(
         conversation,
         step.stage,
         target_characters=wanted.target_characters,
         history_messages=session.settings.history_messages,
-        follow_up=follow_up(session, step),
+        follow_up=asks_follow_up(session, step),
     )
-    return prompt_tokens(asked, session.provider(step.stage).tokens)
+    return estimate_prompt_tokens(asked, session.provider(step.stage).tokens)
 
 
 def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of an estimate, with the rates it was made with and the dates they were seen."""
-    paid = money(session.store, session.settings)
+    """Return (JSON value, text) of an estimate; the text lists the rates and the dates on which they were read."""
+    paid = cost_summary(session.store, session.settings)
     least = "at least " if paid.unpriced else ""
     total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
     models = list(dict.fromkeys(one.model for one in found))
@@ -129,8 +130,8 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         ],
         "usd": total,
         "online_usd": online,
-        "spent_usd": paid.spent,
-        "reserved_usd": paid.reserved,
+        "spent_usd": paid.spent_usd,
+        "reserved_usd": paid.reserved_usd,
         "unpriced_requests": paid.unpriced,
         "past_prices": [model for model in models if (rate := session.rate(model)) and rate.is_past(session.now())],
     }
@@ -144,12 +145,14 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
     ]
     lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>9}", ""]
     lines += [_rate_line(session, model) for model in models]
-    lines.append(f"spent so far {least}${paid.spent:,.4f}, reserved for what is in flight {least}${paid.reserved:,.4f}")
+    lines.append(
+        f"spent so far {least}${paid.spent_usd:,.4f}, reserved for what is in flight {least}${paid.reserved_usd:,.4f}"
+    )
     return value, "\n".join(lines)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """A sum with an unknown part is unknown."""
+    """Add up the values; None if one of them is None."""
     known = list(values)
     return None if any(value is None for value in known) else sum(value for value in known if value is not None)
 

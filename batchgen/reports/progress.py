@@ -1,4 +1,4 @@
-"""What long work shows: a live table in a terminal, plain lines elsewhere."""
+"""Progress of long commands: a live table in a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.status import status
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 if TYPE_CHECKING:
     from batchgen.engine.session import Session
 
 
 @contextmanager
-def showing(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
-    """Yields the function that shows where the run stands now; call it after each tick."""
+def show_progress(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
+    """Yield a function that shows the state of the run; call it after each tick."""
 
     def answer() -> dict[str, Any]:
         return status(session.store, session.settings, session.now())
 
     if not live:
-        yield _lines(answer)
+        yield _log_changes(answer)
         return
     from rich.console import Console, Group
     from rich.live import Live
@@ -41,8 +41,8 @@ def showing(session: Session, *, live: bool) -> Iterator[Callable[[], None]]:
         yield show
 
 
-def _lines(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
-    """One log line whenever the counts have changed."""
+def _log_changes(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+    """Return a function that logs the state of the run if its summary has changed since the last call."""
     before = ""
 
     def show() -> None:
@@ -56,7 +56,7 @@ def _lines(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
 
 
 def summary(answer: Mapping[str, Any]) -> str:
-    """Where a run stands, in one line."""
+    """Return the state of a run in one line."""
     flying = sum(row["in_flight"] for row in answer["steps"])
     least = "at least " if answer["cost"]["unpriced_requests"] else ""
     return (

@@ -1,28 +1,28 @@
-"""The answers of `status` and `receipt` as plain text for people."""
+"""`status` and `receipt` as plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from batchgen.core.wording import counted, typed
+from batchgen.core.wording import as_invoked, pluralize
 from batchgen.ledger.rows import LIVE_STATES
 
 
 def headline(answer: Mapping[str, Any]) -> str:
-    """Where the run is, in one sentence."""
+    """Return the state of the run in one sentence."""
     if not answer["conversations"]:
-        return typed("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
+        return as_invoked("Nothing is prepared here yet. Start with: batchgen prepare --input aligner/aligner-20K")
     left = answer["rejected"]
     return (
-        f"{answer['complete']:,} of {counted(answer['conversations'], 'conversation')}"
+        f"{answer['complete']:,} of {pluralize(answer['conversations'], 'conversation')}"
         f" {'has' if answer['conversations'] == 1 else 'have'} {answer['rounds']} rounds,"
         f" {left:,} {'was' if left == 1 else 'were'} left behind" + (": finished." if answer["finished"] else ".")
     )
 
 
 def status_text(answer: Mapping[str, Any]) -> str:
-    """`status` for people, as plain text."""
+    """Return `status` as plain text."""
     if not answer["conversations"]:
         return headline(answer)
     lines = [
@@ -37,7 +37,7 @@ def status_text(answer: Mapping[str, Any]) -> str:
     lines += ["", "batches in flight:"] if live else []
     for batch in live:
         lines.append(
-            f"  {batch['batch']}  {counted(batch['requests'], 'request')}  {batch['provider']}"
+            f"  {batch['batch']}  {pluralize(batch['requests'], 'request')}  {batch['provider']}"
             f"  {batch['remote_state'] or batch['state']}  {duration(batch['age_seconds'])}"
         )
     lines += [f"waiting: {wait['for']}: {wait['reason']}" for wait in answer["waiting"]]
@@ -45,7 +45,7 @@ def status_text(answer: Mapping[str, Any]) -> str:
 
 
 def cost_lines(cost: Mapping[str, Any]) -> list[str]:
-    """The money of a run in words; where a price is unknown, as the lower bound that it is."""
+    """Return the lines about cost. Sums are marked "at least" if a price is unknown."""
     unpriced = cost["unpriced_requests"]
     least = "at least " if unpriced else ""
     text = (
@@ -56,14 +56,14 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     if unpriced:
         names = ", ".join(cost["unpriced_models"])
         lines.append(
-            f"{counted(unpriced, 'request')} to {names} have no known price: set it in batchgen.toml"
-            f' ([prices."MODEL"] input = ..., output = ...), and they are counted.'
+            f"{pluralize(unpriced, 'request')} to {names} have no known price: set one in batchgen.toml"
+            f' ([prices."MODEL"] input = ..., output = ...) to include them in the cost.'
         )
     return lines
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 3.5 h, 2.1 d."""
+    """Format a duration in its largest fitting unit: 40 s, 12 min, 3.5 h, 2.1 d."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}" if size > 60 else f"{seconds / size:.0f} {unit}"  # noqa: PLR2004
@@ -74,19 +74,19 @@ def duration(seconds: float) -> str:
 
 
 def receipt_text(found: Mapping[str, Any]) -> str:
-    """`receipt` for people, as plain text: a column without a figure is left out."""
+    """Return `receipt` as plain text. Columns whose total is 0 are left out, except the most important."""
     named = [(f"round {row['round']} {row['stage']}", row) for row in found["steps"]]
     rows = [("step", None), *named, ("all", found["total"])]
     lines = [f"{name:<18}" for name, _ in rows]
     for heading, width, key in _COLUMNS:
-        if found["total"][key] or key in _ALWAYS:
+        if found["total"][key] or key in _ALWAYS_SHOWN:
             lines = [
                 line + f"{heading if row is None else _cell(row, key):>{width}}"
                 for line, (_, row) in zip(lines, rows, strict=True)
             ]
     lines.append("")
     for row in found["models"]:
-        lines.append(f"{row['provider']} {row['model']}: {_paid(row, '$')}")
+        lines.append(f"{row['provider']} {row['model']}: {_paid_text(row, '$')}")
         if row["rate"] is None:
             lines.append(
                 f'  price unknown; set it in batchgen.toml: [prices."{row["model"]}"] input = ..., output = ...'
@@ -104,14 +104,14 @@ _COLUMNS = (
     ("tokens out", 13, "output_tokens"),
     ("thoughts", 13, "thought_tokens"),
 )
-_ALWAYS = ("estimated_usd", "usd", "input_tokens", "output_tokens")
+_ALWAYS_SHOWN = ("estimated_usd", "usd", "input_tokens", "output_tokens")
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
     if key == "usd":
-        return _paid(row)
+        return _paid_text(row)
     return f"{row[key]:,.4f}" if key.endswith("_usd") else f"{row[key]:,}"
 
 
-def _paid(row: Mapping[str, Any], sign: str = "") -> str:
+def _paid_text(row: Mapping[str, Any], sign: str = "") -> str:
     return f"{'>= ' if row['at_least'] else ''}{sign}{row['usd']:,.4f}"

@@ -1,4 +1,4 @@
-"""`status` and the live view as tables for a terminal (rich). The same facts as the plain text, no others."""
+"""`status` and the live view as tables for a terminal (rich), with the same facts as the plain text."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchgen.core.wording import counted
+from batchgen.core.wording import pluralize
 from batchgen.ledger.rows import LIVE_STATES
 from batchgen.reports.status_text import cost_lines, duration, headline
 
 BATCHES_SHOWN = 10
 BAR_CHARACTERS = 20
-NOTHING = "·"  # a zero that nobody needs to read
+ZERO = "·"  # shown for 0, so that other counts are easier to see
 
 
-def show(answer: Mapping[str, Any], columns: int) -> None:
-    """`status` on a terminal's stdout that is so many columns wide."""
+def print_status(answer: Mapping[str, Any], columns: int) -> None:
+    """Print `status` as tables that are `columns` characters wide."""
     console = Console(width=columns, highlight=False, markup=False, emoji=False)
     lines = [headline(answer), "", overview(answer), "", *cost_lines(answer["cost"])]
     if answer["conversations"]:
@@ -33,25 +33,25 @@ def show(answer: Mapping[str, Any], columns: int) -> None:
 
 
 def overview(answer: Mapping[str, Any]) -> RenderableType:
-    """Each step's done / in flight / ready / rejected, the batches with their age, and what waits."""
+    """Return tables of the steps and of the batches in flight, and the holds."""
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
     parts: list[RenderableType] = [_steps(answer)]
     if live:
         parts += ["", _batches(live)]
-    parts += _waits(answer["waiting"])
+    parts += _hold_lines(answer["waiting"])
     return Group(*parts)
 
 
 def _steps(answer: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("step", no_wrap=True)
-    table.add_column("", max_width=BAR_CHARACTERS)  # it is the first to give way on a narrow terminal
+    table.add_column("", max_width=BAR_CHARACTERS)  # on a narrow terminal this column shrinks first
     for heading, style in (("done", "green"), ("in flight", "cyan"), ("ready", ""), ("rejected", "yellow")):
         table.add_column(heading, justify="right", style=style, no_wrap=True)
     for row in answer["steps"]:
         settled = row["done"] + row["rejected"]
         bar = ProgressBar(answer["conversations"] or 1, settled, complete_style="green", finished_style="green")
-        counts = (f"{row[key]:,}" if row[key] else NOTHING for key in ("done", "in_flight", "ready", "rejected"))
+        counts = (f"{row[key]:,}" if row[key] else ZERO for key in ("done", "in_flight", "ready", "rejected"))
         table.add_row(f"round {row['round']} {row['stage']}", bar, *counts)
     return table
 
@@ -68,10 +68,10 @@ def _batches(live: Sequence[Mapping[str, Any]]) -> Table:
         age = duration(batch["age_seconds"])
         table.add_row(batch["batch"], f"{batch['requests']:,}", batch["provider"], state.lower(), age)
     if len(live) > BATCHES_SHOWN:
-        table.add_row(Text(f"and {counted(len(live) - BATCHES_SHOWN, 'batch')} more", style="dim"))
+        table.add_row(Text(f"and {pluralize(len(live) - BATCHES_SHOWN, 'batch')} more", style="dim"))
     return table
 
 
-def _waits(waiting: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+def _hold_lines(waiting: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for wait in waiting:
         yield Text.assemble(("waiting ", "yellow"), f"{wait['for']}: {wait['reason']}")

@@ -1,1 +1,1 @@
-"""The machine: settings, log, files, clock, threads, memory."""
+"""Settings, log, files, clock, threads and processes."""

@@ -1,4 +1,4 @@
-"""The one place that reads the clock or waits; tests put their own time here."""
+"""The only module that reads the clock or sleeps; tests replace its functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 def now() -> float:
-    """Seconds since 1970 UTC."""
+    """Return seconds since 1970 UTC."""
     return time.time()
 
 

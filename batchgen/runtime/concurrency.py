@@ -1,58 +1,40 @@
-"""Calls that wait for a network, several at a time. The store is never touched here: a connection has one thread.
+"""Run several network calls at the same time. They never use the store: a connection belongs to one thread.
 
-A thread is a daemon: Ctrl-C does not wait for an answer that nobody will read. What such a call may bring about stands
-in the ledger before it is made, or can be made again. The clients may be used by several threads at once (httpx and
-httpx2, `Client`: "It can be shared between threads"; their pools change under a lock), and the SDKs keep nothing of a
-call beside them.
+Threads are daemons: Ctrl-C does not wait for an answer that nobody will read. The effect of such a call is in the
+ledger before it is made, or the call can be repeated. The clients are thread-safe (httpx and httpx2, `Client`: "It can
+be shared between threads"), and the SDKs keep no other state of a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
 
-HEARD_SECONDS = 0.5  # within which Ctrl-C is heard, whatever is waited for
 
-
-def begin(call: Callable[[], T], name: str) -> Future[T]:
-    """`call` in a thread of its own, which shows as `name`; here and now where the machine has no thread left."""
+def start_thread(call: Callable[[], T], name: str) -> Future[T]:
+    """Run `call` in a new thread called `name`; in this thread if the machine cannot start one."""
     future: Future[T] = Future()
     try:
-        Thread(target=_run, args=(call, future), name=name, daemon=True).start()
+        Thread(target=_complete, args=(call, future), name=name, daemon=True).start()
     except RuntimeError:  # "can't start new thread": nothing of it has run
-        _run(call, future)
+        _complete(call, future)
     return future
 
 
-def at_once(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
-    """All calls at the same time, in their order; a single one here and now, as if there were no threads."""
+def run_parallel(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
+    """Run all calls at the same time and return their results in order; run a single call in this thread."""
     if len(calls) != 1:
-        return [begin(call, name) for call in calls]
+        return [start_thread(call, name) for call in calls]
     future: Future[T] = Future()
-    _run(calls[0], future)
+    _complete(calls[0], future)
     return [future]
 
 
-def as_they_come(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
-    """Futures as they are done."""
-    rest = set(futures)
-    while rest:
-        # A Ctrl-C that comes in the very moment in which a wait begins is heard when it ends: so it ends often.
-        done, rest = wait(rest, timeout=HEARD_SECONDS, return_when=FIRST_COMPLETED)
-        yield from done
-
-
-def brought(future: Future[T]) -> T:
-    """What a call brought, waited for. Raises what it raised."""
-    [done] = as_they_come([future])
-    return done.result()
-
-
-def _run(call: Callable[[], T], future: Future[T]) -> None:
+def _complete(call: Callable[[], T], future: Future[T]) -> None:
     try:
         future.set_result(call())
     except Exception as error:  # noqa: BLE001 - it is raised where the result is wanted

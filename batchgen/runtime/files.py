@@ -1,18 +1,19 @@
-"""The disk: durable replacement of a file, the lock of a root, and where each file of a run lies."""
+"""Write files durably, lock a root, and name the files of a run."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, Locked, NeedsPerson, SetupError, Temporary
-from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.failpoints import failpoint
 
 LOCK = "batchgen.lock"  # beside the store
 LOCAL_DISK = "Put it on a local disk: choose another --root."
@@ -25,7 +26,7 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, err
 
 
 class Layout(NamedTuple):
-    """Where the files of a run lie under its root (CONTRACT.md, "Files under ROOT")."""
+    """Paths of the files of a run under its root (see README, "What each file is")."""
 
     root: Path
 
@@ -69,11 +70,22 @@ class Layout(NamedTuple):
         return self.data / f"round{number}" / name
 
 
-class Written(NamedTuple):
-    """What a durable write left: size in bytes and sha256 in hex."""
+class FileDigest(NamedTuple):
+    """Size in bytes and SHA-256 in hex of a file that was written."""
 
     size: int
     sha256: str
+
+
+def is_there(path: Path) -> bool:
+    """Return whether `path` is a file. Raises OSError for a folder, and for a loop of links."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return True
 
 
 def make_directory(path: Path) -> None:
@@ -87,7 +99,7 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> bool:
-    """Make the entries of a folder durable. False where the file system cannot: shared folders, SMB, WSL."""
+    """Make the entries of a folder durable. Returns False if the file system cannot (shared folders, SMB, WSL)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -101,11 +113,11 @@ def sync_directory(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes `path`'s place at the end, whole and durable, or leaves it untouched.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` at the end, complete and durable, or leaves it unchanged.
 
-    Temporary file in the same directory, write, fsync, rename, fsync of the directory: on a crash at any
-    instruction `path` is either the old or the new file (Pillai et al., OSDI 2014).
+    Temporary file in the same folder, write, fsync, rename, fsync of the folder: after a crash at any instruction
+    `path` is either the old or the new file (Pillai et al., OSDI 2014).
     """
     make_directory(path.parent)
     part = path.with_name(f"{path.name}.part")
@@ -114,9 +126,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        crashpoint("file_before_rename")
+        failpoint("file_before_rename")
         part.replace(path)
-        crashpoint("file_renamed")
+        failpoint("file_renamed")
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -124,13 +136,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
-    """Replace `path` by `chunks`; its size and hash come from the bytes as they were written."""
+def write_durably(path: Path, chunks: Iterable[bytes]) -> FileDigest:
+    """Replace `path` by `chunks`. Returns the size and hash of the bytes written."""
     from hashlib import sha256  # here: loading OpenSSL takes longer than all else an idle tick does
 
     digest, size = sha256(), 0
     try:
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
@@ -138,11 +150,11 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> Written:
     finally:
         if isinstance(chunks, Generator):
             chunks.close()  # it may be reading the store; a write that failed must not leave that open
-    return Written(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
 
 
-def hash_file(path: Path) -> Written:
-    """Size and sha256 of a file on disk, read in blocks."""
+def hash_file(path: Path) -> FileDigest:
+    """Return size and SHA-256 of a file, read in blocks."""
     from hashlib import sha256
 
     digest, size = sha256(), 0
@@ -150,13 +162,46 @@ def hash_file(path: Path) -> Written:
         while block := stream.read(1 << 20):
             digest.update(block)
             size += len(block)
-    return Written(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
+
+
+def can_be_changed(layout: Layout) -> bool:
+    """Return whether this user can write to the store of a root and create files beside it, as SQLite and the lock
+    need.
+    """
+    if not os.access(layout.data, os.W_OK | os.X_OK):
+        return False
+    return all(os.access(path, os.W_OK) for path in (layout.store, layout.lock) if path.exists())
+
+
+def need_place(output: Path, do: str) -> None:
+    """Check before long work that a file can be written at `output`. Raises SetupError, which says `do`."""
+    folder = next(each for each in output.parents if each.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(f"{output}: {folder} cannot be written to.", do=do)
 
 
 @contextmanager
-def exclusive(layout: Layout) -> Iterator[None]:
-    """Hold the root's lock. The kernel releases it whatever becomes of the process. Raises Locked at once, SetupError
-    for a root that cannot be written to or has no locks.
+def unchanging(layout: Layout) -> Iterator[None]:
+    """Block commands that would change a root in which this user cannot write. Raises Locked while one runs.
+
+    Does nothing without a lock file: no command has worked on this copy of the root.
+    """
+    try:
+        stream = layout.lock.open("rb")
+    except OSError:
+        yield
+        return
+    with stream:
+        _lock(layout, stream, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def exclusive_lock(layout: Layout) -> Iterator[None]:
+    """Hold the lock of the root. The kernel releases it when the process ends.
+
+    Raises Locked at once if another process has it; SetupError for a root that cannot be written to or has no locks.
     """
     try:
         make_directory(layout.data)
@@ -167,22 +212,26 @@ def exclusive(layout: Layout) -> Iterator[None]:
         raise SetupError(f"{layout.root} is no directory.", do="Use another --root.") from None
     with stream:
         need_sqlite_locks(layout.lock)
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
-        except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                raise _no_locks(layout.lock, error) from None
-            raise
+        _lock(layout, stream, fcntl.LOCK_EX)
         yield
 
 
-def need_sqlite_locks(lock: Path) -> None:
-    """Try the kind of lock that SQLite takes, on the lock file of a root. Raises SetupError where it is refused.
+def _lock(layout: Layout, stream: IO[Any], kind: int) -> None:
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(f"Another command is at work on {layout.root}; nothing was done.") from None
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            raise _no_locks(layout.lock, error) from None
+        raise
 
-    SQLite would take most refusals for another command at work, and wait a minute for it. The store itself must not be
-    tried: to close it here would release the locks that a connection of this process has on it.
+
+def need_sqlite_locks(lock: Path) -> None:
+    """Try the kind of lock that SQLite uses, on the lock file of a root. Raises SetupError if it is refused.
+
+    SQLite would take most refusals for a lock of another command and wait a minute. The store itself must not be tried:
+    closing it here would release the locks that a connection of this process has.
     """
     try:
         stream = lock.open("rb")
@@ -201,8 +250,8 @@ def _no_locks(lock: Path, error: OSError) -> SetupError:
     return SetupError(f"{lock}: the file system has no file locks ({error.strerror}).", do=LOCAL_DISK)
 
 
-def lost_store(layout: Layout) -> NeedsPerson | None:
-    """The error of a root that holds what was sent and no store of it: `prepare` would buy all of it once more."""
+def lost_store_error(layout: Layout) -> NeedsPerson | None:
+    """Return the error for a root with sent requests and no store: `prepare` would buy them again."""
     if not any((layout.root / "requests").glob("round*/*/*.jsonl")):
         return None
     return NeedsPerson(
@@ -211,20 +260,36 @@ def lost_store(layout: Layout) -> NeedsPerson | None:
     )
 
 
-def last_number(folder: Path, run: str) -> int:
-    """The highest number of a batch of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
+def as_text(path: str | Path) -> str:
+    """Return a path as text for people: bytes that are not UTF-8 are escaped (`\\xd6`)."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """Yield a UTF-8 name of an existing file, for a library that accepts no other; the file is open meanwhile."""
+    name = str(path)
+    if as_text(name) == name:
+        yield name
+        return
+    with path.open("rb") as stream:
+        yield f"/dev/fd/{stream.fileno()}"
+
+
+def last_batch_number(folder: Path, run: str) -> int:
+    """Return the highest batch number of `run` that has a file below `folder` (requests/ or results/), 0 for none."""
     stems = (path.name.partition(".")[0].split("-") for path in folder.glob(f"round*/*/{run}-*"))
     return max((int(parts[-2]) for parts in stems if parts[-2].isdigit()), default=0)
 
 
-def said(error: OSError) -> str:
-    """An error of the system in its own words, with the file if it names one."""
+def describe_os_error(error: OSError) -> str:
+    """Return an OSError in the system's words, with the file if it names one."""
     what = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {what}" if error.filename else what
 
 
-def disk_trouble(error: OSError) -> Temporary | None:
-    """A full or failing disk as the error it is to the user; None when `error` is something else."""
+def disk_error(error: OSError) -> Temporary | None:
+    """Return the error for a full or failing disk; None if `error` is something else."""
     if error.errno not in _DISK_FULL:
         return None
     where = f" ({error.filename})" if error.filename else ""
@@ -234,14 +299,14 @@ def disk_trouble(error: OSError) -> Temporary | None:
     )
 
 
-def system_trouble(error: OSError) -> BatchgenError:
-    """Any error of the system as the error it is to the user: one who must act (status 2), or who may wait (75)."""
-    if trouble := disk_trouble(error):
+def system_error(error: OSError) -> BatchgenError:
+    """Return the error for any OSError: one that the user must mend (status 2), or a temporary one (75)."""
+    if trouble := disk_error(error):
         return trouble
-    if error.filename is None and "temporary directory" in said(error):  # the words of `tempfile`
+    if error.filename is None and "temporary directory" in describe_os_error(error):  # the words of `tempfile`
         return SetupError("No folder for temporary files can be written to.", do="Set TMPDIR to one that can.")
     if error.errno in _BAD_PATH:
-        return SetupError(f"{said(error)}.", do="Check the path and its permissions.")
+        return SetupError(f"{describe_os_error(error)}.", do="Check the path and its permissions.")
     if error.errno in _UNSUPPORTED:
-        return SetupError(f"{said(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
-    return Temporary(f"The system refused a call: {said(error)}.", do="The next tick tries again.")
+        return SetupError(f"{describe_os_error(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
+    return Temporary(f"The system refused a call: {describe_os_error(error)}.", do="The next tick tries again.")

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: a command's peak is what it holds at once, not what it ever held."""
+"""Return freed memory to the system, so that the peak of a command is what it needs at one time."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from contextlib import suppress
 from functools import cache
 
 # polars' allocator (jemalloc) would keep what was freed for 10 s; none of it costs time. Read when polars is imported.
-JEMALLOC = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:0")
+JEMALLOC_OPTIONS = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:0")
 # glibc's learns to take ever larger blocks, up to 32 MB, from its heaps, where they leave holes (mallopt(3)).
-GLIBC = "MALLOC_MMAP_THRESHOLD_"
-LARGE = 1024 * 1024  # bytes; a lower bound costs time and saves no more
+MMAP_THRESHOLD_VARIABLE = "MALLOC_MMAP_THRESHOLD_"
+MMAP_THRESHOLD_BYTES = 1024 * 1024  # bytes; a lower bound costs time and saves no more
 _M_MMAP_THRESHOLD = -3
 
 
-def tell_polars() -> None:
-    """Before anything imports polars. What the user has set stays."""
-    os.environ.setdefault(*JEMALLOC)
+def configure_jemalloc() -> None:
+    """Set the options of the allocator before anything imports polars. Values that the user has set stay."""
+    os.environ.setdefault(*JEMALLOC_OPTIONS)
 
 
 @cache
-def give_back() -> None:
-    """Before much is to be done: it takes 2 ms. Blocks of LARGE bytes are the system's again when they are freed."""
-    if GLIBC in os.environ:
+def set_mmap_threshold() -> None:
+    """Let the C library return large freed blocks to the system at once (MMAP_THRESHOLD_BYTES).
+
+    Takes 2 ms, so it is called only before long work.
+    """
+    if MMAP_THRESHOLD_VARIABLE in os.environ:
         return
     from ctypes import CDLL  # here: an idle tick does without
 
     with suppress(OSError, AttributeError):  # another C library
-        CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
+        CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

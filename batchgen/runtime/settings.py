@@ -1,78 +1,86 @@
-"""`batchgen.toml` and the environment -> one frozen Settings. Every key is optional; CONTRACT names them all."""
+"""Read `batchgen.toml` and the environment into frozen Settings. Every key is optional; the README lists them all."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
 
 from batchgen.core.dialogue import Stage
 from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.core.pricing import Price
-from batchgen.runtime.logs import learn
+from batchgen.runtime.logging_setup import add_secret
 
-# Quality flags that a text and its own dialogue decide, by the stage whose text they look at
+PROVIDERS = ("gemini", "together")
+KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
+
+# Quality flags that need only a text and its own dialogue, by the stage whose text they look at
 # (dataset/quality/flags.py).
-_ANY_TEXT = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
+_ANY_STAGE_FLAGS = ("language_drift", "template_artefact", "leaked_instruction", "degenerate_repetition", "prompt_echo")
 RETRY_FLAGS = {
-    Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_TEXT),
-    Stage.ANSWER: ("refusal", *_ANY_TEXT),
-    Stage.CORRECTION: ("correction_equals_answer", "correction_nearly_answer", "refusal", *_ANY_TEXT),
+    Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_STAGE_FLAGS),
+    Stage.ANSWER: ("refusal", *_ANY_STAGE_FLAGS),
+    Stage.CORRECTION: ("correction_equals_answer", "correction_nearly_answer", "refusal", *_ANY_STAGE_FLAGS),
 }
 
+Count = Annotated[int, Meta(ge=1)]
+Amount = Annotated[float, Meta(ge=0)]
 
-class ProviderSettings(NamedTuple):
-    models: tuple[str, ...]
-    enqueued_tokens: int
-    concurrent_batches: int = 100
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file. An unknown key is an error: a misspelt limit must not be ignored."""
+
+
+class ProviderSettings(_Section, frozen=True):
+    models: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+    enqueued_tokens: Count
+    concurrent_batches: Count = 100
     # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
     api_version: str = "v1beta"
 
 
-class StageSettings(NamedTuple):
-    """One stage: who writes it, and how. `target_characters` is the length the prompt asks for; when more than
-    `max_rejected_share` of the settled conversations were left behind, the step stops itself; a reply that raises one
-    of `retry_flags` is asked again.
+class StageSettings(_Section, frozen=True):
+    """The settings of one stage: provider, models, and limits.
+
+    `target_characters` is the length that the prompt asks for. If more than `max_rejected_share` of the settled
+    conversations are rejected, the step stops. A reply with one of `retry_flags` is asked again. `ask_next` (correction
+    only): the correction of a middle round also asks for the next question.
     """
 
     provider: str
-    max_output_tokens: int
-    temperature: float = 1.0
-    target_characters: int = 400
-    max_rejected_share: float = 0.5
-    retry_flags: tuple[str, ...] = ()
-
-
-class CorrectionSettings(NamedTuple):
-    """The same; `ask_next`: the correction of a middle round brings the next round's question along."""
-
-    provider: str
-    max_output_tokens: int
-    temperature: float = 1.0
-    target_characters: int = 400
-    max_rejected_share: float = 0.5
+    max_output_tokens: Count
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    target_characters: Count = 400
+    max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
     retry_flags: tuple[str, ...] = ()
     ask_next: bool = False
 
 
-class BatchSettings(NamedTuple):
-    """How requests are cut into batches, and how patient the program is. Sizes in bytes, times in seconds."""
+class BatchSettings(_Section, frozen=True):
+    """How requests are split into batches, and how long to wait. Sizes in bytes, times in seconds."""
 
-    max_requests: int = 2000
-    max_bytes: int = 50_000_000
-    max_attempts: int = 3
-    http_timeout_seconds: float = 120
-    reconcile_grace_seconds: float = 900
+    max_requests: Count = 2000
+    max_bytes: Count = 50_000_000
+    max_attempts: Count = 3
+    http_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120
+    reconcile_grace_seconds: Amount = 900
 
 
-class Settings(NamedTuple):
-    """A run's configuration. What each key takes stands in settings_file."""
+class Settings(_Section, frozen=True):
+    """The configuration of a run."""
 
-    rounds: int = 3
-    history_messages: int = 16
-    max_usd: float = 0
+    rounds: Annotated[int, Meta(ge=2, le=50)] = 3
+    history_messages: Annotated[int, Meta(ge=2)] = 16
+    max_usd: Amount = 0
     gemini: ProviderSettings = ProviderSettings(
         # The older ones are cheaper, but may be closed to new keys.
         models=("gemini-2.5-flash-lite", "gemini-3.1-flash-lite", "gemini-3.5-flash-lite"),
@@ -84,12 +92,12 @@ class Settings(NamedTuple):
     )
     question: StageSettings = StageSettings(provider="gemini", max_output_tokens=128)
     answer: StageSettings = StageSettings(provider="together", max_output_tokens=512)
-    correction: CorrectionSettings = CorrectionSettings(provider="gemini", max_output_tokens=512)
+    correction: StageSettings = StageSettings(provider="gemini", max_output_tokens=512)
     batches: BatchSettings = BatchSettings()
-    prices: dict[str, Price] = {}  # noqa: RUF012 - nobody changes it
+    prices: dict[str, Price] = msgspec.field(default_factory=dict)
 
-    def stage(self, stage: Stage) -> StageSettings | CorrectionSettings:
-        found: StageSettings | CorrectionSettings = getattr(self, stage)
+    def stage(self, stage: Stage) -> StageSettings:
+        found: StageSettings = getattr(self, stage)
         return found
 
     def provider(self, name: str) -> ProviderSettings:
@@ -97,33 +105,170 @@ class Settings(NamedTuple):
         return found
 
 
-PROVIDERS = tuple(name for name, value in Settings._field_defaults.items() if isinstance(value, ProviderSettings))
-KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)  # `providers` says the same, and loads more
+# ---------------------------------------------------------------- batchgen.toml
+
+_Where = tuple[str | int, ...]  # the keys from the top of the file to a value, and its place in a list
+_WORDS = {
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str`": "a text",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "a section",
+}
 
 
-def load(root: Path, config: Path | None = None) -> Settings:
+class _InvalidKey(Exception):
+    """A key with a wrong value, and where it is in the file."""
+
+    def __init__(self, where: _Where, message: str, *, do: str = "README lists every key and what it takes.") -> None:
+        super().__init__(message)
+        self.where, self.do = where, do
+
+
+def load_settings(root: Path, config: Path | None = None) -> Settings:
     """Read `config` (default `root`/batchgen.toml; only a missing default is fine).
 
-    Raises SetupError naming the file and the key.
+    Raises SetupError naming the file, the line and the key.
     """
     path = config or root / "batchgen.toml"
     if config is None and not path.exists():
         return Settings()
-    from batchgen.runtime.settings_file import read
+    try:
+        text = path.read_text("utf-8-sig")  # some editors begin with a byte order mark
+    except FileNotFoundError:
+        raise SetupError(f"{path}: no such file.", do="Check --config.") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SetupError(f"{path}, line {line}: this is not UTF-8.", do="Save the file as UTF-8.") from None
+    except OSError as error:
+        raise SetupError(f"{path}: {error.strerror}.", do="It must be a file that you can read.") from None
+    try:
+        return _settings(tomllib.loads(text))
+    except _InvalidKey as error:
+        raise SetupError(f"{path}, line {_line(text, error.where)}: {error}", do=error.do) from None
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        line, words = (int(place[1]), str(error)[: place.start()]) if place else (text.count("\n") + 1, str(error))
+        do = "Correct the file; README shows every key."
+        raise SetupError(f"{path}, line {line}: this is not TOML: {words}", do=do) from None
 
-    return read(path)
+
+def _settings(table: dict[str, Any]) -> Settings:
+    """Return the defaults, replaced by what `table` sets. Raises _InvalidKey."""
+    prices = table.get("prices")
+    if isinstance(prices, dict):
+        for model, price in prices.items():  # one by one: msgspec does not tell under which model a mistake stands
+            _convert(price, Price, ("prices", model))
+    merged = msgspec.to_builtins(Settings())
+    for name, value in table.items():
+        before = merged.get(name)
+        merged[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    found: Settings = _convert(merged, Settings, ())
+    for stage in Stage:
+        _check_stage(stage, found.stage(stage))
+    return found
+
+
+def _convert(value: Any, kind: type[Struct], where: _Where) -> Any:
+    """Convert `value`, which is at `where`, to `kind`. Raises _InvalidKey, in our words and with the value."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        keys = [int(place) if place else key for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
+    where = (*where, *keys)
+    if unknown := re.search("unknown field `(.*)`", message):
+        raise _unknown_key((*where, unknown[1]))
+    if missing := re.search("missing required field `(.*)`", message):
+        raise _InvalidKey(where, f"{_dotted_name(where)} needs the key `{missing[1]}`.")
+    for key in keys:
+        value = value[key]
+    message = message.partition(", got ")[0]
+    if not message.startswith("Expected "):
+        raise _InvalidKey(where, f"{_dotted_name(where)}: {message}.")
+    wanted = re.sub("`.*?`", lambda found: _WORDS[found[0]], message.removeprefix("Expected "))
+    raise _InvalidKey(where, f"{_dotted_name(where)} must be {wanted}, not {_shown(value)}.")
+
+
+def _unknown_key(where: _Where) -> _InvalidKey:
+    from difflib import get_close_matches  # needed for this message alone
+
+    section: Any = (
+        Settings if len(where) == 1 else Price if where[0] == "prices" else getattr(Settings(), str(where[0]))
+    )
+    known = section.__struct_fields__
+    meant = get_close_matches(str(where[-1]), known, n=1)
+    do = f"Did you mean `{meant[0]}`?" if meant else f"Keys of this section: {', '.join(known)}."
+    return _InvalidKey(where, f"unknown key `{_dotted_name(where)}`.", do=do)
+
+
+def _check_stage(stage: Stage, chosen: StageSettings) -> None:
+    """Raise _InvalidKey for values that depend on the stage, or on names of this program."""
+    if chosen.provider not in PROVIDERS:
+        where = (str(stage), "provider")
+        raise _InvalidKey(
+            where, f"{_dotted_name(where)} must be {' or '.join(PROVIDERS)}, not {_shown(chosen.provider)}."
+        )
+    if chosen.ask_next and stage is not Stage.CORRECTION:
+        where = (str(stage), "ask_next")
+        raise _InvalidKey(where, f"{_dotted_name(where)} must be false: only a correction can ask the next question.")
+    if unknown := [name for name in chosen.retry_flags if name not in RETRY_FLAGS[stage]]:
+        where = (str(stage), "retry_flags")
+        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to ask again."
+        raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as the file writes it, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004 - about a line
+
+
+def _dotted_name(where: _Where) -> str:
+    """Return the name in TOML: `gemini.models[0]`, `prices."org/model"`."""
+    said = ""
+    for key in where:
+        if isinstance(key, int):
+            said += f"[{key}]"
+        else:
+            said += ("." if said else "") + (key if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'"{key}"')
+    return said
+
+
+def _line(text: str, where: _Where) -> int:
+    """Return the line, from 1, at which the value at `where` begins.
+
+    It is the smallest number of lines that is valid TOML and has the value.
+    """
+    keys = [key for key in where if isinstance(key, str)]
+    lines, begin = text.split("\n"), 1
+    for count in range(1, len(lines) + 1):
+        try:
+            table: Any = tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:  # in the midst of a list
+            continue
+        for key in keys:
+            table = table.get(key) if isinstance(table, dict) else None
+        if table is not None:
+            break
+        begin = count + 1
+    return begin
+
+
+# ---------------------------------------------------------------- the environment
 
 
 def mask_keys(variables: Mapping[str, str]) -> None:
-    """Mask the key of every provider in all that is said from now on, also of one that this run does not use."""
+    """Mask the keys of all providers in all output from now on, also of a provider that this run does not use."""
     for name in KEY_VARIABLES:
-        learn(variables.get(name, "").strip())
+        add_secret(variables.get(name, "").strip())
 
 
-def environment(root: Path) -> dict[str, str]:
-    """The process environment, with what a 0600 `.env` in `root` adds to it. The environment wins.
+def read_environment(root: Path) -> dict[str, str]:
+    """Return the process environment, with the variables of a 0600 `.env` in `root`. The environment wins.
 
-    Raises SetupError when others may read the `.env` file.
+    Raises SetupError if others may read the `.env` file.
     """
     path = root / ".env"
     values: dict[str, str] = {}
@@ -146,9 +291,9 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def api_key(variables: dict[str, str], name: str) -> str:
-    """The key in variable `name`, checked for what no HTTP header can carry. Raises KeyRefused."""
+    """Return the key in variable `name`, checked for characters that no HTTP header can have. Raises KeyRefused."""
     key = variables.get(name, "").strip()
-    learn(key)
+    add_secret(key)
     if not key:
         raise KeyRefused(
             f"{name} is not set.", do=f"Put {name}=... into the environment, or into ROOT/.env (mode 0600)."
@@ -161,7 +306,5 @@ def api_key(variables: dict[str, str], name: str) -> str:
 
 
 def is_loopback(url: str | None) -> bool:
-    """Whether `url` points at this machine."""
-    from urllib.parse import urlsplit
-
+    """Return whether `url` points at this machine."""
     return url is not None and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}

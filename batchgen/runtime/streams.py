@@ -1,4 +1,4 @@
-"""Stdout and stderr: any text can be written to them, and a write that fails stops no command."""
+"""Make stdout and stderr accept any text, and survive write errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLE_COLUMNS = range(72, 1001)  # in fewer a table loses figures; more is nobod
 
 
 def table_width(stream: TextIO) -> int:
-    """The columns of the terminal that `stream` is; 0 if it is none, or of a width at which no table can be read."""
+    """Return the width of the terminal `stream` in columns; 0 if it is no terminal, or too narrow for a table."""
     if not stream.isatty():
         return 0
     told = os.environ.get("COLUMNS", "")
@@ -26,20 +26,21 @@ def table_width(stream: TextIO) -> int:
     return columns if columns in TABLE_COLUMNS else 0
 
 
-def speak_utf8() -> None:
-    """Texts and paths may be anything; a locale that knows ASCII only (LC_ALL=C) must not end a command. Nor must a
-    stream that the caller closed (`>&-`): its number would go to the next file that is opened.
+def force_utf8_output() -> None:
+    """Write UTF-8 to stdout and stderr in any locale. Bytes of a path that are not UTF-8 are escaped (`\\udcd6`).
+
+    A stream that the caller closed (`>&-`) is opened again, or the next opened file would get its number.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in {"utf-8", "utf8"}:
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class UnfailingStream:
-    """A text stream that drops what cannot be written. `lost` is the first error; a reader that went away is none."""
+    """A text stream that drops what cannot be written. `lost` is the first error; a closed reader is none."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -62,7 +63,7 @@ class UnfailingStream:
             self._lose(error)
 
     def give_up(self) -> None:
-        """Write what is left or throw it away. Python flushes again when it ends, and leaves with 120 if that fails."""
+        """Write the rest or drop it. Python flushes again at exit, and leaves with 120 if that fails."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -77,7 +78,7 @@ class UnfailingStream:
 
 @contextmanager
 def unfailing_streams() -> Iterator[UnfailingStream]:
-    """Within, no write to stdout or stderr fails. Yields stdout, which knows whether an answer was lost."""
+    """Let no write to stdout or stderr fail in the `with` block. Yields stdout, which has `lost`."""
     before = sys.stdout, sys.stderr
     streams = UnfailingStream(sys.stdout), UnfailingStream(sys.stderr)
     sys.stdout, sys.stderr = cast("TextIO", streams[0]), cast("TextIO", streams[1])
@@ -91,7 +92,7 @@ def unfailing_streams() -> Iterator[UnfailingStream]:
 
 @contextmanager
 def native_stderr_dropped() -> Iterator[None]:
-    """Drop what libraries write to file descriptor 2 themselves, such as the report of a panic in Rust."""
+    """Drop what native libraries write to file descriptor 2, such as the message of a panic in Rust."""
     sys.stderr.flush()
     try:
         kept = os.dup(2)

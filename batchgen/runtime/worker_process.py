@@ -1,6 +1,6 @@
-"""A second process for pure work: every second piece of much of it, or what needs much memory for a moment.
+"""Run pure work in a second process: every second item of many, or one item that needs much memory.
 
-Whatever becomes of it, the work is done: what it does not answer is done here.
+Work that the second process does not finish (it was killed, or could not start) is done in this process.
 """
 
 from __future__ import annotations
@@ -8,96 +8,88 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Generic, Self, TypeVar
+from typing import TypeVar
 
-from batchgen.runtime.concurrency import brought
-from batchgen.runtime.memory import give_back
+from batchgen.runtime.memory import set_mmap_threshold
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
-ALONE = 3  # pieces are done before a second process is worth its start
+PIECES_BEFORE_WORKER = 3  # pieces are done before a second process is worth its start
 
 
-def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
-    """(piece, work(piece)) of every piece, in order. `work` is a pure function of a module; a few pieces are in memory
-    at once, and a second process has its own.
+def parallel_map(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
+    """Yield (item, work(item)) of every item, in order. `work` is a pure function of a module.
+
+    At most three items are in memory: one in each process, and one that is done.
     """
     rest = iter(pieces)
-    yield from ((piece, work(piece)) for piece in islice(rest, ALONE))
+    yield from ((piece, work(piece)) for piece in islice(rest, None if _cpu_count() == 1 else PIECES_BEFORE_WORKER))
     following = list(islice(rest, 1))
-    if _cores() == 1 or not following:
-        yield from ((piece, work(piece)) for piece in chain(following, rest))
+    if not following:
         return
-    with _Hand(work) as hand:
-        hand.give(*following)
+    with _pool() as pool:
+        future = _submit(pool, work, following[0])
         while following:
             mine = [(piece, work(piece)) for piece in islice(rest, 1)]
-            done = [(following[0], hand.take()), *mine]
+            done = [(following[0], _result(future, work, following[0])), *mine]
             if following := list(islice(rest, 1)):
-                hand.give(*following)  # it works on while the caller does something with what is done
+                future = _submit(pool, work, following[0])  # it works while the caller uses what is done
             yield from done
 
 
-def apart(work: Callable[[Piece], Result], piece: Piece) -> Result:
-    """work(piece) in a process that takes the memory it needs with it when it ends."""
-    with _Hand(work) as hand:
-        hand.give(piece)
-        return hand.take()
+def run_in_subprocess(work: Callable[[Piece], Result], piece: Piece) -> Result:
+    """Return work(item), computed in another process: its memory is free again afterwards."""
+    with _pool() as pool:
+        return _result(_submit(pool, work, piece), work, piece)
 
 
-class _Hand(Generic[Piece, Result]):
-    """The second process. One piece at a time is in its hands."""
+def _pool() -> Executor:
+    """Return a pool of one process, or of one thread if the system has no shared memory or semaphores.
 
-    def __init__(self, work: Callable[[Piece], Result]) -> None:
-        self._work = work
-        self._answer: Future[Result] | None = None
-        self._pool: ProcessPoolExecutor | None = None
-        with suppress(OSError, ImportError, NotImplementedError):  # no shared memory, no semaphores
-            # Not forked: polars' threads would not come along.
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def give(self, piece: Piece) -> None:
-        self._piece, self._answer = piece, None
-        if self._pool is not None:
-            with suppress(BrokenProcessPool, OSError):  # it has died, or no process can be had
-                self._answer = self._pool.submit(self._work, piece)
-
-    def take(self) -> Result:
-        """What came of the piece, from wherever."""
-        if self._answer is not None:
-            with suppress(BrokenProcessPool):
-                return brought(self._answer)
-        return self._work(self._piece)
+    Leaving its context cancels work that has not begun.
+    """
+    try:
+        # Not forked: polars' threads would not come along.
+        return ProcessPoolExecutor(1, get_context("spawn"), initializer=_initialize_worker)
+    except (OSError, ImportError, NotImplementedError):
+        return ThreadPoolExecutor(1)
 
 
-def _begin() -> None:
-    """In the second process, before it knows any work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is told to the first one alone
-    give_back()
+def _submit(pool: Executor, work: Callable[[Piece], Result], piece: Piece) -> Future[Result] | None:
+    with suppress(BrokenProcessPool, OSError):  # it has died, or no process can be had
+        return pool.submit(work, piece)
+    return None
+
+
+def _result(future: Future[Result] | None, work: Callable[[Piece], Result], piece: Piece) -> Result:
+    if future is not None:
+        with suppress(BrokenProcessPool):
+            return future.result()
+    return work(piece)
+
+
+def _initialize_worker() -> None:
+    """Prepare the second process before its first item."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
+    set_mmap_threshold()
     os.environ["POLARS_MAX_THREADS"] = "1"  # it is one of two that share the cores
-    Thread(target=_end_with_the_first, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_the_first() -> None:
-    """Once the first process has been killed nobody gives work or takes it, and nothing else would end this one."""
+def _exit_with_parent() -> None:
+    """End this process when its parent was killed."""
     first = parent_process()
     if first is not None:
         first.join()
         os._exit(1)
 
 
-def _cores() -> int:
+def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -66,7 +66,7 @@ def test_a_script_of_ones_own() -> None:
 
 def test_prompts_mean_the_same_to_both_providers() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-    gemini = gemini_rows.prompt(
+    gemini = gemini_rows.parse_prompt(
         {
             "system_instruction": {"parts": [{"text": "S"}]},
             "contents": [
@@ -77,7 +77,7 @@ def test_prompts_mean_the_same_to_both_providers() -> None:
             "generation_config": {"max_output_tokens": 5, "temperature": 0.5, "response_json_schema": schema},
         }
     )
-    together = together_rows.prompt(
+    together = together_rows.parse_prompt(
         {
             "messages": [
                 {"role": "system", "content": "S"},
@@ -108,9 +108,9 @@ def test_response_schemas_become_json_schemas() -> None:
         "required": ["a"],
         "additionalProperties": False,
     }
-    assert gemini_rows.prompt({"generationConfig": {"responseMimeType": "application/json"}}).schema
-    assert gemini_rows.prompt({}).schema is None
-    assert together_rows.prompt({"response_format": {"type": "json_object"}}).schema
+    assert gemini_rows.parse_prompt({"generationConfig": {"responseMimeType": "application/json"}}).schema
+    assert gemini_rows.parse_prompt({}).schema is None
+    assert together_rows.parse_prompt({"response_format": {"type": "json_object"}}).schema
 
 
 def test_strings_are_bounded_so_that_the_json_closes() -> None:
@@ -181,7 +181,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 )
 def test_replies_that_are_none(reply: Any) -> None:
     with pytest.raises(BackendError):
-        builtin.read_reply(reply)
+        builtin.parse_completion(reply)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,15 @@ def test_replies_that_are_none(reply: Any) -> None:
     ids=str,
 )
 def test_replies_in_the_dress_of_others_are_read(reply: Any, answer: Answer) -> None:
-    assert builtin.read_reply(reply) == answer
+    assert builtin.parse_completion(reply) == answer
 
 
 def test_long_prompts_lose_their_beginning() -> None:
     messages = (Message("system", "S" * 10), Message("user", "old" * 10), Message("user", "new" * 10))
-    fitted = builtin._fitting(messages, 40)
+    fitted = builtin._trim_messages(messages, 40)
     assert [(m["role"], len(m["content"])) for m in fitted] == [("user", 10), ("user", 30)]
     assert fitted[1]["content"] == "new" * 10
-    assert [m["role"] for m in builtin._fitting(messages, 1000)] == ["system", "user", "user"]
+    assert [m["role"] for m in builtin._trim_messages(messages, 1000)] == ["system", "user", "user"]
 
 
 def test_the_local_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,20 +17,20 @@ from together import Together
 from batchgen.emulator.faults import (
     ALWAYS,
     Body,
+    CallFault,
     Delay,
     Drip,
     Drop,
     Empty,
-    Fault,
     Hang,
     Html,
     LateCommit,
     Merge,
     Status,
     Truncate,
-    from_json,
+    parse_faults,
 )
-from batchgen.emulator.faults.actions import merge
+from batchgen.emulator.faults.actions import merge_patch
 from batchgen.emulator.server import LocalService
 from tests.support.sdk_calls import (
     KEY,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def test_a_status_before_the_effect_buys_nothing(service: LocalService, gemini: genai.Client) -> None:
-    service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(503), times=3))
+    service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(503), times=3))
     for _ in range(3):
         with pytest.raises(errors.ServerError) as caught:
             gemini_job(gemini)
@@ -63,7 +63,7 @@ def test_a_status_before_the_effect_buys_nothing(service: LocalService, gemini: 
 
 
 def test_a_status_after_the_effect_has_bought(service: LocalService, gemini: genai.Client) -> None:
-    service.faults.add(Fault(endpoint="create", action=Status(503), after_effect=True))
+    service.faults.add(CallFault(endpoint="create", action=Status(503), after_effect=True))
     with pytest.raises(errors.ServerError):
         gemini_job(gemini)
     assert service.world.batches_bought == 1
@@ -71,7 +71,7 @@ def test_a_status_after_the_effect_has_bought(service: LocalService, gemini: gen
 
 
 def test_a_status_with_headers_and_the_providers_own_body(service: LocalService, together: Together) -> None:
-    service.faults.add(Fault(endpoint="list", action=Status(429, "Slow down.", headers={"Retry-After": "61"})))
+    service.faults.add(CallFault(endpoint="list", action=Status(429, "Slow down.", headers={"Retry-After": "61"})))
     with pytest.raises(sdk.RateLimitError) as caught:
         together.batches.list()
     assert caught.value.response.headers["retry-after"] == "61"
@@ -82,7 +82,7 @@ def test_a_status_with_headers_and_the_providers_own_body(service: LocalService,
 @pytest.mark.parametrize("action", [Drop(), Drop(reset=True)])
 @pytest.mark.parametrize(("after", "bought"), [(False, 0), (True, 1)])
 def test_a_dropped_create(service: LocalService, gemini: genai.Client, action: Drop, after: bool, bought: int) -> None:  # noqa: FBT001 - pytest passes parameters by name
-    service.faults.add(Fault(endpoint="create", action=action, after_effect=after))
+    service.faults.add(CallFault(endpoint="create", action=action, after_effect=after))
     with pytest.raises(httpx2.TransportError):
         gemini_job(gemini)
     assert service.world.batches_bought == bought
@@ -91,14 +91,14 @@ def test_a_dropped_create(service: LocalService, gemini: genai.Client, action: D
 
 @pytest.mark.parametrize("endpoint", ["upload_start", "upload_data", "upload_finish"])
 def test_dropped_uploads(service: LocalService, together: Together, endpoint: str) -> None:
-    service.faults.add(Fault(provider="together", endpoint=endpoint, action=Drop()))
+    service.faults.add(CallFault(provider="together", endpoint=endpoint, action=Drop()))
     with pytest.raises((sdk.APIConnectionError, httpx.TransportError)):
         together_job(together)
     assert together_job(together)
 
 
 def test_an_answer_that_comes_too_late(service: LocalService, together: Together) -> None:
-    service.faults.add(Fault(endpoint="create", action=Delay(30)))
+    service.faults.add(CallFault(endpoint="create", action=Delay(30)))
     source = together_upload(together, jsonl(together_rows(1)))
     with Together(api_key=KEY, base_url=service.together_url, max_retries=0, timeout=0.2) as client:
         started = time.monotonic()
@@ -109,7 +109,7 @@ def test_an_answer_that_comes_too_late(service: LocalService, together: Together
 
 
 def test_a_delay_can_be_released(service: LocalService, gemini: genai.Client) -> None:
-    service.faults.add(Fault(endpoint="list", action=Delay(30)))
+    service.faults.add(CallFault(endpoint="list", action=Delay(30)))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(lambda: list(gemini.batches.list()))
         while not answer.done():
@@ -118,7 +118,7 @@ def test_a_delay_can_be_released(service: LocalService, gemini: genai.Client) ->
 
 
 def test_a_hang_before_the_effect(service: LocalService, together: Together) -> None:
-    service.faults.add(Fault(endpoint="create", action=Hang()))
+    service.faults.add(CallFault(endpoint="create", action=Hang()))
     source = together_upload(together, jsonl(together_rows(1)))
     with (
         Together(api_key=KEY, base_url=service.together_url, max_retries=0, timeout=0.2) as client,
@@ -129,7 +129,7 @@ def test_a_hang_before_the_effect(service: LocalService, together: Together) -> 
 
 
 def test_a_job_that_comes_into_being_later(service: LocalService, gemini: genai.Client) -> None:
-    service.faults.add(Fault(endpoint="create", action=LateCommit(180)))
+    service.faults.add(CallFault(endpoint="create", action=LateCommit(180)))
     with pytest.raises(httpx2.TransportError):
         gemini_job(gemini, name="late")
     assert list(gemini.batches.list()) == []
@@ -140,18 +140,18 @@ def test_a_job_that_comes_into_being_later(service: LocalService, gemini: genai.
 
 def test_a_page_of_somebody_in_between(service: LocalService, gemini: genai.Client, together: Together) -> None:
     job = gemini_job(gemini)
-    service.faults.add(Fault(endpoint="list", action=Html(), times=2))
+    service.faults.add(CallFault(endpoint="list", action=Html(), times=2))
     with pytest.raises(ValueError, match="Expecting value"):
         list(gemini.batches.list())
     assert isinstance(together.batches.list(), str)
     output = gemini.batches.get(name=job).dest
-    service.faults.add(Fault(endpoint="download", action=Html()))
+    service.faults.add(CallFault(endpoint="download", action=Html()))
     assert output is not None
     assert gemini.files.download(file=str(output.file_name)).startswith(b"<!DOCTYPE html>")
 
 
 def test_an_empty_answer(service: LocalService, gemini: genai.Client) -> None:
-    service.faults.add(Fault(endpoint="create", action=Empty(), after_effect=True))
+    service.faults.add(CallFault(endpoint="create", action=Empty(), after_effect=True))
     created = gemini.batches.create(model=MODEL, src=gemini_upload(gemini, jsonl(gemini_rows(1))))
     assert created.name is None
     assert service.world.batches_bought == 1
@@ -159,8 +159,8 @@ def test_an_empty_answer(service: LocalService, gemini: genai.Client) -> None:
 
 def test_any_answer(service: LocalService, gemini: genai.Client, together: Together) -> None:
     service.faults.add(
-        Fault(provider="together", endpoint="create", action=Body(json={"job": None, "warning": "x"})),
-        Fault(provider="gemini", endpoint="list", action=Body(text="nonsense", content_type="application/json")),
+        CallFault(provider="together", endpoint="create", action=Body(json={"job": None, "warning": "x"})),
+        CallFault(provider="gemini", endpoint="list", action=Body(text="nonsense", content_type="application/json")),
     )
     source = together_upload(together, jsonl(together_rows(1)))
     assert together.batches.create(input_file_id=source, endpoint="/v1/chat/completions").job is None
@@ -170,20 +170,22 @@ def test_any_answer(service: LocalService, gemini: genai.Client, together: Toget
 
 def test_a_changed_answer(service: LocalService, gemini: genai.Client) -> None:
     job = gemini_job(gemini)
-    service.faults.add(Fault(endpoint="get", action=Merge({"metadata": {"output": None, "state": "BATCH_STATE_FOO"}})))
+    service.faults.add(
+        CallFault(endpoint="get", action=Merge({"metadata": {"output": None, "state": "BATCH_STATE_FOO"}}))
+    )
     with pytest.warns(UserWarning, match="BATCH_STATE_FOO"):
         changed = gemini.batches.get(name=job)
     assert (str(changed.state), changed.dest) == ("JobState.BATCH_STATE_FOO", None)
 
 
 def test_merging() -> None:
-    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": [1]}) == {"a": {"c": 2}, "d": [1]}
-    assert merge(1, {"a": 2}) == {"a": 2}
+    assert merge_patch({"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": [1]}) == {"a": {"c": 2}, "d": [1]}
+    assert merge_patch(1, {"a": 2}) == {"a": 2}
 
 
 def test_truncated_with_a_length_is_noticed(service: LocalService, gemini: genai.Client, together: Together) -> None:
     jobs = gemini_job(gemini), together_job(together)
-    service.faults.add(Fault(endpoint="download", action=Truncate(0.3), times=2))
+    service.faults.add(CallFault(endpoint="download", action=Truncate(0.3), times=2))
     with pytest.raises(httpx2.RemoteProtocolError):
         gemini_output(gemini, jobs[0])
     with pytest.raises(sdk.APIConnectionError):
@@ -194,7 +196,7 @@ def test_truncated_with_a_length_is_noticed(service: LocalService, gemini: genai
 def test_truncated_without_a_length_is_not(service: LocalService, gemini: genai.Client, on_line: bool) -> None:  # noqa: FBT001 - pytest passes parameters by name
     job = gemini_job(gemini)
     whole = gemini_output(gemini, job)
-    service.faults.add(Fault(endpoint="download", action=Truncate(0.9, content_length=False, on_line=on_line)))
+    service.faults.add(CallFault(endpoint="download", action=Truncate(0.9, content_length=False, on_line=on_line)))
     cut = gemini_output(gemini, job)
     assert len(cut) < len(whole)
     assert whole.startswith(cut)
@@ -203,7 +205,7 @@ def test_truncated_without_a_length_is_not(service: LocalService, gemini: genai.
 
 def test_a_body_that_drips(service: LocalService, gemini: genai.Client) -> None:
     job = gemini_job(gemini)
-    service.faults.add(Fault(endpoint="download", action=Drip(0.2)))
+    service.faults.add(CallFault(endpoint="download", action=Drip(0.2)))
     started = time.monotonic()
     assert gemini_output(gemini, job).endswith(b"\n")
     assert time.monotonic() - started > 0.1
@@ -211,8 +213,8 @@ def test_a_body_that_drips(service: LocalService, gemini: genai.Client) -> None:
 
 def test_faults_are_taken_in_order_and_counted(service: LocalService, gemini: genai.Client) -> None:
     service.faults.add(
-        Fault(endpoint="list", action=Status(503), times=2),
-        Fault(endpoint="list", action=Status(404), nth=2),
+        CallFault(endpoint="list", action=Status(503), times=2),
+        CallFault(endpoint="list", action=Status(404), nth=2),
     )
     with raw(service) as client:
         codes = [client.get("/v1beta/batches").status_code for _ in range(5)]
@@ -222,7 +224,7 @@ def test_faults_are_taken_in_order_and_counted(service: LocalService, gemini: ge
 
 def test_faults_of_some_requests_only(service: LocalService, gemini: genai.Client) -> None:
     first, second = gemini_job(gemini), gemini_job(gemini)
-    service.faults.add(Fault(endpoint="get", action=Status(404), times=ALWAYS, contains=first))
+    service.faults.add(CallFault(endpoint="get", action=Status(404), times=ALWAYS, contains=first))
     with pytest.raises(errors.ClientError):
         gemini.batches.get(name=first)
     assert gemini.batches.get(name=second).done
@@ -231,7 +233,7 @@ def test_faults_of_some_requests_only(service: LocalService, gemini: genai.Clien
 
 
 def test_a_fault_of_the_other_provider(service: LocalService, together: Together) -> None:
-    service.faults.add(Fault(provider="gemini", action=Status(500), times=ALWAYS))
+    service.faults.add(CallFault(provider="gemini", action=Status(500), times=ALWAYS))
     assert together.batches.list() == []
 
 
@@ -253,13 +255,13 @@ def every_action() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("action", every_action(), ids=lambda action: str(action["type"]))
 def test_every_action_can_be_written_as_json(action: dict[str, Any]) -> None:
-    (fault,) = from_json({"type": "call", "endpoint": "get", "action": action, "times": 2})
-    assert isinstance(fault, Fault)
+    (fault,) = parse_faults({"type": "call", "endpoint": "get", "action": action, "times": 2})
+    assert isinstance(fault, CallFault)
     assert type(fault.action).__name__.lower() == action["type"]
 
 
 def test_faults_of_jobs_and_rows_can_be_written_as_json() -> None:
-    faults = from_json([{"type": "job", "states": ["A", None, ["B", 60]]}, {"type": "rows", "outcome": "missing"}])
+    faults = parse_faults([{"type": "job", "states": ["A", None, ["B", 60]]}, {"type": "rows", "outcome": "missing"}])
     assert len(faults) == 2
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from batchgen.emulator.faults import RowOutcome
 from batchgen.emulator.protocols import gemini_rows, together_rows
-from batchgen.emulator.result_files import LINE_OUTCOMES, SET_OUTCOMES
+from batchgen.emulator.result_files import LINE_OUTCOMES, ROW_SET_OUTCOMES
 from batchgen.emulator.server import LocalService
 from tests.support.sdk_calls import (
     by_key,
@@ -39,7 +39,7 @@ def gemini_row(service: LocalService, client: genai.Client, outcome: Any, **fiel
 
 def test_every_outcome_has_a_meaning_for_both_providers() -> None:
     for form in (gemini_rows.FORMAT, together_rows.FORMAT):
-        assert form.edits.keys() | SET_OUTCOMES | LINE_OUTCOMES == OUTCOMES
+        assert form.edits.keys() | ROW_SET_OUTCOMES | LINE_OUTCOMES == OUTCOMES
 
 
 @pytest.mark.parametrize(

@@ -233,9 +233,9 @@ def test_chat_and_models(service: LocalService, together: Together) -> None:
 
 def test_the_default_sdk_creates_three_jobs_where_ours_creates_one(service: LocalService) -> None:
     # The trap the pipeline has to avoid, seen from here: retries of a create whose answer was lost.
-    from batchgen.emulator.faults import Drop, Fault
+    from batchgen.emulator.faults import CallFault, Drop
 
-    service.faults.add(Fault(endpoint="create", action=Drop(), after_effect=True, times=2))
+    service.faults.add(CallFault(endpoint="create", action=Drop(), after_effect=True, times=2))
     with Together(api_key=KEY, base_url=service.together_url, max_retries=2, timeout=5) as client:
         source = together_upload(client, jsonl(together_rows(1)))
         client._calculate_retry_timeout = lambda *_a, **_k: 0.0  # type: ignore[method-assign]

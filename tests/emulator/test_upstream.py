@@ -22,10 +22,10 @@ from batchgen.core.errors import SetupError
 from batchgen.core.outcomes import Reason
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError, Message, Prompt
 from batchgen.emulator.backends.openai_chat import OpenAICompatible
-from batchgen.emulator.backends.workers import MOST_TRIES
+from batchgen.emulator.backends.workers import MAX_TRIES
 from batchgen.emulator.server import LocalService
-from batchgen.providers.together_codec import reply as together_reply
-from batchgen.runtime.logs import redacted
+from batchgen.providers.together_codec import parse_result as together_reply
+from batchgen.runtime.logging_setup import redact
 from benchmarks.serving import measure, serving
 from benchmarks.upstream import Reply, Upstream
 from tests.support.bench import REPOSITORY, Bench, seeds
@@ -240,7 +240,7 @@ def test_what_the_server_never_answers_fails_as_the_providers_rows_do() -> None:
     assert set(good) == {"k2", "k3", "k4"}
     assert {key: row["error"]["code"] for key, row in bad.items()} == dict.fromkeys(["k0", "k1"], "batch_client_error")
     assert "503" in bad["k0"]["error"]["message"]
-    assert asked == [MOST_TRIES, 1, 1, 1, 1]
+    assert asked == [MAX_TRIES, 1, 1, 1, 1]
     assert [rows[f"k{number}"].get("error", {}).get("code") for number in range(3)] == [13, 13, None]
 
 
@@ -258,7 +258,7 @@ def test_rows_wait_for_a_server_that_is_down() -> None:
                 while world.now() < end:
                     world.wake.wait(LOOK_SECONDS)
                     world.advance(2.0)
-                assert throttle.down
+                assert throttle.is_down
                 tries = sum(tries for _, _, tries in world.progress[job].again)
             assert tries < 40  # not one for each row: the server is tried one row at a time, less and less often
             upstream.open()
@@ -450,4 +450,4 @@ def test_a_key_for_the_model_server_comes_from_the_environment(monkeypatch: pyte
     with Upstream() as upstream, closing(make_backend(upstream.url)) as backend:
         assert backend.answer(HELLO).text
         assert upstream.keys == {"Bearer sk-PLANTED-backend-key"}
-    assert redacted("no: sk-PLANTED-backend-key") == "no: ***"
+    assert redact("no: sk-PLANTED-backend-key") == "no: ***"

@@ -73,4 +73,4 @@ def test_a_tick_while_nothing_has_ended_loads_no_polars(make_bench: Make) -> Non
     )
     found = set(done.stdout.rpartition("loaded:")[2].split())
     assert "batchgen.engine.collection.poll" in found
-    assert {"polars", "jsonschema", "together"} & found == set()
+    assert {"polars", "jsonschema_rs", "together"} & found == set()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchgen.cli.main import main
-from batchgen.core.wording import COMMANDS, typed
+from batchgen.core.wording import COMMANDS, as_invoked
 from batchgen.emulator import server
 from batchgen.runtime import clock
 
@@ -59,13 +59,13 @@ def test_without_a_model_the_demo_leaves_nothing_behind(
 def test_advice_can_be_typed_as_the_program_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/srv/batchgen/cli.py", "status"])
     for command in COMMANDS:
-        assert typed(f"Run: batchgen {command} --all") == f"Run: python cli.py {command} --all"
-    assert typed("batchgen --root NEW prepare") == "python cli.py --root NEW prepare"
-    assert typed("batchgen -q prepare") == "python cli.py -q prepare"
+        assert as_invoked(f"Run: batchgen {command} --all") == f"Run: python cli.py {command} --all"
+    assert as_invoked("batchgen --root NEW prepare") == "python cli.py --root NEW prepare"
+    assert as_invoked("batchgen -q prepare") == "python cli.py -q prepare"
     for words in ("Use the batchgen that wrote it.", "batchgen.toml", "a batchgen"):
-        assert typed(words) == words
+        assert as_invoked(words) == words
     monkeypatch.setattr(sys, "argv", ["/usr/bin/batchgen", "status"])
-    assert typed("Run: batchgen rebuild") == "Run: batchgen rebuild"
+    assert as_invoked("Run: batchgen rebuild") == "Run: batchgen rebuild"
 
 
 @pytest.mark.parametrize("option", [["--root", "my run"], ["--root=my run"]])
@@ -74,10 +74,10 @@ def test_advice_names_the_root_that_was_named(
     option: list[str], program: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program, "-q", *option, "collect"])
-    assert typed("First: batchgen rebuild, then batchgen speaks.") == (
+    assert as_invoked("First: batchgen rebuild, then batchgen speaks.") == (
         f"First: {name} --root 'my run' rebuild, then batchgen speaks."
     )
-    assert typed("batchgen --root NEW prepare") == f"{name} --root NEW prepare"
+    assert as_invoked("batchgen --root NEW prepare") == f"{name} --root NEW prepare"
 
 
 def test_a_refusal_in_a_clone_names_cli_py(

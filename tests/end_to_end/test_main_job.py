@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.emulator.faults import Fault, Status
+from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import SHARED, Bench, seeds
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_rows_flow_in_several_batches_and_steps_at_once(make_bench: Callable[...
 def test_waiting_ends_when_nothing_can_be_learnt(bench: Bench) -> None:
     """What is uploaded but not created is no reason to wait without --advance, nor what max_usd forbids with it."""
     bench.prepare(seeds(3))
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota"), times=1))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota"), times=1))
     assert bench.run("submit", "--stage", "question").code == 75
     assert bench.run("collect", "--wait").code == 0
     bench.configure("max_usd = 0.0000001\n")

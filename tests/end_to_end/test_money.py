@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.core.pricing import input_margin
-from batchgen.emulator.faults import Drop, Fault, LateCommit, Status
+from batchgen.core.tokens import input_margin
+from batchgen.emulator.faults import CallFault, Drop, LateCommit, Status
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, ledger
 from tests.support.scene import HOUR, Make, Scene
@@ -102,7 +102,7 @@ def test_a_receipt_with_thoughts_cache_and_failures(make_bench: Make) -> None:
 def test_a_late_job_is_paid_and_booked_apart(make_bench: Make) -> None:
     """What an abandoned job cost after all is superseded, in the receipt and in a store that is built again."""
     scene = Scene.of(make_bench, 4)
-    scene.bench.service.faults.add(Fault(endpoint="create", action=LateCommit(seconds=2 * HOUR, then=Drop())))
+    scene.bench.service.faults.add(CallFault(endpoint="create", action=LateCommit(seconds=2 * HOUR, then=Drop())))
     scene.tick()
     scene.duplicates = 1
     for _ in range(8):
@@ -252,13 +252,13 @@ def test_the_first_served_model_is_pinned_by_a_real_call(make_bench: Make) -> No
 
 
 def test_no_model_of_the_list_is_served(make_bench: Make) -> None:
-    """Status 2 before a cent is spent, with names and prices of what to set instead."""
+    """Status 2 before a cent is spent at that provider, with names and prices of what to set; the other one goes on."""
     scene = Scene.of(make_bench, 4, f'together.models = ["{LLAMA}"]\n')
     scene.bench.service.world.gone_models.add(LLAMA)
     result = scene.tick()
     assert result.code == 2
     assert "Qwen/Qwen3.5-9B ($0.17 in, $0.25 out)" in result.err
-    assert scene.jobs() == 0
+    assert (scene.jobs("gemini"), scene.jobs("together")) == (1, 0)
 
 
 @pytest.mark.parametrize("way", ["command", "named", "configuration"])
@@ -334,7 +334,7 @@ def test_a_model_that_could_not_be_asked_falls_through_when_its_job_fails(make_b
     """Where the probe proves nothing, the failed job does: the next model of the list is tried without a person."""
     scene = Scene.of(make_bench, 4, f'together.models = ["{LLAMA}", "{QWEN}"]\n')
     scene.bench.service.faults.add(
-        Fault(provider="together", endpoint="probe", action=Status(404, "Not found."), times=1)
+        CallFault(provider="together", endpoint="probe", action=Status(404, "Not found."), times=1)
     )
     scene.bench.service.world.gone_models.add(LLAMA)
     scene.finish()
@@ -366,7 +366,7 @@ def test_a_job_that_cannot_be_deleted(make_bench: Make, status: int, code: int, 
     scene = Scene.of(make_bench, 4)
     scene.finish()
     refusal = Status(status, "Requested entity was not found." if status == 404 else "No.")
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="delete", action=refusal, times=0))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint="delete", action=refusal, times=0))
     result = scene.run("clean", "--json")
     assert (result.code, result.json["jobs"]) == (code, jobs)
     scene.bench.service.faults.clear()

@@ -106,7 +106,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(Path, "open", failing_open)
     monkeypatch.setattr("batchgen.ledger.connection.sqlite3.connect", failing_connect)
     monkeypatch.setattr(
-        "batchgen.ledger.connection.BUSY_SECONDS", 0.0
+        "batchgen.ledger.connection.BUSY_TIMEOUT_SECONDS", 0.0
     )  # a lock that somebody left behind is a fault of its own
     return shim
 

@@ -101,7 +101,7 @@ def test_33_a_root_without_locks(call: str, number: int, make_bench: Make, monke
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_any_error_of_the_system_is_one_line_and_a_status(number: int) -> None:
     for error in (OSError(number, os.strerror(number)), OSError(number, os.strerror(number), "a/file")):
-        trouble = files.system_trouble(error)
+        trouble = files.system_error(error)
         assert trouble.exit_code in {2, 75}
         assert "None" not in str(trouble)
         assert ("a/file" in str(trouble)) == (error.filename is not None)
@@ -123,7 +123,7 @@ def test_an_error_that_names_no_file(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(run, "prepared", fail)
+    monkeypatch.setattr(run, "require_prepared", fail)
     done = bench.run("collect")
     assert (done.code, words in done.err, "None" in done.err) == (code, True, False), done
 
@@ -135,6 +135,6 @@ def test_no_folder_for_temporary_files(bench: Bench, tmp_path: Path, monkeypatch
         monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
         tempfile.gettempdir()
 
-    monkeypatch.setattr(run, "prepared", take_one)
+    monkeypatch.setattr(run, "require_prepared", take_one)
     done = bench.run("collect")
     assert (done.code, "TMPDIR" in done.err) == (2, True), done

@@ -12,7 +12,7 @@ import signal
 
 import pytest
 
-from batchgen.emulator.faults import Drop, Fault
+from batchgen.emulator.faults import CallFault, Drop
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ROUNDS, Make, Watch, end, undisturbed
@@ -62,8 +62,8 @@ def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_benc
     bench = make_bench()
     # One answered create is lost and one create never arrives, so that looking, adopting and giving up are passed too.
     bench.service.faults.add(
-        Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True),
-        Fault(provider="together", endpoint="create", action=Drop()),
+        CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True),
+        CallFault(provider="together", endpoint="create", action=Drop()),
     )
     prepared(bench)
     watch = Watch(bench)

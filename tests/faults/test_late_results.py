@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchgen.emulator.faults import Body, Drop, Fault, Html, Status, Truncate
+from batchgen.emulator.faults import Body, CallFault, Drop, Html, Status, Truncate
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger, undisturbed
 from tests.support.scene import HOUR, MINUTE, Make, Scene, bought_again, built_again, reach, spent
@@ -177,7 +177,7 @@ def test_late_results_that_cannot_be_had_at_once_are_asked_for_again(make_bench:
     assert scene.run("cancel").code == 0
     scene.run("collect")
     assert collects(scene, 16 * MINUTE).count("0 of 1 accepted") == 4
-    scene.bench.service.faults.add(Fault(endpoint="download", action=Status(503), times=12))
+    scene.bench.service.faults.add(CallFault(endpoint="download", action=Status(503), times=12))
     assert "accepted" not in collects(scene, 5 * HOUR)  # a success that names no results yet
     said = [collects(scene, HOUR) for _ in range(2)]
     assert "".join(said).count("1 of 1 accepted") == 4
@@ -189,7 +189,7 @@ def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make)
     scene = Scene.of(make_bench, 4)
     scene.tick()
     [job] = scene.bench.service.world.jobs
-    scene.bench.service.faults.add(Fault(endpoint="get", contains=job, action=Status(404, "Not found."), times=6))
+    scene.bench.service.faults.add(CallFault(endpoint="get", contains=job, action=Status(404, "Not found."), times=6))
     said = [collects(scene, 30 * MINUTE) for _ in range(7)]
     assert "has lost the job" in said[4]
     assert "4 of 4 accepted" in "".join(said[5:])
@@ -201,7 +201,7 @@ def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR, times: i
     """A create call without an answer, whose job no listing shows until it was given up and bought again."""
     scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     faults.job(provider="gemini", key=r"question\.a1", times=times, unlisted_seconds=seconds)
     assert scene.tick().code == 75
     assert scene.tick(6 * MINUTE).code == 75
@@ -282,15 +282,15 @@ def test_a_live_job_that_turns_up_after_it_was_given_up_is_cancelled(make_bench:
 def test_a_late_job_that_cannot_be_read_keeps_no_other_from_being_cancelled(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4, most=2, job_seconds=3 * HOUR)
     faults, world = scene.bench.service.faults, scene.bench.service.world
-    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True, times=2))
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True, times=2))
     faults.job(provider="gemini", times=2, unlisted_seconds=HOUR)
     for _ in range(6):
         scene.bench.service.world.advance(6 * MINUTE)
         scene.bench.run("collect", "--advance")
     assert [state for _, _, state in scene.batches()[:2]] == ["abandoned", "abandoned"]
     first, second = world.jobs_created("gemini")[:2]
-    faults.add(Fault(provider="gemini", endpoint="cancel", contains=first.id, action=Status(500), times=0))
-    faults.add(Fault(provider="gemini", endpoint="get", contains=first.id, action=Status(500), times=0))
+    faults.add(CallFault(provider="gemini", endpoint="cancel", contains=first.id, action=Status(500), times=0))
+    faults.add(CallFault(provider="gemini", endpoint="get", contains=first.id, action=Status(500), times=0))
     scene.bench.service.world.advance(HOUR)
     scene.bench.run("collect", "--advance")
     assert (first.phase, second.phase) == ("running", "ended")
@@ -303,7 +303,7 @@ def test_a_late_success_that_is_empty_at_first_is_still_awaited(make_bench: Make
     texts, paid = texts_and_bill(scene.bench)
     first = scene.bench.service.world.jobs_created("gemini")[0]
     file = first.output.rpartition("/")[2]
-    empty = Fault(provider="gemini", endpoint="download", contains=file, action=Body(text=""), times=2)
+    empty = CallFault(provider="gemini", endpoint="download", contains=file, action=Body(text=""), times=2)
     scene.bench.service.faults.add(empty)
     scene.duplicates = 0
     scene.tick(HOUR)
@@ -319,7 +319,7 @@ def test_late_results_that_are_cut_off_are_not_believed_at_once(make_bench: Make
     scene = cancelled_for(make_bench, 5 * HOUR)
     assert "0 of 5 accepted (5 cancelled)" in collects(scene, 16 * MINUTE)
     cut = Truncate(keep=0.7, content_length=False)
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="download", action=cut, times=2))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint="download", action=cut, times=2))
     assert "accepted" not in collects(scene, 5 * HOUR)
     assert "5 of 5 accepted (5 accepted)" in collects(scene, MINUTE)
     scene.finish_as_expected(jobs=3)
@@ -332,10 +332,10 @@ def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_benc
     named = 0.0 if looks > 1 else HOUR
     cancelled = {"end": "BATCH_STATE_CANCELLED", "share": 1.0, "output_after_seconds": named}
     scene.bench.service.faults.job(provider="gemini", times=1, **cancelled)
-    empty = Fault(provider="gemini", endpoint="download", action=Body(text=""), times=2 * looks)
+    empty = CallFault(provider="gemini", endpoint="download", action=Body(text=""), times=2 * looks)
     scene.bench.service.faults.add(empty)
     scene.tick()
-    said = [collects(scene, after) for after in (110, MINUTE, MINUTE, HOUR, MINUTE, MINUTE)]
+    said = [collects(scene, after) for after in (110, MINUTE, 15 * MINUTE, HOUR, MINUTE, MINUTE)]
     assert "0 of 4 accepted (4 cancelled)" in "".join(said[:3])
     assert "4 of 4 accepted (4 accepted)" in "".join(said[3:])
     scene.finish_as_expected(jobs=3)
@@ -345,7 +345,7 @@ def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Mak
     """Cron mails every line."""
     scene = cancelled_for(make_bench, 5 * HOUR)
     collects(scene, 16 * MINUTE)
-    scene.bench.service.faults.add(Fault(endpoint="get", action=Status(500), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="get", action=Status(500), times=0))
     assert [collects(scene, HOUR) for _ in range(2)] == ["", ""]
     scene.bench.service.faults.clear()
     assert "5 of 5 accepted" in collects(scene, 4 * HOUR)
@@ -358,11 +358,11 @@ def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(ma
     scene = cancelled_for(make_bench, 5 * HOUR, provider, conversations=8)
     assert "0 of 8 accepted (8 cancelled)" in collects(scene, 16 * MINUTE)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider=provider, endpoint="download", action=Html(), times=0))
+    faults.add(CallFault(provider=provider, endpoint="download", action=Html(), times=0))
     assert not any("accepted" in collects(scene, after) for after in (5 * HOUR, MINUTE, MINUTE))
     faults.clear()
     cut = Truncate(keep=0.6, content_length=False, on_line=True)
-    faults.add(Fault(provider=provider, endpoint="download", action=cut, times=2))
+    faults.add(CallFault(provider=provider, endpoint="download", action=cut, times=2))
     collects(scene, MINUTE)
     assert "8 of 8 accepted (8 accepted)" in collects(scene, MINUTE)
     scene.finish()
@@ -384,7 +384,7 @@ def test_what_an_expired_job_names_late_is_not_lost(make_bench: Make, missing: i
     faults.job(provider="together", times=1, end="EXPIRED", share=1.0, output_after_seconds=3 * HOUR)
     reach(scene, "together")
     if missing:
-        faults.add(Fault(provider="together", endpoint="get", action=Status(404, "Not found."), times=missing))
+        faults.add(CallFault(provider="together", endpoint="get", action=Status(404, "Not found."), times=missing))
     said = [collects(scene, 31 * MINUTE) for _ in range(5 if missing else 3)]
     assert ("has lost the job" if missing else "0 of 5 accepted (5 missing)") in "".join(said)
     said = [collects(scene, HOUR) for _ in range(4)]
@@ -401,7 +401,7 @@ def test_late_results_are_looked_for_while_no_whole_list_can_be_had(make_bench: 
     assert scene.run("cancel").code == 0
     scene.run("collect")
     assert collects(scene, 16 * MINUTE).count("0 of 1 accepted") == 4
-    faults.add(Fault(endpoint="list", action=Body(json={"unreachable": ["locations/us"]}), times=0))
+    faults.add(CallFault(endpoint="list", action=Body(json={"unreachable": ["locations/us"]}), times=0))
     assert collects(scene, 5 * HOUR).count("1 of 1 accepted") == 4
     scene.finish()
     assert scene.jobs("gemini") == 8

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator.faults import Body, Drop, Fault, Status
+from batchgen.emulator.faults import Body, CallFault, Drop, Status
 from batchgen.ledger.migrations import TEXT_IDS
 from batchgen.ledger.rows import WAITING_STATES
 from tests.support.bench import GEMINI_KEY
@@ -69,7 +69,7 @@ def test_what_comes_late_is_accepted_while_others_are_asked(make_bench: Make) ->
 def test_what_the_others_bring_all_the_same_is_superseded_and_booked(make_bench: Make) -> None:
     expected = undisturbed(make_bench, 5)
     scene = asked_twice(make_bench)
-    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(500), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(500), times=0))
     assert "5 of 5 accepted" in scene.tick(LATE).err
     assert "could not" not in scene.tick(HOUR).err
     paid = spent(scene.bench)
@@ -100,7 +100,7 @@ def test_a_batch_that_was_not_created_yet_is_not_bought_any_more(refusal: Any, m
     expected = undisturbed(make_bench, 5)
     scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
     endpoint = "upload_start" if isinstance(refusal, Drop) else "create"
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint=endpoint, action=refusal, times=0))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint=endpoint, action=refusal, times=0))
     jobs = scene.jobs()
     scene.bench.configure("rounds = 2\nbatches.max_requests = 5\n")
     assert scene.tick(MINUTE).code == 75
@@ -173,7 +173,7 @@ def test_a_kill_while_late_texts_are_taken_from_others(
 
 def test_an_empty_late_file_takes_nothing_from_anybody(make_bench: Make) -> None:
     scene = asked_twice(make_bench)
-    scene.bench.service.faults.add(Fault(endpoint="download", action=Body(text=""), times=2))
+    scene.bench.service.faults.add(CallFault(endpoint="download", action=Body(text=""), times=2))
     before = scene.batches()
     scene.tick(LATE)
     assert scene.batches() == before
@@ -185,7 +185,7 @@ def hidden(make_bench: Make) -> Scene:
     """A create call without an answer, whose job shows itself an hour after it was given up and asked again."""
     scene = Scene.of(make_bench, 5, job_seconds=100.0)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
     scene.tick()
     scene.tick(6 * MINUTE)
@@ -216,7 +216,7 @@ def test_a_batch_that_is_sent_although_a_kill_gave_it_up_is_not_bought_again(mak
     """The kill comes before the store knows. Then the batch is sent, and then the store is lost."""
     scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "Quota exceeded."), times=0))
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "Quota exceeded."), times=0))
     scene.bench.configure("rounds = 2\nbatches.max_requests = 5\n")
     scene.tick(MINUTE)
     faults.clear()
@@ -242,7 +242,7 @@ def test_a_batch_that_is_sent_although_a_kill_gave_it_up_is_not_bought_again(mak
 def test_a_batch_that_is_found_although_a_kill_gave_it_up_is_not_bought_again(make_bench: Make, forks: Forks) -> None:
     scene = Scene.of(make_bench, 5, job_seconds=DAY)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
     scene.tick()
     scene.tick(6 * MINUTE)
@@ -265,7 +265,7 @@ def cancels(scene: Scene) -> int:
 def test_what_nobody_needs_is_cancelled_until_that_was_asked_for(make_bench: Make) -> None:
     """The provider is in trouble at first, which is no news: nothing waits for it."""
     scene = asked_twice(make_bench)
-    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(500), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(500), times=0))
     assert scene.tick(LATE).code == 0
     scene.bench.service.faults.clear()
     assert scene.tick(MINUTE).err.count("cancellation asked for") == 3
@@ -291,7 +291,7 @@ def test_a_batch_that_nobody_needs_is_cancelled_when_it_is_found(make_bench: Mak
     patient = "batches.reconcile_grace_seconds = 86400\n"
     scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True, times=2))
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True, times=2))
     faults.job(provider="gemini", times=2, unlisted_seconds=6 * HOUR)
     scene.bench.configure(f"rounds = 2\nbatches.max_requests = 5\n{patient}")
     scene.tick(MINUTE)
@@ -340,7 +340,7 @@ def test_late_results_of_a_batch_that_was_given_up_are_not_lost_with_the_store(m
 def test_a_key_that_nobody_needs_any_more_is_not_asked_for(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the bill waits for it."""
     scene = asked_twice(make_bench)
-    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(500), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(500), times=0))
     scene.tick(LATE)
     monkeypatch.setenv("GEMINI_API_KEY", "another-key-of-mine")
     scene.bench.service.world.job_seconds = 0.0

@@ -1,4 +1,4 @@
-"""A fault of one batch alone holds back the conversations of that batch, and no others."""
+"""Test faults of one batch: they hold back the conversations of that batch, and no others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batchgen.emulator.faults import Fault, Status
+from batchgen.emulator.faults import CallFault, Status
 from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
 
 NOT_TAKEN = pytest.mark.fault(
@@ -25,7 +25,7 @@ NOT_READ = pytest.mark.fault(
 
 def fail(scene: Scene, provider: str, endpoint: str, part: str) -> None:
     """Answer 500 to every call of `endpoint` that has `part` in its address or its body."""
-    broken = Fault(provider=provider, endpoint=endpoint, contains=part, action=Status(500), times=0)
+    broken = CallFault(provider=provider, endpoint=endpoint, contains=part, action=Status(500), times=0)
     scene.bench.service.faults.add(broken)
 
 
@@ -95,6 +95,6 @@ def test_a_provider_in_trouble_is_not_asked_for_the_next_batch(make_bench: Make)
     scene = Scene.of(make_bench, 4, most=2)
     scene.tick()
     assert scene.jobs() == 2
-    scene.bench.service.faults.add(Fault(endpoint="get", action=Status(503), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="get", action=Status(503), times=0))
     assert scene.tick(MINUTE).code == 75
     assert len(scene.bench.service.world.seen("gemini", "get")) == 3  # of one batch, patiently

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.emulator.faults import Drop, Fault, Hang, Merge, Status
+from batchgen.emulator.faults import CallFault, Drop, Hang, Merge, Status
 from tests.support.bench import GEMINI_KEY
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger
@@ -22,11 +22,11 @@ def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider=provider, endpoint="get", action=Status(503), times=3))
-    faults.add(Fault(provider=provider, endpoint="get", action=Drop(), times=3))
-    faults.add(Fault(provider=provider, endpoint="get", action=Hang(), times=1))
-    faults.add(Fault(provider=provider, endpoint="get", action=Status(404, "Not found."), times=3))
-    faults.add(Fault(provider=provider, endpoint="get", action=Status(429, "Slow down."), times=1))
+    faults.add(CallFault(provider=provider, endpoint="get", action=Status(503), times=3))
+    faults.add(CallFault(provider=provider, endpoint="get", action=Drop(), times=3))
+    faults.add(CallFault(provider=provider, endpoint="get", action=Hang(), times=1))
+    faults.add(CallFault(provider=provider, endpoint="get", action=Status(404, "Not found."), times=3))
+    faults.add(CallFault(provider=provider, endpoint="get", action=Status(429, "Slow down."), times=1))
     codes = [scene.tick(HOUR) for _ in range(2)]
     patient = (scene.bench.root / "batchgen.toml").read_text("utf-8")
     scene.bench.configure(f"{patient}batches.http_timeout_seconds = 0.3\n")
@@ -49,7 +49,7 @@ def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) ->
     scene = Scene.of(make_bench, 4)
     scene.tick()
     [job] = scene.bench.service.world.jobs
-    scene.bench.service.faults.add(Fault(endpoint="get", contains=job, action=Status(404, "Not found."), times=0))
+    scene.bench.service.faults.add(CallFault(endpoint="get", contains=job, action=Status(404, "Not found."), times=0))
     for after in (0, 50, 50):  # three answers in 100 minutes, and two more at once: long enough is not often enough
         assert scene.tick(after * MINUTE).code == 75
     for _ in range(5):
@@ -85,7 +85,7 @@ def test_rare_answers_must_be_as_many_in_a_row(make_bench: Make) -> None:
     """Long enough is not often enough, and what was said before the job was known again does not count."""
     scene = Scene.of(make_bench, 4, job_seconds=40 * HOUR)
     scene.tick()
-    unknown = Fault(endpoint="get", action=Status(404, "Not found."), times=4)
+    unknown = CallFault(endpoint="get", action=Status(404, "Not found."), times=4)
     scene.bench.service.faults.add(unknown)
     for _ in range(4):
         assert scene.tick(2.5 * HOUR).code == 75
@@ -117,7 +117,7 @@ def test_a_job_missing_from_a_listing_is_not_lost(make_bench: Make) -> None:
 def test_a_listing_that_lacks_a_batch_in_flight_says_nothing_of_others(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4, most=2, job_seconds=2 * HOUR)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="create", nth=2, action=Drop(), after_effect=True))
+    faults.add(CallFault(provider="gemini", endpoint="create", nth=2, action=Drop(), after_effect=True))
     faults.job(provider="gemini", times=2, unlisted_seconds=HOUR)
     assert scene.tick().code == 75
     for _ in range(5):
@@ -156,7 +156,7 @@ def test_jobs_of_another_key_are_left_alone(make_bench: Make, monkeypatch: pytes
 
 def error_file_nowhere(scene: Scene) -> None:
     named = Merge({"error_file_id": "file-nowhere"})
-    scene.bench.service.faults.add(Fault(provider="together", endpoint="get", action=named, times=0))
+    scene.bench.service.faults.add(CallFault(provider="together", endpoint="get", action=named, times=0))
 
 
 @pytest.mark.fault(
@@ -195,7 +195,7 @@ def test_results_on_disk_outlive_their_job(make_bench: Make, forks: Forks) -> No
     scene = Scene.of(make_bench, 4)
     reach(scene, "gemini")
     assert forks.run(scene.bench, crash="results_read").code == KILLED
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint="get", action=Status(404), times=0))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint="get", action=Status(404), times=0))
     for _ in range(5):
         scene.bench.service.world.advance(HOUR)
         scene.bench.run("collect", "--advance")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator.faults import Action, Body, Drop, Fault, Status
+from batchgen.emulator.faults import Action, Body, CallFault, Drop, Status
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench
 from tests.support.invariants import (
     CONVERSATIONS,
@@ -44,7 +44,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
 def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench: Make) -> None:
     """One model is held back, longer and longer; the other provider goes on; nothing is counted or lost."""
     bench = start(make_bench(), "max_requests = 2\n")
-    refused = Fault(provider="gemini", endpoint="create", action=Status(429, QUOTA), nth=2, times=0)
+    refused = CallFault(provider="gemini", endpoint="create", action=Status(429, QUOTA), nth=2, times=0)
     bench.service.faults.add(refused)
     first = tick(bench)
     assert first.code == 75
@@ -78,8 +78,8 @@ NOT_ACTIVE = "The File files/abc is not in an ACTIVE state and usage is not allo
 PROCESSING = "Input file file-abc is still being processed"
 
 
-def refused(provider: str, endpoint: str, action: Action, **options: Any) -> Fault:
-    return Fault(provider=provider, endpoint=endpoint, action=action, **options)
+def refused(provider: str, endpoint: str, action: Action, **options: Any) -> CallFault:
+    return CallFault(provider=provider, endpoint=endpoint, action=action, **options)
 
 
 def wait(seconds: int) -> Status:
@@ -197,7 +197,7 @@ REFUSALS = [
 def test_a_refusal_is_waited_for_or_told_and_buys_nothing_twice(  # noqa: PLR0913, PLR0917 - a row of the table
     bench: Bench,
     expected: dict[str, bytes],
-    fault: Fault,
+    fault: CallFault,
     code: int,
     words: str,
     later: list[tuple[float, int]],
@@ -227,7 +227,7 @@ def test_7_file_quota(bench: Bench, expected: dict[str, bytes]) -> None:
     world = bench.service.world
     assert len(world.files_of("gemini", owner(bench, "gemini"))) == 2
     full = Status(429, "You have exceeded the file_storage_bytes quota.")
-    bench.service.faults.add(Fault(provider="gemini", endpoint="upload_start", action=full))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="upload_start", action=full))
     refused = tick(bench)
     assert refused.code == 75
     assert "FILE quota" in refused.err
@@ -293,7 +293,7 @@ def test_10_a_file_that_failed_is_uploaded_again(
     answer: str, times: int, expected: dict[str, bytes], bench: Bench
 ) -> None:
     bench.service.world.file_processing_seconds = 30
-    bench.service.faults.add(Fault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
     codes = [tick(bench).code for _ in range(2 * times)]  # an upload, and a look at it
     assert codes == ([75] * 8 if times <= 3 else [75] * 7 + [3])[: 2 * times]
     assert posts(bench) == 0
@@ -317,7 +317,7 @@ def test_10_a_file_that_failed_is_uploaded_again(
 def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     """The named rows are left behind with the reason; the others go again at once, and nothing loops."""
     message = f"Error on line {line}: invalid JSON, near column 12: no such field: 'x'"
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, message)))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(400, message)))
     watch = Watch(bench)
     refused = tick(bench)
     assert refused.code == 75
@@ -350,7 +350,7 @@ def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench:
     """No retry storm, exit 3; the other provider's steps go on; another model is a person's decision."""
     bench = start(make_bench(), "max_requests = 2\n")
     nth = 2 if provider == "gemini" else 1
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
     assert f"[{provider}] models" in until(bench, 3).err
     for _ in range(3):
         assert tick(bench, 4000).code == 3
@@ -388,13 +388,14 @@ def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[s
     for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
         refused = REFUSED[name]
         action = Status(refused.code, refused.message.format(key=key))
-        bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action))
+        bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=action))
     said = [tick(bench)]
     while said[-1].code != 2:
         said.append(tick(bench))
     assert "Traceback" not in said[-1].err
-    (line,) = [line for line in said[-1].err.splitlines() if line.startswith(("batchgen: ", "  "))]
-    assert "check the key" in line
+    lines = [line for line in said[-1].err.splitlines() if line.startswith(("batchgen: ", "  "))]
+    assert len(lines) == (2 if endpoint == "probe" else 1)  # one for each provider
+    assert all("check the key" in line for line in lines)
     Watch(bench).check(said=[text for result in said for text in result[1:]])
     assert strikes(bench) == {0}
     end(bench, expected, jobs=STEPS)

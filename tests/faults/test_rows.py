@@ -13,7 +13,7 @@ import pytest
 
 from batchgen.core.outcomes import POLICY, Reason
 from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
-from batchgen.engine.settlement import swap_detection
+from batchgen.engine.settlement import settle
 from tests.support.bench import seeds
 from tests.support.invariants import ROUNDS, finished, undisturbed
 from tests.support.scene import HOUR, MINUTE, STAGE, Make, Scene, built_again, failed_requests
@@ -123,7 +123,7 @@ def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
     scene.finish()
     assert failed_requests(scene.bench) == [(number, reason, 1) for number, reason in struck.items()]
     left = {row["id"]: (row["stage"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")}
-    blocked = {number: reason for number, reason in struck.items() if not POLICY[reason].again}
+    blocked = {number: reason for number, reason in struck.items() if not POLICY[reason].retry}
     assert left == {f"r1-{number:06d}": (STAGE[provider], reason, 1) for number, reason in blocked.items()}
     for name, data in scene.bench.files().items():
         if "round2" in name:  # as if the blocked ones had never been
@@ -141,7 +141,7 @@ def test_a_row_that_always_fails(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, count, "question.max_rejected_share = 1.0\nanswer.max_rejected_share = 1.0\n")
     struck = strike(scene, provider, attempt=r"\d")
     scene.finish()
-    tries = {number: 3 if POLICY[reason].again else 1 for number, reason in struck.items()}
+    tries = {number: 3 if POLICY[reason].retry else 1 for number, reason in struck.items()}
     wanted = [(n, r, a) for a in (1, 2, 3) for n, r in struck.items() if a <= tries[n]]
     assert sorted(failed_requests(scene.bench)) == sorted(wanted)
     left = [(row["id"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")]
@@ -296,7 +296,7 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
 def test_a_batch_is_believed_up_to_so_many_swaps(
     make_bench: Make, monkeypatch: pytest.MonkeyPatch, least: int, again: int
 ) -> None:
-    monkeypatch.setattr(swap_detection, "WHOLE_BATCH_LEAST", least)
+    monkeypatch.setattr(settle, "WHOLE_BATCH_LEAST", least)
     scene = scene_of_topics(make_bench, 12, "swapped")
     scene.bench.service.faults.rows("swapped", key=r"\.question\.a1\.", indexes=[1, 4])
     scene.finish()
@@ -379,7 +379,7 @@ def test_thoughts_are_no_part_of_a_text(make_bench: Make, drawn_here: None) -> N
     assert thoughts_counted(scene.bench) == [(3, 5), (4, 5), (5, 5)]
     assert scene.run("report").code == 0
     page = (scene.bench.root / "data" / "report.html").read_text("utf-8")
-    assert page.count("5 without their &lt;think&gt; block") == 3
+    assert page.count("5 with a &lt;think&gt; block removed") == 3
     assert scene.run("export", "--format", "preference", "--output", str(scene.bench.root / "dpo.jsonl")).code == 0
     assert b"think" not in (scene.bench.root / "dpo.jsonl").read_bytes()
     assert scene.run("verify").code == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator.faults import Fault, Html, Status
+from batchgen.emulator.faults import CallFault, Html, Status
 from batchgen.runtime import clock
 from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import CONVERSATIONS, Make, posts, start, tick, until
@@ -54,7 +54,7 @@ def limited(message: str) -> Status:
 )
 def test_6_a_quota_that_no_waiting_mends(endpoint: str, message: str, named: str, make_bench: Make) -> None:
     scene = Scene.of(make_bench)
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint=endpoint, action=limited(message), times=0))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint=endpoint, action=limited(message), times=0))
     for _ in range(2):
         refused = scene.tick(MINUTE)
         assert refused.code == 2
@@ -67,7 +67,7 @@ def test_6_a_quota_that_no_waiting_mends(endpoint: str, message: str, named: str
 
 
 def test_6_a_quota_that_the_message_names_is_not_guessed(bench: Bench) -> None:
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=limited(DAILY)))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=limited(DAILY)))
     refused = tick(bench)
     assert refused.code == 75
     assert "paid_tier_requests, limit: 1500" in refused.err
@@ -78,7 +78,7 @@ def test_6_a_quota_that_only_the_details_name(bench: Bench) -> None:
     violation = {"quotaId": "BatchEnqueuedTokensPerProject", "quotaMetric": "batch_enqueued_tokens"}
     details = [{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}]
     error = {"code": 429, "message": QUOTA, "status": "RESOURCE_EXHAUSTED", "details": details}
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, body={"error": error})))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, body={"error": error})))
     refused = tick(bench)
     assert refused.code == 75
     assert "BatchEnqueuedTokensPerProject" in refused.err
@@ -103,7 +103,7 @@ def test_6_a_job_that_failed_for_a_quota_that_no_waiting_mends(bench: Bench) -> 
 @pytest.mark.parametrize("endpoint", ["probe", "create"])
 def test_6_a_model_that_has_waited_for_a_day_calls_somebody(endpoint: str, make_bench: Make) -> None:
     scene = Scene.of(make_bench)
-    scene.bench.service.faults.add(Fault(provider="gemini", endpoint=endpoint, action=Status(429, QUOTA), times=0))
+    scene.bench.service.faults.add(CallFault(provider="gemini", endpoint=endpoint, action=Status(429, QUOTA), times=0))
     assert {scene.tick(HOUR).code for _ in range(24)} == {75}
     called = scene.tick(HOUR)
     assert called.code == 3
@@ -139,7 +139,7 @@ def test_an_address_that_ends_in_its_version(
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("action", [Status(404, "Not Found"), Html(404)], ids=["json", "page"])
 def test_43_an_upload_that_finds_nobody(provider: str, action: Any, bench: Bench) -> None:
-    bench.service.faults.add(Fault(provider=provider, endpoint="upload_start", action=action, times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="upload_start", action=action, times=0))
     refused = until(bench, 2)
     assert VARIABLES[provider] in refused.err
     assert "Traceback" not in refused.err
@@ -151,7 +151,7 @@ def test_43_an_upload_that_finds_nobody(provider: str, action: Any, bench: Bench
 
 def test_43_an_upload_that_is_forgotten_on_the_way_is_begun_again(bench: Bench) -> None:
     lost = Status(404, "Upload not found.", headers={"X-Goog-Upload-Status": "final"})
-    bench.service.faults.add(Fault(provider="gemini", endpoint="upload_data", action=lost))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="upload_data", action=lost))
     assert tick(bench).code == 75
     assert tick(bench).code == 0
 
@@ -170,7 +170,7 @@ def test_43_an_upload_that_is_forgotten_on_the_way_is_begun_again(bench: Bench) 
     ("code", "message"), [(400, "Request contains an invalid argument."), (404, "No such address")]
 )
 def test_13_doctor_where_no_model_could_be_asked(provider: str, code: int, message: str, bench: Bench) -> None:
-    bench.service.faults.add(Fault(provider=provider, endpoint="probe", action=Status(code, message), times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="probe", action=Status(code, message), times=0))
     found = bench.run("doctor")
     assert found.code == 2
     assert f"PROBLEM: {provider}: no configured model could be asked" in found.out
@@ -195,7 +195,7 @@ PLACES = (
 @pytest.mark.parametrize("message", PLACES)
 def test_13_a_place_where_the_api_is_not_offered(endpoint: str, message: str, bench: Bench) -> None:
     refused = Status(400, message, status="FAILED_PRECONDITION")
-    bench.service.faults.add(Fault(provider="gemini", endpoint=endpoint, action=refused, times=0))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint=endpoint, action=refused, times=0))
     said = tick(bench)
     assert said.code == 2
     assert message in said.err
@@ -271,7 +271,7 @@ def test_37_variables_of_the_sdks_change_nothing(bench: Bench, monkeypatch: pyte
 def test_12_a_new_key_finds_a_model(bench: Bench) -> None:
     for model in ("gemini-2.5-flash-lite", "gemini-3.1-flash-lite"):
         gone = Status(404, f"This model models/{model} is no longer available to new users.")
-        bench.service.faults.add(Fault(provider="gemini", endpoint="probe", contains=model, action=gone, times=0))
+        bench.service.faults.add(CallFault(provider="gemini", endpoint="probe", contains=model, action=gone, times=0))
     assert {result.code for result in bench.ticks()} == {0}
     assert bench.status()["models"]["gemini"] == "gemini-3.5-flash-lite"
     assert bench.status()["complete"] == CONVERSATIONS

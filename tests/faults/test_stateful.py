@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from batchgen.emulator.faults import Drop, Fault, Html, Status
+from batchgen.emulator.faults import CallFault, Drop, Html, Status
 from batchgen.runtime import failpoints
 from tests.support.invariants import finished
 from tests.support.scene import Scene
@@ -95,11 +95,11 @@ class Pipeline(RuleBasedStateMachine):
 
     @rule(provider=PROVIDERS)
     def the_next_answer_to_a_create_is_lost(self, provider: str) -> None:
-        self.bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+        self.bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
 
     @rule(provider=PROVIDERS, endpoint=CALLS, action=TROUBLES)
     def a_call_goes_wrong(self, provider: str, endpoint: str, action: Any) -> None:
-        self.bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=action))
+        self.bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=action))
 
     @rule(outcome=ROWS)
     def a_row_goes_wrong(self, outcome: Any) -> None:
@@ -110,7 +110,7 @@ class Pipeline(RuleBasedStateMachine):
         with self.monkeypatch.context() as patch:
             patch.setenv("BATCHGEN_CRASH", point)
             patch.setattr(os, "kill", _die)
-            failpoints._passed.clear()
+            failpoints._times_passed.clear()
             try:
                 self.command("collect", "--advance")
             except Killed:

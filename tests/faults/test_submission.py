@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from batchgen.emulator.faults import Action, Body, Delay, Drop, Empty, Fault, Hang, Html, LateCommit, Status, Unwrap
+from batchgen.emulator.faults import Action, Body, CallFault, Delay, Drop, Empty, Hang, Html, LateCommit, Status, Unwrap
 from tests.support.bench import Bench
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import (
@@ -81,7 +81,7 @@ def test_1_one_listing_is_not_enough(bench: Bench, forks: Forks, expected: dict[
 
 def test_however_short_the_patience_two_listings_must_lack_the_job(bench: Bench, expected: dict[str, bytes]) -> None:
     start(bench, "reconcile_grace_seconds = 0\n")
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Drop()))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Drop()))
     assert [tick(bench, 60).code for _ in range(3)] == [75, 75, 0]
     end(bench, expected, jobs=STEPS)
 
@@ -98,7 +98,7 @@ def test_of_several_jobs_of_one_name_the_oldest_is_taken(
     provider: str, job_seconds: float, expected: dict[str, bytes], make_bench: Make
 ) -> None:
     bench = start(make_bench(job_seconds=job_seconds), "reconcile_grace_seconds = 90000\n")
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
     until(bench, 75, every=7300)
     row = ledger(bench).batches[-1]
     twins = bought_again(bench, row)
@@ -127,12 +127,12 @@ def test_what_was_bought_twice_is_reserved_and_found_again_by_rebuild(provider: 
     """Whether the store is lost while the duplicates are in flight, or when they have been booked."""
     scene = Scene(start(make_bench(), "reconcile_grace_seconds = 90000\n"))
     bench = scene.bench
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
     until(bench, 75)
     row = ledger(bench).batches[-1]
     reserved = bench.status()["cost"]["reserved_usd"]
     bought_again(bench, row)
-    bench.service.faults.add(Fault(provider=provider, endpoint="get", action=Status(503), times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="get", action=Status(503), times=0))
     assert tick(bench, 10).code == 75
     for _ in range(2):
         assert bench.status()["cost"]["reserved_usd"] == pytest.approx(4 * reserved, rel=0.5)
@@ -146,7 +146,7 @@ def test_what_was_bought_twice_is_reserved_and_found_again_by_rebuild(provider: 
 
 
 def test_a_kill_when_a_batch_is_adopted_loses_no_duplicate(bench: Bench, forks: Forks) -> None:
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     until(bench, 75)
     twins = bought_again(bench, ledger(bench).batches[-1])
     assert forks.run(bench, crash="adopted").code == KILLED
@@ -195,7 +195,7 @@ UNCLEAR: dict[str, Action] = {
 def test_3_the_answer_to_a_create_is_lost(name: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """The job exists, and the answer says nothing of it: exit 75, adopted by the next tick, at both providers."""
     for provider in PROVIDERS:
-        fault = Fault(provider=provider, endpoint="create", action=UNCLEAR[name], after_effect=True)
+        fault = CallFault(provider=provider, endpoint="create", action=UNCLEAR[name], after_effect=True)
         bench.service.faults.add(fault)
     watch = Watch(bench)
     lost = tick(bench)
@@ -220,7 +220,7 @@ def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, byte
     """A read time-out, and the job comes into being three minutes later: patience, then adoption."""
     bench = start(make_bench(), "http_timeout_seconds = 0.5\n")
     late = LateCommit(seconds=180, then=Hang())
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", action=late))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=late))
     assert met(bench, 1).code == 75
     bench.configure(ROUNDS)
     before = posts(bench, provider)
@@ -242,7 +242,7 @@ def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, byte
 )
 def test_5_unavailable_three_times(bench: Bench, expected: dict[str, bytes]) -> None:
     """A 503 may hide a job: one POST at most in a tick, the SDK repeats nothing, and no attempt is counted."""
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(503), times=3))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(503), times=3))
     for _ in range(20):
         before = posts(bench)
         result = tick(bench, 301)
@@ -263,7 +263,7 @@ def test_5_unavailable_three_times(bench: Bench, expected: dict[str, bytes]) -> 
     seen="the job's id is clear enough; nothing to see",
 )
 def test_14_a_job_without_its_wrapper(bench: Bench, expected: dict[str, bytes]) -> None:
-    bench.service.faults.add(Fault(provider="together", endpoint="create", action=Unwrap("job"), times=0))
+    bench.service.faults.add(CallFault(provider="together", endpoint="create", action=Unwrap("job"), times=0))
     assert {result.code for result in bench.ticks()} == {0}
     end(bench, expected, jobs=STEPS)
 
@@ -277,7 +277,7 @@ def test_14_a_job_without_its_wrapper(bench: Bench, expected: dict[str, bytes]) 
 def test_14_an_answer_without_a_job(bench: Bench, expected: dict[str, bytes]) -> None:
     """Together may answer 200 with a warning in place of a job: unclear, and the warning is told."""
     answer = Body(json={"job": None, "warning": "quota is nearly used up"})
-    bench.service.faults.add(Fault(provider="together", endpoint="create", action=answer))
+    bench.service.faults.add(CallFault(provider="together", endpoint="create", action=answer))
     assert tick(bench).code == 0
     unclear = tick(bench)
     assert unclear.code == 75
@@ -317,8 +317,8 @@ def test_a_listing_that_cannot_be_read_says_nothing_of_the_job(
     provider: str, action: Action, code: int, bench: Bench, expected: dict[str, bytes]
 ) -> None:
     bench.service.faults.add(
-        Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True),
-        Fault(provider=provider, endpoint="list", action=action, times=0),
+        CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True),
+        CallFault(provider=provider, endpoint="list", action=action, times=0),
     )
     until(bench, 75)
     before = posts(bench, provider)
@@ -344,7 +344,7 @@ def test_a_listing_that_cannot_be_read_says_nothing_of_the_job(
 def test_16_commands_at_the_same_time(bench: Bench, expected: dict[str, bytes]) -> None:
     """One works; the others say in one line that they did nothing, and leave with 0."""
     world = bench.service.world
-    bench.service.faults.add(Fault(endpoint="create", action=Delay(60)))
+    bench.service.faults.add(CallFault(endpoint="create", action=Delay(60)))
     with ThreadPoolExecutor() as pool:
         worker = pool.submit(bench.spawn, "submit", "--stage", "question")
         with world.wake:

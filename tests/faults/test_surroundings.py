@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.emulator.faults import Action, Drip, Drop, Fault, Hang, LateCommit, Status
+from batchgen.emulator.faults import Action, CallFault, Drip, Drop, Hang, LateCommit, Status
 from batchgen.providers import PROVIDERS as TABLE
 from batchgen.providers import read_deadline
 from batchgen.runtime import clock
@@ -88,7 +88,7 @@ def test_36_key_rotated_after_an_unclear_create(
     bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the key that made the call can say that nothing came of it."""
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     assert tick(bench).code == 75
     monkeypatch.setenv("GEMINI_API_KEY", "another-key-of-mine")
     for _ in range(4):
@@ -108,7 +108,7 @@ def test_36_key_rotated_after_the_upload(
     bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was bought with the old key: the file goes up again under the new one."""
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota")))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     assert tick(bench).code == 75
     monkeypatch.setenv("GEMINI_API_KEY", "another-key-of-mine")
     assert tick(bench, 200).code == 0
@@ -127,10 +127,10 @@ def test_42_planted_keys_are_found_nowhere(log: str, bench: Bench) -> None:
     faults = bench.service.faults
     for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
         quoting = f"the request with x-goog-api-key: {key} and Authorization: Bearer {key} was refused"
-        faults.add(Fault(provider=provider, endpoint="probe", action=Status(400, quoting)))
-        faults.add(Fault(provider=provider, endpoint="upload_start", action=Status(500, quoting)))
-        faults.add(Fault(provider=provider, endpoint="create", action=Status(429, quoting)))
-        faults.add(Fault(provider=provider, endpoint="get", action=Drop(reset=True)))
+        faults.add(CallFault(provider=provider, endpoint="probe", action=Status(400, quoting)))
+        faults.add(CallFault(provider=provider, endpoint="upload_start", action=Status(500, quoting)))
+        faults.add(CallFault(provider=provider, endpoint="create", action=Status(429, quoting)))
+        faults.add(CallFault(provider=provider, endpoint="get", action=Drop(reset=True)))
     said: list[str] = []
     for _ in range(3):
         bench.service.world.advance(0)
@@ -157,7 +157,7 @@ def test_42_a_key_of_any_shape_from_a_file_is_masked(
     (bench.root / ".env").write_text(f"TOGETHER_API_KEY={key}\n", "utf-8")
     (bench.root / ".env").chmod(0o600)
     refused = Status(400, f"Invalid request by {key}")
-    bench.service.faults.add(Fault(provider="together", endpoint="create", action=refused))
+    bench.service.faults.add(CallFault(provider="together", endpoint="create", action=refused))
     halted = until(bench, 3)
     assert key not in halted.err
     assert "Invalid request by ***" in halted.err
@@ -189,7 +189,9 @@ def test_42_the_key_of_a_provider_that_is_not_used(
         (bench.root / ".env").write_text(f"TOGETHER_API_KEY='{key}'\n", "utf-8")
     else:
         monkeypatch.setenv("TOGETHER_API_KEY", key)
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(400, f"Invalid use of {key}")))
+    bench.service.faults.add(
+        CallFault(provider="gemini", endpoint="create", action=Status(400, f"Invalid use of {key}"))
+    )
     refused = tick(bench)
     assert "Invalid use of ***" in refused.err
     assert key not in refused.err
@@ -255,7 +257,7 @@ def test_38_a_clock_set_back_cannot_keep_a_lost_job_alive(
     bench = start(make_bench())
     jump = Jump(bench, monkeypatch)
     assert tick(bench).code == 0
-    bench.service.faults.add(Fault(endpoint="get", action=Status(404, "Not found."), times=5))
+    bench.service.faults.add(CallFault(endpoint="get", action=Status(404, "Not found."), times=5))
     jump.seconds = 7 * DAY
     assert tick(bench).code == 75
     jump.seconds = 0
@@ -278,7 +280,7 @@ def test_38_clock_jumps_while_a_create_is_unclear(
     """The job shows up in the listing after three minutes; no clock makes us buy another one before."""
     jump = Jump(bench, monkeypatch)
     late = LateCommit(seconds=180)
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=late))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=late))
     assert tick(bench).code == 75
     jump.seconds = seconds
     assert tick(bench, 60).code == 75
@@ -298,7 +300,7 @@ def test_38_a_clock_set_back_cannot_stretch_a_pause(
 ) -> None:
     """A back-off noted before the clock was set back by a week is over within the longest pause."""
     jump = Jump(bench, monkeypatch)
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota")))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     jump.seconds = 7 * DAY
     assert tick(bench).code == 75
     assert [wait["for"] for wait in bench.status()["waiting"]] == [Settings().gemini.models[0]]
@@ -348,7 +350,7 @@ SILENT = ["probe", "upload_start", "upload_data", "create", "get", "download"]
 def test_43_no_answer_at_all(provider: str, endpoint: str, expected: dict[str, bytes], make_bench: Make) -> None:
     """The server accepts and says nothing: one time-out later the command is over and the lock is free."""
     bench = start(make_bench(), "http_timeout_seconds = 0.3\n")
-    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=Hang(600), times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=Hang(600), times=0))
     assert met(bench, 1).code == 75
     assert bench.service.faults.struck() == 1, "asked again, and waited as long again"
     bench.service.faults.clear()
@@ -371,11 +373,11 @@ def test_43_an_answer_that_drips(
     provider: str, endpoint: str, expected: dict[str, bytes], make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No single read times out, and yet the whole must come to an end."""
-    monkeypatch.setattr(read_deadline, "PATIENCE", 0.1)
+    monkeypatch.setattr(read_deadline, "MAX_TIMEOUTS_PER_RESPONSE", 0.1)
     bench = start(make_bench(), "http_timeout_seconds = 5\n")
     if endpoint == "list":
-        bench.service.faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
-    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, action=DRIPPING[endpoint]))
+        bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+    bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=DRIPPING[endpoint]))
     result = met(bench, 1)
     if endpoint == "list":
         bench.service.world.advance(2000)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from batchgen import emulator
 from batchgen.cli.main import cli
 from batchgen.runtime.settings import Settings
-from batchgen.runtime.settings_file import tables
 from tests.support import fault_table
 from tests.support.bench import REPOSITORY
 
@@ -33,7 +32,7 @@ def test_readme_shows_the_defaults() -> None:
     (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
     shown = tomllib.loads(block)
     shown.pop("prices")
-    defaults = json.loads(json.dumps(tables(Settings())))
+    defaults = msgspec.json.decode(msgspec.json.encode(Settings()))
     for key, value in shown.items():
         if isinstance(value, dict):
             assert {name: defaults[key][name] for name in value} == value, key
@@ -56,13 +55,13 @@ def test_links_of_the_documents_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_map_shows_every_room_and_no_other() -> None:
+def test_the_map_shows_every_module_and_no_other() -> None:
     page = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
     (table,) = re.findall(r"## Where is what\n(.*?)\n## ", page, re.DOTALL)
     rows = [row.split("|")[2] for row in table.strip().splitlines()[2:]]
     shown = [name for row in rows for name in re.findall(r"`([\w/]+)`", row) if not name.endswith("/")]
     package = REPOSITORY / "batchgen"
-    rooms = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
-    assert sorted(shown) == sorted(str(room) for room in rooms if room.parts[0] not in {"local", "schemas"})
-    inside = set(re.findall(r"\w+", emulator.__doc__ or ""))
-    assert {room.name for room in rooms if room.parts[0] == "local"} <= inside
+    modules = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
+    assert sorted(shown) == sorted(str(module) for module in modules if module.parts[0] != "emulator")
+    listed = set(re.findall(r"\w+", emulator.__doc__ or ""))
+    assert {module.name for module in modules if module.parts[0] == "emulator"} <= listed

@@ -15,7 +15,7 @@ from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
 from batchgen.engine.session import Session
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
-from batchgen.runtime.settings import load
+from batchgen.runtime.settings import load_settings
 from tests.support.bench import Bench, seeds
 from tests.support.grown_run import grow
 
@@ -76,4 +76,4 @@ def problems(bench: Bench, path: Path) -> list[str]:
     store = Store.read(layout.store)
     assert store is not None
     with closing(store):
-        return list(verify_exports(path, Session(layout, load(bench.root), store, {})))
+        return list(verify_exports(path, Session(layout, load_settings(bench.root), store, {})))

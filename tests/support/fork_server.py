@@ -36,8 +36,7 @@ EFFECTS = {
 class Order(NamedTuple):
     """One command. `offset` is added to the clock; `crash` is a crash point.
 
-    `signal` ends the process after effect number `effect`; 0 lets it live. `sure`: so many batches of a model are
-    created before several are at once (None: as ever).
+    `signal` ends the process after effect number `effect`; 0 lets it live.
     """
 
     arguments: list[str]
@@ -46,7 +45,6 @@ class Order(NamedTuple):
     crash: str = ""
     effect: int = 0
     signal: int = signal.SIGKILL
-    sure: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -99,11 +97,10 @@ PAID_FOR_ONCE = (
     *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
     *("stamina", "logging", "zstandard", "polars"),
     *(f"batchgen.cli.{name}" for name in ("main", "commands.run", "commands.dataset", "commands.maintenance")),
-    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client", "fast_decoders")),
+    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client")),
     *(f"batchgen.engine.{name}" for name in ("tick", "collection.poll", "submission.submit")),
     *(f"batchgen.engine.settlement.{name}" for name in ("match", "swap_detection")),
     *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify")),
-    *(f"batchgen.runtime.{name}" for name in ("settings_file", "log_handlers")),
 )
 # Of google-genai: the models of the calls of nearly every tick, which pydantic otherwise completes at first use.
 MADE_WHEN_NEEDED = (
@@ -135,7 +132,6 @@ def _carry_out(order: dict[str, Any]) -> None:
     import stamina
 
     from batchgen.cli.main import main
-    from batchgen.engine.submission import sender
     from batchgen.runtime import clock
 
     for number, name in ((1, "out"), (2, "err")):
@@ -144,8 +140,6 @@ def _carry_out(order: dict[str, Any]) -> None:
     os.environ.update(order["environment"], BATCHGEN_CRASH=order["crash"])
     stamina.set_testing(True, attempts=3)
     setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
-    if order["sure"] is not None:
-        sender.SURE = order["sure"]
     if order["effect"]:
         _die_after(order["effect"], order["signal"])
     code: Any = 1

@@ -13,8 +13,8 @@ from typing import Any
 
 from batchgen import providers
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import rate
-from batchgen.providers.base import Access
+from batchgen.core.pricing import batch_rate
+from batchgen.providers.base import ConnectionOptions
 from tests.support.bench import Bench, Result, seeds
 from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger, undisturbed
 
@@ -90,9 +90,9 @@ def reach(scene: Scene, provider: str) -> None:
 
 def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]:
     """More jobs of a batch that is looked for, created by somebody else with the same call. Returns their ids."""
-    table, keys, made = providers.provider(row["provider"]), bench.environment, []
-    access = Access(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
-    with closing(table.connect(access)) as remote:
+    table, keys, made = providers.find_provider(row["provider"]), bench.environment, []
+    access = ConnectionOptions(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
+    with closing(providers.connect(table, access)) as remote:
         for _ in range(times):
             bench.service.world.advance(10)
             made.append(remote.create(model=row["model"], file_id=row["remote_file"], name=row["name"]))
@@ -126,7 +126,7 @@ def bill(bench: Bench) -> float:
     total = 0.0
     models = {row["name"]: row["model"] for row in ledger(bench).batches}
     for path in (bench.root / "results").rglob("*.jsonl"):
-        price = rate(models[path.name.split(".")[0]], {})
+        price = batch_rate(models[path.name.split(".")[0]], {})
         assert price is not None
         total += sum(price.usd(_usage(line)) for line in set(path.read_bytes().split(b"\n")))
     return round(total, 6)

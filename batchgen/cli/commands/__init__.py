@@ -1,1 +1,1 @@
-"""The commands, one room for each purpose. No logic: a command parses, calls one function, prints its value."""
+"""The commands, one module for each purpose. A command parses, calls one function and prints its value."""

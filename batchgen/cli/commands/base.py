@@ -1,4 +1,4 @@
-"""What every command shares: the options before it, a session under the root's lock, and how an answer is given."""
+"""What all commands share: global options, a session under the lock of the root, and printing an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchgen.cli.exit_status import tell
+from batchgen.cli.exit_status import print_troubles
 from batchgen.core.errors import BatchgenError, Locked, SetupError
 
 if TYPE_CHECKING:
@@ -20,87 +20,124 @@ if TYPE_CHECKING:
     from batchgen.runtime.settings import Settings
 
 
-class Context:
+class GlobalOptions:
     """The options before the command."""
 
     def __init__(self, root: Path, config: Path | None, *, verbose: bool, quiet: bool) -> None:
         self.root, self.config, self.verbose, self.quiet = root, config, verbose, quiet
 
     def settings(self) -> Settings:
-        from batchgen.runtime.settings import load
+        from batchgen.runtime.settings import load_settings
 
-        return load(self.root, self.config)
+        return load_settings(self.root, self.config)
 
 
 @contextmanager
-def working(context: Context, *, create: bool = False) -> Iterator[Session]:
-    """A session that holds the root's lock; only with `create` in a root that holds no run yet.
+def open_session(context: GlobalOptions, *, create: bool = False) -> Iterator[Session]:
+    """Open a session under the lock of the root. Only with `create` may the root have no run yet.
 
-    Raises Locked when another command has the lock, SetupError when nothing is prepared, NeedsPerson for a lost store.
+    At the end every recorded trouble is printed, and the worst is raised. Raises Locked if another command has the
+    lock, SetupError if nothing is prepared, NeedsPerson for a lost store.
     """
-    from batchgen.engine.session import Session
-    from batchgen.ledger.connection import translating
-    from batchgen.ledger.store import Store
-    from batchgen.runtime.files import Layout, exclusive
-    from batchgen.runtime.settings import environment
+    from batchgen.ledger.connection import translate_sqlite_errors
+    from batchgen.runtime.files import Layout, exclusive_lock, is_there
 
     settings, layout = context.settings(), Layout(context.root)
-    if not create and not layout.store.exists():
-        raise unprepared(layout.root)
-    with exclusive(layout), translating(layout.store):
-        new = not layout.store.exists()
-        session = Session(layout, settings, Store.open(layout.store), environment(context.root))
-        try:
-            yield session
-        finally:
-            unused = new and not session.store.fact("run")
-            session.close()
-            if unused:  # what would have filled it went wrong
-                layout.store.unlink(missing_ok=True)
+    if not create and not is_there(layout.store):
+        raise unprepared_error(layout.root)
+    with (
+        exclusive_lock(layout),
+        translate_sqlite_errors(layout.store),
+        _opened(layout, settings) as session,
+        print_troubles(session.troubles),
+        translate_sqlite_errors(layout.store),
+    ):
+        yield session
 
 
 @contextmanager
-def reading(context: Context) -> Iterator[Session]:
-    """A session that only reads, beside whoever holds the lock. Raises SetupError when nothing is prepared."""
+def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
+    """Open a session for writing. A new store is deleted again if an error leaves it without a run."""
     from batchgen.engine.session import Session
-    from batchgen.ledger.connection import translating
     from batchgen.ledger.store import Store
-    from batchgen.runtime.files import Layout
+    from batchgen.runtime.settings import read_environment
+
+    variables, new = read_environment(layout.root), not layout.store.exists()
+    unused = False
+    try:
+        with Session(layout, settings, Store.open(layout.store), variables) as session:
+            try:
+                yield session
+            except BaseException:
+                with suppress(Exception):  # the error is what the user must see, and not that the store cannot answer
+                    unused = new and not session.store.fact("run")
+                raise
+    finally:
+        if unused:
+            with suppress(OSError):
+                layout.store.unlink()
+
+
+@contextmanager
+def open_read_only_session(context: GlobalOptions) -> Iterator[Session]:
+    """Open a session that only reads, beside the command with the lock. Raises SetupError if nothing is prepared."""
+    from batchgen.engine.session import Session
+    from batchgen.ledger.connection import translate_sqlite_errors
+    from batchgen.ledger.store import Store
+    from batchgen.runtime.files import Layout, can_be_changed
 
     settings, layout = context.settings(), Layout(context.root)
-    with translating(layout.store):
+    with translate_sqlite_errors(layout.store):
         store = Store.read(layout.store)
-        if store is not None and store.is_copy:
+        if store is not None and store.is_copy and can_be_changed(layout):
             store.close()
-            store = _brought_up_to_date(layout)
+            store = _migrate_store(layout)
         if store is None:
-            raise unprepared(layout.root)
-        session = Session(layout, settings, store, {})
-        try:
-            prepared(session)
+            raise unprepared_error(layout.root)
+        with Session(layout, settings, store, {}) as session:
+            require_prepared(session)
             yield session
-        finally:
-            session.close()
 
 
-def _brought_up_to_date(layout: Layout) -> Store | None:
-    """The store of an older program, after what this one needs was added; a command at work has done that already."""
+@contextmanager
+def open_session_or_read(context: GlobalOptions) -> Iterator[Session]:
+    """Open a session in which no other command changes anything.
+
+    It has the lock of the root if this user may write there; otherwise it only reads (`store.is_read_only`). Raises
+    Locked if another command has the lock, SetupError if nothing is prepared.
+    """
+    from batchgen.runtime.files import Layout, can_be_changed, is_there, unchanging
+
+    layout = Layout(context.root)
+    if not is_there(layout.store) or can_be_changed(layout):
+        with open_session(context) as session:
+            require_prepared(session)
+            yield session
+    else:
+        with unchanging(layout), open_read_only_session(context) as session:
+            yield session
+
+
+def _migrate_store(layout: Layout) -> Store | None:
+    """Migrate the store of an older version, unless a command that runs now has done so."""
     from batchgen.ledger.store import Store
-    from batchgen.runtime.files import exclusive
+    from batchgen.runtime.files import exclusive_lock
 
-    with suppress(Locked), exclusive(layout):
+    with suppress(Locked), exclusive_lock(layout):
         Store.open(layout.store).close()
     return Store.read(layout.store)
 
 
-def prepared(session: Session) -> None:
+def require_prepared(session: Session) -> None:
     if not session.conversations:
-        raise unprepared(session.layout.root)
-    session.need_whole_store()
+        raise unprepared_error(session.layout.root)
+    session.require_complete_store()
 
 
-def wanted_steps(session: Session, stage: str | None, number: int | None) -> list[Step]:
-    """The steps of the run that `stage` and round `number` name, None any. Raises SetupError for a round it has not."""
+def select_steps(session: Session, stage: str | None, number: int | None) -> list[Step]:
+    """Return the steps of the run with this `stage` and round `number`; None means any. Raises SetupError for an
+    unknown round.
+    """
     rounds = session.settings.rounds
     if number is not None and number > rounds:
         raise SetupError(
@@ -109,39 +146,22 @@ def wanted_steps(session: Session, stage: str | None, number: int | None) -> lis
     return [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
 
 
-def unprepared(root: Path) -> BatchgenError:
-    from batchgen.runtime.files import Layout, lost_store
+def unprepared_error(root: Path) -> BatchgenError:
+    from batchgen.runtime.files import Layout, lost_store_error
 
-    if lost := lost_store(Layout(root)):
+    if lost := lost_store_error(Layout(root)):
         return lost
     return SetupError(f"Nothing is prepared in {root} yet.", do="Run: batchgen prepare --input aligner/aligner-20K")
 
 
-def output_path(_: click.Context, option: click.Parameter, value: str | None) -> Path | None:
-    """An option's path. Raises click.BadParameter for an empty one: a script's variable was not set."""
-    if value == "":
-        raise click.BadParameter("a path is wanted, not an empty text.", param=option)
-    return None if value is None else Path(value)
-
-
-def answer(value: Any, *, as_json: bool, text: str) -> None:
-    """The command's answer on stdout; nothing when there is nothing to tell (cron mails every line)."""
+def print_answer(value: Any, *, as_json: bool, text: str) -> None:
+    """Print the command's answer to stdout; print nothing if there is nothing to tell (cron mails every line)."""
     if as_json:
         import json
 
         click.echo(json.dumps(value, ensure_ascii=False))
     elif text:
         click.echo(text)
-
-
-def conclude(session: Session) -> None:
-    """Tell every trouble that did not stop the command, and leave with the status of the worst."""
-    worst = session.worst()
-    for trouble in session.troubles:
-        if trouble is not worst:
-            tell(trouble)
-    if worst is not None:
-        raise worst
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer as one JSON object.")

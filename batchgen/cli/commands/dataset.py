@@ -1,4 +1,4 @@
-"""The dataset: is it what it claims to be, how does it read, and in what form is it wanted?"""
+"""Commands for the dataset: verify, report, export."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from pathlib import Path
 
 import click
 
-from batchgen.cli.commands.base import Context, answer, json_option, output_path, prepared, reading, working
+from batchgen.cli.commands.base import (
+    GlobalOptions,
+    json_option,
+    open_read_only_session,
+    open_session_or_read,
+    print_answer,
+)
+from batchgen.cli.paths import UserPath
 
 
 class _FormatName(click.Choice[str]):
-    """The name of an export format. The names are read when they are wanted: the module that has them loads polars."""
+    """The name of an export format. The names are imported when needed: their module imports polars."""
 
     def __init__(self) -> None:
         super().__init__(())
@@ -23,39 +30,37 @@ class _FormatName(click.Choice[str]):
 
     @choices.setter
     def choices(self, names: tuple[str, ...]) -> None:
-        """Ignore what click sets."""
+        """Ignore the choices that click sets."""
 
 
 @click.command(short_help="Check the finished dataset, text by text, and its exports.")
 @json_option
 @click.pass_obj
-def verify(context: Context, *, as_json: bool) -> None:
+def verify(context: GlobalOptions, *, as_json: bool) -> None:
     """Check the finished dataset: schema, shape, and every text against the raw result line it came from.
 
     Exports are checked too, as long as they lie where they were written: each record against the store.
     """
-    from batchgen.dataset.round_files import catch_up
+    from batchgen.dataset.round_files import write_outdated_files
     from batchgen.dataset.verify import verify as run
 
-    with working(context) as session:
-        prepared(session)
-        catch_up(session)
-        found = run(session)
-        answer({"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well.")
+    with open_session_or_read(context) as session:
+        found = run(session, unchecked=write_outdated_files(session))
+        print_answer(
+            {"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well."
+        )
         if found:
             click.get_current_context().exit(1)
 
 
 @click.command(short_help="Write one HTML page about the run.")
-@click.option(
-    "--output", type=click.Path(), callback=output_path, help="An .html file. Default: ROOT/data/report.html."
-)
+@click.option("--output", type=UserPath(), help="An .html file. Default: ROOT/data/report.html.")
 @click.option(
     "--conversations", type=click.IntRange(min=1), default=2000, show_default=True, help="Most to read in the page."
 )
 @json_option
 @click.pass_obj
-def report(context: Context, output: Path | None, conversations: int, *, as_json: bool) -> None:
+def report(context: GlobalOptions, output: Path | None, conversations: int, *, as_json: bool) -> None:
     """Write one HTML page about the run: steps, cost, batches, lengths, flags, and the conversations to read.
 
     The page needs no network, neither when it is written nor when it is read. Works beside other commands.
@@ -67,18 +72,17 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
     from batchgen.reports.html.write import describe
     from batchgen.reports.html.write import report as run
 
-    with reading(context) as session:
+    with open_read_only_session(context) as session:
         path = output.absolute() if output else session.layout.data / "report.html"
         value, text = describe(run(session, path, conversations))
-        answer(value, as_json=as_json, text=text)
+        print_answer(value, as_json=as_json, text=text)
 
 
 @click.command(short_help="Write the finished dataset in a form that trainers read.")
 @click.option("--format", "form", type=_FormatName(), required=True, help="Who it is for.")
 @click.option(
     "--output",
-    type=click.Path(),
-    callback=output_path,
+    type=UserPath(),
     required=True,
     help="A .jsonl or .parquet file, or a folder.",
 )
@@ -88,7 +92,7 @@ def report(context: Context, output: Path | None, conversations: int, *, as_json
 @json_option
 @click.pass_obj
 def export(  # noqa: PLR0913 - one parameter an option
-    context: Context, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
+    context: GlobalOptions, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
 ) -> None:
     """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
 
@@ -99,11 +103,10 @@ def export(  # noqa: PLR0913 - one parameter an option
       batchgen export --format preference --output dpo --test-share 0.1 --flags drop:refusal:correction
       batchgen export --format parquet --output dialogues.parquet
     """
-    from batchgen.dataset.export import Options, describe
+    from batchgen.dataset.export import ExportOptions, describe
     from batchgen.dataset.export import export as run
 
-    options = Options(form, output.absolute(), flags, test_share, split_seed)
-    with working(context) as session:
-        prepared(session)
+    options = ExportOptions(form, output.absolute(), flags, test_share, split_seed)
+    with open_session_or_read(context) as session:
         value, text = describe(options, run(session, options))
-        answer(value, as_json=as_json, text=text)
+        print_answer(value, as_json=as_json, text=text)

@@ -1,13 +1,20 @@
-"""What a person does between ticks: try again, stop, tidy up, choose a model, mend the store, check the set-up."""
+"""Commands for a person between ticks: retry, cancel, clean, switch, rebuild, doctor."""
 
 from __future__ import annotations
 
 import click
 
-from batchgen.cli.commands.base import Context, answer, conclude, json_option, prepared, wanted_steps, working
+from batchgen.cli.commands.base import (
+    GlobalOptions,
+    json_option,
+    open_session,
+    print_answer,
+    require_prepared,
+    select_steps,
+)
 from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.outcomes import Reason
-from batchgen.core.wording import counted
+from batchgen.core.wording import pluralize
 from batchgen.runtime.settings import PROVIDERS
 
 REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
@@ -24,54 +31,54 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 )
 @json_option
 @click.pass_obj
-def retry(context: Context, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
+def retry(context: GlobalOptions, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
     """Make rejected conversations ready again, with all their attempts before them, and lift halts of their steps.
 
     \b
       batchgen retry --stage correction --reason truncated
     """
-    from batchgen.dataset.round_files import refresh
+    from batchgen.dataset.round_files import write_due_files
     from batchgen.engine.maintenance import retry as run
 
-    with working(context) as session:
-        prepared(session)
-        done = run(session, wanted_steps(session, stage, number), reason)
-        text = f"{counted(done.conversations, 'conversation')} ready again, {counted(done.halts, 'halt')} lifted."
-        answer(done._asdict(), as_json=as_json, text=text)
-        refresh(session)
+    with open_session(context) as session:
+        require_prepared(session)
+        done = run(session, select_steps(session, stage, number), reason)
+        text = f"{pluralize(done.conversations, 'conversation')} ready again, {pluralize(done.halts, 'halt')} lifted."
+        print_answer(done._asdict(), as_json=as_json, text=text)
+        write_due_files(session)
 
 
 @click.command()
 @json_option
 @click.pass_obj
-def cancel(context: Context, *, as_json: bool) -> None:
+def cancel(context: GlobalOptions, *, as_json: bool) -> None:
     """Ask the providers to stop every batch in flight. What they finished until then is still collected.
 
     What they did not finish is ready again: stop cron first, or the next `collect --advance` submits it.
     """
     from batchgen.engine.maintenance import cancel as run
 
-    with working(context) as session:
+    with open_session(context) as session:
         asked = run(session)
-        answer({"cancelled": asked}, as_json=as_json, text=f"{counted(asked, 'batch')}: cancellation asked for.")
-        conclude(session)
+        print_answer(
+            {"cancelled": asked}, as_json=as_json, text=f"{pluralize(asked, 'batch')}: cancellation asked for."
+        )
 
 
 @click.command()
 @json_option
 @click.pass_obj
-def clean(context: Context, *, as_json: bool) -> None:
+def clean(context: GlobalOptions, *, as_json: bool) -> None:
     """Delete input files and finished jobs at the providers. Touches nothing that this run did not create.
 
     Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
     """
     from batchgen.engine.maintenance import clean as run
 
-    with working(context) as session:
+    with open_session(context) as session:
         done = run(session)
-        text = f"{counted(done.files, 'input file')} and {counted(done.jobs, 'finished job')} deleted."
-        answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
-        conclude(session)
+        text = f"{pluralize(done.files, 'input file')} and {pluralize(done.jobs, 'finished job')} deleted."
+        print_answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
 
 
 @click.command(short_help="Ask another model from now on.")
@@ -79,7 +86,7 @@ def clean(context: Context, *, as_json: bool) -> None:
 @click.argument("model", required=False)
 @json_option
 @click.pass_obj
-def switch(context: Context, provider: str, model: str | None, *, as_json: bool) -> None:
+def switch(context: GlobalOptions, provider: str, model: str | None, *, as_json: bool) -> None:
     """Ask another model from now on: MODEL, or the next one of the provider's list that is served.
 
     A run stays with the model that it began with. When that model is gone its stages halt (status 3) until this
@@ -91,46 +98,48 @@ def switch(context: Context, provider: str, model: str | None, *, as_json: bool)
     """
     from batchgen.engine.maintenance import switch as run
 
-    with working(context) as session:
-        prepared(session)
+    with open_session(context) as session:
+        require_prepared(session)
         chosen = run(session, provider, model)
-        answer({"provider": provider, "model": chosen}, as_json=as_json, text=f"{provider}: {chosen} from now on.")
+        print_answer(
+            {"provider": provider, "model": chosen}, as_json=as_json, text=f"{provider}: {chosen} from now on."
+        )
 
 
 @click.command(short_help="Build a lost store again from what was sent and came back.")
 @json_option
 @click.pass_obj
-def rebuild(context: Context, *, as_json: bool) -> None:
+def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
     """Build a lost store again from `requests/` and `results/` alone. No network, nothing is paid.
 
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
     """
-    from batchgen.dataset.manifest import facts
+    from batchgen.dataset.manifest import read_facts
     from batchgen.engine.recovery.rebuild import rebuild as run
     from batchgen.runtime.files import Layout
 
-    facts(Layout(context.root))  # where a run never was, nothing is made
-    with working(context, create=True) as session:
+    read_facts(Layout(context.root))  # where a run never was, nothing is made
+    with open_session(context, create=True) as session:
         done = run(session)
-        text = f"{counted(done.conversations, 'conversation')}, {counted(done.settled, 'batch')} settled again"
+        text = f"{pluralize(done.conversations, 'conversation')}, {pluralize(done.settled, 'batch')} settled again"
         text += f", {done.open} whose end is not known (see status)." if done.open else "."
-        answer(done._asdict(), as_json=as_json, text=text)
+        print_answer(done._asdict(), as_json=as_json, text=text)
 
 
 @click.command(short_help="Check keys, addresses, models, limits and prices.")
 @json_option
 @click.pass_obj
-def doctor(context: Context, *, as_json: bool) -> None:
+def doctor(context: GlobalOptions, *, as_json: bool) -> None:
     """Check keys, addresses, proxy and CA, that each model is really served (a one-token call), limits and prices.
 
     \b
       batchgen doctor && batchgen submit --stage question
     """
-    from batchgen.cli.doctor import describe, examine, verdict
-    from batchgen.runtime.settings import environment
+    from batchgen.cli.doctor import check_setup, describe, first_problem
+    from batchgen.runtime.settings import read_environment
 
-    found = examine(context.settings(), environment(context.root), context.root)
-    answer(found, as_json=as_json, text=describe(found))
-    if problem := verdict(found):
+    found = check_setup(context.settings(), read_environment(context.root), context.root)
+    print_answer(found, as_json=as_json, text=describe(found))
+    if problem := first_problem(found):
         raise problem

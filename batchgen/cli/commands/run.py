@@ -1,4 +1,4 @@
-"""The run itself: prepare, look ahead, submit, collect, see where it stands and what it cost."""
+"""Commands for the run: prepare, estimate, submit, collect, run, status, receipt."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import click
 from click.core import ParameterSource
 
 from batchgen.cli.commands.base import (
-    Context,
-    answer,
-    conclude,
+    GlobalOptions,
     json_option,
-    prepared,
-    unprepared,
-    wanted_steps,
-    working,
+    open_session,
+    open_session_or_read,
+    print_answer,
+    require_prepared,
+    select_steps,
+    unprepared_error,
 )
+from batchgen.cli.paths import UserInput
 from batchgen.core.dialogue import FIRST_ROUND, Stage
-from batchgen.core.wording import counted, typed
+from batchgen.core.wording import as_invoked, pluralize
 from batchgen.runtime.streams import table_width
 
 if TYPE_CHECKING:
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--input", "source", default="aligner/aligner-20K", show_default=True, help="A file or a dataset id.")
+@click.option(
+    "--input",
+    "source",
+    type=UserInput(),
+    default="aligner/aligner-20K",
+    show_default=True,
+    help="A file or a dataset id.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="How many rows to draw.")
 @click.option("--all", "everything", is_flag=True, help="Take every row, in file order; not with --limit.")
 @click.option("--sample-seed", type=int, default=42, show_default=True, help="Seed of the random draw.")
@@ -44,30 +52,29 @@ def prepare(  # noqa: PLR0913 - one parameter an option
       batchgen prepare --input train.jsonl.xz --limit 200
       batchgen prepare --input aligner/aligner-20K --all
     """
-    from batchgen.dataset.prepare import Options, describe
+    from batchgen.dataset.prepare import PrepareOptions, describe
     from batchgen.dataset.prepare import prepare as run
 
     if everything and call.get_parameter_source("limit") is ParameterSource.COMMANDLINE:
         raise click.UsageError(f"--all takes every row, --limit {limit} does not: leave one of them out.", call)
-    options = Options(source, None if everything else limit, sample_seed, not no_shuffle)
-    with working(call.obj, create=True) as session:
+    options = PrepareOptions(source, None if everything else limit, sample_seed, not no_shuffle)
+    with open_session(call.obj, create=True) as session:
         done = run(session, options)
         value, text = describe(done)
-        answer(value, as_json=as_json, text=text)
+        print_answer(value, as_json=as_json, text=text)
 
 
 @click.command()
 @json_option
 @click.pass_obj
-def estimate(context: Context, *, as_json: bool) -> None:
+def estimate(context: GlobalOptions, *, as_json: bool) -> None:
     """Tokens, dollars and batches per step, before anything is paid. No network."""
     from batchgen.reports.estimate import describe
     from batchgen.reports.estimate import estimate as run
 
-    with working(context) as session:
-        prepared(session)
+    with open_session_or_read(context) as session:
         value, text = describe(session, run(session))
-        answer(value, as_json=as_json, text=text)
+        print_answer(value, as_json=as_json, text=text)
 
 
 @click.command(short_help="Send every conversation that is ready for a stage.")
@@ -76,7 +83,7 @@ def estimate(context: Context, *, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be sent and what it would cost; send nothing.")
 @json_option
 @click.pass_obj
-def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, as_json: bool) -> None:
+def submit(context: GlobalOptions, stage: str, number: int | None, *, dry_run: bool, as_json: bool) -> None:
     """Send every conversation that is ready for a stage: request files, uploads, batches.
 
     \b
@@ -86,24 +93,25 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
     from batchgen.engine.tick import submit_steps
     from batchgen.reports.dry_run import describe, preview
 
-    with working(context) as session:
-        prepared(session)
-        wanted = wanted_steps(session, stage, number)
+    with open_session(context) as session:
+        require_prepared(session)
+        wanted = select_steps(session, stage, number)
         if dry_run:
-            value, text = describe(preview(session, wanted), show_request=context.verbose)
-            answer(value, as_json=as_json, text=text)
+            value, text = describe(*preview(session, wanted), show_request=context.verbose)
+            print_answer(value, as_json=as_json, text=text)
             return
         sent = submit_steps(session, wanted)
-        answer({"submitted": sent}, as_json=as_json, text=f"{counted(sent, 'batch')} submitted." if sent else "")
+        print_answer(
+            {"submitted": sent}, as_json=as_json, text=f"{pluralize(sent, 'batch')} submitted." if sent else ""
+        )
         ready = any(session.store.ready_attempts(step) for step in wanted)
         if not sent and not session.troubles and not as_json:
             click.echo(
-                typed(f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for.")
+                as_invoked(f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for.")
                 if ready
                 else f"No conversation is ready for the {stage} stage.",
                 err=True,
             )
-        conclude(session)
 
 
 @click.command(short_help="Poll the batches in flight, and read what has ended.")
@@ -111,7 +119,7 @@ def submit(context: Context, stage: str, number: int | None, *, dry_run: bool, a
 @click.option("--wait", is_flag=True, help="Keep polling until nothing is in flight; with --advance until finished.")
 @json_option
 @click.pass_obj
-def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> None:
+def collect(context: GlobalOptions, *, advance: bool, wait: bool, as_json: bool) -> None:
     """Poll every batch in flight, read what has ended, write the round files.
 
     \b
@@ -119,92 +127,94 @@ def collect(context: Context, *, advance: bool, wait: bool, as_json: bool) -> No
     """
     from batchgen.engine.tick import tick
 
-    with working(context) as session:
-        prepared(session)
+    with open_session(context) as session:
+        require_prepared(session)
         if wait:
             _wait(session, context, advance=advance, as_json=as_json)
         else:
             done = tick(session, advance=advance)
-            text = f"{counted(done.collected, 'batch')} collected, {done.submitted} submitted." if done.moved else ""
-            answer(
+            text = (
+                f"{pluralize(done.collected, 'batch')} collected, {done.submitted} submitted."
+                if done.made_progress
+                else ""
+            )
+            print_answer(
                 {"collected": done.collected, "submitted": done.submitted, "written": [str(p) for p in done.written]},
                 as_json=as_json,
                 text=text,
             )
-        conclude(session)
 
 
 @click.command(short_help="Everything that is left to do, in the foreground.")
 @click.pass_obj
-def run(context: Context) -> None:
+def run(context: GlobalOptions) -> None:
     """Everything that is left to do, in the foreground (`prepare` must have run).
 
     Ctrl-C loses nothing: run it again, or let cron go on with `collect --advance`.
     """
-    with working(context) as session:
-        prepared(session)
+    with open_session(context) as session:
+        require_prepared(session)
         _wait(session, context, advance=True, as_json=False)
-        conclude(session)
 
 
-def _wait(session: Session, context: Context, *, advance: bool, as_json: bool) -> None:
-    from batchgen.engine.tick import wait
+def _wait(session: Session, context: GlobalOptions, *, advance: bool, as_json: bool) -> None:
+    from batchgen.engine.tick import tick_until_done
     from batchgen.ledger.status import status as read
-    from batchgen.reports.progress import showing, summary
+    from batchgen.reports.progress import show_progress, summary
     from batchgen.runtime import clock
 
     live = not context.quiet and bool(table_width(sys.stderr))
-    with showing(session, live=live) as show:
-        wait(session, advance=advance, sleep=clock.sleep, show=show)
+    with show_progress(session, live=live) as show:
+        tick_until_done(session, advance=advance, sleep=clock.sleep, show=show)
     value = read(session.store, session.settings, session.now(), ended=as_json)
-    answer(value, as_json=as_json, text=summary(value))
+    print_answer(value, as_json=as_json, text=summary(value))
 
 
 @click.command()
 @json_option
 @click.pass_obj
-def status(context: Context, *, as_json: bool) -> None:
+def status(context: GlobalOptions, *, as_json: bool) -> None:
     """Where every conversation and every batch is. Works beside other commands."""
-    from batchgen.ledger.connection import translating
+    from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.ledger.status import status as read
     from batchgen.ledger.store import Store
     from batchgen.reports.status_text import status_text
     from batchgen.runtime import clock
-    from batchgen.runtime.files import Layout, lost_store
+    from batchgen.runtime.files import Layout, lost_store_error
 
     path = Layout(context.root).store
-    with translating(path):
+    with translate_sqlite_errors(path):
         store = Store.read(path)
         value = read(store, context.settings(), clock.now(), ended=as_json)
-    if not value["conversations"] and (lost := lost_store(Layout(context.root))):
+    if not value["conversations"] and (lost := lost_store_error(Layout(context.root))):
         raise lost
     if not as_json and (columns := table_width(sys.stdout)):
-        from batchgen.reports.tables import show
+        from batchgen.reports.tables import print_status
 
-        show(value, columns)
+        print_status(value, columns)
     else:
-        answer(value, as_json=as_json, text=status_text(value))
+        print_answer(value, as_json=as_json, text=status_text(value))
 
 
 @click.command()
 @json_option
 @click.pass_obj
-def receipt(context: Context, *, as_json: bool) -> None:
+def receipt(context: GlobalOptions, *, as_json: bool) -> None:
     """What was really paid, per step and model, beside the estimate. Works beside other commands.
 
     The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
     """
     from batchgen.core.dialogue import steps
-    from batchgen.ledger.connection import translating
+    from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.ledger.receipt import receipt as read
     from batchgen.ledger.store import Store
     from batchgen.reports.status_text import receipt_text
     from batchgen.runtime.files import Layout
 
     path, settings = Layout(context.root).store, context.settings()
-    with translating(path):
+    with translate_sqlite_errors(path):
         store = Store.read(path)
         if store is None:
-            raise unprepared(context.root)
+            raise unprepared_error(context.root)
         value = read(store, settings, steps(settings.rounds))
-    answer(value, as_json=as_json, text=receipt_text(value))
+    print_answer(value, as_json=as_json, text=receipt_text(value))

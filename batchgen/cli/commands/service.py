@@ -1,4 +1,4 @@
-"""The local service, and the whole job on it."""
+"""Commands for the local service: serve and demo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from batchgen.cli.commands.base import Context
+from batchgen.cli.commands.base import GlobalOptions
+from batchgen.cli.paths import UserPath
 from batchgen.runtime.streams import table_width
 
 
@@ -16,7 +17,7 @@ from batchgen.runtime.streams import table_width
 @click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True)
 @click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Keep files and jobs here across restarts.")
+@click.option("--data-dir", type=UserPath(), help="Keep files and jobs here across restarts.")
 @click.option("--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least job duration.")
 @click.option(
     "--concurrency", type=click.IntRange(1, 4096), help="Rows asked at once.  [default: 64 of a server, 8 of smollm]"
@@ -42,9 +43,9 @@ def serve(**asked: Any) -> None:
 @click.command(short_help="The whole pipeline on example seeds: no key, no network.")
 @click.option("--conversations", type=click.IntRange(1, 36), default=10, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Its root.")
+@click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Its root.")
 @click.pass_obj
-def demo(context: Context, conversations: int, backend: str, output: Path) -> None:
+def demo(context: GlobalOptions, conversations: int, backend: str, output: Path) -> None:
     """The whole pipeline on shipped example seeds, through the local service: no key, no network.
 
     The text comes from a very small model (SmolLM2, 135 million parameters) and is for demonstration only.

@@ -1,7 +1,7 @@
-"""What may be wrong with a finished turn: flags, to be read, counted and filtered by. A flag rejects nothing by itself.
+"""Flag what may be wrong with a finished turn, for reading, counting and filtering. A flag rejects nothing by itself.
 
-A flag is a pure function of a frame of turns (schema TURNS, whole conversations in order, with the columns that
-`survey.Survey.measure` adds) and of the field it looks at; it gives one Boolean a turn. FLAGS lists them all.
+A flag is a pure function of a frame of turns (schema TURNS_SCHEMA, whole conversations in order, with the columns that
+`survey.Survey.add_context` adds) and of a field; it returns one Boolean per turn. FLAGS lists all flags.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Turn
-from batchgen.core.prompts import prompt
+from batchgen.core.prompts import build_prompt
 from batchgen.dataset.quality import patterns
 from batchgen.dataset.quality.similarity import (
-    RUN_BYTES,
-    WHOLE_BYTES,
+    ECHO_RUN_BYTES,
+    ECHO_WHOLE_TEXT_BYTES,
     drifts,
     echoes,
-    loops,
+    is_repetitive,
     nearly_equal,
-    plain,
+    normalized_words,
     same_question,
     scripts,
 )
 from batchgen.runtime.settings import RETRY_FLAGS
 
-TURNS = pl.Schema(
+TURNS_SCHEMA = pl.Schema(
     {"number": pl.Int64, "round": pl.Int64, "question": pl.String, "answer": pl.String, "correction": pl.String}
 )
 # Of the whole dataset: the first conversation that this one nearly copies, and the usual lengths of each field.
-CONTEXT = pl.Schema(
+CONTEXT_SCHEMA = pl.Schema(
     {
         "near_duplicate_of": pl.Int64,
         **{f"{field}_{end}": pl.Float64 for field in Turn._fields for end in ("least", "most")},
     }
 )
-ALL = Turn._fields
-TURN = ("",)  # a flag of the turn as a whole
-PAIRS = 10_000  # of turns of one conversation, that are compared at once
-LEAST_CLAUSE = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
+ALL_FIELDS = Turn._fields
+WHOLE_TURN = ("",)  # a flag of the turn as a whole
+MAX_PAIRS = 10_000  # of turns of one conversation, that are compared at once
+MIN_CLAUSE_CHARACTERS = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
 
 
 class Flag(NamedTuple):
-    """What a flag means in one line, where it looks, and how."""
+    """A flag: its meaning in one line, the fields it looks at, and its function."""
 
     meaning: str
     fields: tuple[str, ...]
     find: Callable[[pl.DataFrame, str], pl.Series]
 
 
-def table(conversations: Iterable[Conversation]) -> pl.DataFrame:
-    """Finished conversations as one row a turn (schema TURNS), in their order."""
+def turns_frame(conversations: Iterable[Conversation]) -> pl.DataFrame:
+    """Return finished conversations as one row per turn (schema TURNS_SCHEMA), in order."""
     rows = [(one.number, number, *turn) for one in conversations for number, turn in enumerate(one.turns, start=1)]
-    return pl.DataFrame(rows, schema=TURNS, orient="row")
+    return pl.DataFrame(rows, schema=TURNS_SCHEMA, orient="row")
 
 
-def labels(turns: pl.DataFrame) -> list[list[str]]:
-    """The labels of every turn, in row order: "name", or "name:field" where a flag looks at several fields."""
+def labels_by_turn(turns: pl.DataFrame) -> list[list[str]]:
+    """Return the labels of every turn, in row order: "name", or "name:field" if a flag has several fields."""
     found: list[list[str]] = [[] for _ in range(turns.height)]
     for label, (name, field) in LABELS.items():
         for row in FLAGS[name].find(turns, field).arg_true():
@@ -69,8 +69,8 @@ def labels(turns: pl.DataFrame) -> list[list[str]]:
     return found
 
 
-def expand(name: str) -> tuple[str, ...]:
-    """The labels that a user means by `name`: a flag in all its fields, or one label. () when there is no such flag."""
+def labels_for(name: str) -> tuple[str, ...]:
+    """Return the labels meant by `name`: a flag in all its fields, or one label; () if there is no such flag."""
     if name in LABELS:
         return (name,)
     return tuple(label for label, (flag, _) in LABELS.items() if flag == name)
@@ -80,12 +80,12 @@ def expand(name: str) -> tuple[str, ...]:
 
 
 def correction_equals_answer(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The correction is the answer, character for character. Nothing was wrong with it: 13.5 % of aligner-20K."""
+    """The correction equals the answer, character for character: true of 13.5 % of aligner-20K."""
     return turns[field] == turns["answer"]
 
 
 def correction_nearly_answer(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The correction differs from the answer in less than 5 % of its characters, but does differ."""
+    """The correction differs from the answer, but in less than 5 % of its characters."""
     return _series(map(nearly_equal, turns["answer"], turns[field]))
 
 
@@ -93,34 +93,34 @@ def correction_nearly_answer(turns: pl.DataFrame, field: str) -> pl.Series:
 
 
 def question_repeats(turns: pl.DataFrame, field: str) -> pl.Series:
-    """An earlier question of the same conversation, in the same words or nearly so."""
+    """The question repeats an earlier one of the same conversation, in the same words or nearly so."""
     return _series(
         any(same_question(question, before) for before in questions[:at])
-        for questions in _by_conversation(turns, field, plain)
+        for questions in _by_conversation(turns, field, normalized_words)
         for at, question in enumerate(questions)
     )
 
 
 def question_asks_nothing(turns: pl.DataFrame, field: str) -> pl.Series:
-    """No question mark of any script, no interrogative and no request. Seeds (round 1) may be statements."""
-    return _bought(turns) & ~turns[field].str.contains(patterns.ASKING)
+    """The question has no question mark, no interrogative and no request. Seeds (round 1) may be statements."""
+    return _is_model_written(turns) & ~turns[field].str.contains(patterns.ASKING)
 
 
 def question_offers(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The assistant speaks in the user's place and offers its help. Seeds (round 1) are left alone."""
-    return _bought(turns) & turns[field].str.contains(patterns.OFFER)
+    """The question offers help, as the assistant would, instead of asking. Seeds (round 1) are not checked."""
+    return _is_model_written(turns) & turns[field].str.contains(patterns.OFFER)
 
 
 # ---------------------------------------------------------------- any text
 
 
 def refusal(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The text begins like a refusal. Right where the question is harmful, a loss where it is not."""
+    """The text begins like a refusal. That is right for a harmful question, and a loss for others."""
     return turns[field].str.slice(0, patterns.REFUSAL_CHARACTERS).str.contains(patterns.REFUSAL)
 
 
 def language_drift(turns: pl.DataFrame, field: str) -> pl.Series:
-    """Another writing system than the seed turn's (question and correction). Languages of one script look alike."""
+    """Question or correction are in another writing system than the seed turn. Languages of one script look alike."""
     first = turns.filter(pl.col("round") == 1)
     seeds = dict(zip(first["number"], first["question"] + "\n" + first["correction"], strict=True))
     mixtures = {number: _seed_scripts(seed) for number, seed in seeds.items() if not seed.isascii()}
@@ -138,33 +138,37 @@ _seed_scripts = lru_cache(1024)(scripts)  # each field of a conversation is held
 
 
 def template_artefact(turns: pl.DataFrame, field: str) -> pl.Series:
-    """Markup of a chat template, a role or a label in front, "Here is the corrected answer", a left-over wrapper."""
+    """The text has chat template markup, a role or label in front, or an introduction like "Here is the corrected
+    answer".
+    """
     return turns[field].str.contains(patterns.TEMPLATE)
 
 
 def leaked_instruction(turns: pl.DataFrame, field: str) -> pl.Series:
-    """A sentence of our own prompts stands in the text."""
+    """The text has a sentence of our own prompts."""
     return turns[field].str.contains_any(_instructions(), ascii_case_insensitive=True)
 
 
 def degenerate_repetition(turns: pl.DataFrame, field: str) -> pl.Series:
     """The text repeats itself: it compresses more than six times, or one eight-word run fills a quarter of it."""
-    return _series(map(loops, turns[field]))
+    return _series(map(is_repetitive, turns[field]))
 
 
 def length_outlier(turns: pl.DataFrame, field: str) -> pl.Series:
-    """Much shorter or longer than usual for this round and field (3.5 robust deviations of the logarithm)."""
+    """The text is much shorter or longer than usual in its round and field (3.5 robust deviations of the log)."""
     length = turns[field].str.len_chars()
     return ((length < turns[f"{field}_least"]) | (length > turns[f"{field}_most"])).fill_null(value=False)
 
 
 def prompt_echo(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The text is, contains or quotes at length (120 bytes) what its writer was shown. The answer that a correction
-    corrects does not count, and neither do a question's predecessors: other flags compare those.
+    """The text is, contains or quotes at length (120 bytes) what its writer was shown.
+
+    The answer that a correction corrects does not count, nor do earlier questions for a question: other flags compare
+    those.
     """
     found = set[int]()
-    for some in _parts(turns.with_row_index("row")):
-        for row, text, source in _may_echo(some, field).iter_rows():
+    for some in _conversation_chunks(turns.with_row_index("row")):
+        for row, text, source in _echo_candidates(some, field).iter_rows():
             if row not in found and echoes(text, source):
                 found.add(row)
     return _series(row in found for row in range(turns.height))
@@ -182,47 +186,48 @@ def _series(values: Iterable[bool]) -> pl.Series:
     return pl.Series(list(values), dtype=pl.Boolean)
 
 
-def _bought(turns: pl.DataFrame) -> pl.Series:
-    """Turns that a model wrote: round 1 is the seed."""
+def _is_model_written(turns: pl.DataFrame) -> pl.Series:
+    """Return whether a model wrote the turn: round 1 is the seed."""
     return turns["round"] >= FIRST_ROUND
 
 
 def _by_conversation(turns: pl.DataFrame, field: str, change: Callable[[str], str]) -> Iterator[list[str]]:
-    """`field` of each conversation's turns."""
+    """Return `field` grouped by conversation."""
     rows = zip(turns["number"], turns[field], strict=True)
     for _, texts in groupby(rows, key=lambda row: row[0]):
         yield [change(text) for _, text in texts]
 
 
-def _parts(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """`turns` a few conversations at a time: the pairs of texts in one grow with the square of its rounds."""
+def _conversation_chunks(turns: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield `turns` a few conversations at a time: pairs of texts grow with the square of the rounds."""
     begins = turns.select((pl.col("number") != pl.col("number").shift()).fill_null(value=True).arg_true()).to_series()
     longest = max(turns["round"], default=1)
-    ends = [*begins[:: max(PAIRS // longest**2, 1)], turns.height]
+    ends = [*begins[:: max(MAX_PAIRS // longest**2, 1)], turns.height]
     for start, end in pairwise(ends):
         yield turns.slice(start, end - start)
 
 
-def _may_echo(turns: pl.DataFrame, field: str) -> pl.DataFrame:
-    """(row, text, source) where a text of `field` may echo a source that its writer was shown: `source` is short and
-    stands in `text`, or one of its blocks does. Whatever `echoes` finds is among them.
+def _echo_candidates(turns: pl.DataFrame, field: str) -> pl.DataFrame:
+    """Return (row, text, source) for each `field` text that may echo a source that its writer was shown.
+
+    The `source` is short and is in `text`, or one of its blocks is. All that `echoes` finds is among them.
     """
     texts = turns.select("row", "number", "round", pl.col(field).cast(pl.Binary).alias("text"))
     shown = pl.concat(
         turns.select("number", pl.col("round").alias("shown") + later, pl.col(name).cast(pl.Binary).alias("source"))
-        for name, later in _shown(field).items()
-    ).filter(pl.col("source").bin.size() >= WHOLE_BYTES)
+        for name, later in _shown_fields(field).items()
+    ).filter(pl.col("source").bin.size() >= ECHO_WHOLE_TEXT_BYTES)
     pairs = texts.join(shown, on="number", how="inner").filter(pl.col("shown") <= pl.col("round"))
-    last = pl.col("source").bin.size().cast(pl.Int64) - RUN_BYTES // 2
-    blocks = pairs.with_columns(pl.int_ranges(0, pl.max_horizontal(last, 0) + 1, RUN_BYTES // 2).alias("at")).explode(
-        "at"
-    )
-    found = blocks.filter(pl.col("text").bin.contains(pl.col("source").bin.slice(pl.col("at"), RUN_BYTES // 2)))
+    last = pl.col("source").bin.size().cast(pl.Int64) - ECHO_RUN_BYTES // 2
+    blocks = pairs.with_columns(
+        pl.int_ranges(0, pl.max_horizontal(last, 0) + 1, ECHO_RUN_BYTES // 2).alias("at")
+    ).explode("at")
+    found = blocks.filter(pl.col("text").bin.contains(pl.col("source").bin.slice(pl.col("at"), ECHO_RUN_BYTES // 2)))
     return found.unique(["row", "source"]).select("row", "text", "source")
 
 
-def _shown(field: str) -> Mapping[str, int]:
-    """What the writer of `field` was shown, but for what other flags compare: fields, and how many rounds later."""
+def _shown_fields(field: str) -> Mapping[str, int]:
+    """Return what the writer of `field` was shown and other flags do not compare: fields, and how many rounds later."""
     if field == Stage.QUESTION:
         return {"answer": 1, "correction": 1}
     if field == Stage.ANSWER:
@@ -232,19 +237,19 @@ def _shown(field: str) -> Mapping[str, int]:
 
 @cache
 def _instructions() -> list[str]:
-    """Sentences and clauses of the system prompts that nobody else would write."""
+    """Return sentences and clauses of the system prompts that nobody else would write."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
     said = " ".join(
-        prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
+        build_prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
         for stage in Stage
     )
     unmeasured = re.sub(r",? in about \d+ characters", ".", said)
     parts = [*unmeasured.split("."), *re.split("[.:;]", unmeasured)]
-    return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= LEAST_CLAUSE})
+    return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= MIN_CLAUSE_CHARACTERS})
 
 
 def _flag(find: Callable[[pl.DataFrame, str], pl.Series], meaning: str, *fields: str) -> tuple[str, Flag]:
-    """A flag with its name. A flag for which `retry_flags` can be set looks at the stages that the settings list."""
+    """Build a flag with its name. A flag that `retry_flags` can name looks at the stages that the settings list."""
     name = find.__name__
     asked_again = (stage.value for stage in STAGES if name in RETRY_FLAGS[stage])
     return name, Flag(meaning, fields or tuple(asked_again), find)
@@ -262,9 +267,9 @@ FLAGS: Mapping[str, Flag] = dict(
         _flag(template_artefact, "chat markup, a role, a label or a wrapper was left in the text"),
         _flag(leaked_instruction, "the text holds a sentence of the prompts"),
         _flag(degenerate_repetition, "the text repeats itself over and over"),
-        _flag(length_outlier, "far shorter or longer than usual for its round and field", *ALL),
+        _flag(length_outlier, "far shorter or longer than usual for its round and field", *ALL_FIELDS),
         _flag(prompt_echo, "the text is or quotes at length what its writer was shown"),
-        _flag(near_duplicate, "the conversation nearly copies an earlier one", *TURN),
+        _flag(near_duplicate, "the conversation nearly copies an earlier one", *WHOLE_TURN),
     ]
 )
 LABELS: Mapping[str, tuple[str, str]] = {

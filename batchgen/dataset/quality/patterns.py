@@ -1,7 +1,6 @@
-"""The wording that quality flags look for, in English and Chinese. Only constants, in the dialect of Rust's `regex`.
+"""Patterns that quality flags look for, in English and Chinese. Constants, in the syntax of Rust's `regex` crate.
 
-They are meant to be precise rather than complete: a flag that is raised for every second good text is no use to
-anybody.
+They prefer precision to recall: a flag on every second good text would be useless.
 """
 
 # ruff: noqa: RUF001 - Chinese punctuation is meant
@@ -10,9 +9,9 @@ from __future__ import annotations
 
 # `\b` as what may be consumed on that side of a word, which comes to the same where it is only asked whether a text
 # matches: the quick automaton of `regex` gives `\b` up at the first character beyond ASCII.
-START = r"(?:^|\W)"
-END = r"(?:\W|$)"
-GAP = r"(?:\W|\W.{0,78}\W)"  # \b.{0,80}\b between two words
+WORD_START = r"(?:^|\W)"
+WORD_END = r"(?:\W|$)"
+WORD_GAP = r"(?:\W|\W.{0,78}\W)"  # \b.{0,80}\b between two words
 
 _NOT = r"(?:can(?:no|['’])?t|cannot|unable|not able|won['’]t|will not|not (?:comfortable|possible|appropriate))"
 _SORRY = r"(?:i(?:['’]?m| am) (?:\w+ )?sorry|sorry|unfortunately|(?:my )?apologies|i apologi[sz]e|i understand)"
@@ -24,10 +23,10 @@ _HELP = (
 # A refusal says so at its beginning; the same words further down are usually part of an answer.
 REFUSAL_CHARACTERS = 160
 REFUSAL = (
-    rf"(?is)^\W*{_SORRY}{GAP}{_NOT}{END}"
-    rf"|{START}I(?:['’]m| am)? {_NOT} (?:to |be able to )?{_HELP}{END}"
-    rf"|{START}as an? (?:AI|artificial intelligence|(?:large )?language model){GAP}"
-    rf"(?:{_NOT}|(?:don['’]t|do not) (?:have the ability|{_HELP})){END}"
+    rf"(?is)^\W*{_SORRY}{WORD_GAP}{_NOT}{WORD_END}"
+    rf"|{WORD_START}I(?:['’]m| am)? {_NOT} (?:to |be able to )?{_HELP}{WORD_END}"
+    rf"|{WORD_START}as an? (?:AI|artificial intelligence|(?:large )?language model){WORD_GAP}"
+    rf"(?:{_NOT}|(?:don['’]t|do not) (?:have the ability|{_HELP})){WORD_END}"
     r"|^\W*(?:非常|很|十分)?(?:抱歉|对不起|不好意思|遗憾).{0,40}(?:不能|无法|没办法|不便|不可以|不会)"
     r"|我(?:不能|无法|没有办法|没办法|不会|不便)(?:帮|为|提供|回答|协助|支持|满足|参与|讨论|生成|给|执行)"
     r"|作为(?:一个|一名|一款)?(?:AI|人工智能|(?:大型)?语言模型)[^。，\n]{0,12}，我?[^。，\n]{0,12}(?:不能|无法|不会)"
@@ -35,12 +34,14 @@ REFUSAL = (
 
 # The assistant's voice in the user's place.
 OFFER = (
-    rf"(?i){START}(?:would|do) you (?:like|want|prefer|need) me to{END}"
-    rf"|{START}would you like (?:(?:some|more|any|additional|further|to know) )+"
-    rf"|{START}let me know if{END}|{START}(?:feel free to|don['’]t hesitate to) (?:ask|reach|contact){END}"
-    rf"|{START}i(?:['’]d| would) be (?:happy|glad) to (?:help|assist|provide|explain|share|give|offer){END}"
-    rf"|{START}how (?:can|may) i (?:help|assist) you{END}|{START}is there anything else (?:you|i can){END}"
-    rf"|{START}i can (?:help|assist|provide) you{END}"
+    rf"(?i){WORD_START}(?:would|do) you (?:like|want|prefer|need) me to{WORD_END}"
+    rf"|{WORD_START}would you like (?:(?:some|more|any|additional|further|to know) )+"
+    rf"|{WORD_START}let me know if{WORD_END}"
+    rf"|{WORD_START}(?:feel free to|don['’]t hesitate to) (?:ask|reach|contact){WORD_END}"
+    rf"|{WORD_START}i(?:['’]d| would) be (?:happy|glad) to (?:help|assist|provide|explain|share|give|offer){WORD_END}"
+    rf"|{WORD_START}how (?:can|may) i (?:help|assist) you{WORD_END}"
+    rf"|{WORD_START}is there anything else (?:you|i can){WORD_END}"
+    rf"|{WORD_START}i can (?:help|assist|provide) you{WORD_END}"
     r"|需要我们?[^，。？！?]{0,12}?(?:您|你|提供|解释|推荐|介绍|列|详细|进一步|继续|帮|举|整理|生成|写|再|说明|分享)"
     r"[^。？！?]{0,40}[吗么]"
     r"|要不要我(?:们)?(?:为|帮|给|再|继续|来)|(?:想|希望|要)(?:让)?我(?:们)?(?:为|帮|给)(?:您|你)"
@@ -51,15 +52,16 @@ OFFER = (
 
 # U+037E is the Greek question mark; the others are Arabic, Armenian, Ethiopic, Limbu, Vai and typographic ones.
 _QUESTION_MARK = "[?？¿؟\u037e՞፧᥅⁇⁈⁉‽⸮꘏︖﹖]"
-_START = r"(?:^|[.!,:;\n]\s*)(?:(?:and|so|then|now|but|also|well|ok|okay|yes|no|thanks)[,!.]* )*"
+_SENTENCE_START = r"(?:^|[.!,:;\n]\s*)(?:(?:and|so|then|now|but|also|well|ok|okay|yes|no|thanks)[,!.]* )*"
 ASKING = (
     rf"(?i){_QUESTION_MARK}"
-    rf"|{START}(?:what|how|why|when|where|who|whom|whose|which|please|wonder(?:ing)?|curious){END}"
-    rf"|{_START}(?:can|could|would|should|shall|will|do|does|did|is|are|am|was|were|may|might|have|has)(?:n['’]t)?"
-    rf" (?:i|you|we|they|he|she|it|there|this|that|these|those|the|a|an|my|your|any|some){END}"
-    rf"|{_START}(?:tell|explain|describe|give|show|list|name|help|suggest|recommend|compare|elaborate|clarify|write"
-    rf"|share|define|summari[sz]e|translate|provide|walk|teach|let['’]s|go on|continue){END}"
-    rf"|{START}i(?:['’]d| would)? (?:want|need|like|love)(?: you)?(?: to)? (?:know|hear|see|understand|learn|more){END}"
+    rf"|{WORD_START}(?:what|how|why|when|where|who|whom|whose|which|please|wonder(?:ing)?|curious){WORD_END}"
+    rf"|{_SENTENCE_START}(?:can|could|would|should|shall|will|do|does|did|is|are|am|was|were|may|might|have|has)(?:n['’]t)?"
+    rf" (?:i|you|we|they|he|she|it|there|this|that|these|those|the|a|an|my|your|any|some){WORD_END}"
+    rf"|{_SENTENCE_START}(?:tell|explain|describe|give|show|list|name|help|suggest|recommend|compare|elaborate|clarify|write"
+    rf"|share|define|summari[sz]e|translate|provide|walk|teach|let['’]s|go on|continue){WORD_END}"
+    rf"|{WORD_START}i(?:['’]d| would)? (?:want|need|like|love)(?: you)?(?: to)?"
+    rf" (?:know|hear|see|understand|learn|more){WORD_END}"
     r"|什么|怎|为何|如何|哪|谁|多少|几(?:个|种|天|次|点|岁|年|月|号|步)|是否|吗|呢|何时|何处|何种|[么]\W*$"
     r"|能不能|可不可以|会不会|有没有|是不是|要不要|请|帮我|告诉我|解释|介绍|说明|举例|举个|推荐|想知道|想了解"
     r"|^(?:用.{1,16}?)?(?:查|写|编写|列|总结|翻译|分析|比较|生成|继续|展开|详细|说说|谈谈|讲|教|给我)"
@@ -78,10 +80,13 @@ TEMPLATE = "|".join(
     (
         r"(?is)</?think(?:ing)?>|<\|[^|>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>",
         r"^\s*<s>|</s>\s*$",
-        rf"{START}BEGINNING OF CONVERSATION:|(?m:^#{{2,4}} ?(?:instruction|response|input|assistant):)",
+        rf"{WORD_START}BEGINNING OF CONVERSATION:|(?m:^#{{2,4}} ?(?:instruction|response|input|assistant):)",
         rf"^[\s*#]*{_ROLE}[ *]*[:：]|(?m:^[ \t*#]*assistant[ \t*]*:)",
         rf"^[\s*#]*{_LABEL}[ *]*[:：]",
-        rf"{START}(?:here(?:['’]s| is)|below is) {_ONE} (?:\w+ )?{_EDITED} (?:\w+ )?(?:answer|version|response){END}",
+        (
+            rf"{WORD_START}(?:here(?:['’]s| is)|below is) {_ONE} (?:\w+ )?{_EDITED}"
+            rf" (?:\w+ )?(?:answer|version|response){WORD_END}"
+        ),
         r"(?:修改|改进|修正|更正|优化|润色|纠正)(?:过)?后的(?:回答|答案|版本|回复)",
         r"^\s*```(?:json|markdown|md|te?xt|plaintext)?[ \t]*\n(?:[^`]|`[^`]|``[^`])*```\s*$",
         r'^\s*\{\s*"(?:question|answer|correction|response|text|reply|content)"\s*:',

@@ -1,107 +1,104 @@
-"""What only the whole dataset can tell: usual lengths, near-duplicate conversations, and which belong together.
+"""Measure the whole dataset: usual lengths, near-duplicate conversations, and groups that a split must keep together.
 
-One pass over frames of turns, in seed order, and a second look at the few that may be near-duplicates. What is kept of
-a conversation is hashes of its bands, in a file; a split needs a hash of its question, too. Lengths are counted.
+Reads frames of turns once, in seed order, and the few possible near-duplicates again. In memory are the band hashes of
+each conversation, for a split also a hash of its question, and counts of lengths.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from hashlib import blake2b
-from itertools import chain
 from typing import NamedTuple
 
 import polars as pl
 
 from batchgen.core.dialogue import Turn
-from batchgen.dataset.quality.near_duplicates import Bands, band_hashes, copies
-from batchgen.dataset.quality.similarity import main_script, plain
-from batchgen.runtime.worker_process import spread
+from batchgen.dataset.quality.near_duplicates import BandIndex, band_hashes, find_near_duplicates
+from batchgen.dataset.quality.similarity import main_script, normalized_words
+from batchgen.runtime.worker_process import parallel_map
 
-OUTLYING = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
-LEAST_DEVIATION = 0.2  # of the natural logarithm: what lies within a factor of two of the median is never an outlier
-LEAST_LENGTHS = 20
+OUTLIER_DEVIATIONS = 3.5  # Iglewicz and Hoaglin's cut for the modified z-score
+MIN_DEVIATION = 0.2  # of the natural logarithm: what lies within a factor of two of the median is never an outlier
+MIN_TEXTS = 20
 MAD_TO_DEVIATION = 1.4826
 
 
 class Survey(NamedTuple):
-    """What a dataset is like as a whole.
+    """What was measured over a whole dataset.
 
-    `lengths` has the usual lengths per round; `copies` maps a conversation to the first one that it nearly copies;
-    `together` has (number, group): conversations that share their seed question or nearly copy each other are one
-    group (nothing where no groups were wanted); `scripts` counts conversations by the writing system of their seed.
+    `lengths` has the usual lengths per round. `copies` has (number, near_duplicate_of): a conversation and the first
+    one it nearly copies. `together` has (number, group): conversations with the same seed question, or that nearly copy
+    each other, are one group (empty if no groups were wanted). `scripts` counts conversations by the writing system of
+    their seed.
     """
 
     lengths: pl.DataFrame
-    copies: Mapping[int, int]
+    copies: pl.DataFrame
     together: pl.DataFrame
     scripts: Mapping[str, int]
 
-    def measure(self, turns: pl.DataFrame) -> pl.DataFrame:
-        """`turns` with the columns of quality.CONTEXT."""
-        numbers = turns["number"].unique()
-        found = {number: original for number in numbers if (original := self.copies.get(number)) is not None}
-        copied = pl.DataFrame(
-            {"number": found.keys(), "near_duplicate_of": found.values()},
-            schema={"number": pl.Int64, "near_duplicate_of": pl.Int64},
-        )
+    def add_context(self, turns: pl.DataFrame) -> pl.DataFrame:
+        """Return `turns` with the columns of flags.CONTEXT_SCHEMA."""
+        # A frame of turns holds consecutive numbers, and there may be many copies.
+        copied = self.copies.filter(pl.col("number").is_between(turns["number"].min(), turns["number"].max()))
         return turns.join(copied, on="number", how="left", validate="m:1", maintain_order="left").join(
             self.lengths, on="round", how="left", validate="m:1", maintain_order="left"
         )
 
 
-Again = Callable[[pl.Series], Iterable[pl.DataFrame]]
+ReadAgain = Callable[[pl.Series], Iterable[pl.DataFrame]]
 
 
-def survey(chunks: Iterable[pl.DataFrame], again: Again | None = None, *, groups: bool = True) -> Survey:
-    """Look at every turn. A chunk holds whole conversations (schema quality.TURNS).
+def survey(chunks: Iterable[pl.DataFrame], again: ReadAgain | None = None, *, groups: bool = True) -> Survey:
+    """Measure every turn. A chunk has whole conversations (schema flags.TURNS_SCHEMA).
 
-    `again` gives some conversations once more, by their numbers, in the same order; without it, `chunks` are iterated
+    `again` yields some conversations again, by their numbers, in the same order; without it, `chunks` are iterated
     again.
     """
-    lengths, asked, scripts = _Lengths(), _Asked(), Counter[str]()
-    with Bands() as bands:
-        for turns, hashes in spread(band_hashes, chunks):
-            lengths.learn(turns)
-            bands.learn(hashes)
-            first = turns.filter(pl.col("round") == 1)
-            if groups:
-                asked.learn(first)
-            scripts.update(main_script(question) or "other" for question in first["question"])
-        found = copies(chain.from_iterable(map(again or partial(_among, chunks), bands.shared())))
-    return Survey(lengths.usual(), found, asked.together(found), scripts)
+    lengths, asked, scripts = _LengthCounts(), _ConversationGroups(), Counter[str]()
+    bands = BandIndex()
+    for turns, hashes in parallel_map(band_hashes, chunks):
+        lengths.learn(turns)
+        bands.learn(hashes)
+        first = turns.filter(pl.col("round") == 1)
+        if groups:
+            asked.learn(first)
+        scripts.update(main_script(question) or "other" for question in first["question"])
+    suspects = bands.candidates()
+    del bands
+    found = find_near_duplicates(again(suspects) if again else _filter_turns(chunks, suspects))
+    return Survey(lengths.usual_bounds(), found, asked.together(found), scripts)
 
 
-def _among(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterable[pl.DataFrame]:
+def _filter_turns(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterable[pl.DataFrame]:
     wanted = numbers.implode()
     return (turns.filter(pl.col("number").is_in(wanted)) for turns in chunks)
 
 
-class _Asked:
-    """Which conversations belong together. A group is called by its smallest number."""
+class _ConversationGroups:
+    """Groups of conversations that belong together. The name of a group is its smallest number."""
 
     def __init__(self) -> None:
         self._chunks: list[pl.DataFrame] = []
 
     def learn(self, first: pl.DataFrame) -> None:
-        """See the first turns of some conversations."""
-        asked = [_digest(plain(question)) for question in first["question"]]
+        """Add the first turns of some conversations."""
+        asked = [_digest(normalized_words(question)) for question in first["question"]]
         self._chunks.append(first.select("number", pl.Series("asked", asked, dtype=pl.UInt64)))
 
-    def together(self, copied: Mapping[int, int]) -> pl.DataFrame:
-        """(number, group): those that began with the same question, or of which one nearly copies the other."""
+    def together(self, copied: pl.DataFrame) -> pl.DataFrame:
+        """Return (number, group): conversations with the same first question, or one nearly a copy of the other."""
         if not self._chunks:
             return pl.DataFrame(schema={"number": pl.Int64, "group": pl.Int64})
         every = pl.concat(self._chunks).select("number", pl.col("number").min().over("asked").alias("group"))
-        if not copied:
+        if copied.is_empty():
             return every
-        involved = pl.Series([*copied.keys(), *copied.values()], dtype=pl.Int64).implode()
+        involved = pl.concat([copied["number"], copied["near_duplicate_of"]]).implode()
         few = every.filter(pl.col("number").is_in(involved))
         group_of = dict(zip(few["number"], few["group"], strict=True))
-        groups = _Groups()
-        for number, original in copied.items():
+        groups = _DisjointSets()
+        for number, original in copied.iter_rows():
             groups.join(group_of[number], group_of[original])
         changed = {group: groups.find(group) for group in {*group_of.values()}}
         old, new = (pl.Series(values, dtype=pl.Int64) for values in (changed.keys(), changed.values()))
@@ -112,8 +109,8 @@ def _digest(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
-class _Groups:
-    """Disjoint sets, each called by its smallest member."""
+class _DisjointSets:
+    """Disjoint sets, each named by its smallest member."""
 
     def __init__(self) -> None:
         self._parents: dict[int, int] = {}
@@ -129,8 +126,8 @@ class _Groups:
             self._parents[second] = first
 
 
-class _Lengths:
-    """How many texts of a round and field have how many characters."""
+class _LengthCounts:
+    """Counts of texts by round, field and number of characters."""
 
     def __init__(self) -> None:
         self._counts = pl.DataFrame(
@@ -144,8 +141,10 @@ class _Lengths:
         counted = found.with_columns(pl.lit(1, pl.Int64).alias("texts"))
         self._counts = pl.concat([self._counts, counted]).group_by("round", "field", "length").agg(pl.sum("texts"))
 
-    def usual(self) -> pl.DataFrame:
-        """Per round, the least and most characters that are no outlier in each field; null where there are too few."""
+    def usual_bounds(self) -> pl.DataFrame:
+        """Return, per round and field, the least and most characters that are not outliers; null if there are too few
+        texts.
+        """
         logarithms = self._counts.with_columns((pl.col("length") + 1).log())
         found = logarithms.select("round").unique().sort("round")
         for field in Turn._fields:
@@ -155,12 +154,15 @@ class _Lengths:
 
 
 def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
-    """The lengths beyond which a value lies more than OUTLYING robust deviations from the median of its group."""
+    """Return the lengths beyond which a value is an outlier.
+
+    These are more than OUTLIER_DEVIATIONS robust deviations away from the median of their group.
+    """
     logarithm, texts = pl.col("length"), pl.col("texts")
     middle = _median(logarithm, texts)
     deviation = _median((logarithm - middle).abs(), texts) * MAD_TO_DEVIATION
-    reach = OUTLYING * pl.max_horizontal(deviation, LEAST_DEVIATION)
-    enough = pl.when(texts.sum() >= LEAST_LENGTHS)
+    reach = OUTLIER_DEVIATIONS * pl.max_horizontal(deviation, MIN_DEVIATION)
+    enough = pl.when(texts.sum() >= MIN_TEXTS)
     return (
         enough.then((middle - reach).exp() - 1).alias(f"{field}_least"),
         enough.then((middle + reach).exp() - 1).alias(f"{field}_most"),
@@ -168,16 +170,17 @@ def _bounds(field: str) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _median(value: pl.Expr, times: pl.Expr) -> pl.Expr:
-    """The median of values that stand for so many each."""
+    """Return the median of values with counts."""
     ordered, until = value.sort(), times.sort_by(value).cum_sum()
     lower = ordered.filter(until > (times.sum() - 1) // 2).first()
     upper = ordered.filter(until > times.sum() // 2).first()
     return (lower + upper) / 2
 
 
-def held_out(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
-    """The conversations of the test split: whole groups, in an order that only `seed` and their ids decide, until
-    `share` of all conversations is reached. At least one group goes to each side; a single one cannot be split.
+def choose_test_conversations(together: pl.DataFrame, share: float, seed: int) -> frozenset[int]:
+    """Return the conversations of the test split: whole groups, until `share` of all conversations is reached.
+
+    The order depends only on `seed` and the ids. Each side gets at least one group; a single group cannot be split.
     """
     sizes = together.group_by("group").agg(pl.len().alias("size")).sort("group")
     drawn = [_digest(f"{seed}/{group}") for group in sizes["group"]]

@@ -1,1 +1,1 @@
-"""What writes the texts of the local service, and how it is kept busy."""
+"""Backends that write the texts of the local service, and the threads that call them."""

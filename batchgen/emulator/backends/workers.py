@@ -1,4 +1,4 @@
-"""Threads that keep a slow backend busy, and take back what it was too busy for."""
+"""Threads that send rows to a slow backend, and send refused rows again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from batchgen.emulator.backends.builtin import BackendBusy
 from batchgen.emulator.backends.throttle import Throttle
-from batchgen.emulator.engine import FORMATS, answer_row, settle, settle_job, wanted
+from batchgen.emulator.engine import FORMATS, advance_job, advance_jobs, answer_row, rows_to_answer
 from batchgen.emulator.protocols.row_format import Row
 from batchgen.emulator.state import Job, Progress, World
 
 IDLE_SECONDS = 0.5  # how often an idle worker looks at the clock
-MOST_TRIES = 10  # of a row at a server that is busy; then the row fails as the provider's rows do
+MAX_TRIES = 10  # of a row at a server that is busy; then the row fails as the provider's rows do
 
 
 class Task(NamedTuple):
-    """One row for a worker; `tries` counts the refusals so far."""
+    """One row for a worker; `tries` counts its refusals."""
 
     job: Job
     row: int
@@ -27,8 +27,10 @@ class Task(NamedTuple):
 
 
 def next_task(world: World) -> Task | None:
-    """The next row that is due again or that nobody has taken yet, of the oldest job. Hold the world's lock."""
-    settle(world)
+    """Return the next row that is due again or not taken yet, of the oldest job. The caller holds the lock of the
+    world.
+    """
+    advance_jobs(world)
     now = world.now()
     for job in world.active_jobs():
         if job.phase != "running" and not (job.phase == "cancelling" and job.plan.cancel == "late"):
@@ -40,16 +42,16 @@ def next_task(world: World) -> Task | None:
             task = Task(job, index, progress.lines[index], tries)
             heapq.heappop(progress.again)
             return task
-        while (index := progress.taken) < wanted(job):
+        while (index := progress.next_index) < rows_to_answer(job):
             fresh = None if index in progress.answers else Task(job, index, progress.lines[index])
-            progress.taken += 1
+            progress.next_index += 1
             if fresh is not None:
                 return fresh
     return None
 
 
 class Workers:
-    """As many threads as the backend takes rows at once; a throttle says how many of them may ask."""
+    """As many threads as the backend accepts rows at once; a throttle says how many of them may send."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -63,7 +65,7 @@ class Workers:
             thread.start()
 
     def stop(self, patience_seconds: float = 30.0) -> None:
-        """Let rows under way come to their end; no new ones are taken."""
+        """Finish the rows that are being answered; take no new ones."""
         with self._world.wake:
             self._stopping = True
             self._world.wake.notify_all()
@@ -74,11 +76,11 @@ class Workers:
 
     def _work(self) -> None:
         while not self._stopping:
-            task = self._take()
+            task = self._wait_for_task()
             if task is not None:
-                self._do(task)
+                self._answer_task(task)
 
-    def _take(self) -> Task | None:
+    def _wait_for_task(self) -> Task | None:
         world = self._world
         with world.wake:
             task = self._next() if self.throttle.may_ask(world.now()) and not self._stopping else None
@@ -95,32 +97,32 @@ class Workers:
             self._world.log(f"the disk refused: {error}")
             return None
 
-    def _do(self, task: Task) -> None:
+    def _answer_task(self, task: Task) -> None:
         world = self._world
         form = FORMATS[task.job.provider]
         busy: BackendBusy | None = None
         try:
             row = answer_row(task.job, task.row, task.line, world)
         except BackendBusy as error:
-            busy, row = error, form.failure(task.job.keys[task.row], str(error))
+            busy, row = error, form.failed_row(task.job.keys[task.row], str(error))
         except Exception as error:  # noqa: BLE001 - a dead worker would leave its row unanswered for ever
             if self._stopping:
                 return  # the backend was closed under it: the row is asked again after the restart
             world.crashes.append(error)
-            row = form.failure(task.job.keys[task.row], repr(error))
+            row = form.failed_row(task.job.keys[task.row], repr(error))
         with world.lock:
             self.throttle.asked -= 1
             if busy is None:
-                self._came_back()
-            elif busy.everybody:
-                self._turned_away(busy)
-            if busy is not None and (self._stopping or task.tries + 1 < MOST_TRIES):
+                self._record_success()
+            elif busy.affects_all_rows:
+                self._record_refusal(busy)
+            if busy is not None and (self._stopping or task.tries + 1 < MAX_TRIES):
                 self._put_back(task, busy.after_seconds)
             else:
-                self._keep(task, row)
+                self._save_row(task, row)
 
-    def _keep(self, task: Task, row: Row) -> None:
-        """Write down what a row came to, and end its job if it was the last one."""
+    def _save_row(self, task: Task, row: Row) -> None:
+        """Save the result of a row, and end its job if it was the last one."""
         world = self._world
         progress: Progress | None = world.progress.get(task.job.id)
         if progress is None:
@@ -132,20 +134,20 @@ class Workers:
             self._put_back(task, 0.0)
             return
         try:
-            settle_job(world, task.job)
+            advance_job(world, task.job)
         except OSError as error:  # the next look at the job tries again
             world.log(f"the disk refused a result file: {error}")
         world.wake.notify_all()
 
-    def _came_back(self) -> None:
-        if self.throttle.down:
+    def _record_success(self) -> None:
+        if self.throttle.is_down:
             self._world.log("the model server answers again")
-        self.throttle.succeeded()
+        self.throttle.record_success()
 
-    def _turned_away(self, error: BackendBusy) -> None:
-        down = self.throttle.down
+    def _record_refusal(self, error: BackendBusy) -> None:
+        down = self.throttle.is_down
         self.throttle.refused(self._world.now())
-        if self.throttle.down and not down:
+        if self.throttle.is_down and not down:
             self._world.log(f"{error}; rows wait until it answers again")
 
     def _put_back(self, task: Task, wish_seconds: float) -> None:
@@ -153,4 +155,4 @@ class Workers:
         progress = world.progress.get(task.job.id)
         if progress is not None:
             tries = task.tries + 1
-            heapq.heappush(progress.again, (self.throttle.later(world.now(), tries, wish_seconds), task.row, tries))
+            heapq.heappush(progress.again, (self.throttle.retry_at(world.now(), tries, wish_seconds), task.row, tries))

@@ -66,7 +66,7 @@ __all__ = [
 ALWAYS = 0
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
+class CallFault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     """`action` for the calls of `endpoint`: from the `nth` matching call on, `times` times (ALWAYS = 0).
 
     endpoint: upload_start, upload_data, upload_finish, file_get, file_list, file_delete, download, create, get, list,
@@ -85,7 +85,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
 
     @property
     def after(self) -> bool:
-        """The effect takes place (the job is created and paid for) before the fault strikes."""
+        """Return whether the call takes effect (the job is created and paid for) before the fault acts."""
         return self.after_effect or self.action.after
 
     def matches(self, provider: str, endpoint: str, request: Request) -> bool:
@@ -94,7 +94,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
         return not self.contains or self.contains in request.path or self.contains.encode() in request.body
 
 
-Shown = str | None | tuple[str | None, float]
+ScriptedState = str | None | tuple[str | None, float]
 
 
 class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
@@ -117,7 +117,7 @@ class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     key: str = ""
     nth: int = 1
     times: int = ALWAYS
-    states: tuple[Shown, ...] = ()
+    states: tuple[ScriptedState, ...] = ()
     end: str = ""
     share: float | None = None
     error: Any = None
@@ -176,19 +176,19 @@ class RowFault(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
         return self.share >= 1 or zlib.crc32(key.encode()) / 2**32 < self.share
 
 
-AnyFault = Fault | JobFault | RowFault
+AnyFault = CallFault | JobFault | RowFault
 NO_JOB_FAULT = JobFault()
 
 
-def from_json(value: Any) -> list[AnyFault]:
-    """One fault or a list of them, as in POST /_control/faults; msgspec.ValidationError says what is wrong."""
+def parse_faults(value: Any) -> list[AnyFault]:
+    """Parse one fault or a list of them, as in POST /_control/faults. Raises msgspec.ValidationError."""
     items = value if isinstance(value, list) else [value]
     return [msgspec.convert(item, AnyFault) for item in items]
 
 
 @dataclass(slots=True)
 class _Armed:
-    """A fault and how often it was asked and struck."""
+    """A fault, and how often it was asked and used."""
 
     fault: AnyFault
     seen: int = 0
@@ -203,7 +203,7 @@ class _Armed:
 
 
 class Faults:
-    """All faults in force. Adding, removing and striking is safe from any thread."""
+    """All active faults. Adding, removing and using them is safe from any thread."""
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
@@ -211,47 +211,47 @@ class Faults:
         self.released = threading.Event()
 
     def add(self, *faults: AnyFault) -> None:
-        """Arm faults, behind those already there."""
+        """Add faults behind the existing ones."""
         with self._lock:
             self._armed.extend(_Armed(fault) for fault in faults)
 
     def job(self, **fields: Any) -> None:
-        """Arm a JobFault given by its fields."""
+        """Add a JobFault given by its fields."""
         self.add(msgspec.convert({"type": "job", **fields}, JobFault))
 
     def rows(self, outcome: RowOutcome, *, where: Callable[[str], bool] | None = None, **fields: Any) -> None:
-        """Arm a RowFault given by its fields."""
+        """Add a RowFault given by its fields."""
         self.add(msgspec.convert({"type": "rows", "outcome": outcome, "where": where, **fields}, RowFault))
 
     def clear(self) -> None:
-        """Nothing goes wrong any more; what hangs is let go."""
+        """Remove all faults and release held answers."""
         with self._lock:
             self._armed.clear()
         self.release()
 
     def release(self) -> None:
-        """Let go of every answer that is being held back now."""
+        """Release every answer that is held back now."""
         with self._lock:
             released, self.released = self.released, threading.Event()
         released.set()
 
     def struck(self) -> int:
-        """How often any fault struck so far."""
+        """Return how often any fault was used so far."""
         return sum(armed.struck for armed in self._armed)
 
-    def due(self, provider: str, endpoint: str, request: Request) -> Fault | None:
-        """The fault this call gets, if any; counted as struck."""
+    def take_call_fault(self, provider: str, endpoint: str, request: Request) -> CallFault | None:
+        """Return the fault for this call, if any, and count it."""
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
-                if not isinstance(fault, Fault) or not fault.matches(provider, endpoint, request):
+                if not isinstance(fault, CallFault) or not fault.matches(provider, endpoint, request):
                     continue
                 if armed.strike(fault.nth, fault.times):
                     return fault
         return None
 
     def plan(self, provider: str, model: str, keys: Sequence[str]) -> JobFault:
-        """What becomes of a new job."""
+        """Return what becomes of a new job."""
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
@@ -261,12 +261,12 @@ class Faults:
                     return fault
         return NO_JOB_FAULT
 
-    def row_faults(self, provider: str) -> bool:
-        """Whether any row of this provider can be struck at all."""
+    def has_row_faults(self, provider: str) -> bool:
+        """Return whether any row of this provider can get a fault."""
         return any(isinstance(a.fault, RowFault) and a.fault.provider in {"", provider} for a in self._armed)
 
-    def strikes(self, provider: str, index: int, key: str) -> list[RowFault]:
-        """The faults of one row, in the order they were added."""
+    def take_row_faults(self, provider: str, index: int, key: str) -> list[RowFault]:
+        """Return the faults of one row, in the order in which they were added."""
         with self._lock:
             return [
                 armed.fault

@@ -1,4 +1,4 @@
-"""What can happen to one call: refused, lost, late, cut, or answered by somebody else. Each can be written as JSON."""
+"""What a fault can do to one call: refuse, lose, delay, cut or replace its answer. Each can be written as JSON."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import orjson
 from batchgen.emulator.errors import ApiError, error_body
 from batchgen.emulator.http_values import Response, Transport, json_response
 
-HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
+SIGN_IN_PAGE = (
+    b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>\n"
+)
 HANG_SECONDS = 30.0
 
 
 class _Action(msgspec.Struct, frozen=True, tag=str.lower):
-    """What happens to a call. `after` says that it can only happen to an effect that took place."""
+    """What happens to a call. `after` says that the call must take effect first."""
 
     @property
     def after(self) -> bool:
         return False
 
     def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        """The response the client gets, as it is unless the kind changes it; `where` is (provider, endpoint)."""
+        """Return the response that the client gets, unchanged by default; `where` is (provider, endpoint)."""
         return response
 
 
@@ -35,7 +37,7 @@ class _AfterAction(_Action, frozen=True):
 
 
 class Status(_Action, frozen=True):
-    """An error answer in the provider's own shape. `headers` e.g. {"Retry-After": "1"}; `body` replaces the shape."""
+    """An error answer in the form of the provider. `headers` e.g. {"Retry-After": "1"}; `body` replaces the form."""
 
     code: int
     message: str = "The service is currently unavailable."
@@ -51,7 +53,7 @@ class Status(_Action, frozen=True):
 
 
 class Body(_Action, frozen=True):
-    """Any answer at all: `json`, or `text` with its own content type."""
+    """Any answer: `json`, or `text` with its own content type."""
 
     json: Any = None
     text: str = ""
@@ -66,12 +68,12 @@ class Body(_Action, frozen=True):
 
 
 class Html(_Action, frozen=True):
-    """A page of somebody in between (captive portal, proxy), by default with status 200."""
+    """A page of a captive portal or a proxy, by default with status 200."""
 
     status: int = 200
 
     def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        return Response(self.status, {"Content-Type": "text/html; charset=utf-8"}, HTML)
+        return Response(self.status, {"Content-Type": "text/html; charset=utf-8"}, SIGN_IN_PAGE)
 
 
 class Empty(_Action, frozen=True):
@@ -82,7 +84,7 @@ class Empty(_Action, frozen=True):
 
 
 class Drop(_Action, frozen=True):
-    """The connection is closed without an answer; with `reset` not politely."""
+    """Close the connection without an answer; with `reset` by a TCP reset."""
 
     reset: bool = False
 
@@ -91,7 +93,7 @@ class Drop(_Action, frozen=True):
 
 
 class Hang(_Action, frozen=True):
-    """No answer for at most `seconds` (real ones), until the client gives up or `faults.release()`; then a drop."""
+    """Give no answer for at most `seconds` (real time), until the client gives up or `faults.release()`; then drop."""
 
     seconds: float = HANG_SECONDS
 
@@ -100,7 +102,7 @@ class Hang(_Action, frozen=True):
 
 
 class Delay(_AfterAction, frozen=True):
-    """The effect takes place, the right answer comes `seconds` (real ones) late, or at `faults.release()`."""
+    """Take effect, and send the right answer `seconds` (real time) late, or at `faults.release()`."""
 
     seconds: float
 
@@ -109,7 +111,7 @@ class Delay(_AfterAction, frozen=True):
 
 
 class Drip(_AfterAction, frozen=True):
-    """The body trickles in over `seconds` (real ones): no read ever times out."""
+    """Send the body slowly over `seconds` (real time), so that no read times out."""
 
     seconds: float
 
@@ -118,9 +120,9 @@ class Drip(_AfterAction, frozen=True):
 
 
 class Truncate(_AfterAction, frozen=True):
-    """The body ends early: after the share `keep` of it, at a line's end if `on_line`.
+    """End the body early: after the share `keep` of it, at the end of a line if `on_line`.
 
-    Without `content_length` nothing on the wire tells the client that something is missing.
+    Without `content_length` the client cannot tell that something is missing.
     """
 
     keep: float = 0.02
@@ -135,16 +137,16 @@ class Truncate(_AfterAction, frozen=True):
 
 
 class Merge(_AfterAction, frozen=True):
-    """The right JSON answer with `patch` merged into it (RFC 7396: null deletes a member)."""
+    """Merge `patch` into the right JSON answer (RFC 7396: null deletes a member)."""
 
     patch: dict[str, Any]
 
     def apply(self, response: Response, where: tuple[str, str]) -> Response:
-        return replace(response, body=orjson.dumps(merge(orjson.loads(response.body), self.patch)))
+        return replace(response, body=orjson.dumps(merge_patch(orjson.loads(response.body), self.patch)))
 
 
 class Unwrap(_AfterAction, frozen=True):
-    """The `member` of the right JSON answer in place of the whole: a job without its wrapper."""
+    """Answer with the `member` of the right JSON answer alone: a job without its wrapper."""
 
     member: str
 
@@ -153,7 +155,7 @@ class Unwrap(_AfterAction, frozen=True):
 
 
 class LateCommit(_AfterAction, frozen=True):
-    """create only: the job comes into being `seconds` (virtual ones) later; the client meanwhile gets `then`."""
+    """For create only: create the job `seconds` (virtual time) later; the client gets `then` meanwhile."""
 
     seconds: float
     then: Status | Drop | Hang | Html | Empty = Drop()
@@ -165,8 +167,8 @@ class LateCommit(_AfterAction, frozen=True):
 Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | Unwrap | LateCommit
 
 
-def merge(value: Any, patch: Any) -> Any:
-    """`patch` merged into `value` as RFC 7396 says."""
+def merge_patch(value: Any, patch: Any) -> Any:
+    """Return `patch` merged into `value` according to RFC 7396."""
     if not isinstance(patch, Mapping):
         return patch
     merged = dict(value) if isinstance(value, Mapping) else {}
@@ -174,5 +176,5 @@ def merge(value: Any, patch: Any) -> Any:
         if part is None:
             merged.pop(name, None)
         else:
-            merged[name] = merge(merged.get(name), part)
+            merged[name] = merge_patch(merged.get(name), part)
     return merged

@@ -1,4 +1,4 @@
-"""What row faults do to a text."""
+"""Change a text as a row fault asks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SURROGATE_MARK = "\ue000"
 
 
 def edit_text(text: str, fault: RowFault) -> str:
-    """The text a fault puts in the place of `text`."""
-    return EDITS[fault.outcome](text, fault)
+    """Return the text that a fault puts in place of `text`."""
+    return TEXT_EDITS[fault.outcome](text, fault)
 
 
 def _insert(text: str, inserted: str) -> str:
-    return _inside(text, lambda part: f"{part[:5]}{inserted}{part[5:]}")
+    return _map_texts(text, lambda part: f"{part[:5]}{inserted}{part[5:]}")
 
 
-def _inside(text: str, change: Callable[[str], str]) -> str:
-    """`change` applied to a plain text, or to every string member of a JSON object."""
+def _map_texts(text: str, change: Callable[[str], str]) -> str:
+    """Apply `change` to a plain text, or to every string member of a JSON object."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -35,14 +35,14 @@ def _inside(text: str, change: Callable[[str], str]) -> str:
 
 
 def restore_surrogates(line: bytes) -> bytes:
-    """Write the escapes the marks stand for: inside JSON inside JSON the backslash is escaped itself."""
+    """Write the escapes that the marks stand for: in JSON inside JSON the backslash is escaped too."""
     if SURROGATE_MARK.encode() not in line:
         return line
     escape = b"\\\\ud83d" if b'{\\"' in line else b"\\ud83d"
     return line.replace(SURROGATE_MARK.encode(), escape)
 
 
-EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
+TEXT_EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
     "text": lambda _, fault: fault.text or "",
     "empty": lambda _text, _: "",
     "blank": lambda _text, _: " \n\t",
@@ -51,5 +51,5 @@ EDITS: Mapping[str, Callable[[str, RowFault], str]] = {
     "separators": lambda text, _: _insert(text, SEPARATORS),
     "nul": lambda text, _: _insert(text, "\0"),
     "lone_surrogate": lambda text, _: _insert(text, SURROGATE_MARK),
-    "duplicate_different": lambda text, fault: fault.text or _inside(text, lambda part: f"{part} Again."),
+    "duplicate_different": lambda text, fault: fault.text or _map_texts(text, lambda part: f"{part} Again."),
 }

@@ -1,1 +1,1 @@
-"""The handlers and line formats of each provider's batch protocol, from the service's side."""
+"""The handlers and line formats of each provider's batch protocol, for the service."""

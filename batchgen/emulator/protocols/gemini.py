@@ -1,7 +1,7 @@
-"""The Gemini Developer API as far as batches need it, under /v1 and /v1beta.
+"""The part of the Gemini Developer API that batches need, under /v1 and /v1beta.
 
 Sources: ai.google.dev/gemini-api/docs/batch-api, /files and /rate-limits (read 2026-11), the requests of google-genai
-3.4.0, and operations users recorded in 2026.
+3.4.0, and operations that users recorded in 2026.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from batchgen.emulator.engine import cancel, shown_state
+from batchgen.emulator.engine import cancel_job, poll_scripted_state
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
 from batchgen.emulator.protocols.gemini_files import (
@@ -19,20 +19,24 @@ from batchgen.emulator.protocols.gemini_files import (
     file_delete,
     file_get,
     file_list,
-    found_file,
-    listing,
-    page_of,
+    get_page,
+    list_body,
+    require_file,
     upload_data,
     upload_start,
 )
-from batchgen.emulator.protocols.gemini_rows import generated, line_problem, prompt
+from batchgen.emulator.protocols.gemini_rows import generate_content_response, line_problem, parse_prompt
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, World, rfc3339
 
 TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
 JOB_ID_LENGTH = 36
-WORDS = {"pending": "BATCH_STATE_PENDING", "running": "BATCH_STATE_RUNNING", "cancelling": "BATCH_STATE_CANCELLED"}
-ENDS = {
+PHASE_STATES = {
+    "pending": "BATCH_STATE_PENDING",
+    "running": "BATCH_STATE_RUNNING",
+    "cancelling": "BATCH_STATE_CANCELLED",
+}
+END_ERRORS = {
     "FAILED": {"code": 13, "message": "An internal error has occurred."},
     "CANCELLED": {"code": 13, "message": "Batch was cancelled."},
     "EXPIRED": {"code": 4, "message": "The batch has expired."},
@@ -44,7 +48,7 @@ def handle(request: Request, world: World) -> Response:
     return ROUTER.handle(request, world)
 
 
-def _refused(key: str) -> ApiError:
+def _invalid_key_error(key: str) -> ApiError:
     if not key:
         return ApiError(403, "Method doesn't allow unregistered callers (callers without established identity).")
     info = {
@@ -59,14 +63,14 @@ def create(call: Call) -> Response:
     world = call.world
     batch = call.request.json().get("batch", {})
     model = call.ids["model"]
-    _served(call)
+    _require_served(call)
     name = str(_input_config(batch).get("fileName") or _input_config(batch).get("file_name") or "")
     if not name.startswith("files/"):
         raise ApiError(400, "* BatchGenerateContentRequest.batch.input_config: a file name is required.")
-    file = found_file(call._replace(ids={"id": name.removeprefix("files/")}))
+    file = require_file(call._replace(ids={"id": name.removeprefix("files/")}))
     if world.now() < file.active_at:
         raise ApiError(400, f"The File {file.id} is not in an ACTIVE state and usage is not allowed.")
-    lines, keys = _checked_lines(world.lines(file))
+    lines, keys = _check_lines(world.lines(file))
     active = sum(job.owner == call.owner and job.provider == "gemini" for job in world.active_jobs())
     if world.max_active_jobs and active >= world.max_active_jobs:
         raise ApiError(429, "You exceeded your current quota, please check your plan and billing details.")
@@ -91,8 +95,8 @@ def _input_config(batch: dict[str, Any]) -> dict[str, Any]:
     return batch.get("inputConfig") or batch.get("input_config") or {}
 
 
-def _checked_lines(lines: Sequence[bytes]) -> tuple[Sequence[bytes], list[str]]:
-    """The request lines and their keys; ApiError 400 naming every bad line."""
+def _check_lines(lines: Sequence[bytes]) -> tuple[Sequence[bytes], list[str]]:
+    """Return the request lines and their keys. Raises ApiError 400 that names every bad line."""
     checked = [(number, line_problem(line)) for number, line in enumerate(lines, 1)]
     problems = [f"Error on line {number}: {problem}" for number, problem in checked if problem]
     if problems or not lines:
@@ -100,7 +104,7 @@ def _checked_lines(lines: Sequence[bytes]) -> tuple[Sequence[bytes], list[str]]:
     return lines, [str(orjson.loads(line).get("key", "")) for line in lines]
 
 
-def _found_job(call: Call) -> Job:
+def _require_job(call: Call) -> Job:
     job = call.world.job("gemini", call.owner, call.ids["id"])
     if job is None:
         raise ApiError(404, "Requested entity was not found.")
@@ -108,36 +112,36 @@ def _found_job(call: Call) -> Job:
 
 
 def get(call: Call) -> Response:
-    return json_response(_operation(call.world, _found_job(call)))
+    return json_response(_operation(call.world, _require_job(call)))
 
 
-def list_(call: Call) -> Response:
-    page, token = page_of(call, call.world.jobs_of("gemini", call.owner))
-    return json_response(listing("operations", [_operation(call.world, job, listed=True) for job in page], token))
+def list_jobs(call: Call) -> Response:
+    page, token = get_page(call, call.world.jobs_of("gemini", call.owner))
+    return json_response(list_body("operations", [_operation(call.world, job, listed=True) for job in page], token))
 
 
-def cancel_(call: Call) -> Response:
-    job = _found_job(call)
+def cancel_batch(call: Call) -> Response:
+    job = _require_job(call)
     if job.phase == "ended":
         raise ApiError(400, "The batch has already ended.", code="FAILED_PRECONDITION")
-    cancel(call.world, job)
+    cancel_job(call.world, job)
     return json_response({})
 
 
 def delete(call: Call) -> Response:
-    job = _found_job(call)
+    job = _require_job(call)
     if job.phase != "ended":
-        cancel(call.world, job)
+        cancel_job(call.world, job)
     job.deleted = True
     call.world.save(job)
     return json_response({})
 
 
 def _operation(world: World, job: Job, *, polled: bool = True, listed: bool = False) -> dict[str, Any]:
-    """The operation as it looks now; while a state script is on it shows nothing but the script's state."""
-    scripted, raw = shown_state(world, job) if polled else (False, None)
+    """Return the operation as shown now; while a state script is active it has only the script's state."""
+    scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
-    state = raw if scripted else job.state if ended else WORDS[job.phase]
+    state = raw if scripted else job.state if ended else PHASE_STATES[job.phase]
     metadata = _metadata(world, job, ended=ended) | ({"state": state} if state else {})
     operation: dict[str, Any] = {"name": f"batches/{job.id}", "metadata": metadata}
     if scripted:
@@ -147,9 +151,9 @@ def _operation(world: World, job: Job, *, polled: bool = True, listed: bool = Fa
         metadata["endTime"] = rfc3339(job.ended_at)
         _add_results(world, job, operation, listed=listed)
     late = not ended and job.phase == "cancelling"
-    failed = next((end for end in ENDS if (state or "").endswith(end)), "")
+    failed = next((end for end in END_ERRORS if (state or "").endswith(end)), "")
     if (ended or late) and (failed or job.error):
-        operation |= {"done": True, "error": job.error or ENDS[failed]}
+        operation |= {"done": True, "error": job.error or END_ERRORS[failed]}
     return operation
 
 
@@ -184,7 +188,7 @@ def _add_results(world: World, job: Job, operation: dict[str, Any], *, listed: b
 
 
 def _inline(world: World, job: Job) -> list[dict[str, Any]]:
-    """The rows as an inline job has them: the key in metadata."""
+    """Return the rows of an inline job: the key is in metadata."""
     rows = [orjson.loads(line) for line in world.lines(world.files["gemini", job.output])]
     return [{**row, "metadata": {"key": row.pop("key", "")}} for row in rows]
 
@@ -192,7 +196,7 @@ def _inline(world: World, job: Job) -> list[dict[str, Any]]:
 # Models
 
 
-def _served(call: Call) -> None:
+def _require_served(call: Call) -> None:
     model = call.ids["model"]
     if not call.world.serves(model):
         what = f"models/{model} is not found for API version v1beta, or is not supported for batchGenerateContent."
@@ -200,8 +204,10 @@ def _served(call: Call) -> None:
 
 
 def probe(call: Call) -> Response:
-    _served(call)
-    return json_response(generated(call.world.backend.answer(prompt(call.request.json())), call.ids["model"]))
+    _require_served(call)
+    return json_response(
+        generate_content_response(call.world.backend.answer(parse_prompt(call.request.json())), call.ids["model"])
+    )
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def models(call: Call) -> Response:
 
 
 def model(call: Call) -> Response:
-    _served(call)
+    _require_served(call)
     return json_response(_model(call.ids["model"]))
 
 
@@ -230,14 +236,14 @@ ROUTER = Router(
         Route("GET", f"{V}/files/(?P<id>[^/:]+)", "file_get", file_get),
         Route("DELETE", f"{V}/files/(?P<id>[^/:]+)", "file_delete", file_delete),
         Route("POST", f"{V}/models/(?P<model>[^/:]+):batchGenerateContent", "create", create),
-        Route("GET", f"{V}/batches", "list", list_),
+        Route("GET", f"{V}/batches", "list", list_jobs),
         Route("GET", f"{V}/batches/(?P<id>[^/:]+)", "get", get),
-        Route("POST", f"{V}/batches/(?P<id>[^/:]+):cancel", "cancel", cancel_),
+        Route("POST", f"{V}/batches/(?P<id>[^/:]+):cancel", "cancel", cancel_batch),
         Route("DELETE", f"{V}/batches/(?P<id>[^/:]+)", "delete", delete),
         Route("POST", f"{V}/models/(?P<model>[^/:]+):generateContent", "probe", probe, unlocked=True),
         Route("GET", f"{V}/models", "models", models),
         Route("GET", f"{V}/models/(?P<model>[^/:]+)", "models", model),
     ),
     key_of=lambda request: request.headers.get("x-goog-api-key", "") or request.query.get("key", ""),
-    refused=_refused,
+    refused=_invalid_key_error,
 )

@@ -1,4 +1,4 @@
-"""The Gemini Files API as far as batches need it: resumable uploads, files, downloads; and how Google pages a list.
+"""The part of the Gemini Files API that batches need: resumable uploads, files, downloads, and paged lists.
 
 Sources: ai.google.dev/gemini-api/docs/files (read 2026-11), and the requests of google-genai 3.4.0.
 """
@@ -97,10 +97,10 @@ def _finalise(world: World, upload: Upload, headers: dict[str, str]) -> Response
         active_at=now + world.file_processing_seconds,
         expires=now + FILE_SECONDS,
     )
-    return json_response({"file": _file(world, world.add_file(file, data))}, headers=headers)
+    return json_response({"file": _file_json(world, world.add_file(file, data))}, headers=headers)
 
 
-def _file(world: World, file: StoredFile) -> dict[str, Any]:
+def _file_json(world: World, file: StoredFile) -> dict[str, Any]:
     body = {
         "name": f"files/{file.id}",
         "mimeType": file.mime_type,
@@ -116,7 +116,7 @@ def _file(world: World, file: StoredFile) -> dict[str, Any]:
     return {**body, "displayName": file.name} if file.name else body
 
 
-def found_file(call: Call, request_name: str = "") -> StoredFile:
+def require_file(call: Call, request_name: str = "") -> StoredFile:
     identity = call.ids["id"]
     if request_name and len(identity) > MAX_FILE_ID:
         where = f"* {request_name}.name: File ID (name excluding 'files/') "
@@ -129,29 +129,29 @@ def found_file(call: Call, request_name: str = "") -> StoredFile:
 
 
 def file_get(call: Call) -> Response:
-    return json_response(_file(call.world, found_file(call, "GetFileRequest")))
+    return json_response(_file_json(call.world, require_file(call, "GetFileRequest")))
 
 
 def file_delete(call: Call) -> Response:
-    call.world.remove_file(found_file(call, "DeleteFileRequest"))
+    call.world.remove_file(require_file(call, "DeleteFileRequest"))
     return json_response({})
 
 
 def file_list(call: Call) -> Response:
     files = [file for file in call.world.files_of("gemini", call.owner) if len(file.id) <= MAX_FILE_ID]
-    page, token = page_of(call, files)
-    return json_response(listing("files", [_file(call.world, file) for file in page], token))
+    page, token = get_page(call, files)
+    return json_response(list_body("files", [_file_json(call.world, file) for file in page], token))
 
 
 def download(call: Call) -> Response:
-    file = found_file(call)
+    file = require_file(call)
     if not file.id.startswith("batch-"):
         raise ApiError(400, f"File {file.id} is not a generated file: only those can be downloaded.")
     return call.world.download(file, "application/octet-stream")
 
 
-def page_of(call: Call, found: list[Item]) -> tuple[list[Item], str]:
-    """One page and the token of the next: the token is the last one's id, as rows before it may come and go."""
+def get_page(call: Call, found: list[Item]) -> tuple[list[Item], str]:
+    """Return one page and the token of the next. The token is the id of the last row, as earlier rows may change."""
     world, query = call.world, call.request.query
     asked = query.get("pageSize", "")
     size = min(int(asked), world.page_size) if asked.isdigit() and int(asked) else world.page_size
@@ -164,6 +164,6 @@ def page_of(call: Call, found: list[Item]) -> tuple[list[Item], str]:
     return page, page[-1].id if page and more else ""
 
 
-def listing(name: str, items: list[dict[str, Any]], token: str) -> dict[str, Any]:
+def list_body(name: str, items: list[dict[str, Any]], token: str) -> dict[str, Any]:
     body: dict[str, Any] = {name: items} if items else {}
     return {**body, "nextPageToken": token} if token else body

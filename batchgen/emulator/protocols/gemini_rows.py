@@ -10,7 +10,7 @@ import orjson
 
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
-from batchgen.emulator.faults.text_edits import EDITS, edit_text
+from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
 from batchgen.emulator.protocols.row_format import Row, RowFormat
 
 INTERNAL = 13  # google.rpc codes
@@ -32,7 +32,7 @@ SCHEMA_KEYWORDS = ("enum", "required", "minItems", "maxItems", "minimum", "maxim
 
 
 def line_problem(line: bytes) -> str:
-    """Why create refuses a line, "" when it takes it."""
+    """Return why create refuses a line, "" if it accepts it."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -40,41 +40,41 @@ def line_problem(line: bytes) -> str:
     request = value.get("request") if isinstance(value, dict) else None
     if not isinstance(request, dict):
         return "invalid JSON: no such field or not an object: 'request'"
-    config = _get(request, "generationConfig") or {}
+    config = _get_either_case(request, "generationConfig") or {}
     for fields, known in ((request, REQUEST_FIELDS), (config, CONFIG_FIELDS)):
         for name in fields:
-            if _plain(name) not in known:
+            if _normalize_name(name) not in known:
                 column = line.find(f'"{name}"'.encode()) + 1
                 return f"invalid JSON, near column {column}: no such field: '{name}'"
     return "" if request.get("contents") else "contents is not specified"
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _get(value: Mapping[str, Any], name: str) -> Any:
-    """A member in camelCase or snake_case."""
+def _get_either_case(value: Mapping[str, Any], name: str) -> Any:
+    """Return a member in camelCase or snake_case."""
     if name in value:
         return value[name]
     return value.get("".join(f"_{c.lower()}" if c.isupper() else c for c in name))
 
 
-def prompt(body: Row) -> Prompt:
-    """A GenerateContentRequest as a Prompt."""
-    config = _get(body, "generationConfig") or {}
-    system = _text(_get(body, "systemInstruction"))
+def parse_prompt(body: Row) -> Prompt:
+    """Parse a GenerateContentRequest."""
+    config = _get_either_case(body, "generationConfig") or {}
+    system = _text(_get_either_case(body, "systemInstruction"))
     messages = [Message("system", system)] if system else []
     for content in body.get("contents", []):
         role = "assistant" if content.get("role") == "model" else "user"
         messages.append(Message(role, _text(content)))
-    schema = _get(config, "responseJsonSchema") or json_schema(_get(config, "responseSchema"))
-    if schema is None and _get(config, "responseMimeType") == "application/json":
+    schema = _get_either_case(config, "responseJsonSchema") or json_schema(_get_either_case(config, "responseSchema"))
+    if schema is None and _get_either_case(config, "responseMimeType") == "application/json":
         schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     return Prompt(
         messages=tuple(messages),
         schema=schema,
-        max_tokens=_get(config, "maxOutputTokens"),
+        max_tokens=_get_either_case(config, "maxOutputTokens"),
         temperature=config.get("temperature"),
         model=str(body.get("model", "")),
     )
@@ -87,7 +87,7 @@ def _text(content: Mapping[str, Any] | None) -> str:
 
 
 def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A responseSchema (OpenAPI subset, types in upper case) as a JSON Schema."""
+    """Convert a responseSchema (OpenAPI subset, types in upper case) to a JSON Schema."""
     if schema is None:
         return None
     result: dict[str, Any] = {"type": str(schema.get("type", "string")).lower()}
@@ -103,8 +103,8 @@ def json_schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
 FINISH_REASONS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "refusal": "SAFETY"}
 
 
-def generated(answer: Answer, model: str) -> Row:
-    """A GenerateContentResponse; counts are JSON numbers here."""
+def generate_content_response(answer: Answer, model: str) -> Row:
+    """Return a GenerateContentResponse; counts are JSON numbers here."""
     asked, written = answer.prompt_tokens, answer.completion_tokens
     return {
         "responseId": blake2b(answer.text.encode(), digest_size=12).hexdigest(),
@@ -125,19 +125,19 @@ def generated(answer: Answer, model: str) -> Row:
     }
 
 
-def row(key: str, model: str, answer: Answer) -> Row:
-    """The line of a row that was answered; which member comes first differs from line to line."""
-    response = generated(answer, model)
+def answered_row(key: str, model: str, answer: Answer) -> Row:
+    """Return the line of an answered row; which member comes first differs between lines."""
+    response = generate_content_response(answer, model)
     if len(answer.text) % 2:
         return {"response": response, "key": key}
     return {"key": key, "response": response}
 
 
-def _failure(key: str, message: str) -> Row:
+def _failed_row(key: str, message: str) -> Row:
     return {"key": key, "error": {"code": INTERNAL, "message": message}}
 
 
-def _cancelled(key: str) -> Row:
+def _cancelled_row(key: str) -> Row:
     return {"key": key, "error": {"code": CANCELLED}}
 
 
@@ -177,7 +177,7 @@ def _parts(old: Row, *parts: Row, finish: str = "STOP") -> Row:
 
 
 def text_of(line: Row) -> str:
-    """The text of an answered row."""
+    """Return the text of an answered row."""
     return str(line["response"]["candidates"][0]["content"]["parts"][0]["text"])
 
 
@@ -213,7 +213,7 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
 
 
 def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
-    """Half of the prompt came from a cache; seven tokens of thought are billed as output."""
+    """Add usage: half of the prompt came from a cache; seven thought tokens are billed as output."""
     _ = fault
     usage = dict(old["response"]["usageMetadata"])
     usage |= {"cachedContentTokenCount": usage["promptTokenCount"] // 2, "thoughtsTokenCount": 7}
@@ -224,12 +224,12 @@ def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
 FORMAT = RowFormat(
     key_field="key",
     body_field="request",
-    prompt=prompt,
-    invalid=lambda _lines, _serves: "",  # create has looked at every line and at the model
+    prompt=parse_prompt,
+    job_problem=lambda _lines, _serves: "",  # create has looked at every line and at the model
     refusal=lambda _body, _serves: "",
-    row=row,
-    failure=_failure,
-    cancelled=_cancelled,
+    row=answered_row,
+    failed_row=_failed_row,
+    cancelled=_cancelled_row,
     failed=lambda line: "response" not in line,
     edits={
         "error": _error,
@@ -245,6 +245,6 @@ FORMAT = RowFormat(
         "thought_only": _thought_only,
         "extra_fields": _extra_fields,
         "thoughts_and_cache": _thoughts_and_cache,
-        **dict.fromkeys(EDITS, _edited_text),
+        **dict.fromkeys(TEXT_EDITS, _edited_text),
     },
 )

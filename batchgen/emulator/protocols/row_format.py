@@ -1,4 +1,4 @@
-"""What engine and results need to know of a provider's line format."""
+"""What the rest of the service needs to know about a provider's line format."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class RowFormat:
     key_field: str
     body_field: str
     prompt: Callable[[Row], Prompt]
-    invalid: Callable[[Sequence[bytes], Callable[[str], bool]], str]
+    job_problem: Callable[[Sequence[bytes], Callable[[str], bool]], str]
     refusal: Callable[[Row, Callable[[str], bool]], str]
     row: Callable[[str, str, Answer], Row]
-    failure: Callable[[str, str], Row]
+    failed_row: Callable[[str, str], Row]
     cancelled: Callable[[str], Row | None]
     failed: Callable[[Row], bool]
     edits: Mapping[str, Callable[[Row, RowFault], Row]]

@@ -13,17 +13,17 @@ from typing import Any
 
 import orjson
 
-from batchgen.emulator.engine import cancel, shown_state
+from batchgen.emulator.engine import cancel_job, poll_scripted_state
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols.together_rows import completion, not_serverless, prompt
+from batchgen.emulator.protocols.together_rows import completion, not_served_message, parse_prompt
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
 
 MAX_FILE_BYTES = 100_000_000  # per batch (docs.together.ai/docs/inference/batch/overview)
 DEADLINE_SECONDS = 24 * 3600.0
 MICROSECONDS = 6
-WORDS = {"pending": "VALIDATING", "running": "IN_PROGRESS", "cancelling": "CANCELING"}
+PHASE_STATES = {"pending": "VALIDATING", "running": "IN_PROGRESS", "cancelling": "CANCELING"}
 DEFAULT_MODELS = frozenset({"meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"})
 
 
@@ -32,7 +32,7 @@ def handle(request: Request, world: World) -> Response:
     return ROUTER.handle(request, world)
 
 
-def _key(request: Request) -> str:
+def _api_key(request: Request) -> str:
     return request.headers.get("authorization", "").removeprefix("Bearer ").strip()
 
 
@@ -40,8 +40,8 @@ def _key(request: Request) -> str:
 
 
 def upload_start(call: Call) -> Response:
-    """Metadata only; the bytes go to the address in Location, which is a secret and needs no key."""
-    fields = _form(call.request)
+    """Answer the metadata call. The bytes go to the address in Location, which is secret and needs no key."""
+    fields = _parse_form(call.request)
     name, checksum = fields.get("file_name", b"").decode(), fields.get("checksum", b"").decode()
     purpose = fields.get("purpose", b"").decode()
     if not name or not purpose:
@@ -63,8 +63,8 @@ def upload_start(call: Call) -> Response:
     return Response(302, {"Location": location, "X-Together-File-Id": identity})
 
 
-def _form(request: Request) -> dict[str, bytes]:
-    """The fields of a multipart/form-data body; a file's bytes like any other field's."""
+def _parse_form(request: Request) -> dict[str, bytes]:
+    """Parse the fields of a multipart/form-data body; a file's bytes are a field like any other."""
     _, _, boundary = request.headers.get("content-type", "").partition("boundary=")
     if not boundary:
         raise ApiError(400, "multipart/form-data expected")
@@ -93,11 +93,11 @@ def upload_data(call: Call) -> Response:
     if sha256(call.request.body).hexdigest() != upload.checksum:
         raise ApiError(400, "The checksum you specified did not match what we received.")
     del call.world.uploads[identity]
-    _store(call.world, identity, upload, call.request.body, ready=False)
+    _save_upload(call.world, identity, upload, call.request.body, ready=False)
     return Response(200)
 
 
-def _store(world: World, identity: str, upload: Upload, data: bytes, *, ready: bool) -> StoredFile:
+def _save_upload(world: World, identity: str, upload: Upload, data: bytes, *, ready: bool) -> StoredFile:
     file = StoredFile(
         id=identity,
         provider="together",
@@ -114,15 +114,15 @@ def _store(world: World, identity: str, upload: Upload, data: bytes, *, ready: b
 
 
 def upload_finish(call: Call) -> Response:
-    file = _found_file(call)
+    file = _require_file(call)
     file.ready = True
     call.world.save(file)
-    return json_response(_file(file))
+    return json_response(_file_json(file))
 
 
 def upload_whole(call: Call) -> Response:
-    """The one-shot route, which the SDK does not use."""
-    fields = _form(call.request)
+    """Answer an upload in one request, which the SDK does not use."""
+    fields = _parse_form(call.request)
     upload = Upload(
         provider="together",
         owner=call.owner,
@@ -131,10 +131,10 @@ def upload_whole(call: Call) -> Response:
         mime_type="jsonl",
     )
     identity = f"file-{call.world.new_id(24)}"
-    return json_response(_file(_store(call.world, identity, upload, fields.get("file", b""), ready=True)))
+    return json_response(_file_json(_save_upload(call.world, identity, upload, fields.get("file", b""), ready=True)))
 
 
-def _file(file: StoredFile) -> dict[str, Any]:
+def _file_json(file: StoredFile) -> dict[str, Any]:
     return {
         "id": file.id,
         "object": "file",
@@ -148,7 +148,7 @@ def _file(file: StoredFile) -> dict[str, Any]:
     }
 
 
-def _found_file(call: Call) -> StoredFile:
+def _require_file(call: Call) -> StoredFile:
     file = call.world.file("together", call.owner, call.ids["id"])
     if file is None:
         raise ApiError(404, f"File {call.ids['id']} not found", code="not_found")
@@ -156,28 +156,28 @@ def _found_file(call: Call) -> StoredFile:
 
 
 def file_get(call: Call) -> Response:
-    return json_response(_file(_found_file(call)))
+    return json_response(_file_json(_require_file(call)))
 
 
 def file_list(call: Call) -> Response:
-    return json_response({"data": [_file(file) for file in call.world.files_of("together", call.owner)]})
+    return json_response({"data": [_file_json(file) for file in call.world.files_of("together", call.owner)]})
 
 
 def file_delete(call: Call) -> Response:
-    file = _found_file(call)
+    file = _require_file(call)
     call.world.remove_file(file)
     return json_response({"id": file.id, "deleted": True})
 
 
 def download(call: Call) -> Response:
-    return call.world.download(_found_file(call), "text/plain; charset=utf-8")
+    return call.world.download(_require_file(call), "text/plain; charset=utf-8")
 
 
 # Batches
 
 
 def create(call: Call) -> Response:
-    """Nothing is looked at yet: an unknown file or model fails the job when it starts."""
+    """Create a job without any check: an unknown file or model fails the job when it starts."""
     world = call.world
     body = call.request.json()
     identity = str(body.get("input_file_id") or "")
@@ -204,7 +204,7 @@ def create(call: Call) -> Response:
         error=_file_problem(identity, file),
     )
     world.add_job(job, lines)
-    return json_response({"job": _job(world, job, polled=False)}, 201)
+    return json_response({"job": _job_json(world, job, polled=False)}, 201)
 
 
 def _uuid(world: World) -> str:
@@ -237,7 +237,7 @@ def _first_model(lines: Sequence[bytes]) -> str:
     return str(body.get("model", "")) if isinstance(body, dict) else ""
 
 
-def _found_job(call: Call) -> Job:
+def _require_job(call: Call) -> Job:
     job = call.world.job("together", call.owner, call.ids["id"])
     if job is None:
         raise ApiError(404, "Job not found")
@@ -245,27 +245,27 @@ def _found_job(call: Call) -> Job:
 
 
 def get(call: Call) -> Response:
-    return json_response(_job(call.world, _found_job(call)))
+    return json_response(_job_json(call.world, _require_job(call)))
 
 
-def list_(call: Call) -> Response:
-    return json_response([_job(call.world, job) for job in call.world.jobs_of("together", call.owner)])
+def list_jobs(call: Call) -> Response:
+    return json_response([_job_json(call.world, job) for job in call.world.jobs_of("together", call.owner)])
 
 
-def cancel_(call: Call) -> Response:
-    job = _found_job(call)
+def cancel_batch(call: Call) -> Response:
+    job = _require_job(call)
     if job.phase == "ended":
         raise ApiError(409, f"Cannot cancel job - already in terminal state: {job.state}")
-    cancel(call.world, job)
-    return json_response(_job(call.world, job, polled=False))
+    cancel_job(call.world, job)
+    return json_response(_job_json(call.world, job, polled=False))
 
 
-def _job(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
-    """The job as it looks now: members that do not exist yet are left out, counters never exist."""
-    scripted, raw = shown_state(world, job) if polled else (False, None)
+def _job_json(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
+    """Return the job as shown now: members that do not exist yet are left out, counters never exist."""
+    scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
     late = job.phase == "cancelling" and job.plan.cancel == "late"
-    status = raw if scripted else job.state if ended else "CANCELLED" if late else WORDS[job.phase]
+    status = raw if scripted else job.state if ended else "CANCELLED" if late else PHASE_STATES[job.phase]
     body: dict[str, Any] = {
         "id": job.id,
         "user_id": job.owner,
@@ -281,11 +281,11 @@ def _job(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
     if job.phase != "pending" and job.model:
         body["model_id"] = job.model
     if ended:
-        body |= _ending(world, job)
+        body |= _end_members(world, job)
     return body
 
 
-def _ending(world: World, job: Job) -> dict[str, Any]:
+def _end_members(world: World, job: Job) -> dict[str, Any]:
     members: dict[str, Any] = {"completed_at": rfc3339(job.ended_at, MICROSECONDS)}
     if world.now() >= job.ended_at + job.plan.output_after_seconds and job.plan.output != "none":
         members["output_file_id"] = job.output
@@ -299,14 +299,14 @@ def _ending(world: World, job: Job) -> dict[str, Any]:
 
 
 def probe(call: Call) -> Response:
-    """A chat completion at once (`stream` is not supported)."""
+    """Answer a chat completion at once (`stream` is not supported)."""
     body = call.request.json()
     model = str(body.get("model", ""))
     if not call.world.serves(model):
-        raise ApiError(400, not_serverless(model), code="model_not_available")
+        raise ApiError(400, not_served_message(model), code="model_not_available")
     if not body.get("messages"):
         raise ApiError(400, "messages must be a non-empty array")
-    return json_response(completion(call.world.backend.answer(prompt(body)), model, int(call.world.now())))
+    return json_response(completion(call.world.backend.answer(parse_prompt(body)), model, int(call.world.now())))
 
 
 def models(call: Call) -> Response:
@@ -332,12 +332,12 @@ ROUTER = Router(
         Route("DELETE", f"/v1/files/{ID}", "file_delete", file_delete),
         Route("GET", f"/v1/files/{ID}/content", "download", download),
         Route("POST", "/v1/batches", "create", create),
-        Route("GET", "/v1/batches", "list", list_),
+        Route("GET", "/v1/batches", "list", list_jobs),
         Route("GET", f"/v1/batches/{ID}", "get", get),
-        Route("POST", f"/v1/batches/{ID}/cancel", "cancel", cancel_),
+        Route("POST", f"/v1/batches/{ID}/cancel", "cancel", cancel_batch),
         Route("POST", "/v1/chat/completions", "probe", probe, unlocked=True),
         Route("GET", "/v1/models", "models", models),
     ),
-    key_of=_key,
+    key_of=_api_key,
     refused=lambda _: ApiError(401, "Invalid API key provided. You can find your API key at https://api.together.ai."),
 )

@@ -10,23 +10,23 @@ import orjson
 
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
-from batchgen.emulator.faults.text_edits import EDITS, edit_text
+from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
 from batchgen.emulator.protocols.row_format import Row, RowFormat
 
 CLIENT_ERROR = "batch_client_error"  # the only code ever observed, provider faults included
 MAX_STOPS = 4
 
 
-def not_serverless(model: str) -> str:
-    """What Together says of a model it does not (or no longer) serve."""
+def not_served_message(model: str) -> str:
+    """Return the message of Together for a model that it does not serve (any more)."""
     return (
         f"Unable to access non-serverless model {model}. Please visit https://api.together.ai/models/{model} "
         "to create and start a new dedicated endpoint for the model."
     )
 
 
-def prompt(body: Row) -> Prompt:
-    """A chat-completions body as a Prompt."""
+def parse_prompt(body: Row) -> Prompt:
+    """Parse a chat-completions body."""
     messages = tuple(Message(str(m.get("role", "user")), _content(m.get("content"))) for m in body.get("messages", []))
     wanted = body.get("response_format") or {}
     schema = wanted.get("schema") or (wanted.get("json_schema") or {}).get("schema")
@@ -46,8 +46,8 @@ MAX_REQUESTS = 50_000  # per batch (docs.together.ai/docs/inference/batch/overvi
 MAX_LINE_BYTES = 10_000_000
 
 
-def invalid(lines: Sequence[bytes], serves: Callable[[str], bool]) -> str:
-    """Why the whole job fails in validation, "" when it does not."""
+def job_problem(lines: Sequence[bytes], serves: Callable[[str], bool]) -> str:
+    """Return why the whole job fails in validation, "" if it does not."""
     if not lines or len(lines) > MAX_REQUESTS:
         return f"Failed to calculate tokens: input format error: {len(lines)} requests, 1 to {MAX_REQUESTS} allowed"
     models: set[str] = set()
@@ -59,12 +59,12 @@ def invalid(lines: Sequence[bytes], serves: Callable[[str], bool]) -> str:
             return f"Failed to calculate tokens: input format error: Line {number} (within chunk): {problem}"
         models.add(model)
     if not any(serves(model) for model in models if model) and any(models):
-        return f"Invalid model ID: {not_serverless(min(model for model in models if model))}"
+        return f"Invalid model ID: {not_served_message(min(model for model in models if model))}"
     return ""
 
 
 def _line_problem(line: bytes) -> tuple[str, str]:
-    """(what is wrong with a line, its model)."""
+    """Return (what is wrong with a line, its model)."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -78,13 +78,13 @@ def _line_problem(line: bytes) -> tuple[str, str]:
     return "", model if isinstance(model, str) else ""
 
 
-def refusal(body: Row, serves: Callable[[str], bool]) -> str:
-    """Why a row goes to the error file, "" when it is answered."""
+def row_problem(body: Row, serves: Callable[[str], bool]) -> str:
+    """Return why a row goes to the error file, "" if it is answered."""
     model = body.get("model")
     if not isinstance(model, str):
         return "missing 'model' field in body or not a string"
     if not serves(model):
-        return not_serverless(model)
+        return not_served_message(model)
     stops = body.get("stop")
     if isinstance(stops, list) and len(stops) > MAX_STOPS:
         return "Maximum four stop sequences allowed"
@@ -92,7 +92,7 @@ def refusal(body: Row, serves: Callable[[str], bool]) -> str:
 
 
 def completion(answer: Answer, model: str, created: int) -> Row:
-    """A chat.completion object."""
+    """Return a chat.completion object."""
     asked, written = answer.prompt_tokens, answer.completion_tokens
     refused = answer.finish == "refusal"
     said = {"content": None, "refusal": answer.text} if refused else {"content": answer.text}
@@ -119,14 +119,14 @@ def _identity(key: str) -> str:
     return f"br_{blake2b(key.encode(), digest_size=9).hexdigest()}"
 
 
-def row(key: str, model: str, answer: Answer) -> Row:
-    """The line of a row that was answered: output file, status_code 200."""
+def answered_row(key: str, model: str, answer: Answer) -> Row:
+    """Return the line of an answered row: output file, status_code 200."""
     response = {"status_code": 200, "body": completion(answer, model, 0)}
     return {"id": _identity(key), "custom_id": key, "response": response}
 
 
-def failure(key: str, message: str) -> Row:
-    """The line of a row that was not: error file."""
+def failed_row(key: str, message: str) -> Row:
+    """Return the line of a row that was not answered: error file."""
     return {"id": _identity(key), "custom_id": key, "error": {"code": CLIENT_ERROR, "message": message}}
 
 
@@ -134,7 +134,7 @@ def failure(key: str, message: str) -> Row:
 
 
 def _error(old: Row, fault: RowFault) -> Row:
-    return failure(old["custom_id"], "Internal Server Error" if fault.message is None else fault.message)
+    return failed_row(old["custom_id"], "Internal Server Error" if fault.message is None else fault.message)
 
 
 def _http_status(old: Row, fault: RowFault) -> Row:
@@ -151,7 +151,7 @@ def _choice(old: Row, finish: str, **message: Any) -> Row:
 
 
 def text_of(line: Row) -> str:
-    """The text of an answered row."""
+    """Return the text of an answered row."""
     return str(line["response"]["body"]["choices"][0]["message"]["content"])
 
 
@@ -185,7 +185,7 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
 
 
 def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
-    """Half of the prompt came from a cache; seven tokens of reasoning are part of the completion."""
+    """Add usage: half of the prompt came from a cache; seven reasoning tokens are part of the completion."""
     _ = fault
     body = old["response"]["body"]
     usage = dict(body["usage"])
@@ -198,11 +198,11 @@ def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
 FORMAT = RowFormat(
     key_field="custom_id",
     body_field="body",
-    prompt=prompt,
-    invalid=invalid,
-    refusal=refusal,
-    row=row,
-    failure=failure,
+    prompt=parse_prompt,
+    job_problem=job_problem,
+    refusal=row_problem,
+    row=answered_row,
+    failed_row=failed_row,
     cancelled=lambda _: None,  # finished rows are returned, the others appear nowhere
     failed=lambda line: "response" not in line and "error" in line,
     edits={
@@ -219,6 +219,6 @@ FORMAT = RowFormat(
         "thought_only": _thought_only,
         "extra_fields": _extra_fields,
         "thoughts_and_cache": _thoughts_and_cache,
-        **dict.fromkeys(EDITS, _edited_text),
+        **dict.fromkeys(TEXT_EDITS, _edited_text),
     },
 )

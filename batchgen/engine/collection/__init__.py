@@ -1,1 +1,1 @@
-"""Remote batches are polled and their result files downloaded."""
+"""Poll remote batches and download their result files."""

@@ -1,8 +1,8 @@
-"""Results that come after their batch ended without any: its job was given up, cancelled or lost, or had expired, and
-delivers.
+"""Take results that arrive after their batch ended without any.
 
-They are paid, so a text is accepted wherever none is yet. The others are superseded, and what they cost is booked. A
-job that was given up and still runs is cancelled; so is one that nobody needs any more.
+The job was given up, cancelled, lost or expired, and delivers later. Such results are paid: a text is accepted for each
+conversation that has none yet, and the cost of the others is recorded as superseded. A job that was given up and still
+runs is cancelled; so is a job whose results nobody needs any more.
 """
 
 from __future__ import annotations
@@ -10,69 +10,71 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchgen.core.errors import BatchgenError, Temporary
-from batchgen.engine.collection.download import SHORT_LOOKS, ShortResults, fetch
-from batchgen.engine.maintenance import ask_to_stop
-from batchgen.engine.reconcile import LISTING_PAYS, enter_duplicates, listed
+from batchgen.engine.collection.download import download_results
+from batchgen.engine.maintenance import request_cancellation
+from batchgen.engine.reconcile import MIN_BATCHES_TO_LIST, enter_duplicates, jobs_by_lookup_key
 from batchgen.engine.session import Session
-from batchgen.engine.settlement.settle import settle_late
-from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, label
-from batchgen.runtime.logs import log
+from batchgen.engine.settlement.settle import settle_late_results
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, lookup_key
+from batchgen.runtime.logging_setup import log
 
 
 def look_for_late_results(session: Session) -> None:
-    """Book what has come for batches whose results are awaited. Costs nothing where there are none."""
+    """Settle late results of the batches that still wait for some. Makes no call if no batch does."""
     awaited = session.store.awaiting_late_results(session.now())
     for name in dict.fromkeys(batch.provider for batch in awaited):
         provider = provider_row(name)
         try:
             mine = [
-                batch for batch in awaited if (batch.provider, batch.job.key_fingerprint) == _own(session, provider)
+                batch
+                for batch in awaited
+                if (batch.provider, batch.job.key_fingerprint) == _provider_and_key(session, provider)
             ]
-            _look(session, provider, mine)
+            _check_provider(session, provider, mine)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: results that may come late could not be looked for: %s", name, error)
-    _stop_needless(session)
+    _cancel_unneeded_batches(session)
 
 
-def _own(session: Session, provider: Provider) -> tuple[str, str]:
-    return provider.name, session.fingerprint(provider)
+def _provider_and_key(session: Session, provider: Provider) -> tuple[str, str]:
+    return provider.name, session.key_fingerprint(provider)
 
 
-def _look(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
+def _check_provider(session: Session, provider: Provider, batches: Sequence[Batch]) -> None:
     nameless = any(batch.job.remote_id is None for batch in batches)
     found: Mapping[str, Sequence[Job]] = {}
-    if nameless or len(batches) >= LISTING_PAYS:
+    if nameless or len(batches) >= MIN_BATCHES_TO_LIST:
         try:
-            found = listed(session, provider)
+            found = jobs_by_lookup_key(session, provider)
         except Temporary as error:  # each job that is known can be asked for by its own address
             log.debug("%s: no listing (%s)", provider.name, error)
     for batch in batches:
         try:
-            _look_at(session, provider, batch, found)
+            _check_batch(session, provider, batch, found)
         except (BatchgenError, *REFUSALS) as error:  # another one may have to be stopped
             log.debug("%s: its late job could not be read: %s", batch.name, error)
 
 
-def _look_at(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
-    mine = found.get(label(provider, name=batch.name, remote_file=batch.job.remote_file or ""), ())
+def _check_batch(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
+    mine = found.get(lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or ""), ())
     if batch.job.remote_id is None:
         for job in mine[:1]:
-            _visit(session, provider, _turned_up(session, provider, batch, job, mine[1:]))
-    elif _is_news(batch, next((job for job in mine if job.remote_id == batch.job.remote_id), None)):
-        _visit(session, provider, batch)
+            _poll_batch(session, provider, _record_found_job(session, provider, batch, job, mine[1:]))
+    elif _may_have_changed(batch, next((job for job in mine if job.remote_id == batch.job.remote_id), None)):
+        _poll_batch(session, provider, batch)
 
 
-def _is_news(batch: Batch, listed: Job | None) -> bool:
-    """Whether a job's own address may say more than is known: a listing shows states, and not all results."""
+def _may_have_changed(batch: Batch, listed: Job | None) -> bool:
+    """Return whether a call for this one job may show more than is known: a listing does not show all results."""
     if listed is None or listed.output or listed.state is JobState.SUCCEEDED:
         return True
     return listed.raw_state != batch.job.remote_state
 
 
-def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
-    """Note that a batch that was given up has this job after all, and those `others`, which are cancelled later."""
+def _record_found_job(session: Session, provider: Provider, batch: Batch, job: Job, others: Sequence[Job]) -> Batch:
+    """Record that a batch that was given up has this job. The jobs `others` are cancelled later."""
     log.warning(
         "%s: given up, but its job %s exists after all (up to $%.4f)",
         session.describe(batch),
@@ -86,46 +88,39 @@ def _turned_up(session: Session, provider: Provider, batch: Batch, job: Job, oth
         return session.store.update(batch, remote_id=job.remote_id, submitted_at=batch.job.intent_at)
 
 
-def _visit(session: Session, provider: Provider, batch: Batch) -> None:
+def _poll_batch(session: Session, provider: Provider, batch: Batch) -> None:
     try:
         job = session.remote(provider).get(batch.job.remote_id or "")
-    except JobMissing:
+    except JobNotFound:
         return
     ended = (batch.job.ended_at or session.now()) if job.state.ended else None
     batch = session.store.update(batch, remote_state=job.raw_state, ended_at=ended)
     if not job.state.ended:
         return
-    if job.output or job.errors or job.inline:
-        _book(session, provider, batch, job)
+    if job.output or job.errors or job.inline_rows:
+        _download_and_settle(session, provider, batch, job)
     elif job.state is JobState.FAILED:
         session.store.update(batch, late_results_until=None)
 
 
-def _book(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
-    """Settle a batch by its late results. An empty file says nothing yet: its rows are awaited."""
-    keys, strict = (
-        session.keys(batch, session.store.failed_numbers(batch)),
-        batch.counters.incomplete_downloads < SHORT_LOOKS,
-    )
-    some = job.state is JobState.SUCCEEDED
-    try:
-        raw = fetch(session, session.remote(provider), batch, job, keys, strict=strict, some=some)
-    except ShortResults:
-        session.store.update(batch, incomplete_downloads=min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS))
-        raise
+def _download_and_settle(session: Session, provider: Provider, batch: Batch, job: Job) -> None:
+    """Settle a batch by its late results. An empty file proves nothing yet: its rows are waited for."""
+    keys = session.keys(batch, session.store.failed_numbers(batch))
+    raw = download_results(session, session.remote(provider), batch, job, keys)
     if raw.strip():
-        settle_late(session, provider, batch, raw)
+        settle_late_results(session, provider, batch, raw)
 
 
-def _stop_needless(session: Session) -> None:
-    """Cancel what is in flight and holds nothing any more, until that was asked for: all its texts came late from
-    others. Where it cannot be asked for, the job only costs what it was to cost.
+def _cancel_unneeded_batches(session: Session) -> None:
+    """Request the cancellation of batches in flight that no conversation needs any more.
+
+    All their texts came late from other batches. A batch that cannot be cancelled costs what it was going to cost.
     """
     for batch in session.store.batches(BatchState.IN_FLIGHT):
-        if batch.requests or batch.job.error == CANCEL_ASKED:
+        if batch.requests or batch.job.error == CANCELLATION_REQUESTED:
             continue
         try:
-            if (batch.provider, batch.job.key_fingerprint) == _own(session, provider_row(batch.provider)):
-                ask_to_stop(session, batch)
+            if (batch.provider, batch.job.key_fingerprint) == _provider_and_key(session, provider_row(batch.provider)):
+                request_cancellation(session, batch)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: nobody needs it, but it could not be cancelled: %s", batch.name, error)

@@ -1,9 +1,9 @@
-"""Batches in flight -> result files -> outcomes -> turns.
+"""Poll batches in flight, download the results of those that ended, and settle them.
 
-A failed poll never changes a state. Only a 404 for a job's own address, asked with the key that made it, again and
-again over time, says that a job is lost. A terminal job is not a full job: every file it offers is read, in every
-terminal state, and every request is accounted for. Results may come after the end: their absence is not believed at
-the first look.
+A poll that fails never changes a state. A job counts as lost only after repeated 404 answers over a long time, to calls
+for the job itself with the key that created it. A job that ended may have answered only some requests: every file that
+it offers is read, whatever its state is, and every request gets an outcome. Results may become available after the end
+of a job: one look without results proves nothing.
 """
 
 from __future__ import annotations
@@ -12,31 +12,35 @@ from collections.abc import Mapping, Sequence
 
 from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
 from batchgen.core.outcomes import Reason
-from batchgen.engine.collection.download import SHORT_LOOKS, ShortResults, fetch, salvage
+from batchgen.engine.collection.download import download_results, salvage
 from batchgen.engine.collection.late_results import look_for_late_results
-from batchgen.engine.collection.prefetch import Ahead, Wanted
-from batchgen.engine.reconcile import LISTING_PAYS
+from batchgen.engine.collection.prefetch import Prefetch
+from batchgen.engine.reconcile import MIN_BATCHES_TO_LIST
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope
-from batchgen.ledger.rows import CANCEL_ASKED, Batch, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobMissing, JobState, Provider, Reader
-from batchgen.providers.http_errors import speaks_of_model
-from batchgen.providers.quotas import PLAN_ADVICE, speaks_of_quota, waiting_is_no_use
-from batchgen.runtime.failpoints import crashpoint
-from batchgen.runtime.logs import log
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
+from batchgen.providers.http_errors import is_model_error
+from batchgen.providers.quotas import PLAN_ADVICE, is_permanent_quota, is_quota_error
+from batchgen.runtime.failpoints import failpoint
+from batchgen.runtime.logging_setup import log
 
-LOST_ANSWERS = 5  # consecutive 404 answers, over at least LOST_GRACES grace periods (2 h by default)
-LOST_GRACES = 8
-STALE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
-PATIENCE_SECONDS = 6 * 3600.0  # for an unknown state, or for results that cannot be had; then somebody is called
+LOST_AFTER_NOT_FOUND = (
+    5  # consecutive 404 answers, over at least LOST_AFTER_GRACE_PERIODS grace periods (2 h by default)
+)
+LOST_AFTER_GRACE_PERIODS = 8
+OVERDUE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
+NEEDS_PERSON_AFTER_SECONDS = (
+    6 * 3600.0
+)  # for an unknown state, or for results that cannot be had; then somebody is called
 GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had till then are lost
 
 
 def collect(session: Session) -> int:
-    """Poll every batch in flight and book what has ended. Returns the number of batches collected."""
+    """Poll every batch in flight and settle those that ended. Returns the number of batches collected."""
     collected = 0
     in_flight = session.store.batches(BatchState.IN_FLIGHT)
     for name in dict.fromkeys(batch.provider for batch in in_flight):
@@ -44,23 +48,23 @@ def collect(session: Session) -> int:
         try:
             collected += _collect_provider(session, provider_row(name), mine)
         except SetupError as error:
-            session.trouble(error)  # one provider's refused key is no reason to let the other's results expire
+            session.trouble(error, name)  # one provider's refused key is no reason to let the other's results expire
     look_for_late_results(session)
     return collected
 
 
 def _collect_provider(session: Session, provider: Provider, batches: Sequence[Batch]) -> int:
     collected = 0
-    own = [batch for batch in batches if _readable(session, provider, batch)]
+    own = [batch for batch in batches if _was_created_with_current_key(session, provider, batch)]
     if not own:
         return 0
-    listed = _listed(session, provider, own)
-    own = _turned(session, provider, own)
-    remote = _ahead(session, provider, own, listed)
+    listed = _jobs_by_id(session, provider, own)
+    own = _rotate_past_failed_batch(session, provider, own)
+    remote = _prefetch(session, provider, own, listed)
     stopped = ""
     for batch in own:
         try:
-            collected += _visit(session, provider, remote, batch, listed.get(batch.job.remote_id or ""))
+            collected += _poll_batch(session, provider, remote, batch, listed.get(batch.job.remote_id or ""))
         except SetupError:
             raise
         except (NotReady, NeedsPerson) as error:
@@ -69,28 +73,29 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
             session.trouble(error)
             stopped = batch.name
             break  # the provider is in trouble; asking for the next batch would only wait again
-    if stopped or session.store.fact(_stopped_at(provider)):
-        session.store.set_fact(_stopped_at(provider), stopped)
+    if stopped or session.store.fact(_failed_batch_fact(provider)):
+        session.store.set_fact(_failed_batch_fact(provider), stopped)
     return collected
 
 
-def _stopped_at(provider: Provider) -> str:
-    """The fact at which batch the provider met trouble when it was last asked, "" for none."""
+def _failed_batch_fact(provider: Provider) -> str:
+    """Return the name of the fact that stores at which batch the provider failed in the last poll."""
     return f"stopped:{provider.name}"
 
 
-def _turned(session: Session, provider: Provider, batches: Sequence[Batch]) -> list[Batch]:
-    """The batches in the order of their turns: it may be one batch alone that is in trouble, time and again. What comes
-    behind it is asked for first, the next time.
+def _rotate_past_failed_batch(session: Session, provider: Provider, batches: Sequence[Batch]) -> list[Batch]:
+    """Return the batches, with the one that failed in the last poll at the end.
+
+    One batch may fail every time; the batches behind it must still be polled.
     """
-    stopped = session.store.fact(_stopped_at(provider))
+    stopped = session.store.fact(_failed_batch_fact(provider))
     at = next((at for at, batch in enumerate(batches, start=1) if batch.name == stopped), 0)
     return [*batches[at:], *batches[:at]]
 
 
-def _readable(session: Session, provider: Provider, batch: Batch) -> bool:
-    """Whether this key may speak of this batch: another key's jobs answer 404, and that must not count."""
-    if batch.job.key_fingerprint == session.fingerprint(provider):
+def _was_created_with_current_key(session: Session, provider: Provider, batch: Batch) -> bool:
+    """Return whether the current key created this batch: the jobs of other keys answer 404, which must not count."""
+    if batch.job.key_fingerprint == session.key_fingerprint(provider):
         return True
     if not batch.requests:  # nobody needs what it brings; what it cost is booked when the key comes back
         return False
@@ -104,9 +109,9 @@ def _readable(session: Session, provider: Provider, batch: Batch) -> bool:
     return False
 
 
-def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> dict[str, Job]:
-    """Jobs by id from one listing, where that saves calls. What is absent is asked for by its own address."""
-    if len(batches) < LISTING_PAYS:
+def _jobs_by_id(session: Session, provider: Provider, batches: Sequence[Batch]) -> dict[str, Job]:
+    """Return jobs by id from one listing, if that saves calls. Jobs that are not listed are polled one by one."""
+    if len(batches) < MIN_BATCHES_TO_LIST:
         return {}
     try:
         return {job.remote_id: job for job in session.remote(provider).jobs()}
@@ -117,41 +122,38 @@ def _listed(session: Session, provider: Provider, batches: Sequence[Batch]) -> d
         return {}
 
 
-def _ahead(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Ahead:
-    """The provider's reads, with those batches fetched ahead that have ended, or of which nothing is known yet."""
-    wanted = [
-        Wanted(
-            batch.job.remote_id,
-            session.layout.results(batch.step, batch.name),
-            session.layout.errors(batch.step, batch.name),
-            batch.plan.bytes,
-        )
+def _prefetch(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Prefetch:
+    """Return the reads of the provider, with the results of ended batches, or of batches not polled yet, fetched in
+    advance.
+    """
+    sizes = {
+        batch.job.remote_id: batch.plan.bytes
         for batch in batches
         if batch.job.remote_id and ((job := listed.get(batch.job.remote_id)) is None or job.state.ended)
-    ]
-    return Ahead(session.remote(provider), wanted)
+    }
+    return Prefetch(session.remote(provider), sizes)
 
 
-def _visit(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job | None) -> bool:
-    """Look at one batch; book it if it has ended. Returns whether it was collected."""
+def _poll_batch(session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job | None) -> bool:
+    """Poll one batch and settle it if it has ended. Returns whether it was collected."""
     # A listing does not show results; the job's own address does.
     if job is None or job.state.ended:
         try:
             job = remote.get(batch.job.remote_id or "")
-        except JobMissing:
-            return _missing(session, remote, batch)
+        except JobNotFound:
+            return _handle_not_found(session, remote, batch)
         except REFUSALS as error:
             raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
     # At the first look nothing was waited for yet, though the clock goes on while it is taken.
     waited = 0.0 if batch.job.ended_at is None else session.now() - batch.job.ended_at
-    batch = _note(session, batch, job)
+    batch = _record_job_state(session, batch, job)
     if not job.state.ended:
         return False
-    return _book(session, provider, remote, batch, job, waited)
+    return _download_and_settle(session, provider, remote, batch, job, waited)
 
 
-def _note(session: Session, batch: Batch, job: Job) -> Batch:
-    """What the provider says of a batch, written down when it is new; what is odd is said aloud."""
+def _record_job_state(session: Session, batch: Batch, job: Job) -> Batch:
+    """Record the state of a job if it is new, and log a warning if it is unexpected."""
     now = session.now()
     started = batch.job.started_at or (now if job.state is not JobState.PENDING else None)
     ended = batch.job.ended_at or (now if job.state.ended else None)
@@ -162,87 +164,84 @@ def _note(session: Session, batch: Batch, job: Job) -> Batch:
     if job.state is JobState.UNKNOWN:
         what = f"the unknown state {job.raw_state!r}" if job.raw_state else "no state at all"
         log.warning("%s: the job shows %s; it stays in flight", session.describe(batch), what)
-        if age > PATIENCE_SECONDS:
+        if age > NEEDS_PERSON_AFTER_SECONDS:
             session.trouble(
                 NeedsPerson(
                     f"{session.describe(batch)}: the job shows {what}, {age / 3600:.0f} h after it was submitted.",
                     do=f"Look at {batch.job.remote_id} in the provider's console; `batchgen cancel` asks for its end.",
                 )
             )
-    elif not job.state.ended and age > STALE_SECONDS:
+    elif not job.state.ended and age > OVERDUE_SECONDS:
         log.warning("%s: in flight for %.0f h", session.describe(batch), age / 3600)
     return batch
 
 
-def _missing(session: Session, remote: Reader, batch: Batch) -> bool:
-    """A 404 for the job's own address: counted, and believed only after many over a long time."""
+def _handle_not_found(session: Session, remote: ResultReader, batch: Batch) -> bool:
+    """Count a 404 answer for the job itself. The job is lost after several of them over a long time."""
     now = session.now()
     since = min(batch.counters.not_found_since or now, now)
     batch = session.store.update(batch, not_found_count=batch.counters.not_found_count + 1, not_found_since=since)
-    enough = LOST_GRACES * session.settings.batches.reconcile_grace_seconds
-    if batch.counters.not_found_count < LOST_ANSWERS or now - since < enough:
+    enough = LOST_AFTER_GRACE_PERIODS * session.settings.batches.reconcile_grace_seconds
+    if batch.counters.not_found_count < LOST_AFTER_NOT_FOUND or now - since < enough:
         times = batch.counters.not_found_count
         raise NotReady(
             f"{session.describe(batch)}: the provider does not know it at the moment ({times} times).",
             do="The next tick asks again; nothing is given up yet.",
         )
     raw = salvage(session, remote, batch, None)
-    _give_up(session, batch, raw, f"the provider has lost the job {batch.job.remote_id}")
+    _settle_as_lost(session, batch, raw, f"the provider has lost the job {batch.job.remote_id}")
     return True
 
 
-def _awaited(session: Session, raw: bytes) -> float | None:
-    """Till when the results of a batch that ended without any may come."""
-    return None if raw.strip() else session.now() + settle.AWAITED_SECONDS
+def _late_results_until(session: Session, raw: bytes) -> float | None:
+    """Return until when late results are looked for (Unix seconds), None for a batch that has some."""
+    return None if raw.strip() else session.now() + settle.LATE_RESULTS_SECONDS
 
 
-def _book(session: Session, provider: Provider, remote: Ahead, batch: Batch, job: Job, waited: float) -> bool:
-    """Fetch whatever a job offers that was first seen ended `waited` seconds ago, and book it."""
+def _download_and_settle(
+    session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job, waited: float
+) -> bool:
+    """Download and settle what a job offers. It was first seen as ended `waited` seconds ago."""
     keys = session.keys(batch)
     try:
-        _expect_results(session, batch, job, waited)
-        # Looks may follow one another within seconds (`--wait`): that a success is empty is not believed so soon.
-        some = job.state is JobState.SUCCEEDED and waited < session.settings.batches.reconcile_grace_seconds
-        raw = fetch(
-            session, remote, batch, job, keys, strict=batch.counters.incomplete_downloads < SHORT_LOOKS, some=some
-        )
+        _require_results(session, batch, job, waited)
+        raw = download_results(session, remote, batch, job, keys)
     except (NotReady, *REFUSALS) as error:
-        if isinstance(error, ShortResults):
-            batch = session.store.update(
-                batch, incomplete_downloads=min(batch.counters.incomplete_downloads + 1, SHORT_LOOKS)
-            )
-        _be_patient(session, batch, str(error), waited)
+        _raise_until_given_up(session, batch, str(error), waited)
         why = f"no results in {waited / 3600:.0f} h ({str(error).rstrip('.')})"
-        _give_up(session, batch, salvage(session, remote, batch, job), why)
+        _settle_as_lost(session, batch, salvage(session, remote, batch, job), why)
         return True
-    remote.go_on(batch.job.remote_id or "")
-    crashpoint("results_read")
-    book(session, provider, batch, job, raw, keys)
+    remote.start_after(batch.job.remote_id or "")
+    failpoint("results_read")
+    settle_ended_job(session, provider, batch, job, raw, keys)
     return True
 
 
-def _expect_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
-    """Raises NotReady for an ended job that names no results yet.
+def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
+    """Raise NotReady for an ended job that names no results yet.
 
-    A success always has some. A cancel that was asked for is not final: some of such jobs deliver everything after
-    all, which is waited for, for one grace period. One that the provider cancelled by itself is believed at the second
-    look; so is one that expired: at Gemini such a job has no results, at Together it may have some.
+    A successful job always has results. A cancellation that we requested is not final: some such jobs deliver
+    everything later, so it is waited for one grace period. A job that the provider cancelled is given up at the second
+    poll; so is an expired one: at Gemini it has no results, at Together it may have some.
     """
-    if job.output or job.errors or job.inline:
+    if job.output or job.errors or job.inline_rows:
         return
     if job.state is JobState.CANCELLED and not batch.requests:
         return  # nobody needs them; if they come all the same, what they cost is booked
-    asked = batch.job.error == CANCEL_ASKED
+    asked = batch.job.error == CANCELLATION_REQUESTED
     patience = session.settings.batches.reconcile_grace_seconds if asked else 0
     early = not waited or waited < patience
     if job.state is JobState.SUCCEEDED or (job.state in (JobState.CANCELLED, JobState.EXPIRED) and early):
         raise NotReady(f"the job has ended ({job.raw_state}), but names no results.")
 
 
-def _be_patient(session: Session, batch: Batch, why: str, waited: float) -> None:
-    """An ended job whose results cannot be had: NotReady is raised at first, then NeedsPerson, nothing in the end."""
+def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: float) -> None:
+    """Raise NotReady for an ended job whose results are not available; later NeedsPerson.
+
+    Returns when they are given up.
+    """
     message = f"{session.describe(batch)}: {why}"
-    if waited <= PATIENCE_SECONDS:
+    if waited <= NEEDS_PERSON_AFTER_SECONDS:
         raise NotReady(message, do="The next tick tries again.")
     if waited <= GIVE_UP_SECONDS:
         raise NeedsPerson(
@@ -252,11 +251,11 @@ def _be_patient(session: Session, batch: Batch, why: str, waited: float) -> None
         )
 
 
-def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
-    """Settle a batch by what there is of it; the rest was lost with the job."""
+def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> None:
+    """Settle a batch by the results that exist; the rest was lost with the job."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
-    replies = settle.replies(session, provider_row(batch.provider), batch, raw, keys, flags)
-    until = _awaited(session, raw)
+    replies = settle.parse_results(session, provider_row(batch.provider), batch, raw, keys, flags)
+    until = _late_results_until(session, raw)
     ending = Ending(Reason.LOST, why, state=BatchState.LOST, error=why, retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)
     session.trouble(
@@ -267,39 +266,41 @@ def _give_up(session: Session, batch: Batch, raw: bytes, why: str) -> None:
     )
 
 
-def book(session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]) -> None:
-    """Settle every request (`keys`) of an ended batch by the raw lines that came back. Needs no network."""
+def settle_ended_job(
+    session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]
+) -> None:
+    """Settle every request (`keys`) of an ended batch by its raw result lines. Needs no network."""
     flags = session.settings.stage(batch.step.stage).retry_flags
-    replies = settle.replies(session, provider, batch, raw, keys, flags)
+    replies = settle.parse_results(session, provider, batch, raw, keys, flags)
     # A cancel is not final: jobs that said they were cancelled have delivered everything hours later. One that expired
     # may name the rows that it has later, too.
-    until = _awaited(session, raw) if job.state in (JobState.CANCELLED, JobState.EXPIRED) else None
-    ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
+    until = _late_results_until(session, raw) if job.state in (JobState.CANCELLED, JobState.EXPIRED) else None
+    ending = _batch_end(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)
 
 
-_ABSENT = {
+_DEFAULT_REASONS = {
     JobState.FAILED: (Reason.PROVIDER_ERROR, "the job failed: {error}"),
     JobState.EXPIRED: (Reason.MISSING, "the job expired"),
     JobState.CANCELLED: (Reason.CANCELLED, "the job was cancelled"),
 }
 
 
-def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
-    """What an ended job means for requests without a row. A job refused as a whole holds its model back."""
+def _batch_end(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
+    """Return what the end of a job means for requests without a row. A job refused as a whole stops its model."""
     if job.state is JobState.FAILED and not has_rows:
         scope = model_scope(batch.provider, batch.model)
-        if speaks_of_model(job.error):
-            session.model_gone(batch.provider, batch.model, job.error)
+        if is_model_error(job.error):
+            session.halt_model(batch.provider, batch.model, job.error)
             why = f"{batch.provider} does not serve {batch.model}: {job.error}"
             return Ending(Reason.NOT_SENT, why, error=job.error)
-        if speaks_of_quota(job.error):
+        if is_quota_error(job.error):
             why = f"{batch.provider}: the job failed for a quota: {job.error}"
             session.store.holds.pause(scope, why, session.now())
-            if waiting_is_no_use(job.error):
+            if is_permanent_quota(job.error):
                 session.trouble(QuotaClosed(why, do=PLAN_ADVICE))
             return Ending(Reason.NOT_SENT, job.error, error=job.error)
     if job.state is JobState.FAILED or job.error:
         log.warning("%s: %s: %s", session.describe(batch), job.raw_state, job.error or "no reason given")
-    reason_absent, why = _ABSENT.get(job.state, (Reason.MISSING, "no line came back"))
+    reason_absent, why = _DEFAULT_REASONS.get(job.state, (Reason.MISSING, "no line came back"))
     return Ending(reason_absent, why.format(error=job.error or "no reason given"), error=job.error or None)

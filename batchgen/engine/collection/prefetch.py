@@ -1,70 +1,61 @@
-"""The next ended batches are looked at and downloaded while one is booked.
+"""Poll and download the next batches while one is settled.
 
-Only what the network does goes on beside the booking, and only its waiting is saved: what was fetched ahead is handed
-out at the very call that would have fetched it, and so is what went wrong. Nothing is fetched ahead of a batch before
-one has come back whole, so a provider in trouble is hardly asked more often.
+Only network calls run in threads. A result fetched in advance is returned by the call that would have fetched it, and
+an error is raised there. Nothing is fetched behind a batch until one batch came back complete, so a provider that fails
+gets few additional calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from batchgen.providers.base import Job, Reader
-from batchgen.runtime.concurrency import begin, brought
+from batchgen.providers.base import Job, ResultReader
+from batchgen.runtime.concurrency import start_thread
 
-DEPTH = 4  # batches that may wait in memory beside the one that is booked ...
-DEPTH_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
-
-
-class Wanted(NamedTuple):
-    """A batch to be fetched ahead, and where its output and its errors will lie: what lies there is not fetched.
-
-    `size` is that of its request file, in bytes.
-    """
-
-    remote_id: str
-    output: Path
-    errors: Path
-    size: int
+MAX_PREFETCHED = 4  # batches that may wait in memory beside the one that is booked ...
+MAX_PREFETCHED_BYTES = 32_000_000  # ... as long as their request files are no larger together; results are smaller
 
 
-class _Fetched(NamedTuple):
-    """A job, and the files it names by their id; for each the exception, where it could not be had."""
+class _PrefetchedBatch(NamedTuple):
+    """A job and its files by id; an exception where a call failed."""
 
     job: Job
     files: dict[str, bytes | Exception]
 
 
-class Ahead:
-    """A provider's reads; some have been made already when they are asked for."""
+class Prefetch:
+    """The reads of a provider, some of them made before they are called."""
 
-    def __init__(self, remote: Reader, batches: Sequence[Wanted]) -> None:
-        """`batches` in the order in which they will be asked for; others may be asked for in between."""
-        self._remote, self._batches = remote, batches
-        self._under_way: dict[str, Future[_Fetched] | None] = {}  # None: it was handed out
+    def __init__(self, remote: ResultReader, sizes: Mapping[str, int]) -> None:
+        """`sizes` are the sizes of the request files in bytes, by job id, in the order in which the jobs will be
+        polled.
+
+        Other jobs may be polled in between.
+        """
+        self._remote, self._sizes = remote, sizes
+        self._under_way: dict[str, Future[_PrefetchedBatch] | None] = {}  # None: it was handed out
         self._files: dict[str, bytes | Exception] = {}
 
-    def go_on(self, remote_id: str) -> None:
-        """The batch `remote_id` has come back whole and will be booked: fetch those behind it."""
-        for one in self._behind(remote_id):
-            if one.remote_id not in self._under_way:
-                call = partial(_fetch, self._remote, one)
-                self._under_way[one.remote_id] = begin(call, f"fetching {one.remote_id}")
+    def start_after(self, remote_id: str) -> None:
+        """Fetch the batches behind `remote_id`, which came back complete and will be settled now."""
+        for following in self._following(remote_id):
+            if following not in self._under_way:
+                call = partial(_fetch, self._remote, following)
+                self._under_way[following] = start_thread(call, f"fetching {following}")
 
-    def _behind(self, remote_id: str) -> Iterator[Wanted]:
-        """As many of the next batches as may lie in memory, the very next one in any case."""
-        at = next((at for at, one in enumerate(self._batches) if one.remote_id == remote_id), len(self._batches))
-        size = 0
-        for one in self._batches[at + 1 : at + 1 + DEPTH]:
-            if size and size + one.size > DEPTH_BYTES:
+    def _following(self, remote_id: str) -> Iterator[str]:
+        """Return the next jobs whose files may be in memory together, at least one."""
+        order, size = list(self._sizes), 0
+        at = order.index(remote_id) + 1 if remote_id in self._sizes else len(order)
+        for following in order[at : at + MAX_PREFETCHED]:
+            if size and size + self._sizes[following] > MAX_PREFETCHED_BYTES:
                 return
-            size += one.size
-            yield one
+            size += self._sizes[following]
+            yield following
 
     def get(self, remote_id: str) -> Job:
         self._files = {}  # of the batch before
@@ -72,7 +63,7 @@ class Ahead:
         if under_way is None:
             return self._remote.get(remote_id)
         self._under_way[remote_id] = None
-        found = brought(under_way)
+        found = under_way.result()
         self._files = found.files
         return found.job
 
@@ -86,16 +77,14 @@ class Ahead:
             destination.write(found)
 
 
-def _fetch(remote: Reader, wanted: Wanted) -> _Fetched:
-    """The calls of one batch."""
-    job = remote.get(wanted.remote_id)
-    if not job.state.ended:
-        return _Fetched(job, {})
-    named = ((job.output, wanted.output), (job.errors, wanted.errors))
-    return _Fetched(job, {file_id: _body(remote, file_id) for file_id, path in named if file_id and not path.exists()})
+def _fetch(remote: ResultReader, remote_id: str) -> _PrefetchedBatch:
+    """Make the calls for one batch."""
+    job = remote.get(remote_id)
+    named = filter(None, (job.output, job.errors)) if job.state.ended else ()
+    return _PrefetchedBatch(job, {file_id: _try_download(remote, file_id) for file_id in named})
 
 
-def _body(remote: Reader, file_id: str) -> bytes | Exception:
+def _try_download(remote: ResultReader, file_id: str) -> bytes | Exception:
     buffer = BytesIO()
     try:
         remote.download(file_id, buffer)

@@ -1,1 +1,1 @@
-"""A lost store is built again from request and result files."""
+"""Rebuild a lost store from request and result files."""

@@ -1,7 +1,7 @@
-"""The store, built again from `requests/` and `results/` alone. No network, nothing is paid.
+"""Rebuild the store from `requests/` and `results/` alone. Needs no network and pays nothing.
 
-What was sent and what came back is enough: every request file is entered in the order in which it was planned, and
-settled by its result lines and its ending, by the same code that settled it the first time.
+Every request file is entered in the order in which it was planned, and settled by its result lines and its ending file,
+by the code that settled it the first time.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from typing import NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.outcomes import Reason, Usage, accepted_keys
-from batchgen.core.pricing import input_margin, requests_tokens
-from batchgen.core.text_features import features
-from batchgen.dataset.manifest import facts, seeds
-from batchgen.dataset.round_files import refresh
+from batchgen.core.text_features import count_features
+from batchgen.core.tokens import estimate_request_tokens, input_margin
+from batchgen.dataset.manifest import read_facts, read_manifest_seeds
+from batchgen.dataset.round_files import write_due_files
 from batchgen.engine import duplicates
-from batchgen.engine.recovery.request_reader import Latest, RequestFile, Sent, read, request_files
+from batchgen.engine.recovery.request_reader import (
+    LastRequestIndex,
+    ReadRequestFile,
+    RequestFile,
+    read_request_file,
+    request_files,
+)
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import (
-    KEY_UNKNOWN,
-    REBUILDING,
+    REBUILDING_FACT,
+    UNKNOWN_FINGERPRINT,
     Batch,
     BatchIdentity,
     BatchPlan,
@@ -31,15 +37,15 @@ from batchgen.ledger.rows import (
     ReadyConversation,
     pinned_model_fact,
 )
-from batchgen.providers import provider as provider_row
+from batchgen.providers import find_provider as provider_row
 from batchgen.runtime.files import Layout, hash_file
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 RELEASED = (BatchState.REFUSED, BatchState.ABANDONED)
 
 
 class Rebuilt(NamedTuple):
-    """What was found: conversations, batches settled again, batches whose end is not known."""
+    """Number of conversations, of batches settled again, and of batches whose end is not known."""
 
     conversations: int
     settled: int
@@ -47,69 +53,72 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(session: Session) -> Rebuilt:
-    """Fill an empty store from the files. Raises SetupError when it is not empty, InputError without the files."""
-    if session.conversations and not session.store.fact(REBUILDING):
+    """Fill an empty store from the files. Raises SetupError if it is not empty, InputError if files are missing."""
+    if session.conversations and not session.store.fact(REBUILDING_FACT):
         raise SetupError(
             f"{session.layout.store} holds a run already; nothing was changed.",
             do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
         )
-    known, files = facts(session.layout), request_files(session.layout)
+    known, files = read_facts(session.layout), request_files(session.layout)
     # Until the end nothing else may work with this store: it would buy what is not settled again yet.
-    conversations = session.store.replace_seeds(seeds(session.layout), {**known, REBUILDING: "1"})
-    replay = _Replay(session, Latest(session.layout, files, conversations))
+    conversations = session.store.replace_seeds(read_manifest_seeds(session.layout), {**known, REBUILDING_FACT: "1"})
+    replay = _Replay(session, LastRequestIndex(session.layout, files, conversations))
     for file in files:
-        replay.enter(read(file))
+        replay.enter(read_request_file(file))
     bought_twice = duplicates.enter_again(session)
-    session.store.forget_fact(REBUILDING)
-    refresh(session)
+    session.store.delete_fact(REBUILDING_FACT)
+    write_due_files(session)
     return Rebuilt(conversations, replay.settled + bought_twice, replay.open)
 
 
 class _Replay:
-    """The batches of a run, entered and ended again one by one, in the order in which they were planned."""
+    """Enters and settles the batches of a run again, one by one, in the order in which they were planned."""
 
-    def __init__(self, session: Session, latest: Latest) -> None:
+    def __init__(self, session: Session, latest: LastRequestIndex) -> None:
         self.settled = self.open = 0
         self._session, self._latest = session, latest
         # By results that came late, when another batch had been asked already.
-        self._answered: set[tuple[int, Step]] = set()
+        self._answered_late: set[tuple[int, Step]] = set()
 
-    def enter(self, sent: Sent) -> None:
-        """Enter a batch, and end it as far as it has ended."""
+    def enter(self, sent: ReadRequestFile) -> None:
+        """Enter a batch, and settle it as far as it has ended."""
         file, store = sent.file, self._session.store
-        numbers = [number for number in sent.numbers if (number, file.step) not in self._answered]
+        numbers = [number for number in sent.numbers if (number, file.step) not in self._answered_late]
         if (foreign := max(numbers, default=0)) > (have := self._session.conversations):
             why = f"asks for conversation {foreign}, and the run has {have}"
-            raise InputError(f"{file.path}: {why}.", do="rebuild needs requests/ as the run left it.")
-        batch = _enter(self._session, sent, numbers)
+            raise InputError(f"{file.path}: {why}.", do="Restore requests/ from a backup: rebuild needs it unchanged.")
+        batch = _plan_batch(self._session, sent, numbers)
         ending = settle.read_ending(self._session.layout.ending(batch.step, batch.name))
-        went_on = ending is None and self._latest.went_on(file, numbers)
+        went_on = ending is None and self._latest.asked_anything_later(file, numbers)
         if went_on:
-            ending = _as_usual(self._session, batch)
+            ending = _default_batch_end(self._session, batch)
         if ending is not None and ending.state in RELEASED:
             why, until = ending.why, ending.awaited_until
             store.release(batch, ending.state, error=why, refused=ending.refused, late_results_until=until)
-            _supersede(self._session, batch, ending.state)
+            if raw := _read_results(self._session.layout, batch):  # its job turned up after it had been given up
+                settle.book_unused_results(
+                    self._session, provider_row(batch.provider), batch._replace(state=ending.state), raw
+                )
         elif ending is not None:
             self._settle(file, batch, ending, numbers)
         elif went_on:
             store.release(batch, BatchState.REFUSED, error="left no results, and its conversations were asked again")
         else:
-            _leave_open(self._session, batch, sent)
+            _mark_unanswered(self._session, batch, sent)
             self.open += 1
 
     def _settle(self, file: RequestFile, batch: Batch, ending: settle.Ending, numbers: Sequence[int]) -> None:
         asked_again = self._latest.asked_again(file, numbers)
-        _settle(self._session, batch, ending, asked_again)
+        _settle_batch(self._session, batch, ending, asked_again)
         if ending.late:
-            self._answered.update((number, file.step) for number in asked_again.difference(ending.gone))
+            self._answered_late.update((number, file.step) for number in asked_again.difference(ending.gone))
         self.settled += 1
 
 
-def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
-    """Plan the batch as it was planned, under its own number, for those of its conversations that lack its text."""
+def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int]) -> Batch:
+    """Plan the batch under its own number, for those of its conversations that lack its text."""
     file = sent.file
-    written, kept = hash_file(file.path), settle.read_kept(session.layout.ending(file.step, file.path.stem))
+    written, kept = hash_file(file.path), settle.read_ledger_fields(session.layout.ending(file.step, file.path.stem))
     identity = BatchIdentity(
         name=file.path.stem,
         position=file.step.position,
@@ -142,11 +151,14 @@ def _enter(session: Session, sent: Sent, numbers: Sequence[int]) -> Batch:
             f"{file.path}: {why}.", do="rebuild needs requests/ and results/ as the run left them."
         ) from None
     # By these its late results are found, and what is left at the provider is cleaned.
-    return session.store.update(batch, **{name: kept[name] for name in settle.REMOTE})
+    return session.store.update(batch, **{name: kept[name] for name in settle.REMOTE_FIELDS})
 
 
-def _as_usual(session: Session, batch: Batch) -> settle.Ending | None:
-    """The ending of a batch that lost its own, though its conversations went on; None where its results are gone."""
+def _default_batch_end(session: Session, batch: Batch) -> settle.Ending | None:
+    """Return an ending for a batch whose ending file is lost although its conversations went on.
+
+    Returns None if its results are lost too.
+    """
     if not any(path.exists() for path in _result_files(session.layout, batch)):
         return None
     log.warning("%s: its ending is gone; it is settled by its results alone", session.describe(batch))
@@ -154,10 +166,12 @@ def _as_usual(session: Session, batch: Batch) -> settle.Ending | None:
     return settle.Ending(Reason.MISSING, "its ending is gone", retry_flags=flags)
 
 
-def _settle(session: Session, batch: Batch, ending: settle.Ending, asked_again: Collection[int]) -> None:
-    """Settle a batch as it was settled. `asked_again` are conversations of which a later batch asked for the same text:
-    none of this one was accepted, unless it was late. If one is there and the ending does not say so, a kill came
-    before it could.
+def _settle_batch(session: Session, batch: Batch, ending: settle.Ending, asked_again: Collection[int]) -> None:
+    """Settle a batch as it was settled before.
+
+    `asked_again` are conversations for which a later batch asked for the same text: no text of this batch was accepted
+    for them, unless it came late. If one is there and the ending does not say so, the program was killed before it
+    could.
     """
     batch = session.store.update(
         batch, state=BatchState.IN_FLIGHT, intent_at=batch.plan.planned_at, submitted_at=batch.plan.planned_at
@@ -168,29 +182,23 @@ def _settle(session: Session, batch: Batch, ending: settle.Ending, asked_again: 
     session.store.release_conversations(
         batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts
     )
-    keys, raw = session.keys(batch), _raw(session.layout, batch)
+    keys, raw = session.keys(batch), _read_results(session.layout, batch)
     if ending.late:  # which texts were taken is known
-        settle.settle(session, batch, keys, settle.lines_judged(provider, batch, raw), ending)
+        settle.settle(session, batch, keys, settle.parse_result_lines(provider, batch, raw), ending)
         return
     if raw.strip():  # they came late, and a kill came before the ending could say so
         ending = ending._replace(awaited_until=None)
-    replies = settle.replies(session, provider, batch, raw, keys, ending.retry_flags)
+    replies = settle.parse_results(session, provider, batch, raw, keys, ending.retry_flags)
     accepted = {keys.get(key, 0) for key in accepted_keys(replies)} if asked_again else set()
     if late := accepted.intersection(asked_again):
         gone = {**ending.gone, **dict.fromkeys(late, ending.absent)}
-        _settle(session, batch, ending._replace(gone=gone), ())
+        _settle_batch(session, batch, ending._replace(gone=gone), ())
         return
     settle.settle(session, batch, keys, replies, ending)
 
 
-def _supersede(session: Session, batch: Batch, state: BatchState) -> None:
-    """The results of a job that turned up after it had been given up: billed, and used by nobody."""
-    if raw := _raw(session.layout, batch):
-        settle.supersede(session, provider_row(batch.provider), batch._replace(state=state), raw)
-
-
-def _raw(layout: Layout, batch: Batch) -> bytes:
-    """Everything that came back for a batch."""
+def _read_results(layout: Layout, batch: Batch) -> bytes:
+    """Return all result lines of a batch."""
     return b"\n".join(path.read_bytes() for path in _result_files(layout, batch) if path.exists())
 
 
@@ -198,15 +206,15 @@ def _result_files(layout: Layout, batch: Batch) -> Sequence[Path]:
     return layout.results(batch.step, batch.name), layout.errors(batch.step, batch.name)
 
 
-def _leave_open(session: Session, batch: Batch, sent: Sent) -> None:
-    """A batch without an ending may be in flight: it is treated as an unanswered create, and never bought again.
+def _mark_unanswered(session: Session, batch: Batch, sent: ReadRequestFile) -> None:
+    """Treat a batch without an ending as a create call without an answer: it may be in flight and is not bought again.
 
-    Money may be owed for it, so that it is reserved again. A file for Gemini does not name its model.
+    Its money may have to be paid, so it is reserved again. A request file for Gemini does not name its model.
     """
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
     model = batch.model or session.model(sent.provider)
-    said = features(" ".join(text for one in sent.asked for text in one.texts))
-    tokens = requests_tokens("", said, len(sent.asked), sent.provider.tokens)
+    said = count_features(" ".join(text for one in sent.asked for text in one.texts))
+    tokens = estimate_request_tokens("", said, len(sent.asked), sent.provider.tokens)
     ceiling = sum(one.max_output_tokens for one in sent.asked)
     most = Usage(input=round(tokens * (1 + input_margin(len(sent.asked)))), output=ceiling)
     rate = session.rate(model)
@@ -218,5 +226,5 @@ def _leave_open(session: Session, batch: Batch, sent: Sent) -> None:
         output_ceiling=ceiling,
         reserved_usd=rate.usd(most) if rate else None,
         intent_at=batch.plan.planned_at,
-        key_fingerprint=KEY_UNKNOWN,
+        key_fingerprint=UNKNOWN_FINGERPRINT,
     )

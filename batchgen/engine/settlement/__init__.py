@@ -1,1 +1,1 @@
-"""Result lines become accepted texts, failures and money in the ledger."""
+"""Turn result lines into accepted texts, failures and costs in the ledger."""

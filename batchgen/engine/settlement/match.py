@@ -1,7 +1,7 @@
-"""Results against requests, as an algebra of tables (polars). Pure.
+"""Join results with requests, as polars tables. Pure.
 
-Answers are matched by key, never by position; every request sent has exactly one outcome afterwards, and rows that we
-never asked for are told apart instead of being dropped without a word.
+Results are matched by key, never by position. Every request sent gets exactly one outcome; rows that were never
+requested are counted and not dropped silently.
 """
 
 from __future__ import annotations
@@ -11,68 +11,68 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total
+from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total_usage
 from batchgen.ledger.rows import RequestOutcome
 
-SENT = pl.Schema({"number": pl.Int64, "key": pl.String})
-FOUND = pl.Schema({"key": pl.String, "reply": pl.UInt32})
+REQUESTS_SCHEMA = pl.Schema({"number": pl.Int64, "key": pl.String})
+REPLIES_SCHEMA = pl.Schema({"key": pl.String, "reply": pl.UInt32})
 
 
-class Merged(NamedTuple):
-    """A result file against its request file.
+class MatchedResults(NamedTuple):
+    """The outcomes of one batch.
 
     `settled` has one entry for every request, in request order; `usage` maps a reason to (requests, tokens) and
-    includes what strangers and billed lines without a key cost; `strangers` are keys that this batch never sent;
-    `keyless` counts lines without a key.
+    includes the cost of unknown keys and of billed lines without a key; `strangers` are keys that this batch never
+    sent; `keyless` is the number of lines without a key.
     """
 
     settled: list[RequestOutcome]
     usage: Mapping[Reason, tuple[int, Usage]]
-    strangers: list[str]
+    unknown_keys: list[str]
     keyless: int
 
 
-def sent(keys: Mapping[str, int]) -> pl.DataFrame:
-    """The requests of a batch: key -> conversation number, in file order."""
-    return pl.DataFrame({"number": list(keys.values()), "key": list(keys)}, schema=SENT)
+def requests_frame(keys: Mapping[str, int]) -> pl.DataFrame:
+    """Return the requests of a batch as a table: key and conversation number, in file order."""
+    return pl.DataFrame({"number": list(keys.values()), "key": list(keys)}, schema=REQUESTS_SCHEMA)
 
 
-def found(replies: Sequence[Reply]) -> pl.DataFrame:
-    """One row per reply; `reply` is its position in `replies`. Keys must be unique."""
-    return pl.DataFrame({"key": [reply.key for reply in replies], "reply": range(len(replies))}, schema=FOUND)
+def replies_frame(replies: Sequence[Reply]) -> pl.DataFrame:
+    """Return a table with one row per reply; `reply` is its position in `replies`. Keys must be unique."""
+    return pl.DataFrame({"key": [reply.key for reply in replies], "reply": range(len(replies))}, schema=REPLIES_SCHEMA)
 
 
-def matched(requests: pl.DataFrame, replies: pl.DataFrame) -> pl.DataFrame:
-    """One row per request sent, in its order; `reply` is null where none came back."""
+def join_replies(requests: pl.DataFrame, replies: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per request sent, in order; `reply` is null for a request without a reply."""
     return requests.join(replies, on="key", how="left", validate="1:1", maintain_order="left")
 
 
-def merge(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why: str) -> Merged:
-    """Match `replies` (already judged) with the requests `keys`; what did not come back is `absent` because `why`."""
+def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why: str) -> MatchedResults:
+    """Match `replies` (already judged) with the requests `keys`; a missing reply is `absent` because `why`."""
     kept = list(one_per_key([reply for reply in replies if reply.key]).values())
-    requests, came = sent(keys), found(kept)
-    table = matched(requests, came)
+    requests, came = requests_frame(keys), replies_frame(kept)
+    table = join_replies(requests, came)
     strangers = came.join(requests, on="key", how="anti", maintain_order="left")
     keyless = [reply for reply in replies if not reply.key]
     none = Reply("", absent, detail=why)
     answers = [none if position is None else kept[position] for position in table["reply"].to_list()]
     nobodys = [*(kept[position] for position in strangers["reply"]), *(reply for reply in keyless if any(reply.usage))]
-    return Merged(
+    return MatchedResults(
         settled=[
             RequestOutcome(number, reply.reason, reply.text, reply.detail, reply.follow_up, reply.had_thoughts)
             for number, reply in zip(table["number"].to_list(), answers, strict=True)
         ],
         usage=_usage(answers, nobodys),
-        strangers=strangers["key"].to_list(),
+        unknown_keys=strangers["key"].to_list(),
         keyless=len(keyless),
     )
 
 
 def _usage(answers: Sequence[Reply], nobodys: Sequence[Reply]) -> dict[Reason, tuple[int, Usage]]:
-    """Requests and billed tokens by reason. What no request of ours asked for is superseded: paid, used by nobody."""
+    """Return requests and billed tokens by reason. Replies without a request are superseded: paid, not used."""
     used: dict[Reason, list[Usage]] = {}
     for reply in answers:
         used.setdefault(reply.reason, []).append(reply.usage)
     if nobodys:
         used.setdefault(Reason.SUPERSEDED, []).extend(reply.usage for reply in nobodys)
-    return {reason: (len(usages), total(usages)) for reason, usages in used.items()}
+    return {reason: (len(usages), total_usage(usages)) for reason, usages in used.items()}

@@ -1,7 +1,6 @@
-"""Raw result lines -> the store: judged, placed, matched, and settled in one transaction. No network.
+"""Settle raw result lines: judge, match, and write them to the store in one transaction. Needs no network.
 
-How a batch ended is kept beside its result files (`BATCH.ending.json`), so that the store can be built again from what
-was sent and what came back.
+How a batch ended is written beside its result files (`BATCH.ending.json`), so that `rebuild` can settle it again.
 """
 
 from __future__ import annotations
@@ -16,28 +15,34 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import parse_key
-from batchgen.core.jsonl import read_lines
-from batchgen.core.outcomes import Reason, Reply, Usage, accept, accepted_keys
+from batchgen.core.jsonl import split_lines
+from batchgen.core.outcomes import Reason, Reply, Usage, accepted_keys, validate_text
 from batchgen.core.pricing import Rate
-from batchgen.core.prompts import fields_of
-from batchgen.core.wording import counted
+from batchgen.core.prompts import reply_fields
+from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
-from batchgen.engine.settlement.flag_retry import ask_again
+from batchgen.engine.settlement.flag_retry import reject_flagged
+from batchgen.engine.settlement.swap_detection import (
+    COMPARED_CHARACTERS,
+    WHOLE_BATCH_LEAST,
+    WHOLE_BATCH_SHARE,
+    find_swapped_replies,
+)
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState
 from batchgen.providers.base import Provider
-from batchgen.runtime.failpoints import crashpoint
+from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import write_durably
-from batchgen.runtime.logs import log
+from batchgen.runtime.logging_setup import log
 
 
 class Ending(NamedTuple):
-    """How a batch ends: what a request without a row means and why, the batch's state and the job's own error.
+    """How a batch ended: the outcome and reason for requests without a row, the state, and the error of the job.
 
-    `refused` are conversations that a batch which bought nothing leaves behind: number -> why. `retry_flags` are the
-    quality flags for which its texts were not accepted: the configuration may say otherwise when the store is rebuilt.
-    `late`: it had ended without results, and they came after all. `gone` are the conversations for which no text was
-    taken from them: number -> what the first end meant for it. All others took theirs. `awaited_until`: till then the
-    results of a batch that ended without any may come.
+    `refused`: conversations that a batch which bought nothing leaves rejected, number to reason. `retry_flags`: the
+    quality flags for which texts of this batch were not accepted; the configuration may differ when the store is
+    rebuilt. `late`: the batch had ended without results, and they arrived later. `gone`: the conversations that took no
+    text from late results, number to their first outcome; all others took theirs. `awaited_until`: until then late
+    results may arrive.
     """
 
     absent: Reason
@@ -52,13 +57,15 @@ class Ending(NamedTuple):
 
 
 # What of the ledger is kept with an ending: no request or result says it.
-REMOTE = ("key_fingerprint", "remote_file", "remote_id")
-KEPT = ("provider", "model", "estimated_usd", "reserved_usd", *REMOTE)
-AWAITED_SECONDS = 72 * 3600.0  # how long the results of a job that was given up, cancelled or lost may come after all
+REMOTE_FIELDS = ("key_fingerprint", "remote_file", "remote_id")
+LEDGER_FIELDS = ("provider", "model", "estimated_usd", "reserved_usd", *REMOTE_FIELDS)
+LATE_RESULTS_SECONDS = (
+    72 * 3600.0
+)  # how long the results of a job that was given up, cancelled or lost may come after all
 
 
 def read_ending(path: Path) -> Ending | None:
-    """The ending kept in `path`, None when the batch has not ended."""
+    """Return the ending in `path`, None if the batch has not ended."""
     if not path.exists():
         return None
     value = orjson.loads(path.read_bytes())
@@ -79,13 +86,13 @@ def read_ending(path: Path) -> Ending | None:
     )
 
 
-def read_kept(path: Path) -> dict[str, Any]:
-    """What the ending in `path` keeps of the ledger; None for what an older program did not keep, or without one."""
+def read_ledger_fields(path: Path) -> dict[str, Any]:
+    """Return the ledger fields in the ending `path`; None for fields that an older version did not write."""
     value = orjson.loads(path.read_bytes()) if path.exists() else {}
-    return {name: value.get(name) for name in KEPT}
+    return {name: value.get(name) for name in LEDGER_FIELDS}
 
 
-def release(
+def release_batch(
     session: Session,
     batch: Batch,
     state: BatchState,
@@ -94,61 +101,63 @@ def release(
     refused: Mapping[int, str] | None = None,
     late_results_until: float | None = None,
 ) -> None:
-    """End a batch that bought nothing: its ending is kept, its conversations are ready again but for the `refused`.
+    """End a batch that bought nothing: write its ending, and make its conversations ready, except the `refused`.
 
-    `late_results_until`: till then it may turn out to have bought something after all.
+    Until `late_results_until` its job may still be found.
     """
     ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=late_results_until)
-    keep_ending(session, batch, ending)
+    write_ending(session, batch, ending)
     session.store.release(batch, state, error=error, refused=refused, late_results_until=late_results_until)
 
 
-def give_up(session: Session, batch: Batch, error: str) -> None:
-    """End a batch whose create call brought no job to light. Its job may turn up."""
-    until = (batch.job.intent_at or session.now()) + AWAITED_SECONDS
-    release(session, batch, BatchState.ABANDONED, error=error, late_results_until=until)
+def abandon_batch(session: Session, batch: Batch, error: str) -> None:
+    """End a batch whose create call left no job that can be found. Its job may be found later."""
+    until = (batch.job.intent_at or session.now()) + LATE_RESULTS_SECONDS
+    release_batch(session, batch, BatchState.ABANDONED, error=error, late_results_until=until)
 
 
 def forget_ending(session: Session, batch: Batch) -> None:
-    """Of a batch that is created, or was: a kill may have left an ending that the store knows nothing of, by which
-    `rebuild` would buy its conversations again.
+    """Delete the ending of a batch that is created now or was created.
+
+    If the program was killed, an ending may exist that the store does not know; `rebuild` would then buy its
+    conversations again.
     """
     session.layout.ending(batch.step, batch.name).unlink(missing_ok=True)
 
 
-def keep_ending(session: Session, batch: Batch, ending: Ending) -> None:
+def write_ending(session: Session, batch: Batch, ending: Ending) -> None:
     """Write a batch's ending beside its result files, durably."""
     columns = batch.columns()
-    record = {**{name: columns[name] for name in KEPT}, **ending._asdict()}
+    record = {**{name: columns[name] for name in LEDGER_FIELDS}, **ending._asdict()}
     for name in ("refused", "gone"):
         record[name] = {str(number): why for number, why in record[name].items()}
     write_durably(session.layout.ending(batch.step, batch.name), [orjson.dumps(record)])
 
 
-def replies(
+def parse_results(
     session: Session, provider: Provider, batch: Batch, raw: bytes, keys: Mapping[str, int], retry_flags: Sequence[str]
 ) -> list[Reply]:
-    """The lines of a batch's result files, judged: by finish reason, by what a turn may be, by whom they answer, and
-    by the quality flags that are reasons to ask again. `keys` are the batch's (`session.keys`), in order.
+    """Parse and judge the lines of a batch's result files.
+
+    They are judged by finish reason, by the rules for a turn, by whether they answer their own request, and by the
+    quality flags that are reasons to ask again. `keys` are the keys of the batch (`session.keys`), in order.
     """
-    judged = lines_judged(provider, batch, raw)
-    return ask_again(session, batch, _placed(session, batch, keys, judged), retry_flags)
+    judged = parse_result_lines(provider, batch, raw)
+    return reject_flagged(session, batch, _reject_swapped(session, batch, keys, judged), retry_flags)
 
 
-def lines_judged(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
-    """The lines of a batch's result files, judged one by one."""
+def parse_result_lines(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
+    """Parse and judge the lines of a batch's result files one by one."""
     stage = batch.step.stage
-    fields, read = fields_of(stage, follow_up=bool(batch.plan.follow_up)), provider.reply
-    return [accept(stage, read(line, fields)) for line in read_lines(raw)]
+    fields, read = reply_fields(stage, follow_up=bool(batch.plan.follow_up)), provider.reply
+    return [validate_text(stage, read(line, fields)) for line in split_lines(raw)]
 
 
-def _placed(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
-    """Replies whose text belongs to another request of this batch are MISPLACED; beyond a share of them, all are."""
-    from batchgen.engine.settlement.swap_detection import WHOLE_BATCH_LEAST, WHOLE_BATCH_SHARE, misplaced
-
+def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
+    """Mark replies whose text belongs to another request of this batch as MISPLACED; if there are many, mark all."""
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     requests = _requests(session, batch, keys, accepted)
-    wrong = misplaced(requests, accepted)
+    wrong = find_swapped_replies(requests, accepted)
     if not wrong:
         return list(replies)
     every = len(wrong) > max(WHOLE_BATCH_SHARE * len(requests), WHOLE_BATCH_LEAST)
@@ -167,17 +176,15 @@ def _placed(session: Session, batch: Batch, keys: Collection[str], replies: Sequ
 
 
 def _requests(session: Session, batch: Batch, keys: Collection[str], answered: Iterable[str]) -> dict[str, str]:
-    """key -> the end of what the dialogue says so far, for every request of a batch: as much as is looked at.
+    """Return the end of each dialogue by key, for every request of a batch, as long as is compared.
 
-    Requests that it holds no more, because their texts came from another batch, are known by their replies (`answered`
-    are the keys of all): a text of theirs may stand under the key of one that it holds.
+    Requests whose texts came from another batch are known by their replies (`answered` are the keys of all): their text
+    may stand under the key of a request that is still waiting.
     """
-    from batchgen.engine.settlement.swap_detection import CHARACTERS
-
     dialogues = zip(
         *[session.store.dialogues.held_texts(batch)] * batch.position, strict=True
     )  # one after the other, as read
-    found = dict(zip(keys, (" ".join(said)[-CHARACTERS:] for said in dialogues), strict=True))
+    found = dict(zip(keys, (" ".join(said)[-COMPARED_CHARACTERS:] for said in dialogues), strict=True))
     asked = {key: parsed.number for key in answered if key not in found and (parsed := parse_key(key))}
     if not asked:
         return found
@@ -186,75 +193,77 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
     for one in session.store.dialogues.read(list(others)):
         said = list(chain.from_iterable(one.turns))[: batch.position]
         if all(said):
-            found[others[one.number]] = " ".join(said)[-CHARACTERS:]
+            found[others[one.number]] = " ".join(said)[-COMPARED_CHARACTERS:]
     return found
 
 
-def settle_late(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """Results that came after their batch had ended without any. A text is accepted where none is yet, even if another
-    batch was asked for it since. All else is superseded: what the batch's end meant for a conversation stays.
+def settle_late_results(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
+    """Settle results that arrived after their batch had ended without any.
+
+    A text is accepted for each conversation that has none yet, even if another batch was asked for it since. All else
+    is superseded: the first outcome of the conversation stays.
     """
     with session.store.transaction():
         ended, lent = session.store.reclaim_for_late_results(batch)
         keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
-        judged = replies(session, provider, batch, raw, keys, flags)
+        judged = parse_results(session, provider, batch, raw, keys, flags)
         brought = {keys[key] for key in accepted_keys(judged) if key in keys}
         holders = session.store.return_reclaimed(batch, lent, but=brought)
         if not brought and batch.state == BatchState.ABANDONED:
             # As it ended: a kill may have left an ending that says otherwise.
             why = batch.job.error or ""
-            keep_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
-            supersede(session, provider, batch, raw)
+            write_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
+            book_unused_results(session, provider, batch, raw)
             return
         gone = {number: reason for number, reason in ended.items() if number not in brought}
         ending = Ending(Reason.MISSING, "no line came back", retry_flags=flags, gone=gone, late=True)
         settle(session, batch, session.keys(batch), judged, ending)
         for holder in holders:
-            _go_without(session, holder)
+            _release_unneeded(session, holder)
 
 
-def _go_without(session: Session, holder: Batch) -> None:
-    """Some of a batch's conversations need it no more. Where it was not created yet, its other ones go in another."""
+def _release_unneeded(session: Session, holder: Batch) -> None:
+    """Release conversations that need this batch no more. If it was not created yet, the others go in a new batch."""
     if holder.state not in WAITING_STATES:
         return
     why = "texts that it was to ask for came late from an earlier batch"
     if holder.job.intent_at is None:
-        release(session, holder, BatchState.REFUSED, error=why)
+        release_batch(session, holder, BatchState.REFUSED, error=why)
     else:
-        give_up(session, holder, why)
+        abandon_batch(session, holder, why)
 
 
-def supersede(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """What a late job cost. Nobody waits for its texts, so every line of it is superseded."""
-    from batchgen.engine.settlement.match import merge
+def book_unused_results(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
+    """Record the cost of a late job whose texts no conversation waits for: every line is superseded."""
+    from batchgen.engine.settlement.match import match_results  # here: it loads polars
 
-    replies = [provider.reply(line, ()) for line in read_lines(raw)]
-    usages = _priced(session, batch, merge({}, replies, Reason.MISSING, "").usage)
+    replies = [provider.reply(line, ()) for line in split_lines(raw)]
+    usages = _add_prices(session, batch, match_results({}, replies, Reason.MISSING, "").usage)
     session.store.settle(batch, [], usages, state=batch.state, max_attempts=1, collected_at=session.now())
 
 
-def _priced(
+def _add_prices(
     session: Session, batch: Batch, usage: Mapping[Reason, tuple[int, Usage]]
 ) -> dict[Reason, tuple[int, Usage, float | None]]:
-    """(requests, tokens, USD) by reason; USD None where the model's price is unknown."""
+    """Return (requests, tokens, USD) by reason; USD is None if the model's price is unknown."""
     rate: Rate | None = session.rate(batch.model)
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 
 def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
-    """One transaction: texts, failures, tokens and money, and the end of the batch."""
-    from batchgen.engine.settlement.match import merge
+    """Write texts, failures, tokens, money and the end of the batch in one transaction."""
+    from batchgen.engine.settlement.match import match_results  # here: it loads polars
 
-    keep_ending(session, batch, ending)
-    crashpoint("ending_written")
-    merged = merge(keys, replies, ending.absent, ending.why)
-    usages = _priced(session, batch, _with_gone(merged.usage, ending.gone))
-    strangers = len(merged.strangers) - len(ending.gone)
+    write_ending(session, batch, ending)
+    failpoint("ending_written")
+    merged = match_results(keys, replies, ending.absent, ending.why)
+    usages = _add_prices(session, batch, _add_first_outcomes(merged.usage, ending.gone))
+    strangers = len(merged.unknown_keys) - len(ending.gone)
     if strangers > 0 or merged.keyless:
         log.warning(
             "%s: %s for requests that it does not hold and %d without a key are left aside",
             session.describe(batch),
-            counted(max(strangers, 0), "line"),
+            pluralize(max(strangers, 0), "line"),
             merged.keyless,
         )
     session.store.settle(
@@ -267,7 +276,7 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
         error=ending.error,
         late_results_until=ending.awaited_until,
     )
-    crashpoint("batch_settled")
+    failpoint("batch_settled")
     done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
     level = log.info if done or not batch.requests else log.warning
     reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
@@ -275,10 +284,10 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
     level("%s: %d of %d accepted%s", session.describe(batch), done, batch.requests, became)
 
 
-def _with_gone(
+def _add_first_outcomes(
     usage: Mapping[Reason, tuple[int, Usage]], gone: Mapping[int, Reason]
 ) -> dict[Reason, tuple[int, Usage]]:
-    """The outcomes of a batch, with what its first end meant for conversations that took no text from it."""
+    """Return the outcomes of a batch, with the first outcomes of conversations that took no text from it."""
     found = dict(usage)
     for reason, count in Counter(gone.values()).items():
         if reason is not Reason.NOT_SENT:  # which is no outcome: nothing was bought

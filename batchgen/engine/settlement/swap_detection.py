@@ -1,15 +1,14 @@
-"""Does a reply stand under the right key? A check by content, for services that mix up answers. Pure.
+"""Detect replies that stand under the wrong key, by comparing words. For services that mix up answers. Pure.
 
-One reply that seems to fit another request better than its own says little: people ask similar things, and a bad reply
-fits nobody. Mixed-up replies leave a pattern, though: the request that a reply fits has lost its own one. So a reply is
-misplaced when following "fits rather" from it leads back to it (two were swapped, three went round, ...), or when so
-many replies of a batch fit elsewhere that the whole batch must be out of order.
+One reply that is more similar to another request than to its own proves little: people ask similar things. But replies
+that were mixed up form a pattern: the request that a reply fits has lost its own reply. A reply is misplaced if
+following the best fits from it leads back to it (two were swapped, three rotated, ...), or if so many replies of a
+batch fit elsewhere that the whole batch must be out of order. A reply that names another conversation's id is stronger
+proof: models are not told their id, but test doubles often are.
 
-A reply that names a conversation says more: models are not told their request's id, but stand-ins for them often are.
-
-Measured on ten sets of 200 to 775 real English and Chinese pairs: no reply in its right place was flagged, and every
-set in random order was. Of single swapped pairs 3 % (short questions) to 87 % (corrections) were found: it is a net
-with wide meshes. Of 3,000 batches of up to 120 drawn from these sets, three had a few replies flagged wrongly.
+Measured on ten sets of 200 to 775 real English and Chinese pairs: no reply under its own key was flagged, and every set
+in random order was. Of single swapped pairs 3 % (short questions) to 87 % (corrections) were found. Of 3,000 batches of
+up to 120 pairs from these sets, three had a few replies flagged wrongly.
 """
 
 from __future__ import annotations
@@ -30,20 +29,22 @@ WHOLE_BATCH_LEAST = 3  # ... but more than this: so many may seem to go round by
 
 COMMON_SHARE = 0.02  # a word in more than this share of the texts distinguishes none (but COMMON_LEAST may, or half)
 COMMON_LEAST = 3
-AT_HOME = 3  # so many distinctive words of a reply in its own request, and it is in its place
-SMALL = 20  # replies
+ENOUGH_OWN_WORDS = 3  # so many distinctive words of a reply in its own request, and it is in its place
+SMALL_BATCH = 20  # replies
 SAMPLE = 500  # replies, which tell which words are common
-SHARED_LEAST = 3  # distinctive words that a reply must share with a foreign request
-FIT = 0.05  # the least likeness (0 to 1) that counts as fitting; half of all replies are more than 0.1 like their own
-TIMES = 4.0  # how much more like the foreign request than like its own a reply must be
-LEAD = 1.3  # and how much more like it than like the next best
-ALIKE = 0.06  # requests so much like each other may have each other's replies: nobody could tell
+MIN_SHARED_WORDS = 3  # distinctive words that a reply must share with a foreign request
+MIN_SIMILARITY = (
+    0.05  # the least likeness (0 to 1) that counts as fitting; half of all replies are more than 0.1 like their own
+)
+MIN_RATIO_TO_OWN = 4.0  # how much more like the foreign request than like its own a reply must be
+MIN_RATIO_TO_SECOND = 1.3  # and how much more like it than like the next best
+MAX_REQUEST_SIMILARITY = 0.06  # requests so much like each other may have each other's replies: nobody could tell
 OUT_OF_ORDER_SHARE = 0.12  # in order at most 0.05 of a batch seem to fit elsewhere, in random order at least 0.17
 OUT_OF_ORDER_LEAST = 6
-CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's first
+COMPARED_CHARACTERS = 2_000  # of a text that are looked at: a request's last, a reply's first
 
-_ID = "r1-"  # what every conversation's id begins with
-_IDS = re.compile(_ID + r"\d+")
+_ID_PREFIX = "r1-"  # what every conversation's id begins with
+_ID_PATTERN = re.compile(_ID_PREFIX + r"\d+")
 _CJK_RUNS = re.compile(f"([{PAIRED_CHARACTERS}]+)")
 _WORDS = re.compile(r"[^\W\d_]{4,}|\d{2,}")
 _WORD_LEAST, _NUMBER_LEAST = 4, 2
@@ -53,22 +54,22 @@ _NO_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
 _ASCII = bytes(range(0x80))
 
 
-def words(text: str) -> set[str]:
-    """A text's words in lower case: runs of four letters or more, numbers, two neighbouring CJK characters each."""
-    plain = _plain(text)
+def word_set(text: str) -> set[str]:
+    """Return a text's words in lower case: four letters or more, numbers, pairs of neighbouring CJK characters."""
+    plain = _to_ascii(text)
     if plain is not None:
         return _ascii_words(plain)
     parts = _CJK_RUNS.split(text)
     rest, runs = " ".join(parts[::2]).lower(), parts[1::2]
-    plain = _plain(rest)
+    plain = _to_ascii(rest)
     found = set(_WORDS.findall(rest)) if plain is None else _ascii_words(plain)
     for run in runs:
         found.update(map(add, run, run[1:]))
     return found
 
 
-def _plain(text: str) -> bytes | None:
-    """The text in ASCII, with whatever else it has as question marks; None where a word has a letter beyond ASCII."""
+def _to_ascii(text: str) -> bytes | None:
+    """Return the text in ASCII, other characters replaced; None if a word has a letter beyond ASCII."""
     if text.isascii():
         return text.encode()
     beyond = text.encode(errors="replace").translate(None, _ASCII).decode()
@@ -78,88 +79,93 @@ def _plain(text: str) -> bytes | None:
 
 
 def _ascii_words(text: bytes) -> set[str]:
-    """Blanking out all but letters and splitting is four times as fast as a regular expression."""
+    """Return the words. Replacing all but letters and splitting is four times as fast as a regular expression."""
     found = {word for word in text.translate(_LETTERS).decode().split() if len(word) >= _WORD_LEAST}
     if text.translate(None, _NO_DIGITS):
         found.update(number for number in text.translate(_DIGITS).decode().split() if len(number) >= _NUMBER_LEAST)
     return found
 
 
-def misplaced(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
-    """Keys whose reply belongs to another request: {key: the key it fits}. Both maps are key -> text; a key is, or
-    begins with, its conversation's id and a full stop.
+def find_swapped_replies(requests: Mapping[str, str], replies: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys whose reply belongs to another request: {key: the key it fits}.
+
+    Both maps are key to text. A key is, or begins with, the id of its conversation and a full stop.
     """
-    said = {key: text[:CHARACTERS] for key, text in replies.items() if key in requests}
-    return _by_name(requests, said) | _by_words(requests, said)
+    said = {key: text[:COMPARED_CHARACTERS] for key, text in replies.items() if key in requests}
+    return _swapped_by_id(requests, said) | _swapped_by_words(requests, said)
 
 
-def _by_name(keys: Collection[str], said: Mapping[str, str]) -> dict[str, str]:
-    """The replies that name another conversation of the batch, and not their own."""
+def _swapped_by_id(keys: Collection[str], said: Mapping[str, str]) -> dict[str, str]:
+    """Return the replies that name another conversation of the batch, and not their own."""
     owners = {key.partition(".")[0]: key for key in keys}
     named = {
-        key: {owners[name] for name in owners.keys() & _IDS.findall(said[key])} for key in said if _ID in said[key]
+        key: {owners[name] for name in owners.keys() & _ID_PATTERN.findall(said[key])}
+        for key in said
+        if _ID_PREFIX in said[key]
     }
     own = sum(key in names for key, names in named.items())
     others = {key: next(iter(names)) for key, names in named.items() if len(names) == 1 and key not in names}
     # A name that several replies have is just something they say.
     once = {other for other, count in Counter(others.values()).items() if count == 1}
     elsewhere = {key: other for key, other in others.items() if other in once}
-    return elsewhere if own * 2 >= len(said) else _pattern(elsewhere, len(said))
+    return elsewhere if own * 2 >= len(said) else _drop_coincidences(elsewhere, len(said))
 
 
-def _by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
-    """The replies whose words fit another request."""
-    asked = {key: text[-CHARACTERS:] for key, text in requests.items()}
+def _swapped_by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
+    """Return the replies whose words fit another request."""
+    asked = {key: text[-COMPARED_CHARACTERS:] for key, text in requests.items()}
     # Many replies are at home at the first glance; only the others are compared, with requests that may lack a reply.
-    away = _away(said, asked)
-    lost = _Requests.of({key: text for key, text in asked.items() if key in away or key not in said})
-    found = _pattern(lost.elsewhere(away), len(said))
+    away = _unlike_own_request(said, asked)
+    lost = _RequestIndex.of({key: text for key, text in asked.items() if key in away or key not in said})
+    found = _drop_coincidences(lost.find_better_matches(away), len(said))
     if not found:
         return {}
-    every = _Requests.of(asked)
-    return {key: fits for key, fits in found.items() if not every.alike(key, fits)}
+    every = _RequestIndex.of(asked)
+    return {key: fits for key, fits in found.items() if not every.are_similar(key, fits)}
 
 
-def _pattern(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
-    """The part of `elsewhere` that accidents do not explain."""
+def _drop_coincidences(elsewhere: Mapping[str, str], replies: int) -> dict[str, str]:
+    """Return the part of `elsewhere` that is too much for chance."""
     # Different owners: a text that everybody gets has one at most.
     if len(set(elsewhere.values())) >= max(OUT_OF_ORDER_SHARE * replies, OUT_OF_ORDER_LEAST):
         return dict(elsewhere)
-    return {key: fits for key, fits in elsewhere.items() if key in _followed(elsewhere, fits)}
+    return {key: fits for key, fits in elsewhere.items() if key in _follow_swaps(elsewhere, fits)}
 
 
-def _away(said: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, set[str]]:
-    """The replies with too few distinctive words of their own requests: {key: words}."""
+def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the replies with too few distinctive words of their own requests: {key: words}."""
     # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
-    least = AT_HOME if len(said) >= SMALL else 1
+    least = ENOUGH_OWN_WORDS if len(said) >= SMALL_BATCH else 1
     sample = list(said.values())[:: ceil(len(said) / SAMPLE) or 1]
-    common = _common(Counter(chain.from_iterable(map(words, sample))), len(sample))
+    common = _common_words(Counter(chain.from_iterable(map(word_set, sample))), len(sample))
     away = {}
     for key, text in said.items():
-        found = words(text)
-        if not _at_home(asked[key], found - common, least):
+        found = word_set(text)
+        if not _fits_own_request(asked[key], found - common, least):
             away[key] = found
     return away
 
 
-def _common(frequency: Mapping[str, int], texts: int) -> set[str]:
-    """The words that too many of the texts have to distinguish one: {word: in how many} of how many."""
+def _common_words(frequency: Mapping[str, int], texts: int) -> set[str]:
+    """Return the words in too many of the texts to be distinctive: {word: number of texts}."""
     limit = max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
     return {word for word, count in frequency.items() if count > limit}
 
 
-def _at_home(asked: str, said: set[str], least: int) -> bool:
-    """Whether a request has `least` of the words."""
+def _fits_own_request(asked: str, said: set[str], least: int) -> bool:
+    """Return whether at least `least` of the words are in the request."""
     # Most words of a request are in lower case as they stand: most requests need not be put into it.
-    return _has(asked, said, least) or ((low := asked.lower()) != asked and _has(low, said, least))
+    return _contains_words(asked, said, least) or (
+        (low := asked.lower()) != asked and _contains_words(low, said, least)
+    )
 
 
-def _has(text: str, said: set[str], least: int) -> bool:
+def _contains_words(text: str, said: set[str], least: int) -> bool:
     return next(islice((word for word in said if word in text), least - 1, None), None) is not None
 
 
-def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
-    """The keys that "fits rather" leads to from `key` on, once around at most."""
+def _follow_swaps(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
+    """Return the keys that following the best fits from `key` leads to, until one repeats."""
     for _ in range(len(elsewhere)):
         yield key
         if key not in elsewhere:
@@ -167,25 +173,25 @@ def _followed(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
         key = elsewhere[key]
 
 
-class _Requests(NamedTuple):
-    """Requests as weighted sets of words: the weights, each one's length, and whom a distinctive word belongs to."""
+class _RequestIndex(NamedTuple):
+    """Requests as weighted sets of words: word weights, vector lengths, and the requests of each distinctive word."""
 
     asked: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, float]
-    strange: float  # the weight of a word that nobody asked with
+    unknown_word_weight: float  # the weight of a word that nobody asked with
     lengths: Mapping[str, float]
-    owners: Mapping[str, list[str]]
+    keys_by_word: Mapping[str, list[str]]
 
     @classmethod
-    def of(cls, texts: Mapping[str, str]) -> _Requests:
+    def of(cls, texts: Mapping[str, str]) -> _RequestIndex:
         # A word is one object however often it is said, and a tuple takes a fifth of a set: a whole batch may be here.
         once: dict[str, str] = {}
-        asked = {key: tuple(once.setdefault(word, word) for word in words(text)) for key, text in texts.items()}
+        asked = {key: tuple(once.setdefault(word, word) for word in word_set(text)) for key, text in texts.items()}
         frequency = Counter(chain.from_iterable(asked.values()))
         # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
         weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
         lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
-        common = _common(frequency, len(asked))
+        common = _common_words(frequency, len(asked))
         owners: dict[str, list[str]] = {}
         for key, found in asked.items():
             for word in found:
@@ -193,34 +199,36 @@ class _Requests(NamedTuple):
                     owners.setdefault(word, []).append(key)
         return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
 
-    def elsewhere(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
-        """The replies (key -> words) that fit another request rather than their own: {key: the key it fits}."""
-        return {key: fits for key, said in replies.items() if (fits := self._owner(key, said)) is not None}
+    def find_better_matches(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
+        """Return the replies (key to words) that fit another request better than their own: {key: the key it fits}."""
+        return {key: fits for key, said in replies.items() if (fits := self._better_match(key, said)) is not None}
 
-    def _owner(self, key: str, said: set[str]) -> str | None:
-        """The one other request that a reply under `key` is clearly more like than its own, if there is one."""
-        near = self._near(key, said)
+    def _better_match(self, key: str, said: set[str]) -> str | None:
+        """Return the one other request that the reply under `key` clearly fits better than its own, if there is one."""
+        near = self._candidates(key, said)
         if not near:
             return None
-        length = sqrt(sum(self.weights.get(word, self.strange) for word in said))
-        best, *others = sorted(((self._likeness(other, said, length), other) for other in near), reverse=True)
-        if best[0] < max(FIT, TIMES * self._likeness(key, said, length)) or (others and others[0][0] * LEAD > best[0]):
+        length = sqrt(sum(self.weights.get(word, self.unknown_word_weight) for word in said))
+        best, *others = sorted(((self._similarity(other, said, length), other) for other in near), reverse=True)
+        if best[0] < max(MIN_SIMILARITY, MIN_RATIO_TO_OWN * self._similarity(key, said, length)) or (
+            others and others[0][0] * MIN_RATIO_TO_SECOND > best[0]
+        ):
             return None
         return best[1]
 
-    def _near(self, key: str, said: set[str]) -> list[str]:
-        """The few other requests that share most distinctive words with a reply, and enough of them."""
-        owned = [self.owners[word] for word in said if word in self.owners]
+    def _candidates(self, key: str, said: set[str]) -> list[str]:
+        """Return the few other requests that share most distinctive words with a reply, and enough of them."""
+        owned = [self.keys_by_word[word] for word in said if word in self.keys_by_word]
         shared = Counter(chain.from_iterable(owned))
         del shared[key]
-        if max(shared.values(), default=0) < SHARED_LEAST:  # most replies; the order below costs more
+        if max(shared.values(), default=0) < MIN_SHARED_WORDS:  # most replies; the order below costs more
             return []
-        return [other for other, count in shared.most_common(5) if count >= SHARED_LEAST]
+        return [other for other, count in shared.most_common(5) if count >= MIN_SHARED_WORDS]
 
-    def alike(self, one: str, other: str) -> bool:
-        return self._likeness(one, set(self.asked[other]), self.lengths[other]) >= ALIKE
+    def are_similar(self, one: str, other: str) -> bool:
+        return self._similarity(one, set(self.asked[other]), self.lengths[other]) >= MAX_REQUEST_SIMILARITY
 
-    def _likeness(self, key: str, said: set[str], length: float) -> float:
-        """The cosine of the angle between a request and a reply (or another request)."""
+    def _similarity(self, key: str, said: set[str], length: float) -> float:
+        """Return the cosine similarity of a request and a reply (or another request)."""
         common = sum(self.weights[word] for word in said.intersection(self.asked[key]))
         return common / (self.lengths[key] * length) if common else 0.0

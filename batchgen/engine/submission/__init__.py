@@ -1,1 +1,1 @@
-"""Ready conversations become request files and remote batches."""
+"""Turn ready conversations into request files and remote batches."""

@@ -1,6 +1,6 @@
-"""Whether a batch may be sent now: what is held back, the provider's limits as configured, and the budget.
+"""Decide whether a batch may be sent now: holds, the configured limits of the provider, and the budget.
 
-What may not go is said in `session.troubles`, or is recorded as what its step waits for.
+Reasons against it are recorded in `session.troubles`, or as the hold of the step.
 """
 
 from __future__ import annotations
@@ -12,58 +12,64 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import BudgetReached
 from batchgen.core.outcomes import Usage
 from batchgen.engine.session import Session
-from batchgen.engine.submission.rejection_limit import stopped
-from batchgen.engine.submission.request_files import Shard
-from batchgen.ledger.holds import as_error, halt_scope, in_force, model_scope, step_scope
-from batchgen.ledger.receipt import Money, money
+from batchgen.engine.submission.rejection_limit import rejection_limit_error
+from batchgen.engine.submission.request_files import BatchDraft
+from batchgen.ledger.holds import halt_scope, hold_error, is_in_force, model_scope, step_scope
+from batchgen.ledger.receipt import CostSummary, cost_summary
 from batchgen.ledger.rows import Batch, Hold
-from batchgen.ledger.totals import NO_BATCH
-from batchgen.runtime.logs import log
+from batchgen.ledger.totals import BEYOND_LAST_BATCH
+from batchgen.runtime.logging_setup import log
 
 
-def held_back(session: Session, scope: str, step: Step) -> bool:
-    """Whether a quota's back-off or a halt forbids creating batches of this model or step now."""
+def is_on_hold(session: Session, scope: str, step: Step) -> str:
+    """Return why a quota back-off or a halt forbids batches of this model or step now, "" if none does."""
     waits = session.store.holds.all()
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
-        if wait is None or not in_force(wait, session.now()):
+        if wait is None or not is_in_force(wait, session.now()):
             continue
-        session.trouble(as_error(wait, session.now()))
-        return True
-    return False
+        session.trouble(hold_error(wait, session.now()))
+        return wait.reason
+    return ""
 
 
-def admitted(session: Session, shard: Shard, halted: set[str], reasons: dict[Step, str]) -> bool:
-    """Whether `shard` may go now; why not goes into `reasons`. `halted`: models that have stopped in this command."""
+def may_submit_draft(session: Session, shard: BatchDraft, halted: set[str], reasons: dict[Step, str]) -> bool:
+    """Return whether `shard` may be sent now; otherwise add the reason to `reasons`.
+
+    `halted` are the models that stopped in this command.
+    """
     provider = session.provider(shard.step.stage)
     model = session.model(provider)
     scope = model_scope(provider.name, model)
-    if scope in halted or held_back(session, scope, shard.step):
+    if scope in halted or is_on_hold(session, scope, shard.step):
         return False
-    wanted = _Wanted(shard.step, provider.name, model, shard.input_tokens, shard.reserved_usd)
-    return _room(session, wanted, reasons)
+    wanted = _BatchNeeds(shard.step, provider.name, model, shard.input_tokens, shard.reserved_usd)
+    return _has_room(session, wanted, reasons)
 
 
-def still_admitted(session: Session, batch: Batch, behind: Sequence[Batch], reasons: dict[Step, str]) -> bool:
-    """Whether a batch that was planned in an earlier command may go: limits, budget and share of rejections may say
-    otherwise since. It goes before those `behind` it, so what they will take is not held against it.
+def may_submit_planned(session: Session, batch: Batch, behind: Sequence[Batch], reasons: dict[Step, str]) -> bool:
+    """Return whether a batch that an earlier command planned may be sent: limits may have changed since.
+
+    It is sent before the batches `behind` it, so what they will need does not count against it.
     """
-    need = _need(session, batch)
-    later = sum(_need(session, one) or 0 for one in (batch, *behind))
-    wanted = _Wanted(batch.step, batch.provider, batch.model, batch.plan.input_tokens, need, batch.number, later)
-    return _room(session, wanted, reasons)
+    need = _max_cost_usd(session, batch)
+    later = sum(_max_cost_usd(session, one) or 0 for one in (batch, *behind))
+    wanted = _BatchNeeds(batch.step, batch.provider, batch.model, batch.plan.input_tokens, need, batch.number, later)
+    return _has_room(session, wanted, reasons)
 
 
-def record_wait(session: Session, step: Step, reason: str) -> None:
-    """For `status`: why a limit holds conversations at `step` back, "" when none does."""
+def record_hold(session: Session, step: Step, reason: str) -> None:
+    """Record for `status` why a limit holds conversations at `step` back, "" if none does."""
     if reason:
         session.store.holds.put(Hold(step_scope(step.position), None, 0, reason))
     else:
         session.store.holds.end(step_scope(step.position))
 
 
-class _Wanted(NamedTuple):
-    """What a batch would take. Of what was planned only batches with a number below `before` count, and `later_usd` of
-    what is reserved is for itself and for what comes behind it. `usd` None: no price is known.
+class _BatchNeeds(NamedTuple):
+    """What a batch needs.
+
+    Of the planned batches only those with a number below `before` count; `later_usd` of the reserved amount is for this
+    batch and those behind it. `usd` is None if the price is unknown.
     """
 
     step: Step
@@ -71,34 +77,34 @@ class _Wanted(NamedTuple):
     model: str
     tokens: int
     usd: float | None
-    before: int = NO_BATCH
+    before: int = BEYOND_LAST_BATCH
     later_usd: float = 0.0
 
 
-def _room(session: Session, wanted: _Wanted, reasons: dict[Step, str]) -> bool:
-    """Whether there is room; the first reason why not is kept."""
-    reason = _full(session, wanted)
+def _has_room(session: Session, wanted: _BatchNeeds, reasons: dict[Step, str]) -> bool:
+    """Return whether a batch fits the limits; the first reason why not is kept."""
+    reason = _why_no_room(session, wanted)
     if reason:
         log.info("%s waits: %s", wanted.step, reason)
         reasons.setdefault(wanted.step, reason)
     return not reason
 
 
-def _full(session: Session, wanted: _Wanted) -> str:
-    """Why there is no room, "" when there is."""
-    if stop := stopped(session, wanted.step):
+def _why_no_room(session: Session, wanted: _BatchNeeds) -> str:
+    """Return why a batch does not fit the limits, "" if it does."""
+    if stop := rejection_limit_error(session, wanted.step):
         session.trouble(stop)
         return str(stop)
     enqueued = session.store.totals.enqueued(wanted.provider, wanted.model, before=wanted.before)
-    if reason := _no_room(session, wanted.provider, enqueued, wanted.tokens):
+    if reason := _why_over_provider_limits(session, wanted.provider, enqueued, wanted.tokens):
         return reason
     if not _affordable(session, wanted):
         return f"max_usd = {session.settings.max_usd:g} would be passed"
     return ""
 
 
-def _no_room(session: Session, provider: str, enqueued: tuple[int, int], need_tokens: int) -> str:
-    """Why the provider's limits as configured allow no further batch of `need_tokens`, "" when they do."""
+def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[int, int], need_tokens: int) -> str:
+    """Return why the configured limits allow no further batch of `need_tokens`, "" if they do."""
     bounds, (batches, tokens) = session.settings.provider(provider), enqueued
     if batches >= bounds.concurrent_batches:
         return f"{batches} batches are in flight at {provider}; concurrent_batches allows no more"
@@ -110,28 +116,30 @@ def _no_room(session: Session, provider: str, enqueued: tuple[int, int], need_to
     return ""
 
 
-def _affordable(session: Session, wanted: _Wanted) -> bool:
-    """Whether `max_usd` allows it."""
+def _affordable(session: Session, wanted: _BatchNeeds) -> bool:
+    """Return whether `max_usd` allows the batch."""
     cap = session.settings.max_usd
     if not cap:
         return True
-    held = money(session.store, session.settings)
-    left = cap - held.spent - (held.reserved - wanted.later_usd)
+    held = cost_summary(session.store, session.settings)
+    left = cap - held.spent_usd - (held.reserved_usd - wanted.later_usd)
     if wanted.usd is not None and wanted.usd <= left and not held.unpriced:
         return True
-    session.trouble(_over_budget(session, wanted.step, wanted.usd, left, held))
+    session.trouble(_budget_error(session, wanted.step, wanted.usd, left, held))
     return False
 
 
-def _need(session: Session, batch: Batch) -> float | None:
-    """The most that a planned batch can cost, by a price that may have become known since."""
+def _max_cost_usd(session: Session, batch: Batch) -> float | None:
+    """Return the most that a planned batch can cost, by the price known now."""
     if batch.plan.reserved_usd is not None:
         return batch.plan.reserved_usd
     rate = session.rate(batch.model)
     return rate.usd(Usage(input=batch.plan.input_tokens, output=batch.plan.output_ceiling)) if rate else None
 
 
-def _over_budget(session: Session, step: Step, need_usd: float | None, left: float, held: Money) -> BudgetReached:
+def _budget_error(
+    session: Session, step: Step, need_usd: float | None, left: float, held: CostSummary
+) -> BudgetReached:
     if need_usd is None or held.unpriced:
         models = held.unpriced_models or (session.model(session.provider(step.stage)),)
         return BudgetReached(
@@ -141,7 +149,7 @@ def _over_budget(session: Session, step: Step, need_usd: float | None, left: flo
         )
     return BudgetReached(
         f"{step}: the next batch costs up to ${need_usd:.4f}; ${max(left, 0):.4f} of max_usd ="
-        f" {session.settings.max_usd:g} is left (spent ${held.spent:.4f}, reserved ${held.reserved:.4f})."
+        f" {session.settings.max_usd:g} is left (spent ${held.spent_usd:.4f}, reserved ${held.reserved_usd:.4f})."
         " It was not sent.",
         do="Raise max_usd in batchgen.toml, or let what is in flight come back first.",
     )

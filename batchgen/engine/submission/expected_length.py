@@ -1,6 +1,6 @@
-"""How long replies will be: the one expectation that `estimate`, `submit --dry-run` and the ledger share.
+"""Predict the length of replies, for `estimate`, `submit --dry-run` and reservations in the ledger.
 
-Where a stage has answered already, its replies are expected to be as long as they really were.
+If a stage has accepted replies already, their mean length is used.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ CHARACTERS_PER_TOKEN = 4.5  # English
 JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
 
 
-def follow_up(session: Session, step: Step) -> bool:
-    """Whether requests of `step` ask for the next round's question along: `ask_next`, but not in the last round."""
+def asks_follow_up(session: Session, step: Step) -> bool:
+    """Return whether requests of `step` ask for the next question too: `ask_next`, but not in the last round."""
     return (
         step.stage is Stage.CORRECTION and step.round < session.settings.rounds and session.settings.correction.ask_next
     )
 
 
-def output_tokens(session: Session, step: Step) -> float:
-    """Expected output tokens of one reply of `step`, with the question that it may bring along."""
-    if not follow_up(session, step):
-        return text_tokens(session, step.stage)
-    measured = _measured(session, step.stage, along=True)
-    return measured or text_tokens(session, step.stage) + text_tokens(session, Stage.QUESTION)
+def expected_output_tokens(session: Session, step: Step) -> float:
+    """Return the expected output tokens of one reply of `step`, with the question it may include."""
+    if not asks_follow_up(session, step):
+        return expected_text_tokens(session, step.stage)
+    measured = _mean_output_tokens(session, step.stage, along=True)
+    return measured or expected_text_tokens(session, step.stage) + expected_text_tokens(session, Stage.QUESTION)
 
 
-def text_tokens(session: Session, stage: Stage) -> float:
-    """Expected output tokens of one reply of `stage` that brings nothing else along."""
-    if measured := _measured(session, stage, along=False):
+def expected_text_tokens(session: Session, stage: Stage) -> float:
+    """Return the expected output tokens of one reply of `stage` without a question."""
+    if measured := _mean_output_tokens(session, stage, along=False):
         return measured
-    if stage is Stage.CORRECTION and (both := _measured(session, stage, along=True)):
-        return max(both - text_tokens(session, Stage.QUESTION), 1.0)
+    if stage is Stage.CORRECTION and (both := _mean_output_tokens(session, stage, along=True)):
+        return max(both - expected_text_tokens(session, Stage.QUESTION), 1.0)
     wanted = session.settings.stage(stage)
     text = QUESTION_TOKENS if stage is Stage.QUESTION else wanted.target_characters / CHARACTERS_PER_TOKEN
     return min(text + (0 if stage is Stage.ANSWER else JSON_TOKENS), wanted.max_output_tokens)
 
 
-def _measured(session: Session, stage: Stage, *, along: bool) -> float:
-    """Mean output tokens of the accepted replies of `stage`, 0 when there is none."""
+def _mean_output_tokens(session: Session, stage: Stage, *, along: bool) -> float:
+    """Return the mean output tokens of the accepted replies of `stage`, 0 if there are none."""
     positions = [step.position for step in session.steps() if step.stage is stage]
-    requests, tokens = session.store.totals.output_of(positions, follow_up=along)
+    requests, tokens = session.store.totals.output_of_accepted(positions, follow_up=along)
     return tokens / requests if requests else 0.0

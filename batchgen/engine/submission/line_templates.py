@@ -1,7 +1,7 @@
-"""Request lines in bulk: what is the same in every line is encoded once, and only keys and texts are filled in. Pure.
+"""Encode many request lines at once: the parts that all lines share are encoded once. Pure.
 
-A form is learnt from a provider's own codec: a dialogue of marks is encoded, and the line is cut at the marks. Texts
-are escaped all at once, by the same encoder, so that the lines are byte for byte those that the codec writes.
+A template is made with the provider's own codec: a dialogue of markers is encoded, and the line is cut at the markers.
+Texts are escaped together by the same encoder, so that the lines are byte for byte those of the codec.
 """
 
 from __future__ import annotations
@@ -11,74 +11,89 @@ from typing import NamedTuple
 
 import orjson
 
-from batchgen.core.json_template import KEY_MARK, MARKS, Mould, items, marks, mould
-from batchgen.core.jsonl import LINE_ENDS, one_line
+from batchgen.core.json_template import (
+    KEY_PLACEHOLDER,
+    PLACEHOLDER_PATTERN,
+    LineTemplate,
+    marks,
+    parse_line_template,
+    split_encoded_list,
+)
+from batchgen.core.jsonl import LINE_ENDS, escape_line_ends
 from batchgen.core.prompts import Prompt
-from batchgen.core.text_features import Features, features, features_of
+from batchgen.core.text_features import TextFeatures, count_features, count_utf8_features
 
 _ASCII = bytes(range(0x80))
 
 
-class Form(NamedTuple):
-    """The request lines of one step. `fenced` texts are JSON within JSON. `told` are the features of what one request's
-    messages say besides the texts; `system` is its system text.
+class RequestTemplate(NamedTuple):
+    """The template for the request lines of one step.
+
+    `fenced` texts are JSON inside JSON. `fixed_features` are the text features of one request's messages without the
+    texts; `system` is its system text.
     """
 
-    mould: Mould
+    line_template: LineTemplate
     fenced: bool
-    told: Features
+    fixed_features: TextFeatures
     system: str
 
 
-def form(places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]) -> Form:
-    """The form of the requests for dialogues of `places` texts: `ask` says what is asked, `encode` is a codec."""
+def make_request_template(
+    places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]
+) -> RequestTemplate:
+    """Return the template for dialogues of `places` texts: `ask` builds the prompt, `encode` is the codec."""
     texts = marks(range(places))
     asked = ask(texts)
-    line = encode(KEY_MARK, asked)
-    fenced = any(found[1] for found in MARKS.finditer(line))
-    return Form(mould(line), fenced, _told(asked, texts, fenced=fenced), asked.system)
+    line = encode(KEY_PLACEHOLDER, asked)
+    fenced = any(found[1] for found in PLACEHOLDER_PATTERN.finditer(line))
+    return RequestTemplate(
+        parse_line_template(line), fenced, _fixed_features(asked, texts, fenced=fenced), asked.system
+    )
 
 
-def _told(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Features:
+def _fixed_features(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> TextFeatures:
     said = " ".join(message.text for message in asked.messages)
-    found = features(said)
+    found = count_features(said)
     for mark in marks:
         shown = f'"{mark}"' if fenced else mark
         if shown in said:
-            found = found.plus(features(shown), -1)
+            found = found.plus(count_features(shown), -1)
     return found
 
 
-def fill(form: Form, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, Features]:
-    """The lines of requests with `keys`, one behind the other, and the features of all that their messages say.
+def render_requests(form: RequestTemplate, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, TextFeatures]:
+    """Return the lines of requests with `keys`, concatenated, and the text features of all their messages.
 
-    `texts` has the texts at `form.mould.shown` of each dialogue, none of them empty.
+    `texts` are the texts at `form.line_template.shown` of each dialogue, none of them empty.
     """
-    shown = form.mould.shown
-    wanted = sorted(place - shown.start for place in form.mould.holes if place is not None)
+    shown = form.line_template.shown
+    wanted = sorted(place - shown.start for place in form.line_template.slots if place is not None)
     if len(wanted) < len(shown):
         kept = [texts[place :: len(shown)] for place in wanted]
         texts = [text for dialogue in zip(*kept, strict=True) for text in dialogue]
-    pieces, said = _fenced(texts) if form.fenced else _plain(texts)
+    pieces, said = _encode_nested_texts(texts) if form.fenced else _encode_texts(texts)
     columns = {shown.start + place: pieces[order :: len(wanted)] for order, place in enumerate(wanted)}
-    return form.mould.lines(keys, columns), said.plus(form.told, len(keys))
+    return form.line_template.lines(keys, columns), said.plus(form.fixed_features, len(keys))
 
 
-def _plain(texts: list[str]) -> tuple[list[bytes], Features]:
-    """Each text as a string of JSON in one line."""
+def _encode_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
+    """Return each text as a JSON string on one line."""
     said = b" ".join([text.encode() for text in texts])
-    return items(_one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2))), features_of(said)
+    return split_encoded_list(_one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2))), count_utf8_features(said)
 
 
-def _fenced(texts: list[str]) -> tuple[list[bytes], Features]:
-    """Each text as a string of JSON within a string of JSON, without the outer quotation marks."""
+def _encode_nested_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
+    """Return each text as a JSON string inside a JSON string, without the outer quotation marks."""
     inner = orjson.dumps(texts, option=orjson.OPT_INDENT_2)
     # A string of JSON holds nothing else that a second escaping would change; the line feeds between items stay.
-    pieces = items(_one_line(inner.replace(b"\\", rb"\\").replace(b'"', rb"\"")))
-    return pieces, features_of(orjson.dumps(texts)[1:-1]).plus(Features(punctuation=1), 1 - len(texts))  # the commas
+    pieces = split_encoded_list(_one_line(inner.replace(b"\\", rb"\\").replace(b'"', rb"\"")))
+    return pieces, count_utf8_features(orjson.dumps(texts)[1:-1]).plus(
+        TextFeatures(punctuation=1), 1 - len(texts)
+    )  # the commas
 
 
 def _one_line(encoded: bytes) -> bytes:
-    """Rare characters are looked for among those beyond ASCII, which are few."""
+    """Escape line separators. They are looked for only in lines that are not ASCII, which are few."""
     beyond = encoded.translate(None, _ASCII)
-    return one_line(encoded, [end for end in LINE_ENDS if end.encode() in beyond])
+    return escape_line_ends(encoded, [end for end in LINE_ENDS if end.encode() in beyond])

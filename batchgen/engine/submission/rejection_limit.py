@@ -1,4 +1,4 @@
-"""When too many conversations of a step are left behind, the step stops itself before it spends on the rest."""
+"""Stop a step when too many of its conversations are rejected, before it spends money on the rest."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from batchgen.core.errors import StageStopped
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES
 
-ENOUGH = 5  # settled conversations before a share means anything; all of them in a smaller run
+MIN_SETTLED = 5  # settled conversations before a share means anything; all of them in a smaller run
 
 
-def stopped(session: Session, step: Step) -> StageStopped | None:
-    """The reason why `step` may not go on, or None."""
+def rejection_limit_error(session: Session, step: Step) -> StageStopped | None:
+    """Return the error because of which `step` may not go on, or None."""
     done, left = session.store.totals.settled_at(step.position)
     settled = left + done
     limit = session.settings.stage(step.stage).max_rejected_share
-    if settled < min(ENOUGH, session.conversations) or left <= limit * settled:
+    if settled < min(MIN_SETTLED, session.conversations) or left <= limit * settled:
         return None
-    came_back = settled + _asked_again(session, step)
+    came_back = settled + _pending_retries(session, step)
     if left <= limit * came_back:
         return None
     return StageStopped(
@@ -27,10 +27,10 @@ def stopped(session: Session, step: Step) -> StageStopped | None:
     )
 
 
-def _asked_again(session: Session, step: Step) -> int:
-    """Conversations that failed by accident and may still succeed: an outage is no reason to stop."""
+def _pending_retries(session: Session, step: Step) -> int:
+    """Count conversations that failed by accident and may still succeed: an outage must not stop a step."""
     live = session.store.batches(*LIVE_STATES)
-    return session.store.totals.ready_again(step) + sum(
+    return session.store.totals.pending_retries(step) + sum(
         batch.requests for batch in live if batch.step == step and batch.attempt > 1
     )
 

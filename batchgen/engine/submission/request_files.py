@@ -1,6 +1,6 @@
-"""Ready conversations -> the lines of one request file, cut to every limit. Pure but for reading the store.
+"""Build the lines of one request file from ready conversations, within every limit. Pure except for reading the store.
 
-A file is encoded and counted as a whole; only when that comes near a limit are its lines made and weighed one by one.
+A file is encoded and counted as a whole. Only if that is near a limit are its lines made and counted one by one.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from batchgen.core.dialogue import Conversation, Step, turns
+from batchgen.core.dialogue import Conversation, Step, group_into_turns
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import input_margin, prompt_tokens, requests_tokens
-from batchgen.core.prompts import Prompt, prompt
-from batchgen.core.text_features import Features
+from batchgen.core.prompts import Prompt, build_prompt
+from batchgen.core.text_features import TextFeatures
+from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens, input_margin
 from batchgen.engine.session import Session
-from batchgen.engine.submission.expected_length import follow_up, output_tokens
-from batchgen.engine.submission.line_templates import fill, form
+from batchgen.engine.submission.expected_length import asks_follow_up, expected_output_tokens
+from batchgen.engine.submission.line_templates import make_request_template, render_requests
 from batchgen.ledger.rows import ReadyConversation
 from batchgen.providers.base import Parameters
 
-MOST_HALVINGS = 3  # of a batch for further attempts
-MOST_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
+MAX_HALVINGS = 3  # of a batch for further attempts
+MAX_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
 
 
 class Limits(NamedTuple):
-    """What one request file may hold: requests, bytes as encoded, estimated input tokens."""
+    """What one request file may hold: requests, encoded bytes, estimated input tokens."""
 
     requests: int
     bytes: int
@@ -35,10 +35,10 @@ class Limits(NamedTuple):
     line_bytes: int
 
 
-class Shard(NamedTuple):
-    """The content of one request file, and what it is expected to cost (USD; None: price unknown).
+class BatchDraft(NamedTuple):
+    """The content of one request file, and its expected cost (USD; None: price unknown).
 
-    `reserved_usd` is the most it can cost: every reply as long as its ceiling, the input by its margin more than
+    `reserved_usd` is the most it can cost: every reply as long as its token limit, the input by its margin more than
     estimated.
     """
 
@@ -62,16 +62,16 @@ class Shard(NamedTuple):
         return self.body[: self.body.find(b"\n") + 1]
 
 
-class Line(NamedTuple):
-    """One request, encoded, with its line feed."""
+class RequestLine(NamedTuple):
+    """One encoded request, with its line feed."""
 
     row: ReadyConversation
     line: bytes
     input_tokens: int
 
 
-class _Lines(NamedTuple):
-    """Request lines as one piece, and their estimated input tokens."""
+class _RequestLines(NamedTuple):
+    """Request lines as one block, and their estimated input tokens."""
 
     rows: list[ReadyConversation]
     body: bytes
@@ -80,7 +80,7 @@ class _Lines(NamedTuple):
 
 
 def limits(session: Session, step: Step) -> Limits:
-    """The provider's limits and the configured ones."""
+    """Return the smaller of the provider's limits and the configured ones."""
     provider = session.provider(step.stage)
     batches = session.settings.batches
     return Limits(
@@ -91,36 +91,38 @@ def limits(session: Session, step: Step) -> Limits:
     )
 
 
-def shard(session: Session, step: Step, tried: int, *, after: int = 0) -> Shard | None:
-    """The next request file of `step` for conversations tried `tried` times, or None when none is ready.
+def draft_batch(session: Session, step: Step, tried: int, *, after: int = 0) -> BatchDraft | None:
+    """Return the next request file of `step` for conversations tried `tried` times, None if none is ready.
 
-    Only conversations behind number `after` are looked at. Those whose single request exceeds a limit are named
-    in `too_large` and left out.
+    Only conversations behind number `after` are used. Those whose single request exceeds a limit are added to
+    `too_large` and left out.
     """
     attempt = tried + 1
     bounds = limits(session, step)
-    rows = _fewer(session.store.ready(step, tried, after=after, limit=bounds.requests), bounds.requests)
+    rows = _halve_after_failures(session.store.ready(step, tried, after=after, limit=bounds.requests), bounds.requests)
     if not rows:
         return None
-    found = _whole(session, step, rows, attempt)
-    if not _within(found, bounds):
-        found = _cut(session, step, rows, attempt, bounds)
-    return _shard(session, step, attempt, found)
+    found = _encode_in_bulk(session, step, rows, attempt)
+    if not _fits_limits(found, bounds):
+        found = _encode_up_to_limits(session, step, rows, attempt, bounds)
+    return _make_draft(session, step, attempt, found)
 
 
-def _within(found: _Lines, bounds: Limits) -> bool:
-    """Whether lines that were made as one piece need no cutting."""
+def _fits_limits(found: _RequestLines, bounds: Limits) -> bool:
+    """Return whether lines that were made as one block need no cutting."""
     if found.input_tokens > bounds.tokens or len(found.body) > bounds.bytes or not found.rows:
         return False
     return len(found.body) <= bounds.line_bytes or max(map(len, found.body.split(b"\n"))) < bounds.line_bytes
 
 
-def _cut(session: Session, step: Step, rows: list[ReadyConversation], attempt: int, bounds: Limits) -> _Lines:
-    """As many requests as the limits allow, made one by one."""
-    taken: list[Line] = []
+def _encode_up_to_limits(
+    session: Session, step: Step, rows: list[ReadyConversation], attempt: int, bounds: Limits
+) -> _RequestLines:
+    """Return as many requests as the limits allow, made one by one."""
+    taken: list[RequestLine] = []
     too_large: list[ReadyConversation] = []
     size = tokens = 0
-    for line in lines(session, step, rows, attempt):
+    for line in encode_requests(session, step, rows, attempt):
         if len(line.line) > bounds.line_bytes or line.input_tokens > bounds.tokens:
             too_large.append(line.row)
             continue
@@ -129,79 +131,90 @@ def _cut(session: Session, step: Step, rows: list[ReadyConversation], attempt: i
         taken.append(line)
         size += len(line.line)
         tokens += line.input_tokens
-    return _Lines([line.row for line in taken], b"".join(line.line for line in taken), tokens, too_large)
+    return _RequestLines([line.row for line in taken], b"".join(line.line for line in taken), tokens, too_large)
 
 
-def _fewer(rows: list[ReadyConversation], most: int) -> list[ReadyConversation]:
-    """Half as many for each time they failed: a batch is the unit of loss, and large jobs expire more.
+def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[ReadyConversation]:
+    """Return half as many requests for each time they failed.
 
-    What was never bought (a refusal, a create that was given up) is no failure.
+    A batch fails as a whole, and large jobs expire more often. A refusal or a create call that was given up bought
+    nothing and does not count.
     """
-    return rows[: max(most >> min(rows[0].failed_attempts, MOST_HALVINGS), 1)] if rows else rows
+    return rows[: max(most >> min(rows[0].failed_attempts, MAX_HALVINGS), 1)] if rows else rows
 
 
-def _ask(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
-    """What `step` asks for a conversation, as configured."""
+def _prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
+    """Return the function that builds the configured prompt of `step` for a conversation."""
     target = session.settings.stage(step.stage).target_characters
-    history, along = session.settings.history_messages, follow_up(session, step)
+    history, along = session.settings.history_messages, asks_follow_up(session, step)
 
     def ask(conversation: Conversation) -> Prompt:
-        return prompt(conversation, step.stage, target_characters=target, history_messages=history, follow_up=along)
+        return build_prompt(
+            conversation, step.stage, target_characters=target, history_messages=history, follow_up=along
+        )
 
     return ask
 
 
 def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
-    """How a request is to be answered whose output ceiling was doubled `ceiling` times."""
+    """Return the generation parameters of a request whose token limit was doubled `ceiling` times."""
     wanted = session.settings.stage(step.stage)
     most = wanted.max_output_tokens
-    if follow_up(session, step):
+    if asks_follow_up(session, step):
         most += session.settings.question.max_output_tokens
     model = session.model(session.provider(step.stage))
-    return Parameters(model, most << min(ceiling, MOST_DOUBLINGS), wanted.temperature)
+    return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
 
 
-def lines(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> Iterator[Line]:
-    """The request of each row, in order, encoded for the stage's provider."""
-    encode, ask, formula = session.provider(step.stage).line, _ask(session, step), session.provider(step.stage).tokens
+def encode_requests(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> Iterator[RequestLine]:
+    """Encode the request of each row, in order, for the stage's provider."""
+    encode, ask, formula = (
+        session.provider(step.stage).line,
+        _prompt_builder(session, step),
+        session.provider(step.stage).tokens,
+    )
     conversations = session.store.dialogues.read([row.number for row in rows])
     names = session.names()
     parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.token_doublings for row in rows}}
     for row, conversation in zip(rows, conversations, strict=True):
         asked = ask(conversation)
         line = encode(names.key(row.number, step, attempt), asked, parameters[row.token_doublings])
-        yield Line(row, line + b"\n", prompt_tokens(asked, formula))
+        yield RequestLine(row, line + b"\n", estimate_prompt_tokens(asked, formula))
 
 
-def _whole(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _Lines:
-    """The same lines as one piece, many times as fast. No rows where that cannot be done: a text is empty."""
-    encode, ask, key = session.provider(step.stage).line, _ask(session, step), session.names().key_format(step, attempt)
-    bodies, said, system = list[bytes](), Features(), ""
+def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _RequestLines:
+    """Encode the same lines as one block, many times faster. Returns no rows if a text is empty."""
+    encode, ask, key = (
+        session.provider(step.stage).line,
+        _prompt_builder(session, step),
+        session.names().key_format(step, attempt),
+    )
+    bodies, said, system = list[bytes](), TextFeatures(), ""
     for ceiling, alike in groupby(rows, key=attrgetter("token_doublings")):
         group, parameters = list(alike), _parameters(session, step, ceiling)
-        lined = form(
+        lined = make_request_template(
             step.position,
-            lambda texts: ask(Conversation(0, tuple(turns(texts)))),
+            lambda texts: ask(Conversation(0, tuple(group_into_turns(texts)))),
             lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
         )
-        texts = session.store.dialogues.ready_texts(group, lined.mould.shown)
-        if "" in texts or len(texts) != len(group) * len(lined.mould.shown):
-            return _Lines([], b"", 0, [])
-        body, counted = fill(lined, [key % row.number for row in group], texts)
+        texts = session.store.dialogues.ready_texts(group, lined.line_template.shown)
+        if "" in texts or len(texts) != len(group) * len(lined.line_template.shown):
+            return _RequestLines([], b"", 0, [])
+        body, counted = render_requests(lined, [key % row.number for row in group], texts)
         bodies.append(body)
         said, system = said.plus(counted), lined.system
-    tokens = requests_tokens(system, said, len(rows), session.provider(step.stage).tokens)
-    return _Lines(rows, b"".join(bodies), tokens, [])
+    tokens = estimate_request_tokens(system, said, len(rows), session.provider(step.stage).tokens)
+    return _RequestLines(rows, b"".join(bodies), tokens, [])
 
 
-def _shard(session: Session, step: Step, attempt: int, found: _Lines) -> Shard:
+def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines) -> BatchDraft:
     rate = session.rate(session.model(session.provider(step.stage)))
     tokens = found.input_tokens
     ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())
-    expected = Usage(input=tokens, output=round(output_tokens(session, step) * len(found.rows)))
+    expected = Usage(input=tokens, output=round(expected_output_tokens(session, step) * len(found.rows)))
     most = Usage(input=round(tokens * (1 + input_margin(len(found.rows)))), output=ceiling)
-    return Shard(
+    return BatchDraft(
         step=step,
         attempt=attempt,
         rows=tuple(found.rows),
@@ -211,5 +224,5 @@ def _shard(session: Session, step: Step, attempt: int, found: _Lines) -> Shard:
         output_ceiling=ceiling,
         estimated_usd=rate.usd(expected) if rate else None,
         reserved_usd=rate.usd(most) if rate else None,
-        follow_up=follow_up(session, step),
+        follow_up=asks_follow_up(session, step),
     )

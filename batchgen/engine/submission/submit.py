@@ -1,99 +1,154 @@
-"""Ready conversations -> request files -> planned batches, as many as may go now. `sending` does the rest."""
+"""Plan batches for ready conversations, as many as may be sent now. `sender` sends them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from batchgen.core.dialogue import Step
-from batchgen.core.errors import NeedsPerson, Temporary
+from batchgen.core.errors import BatchgenError
 from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.submission import request_files
-from batchgen.engine.submission.admission import admitted, record_wait, still_admitted
-from batchgen.engine.submission.rejection_limit import stopped
-from batchgen.engine.submission.request_files import Shard
+from batchgen.engine.submission.admission import may_submit_draft, may_submit_planned, record_hold
+from batchgen.engine.submission.rejection_limit import rejection_limit_error
+from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.sender import Sender
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchIdentity, BatchPlan, BatchState
-from batchgen.providers import provider as provider_row
-from batchgen.runtime.failpoints import crashpoint
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import Provider
+from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import hash_file, write_durably
 
 
 def submit(session: Session, steps: Sequence[Step]) -> int:
     """Submit every conversation that is ready for one of `steps`. Returns the number of batches created.
 
-    What cannot go now waits: troubles are noted in the session, and the other provider goes on.
+    What cannot be sent now waits: troubles are recorded in the session, and the other provider goes on.
     """
-    sender, reasons = Sender(session), dict[Step, str]()
-    if session.store.batches(*WAITING_STATES) or any(map(session.store.ready_attempts, steps)):
-        session.need_newest_store()  # it lists folders: once a command
-    sent = sender.send(_left_over(session, steps, reasons, troubled=False))
-    for step in steps:
-        attempts = session.store.ready_attempts(step)
-        try:
-            if attempts:
-                session.pin_models()
-        except (Temporary, NeedsPerson) as error:
-            session.trouble(error)
-            break
-        for tried in attempts:
-            sent += sender.send(_planned(session, step, tried, sender.halted, reasons))
-        record_wait(session, step, reasons.get(step, ""))
-    return sent + sender.send(_left_over(session, steps, reasons, troubled=True))
+    sender = Sender(session)
+    return sum(map(sender.send, Selection(session, steps, sender.halted).sources()))
 
 
-def _left_over(session: Session, steps: Sequence[Step], reasons: dict[Step, str], *, troubled: bool) -> Iterator[Batch]:
-    """Batches whose file was written in an earlier command and that were not created yet.
+class Selection:
+    """Selects the batches that may be sent now, in order. `reasons` has the limit that holds back each step.
 
-    Those that were `troubled` in their upload come last, in any order: it may be one file alone that nobody takes.
+    `halted` are models that stopped in this command, `unready` the providers that cannot be used, with the reason.
     """
-    found = [
-        batch for batch in session.store.batches(*WAITING_STATES) if bool(batch.counters.failed_uploads) == troubled
-    ]
-    if troubled and found:
-        from random import shuffle  # here: hardly a tick needs it
 
-        shuffle(found)
-    for at, batch in enumerate(found, start=1):
-        if batch.job.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
-            settle.release(session, batch, BatchState.REFUSED, error=f"{batch.model} was given up before it was asked")
-        elif batch.step in steps and still_admitted(session, batch, found[at:], reasons):
+    def __init__(self, session: Session, steps: Sequence[Step], halted: set[str]) -> None:
+        self.session, self.steps, self.halted = session, steps, halted
+        self.unready, self.reasons = dict.fromkeys(session.unusable, ""), dict[Step, str]()
+
+    def sources(self) -> Iterator[Iterator[Batch]]:
+        """Return the batches of each step and number of attempts, one after the other.
+
+        The result of earlier ones decides on later ones. Raises NeedsPerson if the store is an older copy.
+        """
+        if self.session.store.batches(*WAITING_STATES) or any(map(self.session.store.ready_attempts, self.steps)):
+            self.session.require_newest_store()  # it lists folders: once a command
+        yield self._left_over(troubled=False)
+        for step in self.steps:
+            for tried in self.session.store.ready_attempts(step):
+                yield self._planned(step, tried)
+            record_hold(self.session, step, self.reasons.get(step, ""))
+        yield self._left_over(troubled=True)
+
+    # ---- what a dry run does in another way
+
+    def make_ready(self, provider: Provider) -> None:
+        """Prepare for the first paid batch. Raises BatchgenError if `provider` cannot be used now."""
+        self.session.pin_model(provider)
+
+    def enter(self, shard: BatchDraft) -> Batch:
+        """Write the request file of a batch, and enter it into the ledger."""
+        return plan_batch(self.session, shard)
+
+    def release(self, batch: Batch, why: str) -> None:
+        """Give up a batch of an earlier command that was not created."""
+        settle.release_batch(self.session, batch, BatchState.REFUSED, error=why)
+
+    # ----
+
+    def _left_over(self, *, troubled: bool) -> Iterator[Batch]:
+        """Return batches whose file was written in an earlier command and that were not created yet.
+
+        Those that were `troubled` in their upload come last, in random order: one file alone may be refused every time.
+        """
+        session = self.session
+        waiting = session.store.batches(*WAITING_STATES)
+        found = [batch for batch in waiting if bool(batch.counters.failed_uploads) == troubled]
+        if troubled and found:
+            from random import shuffle  # here: hardly a tick needs it
+
+            shuffle(found)
+        for at, batch in enumerate(found, start=1):
+            if batch.job.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
+                self.release(batch, f"{batch.model} was given up before it was asked")
+            elif batch.step in self.steps and may_submit_planned(session, batch, found[at:], self.reasons):
+                yield batch
+
+    def _planned(self, step: Step, tried: int) -> Iterator[Batch]:
+        """Yield every batch of `step` that may be sent now; each is entered into the ledger when it is taken."""
+        session = self.session
+        # All of them, before the first batch of any: who pays for questions wants to know that a key is missing.
+        able = {provider.name for provider in session.providers() if self.can_ask(provider)}
+        after = 0
+        while session.provider(step.stage).name in able:
+            shard = request_files.draft_batch(session, step, tried, after=after)
+            if shard is None:
+                return
+            after = max(row.number for row in (*shard.rows, *shard.too_large))
+            for row in shard.too_large:
+                session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
+            if shard.too_large and (stop := rejection_limit_error(session, step)):
+                session.trouble(stop)
+                return
+            if not shard.rows:
+                continue
+            if not may_submit_draft(session, shard, self.halted, self.reasons):
+                return
+            batch = self.enter(shard)
+            del shard  # it is on disk now; the next one may be as large
             yield batch
 
-
-def _planned(session: Session, step: Step, tried: int, halted: set[str], reasons: dict[Step, str]) -> Iterator[Batch]:
-    """Every batch of `step` that may go now, entered into the ledger when it is asked for."""
-    while shard := request_files.shard(session, step, tried):
-        for row in shard.too_large:
-            session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
-        if shard.too_large and (stop := stopped(session, step)):
-            session.trouble(stop)
-            return
-        if not shard.rows:
-            continue
-        if not admitted(session, shard, halted, reasons):
-            return
-        batch = plan(session, shard)
-        del shard  # it is on disk now; the next one may be as large
-        yield batch
+    def can_ask(self, provider: Provider) -> bool:
+        """Return whether `provider` can be used in this command; otherwise record a trouble."""
+        if provider.name not in self.unready:
+            try:
+                self.make_ready(provider)
+            except BatchgenError as error:
+                self.session.trouble(error, provider.name)
+                self.unready[provider.name] = str(error)
+        return provider.name not in self.unready
 
 
-def plan(session: Session, shard: Shard) -> Batch:
-    """Request file durable, then the ledger: a kill between the two leaves a file that nobody refers to.
+def plan_batch(session: Session, shard: BatchDraft) -> Batch:
+    """Write the request file durably, then the ledger: a kill between the two leaves a file that no batch refers to.
 
-    Where the very same file lies there already, an older copy of the store may have been put back: the batch is entered
-    as one that was tried, which is looked for before it is created.
+    If the same file exists already, an older copy of the store may have been restored: the batch is entered as one
+    whose create call was tried, and is looked for before it is created.
     """
-    provider = session.provider(shard.step.stage)
-    number = session.store.next_batch()
-    name = f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}"
-    path = session.layout.requests(shard.step, name)
+    identity, plan = ledger_entry(session, shard)
+    path = session.layout.requests(shard.step, identity.name)
     before = hash_file(path) if path.exists() else None
     written = write_durably(path, [shard.body])
-    crashpoint("request_file_written")
+    failpoint("request_file_written")
+    plan = plan._replace(bytes=written.size, sha256=written.sha256)
+    with session.store.transaction():
+        batch = session.store.plan(identity, plan, shard.rows)
+        if written == before:
+            batch = session.store.update(batch, intent_at=plan.planned_at)
+    failpoint("batch_planned")
+    return batch
+
+
+def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
+    """Return the next batch of the ledger, for the content of `shard`. Its file is not written yet: no `sha256`."""
+    provider = session.provider(shard.step.stage)
+    number = session.store.next_batch_number()
     identity = BatchIdentity(
-        name=name,
+        name=f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}",
         position=shard.step.position,
         attempt=shard.attempt,
         provider=provider.name,
@@ -101,8 +156,8 @@ def plan(session: Session, shard: Shard) -> Batch:
     )
     plan = BatchPlan(
         requests=len(shard.rows),
-        bytes=written.size,
-        sha256=written.sha256,
+        bytes=shard.size,
+        sha256="",
         input_tokens=shard.input_tokens,
         output_ceiling=shard.output_ceiling,
         estimated_usd=shard.estimated_usd,
@@ -110,9 +165,4 @@ def plan(session: Session, shard: Shard) -> Batch:
         planned_at=session.now(),
         follow_up=shard.follow_up,
     )
-    with session.store.transaction():
-        batch = session.store.plan(identity, plan, shard.rows)
-        if written == before:
-            batch = session.store.update(batch, intent_at=plan.planned_at)
-    crashpoint("batch_planned")
-    return batch
+    return identity, plan

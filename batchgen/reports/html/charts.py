@@ -1,10 +1,10 @@
-"""The page's charts as inline SVG, drawn when the page is written: they need no script, and never move the page.
+"""The page's charts as inline SVG. They are drawn when the page is written and need no script.
 
-Colours are the page's CSS variables, so one drawing serves both themes. No text of a conversation, a model or an
-error enters a chart: only steps, fields and the words below.
+Colours are the page's CSS variables, so one drawing fits both themes. Charts contain no text from outside
+(conversations, models, errors), only names of steps and fields and the words below.
 
-altair and vl_convert take as much memory as all the rest of a report. So they are imported only where something is
-drawn: `draw` runs in a process of its own, and the first process needs the values alone.
+altair and vl_convert need as much memory as the rest of a report together. So `draw` runs in a process of its own, and
+they are imported only inside the functions that draw.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-WIDE, NARROW = 1090, 320  # pixels between the axes and all around: a desktop's, a phone's
-STEP_LABEL = 128  # pixels of the longest, "round 3 correction"
-ROW = 24  # pixels of a bar with its gap
-STATES = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
-MONEY = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
-PHASES = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
-# A day's name at midnight, the time elsewhere.
-CLOCK = (
+WIDE, NARROW = 1090, 320  # width in pixels, on a desktop and on a phone
+STEP_LABEL = 128  # pixels for the longest label, "round 3 correction"
+ROW_HEIGHT = 24  # pixels of a bar and the gap beside it
+STATE_COLOURS = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
+COST_COLOURS = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
+PHASE_COLOURS = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
+# The date at midnight, the time at all other ticks.
+TIME_LABEL = (
     "utchours(datum.value) + utcminutes(datum.value) + utcseconds(datum.value) == 0 ? utcFormat(datum.value, '%b %d')"
     " : utcFormat(datum.value, utcseconds(datum.value) ? '%H:%M:%S' : '%H:%M')"
 )
-ROUNDS = 6  # colours in the style sheet, --round1 ...
+ROUND_COLOURS = 6  # number of colours in the style sheet: --round1, --round2, ...
 
 
-class Drawing(NamedTuple):
-    """One chart in two widths; the style sheet shows the one that fits. `label` says in words what it shows, `legend`
-    maps what its colours mean to the style sheet's variables.
+class RenderedChart(NamedTuple):
+    """One chart as SVG in two widths; the style sheet shows the one that fits.
+
+    `label` describes the chart for screen readers. `legend` maps each kind to the CSS variable of its colour.
     """
 
     wide: str
@@ -47,9 +48,10 @@ class Drawing(NamedTuple):
     legend: Mapping[str, str]
 
 
-class Wanted(NamedTuple):
-    """What the charts show; `lengths` is that of `lengths.shares`, `bill` has the rows of `money`, none where nothing
-    was paid.
+class ChartData(NamedTuple):
+    """The data of the charts.
+
+    `lengths` comes from `lengths.length_shares`. `bill` has the rows of `cost_chart`, none if nothing was billed.
     """
 
     steps: Sequence[StepFacts]
@@ -58,39 +60,41 @@ class Wanted(NamedTuple):
     bill: Rows
 
 
-class Drawings(NamedTuple):
-    """The charts, by what they show; None where there is nothing to show."""
+class RenderedCharts(NamedTuple):
+    """The charts of the page; None if there is nothing to show."""
 
-    flow: Drawing
-    timeline: Drawing | None
-    lengths: Mapping[str, Drawing]
-    money: Drawing | None
+    flow: RenderedChart
+    timeline: RenderedChart | None
+    lengths: Mapping[str, RenderedChart]
+    money: RenderedChart | None
 
 
-def draw(wanted: Wanted) -> Drawings:
-    """Draw everything."""
-    return Drawings(
-        flow(wanted.steps),
-        timeline(wanted.timeline),
-        lengths(wanted.lengths),
-        money(wanted.bill) if wanted.bill else None,
+def draw(wanted: ChartData) -> RenderedCharts:
+    """Draw all charts of the page."""
+    return RenderedCharts(
+        steps_chart(wanted.steps),
+        timeline_chart(wanted.timeline),
+        length_charts(wanted.lengths),
+        cost_chart(wanted.bill) if wanted.bill else None,
     )
 
 
-def drawn(chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping[str, str], **data: Rows) -> Drawing:
-    """`chart`, a function of its width, as SVG. Its marks name which of `data` they show."""
-    return Drawing(svg(chart(WIDE), data), svg(chart(NARROW), data), label, legend)
+def render_chart(
+    chart: Callable[[int], alt.TopLevelMixin], label: str, legend: Mapping[str, str], **data: Rows
+) -> RenderedChart:
+    """Draw a chart in both widths. `chart` builds it for a width; its marks refer to `data` by name."""
+    return RenderedChart(svg(chart(WIDE), data), svg(chart(NARROW), data), label, legend)
 
 
 def svg(chart: alt.TopLevelMixin, data: Mapping[str, Rows]) -> str:
-    """The chart as an SVG element that scales down, hidden from screen readers (its figure has the label)."""
+    """Return the chart as an SVG element, hidden from screen readers (the figure around it has a label)."""
     import vl_convert
 
     spec = chart.to_dict()
     spec |= {
         "config": CONFIG,
         "datasets": data,
-    }  # here and not by altair: it would want a data frame, or check each row
+    }  # not through altair, which needs a data frame or checks each row
     text: str = vl_convert.vegalite_to_svg(spec)
     return re.sub(r'<svg [^>]*?width="(\d+)" height="(\d+)"', r'<svg aria-hidden="true" width="\1" height="\2"', text)
 
@@ -98,7 +102,7 @@ def svg(chart: alt.TopLevelMixin, data: Mapping[str, Rows]) -> str:
 CONFIG: Mapping[str, Any] = {
     "aria": False,
     "background": "transparent",
-    "font": "Arial, sans-serif",  # for measuring; the style sheet names the page's own
+    "font": "Arial, sans-serif",  # only to measure labels; the style sheet sets the font of the page
     "view": {"stroke": None},
     "axis": {
         "labelColor": "var(--soft)",
@@ -110,20 +114,20 @@ CONFIG: Mapping[str, Any] = {
         "domain": False,
         "ticks": False,
         "labelPadding": 6,
-        "labelSeparation": 16,  # between labels, by the measuring font; the reader's may be wider
+        "labelSeparation": 16,  # pixels between labels; wide, because the font of the page may be wider
     },
 }
 
 
 def _colour(names: Mapping[str, str]) -> alt.Color:
-    """The colours of `kind`. The legend is the page's: it wraps, and its letters are the page's own."""
+    """Return the colours by `kind`. The page shows the legend, because HTML can wrap it."""
     import altair as alt
 
     scale = alt.Scale(domain=list(names), range=[f"var({name})" for name in names.values()])
     return alt.Color("kind:N", scale=scale, legend=None)
 
 
-def _steps(steps: Sequence[str]) -> alt.Y:
+def _step_axis(steps: Sequence[str]) -> alt.Y:
     import altair as alt
 
     axis = alt.Axis(title=None, grid=False, labelLimit=STEP_LABEL, minExtent=STEP_LABEL)
@@ -137,33 +141,33 @@ def _ticks(width: int) -> int:
 # ---------------------------------------------------------------- steps
 
 
-def flow(steps: Sequence[StepFacts]) -> Drawing:
-    """How many conversations came to each step, and what became of them there."""
+def steps_chart(steps: Sequence[StepFacts]) -> RenderedChart:
+    """Draw the number of conversations at each step by their state there."""
     import altair as alt
 
     rows = [
         {"step": one.name, "kind": kind, "order": order, "conversations": count}
         for one in steps
-        for order, (kind, count) in enumerate(zip(STATES, _counts(one), strict=True))
+        for order, (kind, count) in enumerate(zip(STATE_COLOURS, _counts(one), strict=True))
     ]
     most = max(one.entered for one in steps)
 
     def chart(width: int) -> alt.TopLevelMixin:
         axis = alt.Axis(title="conversations", tickMinStep=1, tickCount=_ticks(width), format=",d")
         done: alt.TopLevelMixin = (
-            alt.Chart(alt.NamedData("steps"), width=width - STEP_LABEL, height=ROW * len(steps))
+            alt.Chart(alt.NamedData("steps"), width=width - STEP_LABEL, height=ROW_HEIGHT * len(steps))
             .mark_bar()
             .encode(
                 x=alt.X("conversations:Q", axis=axis, scale=alt.Scale(domainMax=most, nice=False)),
-                y=_steps([one.name for one in steps]),
-                color=_colour(STATES),
+                y=_step_axis([one.name for one in steps]),
+                color=_colour(STATE_COLOURS),
                 order="order:Q",
             )
         )
         return done
 
     words = "; ".join(f"{one.name}: {one.done} done, {one.rejected} left behind of {one.entered}" for one in steps)
-    return drawn(chart, f"Conversations per step. {words}.", STATES, steps=rows)
+    return render_chart(chart, f"Conversations per step. {words}.", STATE_COLOURS, steps=rows)
 
 
 def _counts(one: StepFacts) -> tuple[int, int, int, int]:
@@ -173,37 +177,37 @@ def _counts(one: StepFacts) -> tuple[int, int, int, int]:
 # ---------------------------------------------------------------- money
 
 
-def money(rows: Sequence[Mapping[str, Any]]) -> Drawing:
-    """Estimate and bill of each step. A row has `step`, `estimated`, `accepted` and `wasted`, in USD."""
+def cost_chart(rows: Sequence[Mapping[str, Any]]) -> RenderedChart:
+    """Draw estimated and billed USD by step. A row has `step`, `estimated`, `accepted` and `wasted`."""
     import altair as alt
 
     bars = [
         {"step": row["step"], "kind": kind, "order": order, "usd": row[key]}
         for row in rows
-        for order, (kind, key) in enumerate(zip(MONEY, ("accepted", "wasted"), strict=False))
+        for order, (kind, key) in enumerate(zip(COST_COLOURS, ("accepted", "wasted"), strict=False))
     ]
     ticks = [{"step": row["step"], "kind": "estimated", "usd": row["estimated"]} for row in rows if row["estimated"]]
 
     def chart(width: int) -> alt.TopLevelMixin:
         axis = alt.Axis(title="US dollars", tickCount=_ticks(width), format="$,.8~f")
-        y, colour = _steps([row["step"] for row in rows]), _colour(MONEY)
+        y, colour = _step_axis([row["step"] for row in rows]), _colour(COST_COLOURS)
         bar = alt.Chart(alt.NamedData("bars")).mark_bar()
-        tick = alt.Chart(alt.NamedData("ticks")).mark_tick(thickness=2, size=ROW * 0.8)
+        tick = alt.Chart(alt.NamedData("ticks")).mark_tick(thickness=2, size=ROW_HEIGHT * 0.8)
         layers = alt.layer(
             bar.encode(x=alt.X("usd:Q", axis=axis), y=y, color=colour, order="order:Q"),
             tick.encode(x="usd:Q", y=y, color=colour),
         )
-        return layers.properties(width=width - STEP_LABEL, height=ROW * len(rows))
+        return layers.properties(width=width - STEP_LABEL, height=ROW_HEIGHT * len(rows))
 
     words = "; ".join(f"{row['step']}: {row['accepted'] + row['wasted']:.4f} dollars" for row in rows)
-    return drawn(chart, f"Cost per step beside its estimate. {words}.", MONEY, bars=bars, ticks=ticks)
+    return render_chart(chart, f"Cost and estimate of each step. {words}.", COST_COLOURS, bars=bars, ticks=ticks)
 
 
 # ---------------------------------------------------------------- batches
 
 
-def timeline(shown: Timeline) -> Drawing | None:
-    """When each batch waited and ran; many batches share their step's line. None before the first submission."""
+def timeline_chart(shown: Timeline) -> RenderedChart | None:
+    """Draw when each batch waited and ran, None before the first submission."""
     import altair as alt
 
     if not shown.batches:
@@ -211,40 +215,43 @@ def timeline(shown: Timeline) -> Drawing | None:
     order = list(dict.fromkeys(row["lane"] for row in shown.bars))
 
     def chart(width: int) -> alt.TopLevelMixin:
-        axis = alt.Axis(title="UTC", tickCount=_ticks(width), labelExpr=CLOCK)
+        axis = alt.Axis(title="UTC", tickCount=_ticks(width), labelExpr=TIME_LABEL)
         time = alt.X("from:T", scale=alt.Scale(type="utc"), axis=axis)
         label = alt.Axis(title=None, grid=True, labelLimit=STEP_LABEL + 30, minExtent=STEP_LABEL + 30)
         done: alt.TopLevelMixin = (
             alt.Chart(
-                alt.NamedData("bars"), width=width - STEP_LABEL - 30, height=(18 if shown.lanes else ROW) * len(order)
+                alt.NamedData("bars"),
+                width=width - STEP_LABEL - 30,
+                height=(18 if shown.lanes else ROW_HEIGHT) * len(order),
             )
             .mark_bar(opacity=1 if shown.lanes else 0.6, height=10)
             .encode(
                 x=time,
                 x2="to:T",
                 y=alt.Y("lane:N", sort=order, axis=label),
-                color=_colour(PHASES),
+                color=_colour(PHASE_COLOURS),
             )
         )
         return done
 
-    label = f"When {shown.batches} batches waited at the provider and ran; the table below has the figures."
-    return drawn(chart, label, PHASES, bars=shown.bars)
+    label = f"When {shown.batches} batches waited at the provider and ran. The table below has the numbers."
+    return render_chart(chart, label, PHASE_COLOURS, bars=shown.bars)
 
 
 # ---------------------------------------------------------------- lengths
 
 
-def lengths(shares: Mapping[str, Rows]) -> dict[str, Drawing]:
-    """Per field, the share of texts by their length, one line a round (`lengths.shares`)."""
-    return {field: _lengths(rows, field) for field, rows in shares.items()}
+def length_charts(shares: Mapping[str, Rows]) -> dict[str, RenderedChart]:
+    """Draw a chart for each field: the share of texts by length, one line for each round."""
+    return {field: _length_chart(rows, field) for field, rows in shares.items()}
 
 
-def _lengths(rows: Rows, field: str) -> Drawing:
+def _length_chart(rows: Rows, field: str) -> RenderedChart:
     import altair as alt
 
     names = {
-        f"round {number}": f"--round{(number - 1) % ROUNDS + 1}" for number in sorted({row["round"] for row in rows})
+        f"round {number}": f"--round{(number - 1) % ROUND_COLOURS + 1}"
+        for number in sorted({row["round"] for row in rows})
     }
     curves = [{"kind": f"round {row['round']}", **row} for row in rows]
 
@@ -263,4 +270,4 @@ def _lengths(rows: Rows, field: str) -> Drawing:
         )
         return done
 
-    return drawn(chart, f"Lengths of the {field}s; the table below has the figures.", names, curves=curves)
+    return render_chart(chart, f"Lengths of the {field}s. The table below has the numbers.", names, curves=curves)

@@ -1,7 +1,7 @@
-"""What the page says about the texts: their lengths, their flags, and the conversations that it shows.
+"""Read the texts for the page: their lengths, their flags, and the conversations that the page shows.
 
-The store is read in short ranges, so that a report never keeps a tick from its commit; two passes for the statistics,
-and what was drawn is read once more. A conversation is held only as long as its range is looked at.
+The store is read in short ranges, so that a tick can commit while a report runs. There are two passes over all
+conversations for the statistics; the chosen conversations are then read again. Only a few ranges are in memory at once.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
-from batchgen.dataset.quality.flags import LABELS, labels, table
+from batchgen.dataset.quality.flags import LABELS, labels_by_turn, turns_frame
 from batchgen.dataset.quality.survey import Survey, survey
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import ConversationState
 from batchgen.ledger.run import Names
-from batchgen.reports.html.lengths import Counts, Lengths
+from batchgen.reports.html.lengths import Counts, LengthCounter
 from batchgen.reports.html.sample import Sample
-from batchgen.reports.html.word_diff import marked
-from batchgen.runtime.worker_process import spread
+from batchgen.reports.html.word_diff import diff_words
+from batchgen.runtime.worker_process import parallel_map
 
 if TYPE_CHECKING:
     import polars as pl
 
-RANGE = 250  # conversations in memory at once; four times as many take 40 MB more and save no time
-MOST_CHARACTERS = 10_000  # of one text in the page; the files have it whole
+RANGE = 250  # conversations read at once; 1,000 would take 40 MB more and save no time
+MAX_TEXT_CHARACTERS = 10_000  # shown of one text; exported files have the full text
 BYTES_A_CONVERSATION = 12_000  # on average, before compression
 COMPLETE, OPEN, REJECTED = "complete", "open", "rejected"
 
 
-class Seen(NamedTuple):
-    """A conversation with its accepted texts, and where it stands."""
+class LoadedConversation(NamedTuple):
+    """A conversation with its accepted texts and its state in the store."""
 
     conversation: Conversation
     standing: ConversationState
@@ -42,22 +42,22 @@ class Seen(NamedTuple):
     def state(self, rounds: int) -> str:
         if self.standing.reason:
             return REJECTED
-        return COMPLETE if complete(self.conversation, rounds) else OPEN
+        return COMPLETE if is_complete(self.conversation, rounds) else OPEN
 
 
 class Note(NamedTuple):
-    """What is known of a conversation that may be shown: its state, its labels by turn, where it stands."""
+    """What the page needs about a conversation besides its texts: state, labels by turn, row of the store."""
 
     state: str
     labels: tuple[tuple[str, ...], ...]
     standing: ConversationState
 
 
-class Texts(NamedTuple):
+class TextStatistics(NamedTuple):
     """`lengths` counts texts by round, field and characters; `labels` counts turns by (label, round).
 
-    `flagged` conversations have a label, of `complete` ones; `shown` are the page's conversations as JSON, in seed
-    order; `names` is what their labels' numbers mean.
+    `flagged` of the `complete` conversations have a label. `shown` are the page's conversations as JSON, in seed order.
+    `names` are the labels; `shown` refers to them by index.
     """
 
     lengths: Counts
@@ -68,73 +68,77 @@ class Texts(NamedTuple):
     names: tuple[str, ...] = tuple(LABELS)
 
 
-def read(session: Session, most: int) -> Texts:
-    """Look at every conversation; at most `most` are drawn to be shown."""
+def read_texts(session: Session, most: int) -> TextStatistics:
+    """Read every conversation for the statistics and choose at most `most` to be shown."""
     rounds = session.settings.rounds
-    done = (table(found) for seen in ranges(session) if (found := finished(seen, rounds)))
-    whole = survey(done, partial(_some, session), groups=False)
-    return _Reading(session, whole, most).texts()
+    done = (turns_frame(found) for seen in read_ranges(session) if (found := complete_conversations(seen, rounds)))
+    whole = survey(done, partial(_turns_of, session), groups=False)
+    return _TextScan(session, whole, most).texts()
 
 
-def ranges(session: Session) -> Iterator[list[Seen]]:
-    """Every conversation, RANGE at a time. No cursor is left open between them: others may write."""
+def read_ranges(session: Session) -> Iterator[list[LoadedConversation]]:
+    """Yield all conversations, RANGE at a time. No cursor stays open in between, so that a tick can write."""
     rounds = session.settings.rounds
     for first in range(1, session.conversations + 1, RANGE):
         standings = session.store.conversation_states(first, first + RANGE - 1)
         if not standings:
             return
         found = {one.number: one for one in session.store.dialogues.read([row.number for row in standings])}
-        yield [Seen(one._replace(turns=one.turns[:rounds]), row) for row in standings if (one := found.get(row.number))]
+        yield [
+            LoadedConversation(one._replace(turns=one.turns[:rounds]), row)
+            for row in standings
+            if (one := found.get(row.number))
+        ]
 
 
-def _some(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
-    """Complete conversations once more, by their numbers, as turns; no cursor is left open here either."""
+def _turns_of(session: Session, numbers: pl.Series) -> Iterator[pl.DataFrame]:
+    """Yield the turns of the conversations with these numbers, RANGE conversations at a time."""
     rounds = session.settings.rounds
     for first in range(0, numbers.len(), RANGE):
         found = list(session.store.dialogues.read(numbers.slice(first, RANGE).to_list()))
-        yield table(one._replace(turns=one.turns[:rounds]) for one in found)
+        yield turns_frame(one._replace(turns=one.turns[:rounds]) for one in found)
 
 
-def complete(conversation: Conversation, rounds: int) -> bool:
+def is_complete(conversation: Conversation, rounds: int) -> bool:
     return len(conversation.turns) == rounds and all(conversation.turns[-1])
 
 
-def finished(seen: Sequence[Seen], rounds: int) -> list[Conversation]:
-    """Those that have all rounds: flags are about them alone, as in an export."""
-    return [one.conversation for one in seen if complete(one.conversation, rounds)]
+def complete_conversations(seen: Sequence[LoadedConversation], rounds: int) -> list[Conversation]:
+    """Return the conversations that have all rounds. Only these are flagged, as in an export."""
+    return [one.conversation for one in seen if is_complete(one.conversation, rounds)]
 
 
-class _Reading:
-    """The second pass: lengths, labels, and the draw."""
+class _TextScan:
+    """The second pass over all conversations: counts lengths and labels, and chooses the sample."""
 
     def __init__(self, session: Session, whole: Survey, most: int) -> None:
         self._session, self._whole, self._rounds = session, whole, session.settings.rounds
         self._most, self._sample = most, Sample[Note](most)
-        self._lengths = Lengths()
+        self._lengths = LengthCounter()
         self._labels, self._flagged, self._complete = Counter[tuple[str, int]](), 0, 0
 
-    def texts(self) -> Texts:
+    def texts(self) -> TextStatistics:
         for seen, found in self._flagged_ranges():
             self._lengths.learn(one.conversation for one in seen)
             for one in seen:
-                self._offer(one, found.get(one.conversation.number, ()))
-        return Texts(self._lengths.counts, self._labels, self._flagged, self._complete, self._shown())
+                self._add(one, found.get(one.conversation.number, ()))
+        return TextStatistics(self._lengths.counts, self._labels, self._flagged, self._complete, self._shown())
 
-    def _flagged_ranges(self) -> Iterator[tuple[list[Seen], dict[int, tuple[tuple[str, ...], ...]]]]:
-        """Every range with the labels of each complete conversation's turns."""
-        waiting: deque[list[Seen]] = deque()
+    def _flagged_ranges(self) -> Iterator[tuple[list[LoadedConversation], dict[int, tuple[tuple[str, ...], ...]]]]:
+        """Yield every range, with labels by turn of its complete conversations by number."""
+        waiting: deque[list[LoadedConversation]] = deque()
 
         def frames() -> Iterator[pl.DataFrame]:
-            for seen in ranges(self._session):
+            for seen in read_ranges(self._session):
                 waiting.append(seen)
-                yield self._whole.measure(table(finished(seen, self._rounds)))
+                yield self._whole.add_context(turns_frame(complete_conversations(seen, self._rounds)))
 
-        for _, labelled in spread(labels, frames()):
+        for _, labelled in parallel_map(labels_by_turn, frames()):
             seen, found = waiting.popleft(), iter(labelled)
-            whole = finished(seen, self._rounds)
+            whole = complete_conversations(seen, self._rounds)
             yield seen, {one.number: tuple(tuple(next(found)) for _ in one.turns) for one in whole}
 
-    def _offer(self, one: Seen, found: tuple[tuple[str, ...], ...]) -> None:
+    def _add(self, one: LoadedConversation, found: tuple[tuple[str, ...], ...]) -> None:
         state = one.state(self._rounds)
         self._complete += state == COMPLETE
         self._flagged += any(found)
@@ -146,12 +150,12 @@ class _Reading:
         self._sample.offer(one.conversation.number, names, Note(state, found, one.standing))
 
     def _shown(self) -> list[bytes]:
-        """The drawn conversations as JSON, in seed order, as many as the page has room for."""
+        """Return the sample as JSON, in the order of the seeds, up to `most` times BYTES_A_CONVERSATION."""
         names, room = self._session.names(), self._most * BYTES_A_CONVERSATION
         records: dict[int, bytes] = {}
         for number, note in self._sample.chosen():
             for one in self._session.store.dialogues.read([number]):
-                record = orjson.dumps(shown(one, note, names, self._rounds))
+                record = orjson.dumps(conversation_record(one, note, names, self._rounds))
                 room -= len(record)
                 if room < 0 and records:
                     return [records[number] for number in sorted(records)]
@@ -159,14 +163,15 @@ class _Reading:
         return [records[number] for number in sorted(records)]
 
 
-def shown(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str, Any]:
-    """A conversation as the page's script reads it.
+def conversation_record(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str, Any]:
+    """Return a conversation as the page's script reads it.
 
-    `i` id, `s` state, `t` turns: each the question, the segments of answer and correction (report.marks), the numbers
-    of its labels, and whether a text was cut. `w` of a rejected one: round, stage, reason, detail, attempts.
+    `i` is the id, `s` the state, `t` the turns. A turn has the question, the segments of answer and correction
+    (`word_diff`), the indices of its labels, and 1 if a text was cut. `w` of a rejected conversation is round, stage,
+    reason, detail and failed attempts; of an open one round, stage, and "in flight" or "ready".
     """
     marks = note.labels or ((),) * len(one.turns)
-    turns = [_turn(turn, found) for turn, found in zip(one.turns[:rounds], marks, strict=False)]
+    turns = [_turn_record(turn, found) for turn, found in zip(one.turns[:rounds], marks, strict=False)]
     record: dict[str, Any] = {"i": names.id(one.number), "s": note.state, "t": turns}
     step = Step.at(min(note.standing.position, rounds * len(STAGES) - 1))
     if note.state == REJECTED:
@@ -177,10 +182,10 @@ def shown(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str,
     return record
 
 
-def _turn(turn: Turn, found: Sequence[str]) -> list[Any]:
-    question, answer, correction = (text[:MOST_CHARACTERS] for text in turn)
+def _turn_record(turn: Turn, found: Sequence[str]) -> list[Any]:
+    question, answer, correction = (text[:MAX_TEXT_CHARACTERS] for text in turn)
     alone = ([answer] * bool(answer), [correction] * bool(correction))
-    both = marked(answer, correction) if answer and correction else alone
+    both = diff_words(answer, correction) if answer and correction else alone
     order = list(LABELS)
-    cut = max(map(len, turn)) > MOST_CHARACTERS
+    cut = max(map(len, turn)) > MAX_TEXT_CHARACTERS
     return [question, *both, [order.index(label) for label in found], *([1] if cut else [])]

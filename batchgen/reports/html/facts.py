@@ -1,4 +1,4 @@
-"""What the ledger says about a run, step by step, as plain values. Reads totals only, never a conversation."""
+"""The facts about a run that the report shows, from the ledger alone. No conversation is read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch, BatchState
 from batchgen.ledger.status import status
-from batchgen.reports.html.timeline_bars import Spans, Timeline
+from batchgen.reports.html.timeline_bars import Timeline, TimelineBuilder
 
-SENT = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
+SENT_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT, BatchState.COLLECTED, BatchState.LOST)
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "thought_tokens")
-NEWEST = 200  # batches in the page's table
+MAX_NEWEST_BATCHES = 200  # rows in the page's table of batches
 
 
 class StepFacts(NamedTuple):
-    """One step. Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`, and `left` is `rejected` by
-    reason. Requests: `requests` were sent, `accepted` brought a text, `failed` did not, by reason; what is missing
-    has not come back. Of the accepted, `had_thoughts` began with a <think> block, which was taken off. `brought` texts
-    came along with the step before (`ask_next`) and had no request of their own.
+    """Counts of one step.
+
+    Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`; `left` counts the rejected ones by reason.
+    Requests: `requests` were sent, `accepted` have a usable text, `failed` counts the others by reason. The rest have
+    no reply yet. `had_thoughts` of the replies began with a <think> block, which was removed. `brought` texts came
+    with the replies of the step before (`ask_next`) and needed no request. `waited` and `ran` are in seconds.
     """
 
     step: Step
@@ -50,14 +52,16 @@ class StepFacts(NamedTuple):
 
     @property
     def yielded(self) -> float | None:
-        """The share of answered requests that brought a text; None before the first answer."""
+        """Return accepted / (accepted + failed) requests; None before the first reply."""
         answered = self.accepted + sum(self.failed.values())
         return self.accepted / answered if answered else None
 
 
-class Facts(NamedTuple):
-    """A run as its ledger tells it. `answer` is that of `status`. Of all `batches` only the `newest` are here. Times
-    are seconds since 1970 UTC: `began` is the first submission, `last` is when the newest result was read.
+class RunFacts(NamedTuple):
+    """A run as the ledger shows it.
+
+    `answer` is the record of `status`. `batches` counts all batches, `newest` holds the last of them. Times are seconds
+    since 1970 UTC: `began` is the first submission, `last` is when the newest results were collected.
     """
 
     answer: Mapping[str, Any]
@@ -70,11 +74,11 @@ class Facts(NamedTuple):
     now: float
 
 
-def facts(session: Session) -> Facts:
-    """Ask the ledger."""
+def collect_facts(session: Session) -> RunFacts:
+    """Read the facts of a run from its ledger."""
     now = session.now()
     answer = status(session.store, session.settings, now)
-    seen = _Ledger(now)
+    seen = _LedgerTotals(now)
     for batch in session.store.each_batch():
         seen.learn(batch)
     failed: dict[int, Counter[str]] = {}
@@ -84,13 +88,13 @@ def facts(session: Session) -> Facts:
     rows = []
     for row in answer["steps"]:
         at = Step(row["round"], Stage(row["stage"])).position
-        brought, _ = session.store.totals.output_of([at - 1], follow_up=True)
-        rows.append(_step(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
-    return Facts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
+        brought, _ = session.store.totals.output_of_accepted([at - 1], follow_up=True)
+        rows.append(_step_facts(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
+    return RunFacts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
 
 
-class _Sent:
-    """What was sent at one step; of each batch two times are kept."""
+class _StepTotals:
+    """Counts of the batches of one step. Keeps two durations of each batch, in seconds."""
 
     def __init__(self) -> None:
         self.requests, self.batches = 0, 0
@@ -107,15 +111,15 @@ class _Sent:
             self.ran.append(batch.job.ended_at - batch.job.started_at)
 
 
-class _Ledger:
-    """Batches, seen one by one in the order they were planned."""
+class _LedgerTotals:
+    """Totals over all batches, which are added one by one in the order of planning."""
 
     def __init__(self, now: float) -> None:
-        self._now, self.spans = now, Spans()
-        self.batches, self.newest = 0, deque[Batch](maxlen=NEWEST)
+        self._now, self.spans = now, TimelineBuilder()
+        self.batches, self.newest = 0, deque[Batch](maxlen=MAX_NEWEST_BATCHES)
         self.began: float | None = None
         self.last: float | None = None
-        self.sent, self.models = defaultdict[int, _Sent](_Sent), defaultdict[int, set[str]](set)
+        self.sent, self.models = defaultdict[int, _StepTotals](_StepTotals), defaultdict[int, set[str]](set)
 
     def learn(self, batch: Batch) -> None:
         self.batches += 1
@@ -125,14 +129,14 @@ class _Ledger:
             self.began = min(self.began or batch.job.submitted_at, batch.job.submitted_at)
         if batch.job.collected_at:
             self.last = max(self.last or batch.job.collected_at, batch.job.collected_at)
-        if batch.state in SENT:
+        if batch.state in SENT_STATES:
             self.sent[batch.position].learn(batch)
             for position in range(batch.position, batch.position + batch.texts):
-                self.models[position].add(batch.model)  # a question may have come along with the correction before it
+                self.models[position].add(batch.model)  # the batch of a correction may also bring the next question
 
 
-def _step(
-    row: Mapping[str, Any], seen: _Ledger, left: Mapping[str, int], failed: Mapping[str, int], brought: int
+def _step_facts(
+    row: Mapping[str, Any], seen: _LedgerTotals, left: Mapping[str, int], failed: Mapping[str, int], brought: int
 ) -> StepFacts:
     step = Step(row["round"], Stage(row["stage"]))
     sent = seen.sent[step.position]
@@ -143,11 +147,11 @@ def _step(
         in_flight=row["in_flight"],
         ready=row["ready"],
         rejected=row["rejected"],
-        left=_ordered(left),
+        left=_most_frequent_first(left),
         requests=sent.requests,
         accepted=row["done"] - brought,
         brought=brought,
-        failed=_ordered(failed),
+        failed=_most_frequent_first(failed),
         models=sorted(seen.models[step.position]),
         batches=sent.batches,
         had_thoughts=sent.had_thoughts,
@@ -156,19 +160,19 @@ def _step(
     )
 
 
-def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
-    """Most frequent first; equal ones in the vocabulary's order."""
+def _most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Sort counts by frequency, equal ones in the order of `Reason`."""
     order = [str(reason) for reason in Reason]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], order.index(item[0]))))
 
 
-def middle_and_most(seconds: Sequence[float]) -> tuple[float, float] | None:
-    """(median, maximum), None of nothing."""
+def median_and_maximum(seconds: Sequence[float]) -> tuple[float, float] | None:
+    """Return (median, maximum), None if there are no values."""
     return (median(seconds), max(seconds)) if seconds else None
 
 
-def bill(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows and total for the page, of a receipt (`receipt.receipt`), and whether anything was paid."""
+def receipt_table(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the page's cost table from a receipt (`ledger.receipt.receipt`). `paid`: whether anything was billed."""
     rows = [_bill_row(str(Step(step["round"], Stage(step["stage"]))), step) for step in receipt["steps"]]
     unpriced = [model["model"] for model in receipt["models"] if model["rate"] is None]
     return {
@@ -180,7 +184,7 @@ def bill(receipt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bill_row(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """`wasted` is what was paid for replies that no turn came from; `at_least` says that a price is unknown."""
+    """Return one row in USD and tokens. `wasted` was billed for failed and superseded replies."""
     return {
         "step": name,
         "estimated": part["estimated_usd"],

@@ -1,5 +1,6 @@
-"""How long the texts of each round and field are: counted, so that memory is bounded by how long texts can be and not
-by how many there are. Pure.
+"""Lengths of the texts of each round and field. Pure.
+
+Texts are counted by length, so that memory depends on how many different lengths there are, not on how many texts.
 """
 
 from __future__ import annotations
@@ -13,38 +14,38 @@ from typing import Any
 from batchgen.core.dialogue import Conversation, Turn
 
 Key = tuple[int, str]  # round, field
-Counts = Mapping[Key, Mapping[int, int]]  # texts by their characters
+Counts = Mapping[Key, Mapping[int, int]]  # number of texts by length in characters
 
-EXACT = 10_000  # characters; of a longer text three digits count, which is off by half a percent at most
+EXACT_UP_TO = 10_000  # characters; longer lengths are rounded to three digits, an error of at most half a percent
 DIGITS = 3
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-BINS = 10  # of a decade of characters
+BINS = 10  # in each power of ten of the length
 
 
-def counted(length: int) -> int:
-    """The length that stands for `length`."""
-    return length if length <= EXACT else round(length, DIGITS - len(str(length)))
+def rounded_length(length: int) -> int:
+    """Round a length above EXACT_UP_TO to three digits."""
+    return length if length <= EXACT_UP_TO else round(length, DIGITS - len(str(length)))
 
 
-class Lengths:
-    """Counts what it is shown. `counts` is what it has seen."""
+class LengthCounter:
+    """Counts the texts that it is given by round, field and length (`counts`)."""
 
     def __init__(self) -> None:
         self.counts: dict[Key, Counter[int]] = {}
 
     def learn(self, conversations: Iterable[Conversation]) -> None:
-        """See every text of some conversations."""
+        """Count every text of some conversations."""
         found: dict[Key, list[str]] = {}
         for one in conversations:
             for number, turn in enumerate(one.turns, start=1):
                 for field, text in zip(Turn._fields, turn, strict=True):
                     found.setdefault((number, field), []).append(text)
         for key, texts in found.items():
-            self.counts.setdefault(key, Counter()).update(map(counted, map(len, filter(None, texts))))
+            self.counts.setdefault(key, Counter()).update(map(rounded_length, map(len, filter(None, texts))))
 
 
 def quantiles(counts: Counts) -> Iterator[dict[str, Any]]:
-    """The page's rows, in the order of rounds and fields."""
+    """Yield the rows of the page's table, in the order of rounds and fields."""
     order = list(Turn._fields)
     for number, field in sorted(counts, key=lambda key: (key[0], order.index(key[1]))):
         if texts := counts[number, field]:
@@ -53,14 +54,14 @@ def quantiles(counts: Counts) -> Iterator[dict[str, Any]]:
 
 
 def quantile(texts: Mapping[int, int], part: float) -> int:
-    """The least length that at least `part` of the texts do not exceed."""
+    """Return the smallest length that at least `part` (0 to 1) of the texts do not exceed."""
     ordered, least = sorted(texts), part * sum(texts.values())
     reached = zip(ordered, accumulate(texts[length] for length in ordered), strict=True)
     return next(length for length, until in reached if until >= least)
 
 
-def shares(counts: Counts) -> dict[str, list[dict[str, Any]]]:
-    """What the curves of each field show: `round`, `characters`, and the `share` of the round's texts."""
+def length_shares(counts: Counts) -> dict[str, list[dict[str, Any]]]:
+    """Return the points of the curves by field: `round`, `characters`, and `share` of the round's texts (0 to 1)."""
     rows: dict[str, list[dict[str, Any]]] = {field: [] for field in Turn._fields}
     for (number, field), texts in sorted(counts.items()):
         rows[field] += _shares(texts, number)
@@ -68,7 +69,7 @@ def shares(counts: Counts) -> dict[str, list[dict[str, Any]]]:
 
 
 def _shares(texts: Mapping[int, int], number: int) -> Sequence[dict[str, Any]]:
-    """The share of a round's texts in each tenth of a decade, with an empty one at both ends."""
+    """Return the share of a round's texts in each bin, with an empty bin at both ends."""
     bins = Counter[int]()
     for length, many in texts.items():
         bins[floor(log10(length) * BINS)] += many
@@ -79,6 +80,6 @@ def _shares(texts: Mapping[int, int], number: int) -> Sequence[dict[str, Any]]:
     ]
 
 
-def rounded(counts: Counts) -> bool:
-    """Whether a length among them may stand for others: EXACT itself stands for a few that are a little more."""
-    return any(length >= EXACT for texts in counts.values() for length in texts)
+def has_rounded_lengths(counts: Counts) -> bool:
+    """Whether a length may be rounded. EXACT_UP_TO counts, too: slightly longer texts are rounded to it."""
+    return any(length >= EXACT_UP_TO for texts in counts.values() for length in texts)

@@ -1,8 +1,8 @@
-"""Facts, drawings and conversations -> one HTML file that needs nothing but itself.
+"""Write facts, charts and conversations as one HTML file that needs no other file.
 
-Texts never touch the markup: they travel compressed and in base64 and are rendered as text nodes. Everything else that
-comes from outside (models, errors, reasons) goes through the template's escaping. The policy forbids the page any
-script or style but its own, and every request.
+Texts of conversations are not part of the markup: they are compressed and in base64, and the script shows them as text
+nodes. The template escapes all other values from outside (models, errors, reasons). The content security policy allows
+only the page's own script and style, and no network request.
 """
 
 from __future__ import annotations
@@ -22,38 +22,40 @@ from batchgen import __version__
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import timestamp
-from batchgen.reports.html.charts import Drawings
-from batchgen.reports.html.conversations import Texts
-from batchgen.reports.html.facts import Facts, StepFacts, middle_and_most
-from batchgen.reports.html.lengths import EXACT, quantiles, rounded
-from batchgen.reports.html.sample import EACH
+from batchgen.reports.html.charts import RenderedCharts
+from batchgen.reports.html.conversations import TextStatistics
+from batchgen.reports.html.facts import RunFacts, StepFacts, median_and_maximum
+from batchgen.reports.html.lengths import EXACT_UP_TO, has_rounded_lengths, quantiles
+from batchgen.reports.html.sample import PER_CLASS
 from batchgen.reports.status_text import duration
 
 ASSETS = Path(__file__).with_name("assets")
 DASH = "\N{EN DASH}"
 
 
-def page(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings) -> Iterator[bytes]:
-    """The page, in pieces. `bill` is that of `facts.bill`."""
+def render_page(
+    facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
+) -> Iterator[bytes]:
+    """Yield the page in pieces. `bill` comes from `facts.receipt_table`."""
     style, script = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
     marker = "@packed@"
     html = (
         _environment()
         .from_string((ASSETS / "page.html.j2").read_text("utf-8"))
         .render(
-            **view(facts, texts, bill, drawings),
+            **template_values(facts, texts, bill, drawings),
             style=style,
             script=script,
-            policy=policy(style, script),
+            policy=content_security_policy(style, script),
             packed=marker,
         )
     )
-    before, _, after = html.rpartition(marker)  # the last one: the script below it is ours
-    yield from (before.encode(), packed(texts), after.encode())
+    before, _, after = html.rpartition(marker)  # the last one: only our own script comes after it
+    yield from (before.encode(), pack_conversations(texts), after.encode())
 
 
-def policy(style: str, script: str) -> str:
-    """What the page may do: run this script, use this style, nothing else, and reach nobody."""
+def content_security_policy(style: str, script: str) -> str:
+    """Return a policy that allows this script and this style, and no network request."""
     hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (script, style)]
     return (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}';"
@@ -61,8 +63,8 @@ def policy(style: str, script: str) -> str:
     )
 
 
-def packed(texts: Texts) -> bytes:
-    """The conversations as the page's script unpacks them: JSON, zlib, base64."""
+def pack_conversations(texts: TextStatistics) -> bytes:
+    """Pack the conversations for the page's script: JSON, compressed by zlib, in base64."""
     names = orjson.dumps([[label, FLAGS[LABELS[label][0]].meaning] for label in texts.names])
     squeeze = zlib.compressobj(6)
     parts = [squeeze.compress(b'{"labels":' + names + b',"items":[')]
@@ -74,12 +76,12 @@ def packed(texts: Texts) -> bytes:
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        usd=usd,
-        whole=whole,
-        share=share,
-        lasted=lasted,
-        words=words,
-        drawn=Markup,  # charts hold no words but ours
+        usd=format_usd,
+        whole=format_integer,
+        share=format_share,
+        lasted=format_duration,
+        words=humanize,
+        drawn=Markup,  # charts contain no text from outside
     )
     return environment
 
@@ -87,8 +89,8 @@ def _environment() -> Environment:
 # ---------------------------------------------------------------- words
 
 
-def usd(value: float | None) -> str:
-    """Dollars as people read them: tiny sums keep four digits; what was paid is never shown as nothing."""
+def format_usd(value: float | None) -> str:
+    """Format USD: four digits below $10, two above. A sum above 0 is never shown as 0."""
     if value is None:
         return "unknown"
     if 0 < value < 0.00005:  # noqa: PLR2004
@@ -96,12 +98,12 @@ def usd(value: float | None) -> str:
     return f"${value:,.4f}" if abs(value) < 10 else f"${value:,.2f}"  # noqa: PLR2004
 
 
-def whole(value: float | None) -> str:
+def format_integer(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
 
-def share(value: float | None) -> str:
-    """A share in percent; what is there is never shown as nothing, nor nearly all as all."""
+def format_share(value: float | None) -> str:
+    """Format a share in percent. A share above 0 is never shown as 0 %, one below 1 never as 100 %."""
     if value is None:
         return DASH
     percent = 100 * value
@@ -112,19 +114,21 @@ def share(value: float | None) -> str:
     return f"{percent:.0f} %" if percent in (0, 100) else f"{percent:.1f} %"
 
 
-def lasted(value: float | None) -> str:
+def format_duration(value: float | None) -> str:
     return DASH if value is None else duration(value)
 
 
-def words(name: str) -> str:
+def humanize(name: str) -> str:
     return name.replace("_", " ").replace(":", " · ")
 
 
 # ---------------------------------------------------------------- what the template shows
 
 
-def view(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings) -> dict[str, Any]:
-    """Every value of the template but the page's own style and script."""
+def template_values(
+    facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
+) -> dict[str, Any]:
+    """Return the values of the template, except style, script, policy and packed texts."""
     answer = facts.answer
     return {
         "answer": answer,
@@ -136,60 +140,78 @@ def view(facts: Facts, texts: Texts, bill: Mapping[str, Any], drawings: Drawings
         "bill": {**bill, "chart": drawings.money},
         "timeline": drawings.timeline,
         "turnaround": list(map(_turnaround, filter(_sent, facts.steps))),
-        "ledger": [_ledger(batch) for batch in reversed(facts.newest)],
+        "ledger": [_ledger_row(batch) for batch in reversed(facts.newest)],
         "ledger_total": facts.batches,
         "lengths": drawings.lengths,
         "quantiles": list(quantiles(texts.lengths)),
-        "rounded": whole(EXACT) if rounded(texts.lengths) else "",
+        "rounded": format_integer(EXACT_UP_TO) if has_rounded_lengths(texts.lengths) else "",
         "rounds": range(1, answer["rounds"] + 1),
         "quality": _quality(texts, answer["rounds"]),
-        "shown_about": "Answer and correction stand side by side: tinted red (dotted) is only in the answer, tinted"
-        " green (underlined) only in the correction.",
+        "shown_about": "Answer and correction are side by side. Red words (dotted underline) are only in the answer,"
+        " green words (full underline) are only in the correction.",
         "partial": _partial(answer["conversations"], len(texts.shown)),
-        "foot": f"Written by batchgen {__version__} on {_clock(facts.now)} from the run's store; nothing in this page"
-        " reaches the network.",
+        "foot": f"Written by batchgen {__version__} on {_format_time(facts.now)}"
+        " from the store of the run. This page makes no network requests.",
     }
 
 
 def _headline(answer: Mapping[str, Any]) -> str:
-    done = f"{whole(answer['complete'])} of {whole(answer['conversations'])} conversations complete"
+    done = f"{format_integer(answer['complete'])} of {format_integer(answer['conversations'])} conversations complete"
     if answer["finished"]:
-        return f"Finished: {done}" + (f", {whole(answer['rejected'])} left behind" if answer["rejected"] else "")
-    return f"At work: {done} so far"
+        return f"Finished: {done}" + (
+            f", {format_integer(answer['rejected'])} left behind" if answer["rejected"] else ""
+        )
+    return f"Running: {done} so far"
 
 
-def _lead(facts: Facts) -> str:
+def _lead(facts: RunFacts) -> str:
     if facts.began is None:
-        return f"Prepared, nothing submitted yet. As of {_clock(facts.now)}."
+        return f"Prepared, nothing submitted yet. As of {_format_time(facts.now)}."
     end = facts.last or facts.now
     models = " and ".join(model for model in facts.answer["models"].values() if model)
     return (
-        f"{facts.answer['rounds']} rounds with {models}. First submitted {_clock(facts.began)}, newest result"
-        f" {duration(max(end - facts.began, 0))} later. As of {_clock(facts.now)}."
+        f"{facts.answer['rounds']} rounds with {models}. First submitted {_format_time(facts.began)}, newest result"
+        f" {duration(max(end - facts.began, 0))} later. As of {_format_time(facts.now)}."
     )
 
 
-def _tiles(facts: Facts, texts: Texts, bill: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _tiles(facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     answer, total = facts.answer, facts.answer["conversations"]
     complete, left = answer["complete"], answer["rejected"]
     flying = sum(step.in_flight for step in facts.steps)
     spent = bill["total"]
-    yield _tile("Complete", whole(complete), f"{share(complete / total)} of {whole(total)}" if total else "")
-    yield _tile("Left behind", whole(left), share(left / total) if total else "")
-    yield _tile("On their way", whole(total - complete - left), f"{whole(flying)} in flight")
-    yield _tile("Spent", spent["at_least"] + usd(spent["usd"]), f"estimated {usd(spent['estimated'])} for the same")
+    yield _tile(
+        "Complete",
+        format_integer(complete),
+        f"{format_share(complete / total)} of {format_integer(total)}" if total else "",
+    )
+    yield _tile("Left behind", format_integer(left), format_share(left / total) if total else "")
+    yield _tile("In progress", format_integer(total - complete - left), f"{format_integer(flying)} in flight")
+    yield _tile(
+        "Spent",
+        spent["at_least"] + format_usd(spent["usd"]),
+        f"estimated {format_usd(spent['estimated'])} for the same batches",
+    )
     each = spent["usd"] / complete * 1000 if complete and spent["usd"] is not None else None
-    yield _tile("Per 1,000 complete", DASH if each is None else spent["at_least"] + usd(each), "at this run's yield")
+    yield _tile(
+        "Per 1,000 complete",
+        DASH if each is None else spent["at_least"] + format_usd(each),
+        "failed requests included",
+    )
     flagged = texts.flagged / texts.complete if texts.complete else None
-    yield _tile("With a quality flag", share(flagged), f"{whole(texts.flagged)} of {whole(texts.complete)} complete")
+    yield _tile(
+        "With a quality flag",
+        format_share(flagged),
+        f"{format_integer(texts.flagged)} of {format_integer(texts.complete)} complete",
+    )
 
 
 def _tile(name: str, value: str, note: str) -> dict[str, str]:
     return {"name": name, "value": value, "note": note}
 
 
-def _clock(seconds: float | None) -> str:
-    """A time as people read it, in UTC."""
+def _format_time(seconds: float | None) -> str:
+    """Format seconds since 1970 as `2026-01-31 12:00 UTC`."""
     return (timestamp(seconds) or DASH).replace("T", " ").removesuffix("Z")[:16] + " UTC"
 
 
@@ -198,11 +220,11 @@ def _sent(step: StepFacts) -> bool:
 
 
 def _turnaround(step: StepFacts) -> dict[str, Any]:
-    times = [value for spans in (step.waited, step.ran) for value in middle_and_most(spans) or (None, None)]
+    times = [value for spans in (step.waited, step.ran) for value in median_and_maximum(spans) or (None, None)]
     return {"name": step.name, "batches": step.batches, "times": times}
 
 
-def _ledger(batch: Batch) -> dict[str, Any]:
+def _ledger_row(batch: Batch) -> dict[str, Any]:
     begin, middle, end = batch.job.submitted_at, batch.job.started_at, batch.job.ended_at
     return {
         "name": batch.name,
@@ -210,13 +232,13 @@ def _ledger(batch: Batch) -> dict[str, Any]:
         "state": batch.state,
         "error": batch.job.error,
         "model": batch.model,
-        "submitted": DASH if begin is None else _clock(begin).removesuffix(" UTC"),
+        "submitted": DASH if begin is None else _format_time(begin).removesuffix(" UTC"),
         "waited": None if begin is None or middle is None else max(middle - begin, 0),
         "ran": None if middle is None or end is None else max(end - middle, 0),
     }
 
 
-def _quality(texts: Texts, rounds: int) -> dict[str, Any]:
+def _quality(texts: TextStatistics, rounds: int) -> dict[str, Any]:
     turns = texts.complete * rounds
     rows: list[dict[str, Any]] = []
     for label in sorted(LABELS, key=lambda label: -sum(texts.labels[label, at + 1] for at in range(rounds))):
@@ -237,6 +259,7 @@ def _partial(total: int, shown: int) -> str:
     if shown == total:
         return ""
     return (
-        f"This page shows {whole(shown)} of {whole(total)} conversations, drawn by their ids: first up to {EACH} of"
-        " every flag, rejection reason and number of rounds, then any. All figures above are about all of them."
+        f"This page shows {format_integer(shown)} of {format_integer(total)}"
+        f" conversations, sampled by id: first up to {PER_CLASS} of every flag, rejection reason and number of rounds,"
+        " then any others. All figures above are about all conversations."
     )

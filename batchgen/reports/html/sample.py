@@ -1,4 +1,4 @@
-"""Which conversations a page shows when it cannot show all: drawn by id, each class represented. Constant memory."""
+"""Choose the conversations that a page shows if it cannot show all. Memory does not grow with the run."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import zip_longest
 from typing import Generic, TypeVar
 
 Note = TypeVar("Note")
-EACH = 25  # of every class, or all when there are fewer
+PER_CLASS = 25  # conversations of each class, or all if there are fewer
 
 
 class Sample(Generic[Note]):
-    """Offers go in one by one; what is kept depends on the numbers and classes offered, not on their order."""
+    """A sample of the offered conversations, with some of every class. The order of the offers does not matter."""
 
-    def __init__(self, most: int, each: int = EACH) -> None:
+    def __init__(self, most: int, each: int = PER_CLASS) -> None:
         self._most, self._each = most, each
         self._classes: dict[str, list[tuple[int, int, Note]]] = {}
         self._all: list[tuple[int, int, Note]] = []
 
     def offer(self, number: int, classes: Iterable[str], note: Note) -> None:
-        """A conversation, the classes it stands for, and what its page will need to know of it."""
+        """Offer a conversation with its classes. `note` is returned with it by `chosen`."""
         entry = (-_rank(number), number, note)
-        _keep(self._all, entry, self._most)
+        _push_bounded(self._all, entry, self._most)
         for name in classes:
-            _keep(self._classes.setdefault(name, []), entry, self._each)
+            _push_bounded(self._classes.setdefault(name, []), entry, self._each)
 
     def chosen(self) -> Iterator[tuple[int, Note]]:
-        """(number, note), at most `most`: first one of every class, then a second, ..., then whoever was drawn."""
+        """Yield at most `most` (number, note): one of every class, then a second of each, ..., then any others."""
         by_class = [sorted(heap, reverse=True) for _, heap in sorted(self._classes.items())]
         ordered = [entry for row in zip_longest(*by_class) for entry in row if entry is not None]
         unique = {number: note for _, number, note in [*ordered, *sorted(self._all, reverse=True)]}
@@ -36,8 +36,8 @@ class Sample(Generic[Note]):
             yield number, unique[number]
 
 
-def _keep(heap: list[tuple[int, int, Note]], entry: tuple[int, int, Note], most: int) -> None:
-    """Keep the `most` entries of the lowest rank (ranks are negated: the heap's root is the highest)."""
+def _push_bounded(heap: list[tuple[int, int, Note]], entry: tuple[int, int, Note], most: int) -> None:
+    """Keep the `most` entries of lowest rank. Ranks are negated, so the root of the heap has the highest rank."""
     if len(heap) < most:
         heappush(heap, entry)
     else:

@@ -1,4 +1,4 @@
-"""When batches waited and ran, as the bars of a timeline. Of a batch four numbers are kept. Pure."""
+"""When batches waited and ran, as bars of a timeline. Keeps four numbers for each batch. Pure."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.ledger.rows import Batch
 
-LANES = 40  # batches that get a line of their own
-BARS = 2_000  # that a timeline has at most, however many batches it shows
+MAX_LANES = 40  # up to so many batches have a lane each; more share one lane per step
+MAX_BARS = 2_000  # at most in one timeline; close bars are merged
 PHASES = ("waiting at the provider", "running")
 Bar = tuple[int, int]  # from, to: milliseconds since 1970
 
 
 class Timeline(NamedTuple):
-    """`bars` have `lane`, `kind` (one of PHASES), `from` and `to` (milliseconds since 1970); `batches` were sent; where
-    they are few, each has a lane of its own.
-    """
+    """Bars with `lane`, `kind` (one of PHASES), `from` and `to` (milliseconds since 1970), and how many batches."""
 
     bars: Sequence[dict[str, Any]]
     batches: int
 
     @property
     def lanes(self) -> bool:
-        return self.batches <= LANES
+        """Whether each batch has a lane of its own."""
+        return self.batches <= MAX_LANES
 
 
-class Spans:
-    """Learns of batches one by one."""
+class TimelineBuilder:
+    """Collects the times of batches, which are added one by one."""
 
     def __init__(self) -> None:
         self._positions, self._times = array("q"), array("q")
 
     def learn(self, batch: Batch, now: float) -> None:
-        """See a batch; one that was never submitted is not shown."""
+        """Add a batch. A batch that was never submitted is skipped."""
         if batch.job.submitted_at is None:
             return
         begin = batch.job.submitted_at or batch.plan.planned_at
@@ -46,25 +45,25 @@ class Spans:
 
     def timeline(self) -> Timeline:
         count = len(self._positions)
-        return Timeline(list(self._lanes() if count <= LANES else self._lines()), count)
+        return Timeline(list(self._batch_bars() if count <= MAX_LANES else self._step_bars()), count)
 
-    def _lanes(self) -> Iterator[dict[str, Any]]:
-        """A line for each batch."""
+    def _batch_bars(self) -> Iterator[dict[str, Any]]:
+        """Yield the bars of each batch in a lane of its own."""
         for number, position in enumerate(self._positions):
             lane = f"{number + 1}. {Step.at(position)}"
-            yield from (_bar(lane, kind, self._bar(number, phase)) for phase, kind in enumerate(PHASES))
+            yield from (_bar(lane, kind, self._times_of(number, phase)) for phase, kind in enumerate(PHASES))
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        """A line for each step, with bars in one piece where no gap between them could be seen."""
+    def _step_bars(self) -> Iterator[dict[str, Any]]:
+        """Yield the bars of each step in one lane. Bars with a gap too small to be seen are merged."""
         positions = dict.fromkeys(self._positions)
-        gap = (max(self._times) - min(self._times)) * len(positions) * len(PHASES) / BARS
+        gap = (max(self._times) - min(self._times)) * len(positions) * len(PHASES) / MAX_BARS
         for position in positions:
             numbers = [number for number, at in enumerate(self._positions) if at == position]
             for phase, kind in enumerate(PHASES):
-                bars = sorted(self._bar(number, phase) for number in numbers)
-                yield from (_bar(str(Step.at(position)), kind, bar) for bar in merged(bars, gap))
+                bars = sorted(self._times_of(number, phase) for number in numbers)
+                yield from (_bar(str(Step.at(position)), kind, bar) for bar in merge_close_bars(bars, gap))
 
-    def _bar(self, number: int, phase: int) -> Bar:
+    def _times_of(self, number: int, phase: int) -> Bar:
         at = 3 * number + phase
         return self._times[at], self._times[at + 1]
 
@@ -73,8 +72,8 @@ def _bar(lane: str, kind: str, bar: Bar) -> dict[str, Any]:
     return {"lane": lane, "kind": kind, "from": bar[0], "to": bar[1]}
 
 
-def merged(bars: Iterable[Bar], gap: float) -> Iterator[Bar]:
-    """Bars in the order of their beginnings, those that are `gap` or less apart as one."""
+def merge_close_bars(bars: Iterable[Bar], gap: float) -> Iterator[Bar]:
+    """Merge bars that are `gap` milliseconds or less apart. `bars` must be sorted by start."""
     begin = end = None
     for start, stop in bars:
         if begin is None or end is None or start > end + gap:

@@ -10,33 +10,33 @@ from rapidfuzz.distance import LCSseq
 
 from batchgen.core.text import WORD_CHARACTERS
 
-# A word of a script with spaces, one ideograph or syllable of a script without, or any other character; with the
-# blanks in front of it. Blanks at the end of a text are a token of their own.
+# A token is a word, one character of a script without spaces (for example Chinese), or any other single character,
+# each with the blanks before it. Blanks at the end of a text are a token of their own.
 _TOKEN = re.compile(rf"\s*(?:[{WORD_CHARACTERS}]|(?:(?![{WORD_CHARACTERS}])[^\W_])+|\S)|\s+\Z")
 _LEADING = re.compile(r"\s+")
-LONE_WORDS = 1  # so few words in common between two changes are chance, and read worse than one longer change
+LONE_WORDS = 1  # so few common words between two changes count as changed: one long change is easier to read
 
 
-class Marked(NamedTuple):
-    """Both texts in segments: even ones stand in both texts, odd ones only in this. Joined they are the text."""
+class WordDiff(NamedTuple):
+    """Both texts in segments: those at even indices are in both texts, at odd indices in this one only."""
 
     answer: list[str]
     correction: list[str]
 
 
 class _Run(NamedTuple):
-    """Tokens of both texts; `same` when they are the same words."""
+    """Adjacent tokens of both texts; `same` if they are the same words."""
 
     same: bool
     answer: Sequence[str]
     correction: Sequence[str]
 
 
-def marked(answer: str, correction: str) -> Marked:
-    """What was taken from `answer` and what is new in `correction`, word by word."""
+def diff_words(answer: str, correction: str) -> WordDiff:
+    """Compare word by word: return what is only in `answer` and what is only in `correction`."""
     ours, theirs = _TOKEN.findall(answer), _TOKEN.findall(correction)
     runs = _without_lone_words(_runs(ours, theirs))
-    return Marked(
+    return WordDiff(
         _segments((run.same, run.answer) for run in runs),
         _segments((run.same, run.correction) for run in runs),
     )
@@ -51,20 +51,20 @@ def _runs(ours: Sequence[str], theirs: Sequence[str]) -> list[_Run]:
 
 
 def _without_lone_words(runs: Sequence[_Run]) -> list[_Run]:
-    """Runs in common that are too short to be meant, between two changes, as changes."""
+    """Mark common runs of at most LONE_WORDS words between two changes as changed."""
     last = len(runs) - 1
     return [
-        run._replace(same=False) if run.same and 0 < at < last and _words(run.answer) <= LONE_WORDS else run
+        run._replace(same=False) if run.same and 0 < at < last and _count_words(run.answer) <= LONE_WORDS else run
         for at, run in enumerate(runs)
     ]
 
 
-def _words(tokens: Iterable[str]) -> int:
+def _count_words(tokens: Iterable[str]) -> int:
     return sum(token.strip()[:1].isalnum() for token in tokens)
 
 
 def _segments(parts: Iterable[tuple[bool, Sequence[str]]]) -> list[str]:
-    """Alternating segments, the first one in common; blanks in front of a change belong to what is in common."""
+    """Join tokens to alternating segments, common ones first. Blanks before a change go to the common segment."""
     segments = [""]
     for same, tokens in parts:
         if same != bool(len(segments) % 2):
@@ -74,11 +74,11 @@ def _segments(parts: Iterable[tuple[bool, Sequence[str]]]) -> list[str]:
         if blanks := _LEADING.match(segments[at]):
             segments[at - 1] += blanks[0]
             segments[at] = segments[at][blanks.end() :]
-    return _merged(segments)
+    return _drop_empty_changes(segments)
 
 
-def _merged(segments: Sequence[str]) -> list[str]:
-    """The same without empty changes (a change of blanks only is none)."""
+def _drop_empty_changes(segments: Sequence[str]) -> list[str]:
+    """Remove changes that are empty because they had only blanks."""
     found = [segments[0]]
     for at in range(1, len(segments), 2):
         after = segments[at + 1] if at + 1 < len(segments) else ""

@@ -1,4 +1,4 @@
-"""Ask, look, draw, write: the command."""
+"""The command `report`: read the run, draw the charts, write the page."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchgen.core.errors import SetupError
-from batchgen.core.wording import counted
+from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
 from batchgen.ledger.receipt import receipt
-from batchgen.reports.html.charts import Wanted, draw
-from batchgen.reports.html.conversations import read
-from batchgen.reports.html.facts import bill, facts
-from batchgen.reports.html.lengths import shares
-from batchgen.reports.html.page import page
-from batchgen.runtime.files import write_durably
-from batchgen.runtime.worker_process import apart
+from batchgen.reports.html.charts import ChartData, draw
+from batchgen.reports.html.conversations import read_texts
+from batchgen.reports.html.facts import collect_facts, receipt_table
+from batchgen.reports.html.lengths import length_shares
+from batchgen.reports.html.page import render_page
+from batchgen.runtime.files import need_place, write_durably
+from batchgen.runtime.worker_process import run_in_subprocess
 
 SUFFIXES = (".html", ".htm")
 
 
 class Reported(NamedTuple):
-    """The page that was written, its size, how many conversations it shows, and of how many."""
+    """The page that was written: its size in bytes, the conversations that it shows and those of the run."""
 
     output: Path
     bytes: int
@@ -32,26 +32,29 @@ class Reported(NamedTuple):
 
 
 def report(session: Session, output: Path, most: int) -> Reported:
-    """Write the page to `output`; at most `most` conversations can be read in it. Only reads the store.
+    """Write the page to `output`, with the texts of at most `most` conversations. Does not change the store.
 
-    Raises SetupError for an output that is no HTML file.
+    Raises SetupError if `output` does not end in .html or .htm or is a folder.
     """
     if output.suffix.lower() not in SUFFIXES or output.is_dir():
-        raise SetupError(f"{output} is no place for a report.", do="End --output in .html.")
-    known = facts(session)
-    texts = read(session, most)
-    paid = bill(receipt(session.store, session.settings, session.steps()))
-    wanted = Wanted(known.steps, known.timeline, shares(texts.lengths), paid["rows"] if paid["paid"] else [])
+        raise SetupError(
+            f"{output} is not an HTML file.", do="Choose a file name that ends in .html: --output FILE.html"
+        )
+    need_place(output, "Choose another path for the report: --output FILE.html")
+    known = collect_facts(session)
+    texts = read_texts(session, most)
+    paid = receipt_table(receipt(session.store, session.settings, session.steps()))
+    wanted = ChartData(known.steps, known.timeline, length_shares(texts.lengths), paid["rows"] if paid["paid"] else [])
     answer = known.answer
-    written = write_durably(output, page(known, texts, paid, apart(draw, wanted)))
+    written = write_durably(output, render_page(known, texts, paid, run_in_subprocess(draw, wanted)))
     return Reported(
         output, written.size, len(texts.shown), answer["conversations"], answer["complete"], answer["rejected"]
     )
 
 
 def describe(done: Reported) -> tuple[dict[str, Any], str]:
-    """(JSON value, text) of what was written."""
+    """Return (JSON value, text) about the page that was written."""
     value = {**done._asdict(), "output": str(done.output)}
-    shown = counted(done.shown, "conversation")
+    shown = pluralize(done.shown, "conversation")
     some = "" if done.shown == done.conversations else f" of {done.conversations}"
-    return value, f"{done.output}: {shown}{some} to read, {done.bytes / 1e6:.1f} MB."
+    return value, f"{done.output}: {shown}{some} shown, {done.bytes / 1e6:.1f} MB."

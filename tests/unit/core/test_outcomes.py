@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.dialogue import Stage, Step, conversation_id, parse_key, request_key, steps
-from batchgen.core.outcomes import POLICY, Reason, Reply, Usage, accept, one_per_key, total
+from batchgen.core.outcomes import POLICY, Reason, Reply, Usage, one_per_key, total_usage, validate_text
 
 # ---------------------------------------------------------------- policy
 
@@ -21,11 +21,11 @@ def test_every_reason_has_a_policy() -> None:
 
 def test_the_policy_never_loops() -> None:
     """Whatever is asked again costs an attempt, unless nothing was bought."""
-    free = {reason for reason, verdict in POLICY.items() if verdict.again and not verdict.counts}
+    free = {reason for reason, policy in POLICY.items() if policy.retry and not policy.counts_as_attempt}
     assert free == {Reason.NOT_SENT}
-    assert [reason for reason, verdict in POLICY.items() if verdict.larger] == [Reason.TRUNCATED]
+    assert [reason for reason, policy in POLICY.items() if policy.raise_token_limit] == [Reason.TRUNCATED]
     blocks = {Reason.BLOCKED_PROMPT, Reason.BLOCKED_OUTPUT, Reason.REFUSED}  # paying again buys the same block
-    assert not any(POLICY[reason].again for reason in blocks)
+    assert not any(POLICY[reason].retry for reason in blocks)
 
 
 # ---------------------------------------------------------------- text
@@ -35,7 +35,7 @@ def test_the_policy_never_loops() -> None:
 @pytest.mark.parametrize("stage", Stage)
 def test_a_text_with_a_word_is_accepted(text: str, stage: Stage) -> None:
     for said in (text, f"{text} ", f" {text}\r\n"):
-        assert accept(stage, Reply("k", Reason.ACCEPTED, said)) == Reply("k", Reason.ACCEPTED, text)
+        assert validate_text(stage, Reply("k", Reason.ACCEPTED, said)) == Reply("k", Reason.ACCEPTED, text)
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_a_text_with_a_word_is_accepted(text: str, stage: Stage) -> None:
 )
 def test_a_text_without_a_word_is_empty(text: str) -> None:
     usage = Usage(3, 0, 1, 0)
-    reply = accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, text, usage=usage, model="m"))
+    reply = validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, text, usage=usage, model="m"))
     assert reply == Reply("k", Reason.EMPTY, "", "no word in the answer", usage, "m")
 
 
 @pytest.mark.parametrize("follow_up", ["...?!", " \u200b", "\ufffd"])
 def test_a_correction_whose_question_says_nothing_is_empty(follow_up: str) -> None:
-    reply = accept(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, "Two days.", follow_up=follow_up))
+    reply = validate_text(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, "Two days.", follow_up=follow_up))
     assert (reply.reason, reply.text, reply.follow_up) == (Reason.EMPTY, "", "")
 
 
@@ -64,10 +64,10 @@ def test_a_correction_whose_question_says_nothing_is_empty(follow_up: str) -> No
     ],
 )
 def test_thoughts_in_front_are_no_text(said: str, text: str) -> None:
-    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, said)) == Reply(
+    assert validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, said)) == Reply(
         "k", Reason.ACCEPTED, text, had_thoughts=True
     )
-    reply = accept(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, said, follow_up=said))
+    reply = validate_text(Stage.CORRECTION, Reply("k", Reason.ACCEPTED, said, follow_up=said))
     assert (reply.text, reply.follow_up) == (text, text)
 
 
@@ -75,7 +75,7 @@ def test_thoughts_in_front_are_no_text(said: str, text: str) -> None:
     "text", ["Say <think>Hm.</think> aloud.", "</think> ends it.", "<thinking>a</thinking>", "<p>a"]
 )
 def test_thoughts_elsewhere_are_text(text: str) -> None:
-    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, text)) == Reply("k", Reason.ACCEPTED, text)
+    assert validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, text)) == Reply("k", Reason.ACCEPTED, text)
 
 
 @pytest.mark.parametrize(
@@ -83,25 +83,25 @@ def test_thoughts_elsewhere_are_text(text: str) -> None:
 )
 def test_thoughts_without_an_end_are_malformed(said: str) -> None:
     usage = Usage(3, 0, 1, 0)
-    reply = accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, said, usage=usage))
+    reply = validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, said, usage=usage))
     assert reply == Reply("k", Reason.MALFORMED, "", "a <think> block without </think>", usage)
 
 
 def test_thoughts_alone_are_empty() -> None:
-    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think>Two days.</think>\n")).reason is Reason.EMPTY
+    assert validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think>Two days.</think>\n")).reason is Reason.EMPTY
 
 
 def test_a_reply_of_nothing_but_blocks_is_read_quickly() -> None:
     start = monotonic()
-    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think></think>" * 200_000)).reason is Reason.EMPTY
-    assert accept(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think>" * 400_000)).reason is Reason.MALFORMED
+    assert validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think></think>" * 200_000)).reason is Reason.EMPTY
+    assert validate_text(Stage.ANSWER, Reply("k", Reason.ACCEPTED, "<think>" * 400_000)).reason is Reason.MALFORMED
     assert monotonic() - start < 2
 
 
 @pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.ACCEPTED}))
 def test_a_failure_passes_the_door_unchanged(reason: Reason) -> None:
     reply = Reply("k", reason, "half a", "why")
-    assert accept(Stage.QUESTION, reply) is reply
+    assert validate_text(Stage.QUESTION, reply) is reply
 
 
 # ---------------------------------------------------------------- several lines for one request
@@ -135,7 +135,7 @@ def test_what_several_lines_for_one_request_come_to(
     for order in permutations(lines):
         (settled,) = one_per_key(order).values()
         assert (settled.key, settled.reason, settled.text) == ("k", reason, text)
-        assert settled.usage == total([USED] * requests_paid) if requests_paid else not any(settled.usage)
+        assert settled.usage == total_usage([USED] * requests_paid) if requests_paid else not any(settled.usage)
 
 
 USAGES = st.builds(Usage, *[st.integers(0, 100)] * 4)
@@ -158,7 +158,7 @@ def test_neither_order_nor_copies_matter(lines: list[Reply], random: st.DataObje
     assert one_per_key(shuffled) == settled
     assert set(settled) == {reply.key for reply in lines}
     assert one_per_key(list(settled.values())) == settled
-    assert total(reply.usage for reply in settled.values()) == total(reply.usage for reply in set(lines))
+    assert total_usage(reply.usage for reply in settled.values()) == total_usage(reply.usage for reply in set(lines))
     for key, reply in settled.items():
         accepted = [line for line in lines if line.key == key and line.reason is Reason.ACCEPTED]
         texts = {(line.text, line.follow_up) for line in accepted}
@@ -166,7 +166,7 @@ def test_neither_order_nor_copies_matter(lines: list[Reply], random: st.DataObje
 
 
 def test_nothing_adds_up_to_nothing() -> None:
-    assert total([]) == Usage()
+    assert total_usage([]) == Usage()
     assert one_per_key([]) == {}
 
 

@@ -17,18 +17,15 @@ from hypothesis import strategies as st
 
 from batchgen.core import text_features
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import (
+from batchgen.core.pricing import Price, Rate, batch_rate, price_list
+from batchgen.core.prompts import Message, Prompt
+from batchgen.core.tokens import (
     OTHER_LETTER_TOKENS,
     REQUEST_OVERHEAD_TOKENS,
-    Formula,
-    Price,
-    Rate,
-    price_list,
-    prompt_tokens,
-    rate,
-    tokens,
+    TokenFormula,
+    estimate_prompt_tokens,
+    estimate_text_tokens,
 )
-from batchgen.core.prompts import Message, Prompt
 from batchgen.providers import PROVIDERS
 from batchgen.runtime.settings import Settings
 from tests.support.bench import SHARED
@@ -74,7 +71,7 @@ def tokenizer(provider: str) -> Any:
 @pytest.mark.parametrize("provider", TOKENIZERS)
 @pytest.mark.parametrize(("text", "tolerance"), [(ENGLISH, 0.05), (CHINESE, 0.15)], ids=["English", "Chinese"])
 def test_the_estimate_against_a_real_tokenizer(provider: str, text: str, tolerance: float) -> None:
-    assert tokens(text, PROVIDERS[provider].tokens) == pytest.approx(
+    assert estimate_text_tokens(text, PROVIDERS[provider].tokens) == pytest.approx(
         len(tokenizer(provider).encode(text)), rel=tolerance
     )
 
@@ -85,7 +82,7 @@ def test_the_estimate_of_a_whole_data_set(name: str, provider: str, total: int) 
     if not path.exists():
         return  # real rows may not lie in the repository
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    estimated = sum(tokens(row[field], PROVIDERS[provider].tokens) for row in rows for field in FIELDS)
+    estimated = sum(estimate_text_tokens(row[field], PROVIDERS[provider].tokens) for row in rows for field in FIELDS)
     assert estimated == pytest.approx(total, rel=0.05)
 
 
@@ -114,29 +111,29 @@ EDGES += "\uf900\ufaff\ufb00az09 \n\r\t\u0663\u0969\u044f\u0e01\u00b2\u3002\u008
 @settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8")) | st.text(st.characters(codec="ascii")) | st.text(EDGES, min_size=5))
 def test_both_ways_of_counting_follow_the_definition(text: str) -> None:
-    assert list(text_features.features(text)) == list(features(text))
-    for at in range(len(Formula._fields)):
-        weights = [0.0] * len(Formula._fields)
+    assert list(text_features.count_features(text)) == list(features(text))
+    for at in range(len(TokenFormula._fields)):
+        weights = [0.0] * len(TokenFormula._fields)
         weights[at] = 1.0
-        assert tokens(text, Formula(*weights)) == list(features(text))[at]
+        assert estimate_text_tokens(text, TokenFormula(*weights)) == list(features(text))[at]
 
 
 @pytest.mark.parametrize("character", EDGES)
 def test_every_edge_of_a_range_is_counted_by_the_definition(character: str) -> None:
-    assert list(text_features.features(character)) == list(features(character))
+    assert list(text_features.count_features(character)) == list(features(character))
 
 
 def test_a_prompt_costs_its_texts_and_a_little_more() -> None:
     formula = PROVIDERS["gemini"].tokens
     asked = Prompt("Be brief.", (Message("user", "One two."), Message("assistant", "三")), ())
-    said = sum(tokens(text, formula) for text in ("Be brief.", "One two.", "三"))
-    assert prompt_tokens(asked, formula) == round(said) + REQUEST_OVERHEAD_TOKENS
+    said = sum(estimate_text_tokens(text, formula) for text in ("Be brief.", "One two.", "三"))
+    assert estimate_prompt_tokens(asked, formula) == round(said) + REQUEST_OVERHEAD_TOKENS
 
 
 def test_letters_that_the_formula_does_not_know_are_not_taken_for_nothing() -> None:
     formula = PROVIDERS["gemini"].tokens
     asked = Prompt("", (Message("user", "яблоко" * 100),), ())
-    assert prompt_tokens(asked, formula) == round(OTHER_LETTER_TOKENS * 600) + REQUEST_OVERHEAD_TOKENS
+    assert estimate_prompt_tokens(asked, formula) == round(OTHER_LETTER_TOKENS * 600) + REQUEST_OVERHEAD_TOKENS
 
 
 # ---------------------------------------------------------------- prices
@@ -144,7 +141,7 @@ def test_letters_that_the_formula_does_not_know_are_not_taken_for_nothing() -> N
 
 def test_the_user_s_own_price_of_cached_input() -> None:
     for cached, then in ((None, 1.0), (0.25, 0.25), (0.0, 0.0)):
-        own = rate("m", {"m": Price(1.0, 2.0, cached)})
+        own = batch_rate("m", {"m": Price(1.0, 2.0, cached)})
         assert own is not None
         assert (own.input, own.cached_input, own.output) == (1.0, then, 2.0)
 
@@ -153,11 +150,13 @@ FLASH_LITE = "gemini-2.5-flash-lite"
 
 
 def test_a_rate_is_the_batch_price() -> None:
-    assert rate(FLASH_LITE, {}) == Rate(0.05, 0.01, 0.20, "ai.google.dev/gemini-api/docs/pricing", date(2026, 8, 15))
+    assert batch_rate(FLASH_LITE, {}) == Rate(
+        0.05, 0.01, 0.20, "ai.google.dev/gemini-api/docs/pricing", date(2026, 8, 15)
+    )
 
 
 def test_cached_input_has_its_own_price_and_thoughts_are_output() -> None:
-    found = rate(FLASH_LITE, {})
+    found = batch_rate(FLASH_LITE, {})
     assert found is not None
     million = 1_000_000
     assert found.usd(Usage(input=million)) == pytest.approx(0.05)
@@ -172,33 +171,33 @@ def test_more_cached_than_input_costs_nothing_negative() -> None:
 
 
 def test_the_user_s_own_price_wins() -> None:
-    own = rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})
+    own = batch_rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})
     assert own == Rate(1.0, 1.0, 2.0, "batchgen.toml", None)
-    free = rate("vllm/anything", {"vllm/anything": Price(input=0, output=0, cached_input=0)})
+    free = batch_rate("vllm/anything", {"vllm/anything": Price(input=0, output=0, cached_input=0)})
     assert free is not None
     assert free.usd(Usage(10, 5, 10, 0)) == 0
 
 
 @pytest.mark.parametrize("model", ["", "gemini-9", "models/gemini-2.5-flash-lite"])
 def test_an_unknown_price_is_none_and_not_zero(model: str) -> None:
-    assert rate(model, {}) is None
+    assert batch_rate(model, {}) is None
 
 
 def test_a_free_cache_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"batch": {"input": 1.0, "cached_input": 0.0, "output": 2.0}, "source": "here"}
     monkeypatch.setattr("batchgen.core.pricing.price_list", lambda: {"m": entry, "no batch": {"source": "here"}})
-    assert rate("m", {}) == Rate(1.0, 0.0, 2.0, "here", None)
-    assert rate("no batch", {}) is None
+    assert batch_rate("m", {}) == Rate(1.0, 0.0, 2.0, "here", None)
+    assert batch_rate("no batch", {}) is None
 
 
 def test_a_price_has_a_last_day_where_one_is_known() -> None:
-    ended = rate("gemini-2.5-flash", {})
+    ended = batch_rate("gemini-2.5-flash", {})
     assert ended is not None
     assert ended.last_day == date(2026, 11, 30)
     last_second = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC).timestamp()
     assert not ended.is_past(last_second)
     assert ended.is_past(last_second + 1)
-    for other in (rate(FLASH_LITE, {}), rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})):
+    for other in (batch_rate(FLASH_LITE, {}), batch_rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})):
         assert other is not None
         assert other.last_day is None
         assert not other.is_past(last_second + 1e9)
@@ -220,7 +219,7 @@ def test_the_price_list_is_whole() -> None:
 def test_every_default_model_has_a_price() -> None:
     defaults = Settings()
     for name in PROVIDERS:
-        assert all(rate(model, {}) for model in defaults.provider(name).models)
+        assert all(batch_rate(model, {}) for model in defaults.provider(name).models)
 
 
 def test_the_reference_files_are_the_ones_beside_the_repository() -> None:

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
-from batchgen.core.prompts import MESSAGES_PER_TURN, Prompt, chat, fence, fields_of, prompt, recent
+from batchgen.core.prompts import (
+    MESSAGES_PER_TURN,
+    Prompt,
+    build_prompt,
+    recent_turns,
+    reply_fields,
+    turns_as_chat,
+    turns_as_json,
+)
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 
@@ -41,7 +49,7 @@ OPEN = {
 
 
 def asked_for(stage: Stage, turns: Sequence[Turn], history_messages: int = 16) -> Prompt:
-    return prompt(Conversation(1, tuple(turns)), stage, target_characters=400, history_messages=history_messages)
+    return build_prompt(Conversation(1, tuple(turns)), stage, target_characters=400, history_messages=history_messages)
 
 
 def parsed(fenced: str) -> list[Turn]:
@@ -116,28 +124,32 @@ def test_the_window_counts_finished_turns(stage: Stage, history_messages: int) -
 
 def test_at_least_one_turn_is_shown() -> None:
     turns = [Turn("q", "a", "c"), Turn("q2")]
-    assert list(recent(turns, 0)) == turns
+    assert list(recent_turns(turns, 0)) == turns
 
 
 def test_fields_not_written_yet_are_left_out() -> None:
-    assert fence([Turn("q", "a", "c"), Turn("q2", "a2"), Turn("q3")]) == (
+    assert turns_as_json([Turn("q", "a", "c"), Turn("q2", "a2"), Turn("q3")]) == (
         '[{"question":"q","answer":"a","correction":"c"},{"question":"q2","answer":"a2"},{"question":"q3"}]'
     )
-    assert [message.role for message in chat([Turn("q", "a", "c"), Turn("q2")])] == ["user", "assistant", "user"]
+    assert [message.role for message in turns_as_chat([Turn("q", "a", "c"), Turn("q2")])] == [
+        "user",
+        "assistant",
+        "user",
+    ]
 
 
 def test_the_length_wanted_stands_in_the_prompt() -> None:
     turns = [Turn("q", "a", "c"), Turn("q2", "a2")]
     assert "{" not in asked_for(Stage.CORRECTION, turns).system
     for stage in (Stage.ANSWER, Stage.CORRECTION):
-        asked = prompt(Conversation(1, tuple(turns)), stage, target_characters=321, history_messages=16)
+        asked = build_prompt(Conversation(1, tuple(turns)), stage, target_characters=321, history_messages=16)
         assert "321" in asked.system
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_gemini_stages_answer_in_json(stage: Stage) -> None:
-    assert fields_of(stage) == (() if stage is Stage.ANSWER else (stage.value,))
-    assert asked_for(stage, [Turn("q", "a", "c"), Turn("q")]).fields == fields_of(stage)
+    assert reply_fields(stage) == (() if stage is Stage.ANSWER else (stage.value,))
+    assert asked_for(stage, [Turn("q", "a", "c"), Turn("q")]).fields == reply_fields(stage)
 
 
 def test_each_stage_is_told_what_its_reader_has_seen() -> None:
@@ -149,7 +161,7 @@ def test_each_stage_is_told_what_its_reader_has_seen() -> None:
     assert "never saw the first one: mention no correction" in correction
     assert "never say so" in answer
     assert not any(word in answer for word in ("draft", "edit", "correct"))
-    following = prompt(
+    following = build_prompt(
         Conversation(1, tuple(turns)), Stage.CORRECTION, target_characters=400, history_messages=16, follow_up=True
     )
     assert following.system.startswith(correction)

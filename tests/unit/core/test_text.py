@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core import text as texts
-from batchgen.core.text import DETAIL_CHARACTERS, SCRIPTS, clean, lone_surrogates, mend, short
+from batchgen.core.text import (
+    MAX_DETAIL_CHARACTERS,
+    SCRIPTS,
+    clean_text,
+    count_lone_surrogates,
+    one_line,
+    replace_surrogates,
+)
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
 
@@ -30,14 +37,14 @@ ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
     ],
 )
 def test_clean(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
+    assert clean_text(text) == cleaned
 
 
 @settings(deadline=None)
 @given(ANY_TEXT)
 def test_clean_text_is_clean_and_stays_so(text: str) -> None:
-    cleaned = clean(text)
-    assert clean(cleaned) == cleaned == cleaned.strip()
+    cleaned = clean_text(text)
+    assert clean_text(cleaned) == cleaned == cleaned.strip()
     assert cleaned.encode().decode() == cleaned
     assert {character for character in cleaned if category(character) == "Cc"} <= set("\t\n\u0085")
 
@@ -45,8 +52,8 @@ def test_clean_text_is_clean_and_stays_so(text: str) -> None:
 @settings(deadline=None)
 @given(st.recursive(ANY_TEXT | st.integers() | st.none(), st.lists))
 def test_a_detail_is_one_short_line(detail: object) -> None:
-    told = short(detail)
-    assert len(told) <= DETAIL_CHARACTERS
+    told = one_line(detail)
+    assert len(told) <= MAX_DETAIL_CHARACTERS
     assert told.splitlines() in ([], [told])
     assert told == told.strip()
     told.encode()
@@ -55,7 +62,9 @@ def test_a_detail_is_one_short_line(detail: object) -> None:
 @settings(deadline=None)
 @given(ANY_TEXT)
 def test_every_lone_surrogate_is_counted(text: str) -> None:
-    assert lone_surrogates(text) == sum(one != other for one, other in zip(text, mend(text), strict=True))
+    assert count_lone_surrogates(text) == sum(
+        one != other for one, other in zip(text, replace_surrogates(text), strict=True)
+    )
 
 
 def test_a_character_is_of_one_writing_system() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from batchgen.core.dialogue import Step, steps
-from batchgen.core.wording import counted
-from batchgen.ledger.receipt import millionths
+from batchgen.core.wording import pluralize
+from batchgen.ledger.receipt import round_usd
 from batchgen.reports import estimate
 from batchgen.reports.estimate import StepEstimate
 from batchgen.reports.status_text import headline, receipt_text, status_text
@@ -31,7 +31,7 @@ MILLION = 1_000_000
     ],
 )
 def test_counted(number: int, noun: str, words: str) -> None:
-    assert counted(number, noun) == words
+    assert pluralize(number, noun) == words
 
 
 def answer(total: int, complete: int, rejected: int) -> dict[str, Any]:
@@ -125,5 +125,5 @@ def test_log_lines_name_the_zone_of_their_times(bench: Bench) -> None:
 def test_the_order_of_a_sum_does_not_decide_its_rounding() -> None:
     orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # half a millionth at the end
     assert len({round(sum(terms), 6) for terms in orders}) == 2
-    assert len({millionths(sum(terms)) for terms in orders}) == 1
-    assert millionths(1 / 3) == 0.333333
+    assert len({round_usd(sum(terms)) for terms in orders}) == 1
+    assert round_usd(1 / 3) == 0.333333

@@ -12,13 +12,13 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from batchgen.dataset import card
-from batchgen.dataset.formats import FORMATS, Dialogue
+from batchgen.dataset.formats import FORMATS, FlaggedConversation
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import BatchState
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
-from batchgen.runtime.settings import load
+from batchgen.runtime.settings import load_settings
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench, seeds
 from tests.support.finished_run import COUNT, EQUAL, HOSTILE, TWINS, export, problems, records
 
@@ -145,7 +145,7 @@ def test_aligner_is_the_triple_with_its_history(finished: Bench, tmp_path: Path)
 def test_who_wrote_a_text_is_known_row_by_row(finished: Bench, tmp_path: Path) -> None:
     with closing(Store.open(Layout(finished.root).store)) as store:
         batch = next(batch for batch in store.batches(BatchState.COLLECTED) if str(batch.step) == "round 2 answer")
-        changed = {f"r1-{number:06}" for number, _, _ in store.dialogues.texts_of(batch)}
+        changed = {f"r1-{number:06}" for number, _, _ in store.dialogues.texts_from_batch(batch)}
         store.update(batch, model="another")
     assert 0 < len(changed) < COUNT - 1
     export(finished, "parquet", tmp_path / "wide.parquet")
@@ -205,11 +205,11 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
 @pytest.mark.parametrize(
     ("output", "options", "words"),
     [
-        ("data.csv", (), "no place for an export"),
-        ("DATA.JSONL", (), "no place for an export"),
+        ("data.csv", (), "cannot hold an export"),
+        ("DATA.JSONL", (), "cannot hold an export"),
         ("one.jsonl", ("--test-share", "0.5"), "several files"),
-        ("run/data/round3/round3_history.jsonl", (), "the run's own files"),
-        ("run/results", (), "the run's own files"),
+        ("run/data/round3/round3_history.jsonl", (), "the run's own folders"),
+        ("run/results", (), "the run's own folders"),
         ("mine", (), "README.md was not written by an export"),
         ("split", (), "holds test.jsonl of another export"),
     ],
@@ -241,9 +241,9 @@ def test_a_broken_export_leaves_the_old_file(
     path = tmp_path / f"one{suffix}"
     export(finished, "messages", path)
     before = path.read_bytes()
-    made: list[Dialogue] = []
+    made: list[FlaggedConversation] = []
 
-    def record(dialogue: Dialogue) -> dict[str, Any]:
+    def record(dialogue: FlaggedConversation) -> dict[str, Any]:
         made.append(dialogue)
         if len(made) > 3:
             raise OSError(28, "No space left on device")
@@ -335,7 +335,7 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
 def test_the_card_does_not_tell_where_files_lay(source: str, told: str, finished: Bench) -> None:
     with closing(Store.open(Layout(finished.root).store)) as store:
         store.set_fact("source", source)
-        assert card._source(Session(Layout(finished.root), load(finished.root), store, {})) == told
+        assert card._source(Session(Layout(finished.root), load_settings(finished.root), store, {})) == told
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
-from batchgen.core.prompts import prompt
+from batchgen.core.prompts import build_prompt
 from batchgen.dataset.quality import flags, patterns
-from batchgen.dataset.quality.flags import ALL, CONTEXT, FLAGS, LABELS, TURNS, expand, labels, table
-from batchgen.dataset.quality.similarity import echoes, loops, scripts, shingles
-from batchgen.dataset.quality.survey import LEAST_DEVIATION, MAD_TO_DEVIATION, OUTLYING, survey
+from batchgen.dataset.quality.flags import (
+    ALL_FIELDS,
+    CONTEXT_SCHEMA,
+    FLAGS,
+    LABELS,
+    TURNS_SCHEMA,
+    labels_by_turn,
+    labels_for,
+    turns_frame,
+)
+from batchgen.dataset.quality.similarity import echoes, is_repetitive, scripts, shingles
+from batchgen.dataset.quality.survey import MAD_TO_DEVIATION, MIN_DEVIATION, OUTLIER_DEVIATIONS, survey
 from tests.support.bench import REPOSITORY, SHARED
 
 PLAIN = Turn(
@@ -36,8 +45,8 @@ LONG_CHINESE = (
 
 def marks(*dialogues: Sequence[Turn]) -> list[set[str]]:
     """The labels of every turn of some dialogues that are a dataset of their own."""
-    turns = table(Conversation(number, tuple(turns)) for number, turns in enumerate(dialogues, start=1))
-    return [set(found) for found in labels(survey([turns]).measure(turns))]
+    turns = turns_frame(Conversation(number, tuple(turns)) for number, turns in enumerate(dialogues, start=1))
+    return [set(found) for found in labels_by_turn(survey([turns]).add_context(turns))]
 
 
 def last(*turns: Turn) -> set[str]:
@@ -56,7 +65,7 @@ def later_chinese(**fields: str) -> set[str]:
     return last(CHINESE, second._replace(**fields))
 
 
-EDGES = {patterns.GAP: r"\b.{0,80}\b", patterns.START: r"\b", patterns.END: r"\b"}
+EDGES = {patterns.WORD_GAP: r"\b.{0,80}\b", patterns.WORD_START: r"\b", patterns.WORD_END: r"\b"}
 PIECES = (
     *("I", "I'm sorry", "unfortunately", "As an AI", "cannot", "not able", "to", "help", "provide", "would you like"),
     *("me to", "some", "let me know if", "feel free to", "ask", "how can", "help you", "please", "wonder", "tell"),
@@ -94,9 +103,9 @@ def test_whoever_was_shown_a_text_may_echo_it(
     for source, target, start, length in quoted:
         (one, which), (other, at) = cells[source % len(cells)], cells[target % len(cells)]
         other[at] = other[at][:9] + one[which][start : start + length] + other[at][9:]
-    turns = table(Conversation(n, tuple(Turn(*turn) for turn in dialogue)) for n, dialogue in enumerate(texts))
+    turns = turns_frame(Conversation(n, tuple(Turn(*turn) for turn in dialogue)) for n, dialogue in enumerate(texts))
     earlier: dict[str, tuple[int, ...]] = {"question": (1, 2), "answer": (0, 2), "correction": (0, 1, 2)}
-    for place, field in enumerate(ALL):
+    for place, field in enumerate(ALL_FIELDS):
         expected = [
             any(
                 echoes(turn[place].encode(), source.encode())
@@ -109,7 +118,7 @@ def test_whoever_was_shown_a_text_may_echo_it(
             for at, turn in enumerate(dialogue)
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(flags, "PAIRS", pairs)
+            patch.setattr(flags, "MAX_PAIRS", pairs)
             assert FLAGS["prompt_echo"].find(turns, field).to_list() == expected
 
 
@@ -233,7 +242,7 @@ def test_refusal_names_its_field(text: str, *, flagged: bool) -> None:
     ],
 )
 def test_language_drift(seed: Turn, text: str, *, flagged: bool) -> None:
-    for field in ALL:
+    for field in ALL_FIELDS:
         turn = seed._replace(question="?", **{field: text}) if field != "question" else seed._replace(question=text)
         assert (f"language_drift:{field}" in last(seed, turn)) is flagged
     assert not {label for label in last(Turn(text, text, text)) if "drift" in label}  # the seed sets the measure
@@ -270,7 +279,7 @@ def test_template_artefact(text: str, *, flagged: bool) -> None:
 @pytest.mark.parametrize("stage", list(Stage))
 def test_leaked_instruction(stage: Stage) -> None:
     """Every sentence of the prompts that is long enough to be ours, whatever length is configured."""
-    system = prompt(Conversation(1, (PLAIN,)), stage, target_characters=777, history_messages=16).system
+    system = build_prompt(Conversation(1, (PLAIN,)), stage, target_characters=777, history_messages=16).system
     for sentence in system.split(". "):
         said = later(correction=f"Sure. {sentence.upper()}")
         assert ("leaked_instruction:correction" in said) is (sentence != "Do not mention this."), sentence
@@ -293,7 +302,7 @@ def test_leaked_instruction(stage: Stage) -> None:
 )
 def test_degenerate_repetition(text: str, *, flagged: bool) -> None:
     assert ("degenerate_repetition:answer" in later(answer=text)) is flagged
-    assert loops(text) is flagged
+    assert is_repetitive(text) is flagged
 
 
 def test_length_outlier_is_measured_per_round_and_field() -> None:
@@ -338,12 +347,12 @@ def test_chunks_do_not_change_what_is_found() -> None:
         Conversation(n, (PLAIN._replace(answer="x" * (n % 30 + 1)), PLAIN._replace(question=STORM[n % 7 :])))
         for n in range(1, 60)
     ]
-    chunks = [table(dialogues[at : at + 7]) for at in range(0, len(dialogues), 7)]
-    whole, parts = survey([table(dialogues)]), survey(chunks)
+    chunks = [turns_frame(dialogues[at : at + 7]) for at in range(0, len(dialogues), 7)]
+    whole, parts = survey([turns_frame(dialogues)]), survey(chunks)
     assert whole.lengths.equals(parts.lengths)
-    assert whole.copies == parts.copies
-    together = labels(whole.measure(table(dialogues)))
-    assert together == [found for chunk in chunks for found in labels(parts.measure(chunk))]
+    assert whole.copies.equals(parts.copies)
+    together = labels_by_turn(whole.add_context(turns_frame(dialogues)))
+    assert together == [found for chunk in chunks for found in labels_by_turn(parts.add_context(chunk))]
 
 
 @pytest.mark.parametrize("size", [20, 21, 200])
@@ -351,13 +360,15 @@ def test_usual_lengths_are_medians_of_logarithms(size: int) -> None:
     """Lengths are counted, not kept; the bounds are those of the formula over all of them."""
     chance = Random(size)
     sizes = [chance.randrange(1, 60) for _ in range(size)]
-    turns = table(Conversation(number, (Turn("q", "a" * many, "c"),)) for number, many in enumerate(sizes, start=1))
+    turns = turns_frame(
+        Conversation(number, (Turn("q", "a" * many, "c"),)) for number, many in enumerate(sizes, start=1)
+    )
     logarithms = (pl.Series(sizes) + 1).log()
     middle = logarithms.median()
     assert isinstance(middle, float)
     spread = (logarithms - middle).abs().median()
     assert isinstance(spread, float)
-    reach = OUTLYING * max(spread * MAD_TO_DEVIATION, LEAST_DEVIATION)
+    reach = OUTLIER_DEVIATIONS * max(spread * MAD_TO_DEVIATION, MIN_DEVIATION)
     found = survey([turns]).lengths.row(0, named=True)
     assert found["answer_least"] == pytest.approx(exp(middle - reach) - 1)
     assert found["answer_most"] == pytest.approx(exp(middle + reach) - 1)
@@ -372,28 +383,28 @@ DIALOGUE = st.lists(st.builds(Turn, TEXT, TEXT, TEXT), min_size=1, max_size=4)
 
 @given(st.lists(DIALOGUE, max_size=4))
 def test_no_text_makes_a_flag_fall(dialogues: list[list[Turn]]) -> None:
-    turns = table(Conversation(number, tuple(each)) for number, each in enumerate(dialogues, start=1))
-    measured = survey([turns]).measure(turns)
-    assert dict(measured.schema) == {**TURNS, **CONTEXT}
+    turns = turns_frame(Conversation(number, tuple(each)) for number, each in enumerate(dialogues, start=1))
+    measured = survey([turns]).add_context(turns)
+    assert dict(measured.schema) == {**TURNS_SCHEMA, **CONTEXT_SCHEMA}
     for name, field in LABELS.values():
         found = FLAGS[name].find(measured, field)
         assert found.dtype == pl.Boolean, name
         assert (found.len(), found.null_count()) == (turns.height, 0), name
-    assert len(labels(measured)) == turns.height
+    assert len(labels_by_turn(measured)) == turns.height
     assert all(map(shingles, turns["question"]))
 
 
 def test_an_empty_dataset_has_no_flags() -> None:
-    nothing = table([])
-    assert labels(survey([]).measure(nothing)) == []
+    nothing = turns_frame([])
+    assert labels_by_turn(survey([]).add_context(nothing)) == []
     assert scripts("...") == {}
 
 
 def test_names_are_read_as_people_mean_them() -> None:
-    assert expand("refusal") == ("refusal:answer", "refusal:correction")
-    assert expand("refusal:answer") == ("refusal:answer",)
-    assert expand("near_duplicate") == ("near_duplicate",)
-    assert expand("refusal:question") == expand("nonsense") == expand("") == ()
+    assert labels_for("refusal") == ("refusal:answer", "refusal:correction")
+    assert labels_for("refusal:answer") == ("refusal:answer",)
+    assert labels_for("near_duplicate") == ("near_duplicate",)
+    assert labels_for("refusal:question") == labels_for("nonsense") == labels_for("") == ()
 
 
 def test_flags_are_described() -> None:
@@ -409,10 +420,10 @@ def test_real_conversations() -> None:
         pytest.skip("the real rows are not at hand")
     rows = [orjson.loads(line) for line in source.read_bytes().splitlines()]
     dialogues = [Conversation(n, tuple(Turn(**turn) for turn in row["rounds"])) for n, row in enumerate(rows, start=1)]
-    turns = table(dialogues)
+    turns = turns_frame(dialogues)
     counts = Counter(
         (label, number)
-        for number, found in zip(turns["round"], labels(survey([turns]).measure(turns)), strict=True)
+        for number, found in zip(turns["round"], labels_by_turn(survey([turns]).add_context(turns)), strict=True)
         for label in found
     )
     assert [counts["correction_equals_answer", number] for number in (1, 2, 3)] == [27, 0, 0]

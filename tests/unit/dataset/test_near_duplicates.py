@@ -1,4 +1,4 @@
-"""Test the search for near-duplicate conversations within a limit of memory. A split keeps them together."""
+"""Test the search for near-duplicate conversations, in parts of any size. A split keeps them together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rensa import RMinHash, RMinHashDeduplicator
 
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates as near_copies
-from batchgen.dataset.quality.flags import table
-from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, Bands, band_hashes, copies
-from batchgen.dataset.quality.survey import held_out, survey
+from batchgen.dataset.quality import similarity
+from batchgen.dataset.quality.flags import turns_frame
+from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, BandIndex, band_hashes, find_near_duplicates
+from batchgen.dataset.quality.survey import choose_test_conversations, survey
 from batchgen.runtime import worker_process
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second process, which takes its time to start: what two of them find is looked at once."""
-    monkeypatch.setattr(worker_process, "_cores", lambda: 1)
+    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)
 
 
 def related(chance: Random) -> list[Conversation]:
@@ -38,62 +40,76 @@ def related(chance: Random) -> list[Conversation]:
     return dialogues
 
 
+def pairs(found: pl.DataFrame) -> dict[int, int]:
+    """copy -> the first conversation that it nearly copies."""
+    return dict(found.iter_rows())
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
     dialogues = related(Random(seed))
-    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
-    expected = copies(chunks)
+    chunks = [turns_frame(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = pairs(find_near_duplicates(chunks))
     assert expected
     looked: list[int] = []
 
     def again(numbers: pl.Series) -> list[pl.DataFrame]:
         looked.extend(numbers)
-        return [table(dialogues[number - 1] for number in numbers)]
+        return [turns_frame(dialogues[number - 1] for number in numbers)]
 
-    assert survey(chunks).copies == survey(iter(chunks), again).copies == expected
+    assert pairs(survey(chunks).copies) == pairs(survey(iter(chunks), again).copies) == expected
     assert {*expected, *expected.values()} <= {*looked}
     assert len(looked) < len(dialogues)
 
 
 def test_little_is_kept_of_a_conversation() -> None:
     """However long its texts are: its number and four bytes for each band."""
-    with Bands() as kept:
-        kept.learn(band_hashes(table(Conversation(n, (Turn(f"{n} " * 2000, "s" * 1000, "c"),)) for n in range(1, 101))))
-        assert sum(frame.estimated_size() for frame in kept.frames) <= 100 * (8 + 4 * BANDS)
+    kept = BandIndex()
+    kept.learn(
+        band_hashes(turns_frame(Conversation(n, (Turn(f"{n} " * 2000, "s" * 1000, "c"),)) for n in range(1, 101)))
+    )
+    assert sum(frame.estimated_size() for frame in kept._recent) <= 100 * (8 + 4 * BANDS)
 
 
 @pytest.mark.usefixtures("one_core")
-@pytest.mark.parametrize("kept", [1, 25, 1000])
-def test_what_is_put_away_is_found_again(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+@pytest.mark.parametrize("joined", [1, 25, 1000])
+def test_copies_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch, joined: int) -> None:
     dialogues = related(Random(7))
-    chunks = [table(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
-    expected = survey(chunks).copies
+    chunks = [turns_frame(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
+    expected = pairs(survey(chunks).copies)
     assert expected
-    monkeypatch.setattr(near_copies, "IN_MEMORY", kept)
-    monkeypatch.setattr(near_copies, "_AT_ONCE", 7)
-    monkeypatch.setattr(near_copies, "PART", 13)
-    assert survey(chunks).copies == expected
+    monkeypatch.setattr(near_copies, "JOINED", joined)
+    monkeypatch.setattr(near_copies, "PARTS", 3)
+    monkeypatch.setattr(near_copies, "CACHED_SIGNATURES", 2)
+    monkeypatch.setattr(near_copies, "_CHUNK", 7)
+    assert pairs(survey(chunks).copies) == expected
 
 
-@pytest.mark.parametrize("first", [0, 3, 20])
 @pytest.mark.parametrize("seed", range(3))
-def test_what_memory_has_no_room_for_is_compared_as_exactly(
-    monkeypatch: pytest.MonkeyPatch, seed: int, first: int
-) -> None:
-    chunks = [table(related(Random(seed)))]
-    expected = copies(chunks)
-    assert expected
-    assert len({*expected.values()}) > 1
-    monkeypatch.setattr(near_copies, "FIRST", first)
-    monkeypatch.setattr(near_copies, "RECENT", 2)
-    assert copies(chunks) == expected
+def test_copies_are_those_that_the_library_finds(seed: int) -> None:
+    """rensa's own search, which keeps every signature in memory."""
+    turns = turns_frame(related(Random(seed)))
+    found: dict[int, int] = {}
+    originals = RMinHashDeduplicator(
+        near_copies.MIN_JACCARD, PERMUTATIONS, use_lsh=True, num_bands=BANDS, seed=near_copies.SIGNATURE_SEED
+    )
+    words = [similarity.shingles(text) for text in near_copies._all_texts(turns)["text"]]
+    for number, signature in enumerate(
+        RMinHash.from_token_sets(words, PERMUTATIONS, near_copies.SIGNATURE_SEED), start=1
+    ):
+        if alike := originals.get_duplicates(signature):
+            found[number] = min(map(int, alike))
+        else:
+            originals.add(str(number), signature)
+    assert len({*found.values()}) > 1
+    assert pairs(find_near_duplicates([turns])) == found
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])] * 2), max_size=PERMUTATIONS))
-def test_places_that_differ_are_counted(pairs: list[tuple[int, int]]) -> None:
-    places = [*pairs, *[(0, 0)] * (PERMUTATIONS - len(pairs))]
-    one, other = (int.from_bytes(near_copies._SIGNATURE.pack(*side), "little") for side in zip(*places, strict=True))
-    assert near_copies._differing(one, other) == sum(left != right for left, right in pairs)
+def test_places_that_differ_are_counted(places: list[tuple[int, int]]) -> None:
+    filled = [*places, *[(0, 0)] * (PERMUTATIONS - len(places))]
+    one, other = (int.from_bytes(near_copies._SIGNATURE.pack(*side), "little") for side in zip(*filled, strict=True))
+    assert near_copies._differing(one, other) == sum(left != right for left, right in places)
 
 
 def test_the_split_keeps_together_what_belongs_together() -> None:
@@ -101,10 +117,10 @@ def test_the_split_keeps_together_what_belongs_together() -> None:
         Conversation(n, (Turn(f"What is {n // 4} times 2?", "I do not know.", f"It is {n // 4 * 2}."),))
         for n in range(1, 401)
     ]
-    found = survey([table(dialogues)])
-    test = held_out(found.together, 0.1, 42)
+    found = survey([turns_frame(dialogues)])
+    test = choose_test_conversations(found.together, 0.1, 42)
     assert 40 <= len(test) < 44
-    assert test == held_out(found.together.sample(fraction=1, shuffle=True, seed=1), 0.1, 42)
-    assert test != held_out(found.together, 0.1, 43)
+    assert test == choose_test_conversations(found.together.sample(fraction=1, shuffle=True, seed=1), 0.1, 42)
+    assert test != choose_test_conversations(found.together, 0.1, 43)
     assert {n // 4 for n in test}.isdisjoint(n // 4 for n in range(1, 401) if n not in test)
-    assert held_out(found.together.head(2), 0.5, 1) == frozenset()  # one group cannot be split
+    assert choose_test_conversations(found.together.head(2), 0.5, 1) == frozenset()  # one group cannot be split

@@ -1,7 +1,8 @@
-"""Test when large round files are written: when enough is new, at the end of a run, and before they are read."""
+"""Test when large round files are written: at most once an hour, at the end of a run, and before they are read."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,8 @@ HISTORY, SINGLE = "round2/round2_history.jsonl", "round2/round2_single_turn.json
 
 @pytest.fixture
 def bench(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Three conversations a tick, and files of more than two lines are large; none grows fast enough to be due."""
-    monkeypatch.setattr(round_files, "SMALL", 2)
-    monkeypatch.setattr(round_files, "SHARE", 10.0)
+    """Three conversations a tick, and files of more than two lines are large."""
+    monkeypatch.setattr(round_files, "SMALL_FILE_LINES", 2)
     made = make_bench()
     made.configure(ONE_BY_ONE)
     assert made.prepare(seeds(CONVERSATIONS)).code == 0
@@ -58,20 +58,14 @@ def test_a_large_file_waits_while_more_is_under_way(bench: Bench) -> None:
     assert bench.run("verify").code == 0
 
 
-def test_a_share_of_what_it_holds_is_enough(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(round_files, "SHARE", 0.75)
-    seen = set()
-    for complete in (3, 6, 9):
-        until(bench, complete)
-        seen.add((complete, len(ids(bench))))
-    assert seen == {(3, 3), (6, 6), (9, 6)}  # 3 of 3 are enough, 3 of 6 are not
-
-
-def test_an_hour_is_long_enough(bench: Bench) -> None:
+def test_a_large_file_is_written_once_an_hour(bench: Bench) -> None:
     until(bench, 6)
     assert len(ids(bench)) == 3
-    tick(bench, HOUR + 1)
-    assert len(ids(bench)) == bench.status()["complete"] >= 6
+    for path in (SINGLE, HISTORY):
+        written = (bench.root / "data" / path).stat().st_mtime
+        os.utime(bench.root / "data" / path, (written, written - HOUR))
+    tick(bench)
+    assert len(ids(bench)) == len(ids(bench, SINGLE)) == bench.status()["complete"] >= 6
 
 
 def test_a_clock_set_back_does_not_make_a_file_wait_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +100,7 @@ def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch
     until(bench, 6)
     tick(bench)
     before = bench.status()["complete"]
-    code = "import batchgen.dataset.round_files as r; r.SMALL = 2; r.SHARE = 10.0\nfrom batchgen.cli.main import main\n"
+    code = "import batchgen.dataset.round_files as r; r.SMALL = 2\nfrom batchgen.cli.main import main\n"
     code += f"main(['--root', {str(bench.root)!r}, 'verify'])"
     killed = subprocess.run(
         [sys.executable, "-c", code],
@@ -117,7 +111,7 @@ def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch
     )
     assert killed.returncode == -9
     assert len(ids(bench)) == before
-    monkeypatch.setattr(round_files, "SHARE", 0.0)
+    monkeypatch.setattr(round_files, "LARGE_SECONDS", 0.0)
     tick(bench)
     until(bench, CONVERSATIONS)
     assert len(ids(bench)) == CONVERSATIONS

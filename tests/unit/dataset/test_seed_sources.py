@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from batchgen.core.errors import InputError
-from batchgen.dataset import seeds
-from batchgen.dataset.seeds import Seed, SeedReport, draw, fingerprint, read_seeds, resolve
+from batchgen.dataset import seed_sources
+from batchgen.dataset.seed_sources import resolve
+from batchgen.dataset.seeds import Seed, SeedReport, file_sha256, read_seeds, sample_seeds
 from tests.support.bench import REPOSITORY
 from tests.support.seed_files import GOOD, SEEDS, as_csv, as_jsonl, read, write
 
@@ -31,7 +32,9 @@ TEN = [Seed(str(n), "a", "c") for n in range(10)]
 
 
 def drawn(limit: int | None, *, sample_seed: int = 42, shuffle: bool = True, rows: list[Seed] = TEN) -> str:
-    return " ".join(seed.question for seed in draw(iter(rows), limit=limit, sample_seed=sample_seed, shuffle=shuffle))
+    return " ".join(
+        seed.question for seed in sample_seeds(iter(rows), limit=limit, sample_seed=sample_seed, shuffle=shuffle)
+    )
 
 
 def test_everything_in_file_order_without_a_limit() -> None:
@@ -65,16 +68,16 @@ def test_samples_are_uniform_in_rows_and_in_order() -> None:
 def test_draw_takes_no_more_than_it_needs() -> None:
     taken: list[str] = []
     source = (taken.append(seed.question) or seed for seed in TEN)  # type: ignore[func-returns-value]
-    assert list(draw(source, limit=3, sample_seed=1, shuffle=False)) == TEN[:3]
+    assert list(sample_seeds(source, limit=3, sample_seed=1, shuffle=False)) == TEN[:3]
     assert taken == ["0", "1", "2"]
-    assert next(draw(source, limit=None, sample_seed=1, shuffle=True)) == TEN[3]
+    assert next(sample_seeds(source, limit=None, sample_seed=1, shuffle=True)) == TEN[3]
     assert taken == ["0", "1", "2", "3"]
 
 
 def test_reading_stops_where_the_limit_is_reached(tmp_path: Path) -> None:
     report = SeedReport()
     rows = read_seeds(write(tmp_path, "x.jsonl", f"{GOOD}\n{GOOD}\n{{\n"), report)
-    assert len(list(draw(rows, limit=2, sample_seed=1, shuffle=False))) == 2
+    assert len(list(sample_seeds(rows, limit=2, sample_seed=1, shuffle=False))) == 2
     assert report == SeedReport(2, 2, copies=1)
 
 
@@ -82,7 +85,7 @@ def test_reading_stops_where_the_limit_is_reached(tmp_path: Path) -> None:
 
 
 def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "_fetch", None)
+    monkeypatch.setattr(seed_sources, "_download_dataset", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "aligner").mkdir()
     write(tmp_path, "aligner/aligner-20K", "x")
@@ -104,20 +107,20 @@ NO_DATASETS = ["", "name", "a/b/c", "owner/", "-/x", "a b/x", "a\0/b", "owner/na
 
 @pytest.mark.parametrize("source", [*NO_PATHS, *NO_DATASETS, "owner/" + "x" * 5000 + ".jsonl"])
 def test_what_looks_like_a_path_is_never_asked_for(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "_fetch", None)
+    monkeypatch.setattr(seed_sources, "_download_dataset", None)
     with pytest.raises(InputError, match="no such file"):
         resolve(source)
 
 
 def test_the_train_file_is_found(caplog: pytest.LogCaptureFixture) -> None:
     names = [".gitattributes", "README.md", "test.jsonl", "data/train-00000-of-00001.parquet", "train.txt"]
-    assert seeds.train_file("o/n", names) == "data/train-00000-of-00001.parquet"
+    assert seed_sources.train_file("o/n", names) == "data/train-00000-of-00001.parquet"
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert seeds.train_file("o/n", ["b/train.csv", "a/train.json.xz"]) == "a/train.json.xz"
+        assert seed_sources.train_file("o/n", ["b/train.csv", "a/train.json.xz"]) == "a/train.json.xz"
     assert "o/n has 2 train files; only a/train.json.xz is read." in caplog.messages
     with pytest.raises(InputError, match="o/n has no train file"):
-        seeds.train_file("o/n", ["README.md", "test.jsonl", "train.py"])
+        seed_sources.train_file("o/n", ["README.md", "test.jsonl", "train.py"])
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -197,7 +200,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
 CODE = """
 import sys
 from batchgen.core.errors import InputError
-from batchgen.dataset.seeds import resolve
+from batchgen.dataset.seed_sources import resolve
 assert not {"huggingface_hub", "polars"} & set(sys.modules)
 for source in sys.argv[1:]:
     try:
@@ -235,13 +238,13 @@ def test_datasets_come_from_the_hub(tmp_path: Path) -> None:
     with hub() as (endpoint, asked):
         known, other, *errors = resolved(tmp_path, endpoint, *sources)
     assert read(Path(known))[0] == SEEDS
-    assert fingerprint(Path(known)) == hashlib.sha256(TRAIN).hexdigest()
+    assert file_sha256(Path(known)) == hashlib.sha256(TRAIN).hexdigest()
     assert Path(known).is_relative_to(tmp_path)
     assert Path(other).name == "train-00000.csv"
     assert read(Path(other))[0] == SEEDS
     assert [error.split(":")[0] for error in errors] == ["InputError"] * 5
     assert "some/empty has no train file" in errors[0]
-    assert "'no/such' is no file here, and no dataset" in errors[1]
+    assert "'no/such' is neither a file here nor a dataset that the hub shows" in errors[1]
     assert "broken on purpose" in errors[2]
     assert "html/page could not be fetched" in errors[3]
     assert "json/page could not be fetched" in errors[4]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from batchgen.core.errors import InputError
 from batchgen.dataset import seeds
-from batchgen.dataset.seeds import LeftOut, Seed, SeedReport, draw, fingerprint, read_seeds
+from batchgen.dataset.seeds import Seed, SeedReport, SkippedRow, file_sha256, read_seeds, sample_seeds
 from tests.support.bench import REPOSITORY, SHARED
 from tests.support.seed_files import (
     GOOD,
@@ -260,14 +260,14 @@ def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=says):
             read_seeds(tmp_path / name, SeedReport())
         with pytest.raises(InputError, match=says):
-            fingerprint(tmp_path / name)
+            file_sha256(tmp_path / name)
 
 
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     """It cannot be read twice, and nobody may ever write to it."""
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(InputError, match="is no file"):
-        fingerprint(tmp_path / "pipe.jsonl")
+        file_sha256(tmp_path / "pipe.jsonl")
 
 
 def test_suffixes_in_capitals(tmp_path: Path) -> None:
@@ -469,20 +469,20 @@ def test_report_fills_as_rows_pass(tmp_path: Path) -> None:
 
 
 def test_copies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "DISTINCT_QUESTIONS", 2)
+    monkeypatch.setattr(seeds, "MAX_REMEMBERED_QUESTIONS", 2)
     path = write(tmp_path, "x.jsonl", as_jsonl(Seed(question, "a", "c") for question in "abcabca"))
     assert read(path)[1].copies == 3
 
 
 def test_left_out_is_a_value() -> None:
     report = SeedReport()
-    report.leave_out(LeftOut(line=7, reason="unreadable"))
+    report.skip(SkippedRow(line=7, reason="unreadable"))
     assert (report.left_out, report.examples) == ({"unreadable": 1}, {"unreadable": [7]})
 
 
 def test_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
     data = gzip.compress(as_jsonl(SEEDS))
-    assert fingerprint(write(tmp_path, "x.jsonl.gz", data)) == hashlib.sha256(data).hexdigest()
+    assert file_sha256(write(tmp_path, "x.jsonl.gz", data)) == hashlib.sha256(data).hexdigest()
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -520,7 +520,7 @@ def test_streams_in_constant_memory(tmp_path: Path, name: str, packer: Callable[
 
 def test_sample_holds_no_more_than_its_limit() -> None:
     rows = (Seed(str(n), "a" * 1000, f"{n}" * 100) for n in range(20_000))
-    assert peak_bytes(draw(rows, limit=20, sample_seed=1, shuffle=True)) < 200_000
+    assert peak_bytes(sample_seeds(rows, limit=20, sample_seed=1, shuffle=True)) < 200_000
 
 
 # --- the shipped examples, and real rows where they are at hand -------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchgen.dataset.quality.flags import FLAGS
-from batchgen.runtime.settings import RETRY_FLAGS, Settings, load
+from batchgen.runtime.settings import RETRY_FLAGS, Settings, load_settings
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, ledger
 from tests.support.scene import Make, Scene
@@ -89,10 +89,10 @@ def test_rebuild_judges_as_it_was_judged(make_bench: Make) -> None:
 @pytest.mark.parametrize(
     ("toml", "named"),
     [
-        ('question.retry_flags = ["refusal"]', "question.retry_flags names what no reply is asked again for: refusal"),
+        ('question.retry_flags = ["refusal"]', "question.retry_flags: refusal cannot be a reason"),
         (
             'answer.retry_flags = ["near_duplicate"]',
-            "answer.retry_flags names what no reply is asked again for: near_duplicate",
+            "answer.retry_flags: near_duplicate cannot be a reason",
         ),
         ('correction.retry_flags = ["no_such_flag"]', "no_such_flag"),
     ],
@@ -107,4 +107,4 @@ def test_a_flag_that_cannot_be_asked(bench: Bench, toml: str, named: str) -> Non
 
 def test_the_default_file_still_loads(bench: Bench) -> None:
     bench.configure('[question]\nretry_flags = ["question_asks_nothing", "degenerate_repetition"]\n')
-    assert load(bench.root).question.retry_flags == ("question_asks_nothing", "degenerate_repetition")
+    assert load_settings(bench.root).question.retry_flags == ("question_asks_nothing", "degenerate_repetition")

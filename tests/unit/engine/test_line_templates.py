@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, key_format, request_key, turns
-from batchgen.core.pricing import prompt_tokens, requests_tokens
-from batchgen.core.prompts import Prompt, prompt
-from batchgen.core.text_features import Features, features
+from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, group_into_turns, key_format, request_key
+from batchgen.core.prompts import Prompt, build_prompt
+from batchgen.core.text_features import TextFeatures, count_features
+from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission import request_files
-from batchgen.engine.submission.line_templates import fill, form
+from batchgen.engine.submission.line_templates import make_request_template, render_requests
 from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
@@ -39,8 +39,8 @@ STEPS = [Step(number, stage) for number in (2, 3, 4) for stage in STAGES]
 
 
 def asked(texts: list[str], stage: Stage, history: int, *, follow_up: bool) -> Prompt:
-    conversation = Conversation(0, tuple(turns(texts)))
-    return prompt(conversation, stage, target_characters=400, history_messages=history, follow_up=follow_up)
+    conversation = Conversation(0, tuple(group_into_turns(texts)))
+    return build_prompt(conversation, stage, target_characters=400, history_messages=history, follow_up=follow_up)
 
 
 @pytest.mark.parametrize("row", PROVIDERS.values(), ids=lambda row: row.name)
@@ -58,23 +58,27 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     def ask(texts: list[str]) -> Prompt:
         return asked(texts, step.stage, history, follow_up=along)
 
-    lined = form(step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters))
-    shown = [text for texts in dialogues for text in texts[lined.mould.shown.start : lined.mould.shown.stop]]
-    body, said = fill(lined, [key.encode() for key in keys], shown)
+    lined = make_request_template(
+        step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters)
+    )
+    shown = [
+        text for texts in dialogues for text in texts[lined.line_template.shown.start : lined.line_template.shown.stop]
+    ]
+    body, said = render_requests(lined, [key.encode() for key in keys], shown)
     prompts = [ask(texts) for texts in dialogues]
     assert body == b"".join(row.line(key, one, parameters) + b"\n" for key, one in zip(keys, prompts, strict=True))
     formula = row.tokens
-    total = requests_tokens(lined.system, said, len(dialogues), formula)
-    one_by_one = sum(prompt_tokens(one, formula) for one in prompts)
+    total = estimate_request_tokens(lined.system, said, len(dialogues), formula)
+    one_by_one = sum(estimate_prompt_tokens(one, formula) for one in prompts)
     assert abs(total - one_by_one) <= 0.5 * (len(dialogues) + 1)  # each of them is rounded
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
 def test_features_of_joined_texts_are_the_sums_of_theirs(texts: list[str]) -> None:
-    total = Features()
+    total = TextFeatures()
     for text in texts:
-        total = total.plus(features(text))
-    assert features(" ".join(texts)) == total
+        total = total.plus(count_features(text))
+    assert count_features(" ".join(texts)) == total
 
 
 def test_a_key_from_its_format() -> None:
@@ -97,14 +101,14 @@ FIRST = Step(2, Stage.QUESTION)
 @pytest.mark.parametrize("limit", ["bytes", "tokens", "none"])
 def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path: Path) -> None:
     whole = session(tmp_path / "whole", SEEDS, Settings())
-    lines = list(request_files.lines(whole, FIRST, whole.store.ready(FIRST, 0, after=0, limit=8), 1))
+    lines = list(request_files.encode_requests(whole, FIRST, whole.store.ready(FIRST, 0, after=0, limit=8), 1))
     size, tokens = sum(len(line.line) for line in lines[:5]), sum(line.input_tokens for line in lines[:5])
     configured = {
         "bytes": Settings(batches=BatchSettings(max_bytes=size)),
         "tokens": Settings(gemini=ProviderSettings(models=("m",), enqueued_tokens=tokens)),
         "none": Settings(),
     }[limit]
-    shard = request_files.shard(session(tmp_path / "cut", SEEDS, configured), FIRST, 0)
+    shard = request_files.draft_batch(session(tmp_path / "cut", SEEDS, configured), FIRST, 0)
     assert shard is not None
     assert [row.number for row in shard.rows] == list(range(1, 9 if limit == "none" else 6))
     if limit != "tokens":  # another model's lines differ in its name
@@ -114,18 +118,18 @@ def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path:
 def test_an_empty_text_is_asked_about_all_the_same(tmp_path: Path) -> None:
     """Such a text is left out of the prompt, so that its line has another form."""
     run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], Settings())
-    shard = request_files.shard(run, FIRST, 0)
+    shard = request_files.draft_batch(run, FIRST, 0)
     assert shard is not None
     rows = run.store.ready(FIRST, 0, after=0, limit=2)
-    assert shard.body == b"".join(line.line for line in request_files.lines(run, FIRST, rows, 1))
+    assert shard.body == b"".join(line.line for line in request_files.encode_requests(run, FIRST, rows, 1))
     assert shard.body.count(b"\n") == 2
 
 
 def test_raised_ceilings_stand_in_their_own_lines(tmp_path: Path) -> None:
     run = session(tmp_path, SEEDS, Settings())
     run.store._connection.execute("UPDATE conversations SET token_doublings = number % 3")
-    shard = request_files.shard(run, FIRST, 0)
+    shard = request_files.draft_batch(run, FIRST, 0)
     assert shard is not None
-    lines = list(request_files.lines(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
+    lines = list(request_files.encode_requests(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
     assert shard.body == b"".join(line.line for line in lines)
     assert shard.output_ceiling == sum(128 << (number % 3) for number in range(1, 9))

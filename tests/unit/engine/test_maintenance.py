@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.emulator.faults import ALWAYS, Drop, Fault, Status
+from batchgen.emulator.faults import ALWAYS, CallFault, Drop, Status
 from batchgen.emulator.state import World
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, ledger, undisturbed
@@ -82,7 +82,7 @@ def test_clean_deletes_what_is_settled_once(make_bench: Make) -> None:
 def test_clean_does_not_insist_where_a_delete_fails(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4)
     scene.finish()
-    down = [Fault(endpoint=endpoint, times=ALWAYS, action=Status(503)) for endpoint in ("file_delete", "delete")]
+    down = [CallFault(endpoint=endpoint, times=ALWAYS, action=Status(503)) for endpoint in ("file_delete", "delete")]
     scene.bench.service.faults.add(*down)
     assert scene.run("clean").code == 75
     world = scene.bench.service.world
@@ -96,15 +96,15 @@ def test_clean_goes_on_where_it_was_interrupted(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4)
     scene.finish()
     faults = scene.bench.service.faults
-    faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(503), times=0))
+    faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(503), times=0))
     first = scene.run("clean")
     assert (first.code, first.out) == (75, "1 input file and 2 finished jobs deleted.\n")
     faults.clear()
-    faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(400, BUSY)))
+    faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(400, BUSY)))
     second = scene.run("clean")
     assert (second.code, second.out) == (75, "1 input file and 0 finished jobs deleted.\n")
     assert "its input file stays" in second.err
-    faults.add(Fault(provider="gemini", endpoint="file_delete", action=Status(404, "Not found.")))
+    faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(404, "Not found.")))
     assert scene.run("clean") == (0, "1 input file and 0 finished jobs deleted.\n", "")
     assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")
 
@@ -128,7 +128,7 @@ def test_cancel_as_often_as_one_likes(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4, most=2, job_seconds=100.0)
     assert scene.run("cancel") == (0, "0 batches: cancellation asked for.\n", "")
     scene.tick()
-    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(503)))
+    scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(503)))
     scene.bench.service.world.advance(50)
     first = scene.run("cancel")
     assert (first.code, first.out) == (75, "1 batch: cancellation asked for.\n")
@@ -144,7 +144,7 @@ def test_cancel_as_often_as_one_likes(make_bench: Make) -> None:
 def test_a_cancel_that_is_refused_is_told(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4, job_seconds=100.0)
     scene.tick()
-    scene.bench.service.faults.add(Fault(endpoint="cancel", action=Status(400, BUSY)))
+    scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(400, BUSY)))
     result = scene.run("cancel")
     assert (result.code, result.out) == (75, "0 batches: cancellation asked for.\n")
     assert BUSY in result.err
@@ -152,7 +152,7 @@ def test_a_cancel_that_is_refused_is_told(make_bench: Make) -> None:
 
 def test_cancel_finds_the_job_of_an_unanswered_create(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4, job_seconds=100.0)
-    scene.bench.service.faults.add(Fault(endpoint="create", action=Drop(), after_effect=True))
+    scene.bench.service.faults.add(CallFault(endpoint="create", action=Drop(), after_effect=True))
     assert scene.tick().code == 75
     scene.bench.service.world.advance(50)
     assert scene.run("cancel").out == "1 batch: cancellation asked for.\n"

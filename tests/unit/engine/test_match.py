@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total
-from batchgen.engine.settlement.match import FOUND, SENT, Merged, found, matched, merge, sent
+from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total_usage
+from batchgen.engine.settlement.match import (
+    REPLIES_SCHEMA,
+    REQUESTS_SCHEMA,
+    MatchedResults,
+    join_replies,
+    match_results,
+    replies_frame,
+    requests_frame,
+)
 
 KEYS = {f"key-{number}": number for number in range(1, 9)}
 REASONS = st.sampled_from([Reason.ACCEPTED, Reason.TRUNCATED, Reason.BLOCKED_PROMPT, Reason.PROVIDER_ERROR])
@@ -27,22 +35,22 @@ LINES = st.builds(
 )
 
 
-def billed(merged: Merged) -> Usage:
-    return total(usage for _, usage in merged.usage.values())
+def billed(merged: MatchedResults) -> Usage:
+    return total_usage(usage for _, usage in merged.usage.values())
 
 
-def check(lines: list[Reply], merged: Merged, absent: Reason) -> None:
+def check(lines: list[Reply], merged: MatchedResults, absent: Reason) -> None:
     known = one_per_key([line for line in lines if line.key in KEYS])
     assert [row.number for row in merged.settled] == list(KEYS.values())
     for key, row in zip(KEYS, merged.settled, strict=True):
         reply = known.get(key, Reply(key, absent, detail="why"))
         assert (row.reason, row.text, row.detail) == (reply.reason, reply.text, reply.detail)
     strange = [line for line in lines if line.key and line.key not in KEYS]
-    assert sorted(merged.strangers) == sorted({line.key for line in strange})
+    assert sorted(merged.unknown_keys) == sorted({line.key for line in strange})
     keyless = [line for line in lines if not line.key]
     assert merged.keyless == len(keyless)
     paid = [*one_per_key(strange).values(), *(line for line in keyless if any(line.usage))]
-    assert billed(merged) == total([*(reply.usage for reply in known.values()), *(reply.usage for reply in paid)])
+    assert billed(merged) == total_usage([*(reply.usage for reply in known.values()), *(reply.usage for reply in paid)])
     counts = Counter(row.reason for row in merged.settled) + Counter({Reason.SUPERSEDED: len(paid)})
     assert {reason: count for reason, (count, _) in merged.usage.items()} == counts
 
@@ -50,11 +58,11 @@ def check(lines: list[Reply], merged: Merged, absent: Reason) -> None:
 @settings(deadline=None)
 @given(st.lists(LINES, max_size=20), st.randoms(use_true_random=False), st.sampled_from([Reason.MISSING, Reason.LOST]))
 def test_every_request_is_accounted_for_once(lines: list[Reply], random: Random, absent: Reason) -> None:
-    merged = merge(KEYS, lines, absent, "why")
+    merged = match_results(KEYS, lines, absent, "why")
     check(lines, merged, absent)
     shuffled = list(lines)
     random.shuffle(shuffled)
-    again = merge(KEYS, shuffled, absent, "why")
+    again = match_results(KEYS, shuffled, absent, "why")
     assert again.settled == merged.settled
     assert again.usage == merged.usage
 
@@ -74,7 +82,7 @@ def test_every_accident_at_once() -> None:
         Reply("", Reason.UNREADABLE),
         Reply("key-4", Reason.BLOCKED_PROMPT, detail="SAFETY", usage=Usage(input=10)),
     ]
-    merged = merge(
+    merged = match_results(
         {key: KEYS[key] for key in ("key-2", "key-3", "key-4", "key-5", "key-8")}, lines, Reason.MISSING, "no line"
     )
     assert [(row.number, row.reason, row.text) for row in merged.settled] == [
@@ -92,28 +100,28 @@ def test_every_accident_at_once() -> None:
         Reason.MISSING: (1, Usage()),
         Reason.SUPERSEDED: (2, Usage(20, 0, 10, 0)),
     }
-    assert merged.strangers == ["nobody's"]
+    assert merged.unknown_keys == ["nobody's"]
     assert merged.keyless == 2
 
 
 def test_an_empty_result_file() -> None:
-    merged = merge(KEYS, [], Reason.MISSING, "the job expired")
+    merged = match_results(KEYS, [], Reason.MISSING, "the job expired")
     assert {row.reason for row in merged.settled} == {Reason.MISSING}
     assert merged.usage == {Reason.MISSING: (len(KEYS), Usage())}
 
 
 def test_an_empty_batch() -> None:
-    merged = merge({}, [Reply("a", Reason.ACCEPTED, "x")], Reason.MISSING, "")
-    assert (merged.settled, merged.strangers) == ([], ["a"])
+    merged = match_results({}, [Reply("a", Reason.ACCEPTED, "x")], Reason.MISSING, "")
+    assert (merged.settled, merged.unknown_keys) == ([], ["a"])
 
 
 def test_tables_have_their_schemas() -> None:
-    assert sent(KEYS).schema == SENT
-    assert found([]).schema == found([Reply("k", Reason.ACCEPTED, "x")]).schema == FOUND
+    assert requests_frame(KEYS).schema == REQUESTS_SCHEMA
+    assert replies_frame([]).schema == replies_frame([Reply("k", Reason.ACCEPTED, "x")]).schema == REPLIES_SCHEMA
 
 
 def test_a_key_that_is_there_twice_is_an_error_and_no_extra_row() -> None:
     """one_per_key settles copies before the join; the join itself refuses them."""
-    doubled = found([Reply("key-1", Reason.ACCEPTED, "x"), Reply("key-1", Reason.ACCEPTED, "y")])
+    doubled = replies_frame([Reply("key-1", Reason.ACCEPTED, "x"), Reply("key-1", Reason.ACCEPTED, "y")])
     with pytest.raises(pl.exceptions.ComputeError):
-        matched(sent(KEYS), doubled)
+        join_replies(requests_frame(KEYS), doubled)

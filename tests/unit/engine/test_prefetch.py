@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from pathlib import Path
-from threading import Timer, get_ident
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pytest
 
 from batchgen.core.errors import NotReady
-from batchgen.emulator.faults import ALWAYS, Delay, Fault, Status
-from batchgen.engine.collection.prefetch import DEPTH_BYTES, Ahead, Wanted
-from batchgen.providers.base import Job, JobMissing, JobState
-from batchgen.runtime import concurrency
+from batchgen.emulator.faults import ALWAYS, CallFault, Delay, Status
+from batchgen.engine.collection.prefetch import MAX_PREFETCHED_BYTES, Prefetch
+from batchgen.providers.base import Job, JobNotFound, JobState
 from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
@@ -41,7 +38,7 @@ def downloads(bench: Bench, provider: str) -> int:
 def test_downloads_overlap(provider: str, bench: Bench) -> None:
     """The second download is answered only when the third has been asked for."""
     ready(bench, provider)
-    held = Fault(provider=provider, endpoint="download", nth=2, times=2, action=Delay(PATIENCE_SECONDS))
+    held = CallFault(provider=provider, endpoint="download", nth=2, times=2, action=Delay(PATIENCE_SECONDS))
     bench.service.faults.add(held)
     with released(bench, lambda: downloads(bench, provider) >= 3):
         done = bench.run("collect", "--json")
@@ -57,7 +54,7 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
     ready(bench, "gemini")
     job = bench.service.world.jobs_created("gemini")[unlucky]
     name = job.id if endpoint == "get" else job.id.removeprefix("batches/")
-    bench.service.faults.add(Fault(endpoint=endpoint, contains=name, times=ALWAYS, action=Status(503)))
+    bench.service.faults.add(CallFault(endpoint=endpoint, contains=name, times=ALWAYS, action=Status(503)))
     assert bench.run("collect").code == 75
     states = [row["state"] for row in ledger(bench).batches]
     assert states == ["collected"] * unlucky + ["in_flight"] * (BATCHES - unlucky)
@@ -69,33 +66,11 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
 def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     """Every download behind the one that is booked hangs; the program ends at once, and the next tick goes on."""
     ready(bench, "gemini")
-    bench.service.faults.add(Fault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
+    bench.service.faults.add(CallFault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, ["collect"], lambda: downloads(bench, "gemini") >= BATCHES)
     watch = Watch(bench)
     goes_on(bench)
     watch.check()
-
-
-def test_ctrl_c_is_heard_by_a_wait_that_it_did_not_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal reaches the process, and not the call in which its main thread waits."""
-    monkeypatch.setattr(concurrency, "HEARD_SECONDS", 0.01)
-    answer: Future[str] = Future()
-
-    def waiting(*arguments: Any, **more: Any) -> Any:
-        if pressed.ident is None:  # not before: a busy machine may take its time to get here
-            pressed.start()
-        return wait(*arguments, **more)
-
-    monkeypatch.setattr(concurrency, "wait", waiting)
-    pressed = Timer(0.05, lambda: signal.pthread_kill(get_ident(), signal.SIGINT))
-    at_last = Timer(PATIENCE_SECONDS / 2, answer.set_result, ["Ctrl-C was not heard"])
-    at_last.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            concurrency.brought(answer)
-        assert not answer.done()
-    finally:
-        at_last.cancel()
 
 
 class Shelf:
@@ -118,48 +93,47 @@ class Shelf:
             raise self.trouble.pop(name)
 
 
-def shelf(tmp_path: Path, size: int = 1, **trouble: Exception) -> tuple[Shelf, Ahead]:
+def shelf(size: int = 1, **trouble: Exception) -> tuple[Shelf, Prefetch]:
     here = Shelf({name.replace("_", " "): error for name, error in trouble.items()})
-    wanted = [Wanted(name, tmp_path / name, tmp_path / f"{name}.errors", size) for name in "abcdef"]
-    return here, Ahead(here, wanted)
+    return here, Prefetch(here, dict.fromkeys("abcdef", size))
 
 
-def brought(ahead: Ahead, name: str, path: Path) -> bytes:
+def brought(ahead: Prefetch, name: str, path: Path) -> bytes:
     with path.open("wb") as stream:
         ahead.download(f"file {name}", stream)
     return path.read_bytes()
 
 
-def settle(ahead: Ahead) -> None:
+def settle(ahead: Prefetch) -> None:
     wait([one for one in ahead._under_way.values() if one])
 
 
 def test_nothing_is_asked_before_it_is_due_and_at_most_a_few_wait(tmp_path: Path) -> None:
     depth = 2
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // depth)
+    here, ahead = shelf(size=MAX_PREFETCHED_BYTES // depth)
     for at, name in enumerate("abcdef"):
         assert ahead.get(name).remote_id == name
         assert brought(ahead, name, tmp_path / "body") == f"file {name}".encode()
         settle(ahead)
         assert len(here.asked) == 2 * min(at + depth if at else 1, 6)
-        ahead.go_on(name)
+        ahead.start_after(name)
         settle(ahead)
         assert len(here.asked) == 2 * min(at + 1 + depth, 6)
     assert set(here.asked.values()) == {1}
 
 
-def test_the_very_next_batch_is_fetched_whatever_its_size(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES + 1)
-    ahead.go_on("a")
+def test_the_very_next_batch_is_fetched_whatever_its_size() -> None:
+    here, ahead = shelf(size=MAX_PREFETCHED_BYTES + 1)
+    ahead.start_after("a")
     settle(ahead)
     assert here.asked == {"b": 1, "file b": 1}
 
 
 def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2, b=JobMissing("no b"), file_c=NotReady("no file c"))
+    here, ahead = shelf(size=MAX_PREFETCHED_BYTES // 2, b=JobNotFound("no b"), file_c=NotReady("no file c"))
     ahead.get("a")
-    ahead.go_on("a")
-    with pytest.raises(JobMissing, match="no b"):
+    ahead.start_after("a")
+    with pytest.raises(JobNotFound, match="no b"):
         ahead.get("b")
     assert ahead.get("b").remote_id == "b"
     ahead.get("c")
@@ -167,11 +141,3 @@ def test_what_went_wrong_is_raised_once_and_then_asked_again(tmp_path: Path) -> 
         brought(ahead, "c", tmp_path / "body")
     assert brought(ahead, "c", tmp_path / "body") == b"file c"
     assert here.asked == {"a": 1, "b": 2, "c": 1, "file c": 2}
-
-
-def test_a_file_on_disk_is_not_fetched_ahead(tmp_path: Path) -> None:
-    here, ahead = shelf(tmp_path, size=DEPTH_BYTES // 2)
-    (tmp_path / "b").write_bytes(b"as it came")
-    ahead.go_on("a")
-    settle(ahead)
-    assert here.asked == {"b": 1, "c": 1, "file c": 1}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batchgen.emulator.faults import Fault, Status
+from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS
 
@@ -101,7 +101,7 @@ def test_at_together_a_batch_is_found_by_the_name_of_its_file(bench: Bench) -> N
 
 def test_at_together_a_listing_that_fails_is_asked_for_again(bench: Bench) -> None:
     forget_an_answer_in_flight(bench)
-    bench.service.faults.add(Fault(provider="together", endpoint="file_list", action=Status(503), times=9))
+    bench.service.faults.add(CallFault(provider="together", endpoint="file_list", action=Status(503), times=9))
     assert bench.run("collect", "--advance").code == 75
     bench.service.faults.clear()
     bench.ticks()
@@ -111,7 +111,7 @@ def test_at_together_a_listing_that_fails_is_asked_for_again(bench: Bench) -> No
 
 def test_at_together_somebody_must_look_where_the_file_is_gone(bench: Bench) -> None:
     forget_an_answer_in_flight(bench)
-    bench.service.faults.add(Fault(provider="together", endpoint="file_list", action=Status(404), times=9))
+    bench.service.faults.add(CallFault(provider="together", endpoint="file_list", action=Status(404), times=9))
     posts = len(bench.service.world.posts)
     asked = bench.run("collect", "--advance")
     assert asked.code == 3
@@ -141,7 +141,7 @@ def test_retry_gives_up_nothing_that_nobody_has_looked_for(bench: Bench, provide
 
 def test_what_a_person_gave_up_is_not_looked_for_when_the_store_is_built_again(bench: Bench) -> None:
     forget_an_answer_in_flight(bench)
-    gone = Fault(provider="together", endpoint="file_list", action=Status(404), times=1)
+    gone = CallFault(provider="together", endpoint="file_list", action=Status(404), times=1)
     bench.service.faults.add(gone)
     assert "batchgen retry" in bench.run("collect").err
     bench.run("retry")
@@ -154,7 +154,7 @@ def test_what_a_person_gave_up_is_not_looked_for_when_the_store_is_built_again(b
 
 def test_lines_that_were_refused_are_remembered(bench: Bench) -> None:
     bench.service.faults.add(
-        Fault(provider="gemini", endpoint="create", action=Status(400, "Error on line 2: invalid JSON"))
+        CallFault(provider="gemini", endpoint="create", action=Status(400, "Error on line 2: invalid JSON"))
     )
     bench.prepare(seeds(4))
     bench.ticks()

@@ -1,4 +1,4 @@
-"""Send several batches at once: uploads ahead, creates in parallel, and nothing is bought twice."""
+"""Send several batches: uploads run ahead, creates run one after another, and nothing is bought twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from batchgen.emulator.faults import ALWAYS, Delay, Drop, Fault, Status
+from batchgen.emulator.faults import ALWAYS, CallFault, Delay, Drop, Status
 from batchgen.engine.submission import sender
 from batchgen.runtime import concurrency
 from tests.support.bench import Bench, seeds
@@ -22,12 +22,6 @@ UP_TO = {"gemini": [], "together": [["submit", "--stage", "question"], ["collect
 SEND = {"gemini": ["submit", "--stage", "question"], "together": ["submit", "--stage", "answer"]}
 BEYOND_EVERY_PAUSE = 3 * 3600.0
 GRACE = "reconcile_grace_seconds = 20\nhttp_timeout_seconds = 10\n"
-
-
-@pytest.fixture
-def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several batches at once from the second on."""
-    monkeypatch.setattr(sender, "SURE", 1)
 
 
 def ready(bench: Bench, provider: str, batches: int = BATCHES) -> Bench:
@@ -47,16 +41,15 @@ def seen(bench: Bench, provider: str, endpoint: str) -> int:
     return len(bench.service.world.seen(provider, endpoint))
 
 
-@pytest.mark.parametrize("endpoint", ["upload_start", "create"])
 @pytest.mark.parametrize("provider", SEND)
-@pytest.mark.usefixtures("trusting")
-def test_calls_overlap(provider: str, endpoint: str, bench: Bench) -> None:
+def test_uploads_overlap(provider: str, bench: Bench) -> None:
     """Number two and those behind it are answered only when all have been asked for."""
     ready(bench, provider)
-    bench.service.faults.add(
-        Fault(provider=provider, endpoint=endpoint, nth=2, times=BATCHES - 1, action=Delay(PATIENCE_SECONDS))
+    held = CallFault(
+        provider=provider, endpoint="upload_start", nth=2, times=BATCHES - 1, action=Delay(PATIENCE_SECONDS)
     )
-    with released(bench, lambda: seen(bench, provider, endpoint) >= BATCHES):
+    bench.service.faults.add(held)
+    with released(bench, lambda: seen(bench, provider, "upload_start") >= BATCHES):
         done = bench.run(*SEND[provider], "--json")
     assert (done.code, done.json["submitted"]) == (0, BATCHES)
     assert seen(bench, provider, "create") == BATCHES
@@ -64,18 +57,23 @@ def test_calls_overlap(provider: str, endpoint: str, bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("provider", SEND)
-def test_at_first_one_by_one(provider: str, bench: Bench) -> None:
-    """While a model is not known to say yes, its creates are not side by side: number three waits for number two."""
+def test_creates_go_one_by_one(provider: str, bench: Bench) -> None:
+    """Number three waits for the answer to number two, while the files behind it are uploaded."""
     ready(bench, provider)
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
 
     def both() -> bool:
         return seen(bench, provider, "create") >= 2 and seen(bench, provider, "upload_start") >= BATCHES
 
-    asked = list[int]()
-    with released(bench, both, lambda: asked.append(seen(bench, provider, "create"))):
+    asked, intended = list[int](), list[int]()
+
+    def look() -> None:
+        asked.append(seen(bench, provider, "create"))
+        intended.append(states(bench, provider).count("creating"))
+
+    with released(bench, both, look):
         assert bench.run(*SEND[provider]).code == 0
-    assert asked == [2]
+    assert (asked, intended) == ([2], [1])
 
 
 @pytest.mark.parametrize("provider", SEND)
@@ -83,20 +81,20 @@ def test_at_first_one_by_one(provider: str, bench: Bench) -> None:
 def test_nothing_is_ahead_of_a_provider_that_has_said_no(endpoint: str, provider: str, bench: Bench) -> None:
     """The first batch fails: no second one is planned, uploaded or created."""
     ready(bench, provider)
-    bench.service.faults.add(Fault(provider=provider, endpoint=endpoint, times=ALWAYS, action=Status(503)))
+    bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, times=ALWAYS, action=Status(503)))
     assert bench.run(*SEND[provider]).code == 75
     assert len(states(bench, provider)) == 1
 
 
 TROUBLE = {
-    "quota": Fault(endpoint="create", action=Status(429, "You exceeded your current quota.")),
-    "outage": Fault(endpoint="create", action=Status(503), times=3),
-    "answer lost": Fault(endpoint="create", action=Drop(), after_effect=True, times=2),
-    "never arrived": Fault(endpoint="create", action=Drop(), times=2),
-    "upload refused": Fault(endpoint="upload_start", action=Status(503), times=4),
-    "file storage full": Fault(endpoint="upload_start", action=Status(429, "file_storage_bytes")),
-    "upload lost": Fault(endpoint="upload_data", action=Drop(), times=3),
-    "key refused": Fault(endpoint="create", action=Status(401, "API key not valid.")),
+    "quota": CallFault(endpoint="create", action=Status(429, "You exceeded your current quota.")),
+    "outage": CallFault(endpoint="create", action=Status(503), times=3),
+    "answer lost": CallFault(endpoint="create", action=Drop(), after_effect=True, times=2),
+    "never arrived": CallFault(endpoint="create", action=Drop(), times=2),
+    "upload refused": CallFault(endpoint="upload_start", action=Status(503), times=4),
+    "file storage full": CallFault(endpoint="upload_start", action=Status(429, "file_storage_bytes")),
+    "upload lost": CallFault(endpoint="upload_data", action=Drop(), times=3),
+    "key refused": CallFault(endpoint="create", action=Status(401, "API key not valid.")),
 }
 # An upload is another sequence of calls at each provider; a create is one POST at both, so they take turns.
 WHERE = [
@@ -107,14 +105,13 @@ WHERE = [
 
 
 @pytest.mark.parametrize(("provider", "trouble"), WHERE)
-@pytest.mark.usefixtures("trusting")
 def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> None:
-    """Whatever happens to some of the calls that are under way together, the others count and all ends well."""
+    """Whatever happens to one of several batches, the others count and all ends well."""
     ready(bench, provider)
     watch = Watch(bench)
     fault = TROUBLE[trouble]
     bench.service.faults.add(
-        Fault(
+        CallFault(
             provider=provider,
             endpoint=fault.endpoint,
             nth=3,
@@ -138,70 +135,15 @@ def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("provider", SEND)
-@pytest.mark.usefixtures("trusting")
-def test_one_quota_is_one_pause(provider: str, bench: Bench) -> None:
-    """Several creates refused by one quota hold the model back once, not for longer and longer."""
-    ready(bench, provider)
-    no = Status(429, "You exceeded your current quota.")
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
-    assert bench.run(*SEND[provider]).code == 75
-    assert seen(bench, provider, "create") == BATCHES
-    assert [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)] == [1]
-    assert sorted(states(bench, provider)) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
-    bench.service.faults.clear()
-    bench.service.world.advance(BEYOND_EVERY_PAUSE)
-    assert bench.run(*SEND[provider]).code == 0
-    assert (seen(bench, provider, "upload_start"), states(bench, provider)) == (BATCHES, ["in_flight"] * BATCHES)
-    goes_on(bench)
-
-
-def paused(bench: Bench, provider: str) -> list[int]:
-    """How often each model of the provider was refused by a quota, as the pauses stand."""
-    return [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)]
-
-
-@pytest.mark.parametrize("provider", SEND)
-@pytest.mark.usefixtures("trusting")
-def test_a_yes_after_a_quota_does_not_end_the_pause(provider: str, bench: Bench) -> None:
-    """Of several creates the first answer is a 429, the others are granted a moment later: the model still waits."""
-    ready(bench, provider)
-    quota = Status(429, "You exceeded your current quota.", headers={"Retry-After": "600"})
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=quota))
-    bench.service.faults.add(
-        Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS))
-    )
-    with released(bench, lambda: paused(bench, provider) == [1]):
-        assert bench.run(*SEND[provider]).code == 75
-    assert states(bench, provider).count("in_flight") == BATCHES - 1
-    assert paused(bench, provider) == [1]
-    asked = seen(bench, provider, "create")
-    bench.run(*SEND[provider])
-    assert seen(bench, provider, "create") == asked
-    goes_on(bench, 601.0)
-
-
-@pytest.mark.parametrize("provider", SEND)
-@pytest.mark.usefixtures("trusting")
-def test_a_quota_behind_another_trouble_is_a_pause_all_the_same(provider: str, bench: Bench) -> None:
-    """An outage answers first and stops the model for this command; the quota's answer holds it back for longer."""
-    ready(bench, provider)
-    quota = Status(429, "You exceeded your current quota.", headers={"Retry-After": "600"})
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, action=Status(503)))
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=quota))
-    assert bench.run(*SEND[provider]).code == 75
-    assert paused(bench, provider) == [1]
-    goes_on(bench, BEYOND_EVERY_PAUSE)
-
-
-@pytest.mark.parametrize("provider", SEND)
 def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Bench) -> None:
     """The second create meets a quota while the files behind it are on their way: they are kept for the next tick."""
     ready(bench, provider)
     no = Status(429, "You exceeded your current quota.")
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
     assert bench.run(*SEND[provider]).code == 75
     assert (seen(bench, provider, "create"), seen(bench, provider, "upload_start")) == (2, BATCHES)
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
+    assert [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)] == [1]
     bench.service.faults.clear()
     bench.service.world.advance(BEYOND_EVERY_PAUSE)
     assert bench.run(*SEND[provider]).code == 0
@@ -213,16 +155,15 @@ def test_what_was_uploaded_ahead_of_a_refused_key_is_known(provider: str, bench:
     """Files that the ledger does not know would be uploaded again, and `clean` could not delete them."""
     ready(bench, provider)
     no = Status(401, "API key not valid.")
-    bench.service.faults.add(Fault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
     assert bench.run(*SEND[provider]).code == 2
     assert seen(bench, provider, "upload_start") == BATCHES
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
     goes_on(bench)
 
 
-@pytest.mark.usefixtures("trusting")
 def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be done beside is done here: an intent that stands is followed by its call."""
+    """What cannot be uploaded in a thread is uploaded without one."""
     ready(bench, "gemini")
 
     class Refused(Thread):
@@ -236,8 +177,7 @@ def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.Mo
 
 def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two files do not fit: no upload begins before the one before it has become a batch."""
-    monkeypatch.setattr(sender, "AHEAD_BYTES", 1)
-    monkeypatch.setattr(sender, "SURE", 1)
+    monkeypatch.setattr(sender, "MAX_UPLOAD_AHEAD_BYTES", 1)
     ready(bench, "gemini")
     assert bench.run(*SEND["gemini"]).code == 0
     order = [
@@ -250,7 +190,7 @@ def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytes
 def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
     """Calls hang; the program ends at once, and what it did not learn is found out by later ticks."""
     ready(bench, "gemini")
-    bench.service.faults.add(Fault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
+    bench.service.faults.add(CallFault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, SEND["gemini"], lambda: seen(bench, "gemini", endpoint) >= 2)
     goes_on(bench)
 
@@ -268,7 +208,7 @@ def test_killed_among_several(point: str, make_bench: Make, forks: Forks) -> Non
     bench = ready(make_bench(), "gemini")
     watch = Watch(bench)
     for crash in (point, point, ""):
-        assert forks.run(bench, crash=crash, sure=0).code in {0, 75, KILLED}
+        assert forks.run(bench, crash=crash).code in {0, 75, KILLED}
         watch.check()
         bench.service.world.advance(30.0)
     goes_on(bench)
@@ -280,7 +220,7 @@ def test_killed_at_random_among_several(seed: int, make_bench: Make, forks: Fork
     bench = ready(make_bench(), "gemini")
     watch, chance = Watch(bench), random.Random(seed)
     for turn in range(KILLS):
-        outcome = forks.run(bench, effect=chance.randrange(1, EFFECTS if turn else FEW_EFFECTS), sure=0)
+        outcome = forks.run(bench, effect=chance.randrange(1, EFFECTS if turn else FEW_EFFECTS))
         assert outcome.code in ({0, 75, KILLED} if turn else {KILLED}), outcome
         watch.check(said=(outcome.out, outcome.err))
         bench.service.world.advance(30.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.emulator.faults import ALWAYS, Fault, Status
+from batchgen.emulator.faults import ALWAYS, CallFault, Status
 from batchgen.engine.submission import sender
 from batchgen.providers.http_errors import READ_ATTEMPTS
 from tests.support.bench import Bench, seeds
@@ -18,7 +18,7 @@ SUBMIT = ["submit", "--stage", "question"]
 @pytest.fixture(autouse=True)
 def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """All batches are planned and uploaded ahead."""
-    monkeypatch.setattr(sender, "AHEAD", BATCHES)
+    monkeypatch.setattr(sender, "MAX_UPLOADS_AHEAD", BATCHES)
 
 
 def left_over(bench: Bench, *, granted: int = 1, more: str = "") -> Bench:
@@ -26,7 +26,7 @@ def left_over(bench: Bench, *, granted: int = 1, more: str = "") -> Bench:
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n{more}")
     assert bench.prepare(seeds(BATCHES)).code == 0
     no = Status(429, "You exceeded your current quota.")
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", nth=granted + 1, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", nth=granted + 1, times=ALWAYS, action=no))
     assert bench.run(*SUBMIT).code == 75
     assert [batch["state"] for batch in ledger(bench).batches][granted:] == ["uploaded"] * (BATCHES - granted)
     bench.service.faults.clear()
@@ -94,19 +94,6 @@ def test_what_was_asked_before_may_go_where_the_first_ones_may_not(bench: Bench)
     assert (wait["for"], "enqueued_tokens" in wait["reason"]) == ("round 2 question", True)
 
 
-def test_one_listing_looks_for_all_that_was_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quota refused several creates that were under way together: their names may exist, and are looked for once."""
-    monkeypatch.setattr(sender, "SURE", 1)
-    left_over(bench)
-    assert sum(batch["intent_at"] is not None for batch in ledger(bench).batches) > 1 + 1
-    listings = len(bench.service.world.seen("gemini", "list"))
-    assert bench.run(*SUBMIT).code == 0
-    assert flying(bench) == BATCHES
-    assert len(bench.service.world.seen("gemini", "list")) == listings + 1
-    bench.ticks()
-    finished(bench)
-
-
 def test_max_usd_was_lowered(bench: Bench) -> None:
     """What is left is spent, and no more."""
     left_over(bench)
@@ -132,15 +119,15 @@ def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench)
     assert bench.prepare(seeds(6)).code == 0
     bench.service.faults.job(provider="gemini", key="r1-00000[456]", states=[("JOB_STATE_RUNNING", 1e9)])
     no = Status(429, "You exceeded your current quota.")
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", nth=4, times=ALWAYS, action=no))
-    bench.service.faults.add(Fault(provider="together", endpoint="create", nth=2, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", nth=4, times=ALWAYS, action=no))
+    bench.service.faults.add(CallFault(provider="together", endpoint="create", nth=2, times=ALWAYS, action=no))
     assert bench.run(*SUBMIT).code == 75
     assert bench.run("collect", "--advance").code == 75
     waiting = [batch["provider"] for batch in ledger(bench).batches if batch["state"] == "uploaded"]
     assert waiting == ["gemini"] * 3 + ["together"] * 2
     bench.service.faults.clear()
     bench.service.world.advance(3 * 3600.0)
-    bench.service.faults.add(Fault(provider="together", endpoint="file_get", times=ALWAYS, action=Status(503)))
+    bench.service.faults.add(CallFault(provider="together", endpoint="file_get", times=ALWAYS, action=Status(503)))
     before = len(bench.service.world.seen("together", "file_get"))
     assert bench.run("collect", "--advance").code == 75
     assert {batch["provider"] for batch in ledger(bench).batches if batch["state"] == "uploaded"} == {"together"}
@@ -153,7 +140,7 @@ def test_a_request_file_changed_after_its_upload_buys_nothing(make_bench: Make, 
     """It is the evidence of what is bought: `verify` would have none, and a rebuild would stop at it."""
     scene = Scene.of(make_bench, 4)
     refused = Status(429, "You exceeded your current quota")
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="create", action=refused))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=refused))
     while scene.tick().code == 0:
         pass
     stage = {"gemini": "question", "together": "answer"}[provider]

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from batchgen.core.text import PAIRED_CHARACTERS
 from batchgen.emulator.backends.builtin import Message, Prompt, default_text
 from batchgen.engine.settlement import swap_detection
-from batchgen.engine.settlement.swap_detection import OUT_OF_ORDER_LEAST, WHOLE_BATCH_SHARE, misplaced, words
+from batchgen.engine.settlement.swap_detection import (
+    OUT_OF_ORDER_LEAST,
+    WHOLE_BATCH_SHARE,
+    find_swapped_replies,
+    word_set,
+)
 from tests.support.bench import SHARED
 
 Pairs = tuple[dict[str, str], dict[str, str]]  # requests and replies, by key
@@ -50,56 +55,59 @@ def swapped(replies: dict[str, str], *pairs: tuple[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 300])
 def test_replies_in_their_place_are_left_alone(count: int) -> None:
-    assert misplaced(*made_up(count)) == {}
+    assert find_swapped_replies(*made_up(count)) == {}
 
 
 @pytest.mark.parametrize("count", [3, 10, 300])
 def test_two_swapped_replies_name_each_other(count: int) -> None:
     requests, replies = made_up(count)
     one, other = "r1-000000", "r1-000001"
-    assert misplaced(requests, swapped(replies, (one, other))) == {one: other, other: one}
+    assert find_swapped_replies(requests, swapped(replies, (one, other))) == {one: other, other: one}
 
 
 def test_three_replies_that_went_round() -> None:
     requests, replies = made_up(50)
     a, b, c = "r1-000003", "r1-000007", "r1-000011"
     turned = {**replies, a: replies[b], b: replies[c], c: replies[a]}
-    assert misplaced(requests, turned) == {a: b, b: c, c: a}
+    assert find_swapped_replies(requests, turned) == {a: b, b: c, c: a}
 
 
 def test_a_batch_in_random_order() -> None:
     requests, replies = made_up(200)
     mixed = shuffled(replies)
     moved = sum(mixed[key] != replies[key] for key in replies)
-    assert len(misplaced(requests, mixed)) == moved > WHOLE_BATCH_SHARE * len(replies)
+    assert len(find_swapped_replies(requests, mixed)) == moved > WHOLE_BATCH_SHARE * len(replies)
 
 
 def test_a_reply_that_fits_another_request_which_has_its_own_is_left_alone() -> None:
     """Two people asked nearly the same; one of them got a strange reply."""
     requests, replies = made_up(50)
     strange = {**replies, "r1-000003": replies["r1-000007"]}
-    assert misplaced(requests, strange) == {}
+    assert find_swapped_replies(requests, strange) == {}
 
 
 def test_a_reply_that_fits_nobody_is_left_alone() -> None:
     requests, replies = made_up(50)
-    assert misplaced(requests, {**replies, "r1-000003": "Quite another matter altogether, utterly irrelevant."}) == {}
+    assert (
+        find_swapped_replies(requests, {**replies, "r1-000003": "Quite another matter altogether, utterly irrelevant."})
+        == {}
+    )
 
 
 def test_swapped_replies_of_nearly_the_same_request_are_left_alone() -> None:
     requests, replies = made_up(50)
     one, other = "r1-000000", "r1-000001"
     requests[one] = requests[other] = f"{requests[one]} {requests[other]}"
-    assert misplaced(requests, swapped(replies, (one, other))) == {}
+    assert find_swapped_replies(requests, swapped(replies, (one, other))) == {}
 
 
 def test_replies_that_are_missing_or_strange_do_not_disturb() -> None:
     requests, replies = made_up(50)
     one, other = "r1-000000", "r1-000001"
     some = {key: text for key, text in swapped(replies, (one, other)).items() if key < "r1-000020"}
-    assert misplaced(requests, {**some, "nobody": replies["r1-000030"]}) == {one: other, other: one}
-    assert misplaced(requests, {}) == {}
-    assert misplaced({}, replies) == {}
+    assert find_swapped_replies(requests, {**some, "nobody": replies["r1-000030"]}) == {one: other, other: one}
+    assert find_swapped_replies(requests, {}) == {}
+    assert find_swapped_replies({}, replies) == {}
 
 
 GENERIC: dict[str, Callable[[str, str], str]] = {
@@ -125,7 +133,7 @@ def test_texts_that_say_nothing_of_their_request_are_left_alone(kind: str, count
         key: f"{text} Plant number {int(key[-6:])}, {int(key[-6:]) * 3} leaves." for key, text in requests.items()
     }
     for asked in (requests, numbered):
-        assert misplaced(asked, {key: GENERIC[kind](key, text) for key, text in asked.items()}) == {}
+        assert find_swapped_replies(asked, {key: GENERIC[kind](key, text) for key, text in asked.items()}) == {}
 
 
 def named(count: int, text: Callable[[str], str]) -> Pairs:
@@ -136,17 +144,17 @@ def named(count: int, text: Callable[[str], str]) -> Pairs:
 @pytest.mark.parametrize("count", [2, 12, 60])
 def test_replies_that_name_their_request_are_known_by_it(count: int) -> None:
     requests, replies = named(count, lambda key: f"Reply to {key}: go on.")
-    assert misplaced(requests, replies) == {}
+    assert find_swapped_replies(requests, replies) == {}
     one, other = list(requests)[:2]
-    assert misplaced(requests, swapped(replies, (one, other))) == {one: other, other: one}
+    assert find_swapped_replies(requests, swapped(replies, (one, other))) == {one: other, other: one}
 
 
 def test_where_most_replies_name_their_request_one_that_names_another_is_not_believed() -> None:
     requests, replies = named(10, lambda key: f"Reply to {key}: go on.")
     one, other, *_ = requests
-    assert misplaced(requests, {key: replies[key] for key in requests if key != other} | {one: replies[other]}) == {
-        one: other
-    }
+    assert find_swapped_replies(
+        requests, {key: replies[key] for key in requests if key != other} | {one: replies[other]}
+    ) == {one: other}
 
 
 @pytest.mark.parametrize(
@@ -161,13 +169,13 @@ def test_where_most_replies_name_their_request_one_that_names_another_is_not_bel
 )
 def test_replies_that_just_speak_of_ids_are_left_alone(text: Callable[[str], str]) -> None:
     requests, replies = named(5, text)
-    assert misplaced(requests, replies) == {}
+    assert find_swapped_replies(requests, replies) == {}
 
 
 def test_words_of_any_script() -> None:
-    assert words("the quick brown fox, 42 times; 7 is too short") == {"quick", "brown", "times", "short", "42"}
-    assert words("草莓酱 über") == {"草莓", "莓酱", "über"}
-    assert words("приветствие и ещё") == {"приветствие"}
+    assert word_set("the quick brown fox, 42 times; 7 is too short") == {"quick", "brown", "times", "short", "42"}
+    assert word_set("草莓酱 über") == {"草莓", "莓酱", "über"}
+    assert word_set("приветствие и ещё") == {"приветствие"}
 
 
 PLAIN = ["moss", "Moss", "mossy", "fern", "FERN", "ivy", "12", "1", "x7", "42nd", "_", ",", "-", "\n"]
@@ -198,15 +206,15 @@ def test_away_are_those_without_enough_words_of_their_own_requests_that_few_repl
     asked, said = ({f"k{at}": pair[side] for at, pair in enumerate(pairs)} for side in (0, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(swap_detection, "SAMPLE", sample)
-        found = swap_detection._away(said, asked)
-    some = [words(text) for text in list(said.values())[:: -(-len(said) // sample) or 1]]
+        found = swap_detection._unlike_own_request(said, asked)
+    some = [word_set(text) for text in list(said.values())[:: -(-len(said) // sample) or 1]]
     most = max(min(swap_detection.COMMON_LEAST, len(some) // 2), swap_detection.COMMON_SHARE * len(some))
-    least = swap_detection.AT_HOME if len(said) >= swap_detection.SMALL else 1
+    least = swap_detection.ENOUGH_OWN_WORDS if len(said) >= swap_detection.SMALL_BATCH else 1
     for key, text in said.items():
-        own = [word for word in words(text) if word in asked[key] or word in asked[key].lower()]
+        own = [word for word in word_set(text) if word in asked[key] or word in asked[key].lower()]
         distinctive = [word for word in own if sum(word in each for each in some) <= most]
         assert (key in found) == (len(distinctive) < least)
-        assert found.get(key, words(text)) == words(text)
+        assert found.get(key, word_set(text)) == word_set(text)
 
 
 @given(SAYINGS)
@@ -214,12 +222,12 @@ def test_words_are_those_of_the_definition(text: str) -> None:
     low = text.lower()
     runs = re.findall(f"[{PAIRED_CHARACTERS}]+", low)
     pairs = {run[at : at + 2] for run in runs for at in range(len(run) - 1)}
-    assert words(text) == pairs | set(re.findall(r"[^\W\d_]{4,}|\d{2,}", re.sub(f"[{PAIRED_CHARACTERS}]", " ", low)))
+    assert word_set(text) == pairs | set(re.findall(r"[^\W\d_]{4,}|\d{2,}", re.sub(f"[{PAIRED_CHARACTERS}]", " ", low)))
 
 
 @given(st.dictionaries(st.integers(0, 9).map(str), SAYINGS), st.dictionaries(st.integers(0, 9).map(str), SAYINGS))
 def test_any_texts_can_be_compared(requests: dict[str, str], replies: dict[str, str]) -> None:
-    found = misplaced(requests, replies)
+    found = find_swapped_replies(requests, replies)
     assert found.keys() <= requests.keys() & replies.keys()
     assert all(fits in requests and fits != key for key, fits in found.items())
 
@@ -228,7 +236,7 @@ def test_long_texts_cost_little() -> None:
     requests, replies = made_up(4)
     long = {key: "lorem ipsum dolor 12 " * 50_000 + text for key, text in requests.items()}
     one, other = "r1-000000", "r1-000001"
-    assert misplaced(long, swapped(replies, (one, other))) == {one: other, other: one}
+    assert find_swapped_replies(long, swapped(replies, (one, other))) == {one: other, other: one}
 
 
 # ---------------------------------------------------------------- real rows, where they are at hand
@@ -265,7 +273,7 @@ on_real_rows = pytest.mark.parametrize("pairs", [pair for _, pair in REAL], ids=
 @on_real_rows
 def test_no_real_reply_in_its_place_is_suspected(pairs: Pairs) -> None:
     requests, replies = pairs
-    assert misplaced(requests, replies) == {}
+    assert find_swapped_replies(requests, replies) == {}
 
 
 @on_real_rows
@@ -276,7 +284,9 @@ def test_in_small_batches_next_to_none_is_suspected(pairs: Pairs) -> None:
     for size in (2, 5, 10, 25, 60):
         for seed in range(4):
             some = Random(seed).sample(list(requests), size)
-            suspected += len(misplaced({key: requests[key] for key in some}, {key: replies[key] for key in some}))
+            suspected += len(
+                find_swapped_replies({key: requests[key] for key in some}, {key: replies[key] for key in some})
+            )
             looked_at += size
     assert suspected <= 0.005 * looked_at
 
@@ -284,7 +294,7 @@ def test_in_small_batches_next_to_none_is_suspected(pairs: Pairs) -> None:
 @on_real_rows
 def test_real_replies_in_random_order_are_noticed(pairs: Pairs) -> None:
     requests, replies = pairs
-    found = misplaced(requests, shuffled(replies))
+    found = find_swapped_replies(requests, shuffled(replies))
     assert len(found) >= max(OUT_OF_ORDER_LEAST, 3, WHOLE_BATCH_SHARE * len(replies))
 
 
@@ -293,4 +303,4 @@ def test_when_real_replies_are_swapped_no_other_is_suspected(pairs: Pairs) -> No
     requests, replies = pairs
     for seed in range(5):
         one, other = Random(seed).sample(list(requests), 2)
-        assert misplaced(requests, swapped(replies, (one, other))).keys() <= {one, other}
+        assert find_swapped_replies(requests, swapped(replies, (one, other))).keys() <= {one, other}

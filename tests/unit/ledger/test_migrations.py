@@ -19,11 +19,13 @@ AWAITED = next(at for at, statement in enumerate(MIGRATIONS) if "COLUMN awaited_
 
 
 def renames(table: str, version: int) -> tuple[str, dict[str, str]]:
-    """What a table and its columns of this version are called today."""
+    """What a table and its columns of this version are called today; NULL for a column that is gone."""
     columns: dict[str, str] = {}
     for statement in MIGRATIONS[version:]:
         if found := re.fullmatch(rf"ALTER TABLE {table} RENAME COLUMN (\w+) TO (\w+)", statement):
             columns[found[1]] = found[2]
+        elif found := re.fullmatch(rf"ALTER TABLE {table} DROP COLUMN (\w+)", statement):
+            columns[found[1]] = "NULL"
         elif found := re.fullmatch(rf"ALTER TABLE {table} RENAME TO (\w+)", statement):
             table = found[1]
     return table, columns

@@ -24,27 +24,28 @@ PRIMARY = "INTEGER PRIMARY KEY"
 # query -> the index it must use. `rowid` ranges are the primary key of conversations and of texts.
 INDEX = {
     "READY_ATTEMPTS": "INDEX ready",
-    "READY_AGAIN": "INDEX ready",
-    "READY": "INDEX ready",
+    "PENDING_RETRIES": "INDEX ready",
+    "READY_CONVERSATIONS": "INDEX ready",
     "READY_TEXTS": "INDEX ready",
     "CLAIM": PRIMARY,
-    "HELD": "INDEX held",
+    "HELD_CONVERSATIONS": "INDEX held",
     "HELD_NUMBERS": "COVERING INDEX held",
     "HELD_TEXTS": "COVERING INDEX held",
     "ADVANCE": "COVERING INDEX held",
-    "FAIL": PRIMARY,
+    "RECORD_FAILURE": PRIMARY,
     "REJECT": PRIMARY,
     "UNDO_REJECTION": PRIMARY,
     "TEXTS": PRIMARY,
-    "SOURCES": PRIMARY,
-    "TEXTS_OF": "INDEX provenance",
+    "SOURCE_BATCHES": PRIMARY,
+    "TEXTS_FROM_BATCH": "INDEX provenance",
     "COMPLETED_UP_TO": PRIMARY,
     "CONVERSATION_STATES": PRIMARY,
     "COMPLETED_TEXTS": PRIMARY,
     "REJECTED_AT": "INDEX left_behind",
     "REJECTION_REASONS": "INDEX left_behind",
     "MAKE_READY": "INDEX left_behind",
-    "LIVE": "INDEX by_state",
+    "BATCH": PRIMARY,
+    "BATCHES_IN_STATE": "INDEX by_state",
     "AWAITING_LATE_RESULTS": "INDEX awaited",
     "LACKING_TEXT": PRIMARY,
     "SET_HOLDER": PRIMARY,
@@ -53,17 +54,24 @@ INDEX = {
     "BATCH_SUMMARIES": "INDEX by_state",
     "ENQUEUED": "INDEX by_state",
     "ACCEPTED_AT": "PRIMARY KEY",
-    "OUTPUT_OF": "PRIMARY KEY",
+    "OUTPUT_OF_ACCEPTED": "PRIMARY KEY",
 }
 # These read all rejected conversations, whose number is bounded by max_rejected_share, and no other.
-REJECTED_COUNT = {"REJECTED_CONVERSATIONS", "REJECTED", "REJECTED_COUNT"}
+REJECTED_COUNT = {"REJECTED_CONVERSATIONS", "REJECTED_BY_POSITION", "REJECTED_COUNT"}
 # These read the ledger: a row a batch, a few a batch's outcomes. No conversation.
 LEDGER = {
-    *("ALL_BATCHES", "ALL_BATCH_SUMMARIES", "LAST_BATCH", "BATCH_TOTALS", "ESTIMATED", "LEDGER_USD"),
+    *(
+        "ALL_BATCHES",
+        "ALL_BATCH_SUMMARIES",
+        "LAST_BATCH",
+        "BATCH_TOTALS",
+        "ESTIMATED_BY_POSITION",
+        "ESTIMATED_AND_RESERVED_USD",
+    ),
     *("RESERVED_WITHOUT_PRICE", "OUTDATED_FILES", "HOLDS"),
 }
 # These read what is added up already: a few rows a step and model, in a run of any size.
-ADDED_UP = {"ACCEPTED", "USAGE_TOTALS"}
+ADDED_UP = {"ACCEPTED_BY_POSITION", "USAGE_TOTALS"}
 BIG = re.compile(r"SCAN (conversations|texts|c|t)\b(?! USING (COVERING )?INDEX left_behind)")
 
 
@@ -108,7 +116,7 @@ def test_what_was_accepted_and_billed_is_not_added_up_anew(name: str) -> None:
     assert re.findall(r"(?:FROM|JOIN) (\w+)", QUERIES[name]) == ["usage_totals"]
 
 
-@pytest.mark.parametrize("name", ["BATCH_TOTALS", "LEDGER_USD"])
+@pytest.mark.parametrize("name", ["BATCH_TOTALS", "ESTIMATED_AND_RESERVED_USD"])
 def test_totals_of_the_ledger_are_added_up_from_an_index_alone(name: str, store: Store) -> None:
     steps = plan(store, QUERIES[name])
     assert any("USING COVERING INDEX" in step for step in steps if step.startswith("SCAN")), steps
@@ -128,7 +136,7 @@ def test_attempts_are_found_one_by_one(store: Store) -> None:
     assert store.ready_attempts(step) == [0]
     store._connection.execute("UPDATE conversations SET attempt = number * 2 WHERE number > 1")
     assert store.ready_attempts(step) == [0, 4, 6]
-    assert store.totals.ready_again(step) == 2
+    assert store.totals.pending_retries(step) == 2
     store._connection.execute("UPDATE conversations SET reason = 'empty' WHERE number = 2")
     assert store.ready_attempts(step) == [0, 6]
     assert store.ready_attempts(Step(2, Stage.ANSWER)) == []

@@ -12,7 +12,7 @@ import pytest
 from batchgen.core.dialogue import Stage, Step, Turn
 from batchgen.core.outcomes import Reason
 from batchgen.engine.settlement import settle
-from batchgen.engine.settlement.swap_detection import CHARACTERS
+from batchgen.engine.settlement.swap_detection import COMPARED_CHARACTERS
 from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, Hold, RequestOutcome
 from batchgen.ledger.store import Store
 
@@ -55,17 +55,22 @@ def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
     settled = [RequestOutcome(number, Reason.ACCEPTED, "text", "") for number in (1, 2, 3)]
     with pytest.raises(AssertionError, match="does not hold"):
         store.settle(batch, settled, {}, max_attempts=3)
-    assert list(store.dialogues.texts_of(batch)) == []
+    assert list(store.dialogues.texts_from_batch(batch)) == []
     assert store.batch(batch.number).state == BatchState.PLANNED
 
 
 def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
     """What a reply answers was said last."""
-    store.replace_seeds([Turn(f"{number} " * CHARACTERS, "a", f"the end of {number}") for number in (1, 2)], {})
+    store.replace_seeds(
+        [Turn(f"{number} " * COMPARED_CHARACTERS, "a", f"the end of {number}") for number in (1, 2)], {}
+    )
     batch = planned(store, "first")
     session: Any = SimpleNamespace(store=store)
     found = settle._requests(session, batch, ["one", "two"], ["two", "nobody"])
-    assert [(key, len(said)) for key, said in found.items()] == [("one", CHARACTERS), ("two", CHARACTERS)]
+    assert [(key, len(said)) for key, said in found.items()] == [
+        ("one", COMPARED_CHARACTERS),
+        ("two", COMPARED_CHARACTERS),
+    ]
     assert [said[-14:] for said in found.values()] == ["a the end of 1", "a the end of 2"]
 
 

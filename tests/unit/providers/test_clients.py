@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 from batchgen.core.errors import BatchgenError
-from batchgen.emulator.faults import Body, Drop, Fault, Unwrap
-from batchgen.providers import provider as provider_row
-from batchgen.providers.base import REFUSALS, Access, Remote
+from batchgen.emulator.faults import Body, CallFault, Drop, Unwrap
+from batchgen.providers import connect
+from batchgen.providers import find_provider as provider_row
+from batchgen.providers.base import REFUSALS, ConnectionOptions, ProviderClient
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY
 from tests.support.invariants import bought_once, undisturbed, until
 from tests.support.scene import HOUR, MINUTE, Make, Scene
 
 ODD = ("null", "[]", "[null]", '"x"', "17", "true", "{}", '{"file":null}', '{"file":[1]}', '{"job":[]}', '{"data":3}')
 LINE = b'{"key":"a","request":{}}\n'
-Call = Callable[[Remote, Path], object]
+Call = Callable[[ProviderClient, Path], object]
 
 
 def calls(uploads: Sequence[str], files: str = "", jobs: str = "") -> dict[str, Call]:
@@ -49,19 +50,19 @@ CALLS = {
 
 
 @pytest.fixture(params=CALLS)
-def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[str, Remote, Scene]]:
+def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[str, ProviderClient, Scene]]:
     """A provider's name, its calls, and the service they go to."""
     scene = Scene.of(make_bench, 1)
     service, row = scene.bench.service, provider_row(request.param)
     key, url = {"gemini": (GEMINI_KEY, service.gemini_url), "together": (TOGETHER_KEY, service.together_url)}[row.name]
-    remote = row.connect(Access(key, url, 20.0, "v1beta"))
+    remote = connect(row, ConnectionOptions(key, url, 20.0, "v1beta"))
     yield row.name, remote, scene
     remote.close()
 
 
 @pytest.mark.parametrize("answer", ODD)
 def test_an_odd_answer_to_any_call_is_ours_to_tell(
-    called: tuple[str, Remote, Scene], answer: str, tmp_path: Path
+    called: tuple[str, ProviderClient, Scene], answer: str, tmp_path: Path
 ) -> None:
     name, remote, scene = called
     path = tmp_path / "lines.jsonl"
@@ -69,7 +70,7 @@ def test_an_odd_answer_to_any_call_is_ours_to_tell(
     faults, told = scene.bench.service.faults, set[str]()
     for endpoint, call in CALLS[name].items():
         odd = Body(text=answer, content_type="application/json", headers={"X-Goog-Upload-Status": "final"})
-        faults.add(Fault(provider=name, endpoint=endpoint, action=odd, times=0))
+        faults.add(CallFault(provider=name, endpoint=endpoint, action=odd, times=0))
         try:
             with suppress(*REFUSALS):
                 call(remote, path)
@@ -107,10 +108,10 @@ def test_a_list_that_is_not_whole_does_not_say_that_nothing_is_listed(
     make_bench: Make, provider: str, value: Any
 ) -> None:
     scene = Scene.of(make_bench, 2)
-    lost = Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True)
+    lost = CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True)
     scene.bench.service.faults.add(lost)
     until(scene.bench, 75)
-    scene.bench.service.faults.add(Fault(provider=provider, endpoint="list", action=Body(json=value), times=0))
+    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="list", action=Body(json=value), times=0))
     assert [scene.tick(HOUR).code for _ in range(3)] == [75] * 3
     scene.bench.service.faults.clear()
     scene.finish()
@@ -132,9 +133,9 @@ def json_text(text: str) -> Body:
 def test_an_empty_list_is_not_believed_while_jobs_are_known(make_bench: Make, provider: str, text: str) -> None:
     scene = Scene.of(make_bench, 2, most=1)
     faults = scene.bench.service.faults
-    faults.add(Fault(provider=provider, endpoint="create", action=Drop(), after_effect=True, nth=2))
+    faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True, nth=2))
     until(scene.bench, 75)
-    faults.add(Fault(provider=provider, endpoint="list", action=json_text(text), times=0))
+    faults.add(CallFault(provider=provider, endpoint="list", action=json_text(text), times=0))
     said = [scene.tick(HOUR) for _ in range(3)]
     assert [result.code for result in said] == [75] * 3
     assert "the provider's list is not complete" in said[-1].err
@@ -148,8 +149,8 @@ def test_null_in_place_of_a_list_is_an_empty_one_where_no_job_is_known(make_benc
     """The first create of a run never arrived, and the account has no other job: it is not looked for for ever."""
     scene = Scene.of(make_bench, 2)
     scene.bench.service.faults.add(
-        Fault(provider="together", endpoint="create", action=Drop()),
-        Fault(provider="together", endpoint="list", action=json_text("null"), times=0),
+        CallFault(provider="together", endpoint="create", action=Drop()),
+        CallFault(provider="together", endpoint="list", action=json_text("null"), times=0),
     )
     until(scene.bench, 75)
     assert [scene.tick(10 * MINUTE).code for _ in range(2)] == [75, 0]
@@ -160,13 +161,13 @@ def test_null_in_place_of_a_list_is_an_empty_one_where_no_job_is_known(make_benc
 def test_a_list_in_the_dress_of_others_is_read(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 2)
     scene.tick()
-    lost = Fault(provider="together", endpoint="create", action=Drop(), after_effect=True)
+    lost = CallFault(provider="together", endpoint="create", action=Drop(), after_effect=True)
     scene.bench.service.faults.add(lost)
     assert scene.tick().code == 75
     [job] = scene.bench.service.world.jobs_created("together")
     row = {"id": job.id, "status": "IN_PROGRESS", "input_file_id": job.input_file}
     data = Body(json={"object": "list", "data": [row], "has_more": False})
-    scene.bench.service.faults.add(Fault(provider="together", endpoint="list", action=data, times=0))
+    scene.bench.service.faults.add(CallFault(provider="together", endpoint="list", action=data, times=0))
     scene.finish()
     assert scene.jobs("together") == 1
 
@@ -175,7 +176,7 @@ def test_a_batch_that_is_no_operation_is_read(make_bench: Make) -> None:
     """The batch itself, as the reference describes it, where an operation is due that holds it as its metadata."""
     expected = undisturbed(make_bench, 2)
     scene = Scene.of(make_bench, 2)
-    bare = Fault(provider="gemini", endpoint="get", action=Unwrap("metadata"), times=0)
+    bare = CallFault(provider="gemini", endpoint="get", action=Unwrap("metadata"), times=0)
     scene.bench.service.faults.add(bare)
     scene.finish()
     assert scene.jobs("gemini") == len(("question", "correction"))
@@ -185,8 +186,10 @@ def test_a_batch_that_is_no_operation_is_read(make_bench: Make) -> None:
 def test_a_list_whose_pages_go_round_is_given_up_at_once(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 1)
     service = scene.bench.service
-    service.faults.add(Fault(provider="gemini", endpoint="list", action=Body(json={"nextPageToken": "again"}), times=0))
-    remote = provider_row("gemini").connect(Access(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
+    service.faults.add(
+        CallFault(provider="gemini", endpoint="list", action=Body(json={"nextPageToken": "again"}), times=0)
+    )
+    remote = connect(provider_row("gemini"), ConnectionOptions(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
     with pytest.raises(BatchgenError, match="does not end"):
         remote.jobs()
     remote.close()

@@ -15,17 +15,17 @@ from together.types.chat import chat_completion
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.errors import SetupError
-from batchgen.core.jsonl import MOST_TOKENS, count, read_lines, request_line, unwrap
-from batchgen.core.outcomes import Reason, Reply, Usage, accept
-from batchgen.core.prompts import Message, Prompt, prompt
-from batchgen.core.text import DETAIL_CHARACTERS
-from batchgen.providers import PROVIDERS, gemini_codec, provider, together_codec
+from batchgen.core.jsonl import MAX_TOKEN_COUNT, encode_request_line, parse_reply_fields, split_lines, token_count
+from batchgen.core.outcomes import Reason, Reply, Usage, validate_text
+from batchgen.core.prompts import Message, Prompt, build_prompt
+from batchgen.core.text import MAX_DETAIL_CHARACTERS
+from batchgen.providers import PROVIDERS, find_provider, gemini_codec, together_codec
 from batchgen.providers.base import (
     Job,
     JobState,
     Parameters,
     Provider,
-    label,
+    lookup_key,
 )
 from tests.support.bench import REPOSITORY
 
@@ -53,7 +53,7 @@ DIALOGUES = {Stage.QUESTION: (DONE,), Stage.ANSWER: ASKED, Stage.CORRECTION: ANS
 
 
 def request(row: Provider, stage: Stage, model: str, ceiling: int) -> bytes:
-    asked = prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
+    asked = build_prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
     key = f"r1-000001.r2.{stage}.a1.0a1b2c3d"
     return row.line(key, asked._replace(system=f"Write a {stage}."), Parameters(model, ceiling, 1.0))
 
@@ -165,7 +165,7 @@ def test_a_request_line_is_read_back(codec: Provider, asked: Prompt, most: int) 
 
 
 def test_line_separators_are_escaped() -> None:
-    assert request_line({"a": "x\u2028\u2029\u0085y\n"}) == b'{"a":"x\\u2028\\u2029\\u0085y\\n"}'
+    assert encode_request_line({"a": "x\u2028\u2029\u0085y\n"}) == b'{"a":"x\\u2028\\u2029\\u0085y\\n"}'
 
 
 # ---------------------------------------------------------------- result lines
@@ -185,14 +185,16 @@ def expected(case: Any) -> Reply:
 
 @pytest.mark.parametrize("case", payloads("gemini_rows.json"))
 def test_gemini_rows(case: Any) -> None:
-    assert gemini_codec.reply(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(case)
+    assert gemini_codec.parse_result(
+        json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))
+    ) == expected(case)
 
 
 @pytest.mark.parametrize("case", payloads("together_rows.json"))
 def test_together_rows(case: Any) -> None:
-    assert together_codec.reply(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(
-        case
-    )
+    assert together_codec.parse_result(
+        json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))
+    ) == expected(case)
 
 
 def row_of(codec: Provider, text: str, key: str = "k") -> dict[str, Any]:
@@ -218,12 +220,12 @@ def row_of(codec: Provider, text: str, key: str = "k") -> dict[str, Any]:
 @pytest.mark.parametrize("escaped", [True, False])
 def test_awkward_characters_arrive(codec: Provider, written: str, accepted: str, escaped: bool) -> None:  # noqa: FBT001
     raw = json.dumps(row_of(codec, written), ensure_ascii=escaped).encode("utf-8", "surrogatepass")
-    for line in read_lines(b"\xef\xbb\xbf\n" + raw + b"\r\n\r\n  \n" + raw):
-        assert accept(Stage.ANSWER, codec.reply(line, "")) == Reply("k", Reason.ACCEPTED, accepted)
+    for line in split_lines(b"\xef\xbb\xbf\n" + raw + b"\r\n\r\n  \n" + raw):
+        assert validate_text(Stage.ANSWER, codec.reply(line, "")) == Reply("k", Reason.ACCEPTED, accepted)
 
 
 def test_lines_are_split_at_line_feeds_only() -> None:
-    assert read_lines('\ufeff{"a":"\u2028\u0085"}\r\n\n \n{}'.encode()) == ['{"a":"\u2028\u0085"}\r'.encode(), b"{}"]
+    assert split_lines('\ufeff{"a":"\u2028\u0085"}\r\n\n \n{}'.encode()) == ['{"a":"\u2028\u0085"}\r'.encode(), b"{}"]
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)
@@ -286,10 +288,10 @@ def assert_storable(reply: Reply) -> None:
     """A store and a log can hold it: valid UTF-8, a bounded detail, counts that add up in 64 bits."""
     for text in (reply.key, reply.detail, reply.model):
         text.encode()
-    assert len(reply.detail) <= DETAIL_CHARACTERS
+    assert len(reply.detail) <= MAX_DETAIL_CHARACTERS
     assert reply.detail.isprintable() or not reply.detail.isascii()
-    assert all(0 <= tokens <= 3 * MOST_TOKENS for tokens in reply.usage)
-    judged = accept(Stage.QUESTION, reply)
+    assert all(0 <= tokens <= 3 * MAX_TOKEN_COUNT for tokens in reply.usage)
+    judged = validate_text(Stage.QUESTION, reply)
     judged.text.encode()
     assert bool(judged.text) is (judged.reason is Reason.ACCEPTED)
 
@@ -299,7 +301,7 @@ def assert_storable(reply: Reply) -> None:
 @settings(deadline=None)
 def test_no_row_of_json_can_upset_a_codec(codec: Provider, data: st.DataObject, field: tuple[str, ...]) -> None:
     raw = json.dumps(data.draw(VALUES | shapes(codec))).encode()
-    for line in read_lines(raw):
+    for line in split_lines(raw):
         assert_storable(codec.reply(line, field))
 
 
@@ -307,7 +309,7 @@ def test_no_row_of_json_can_upset_a_codec(codec: Provider, data: st.DataObject, 
 @settings(deadline=None)
 @given(raw=st.binary(), field=st.sampled_from([(), ("question",), ("correction", "question")]))
 def test_no_bytes_can_upset_a_codec(codec: Provider, raw: bytes, field: tuple[str, ...]) -> None:
-    for line in read_lines(raw):
+    for line in split_lines(raw):
         assert_storable(codec.reply(line, field))
 
 
@@ -334,10 +336,10 @@ def test_objects_a_thousand_deep_are_read_too(codec: Provider) -> None:
 def test_no_json_can_upset_the_reading_of_a_job(value: Any) -> None:
     row = {"name": value, "metadata": {"state": value, "output": value, "batchStats": value}, "error": value}
     for found in (
-        gemini_codec.job(value),
-        gemini_codec.job(row),
-        together_codec.job(value),
-        together_codec.job({"id": value, "error": value}),
+        gemini_codec.parse_job(value),
+        gemini_codec.parse_job(row),
+        together_codec.parse_job(value),
+        together_codec.parse_job({"id": value, "error": value}),
     ):
         assert isinstance(found, Job)
         assert found.state is JobState.UNKNOWN
@@ -363,18 +365,18 @@ def test_no_json_can_upset_the_reading_of_a_job(value: Any) -> None:
     ],
 )
 def test_token_counts(value: object, tokens: int) -> None:
-    assert count(value) == tokens
+    assert token_count(value) == tokens
 
 
 def test_a_reply_of_blanks_inside_a_fence_is_read_quickly() -> None:
     """Repetition loops of a constrained decoder end like this; a regular expression took hours on it."""
     read = Reply("k", Reason.ACCEPTED)
     started = monotonic()
-    assert unwrap("```" + "\n" * 20_000 + "x", "question", read).reason is Reason.MALFORMED
-    assert unwrap("```json" + " \n" * 20_000 + "```", "question", read).reason is Reason.MALFORMED
+    assert parse_reply_fields("```" + "\n" * 20_000 + "x", "question", read).reason is Reason.MALFORMED
+    assert parse_reply_fields("```json" + " \n" * 20_000 + "```", "question", read).reason is Reason.MALFORMED
     assert monotonic() - started < 1
     for short in ("`", "```", "````", "`````", "``````"):
-        assert unwrap(short, "question", read).reason is Reason.MALFORMED
+        assert parse_reply_fields(short, "question", read).reason is Reason.MALFORMED
 
 
 # ---------------------------------------------------------------- jobs
@@ -383,26 +385,26 @@ def test_a_reply_of_blanks_inside_a_fence_is_read_quickly() -> None:
 def job_of(case: Any) -> Job:
     wanted = dict(case["job"])
     wanted["state"] = JobState(wanted["state"])
-    wanted["inline"] = tuple(line.encode() for line in wanted.get("inline", ()))
+    wanted["inline_rows"] = tuple(line.encode() for line in wanted.pop("inline", ()))
     return Job(**wanted)
 
 
 @pytest.mark.parametrize("case", payloads("gemini_jobs.json"))
 def test_gemini_jobs(case: Any) -> None:
-    assert gemini_codec.job(case["operation"]) == job_of(case)
+    assert gemini_codec.parse_job(case["operation"]) == job_of(case)
 
 
 @pytest.mark.parametrize("case", payloads("together_jobs.json"))
 def test_together_jobs(case: Any) -> None:
-    assert together_codec.job(case["raw"]) == job_of(case)
+    assert together_codec.parse_job(case["raw"]) == job_of(case)
 
 
 def test_an_inline_row_that_orjson_cannot_write_is_kept() -> None:
     rows = [{"metadata": {"key": "k"}, "response": {"odd": 2**70, "text": "\ud800"}}]
     operation = {"name": "batches/a", "response": {"inlinedResponses": {"inlinedResponses": rows}}}
-    (line,) = gemini_codec.job(operation).inline
+    (line,) = gemini_codec.parse_job(operation).inline_rows
     assert json.loads(line) == rows[0]
-    assert gemini_codec.reply(line, "").key == "k"
+    assert gemini_codec.parse_result(line, "").key == "k"
 
 
 def test_together_jobs_through_the_sdk_s_own_models() -> None:
@@ -420,7 +422,7 @@ def test_together_jobs_through_the_sdk_s_own_models() -> None:
     constructed: Any = BatchJob.construct
     created: Any = BatchCreateResponse.construct
     for job in (constructed(**raw), created(job=raw, warning="w").job):
-        found = together_codec.job(job.to_dict())
+        found = together_codec.parse_job(job.to_dict())
         assert found[:6] == ("b", JobState.SUCCEEDED, "COMPLETED", "file-1", "file-2", "")
         assert found.created_at.startswith("2026-09-02")
 
@@ -430,13 +432,13 @@ def test_together_jobs_through_the_sdk_s_own_models() -> None:
 
 def test_every_state_the_gemini_sdk_can_name_is_mapped() -> None:
     names = {state.value.removeprefix("JOB_STATE_") for state in types.JobState}
-    assert set(gemini_codec.STATES) == names
+    assert set(gemini_codec.JOB_STATES) == names
     for name in names:
         for prefix in ("BATCH_STATE_", "JOB_STATE_", ""):
-            found = gemini_codec.job({"name": "batches/a", "metadata": {"state": prefix + name}})
-            assert found.state is gemini_codec.STATES[name]
+            found = gemini_codec.parse_job({"name": "batches/a", "metadata": {"state": prefix + name}})
+            assert found.state is gemini_codec.JOB_STATES[name]
             assert found.raw_state == ("JOB_STATE_" if prefix else "") + name
-    ended = {name for name, state in gemini_codec.STATES.items() if state.ended}
+    ended = {name for name, state in gemini_codec.JOB_STATES.items() if state.ended}
     assert ended == {"SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
 
 
@@ -445,8 +447,8 @@ def test_every_state_together_can_name_is_mapped() -> None:
     documented = {name for literal in get_args(annotation) for name in get_args(literal)}
     assert documented == {"VALIDATING", "IN_PROGRESS", "COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
     assert batch_job.BatchJob is BatchJob
-    assert set(together_codec.STATES) == documented | {"CANCELING", "CANCELLING"}
-    ended = {name for name, state in together_codec.STATES.items() if state.ended}
+    assert set(together_codec.JOB_STATES) == documented | {"CANCELING", "CANCELLING"}
+    ended = {name for name, state in together_codec.JOB_STATES.items() if state.ended}
     assert ended == {"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
 
 
@@ -471,14 +473,14 @@ GEMINI_UNKNOWN = {
 
 def test_every_finish_reason_of_gemini_is_placed() -> None:
     named = {reason.value for reason in types.FinishReason}
-    assert named == GEMINI_UNKNOWN | set(gemini_codec.FINISH)
-    assert not GEMINI_UNKNOWN & set(gemini_codec.FINISH)
-    assert [name for name, reason in gemini_codec.FINISH.items() if reason is Reason.ACCEPTED] == ["STOP"]
+    assert named == GEMINI_UNKNOWN | set(gemini_codec.FINISH_REASONS)
+    assert not GEMINI_UNKNOWN & set(gemini_codec.FINISH_REASONS)
+    assert [name for name, reason in gemini_codec.FINISH_REASONS.items() if reason is Reason.ACCEPTED] == ["STOP"]
     for name in named:
         row = row_of(gemini_codec.PROVIDER, "text")
         row["response"]["candidates"][0]["finishReason"] = name
-        reply = gemini_codec.reply(json.dumps(row).encode(), "")
-        assert reply.reason is gemini_codec.FINISH.get(name, Reason.UNKNOWN_FINISH)
+        reply = gemini_codec.parse_result(json.dumps(row).encode(), "")
+        assert reply.reason is gemini_codec.FINISH_REASONS.get(name, Reason.UNKNOWN_FINISH)
         assert bool(reply.text) is (name == "STOP")
 
 
@@ -486,23 +488,23 @@ def test_every_finish_reason_of_together_is_placed() -> None:
     annotation = chat_completion.Choice.model_fields["finish_reason"].annotation
     named = {name for literal in get_args(annotation) for name in get_args(literal)}
     assert named == {"stop", "eos", "length", "tool_calls", "function_call"}
-    assert set(together_codec.FINISH) == (named - {"tool_calls", "function_call"}) | {"content_filter"}
+    assert set(together_codec.FINISH_REASONS) == (named - {"tool_calls", "function_call"}) | {"content_filter"}
 
 
 @pytest.mark.parametrize("word", [*(reason.value for reason in types.BlockedReason), "BRAND_NEW"])
 def test_every_block_of_a_prompt_is_one(word: str) -> None:
     raw = json.dumps({"key": "k", "response": {"promptFeedback": {"blockReason": word}}}).encode()
-    assert gemini_codec.reply(raw, "question") == Reply("k", Reason.BLOCKED_PROMPT, detail=word)
+    assert gemini_codec.parse_result(raw, "question") == Reply("k", Reason.BLOCKED_PROMPT, detail=word)
 
 
 def test_the_provider_table() -> None:
     assert list(PROVIDERS) == ["gemini", "together"]
-    assert [label(row, name="b-1", remote_file="file-1") for row in PROVIDERS.values()] == ["b-1", "file-1"]
+    assert [lookup_key(row, name="b-1", remote_file="file-1") for row in PROVIDERS.values()] == ["b-1", "file-1"]
     for name, row in PROVIDERS.items():
-        assert provider(name) is row
+        assert find_provider(name) is row
         assert row.max_line_bytes <= row.max_file_bytes
     with pytest.raises(SetupError, match="nobody"):
-        provider("nobody")
+        find_provider("nobody")
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)

@@ -7,16 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.errors import KeyRefused, QuotaClosed, QuotaReached, SetupError, Temporary
-from batchgen.core.text import DETAIL_CHARACTERS
+from batchgen.core.text import MAX_DETAIL_CHARACTERS
 from batchgen.providers.base import (
     CreateRefused,
     FileGone,
-    JobMissing,
+    JobNotFound,
     LinesRefused,
     ModelGone,
 )
-from batchgen.providers.http_errors import Refusal, meaning, retry_after, speaks_of_model, unreachable
-from batchgen.providers.quotas import in_few_words, is_named, speaks_of_quota, waiting_is_no_use
+from batchgen.providers.http_errors import (
+    HttpFailure,
+    connection_error,
+    error_from_response,
+    is_model_error,
+    parse_retry_after,
+)
+from batchgen.providers.quotas import is_permanent_quota, is_quota_error, names_a_quota, quota_sentence
 
 NOT_MINE = "You do not have permission to access the File abc123 or it may not exist. PERMISSION_DENIED"
 NOT_SERVED = (
@@ -94,8 +100,8 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("together", READ, 404, "File file-6f50f9d1 not found not_found", FileGone),
     ("together", CREATE, 400, "The input file has expired", FileGone),
     # jobs
-    ("gemini", READ, 404, "Requested entity was not found. NOT_FOUND", JobMissing),
-    ("together", READ, 404, "Job not found", JobMissing),
+    ("gemini", READ, 404, "Requested entity was not found. NOT_FOUND", JobNotFound),
+    ("together", READ, 404, "Job not found", JobNotFound),
     # a clear no to the request itself
     ("gemini", CREATE, 400, "Request contains an invalid argument. INVALID_ARGUMENT", CreateRefused),
     (
@@ -149,7 +155,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("name", "doing", "status", "message", "kind"), MEANINGS, ids=[f"{row[2]}-{row[3][:40]}" for row in MEANINGS]
 )
 def test_what_a_refusal_means(name: str, doing: str, status: int, message: str, kind: type[Exception]) -> None:
-    found = meaning(Refusal(name, doing, status, message))
+    found = error_from_response(HttpFailure(name, doing, status, message))
     assert type(found) is kind
     if isinstance(found, LinesRefused):
         assert found.lines
@@ -157,7 +163,7 @@ def test_what_a_refusal_means(name: str, doing: str, status: int, message: str, 
 
 def test_refused_lines_are_told_one_by_one() -> None:
     message = "Error on line 1: no such field: 'a'\nmore of it\nError on line 12: bad\nError on line 2: worse"
-    found = meaning(Refusal("gemini", CREATE, 400, message))
+    found = error_from_response(HttpFailure("gemini", CREATE, 400, message))
     assert isinstance(found, LinesRefused)
     assert found.lines == {1: "no such field: 'a' more of it", 12: "bad", 2: "worse"}
 
@@ -172,7 +178,7 @@ def test_refused_lines_are_told_one_by_one() -> None:
     ],
 )
 def test_a_quota_answer_says_which_quota_it_may_be(doing: str, message: str, words: str) -> None:
-    found = meaning(Refusal("gemini", doing, 429, message, retry_after_seconds=61.0))
+    found = error_from_response(HttpFailure("gemini", doing, 429, message, retry_after_seconds=61.0))
     assert words in str(found)
     assert isinstance(found, QuotaReached)
     assert found.retry_after_seconds == 61
@@ -190,22 +196,22 @@ def test_a_quota_answer_says_which_quota_it_may_be(doing: str, message: str, wor
     ],
 )
 def test_what_is_said_of_a_quota(message: str, closed: bool, named: bool) -> None:  # noqa: FBT001
-    assert (waiting_is_no_use(message), is_named(message)) == (closed, named)
+    assert (is_permanent_quota(message), names_a_quota(message)) == (closed, named)
 
 
-@given(st.text(), st.text(min_size=DETAIL_CHARACTERS))
+@given(st.text(), st.text(min_size=MAX_DETAIL_CHARACTERS))
 def test_what_names_a_quota_survives_the_shortening(before: str, advice: str) -> None:
     named = "Quota exceeded for metric: free_tier_requests, limit: 0, model: m"
-    words = in_few_words(f"{before}\n{advice}. \n* {named}")
-    assert len(words) <= DETAIL_CHARACTERS
-    assert named in words or waiting_is_no_use(f"{before}\n{advice}")
+    words = quota_sentence(f"{before}\n{advice}. \n* {named}")
+    assert len(words) <= MAX_DETAIL_CHARACTERS
+    assert named in words or is_permanent_quota(f"{before}\n{advice}")
 
 
 @settings(deadline=None)
 @given(st.integers(100, 599), st.text(st.characters()))
 def test_every_refusal_has_a_meaning_and_one_line(status: int, message: str) -> None:
-    found = meaning(Refusal("gemini", CREATE, status, message))
-    assert isinstance(found, (CreateRefused, JobMissing, ModelGone, SetupError, Temporary))
+    found = error_from_response(HttpFailure("gemini", CREATE, status, message))
+    assert isinstance(found, (CreateRefused, JobNotFound, ModelGone, SetupError, Temporary))
     str(found).encode()
     assert str(found).splitlines() in ([], [str(found)])
 
@@ -223,7 +229,7 @@ def test_every_refusal_has_a_meaning_and_one_line(status: int, message: str) -> 
     ],
 )
 def test_what_a_failed_job_speaks_of(error: str, model: bool, quota: bool) -> None:  # noqa: FBT001
-    assert (speaks_of_model(error), speaks_of_quota(error)) == (model, quota)
+    assert (is_model_error(error), is_quota_error(error)) == (model, quota)
 
 
 @pytest.mark.parametrize(
@@ -242,13 +248,13 @@ def test_what_a_failed_job_speaks_of(error: str, model: bool, quota: bool) -> No
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    assert retry_after({} if value is None else {"retry-after": value}) == seconds
+    assert parse_retry_after({} if value is None else {"retry-after": value}) == seconds
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_no_header_can_upset_retry_after(value: str) -> None:
-    found = retry_after({"retry-after": value})
+    found = parse_retry_after({"retry-after": value})
     assert found is None or found >= 0
 
 
@@ -267,6 +273,6 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_an_unreachable_provider(error: Exception, kind: type[Exception], words: str) -> None:
-    found = unreachable("gemini", READ, error)
+    found = connection_error("gemini", READ, error)
     assert isinstance(found, kind)
     assert words in f"{found} {found.do}"

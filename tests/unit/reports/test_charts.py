@@ -29,7 +29,7 @@ def extents(svg: str) -> list[tuple[float, float]]:
 )
 def test_sums_on_the_cost_axis(usd: float) -> None:
     row = {"step": "round 2 answer", "estimated": usd, "accepted": usd * 0.9, "wasted": usd * 0.1}
-    for svg in charts.money([row])[:2]:
+    for svg in charts.cost_chart([row])[:2]:
         places = extents(svg)
         assert len(places) > 1
         assert all(before[1] < after[0] for before, after in pairwise(places))
@@ -50,4 +50,4 @@ def test_sums_on_the_cost_axis(usd: float) -> None:
     ],
 )
 def test_sums_in_the_tables(value: float | None, words: str) -> None:
-    assert page.usd(value) == words
+    assert page.format_usd(value) == words

@@ -28,15 +28,15 @@ from batchgen.ledger.run import Names
 from batchgen.ledger.store import Store
 from batchgen.reports.html import charts, timeline_bars
 from batchgen.reports.html import page as paging
-from batchgen.reports.html.conversations import OPEN, Note, Texts, shown
-from batchgen.reports.html.facts import Facts, facts
-from batchgen.reports.html.lengths import DIGITS, EXACT, QUANTILES, counted, quantile, rounded
-from batchgen.reports.html.sample import EACH, Sample
-from batchgen.reports.html.timeline_bars import Spans
-from batchgen.reports.html.word_diff import marked
+from batchgen.reports.html.conversations import OPEN, Note, TextStatistics, conversation_record
+from batchgen.reports.html.facts import RunFacts, collect_facts
+from batchgen.reports.html.lengths import DIGITS, EXACT_UP_TO, QUANTILES, has_rounded_lengths, quantile, rounded_length
+from batchgen.reports.html.sample import PER_CLASS, Sample
+from batchgen.reports.html.timeline_bars import TimelineBuilder
+from batchgen.reports.html.word_diff import diff_words
 from batchgen.reports.html.write import report
-from batchgen.runtime.files import Layout, exclusive
-from batchgen.runtime.settings import load
+from batchgen.runtime.files import Layout, exclusive_lock
+from batchgen.runtime.settings import load_settings
 from benchmarks.commands import measured
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.invariants import ledger
@@ -65,7 +65,7 @@ def html(troubled_root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     layout = Layout(troubled_root)
     store = Store.read(layout.store)
     assert store is not None
-    with closing(Session(layout, load(troubled_root), store, {})) as one:
+    with closing(Session(layout, load_settings(troubled_root), store, {})) as one:
         report(one, path, 2000)
     return path.read_text("utf-8")
 
@@ -88,16 +88,16 @@ def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
     nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "state": BatchState.COLLECTED}
-    known = Spans()
+    known = TimelineBuilder()
     for number, at in enumerate(begin):
         times = {"submitted_at": at, "started_at": at + 5, "ended_at": at + 8}
         row = {**nothing, "batch": number, "position": 3 + number % 6, **times}
         known.learn(Batch.from_row(list(row.values())), begin[-1])
     timeline = known.timeline()
-    drawing = charts.timeline(timeline)
+    drawing = charts.timeline_chart(timeline)
     assert drawing is not None
     assert f"When {count} batches" in drawing.label
-    assert len(timeline.bars) <= timeline_bars.BARS + 2 * 6
+    assert len(timeline.bars) <= timeline_bars.MAX_BARS + 2 * 6
     for kind, first, last in zip(timeline_bars.PHASES, (0, 5), (5, 8), strict=True):  # from the first to the last
         bars = [bar for bar in timeline.bars if bar["kind"] == kind]
         assert min(bar["from"] for bar in bars) == round((begin[0] + first) * 1000)
@@ -107,7 +107,7 @@ def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9)), max_size=30), st.integers(0, 20))
 def test_merged_bars_cover_what_the_bars_cover(found: list[tuple[int, int]], gap: int) -> None:
     bars = sorted((start, start + long) for start, long in found)
-    whole = list(timeline_bars.merged(bars, gap))
+    whole = list(timeline_bars.merge_close_bars(bars, gap))
     assert all(any(start <= bar[0] and bar[1] <= stop for start, stop in whole) for bar in bars)
     assert all(after[0] - before[1] > gap for before, after in pairwise(whole))
     assert {start for start, _ in whole} <= {start for start, _ in bars}
@@ -130,13 +130,13 @@ def session(bench: Bench) -> Session:
     layout = Layout(bench.root)
     store = Store.read(layout.store)
     assert store is not None
-    return Session(layout, load(bench.root), store, {})
+    return Session(layout, load_settings(bench.root), store, {})
 
 
-def known(bench: Bench) -> Facts:
+def known(bench: Bench) -> RunFacts:
     one = session(bench)
     with closing(one):
-        return facts(one)
+        return collect_facts(one)
 
 
 # ---------------------------------------------------------------- numbers
@@ -153,7 +153,7 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
         "rejected": 1,
     }
     assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 left behind"]
-    assert f"{COUNT} conversations to read" in finished.run("report").out
+    assert f"{COUNT} conversations shown" in finished.run("report").out
 
 
 def test_steps_say_what_the_store_holds(finished: Bench) -> None:
@@ -182,9 +182,9 @@ def test_report_receipt_and_status_agree_to_the_cent(finished: Bench, page: Page
     total = finished.run("receipt", "--json").json["total"]
     assert total["usd"] == pytest.approx(finished.status()["cost"]["spent_usd"], abs=1e-6)
     cells = page.texts("td")
-    assert cells.count(paging.usd(total["usd"])) == 1
-    assert paging.whole(total["input_tokens"]) in cells
-    assert paging.usd(total["failed_usd"] + total["superseded_usd"]) in cells
+    assert cells.count(paging.format_usd(total["usd"])) == 1
+    assert paging.format_integer(total["input_tokens"]) in cells
+    assert paging.format_usd(total["failed_usd"] + total["superseded_usd"]) in cells
 
 
 def test_an_unknown_price_is_a_lower_bound_and_said(make_bench: Make) -> None:
@@ -196,7 +196,7 @@ def test_an_unknown_price_is_a_lower_bound_and_said(make_bench: Make) -> None:
     assert any("new/model is unknown" in text for text in page.texts("p"))
     total = bench.run("receipt", "--json").json["total"]
     assert total["at_least"]
-    assert f"≥ {paging.usd(total['usd'])}" in page.texts("td")
+    assert f"≥ {paging.format_usd(total['usd'])}" in page.texts("td")
 
 
 def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
@@ -209,7 +209,7 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     assert (along.entered, along.done, along.brought, along.requests, along.accepted) == (3, 3, 3, 0, 0)
     assert along.models == by_name["round 2 correction"].models
     assert by_name["round 2 correction"].accepted == 3
-    assert "+3 brought along" in written(bench)[1].texts("span")
+    assert "+3 without a request" in written(bench)[1].texts("span")
 
 
 def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
@@ -225,7 +225,7 @@ def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=200), st.sampled_from(QUANTILES))
 def test_quantiles_are_exact(lengths: list[int], part: float) -> None:
-    counts = Counter(map(counted, lengths))
+    counts = Counter(map(rounded_length, lengths))
     found = quantile(counts, part)
     assert sum(length <= found for length in lengths) >= part * len(lengths)
     assert all(sum(length <= less for length in lengths) < part * len(lengths) for less in counts if less < found)
@@ -233,20 +233,22 @@ def test_quantiles_are_exact(lengths: list[int], part: float) -> None:
 
 @given(st.integers(1, 10**7))
 def test_only_long_lengths_are_rounded_and_by_little(length: int) -> None:
-    assert abs(counted(length) - length) <= (0 if length <= EXACT else length * 0.005)
-    assert counted(counted(length)) == counted(length)
-    assert length <= EXACT or str(counted(length))[DIGITS:].strip("0") == ""  # 900 of a decade, however many texts
+    assert abs(rounded_length(length) - length) <= (0 if length <= EXACT_UP_TO else length * 0.005)
+    assert rounded_length(rounded_length(length)) == rounded_length(length)
+    assert (
+        length <= EXACT_UP_TO or str(rounded_length(length))[DIGITS:].strip("0") == ""
+    )  # 900 of a decade, however many texts
 
 
-@given(st.one_of(st.integers(1, 10**7), st.integers(EXACT - 60, EXACT + 60)))
+@given(st.one_of(st.integers(1, 10**7), st.integers(EXACT_UP_TO - 60, EXACT_UP_TO + 60)))
 def test_whatever_length_is_rounded_is_said_to_be(length: int) -> None:
-    said = rounded({(2, "answer"): {counted(length): 1}})
-    assert said == (length >= EXACT)
-    assert said or counted(length) == length
+    said = has_rounded_lengths({(2, "answer"): {rounded_length(length): 1}})
+    assert said == (length >= EXACT_UP_TO)
+    assert said or rounded_length(length) == length
 
 
 def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:
-    assert [paging.share(value) for value in (None, 0.0, 0.0004, 0.0123, 0.9999, 1.0)] == [
+    assert [paging.format_share(value) for value in (None, 0.0, 0.0004, 0.0123, 0.9999, 1.0)] == [
         "\N{EN DASH}",
         "0 %",
         "< 0.1 %",
@@ -297,7 +299,7 @@ def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) 
     assert kinds == ["script", "script"]
     assert Counter(after.tags)["td"] == Counter(plain.tags)["td"]
     assert HOSTILE in after.texts("code")
-    assert f"Waiting, {HOSTILE}: {HOSTILE}" in after.texts("p")
+    assert f"Waiting: {HOSTILE}: {HOSTILE}" in after.texts("p")
     assert {item["w"][3] for item in after.unpacked()["items"] if item["s"] == "rejected"} == {HOSTILE}
 
 
@@ -325,7 +327,7 @@ def test_charts_are_drawings_in_both_widths_with_words_for_who_cannot_see_them(p
 
 @given(WORDS, WORDS)
 def test_marked_texts_are_the_texts(answer: str, correction: str) -> None:
-    found = marked(answer, correction)
+    found = diff_words(answer, correction)
     assert ("".join(found.answer), "".join(found.correction)) == (answer, correction)
     same = ["".join("".join(segments[::2]).split()) for segments in found]
     assert same[0] == same[1]
@@ -333,21 +335,21 @@ def test_marked_texts_are_the_texts(answer: str, correction: str) -> None:
 
 
 def test_marks_name_the_words_that_changed() -> None:
-    found = marked("Boil it for 15 minutes, then cool it.", "Boil it for 7 minutes, then cool it well.")
+    found = diff_words("Boil it for 15 minutes, then cool it.", "Boil it for 7 minutes, then cool it well.")
     assert found.answer[1::2] == ["15"]
     assert found.correction[1::2] == ["7", "well"]
-    chinese = marked(CHINESE["answer"], CHINESE["correction"])
+    chinese = diff_words(CHINESE["answer"], CHINESE["correction"])
     assert chinese.answer[1::2] == ["十五"]
     assert chinese.correction[1::2] == ["七", "即可"]
-    assert marked("same", "same") == (["same"], ["same"])
+    assert diff_words("same", "same") == (["same"], ["same"])
 
 
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=3))
 def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]) -> None:
     conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
     note = Note(OPEN, (), ConversationState(1, 3, None, None, None, 0))
-    record = json.dumps(shown(conversation, note, Names("run", 6), 3)).encode()
-    packed = paging.packed(Texts({}, Counter(), 0, 0, [record, record]))
+    record = json.dumps(conversation_record(conversation, note, Names("run", 6), 3)).encode()
+    packed = paging.pack_conversations(TextStatistics({}, Counter(), 0, 0, [record, record]))
     assert not set(packed) & set(b"<>&\"' ")
     items = Page(f'<script id="packed">{packed.decode()}</script>').unpacked()["items"]
     assert len(items) == 2
@@ -359,7 +361,7 @@ def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]
 # ---------------------------------------------------------------- which conversations
 
 
-def drawn(most: int, offers: Iterable[tuple[int, set[str]]], each: int = EACH) -> list[int]:
+def drawn(most: int, offers: Iterable[tuple[int, set[str]]], each: int = PER_CLASS) -> list[int]:
     sample = Sample[None](most, each)
     for number, classes in offers:
         sample.offer(number, classes, None)
@@ -418,8 +420,8 @@ def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Benc
 def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
     _, page = written(bench)
-    assert page.texts("h1") == ["At work: 0 of 3 conversations complete so far"]
-    assert "Nothing was submitted yet." in page.texts("p")
+    assert page.texts("h1") == ["Running: 0 of 3 conversations complete so far"]
+    assert "No batch was submitted yet." in page.texts("p")
     assert "No conversation is complete yet." in page.texts("p")
     assert {item["s"] for item in page.unpacked()["items"]} == {"open"}
     assert ROUNDED not in "".join(page.texts("p"))
@@ -436,7 +438,7 @@ def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
 
 
 def test_a_report_works_while_another_command_holds_the_lock(finished: Bench) -> None:
-    with exclusive(Layout(finished.root)):
+    with exclusive_lock(Layout(finished.root)):
         assert written(finished)[0]["shown"] == COUNT
 
 
@@ -464,7 +466,7 @@ def test_only_html_files_are_written(finished: Bench, name: str) -> None:
     before = ledger(finished)
     result = finished.run("report", "--output", str(finished.root / name))
     assert result.code == 2
-    assert "End --output in .html" in result.err
+    assert "ends in .html: --output FILE.html" in result.err
     assert ledger(finished) == before
 
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from rensa import RMinHash
 
 from batchgen.core.dialogue import Conversation, Turn
 from batchgen.dataset.quality import near_duplicates
-from batchgen.dataset.quality.flags import table
-from batchgen.dataset.quality.similarity import shingles
 from batchgen.ledger.rows import BATCH_COLUMNS, Batch, ConversationState
 from batchgen.reports.html import conversations, facts
-from batchgen.reports.html.conversations import Seen, Texts, read
+from batchgen.reports.html.conversations import LoadedConversation, TextStatistics, read_texts
 from batchgen.runtime import worker_process
-
-if TYPE_CHECKING:
-    import polars as pl
 
 BYTES_MORE = 32  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
 
@@ -52,14 +44,14 @@ class Alike:
             yield Conversation(number, (Turn(f"And {words}?", "I cannot answer that.", "I cannot answer that."),))
 
 
-def looked_at(conversations: int) -> Texts:
+def looked_at(conversations: int) -> TextStatistics:
     session: Any = SimpleNamespace(
         settings=SimpleNamespace(rounds=1),
         conversations=conversations,
         store=Alike(conversations),
         names=lambda: SimpleNamespace(id=str),
     )
-    found = read(session, 5)
+    found = read_texts(session, 5)
     assert found.complete == found.flagged == conversations
     assert found.labels["near_duplicate", 1] >= conversations // 2 - 1
     return found
@@ -82,16 +74,15 @@ def tracing() -> Iterator[None]:
 def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     at_the_ends: list[int] = []
 
-    def ranges(session: Any) -> Iterator[list[Seen]]:
+    def ranges(session: Any) -> Iterator[list[LoadedConversation]]:
         yield from every(session)
         at_the_ends.append(held())
 
-    every = conversations.ranges
-    monkeypatch.setattr(conversations, "ranges", ranges)
-    monkeypatch.setattr(worker_process, "_cores", lambda: 1)  # all of it in this process
+    every = conversations.read_ranges
+    monkeypatch.setattr(conversations, "read_ranges", ranges)
+    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)  # all of it in this process
     monkeypatch.setattr(conversations, "RANGE", 50)
-    for name, least in {"IN_MEMORY": 100, "PART": 200, "FIRST": 20, "RECENT": 20}.items():
-        monkeypatch.setattr(near_duplicates, name, least)
+    monkeypatch.setattr(near_duplicates, "CACHED_SIGNATURES", 20)
     few, many = 300, 1000
     for count in (100, few, many):  # the first one imports and compiles
         looked_at(count)
@@ -105,7 +96,7 @@ def test_a_report_remembers_few_numbers_of_a_batch() -> None:
     nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "follow_up": 0, "replies_with_thoughts": 0}
 
     def seen(count: int) -> int:
-        ledger = facts._Ledger(9e9)
+        ledger = facts._LedgerTotals(9e9)
         for n in range(count):
             times = {"submitted_at": 1e9 + n, "started_at": 1e9 + n + 5.5, "ended_at": 2e9 + n}
             row = {"batch": n, "position": 3 + n % 6, "requests": 9, "state": "collected", "model": "m"}
@@ -114,43 +105,3 @@ def test_a_report_remembers_few_numbers_of_a_batch() -> None:
         return held()
 
     assert seen(4000) - seen(1000) < 100 * 3000
-
-
-def test_no_more_conversations_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of libraries whose memory Python does not count."""
-    monkeypatch.setattr(near_duplicates, "FIRST", 5)
-    monkeypatch.setattr(near_duplicates, "IN_MEMORY", 30)
-    numbers = range(1, 101)
-    turns = table(Alike(100).read(numbers))
-    originals = near_duplicates._Originals()
-    hashes = near_duplicates.band_hashes(turns)
-    for number, signature in zip(numbers, signatures(turns), strict=True):
-        originals.learn(number, signature)
-    assert originals._few.len() == 5
-    originals.close()
-    with near_duplicates.Bands() as bands:
-        for rows in hashes.iter_slices(20):
-            bands.learn(rows)
-            assert sum(frame.height for frame in bands.frames) < 30 + 20
-        assert sum(found.len() for found in bands.shared()) >= 98
-
-
-def test_a_kill_leaves_no_files_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is put away has no name, from the moment it is written to the last look at it."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(near_duplicates, "IN_MEMORY", 30)
-    with near_duplicates.Bands() as bands:
-        for rows in near_duplicates.band_hashes(table(Alike(100).read(range(1, 101)))).iter_slices(20):
-            bands.learn(rows)
-        assert sum(frame.height for frame in bands.frames) < 100
-        for found in bands.shared():
-            assert found.len()
-            assert list(tmp_path.iterdir()) == []
-
-
-def signatures(turns: pl.DataFrame) -> list[RMinHash]:
-    words = [shingles(text) for text in near_duplicates._texts(turns)["text"]]
-    found: list[RMinHash] = RMinHash.from_token_sets(
-        words, near_duplicates.PERMUTATIONS, near_duplicates.SIGNATURE_SEED
-    )
-    return found

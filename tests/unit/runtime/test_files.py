@@ -14,10 +14,18 @@ import pytest
 
 from batchgen.core.dialogue import Stage, Step
 from batchgen.core.errors import Locked, SetupError, Temporary
-from batchgen.runtime.files import Layout, Written, disk_trouble, exclusive, hash_file, make_directory, write_durably
+from batchgen.runtime.files import (
+    FileDigest,
+    Layout,
+    disk_error,
+    exclusive_lock,
+    hash_file,
+    make_directory,
+    write_durably,
+)
 
 OLD, NEW = b"old\n", [b"new ", b"and longer\n"]
-WRITTEN = Written(15, hashlib.sha256(b"".join(NEW)).hexdigest())
+WRITTEN = FileDigest(15, hashlib.sha256(b"".join(NEW)).hexdigest())
 
 
 class Disk:
@@ -96,7 +104,7 @@ def test_the_old_or_the_new_file_whatever_fails(
         else:
             with pytest.raises(OSError, match="No space left") as raised:
                 write_durably(path, NEW)
-            assert isinstance(disk_trouble(raised.value), Temporary)
+            assert isinstance(disk_error(raised.value), Temporary)
     assert disk.done == EFFECTS[:fail_at]
     renamed = fail_at > EFFECTS.index("rename") + 1
     found = path.read_bytes() if path.exists() else None
@@ -124,7 +132,7 @@ def test_a_writer_that_gives_up_leaves_the_old_file(tmp_path: Path, error: BaseE
 
 def test_the_directory_is_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c.jsonl"
-    assert write_durably(path, []) == Written(0, hashlib.sha256().hexdigest())
+    assert write_durably(path, []) == FileDigest(0, hashlib.sha256().hexdigest())
     assert path.read_bytes() == b""
     make_directory(path.parent)
 
@@ -138,14 +146,14 @@ def test_a_left_over_part_file_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
 def test_a_full_or_failing_disk_is_temporary(code: int) -> None:
-    trouble = disk_trouble(OSError(code, os.strerror(code), "/x/file"))
+    trouble = disk_error(OSError(code, os.strerror(code), "/x/file"))
     assert trouble is not None
     assert trouble.exit_code == 75
     assert "/x/file" in str(trouble)
 
 
 def test_other_troubles_of_the_disk_are_not() -> None:
-    assert disk_trouble(OSError(errno.EACCES, "Permission denied")) is None
+    assert disk_error(OSError(errno.EACCES, "Permission denied")) is None
 
 
 def test_where_each_file_lies(tmp_path: Path) -> None:
@@ -178,17 +186,17 @@ def test_where_each_file_lies(tmp_path: Path) -> None:
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    with exclusive(layout), pytest.raises(Locked) as raised, exclusive(layout):
+    with exclusive_lock(layout), pytest.raises(Locked) as raised, exclusive_lock(layout):
         pass
     assert raised.value.exit_code == 0
-    with exclusive(layout):
+    with exclusive_lock(layout):
         pass
 
 
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(OLD)
-    with pytest.raises(SetupError, match="no directory"), exclusive(Layout(path)):
+    with pytest.raises(SetupError, match="no directory"), exclusive_lock(Layout(path)):
         pass
 
 
@@ -197,5 +205,5 @@ def test_a_root_nobody_may_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SetupError, match="Permission denied"), exclusive(Layout(tmp_path / "run")):
+    with pytest.raises(SetupError, match="Permission denied"), exclusive_lock(Layout(tmp_path / "run")):
         pass

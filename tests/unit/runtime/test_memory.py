@@ -18,8 +18,8 @@ from batchgen.cli.main import main
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
 from batchgen.core.outcomes import Reason
 from batchgen.dataset.export import ROW_GROUP
-from batchgen.engine.recovery.request_reader import Latest, RequestFile, request_files
-from batchgen.engine.settlement.swap_detection import CHARACTERS, _Requests
+from batchgen.engine.recovery.request_reader import LastRequestIndex, RequestFile, request_files
+from batchgen.engine.settlement.swap_detection import COMPARED_CHARACTERS, _RequestIndex
 from batchgen.ledger import connection
 from batchgen.ledger.migrations import TEXT_IDS
 from batchgen.ledger.rows import BatchIdentity, BatchPlan, RequestOutcome
@@ -29,7 +29,7 @@ from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import Settings
 from tests.support.bench import REPOSITORY
 
-NAME, VALUE = memory.JEMALLOC
+NAME, VALUE = memory.JEMALLOC_OPTIONS
 PARQUET = """
 import sys
 from pathlib import Path
@@ -48,10 +48,10 @@ print(peak() - before)
 
 HOLES = """
 from pathlib import Path
-from batchgen.runtime.memory import give_back
+from batchgen.runtime.memory import set_mmap_threshold
 def now():
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
-give_back()
+set_mmap_threshold()
 before = now()
 del (first := [bytes(30_000_000)])[:]  # from here on glibc would take blocks of up to 30 MB from its heap
 kept = [(bytes(2_000_000), bytes(5_000))[at % 2] for at in range(50)]
@@ -102,10 +102,10 @@ def test_the_words_of_requests_are_kept_once() -> None:
     """A whole batch may have to be compared: 2,000 requests took 30 MB as sets of words of their own."""
     chance = Random(1)
     vocabulary = ["".join(chance.choices("abcdefghij", k=7)) for _ in range(2000)]
-    texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-CHARACTERS:] for number in range(500)}
+    texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-COMPARED_CHARACTERS:] for number in range(500)}
     tracemalloc.start()
     try:
-        found = _Requests.of(texts)
+        found = _RequestIndex.of(texts)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -136,7 +136,7 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
         if name == "store_before_commit":
             seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
 
-    monkeypatch.setattr(connection, "crashpoint", look)
+    monkeypatch.setattr(connection, "failpoint", look)
     settled = [RequestOutcome(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
     written.settle(batch, settled, {}, max_attempts=3)
     assert seen == [most * last]
@@ -176,10 +176,10 @@ def test_who_was_asked_last_takes_a_few_bytes_a_text(tmp_path: Path) -> None:
         layout = Layout(tmp_path / str(conversations))
         files = sent(layout, conversations)
         tracemalloc.start()
-        latest = Latest(layout, files, conversations)
+        latest = LastRequestIndex(layout, files, conversations)
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-        assert latest.went_on(files[0], [1])
-        assert not latest.went_on(files[-1], [conversations])
+        assert latest.asked_anything_later(files[0], [1])
+        assert not latest.asked_anything_later(files[-1], [conversations])
         assert not latest.asked_again(files[0], range(1, 51))
     assert held[2] - held[1] < 6 * 2 * (5_000 - 500)

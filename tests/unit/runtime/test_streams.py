@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.cli.commands import run
-from batchgen.emulator.faults import Fault, Status
+from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import REPOSITORY, Bench, Result
 from tests.support.invariants import Make, end, start
 from tests.support.scene import Scene
@@ -89,7 +89,7 @@ def test_33_no_status_changes_where_stderr_takes_nothing(stream: str, bench: Ben
     """In a process of its own: Python flushes once more when it ends, and leaves with 120 where that fails."""
     assert spawned(bench, "-v", "collect", "--advance", stderr=stream).code == 0
     assert spawned(bench, "nonsense", stderr=stream).code == 2
-    bench.service.faults.add(Fault(provider="together", endpoint="create", action=Status(401, "no")))
+    bench.service.faults.add(CallFault(provider="together", endpoint="create", action=Status(401, "no")))
     bench.service.world.advance(60)
     assert spawned(bench, "collect", "--advance", stderr=stream).code == 2
     end(bench, expected)
@@ -111,7 +111,7 @@ def test_33_an_answer_on_a_full_disk(command: str, bench: Bench) -> None:
 
 def test_33_the_work_behind_an_answer_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The troubles of a tick are told, and leave their status, though its answer is lost."""
-    bench.service.faults.add(Fault(provider="gemini", endpoint="create", action=Status(429, "quota")))
+    bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Refusing(errno.ENOSPC))
         done = bench.run("collect", "--advance", "--json")
@@ -144,6 +144,6 @@ def test_a_broken_pipe_that_is_not_ours_is_temporary(bench: Bench, monkeypatch: 
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    monkeypatch.setattr(run, "prepared", broken)
+    monkeypatch.setattr(run, "require_prepared", broken)
     done = bench.run("collect")
     assert (done.code, done.err.count("Broken pipe")) == (75, 1)

@@ -1,11 +1,11 @@
 "use strict";
-/* The conversation browser and the theme switch. Texts become text nodes only: nothing in them is ever parsed. */
+/* The conversation browser and the theme switch. Texts are shown as text nodes only and never parsed as HTML. */
 (() => {
   const ROW = 60; // pixels of a list row, as in page.css
-  const SPARE = 6; // rows drawn above and below what is seen
-  const SLICE = 12; // milliseconds of searching before the page gets its turn
+  const SPARE = 6; // rows drawn above and below the visible ones
+  const SLICE = 12; // milliseconds of searching before the browser may draw
   const REST = 120; // milliseconds after the last key before a search begins
-  const REWRITTEN = 35; // percent kept of an answer; below, lines under nearly every word only hinder reading
+  const REWRITTEN = 35; // percent of the answer kept; below this, underlines would be under nearly every word
   const STATES = { complete: "complete", open: "on its way", rejected: "left behind" };
   const by = (id) => document.getElementById(id);
 
@@ -26,7 +26,7 @@
     const chosen = THEMES.includes(name) ? name : "auto";
     document.documentElement.dataset.theme = chosen;
     by("theme").textContent = `Theme: ${chosen}`;
-    try { localStorage.setItem("batchgen-theme", chosen); } catch { /* a private window keeps nothing */ }
+    try { localStorage.setItem("batchgen-theme", chosen); } catch { /* a private window may not allow storage */ }
   }
   theme(remembered());
   by("theme").addEventListener("click", () => {
@@ -66,8 +66,8 @@
     const controls = [outcome, flag, rounds];
     let view = items.map((_, at) => at);
     let chosen = -1; // an index into view
-    let wanted = ""; // what was searched, in small letters
-    let turnOfSearch = 0; // a newer search ends an older one
+    let wanted = ""; // the search text in lower case
+    let turnOfSearch = 0; // number of the newest search; older ones stop
 
     // ---- the filters
 
@@ -130,7 +130,7 @@
       choose(again >= 0 ? again : view.length ? 0 : -1, false);
     }
 
-    // ---- the list: only rows in sight are in the document
+    // ---- the list: only visible rows are in the document
 
     function row(place) {
       const item = items[view[place]];
@@ -230,7 +230,7 @@
       const beside = share === null ? "" : `, ${share} % of the answer kept`;
       pair.append(part("answer", turn[1], "del", ""), part("correction", turn[2], "ins", beside));
       node.append(head, flagsOf(turn), part("question", [turn[0]], "", ""), pair);
-      if (turn[4]) node.append(make("p", "note", "Long texts are cut here; the files have them whole."));
+      if (turn[4]) node.append(make("p", "note", "Long texts are cut here. The exported files have the full texts."));
       return node;
     }
 
@@ -273,7 +273,7 @@
       const walker = document.createTreeWalker(detail, NodeFilter.SHOW_TEXT);
       while (walker.nextNode()) {
         const node = walker.currentNode, small = node.data.toLowerCase();
-        if (small.length !== node.data.length) continue; // a letter whose small form is longer: places would be wrong
+        if (small.length !== node.data.length) continue; // the lower case of a letter is longer: positions would be wrong
         for (let at = small.indexOf(wanted); at >= 0; at = small.indexOf(wanted, at + wanted.length)) {
           const range = document.createRange();
           range.setStart(node, at);
@@ -284,7 +284,7 @@
       CSS.highlights.set("found", new Highlight(...ranges));
     }
 
-    // ---- what the reader does
+    // ---- clicks and keys
 
     let rest = 0;
     search.addEventListener("input", () => { clearTimeout(rest); rest = setTimeout(filter, REST); });
@@ -357,7 +357,7 @@
 
   if (by("packed")) {
     unpacked().then(start, () => {
-      by("detail").textContent = "This browser cannot unpack the conversations; a current one can.";
+      by("detail").textContent = "This browser cannot unpack the conversations. Please use a newer one.";
     });
   }
 })();

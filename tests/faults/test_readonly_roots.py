@@ -1,0 +1,201 @@
+"""Test a root that this user cannot write to: an archive, a disk of another user, a read-only mount (33).
+
+Tests often run as root, who may write to every file. The commands then run without that right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.bench import REPOSITORY, Result
+from tests.unit.ledger.test_migrations import AWAITED, older
+
+COMMANDS = ["status", "receipt", "verify", "estimate"]
+READ_AND_ENTER, READ = 0o555, 0o444
+# What lets root write where modes forbid it is given up for good: CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2), by
+# prctl(PR_CAPBSET_DROP = 24). To become another user would not do: the interpreter may lie where only root may look.
+BOUND = """
+import ctypes, os, sys
+prctl = ctypes.CDLL(None, use_errno=True).prctl if os.geteuid() == 0 else lambda *_: 0
+if any(prctl(24, capability, 0, 0, 0) for capability in (1, 2)):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+class Archive(NamedTuple):
+    """A finished run that cannot be written to, and a folder that can."""
+
+    root: Path
+    elsewhere: Path
+
+    def freeze(self) -> None:
+        """Take the right to write away from everything in the root."""
+        for path in [self.root, *self.root.rglob("*")]:
+            path.chmod(READ_AND_ENTER if path.is_dir() else READ)
+
+    def run(self, *arguments: str) -> Result:
+        """One command, as a user who has no more rights than the modes give."""
+        program = [sys.executable, "-c", BOUND, "-B", str(REPOSITORY / "cli.py")]
+        done = subprocess.run(
+            [*program, "--root", str(self.root), *arguments],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.elsewhere),
+                "TMPDIR": str(self.elsewhere),
+            },
+            cwd=self.elsewhere,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def listing(self) -> dict[str, tuple[int, int]]:
+        """Every file of the root, with its size and the time of its last change."""
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in self.root.rglob("*")}
+
+
+@pytest.fixture
+def archive(finished_root: Path, tmp_path: Path) -> Iterator[Archive]:
+    made = Archive(tmp_path / "run", tmp_path / "elsewhere")
+    made.elsewhere.mkdir()
+    shutil.copytree(finished_root, made.root)
+    yield made
+    for path in [made.root, *made.root.rglob("*")]:  # pytest deletes it
+        path.chmod(0o755)
+
+
+def change(archive: Archive, *statements: str) -> None:
+    """Change the store behind the program's back."""
+    connection = sqlite3.connect(archive.root / "data" / "batchgen.sqlite", isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+@pytest.mark.fault(
+    33,
+    "the root cannot be written to (an archive, a colleague's disk, a mount for reading)",
+    injected="files and folders without the right to write; with and without a lock file",
+    seen="what only reads works and leaves no trace; `report` and `export` say that --output must be elsewhere",
+)
+@pytest.mark.parametrize("lock", [True, False])
+def test_33_what_only_reads_works_where_nothing_can_be_written(archive: Archive, *, lock: bool) -> None:
+    if not lock:
+        (archive.root / "data" / "batchgen.lock").unlink()
+    archive.freeze()
+    before = archive.listing()
+    for command in COMMANDS:
+        done = archive.run(command)
+        assert (done.code, done.err) == (0, ""), done
+    assert archive.run("report", "--output", "page.html").code == 0
+    assert archive.listing() == before
+
+
+def test_33_the_default_place_of_a_report_cannot_be_written_to(archive: Archive) -> None:
+    archive.freeze()
+    for arguments in (["report"], ["export", "--format", "messages", "--output", str(archive.root / "out.jsonl")]):
+        done = archive.run(*arguments)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 2), done
+        assert "cannot be written to" in done.err
+        assert "--output" in done.err
+
+
+def test_33_an_export_elsewhere_says_that_it_is_not_remembered(archive: Archive) -> None:
+    archive.freeze()
+    for output in ("set.jsonl", "set.parquet", "folder"):
+        done = archive.run("export", "--format", "messages", "--output", output)
+        assert (done.code, done.err.count("\n")) == (0, 1), done
+        assert "will not check this export" in done.err
+        assert (archive.elsewhere / output).exists()
+
+
+def test_33_a_folder_in_which_nothing_can_be_made(archive: Archive) -> None:
+    """The store and the lock can be written to, but SQLite could make no journal."""
+    archive.freeze()
+    for name in ("batchgen.sqlite", "batchgen.lock"):
+        (archive.root / "data" / name).chmod(0o666)
+    for command in COMMANDS:
+        assert archive.run(command).code == 0
+
+
+def test_33_a_lock_file_of_another_user(archive: Archive) -> None:
+    for path in [archive.root, *archive.root.rglob("*")]:
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    (archive.root / "data" / "batchgen.lock").chmod(READ)
+    for command in COMMANDS:
+        assert archive.run(command).code == 0
+
+
+def test_33_a_command_at_work_is_waited_for(archive: Archive) -> None:
+    archive.freeze()
+    with (archive.root / "data" / "batchgen.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = archive.run("verify")
+        assert (done.code, done.out, "Another command is at work" in done.err) == (0, "", True)
+        assert archive.run("status").code == 0
+
+
+def test_33_files_that_wait_to_be_written_are_not_held_against_the_store(archive: Archive) -> None:
+    """Prices, and with them the receipt, changed since; a round file was put off. Nothing here can write them anew."""
+    change(
+        archive,
+        "UPDATE run_facts SET value = 'older' WHERE key = 'receipt_prices'",
+        "INSERT OR REPLACE INTO outdated_files (file) VALUES ('round3')",
+    )
+    (archive.root / "data" / "receipt.json").write_text("{}", "utf-8")
+    (archive.root / "data" / "round3" / "round3_history.jsonl").write_text("", "utf-8")
+    archive.freeze()
+    done = archive.run("verify")
+    assert (done.code, done.err.count("\n")) == (0, 1), done
+    assert "Not checked" in done.err
+    for name in ("receipt.json", "round3_history.jsonl", "round3_single_turn.jsonl"):
+        assert name in done.err
+
+
+def test_33_the_store_of_an_older_program(archive: Archive) -> None:
+    """It is brought up to date in a copy for each command."""
+    older(archive.root / "data" / "batchgen.sqlite", AWAITED)
+    archive.freeze()
+    for command in COMMANDS:
+        done = archive.run(command)
+        assert (done.code, done.err) == (0, ""), done
+
+
+def test_33_what_writes_says_that_it_cannot(archive: Archive) -> None:
+    archive.freeze()
+    for arguments in (["collect", "--advance"], ["retry"], ["prepare"], ["clean"]):
+        done = archive.run(*arguments)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 2), done
+        assert "can write to" in done.err
+
+
+def test_33_a_killed_commit_needs_someone_who_can_write(archive: Archive) -> None:
+    store = archive.root / "data" / "batchgen.sqlite"
+    writer = sqlite3.connect(store, isolation_level=None)
+    writer.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE batches SET error = ?", ("x" * 100_000,))
+    writer.execute("UPDATE conversations SET detail = ?", ("y" * 100_000,))
+    killed = archive.root.with_name("killed")
+    shutil.copytree(archive.root, killed)
+    writer.close()
+    shutil.rmtree(archive.root)
+    killed.rename(archive.root)
+    archive.freeze()
+    for command in COMMANDS:
+        done = archive.run(command)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 2), done
+        assert "was killed" in done.err
