@@ -27,7 +27,7 @@ TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
 
 
 class Result(NamedTuple):
-    """What a command left: exit status, stdout, stderr."""
+    """The exit status, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -59,7 +59,7 @@ class Bench:
         }
 
     def run(self, *arguments: str) -> Result:
-        """One command, in this process."""
+        """Run one command in this process."""
         self._capture.readouterr()
         try:
             main(["--root", str(self.root), *arguments])
@@ -70,7 +70,7 @@ class Bench:
         return Result(code, captured.out, captured.err)
 
     def spawn(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """One command, in a process of its own."""
+        """Run one command in a process of its own."""
         return subprocess.run(
             [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(self.root), *arguments],
             env={**self.environment, **extra},
@@ -94,7 +94,7 @@ class Bench:
         return self.run("status", "--json").json
 
     def ticks(self, most: int = 40, *, seconds: float = 60.0) -> list[Result]:
-        """`collect --advance` until the run is finished, the clock going on between ticks."""
+        """Run `collect --advance` until the run is finished. The clock advances by `seconds` between two ticks."""
         done = []
         for _ in range(most):
             done.append(self.run("collect", "--advance"))
@@ -114,7 +114,7 @@ class Bench:
 
 
 def seeds(count: int) -> list[dict[str, str]]:
-    """Self-written triples, each recognisable by its number."""
+    """Triples that differ in a number. The texts of a conversation can be recognised by it."""
     return [
         {
             "question": f"How do I keep plant number {number} alive in winter?",

@@ -18,7 +18,7 @@ Condition = Callable[[], bool]
 
 
 def waited_for(condition: Condition) -> bool:
-    """Whether `condition` comes true long before an answer that is held back comes by itself."""
+    """Wait until `condition` is true. Returns False after half of the time for which an answer is held back."""
     end = time.monotonic() + PATIENCE_SECONDS / 2
     while not condition() and time.monotonic() < end:
         Event().wait(0.005)
@@ -27,7 +27,7 @@ def waited_for(condition: Condition) -> bool:
 
 @contextmanager
 def released(bench: Bench, condition: Condition, then: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Beside what is done within, answers are held back until `condition` is true, as it must be; `then` looks."""
+    """While the body runs: wait for `condition`, call `then`, and release the answers that a fault holds back."""
     met, done = list[bool](), Event()
 
     def watch() -> None:
@@ -48,7 +48,7 @@ def released(bench: Bench, condition: Condition, then: Callable[[], None] = lamb
 
 
 def interrupted(bench: Bench, arguments: Sequence[str], condition: Condition) -> None:
-    """Ctrl-C as soon as `condition` is true ends a command at once, and politely."""
+    """Send Ctrl-C to a command as soon as `condition` is true. It must exit with 130 and one clear line."""
     command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments]
     with subprocess.Popen(command, env=bench.environment, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -63,7 +63,7 @@ def interrupted(bench: Bench, arguments: Sequence[str], condition: Condition) ->
 
 
 def goes_on(bench: Bench, after: float = 0.0) -> None:
-    """Nothing is wrong any more: the run ends well. What is not planned yet goes in one batch a step: that is quick."""
+    """Remove all faults and finish the run. What is not planned yet is sent in one batch per step, which is quick."""
     bench.service.faults.clear()
     bench.configure(f"{ROUNDS}batches.reconcile_grace_seconds = 20\n")
     bench.service.world.advance(after)

@@ -30,7 +30,7 @@ TWINS = (3, 4, 9)  # seeds with one question
 
 
 def hostile_text(prompt: Prompt) -> str:
-    """A reply of the script with everything in it that breaks a reader."""
+    """A scripted reply with the characters of HOSTILE. The answers of conversation REJECTED are empty."""
     text = default_text(prompt)
     if prompt.schema is None:
         asked = prompt.messages[-1].content + prompt.messages[-3].content if len(prompt.messages) > 2 else ""
@@ -65,7 +65,7 @@ def export(bench: Bench, form: str, output: Path, *options: str) -> Any:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """An exported file read by nobody's rules but ours."""
+    """Read an exported file without the code of the program."""
     if path.suffix == ".parquet":
         return pl.read_parquet(path).to_dicts()
     return [orjson.loads(line) for line in path.read_bytes().split(b"\n") if line]

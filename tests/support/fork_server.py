@@ -48,7 +48,7 @@ class Order(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a process left: exit status (negative: the signal) and its output."""
+    """The exit status of a process (negative: the signal that killed it) and its output."""
 
     code: int
     out: str
@@ -76,7 +76,7 @@ class Forks:
         self._folder.cleanup()
 
     def run(self, bench: Bench, *arguments: str, **how: Any) -> Outcome:
-        """One command on a bench's root, at its service's time; `how` are fields of Order. The cron line by default."""
+        """Run one command (default: the cron line) on a bench, at the time of its service. `how`: see Order."""
         line = ["--root", str(bench.root), *(arguments or ("collect", "--advance"))]
         return self._ask(Order(line, bench.environment, bench.service.world.offset, **how))
 

@@ -26,7 +26,7 @@ ADDED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thought_
 
 
 class Ledger(NamedTuple):
-    """The store as it lies on disk."""
+    """The rows of the store on disk."""
 
     batches: list[dict[str, Any]]
     conversations: list[dict[str, Any]]
@@ -38,7 +38,7 @@ class Ledger(NamedTuple):
 
 
 def ledger(bench: Bench) -> Ledger:
-    """Read without the program: a second opinion."""
+    """Read the store with SQL, without the code of the program."""
     path = bench.root / "data" / "batchgen.sqlite"
     with closing(sqlite3.connect(path)) as database:
         database.row_factory = sqlite3.Row
@@ -53,7 +53,7 @@ def ledger(bench: Bench) -> Ledger:
 
 
 class Watch:
-    """Looks at a bench again and again: what was true must stay true."""
+    """Checks a bench after each command, also against what it saw before: texts stay, batches do not go back."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -62,7 +62,7 @@ class Watch:
         self._texts: dict[int, tuple[int | None, str]] = {}
 
     def check(self, *, duplicates: int = 0, said: Iterable[str] = ()) -> Ledger:
-        """Every invariant that can be seen now. `duplicates` jobs were bought twice and reported as such."""
+        """Check every invariant. `duplicates` is the number of jobs that were bought twice and reported so."""
         now = ledger(self.bench)
         self._bought(now, duplicates)
         self._write_once(now)
@@ -161,7 +161,7 @@ def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
 
 
 def finished(bench: Bench, *, duplicates: int = 0) -> Ledger:
-    """The end of every story: finished, verified, nothing open, nothing bought that is not accounted for."""
+    """Check that the run is finished, `verify` finds nothing, no batch is open, and the ledger names every job."""
     assert bench.status()["finished"]
     result = bench.run("verify")
     assert result.code == 0, result
@@ -177,7 +177,7 @@ _undisturbed: dict[int, dict[str, bytes]] = {}
 
 
 def undisturbed(make_bench: Make, conversations: int) -> dict[str, bytes]:
-    """The files of a run of two rounds to which nothing happened; make the bench of the test after this."""
+    """The files of a run of two rounds without a fault. Call it before the test makes its own bench."""
     if conversations not in _undisturbed:
         bench = make_bench(root=f"undisturbed{conversations}")
         bench.configure(ROUNDS)
@@ -189,7 +189,7 @@ def undisturbed(make_bench: Make, conversations: int) -> dict[str, bytes]:
 
 
 def bought_once(bench: Bench) -> None:
-    """Every step of every conversation was paid for once, under whatever key: our faults are no reason to pay again."""
+    """Check that each step of each conversation was paid for once, with whatever key."""
     conversations, steps = int(ledger(bench).meta["conversations"]), len(bench.status()["steps"])
     assert len(bench.service.world.bought_keys) == conversations * steps
 
@@ -202,13 +202,13 @@ def start(bench: Bench, batches: str = "", more: str = "") -> Bench:
 
 
 def tick(bench: Bench, after: float = 0.0) -> Result:
-    """`collect --advance`, so many seconds later."""
+    """Run `collect --advance`, `after` so many seconds."""
     bench.service.world.advance(after)
     return bench.run("collect", "--advance")
 
 
 def until(bench: Bench, code: int, *, every: float = 0.0) -> Result:
-    """Ticks, so many seconds after each other, until one leaves with `code`; the others go well."""
+    """Run ticks, `every` so many seconds, until one exits with `code`. Those before it must exit with 0."""
     for _ in range(10):
         result = tick(bench, every)
         if result.code == code:
@@ -218,7 +218,7 @@ def until(bench: Bench, code: int, *, every: float = 0.0) -> Result:
 
 
 def met(bench: Bench, faults: int) -> Result:
-    """The tick in which so many faults have struck; those before it may time out by themselves on a busy machine."""
+    """Run ticks until so many faults took effect. On a busy machine, ticks before that may time out."""
     for _ in range(10):
         result = tick(bench)
         assert result.code in {0, 75}, result
@@ -238,7 +238,7 @@ def strikes(bench: Bench) -> set[int]:
 
 
 def end(bench: Bench, expected: dict[str, bytes], *, jobs: int = 0) -> None:
-    """The run ends as the undisturbed one, with so many jobs (0: whatever was needed) and no request bought twice."""
+    """Finish the run. Check its files, that nothing was bought twice, and the number of `jobs` unless it is 0."""
     bench.ticks(seconds=600)
     finished(bench)
     assert bench.files() == expected

@@ -53,7 +53,7 @@ class Page(HTMLParser):
         return [tag for tag, _, _ in self.elements]
 
     def unpacked(self) -> Any:
-        """What the page's script finds."""
+        """The data that the script of the page unpacks."""
         (coded,) = ["".join(text) for _, found, text in self.elements if found.get("id") == "packed"]
         return json.loads(zlib.decompress(b64decode(coded)))
 
@@ -72,13 +72,13 @@ def troubled_seeds() -> list[dict[str, str]]:
 
 
 def arm(service: LocalService) -> None:
-    """Number 5 is blocked for ever at round 3's answer, number 6 is truncated once."""
+    """Make the answer of conversation 5 in round 3 empty at every attempt, and cut the answer of 6 once."""
     service.faults.rows("text", key=r"r1-000005\.r3\.answer", text="")
     service.faults.rows("truncated", key=r"r1-000006\.r2\.answer\.a1\.")
 
 
 def troubled(root: Path) -> Bench:
-    """A finished run of COUNT conversations with everything in it."""
+    """Make a finished run of COUNT conversations of `troubled_seeds`, with the faults of `arm`."""
 
     def prepare(bench: Bench) -> None:
         arm(bench.service)

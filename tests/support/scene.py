@@ -36,7 +36,7 @@ class Scene:
 
     @classmethod
     def of(cls, make_bench: Make, conversations: int = 5, toml: str = "", *, most: int = 0, **options: Any) -> Scene:
-        """`most` requests go in one batch, all conversations if it is not given: further attempts halve it."""
+        """Prepare a run. A batch holds at most `most` requests (0: all). A further attempt has half as many."""
         expected = undisturbed(make_bench, conversations)
         bench = make_bench(**options)
         bench.configure(f"{ROUNDS}batches.max_requests = {most or conversations}\n{toml}")
@@ -50,12 +50,12 @@ class Scene:
         return result
 
     def tick(self, after: float = 0.0) -> Result:
-        """One cron line, `after` so many seconds."""
+        """Run the cron line once, `after` so many seconds."""
         self.bench.service.world.advance(after)
         return self.run("collect", "--advance")
 
     def finish(self, every: float = 5 * MINUTE, most: int = 40) -> list[Result]:
-        """Ticks until the run is finished and nothing is in flight, and the proof that it is what it should be."""
+        """Run ticks until the run is finished and nothing is in flight. Check the invariants and the amount spent."""
         done = []
         for _ in range(most):
             done.append(self.tick(every))
@@ -89,7 +89,7 @@ def reach(scene: Scene, provider: str) -> None:
 
 
 def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]:
-    """More jobs of a batch that is looked for, created by somebody else with the same call. Returns their ids."""
+    """Create more jobs with the same call as a batch whose answer was lost. Returns their ids."""
     table, keys, made = providers.find_provider(row["provider"]), bench.environment, []
     access = ConnectionOptions(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
     with closing(providers.connect(table, access)) as remote:
@@ -100,7 +100,7 @@ def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]
 
 
 def built_again(scene: Scene) -> None:
-    """`rebuild` finds the same texts and the same bill."""
+    """Rebuild the store and check that it has the same texts and the same bill."""
     before, receipt = ledger(scene.bench).texts, scene.run("receipt", "--json").json
     store = scene.bench.root / "data" / "batchgen.sqlite"
     store.rename(store.with_suffix(".old"))
@@ -122,7 +122,7 @@ def spent(bench: Bench) -> float:
 
 
 def bill(bench: Bench) -> float:
-    """What the raw result lines say was used, at the shipped prices: every different line that names its tokens."""
+    """The price in USD of the tokens that the raw result lines name. Equal lines of a file count once."""
     total = 0.0
     models = {row["name"]: row["model"] for row in ledger(bench).batches}
     for path in (bench.root / "results").rglob("*.jsonl"):

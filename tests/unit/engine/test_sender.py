@@ -135,30 +135,28 @@ def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("provider", SEND)
-def test_what_was_uploaded_ahead_is_not_uploaded_again(provider: str, bench: Bench) -> None:
-    """The second create meets a quota while the files behind it are on their way: they are kept for the next tick."""
+@pytest.mark.parametrize(
+    ("refusal", "code", "hits"),
+    [
+        pytest.param(Status(429, "You exceeded your current quota."), 75, [1], id="quota"),
+        pytest.param(Status(401, "API key not valid."), 2, [], id="key"),
+    ],
+)
+def test_what_was_uploaded_ahead_of_a_refusal_is_not_uploaded_again(
+    provider: str, refusal: Status, code: int, hits: list[int], bench: Bench
+) -> None:
+    """The second create is refused while the files behind it are uploaded. The ledger keeps them for the next tick."""
     ready(bench, provider)
-    no = Status(429, "You exceeded your current quota.")
-    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
-    assert bench.run(*SEND[provider]).code == 75
+    refused = CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=refusal)
+    bench.service.faults.add(refused)
+    assert bench.run(*SEND[provider]).code == code
     assert (seen(bench, provider, "create"), seen(bench, provider, "upload_start")) == (2, BATCHES)
     assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
-    assert [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)] == [1]
+    assert [wait["hits"] for wait in ledger(bench).waits if wait["scope"].startswith(provider)] == hits
     bench.service.faults.clear()
     bench.service.world.advance(BEYOND_EVERY_PAUSE)
     assert bench.run(*SEND[provider]).code == 0
     assert seen(bench, provider, "upload_start") == BATCHES
-
-
-@pytest.mark.parametrize("provider", SEND)
-def test_what_was_uploaded_ahead_of_a_refused_key_is_known(provider: str, bench: Bench) -> None:
-    """Files that the ledger does not know would be uploaded again, and `clean` could not delete them."""
-    ready(bench, provider)
-    no = Status(401, "API key not valid.")
-    bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=no))
-    assert bench.run(*SEND[provider]).code == 2
-    assert seen(bench, provider, "upload_start") == BATCHES
-    assert states(bench, provider) == ["in_flight", *["uploaded"] * (BATCHES - 1)]
     goes_on(bench)
 
 
