@@ -24,8 +24,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.engine.session import Session
-from batchgen.engine.settlement import match, settle, swap_detection
+from batchgen.engine.settlement import match, settle
 from batchgen.engine.submission import line_templates, request_files, submit
+from batchgen.ledger.dialogues import Dialogues
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import Settings
 from benchmarks import throughput
@@ -34,10 +35,10 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
     "build": [
         (request_files, "draft_batch", "a request file's content"),
         (Store, "ready", "  rows read from the store"),
-        (Store, "ready_texts", "  texts read from the store"),
-        (request_files, "fill", "  lines, counted and escaped"),
-        (line_templates, "features_of", "    counting"),
-        (submit, "plan", "what is durable"),
+        (Dialogues, "ready_texts", "  texts read from the store"),
+        (request_files, "render_requests", "  lines, counted and escaped"),
+        (line_templates, "count_utf8_features", "    counting"),
+        (submit, "plan_batch", "what is durable"),
         (submit, "write_durably", "  hash, write and sync of the file"),
         (Store, "plan", "  the ledger's transaction"),
         (os, "fsync", "  all syncs but SQLite's"),
@@ -46,14 +47,14 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
         (settle, "parse_results", "replies read and judged"),
         (settle, "_reject_swapped", "  their places"),
         (settle, "_requests", "    texts read from the store"),
-        (swap_detection, "find_swapped_replies", "    words compared"),
+        (settle, "find_swapped_replies", "    words compared"),
         (settle, "settle", "what is durable"),
-        (settle, "_keep_ending", "  the ending's file"),
+        (settle, "write_ending", "  the ending's file"),
         (match, "match_results", "  replies matched with requests"),
         (Store, "settle", "  the store's transaction"),
         (Store, "_advance_conversations", "    texts and rows entered"),
         (Session, "keys", "keys"),
-        (throughput, "refresh", "derived files"),
+        (throughput, "write_due_files", "derived files"),
         (os, "fsync", "all syncs but SQLite's"),
     ],
 }

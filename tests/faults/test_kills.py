@@ -24,7 +24,7 @@ CONFIGURATION = f"{ROUNDS}[batches]\nreconcile_grace_seconds = {GRACE}\nhttp_tim
 POINTS = sorted(
     name
     for path in (REPOSITORY / "batchgen").rglob("*.py")
-    for name in re.findall(r'crashpoint\("(\w+)"\)', path.read_text("utf-8"))
+    for name in re.findall(r'failpoint\("(\w+)"\)', path.read_text("utf-8"))
 )
 MOST_KILLS = 2  # at one point, then the run is left in peace
 RANDOM_KILLS = 5  # in one run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import batchgen
 from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import GEMINI_KEY, REPOSITORY, Bench, seeds
 
@@ -142,3 +145,10 @@ def test_requests_and_results_never_become_packages() -> None:
     """google-genai imports a library called requests."""
     for name in ("requests", "results", "data"):
         assert not list((REPOSITORY / name).rglob("*.py"))
+
+
+def test_every_name_of_all_exists() -> None:
+    for module in pkgutil.walk_packages(batchgen.__path__, "batchgen."):
+        if module.name != "batchgen.__main__":
+            named = importlib.import_module(module.name)
+            assert [name for name in getattr(named, "__all__", ()) if not hasattr(named, name)] == [], module.name

@@ -1,11 +1,11 @@
-"""What shall go wrong, and when: faults of one call, of one job, of single rows. All of them can be written as JSON.
+"""Faults of one call, of one job, or of single rows. Each can be written as JSON.
 
-    faults.add(Fault(provider="gemini", endpoint="create", action=Status(503), times=3))
-    faults.add(Fault(endpoint="create", action=Drop(), after_effect=True))     # the job exists, the answer is lost
+    faults.add(CallFault(provider="gemini", endpoint="create", action=Status(503), times=3))
+    faults.add(CallFault(endpoint="create", action=Drop(), after_effect=True))     # the job exists, the answer is lost
     faults.job(states=["BATCH_STATE_FOO", None], end="BATCH_STATE_EXPIRED", share=0.4)
     faults.rows("blocked_prompt", key=r"\\.question\\.", share=0.1)
 
-As JSON (POST /_control/faults) every fault and every action carries its kind in "type".
+As JSON (POST /_control/faults) every fault and every action has its kind in "type".
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from batchgen.emulator.faults.actions import (
 )
 from batchgen.emulator.http_values import Request
 
-# With the actions: whoever arms a fault names one.
+# Includes the actions, because every call fault needs one.
 __all__ = [
     "ALWAYS",
     "NO_JOB_FAULT",
     "Action",
     "AnyFault",
     "Body",
+    "CallFault",
     "Delay",
     "Drip",
     "Drop",
     "Empty",
-    "Fault",
     "Faults",
     "Hang",
     "Html",
@@ -56,11 +56,11 @@ __all__ = [
     "Merge",
     "RowFault",
     "RowOutcome",
-    "Shown",
+    "ScriptedState",
     "Status",
     "Truncate",
     "Unwrap",
-    "from_json",
+    "parse_faults",
 ]
 
 ALWAYS = 0
@@ -147,7 +147,7 @@ RowOutcome = Literal[
 
 
 class RowFault(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
-    """`outcome` (see rowfaults) for the rows selected by everything that is given.
+    """`outcome` (see RowOutcome) for the rows selected by everything that is given.
 
     key is a regex searched in the request key, `where` a predicate on it (not in JSON), `indexes` are positions in
     the input file, `share` takes that share of the keys (which ones depends on the key alone), `times` at most so

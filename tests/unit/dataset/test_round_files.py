@@ -100,7 +100,7 @@ def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch
     until(bench, 6)
     tick(bench)
     before = bench.status()["complete"]
-    code = "import batchgen.dataset.round_files as r; r.SMALL = 2\nfrom batchgen.cli.main import main\n"
+    code = "import batchgen.dataset.round_files as r; r.SMALL_FILE_LINES = 2\nfrom batchgen.cli.main import main\n"
     code += f"main(['--root', {str(bench.root)!r}, 'verify'])"
     killed = subprocess.run(
         [sys.executable, "-c", code],
