@@ -159,7 +159,7 @@ def _person_was_asked_to_look(batch: Batch) -> bool:
     A user who calls `retry` after that has found no such job. Where jobs can be found by name, ticks look for it
     instead.
     """
-    asked = batch.counters.empty_listings and not provider_row(batch.provider).found_by_name
+    asked = batch.counters.empty_listings and not provider_row(batch.provider).names_come_back
     return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT
 
 

@@ -16,7 +16,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
 from batchgen.providers import find_provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, Provider, lookup_key
+from batchgen.providers.base import REFUSALS, Job, Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
 
@@ -34,33 +34,39 @@ def reconcile(session: Session) -> None:
             mine = [batch for batch in group if _was_created_with_current_key(session, provider, batch)]
             if not mine:
                 continue
-            found = jobs_by_lookup_key(session, provider)
+            found = jobs_by_label(session, provider)
         except BatchgenError as error:
             session.trouble(error, name)
             continue
         unlisted = _missing_from_listing(session, provider, found)
         for batch in mine:
-            if batch.job.key_fingerprint == UNKNOWN_FINGERPRINT and not provider.found_by_name:
-                _find_by_uploaded_file(session, provider, batch, found)
-            elif matches := found.get(lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or "")):
+            if matches := matching_jobs(batch, found):
                 adopt(session, provider, batch, matches)
+            elif batch.job.key_fingerprint == UNKNOWN_FINGERPRINT and not provider.names_come_back:
+                _find_by_uploaded_file(session, provider, batch, found)
             elif unlisted:
                 _report_incomplete_listing(session, batch, unlisted[0])
             else:
                 _count_empty_listing(session, batch)
 
 
-def jobs_by_lookup_key(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
-    """Return the jobs of a provider by the key they can be found by, oldest first. Raises Temporary if that fails."""
+def jobs_by_label(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
+    """Return the jobs of a provider by each of their labels, oldest first. Raises Temporary if that fails."""
     try:
         jobs = session.remote(provider).jobs()
     except REFUSALS as error:
         raise Temporary(f"{provider.name} refuses to list batches: {error}.", do="The next tick asks again.") from None
     found: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.created_at):
-        if job.label:
-            found.setdefault(job.label, []).append(job)
+        for label in job.labels:
+            found.setdefault(label, []).append(job)
     return found
+
+
+def matching_jobs(batch: Batch, found: Mapping[str, Sequence[Job]]) -> list[Job]:
+    """Return the jobs that carry the name of a batch or were created from its input file, oldest first."""
+    named = [*found.get(batch.name, ()), *found.get(batch.job.remote_file or "", ())]
+    return sorted({job.remote_id: job for job in named}.values(), key=lambda job: job.created_at)
 
 
 def _was_created_with_current_key(session: Session, provider: Provider, batch: Batch) -> bool:

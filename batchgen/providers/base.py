@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from batchgen.core.outcomes import Reply
@@ -35,21 +36,23 @@ class JobState(StrEnum):
 class Job(NamedTuple):
     """A remote job at one moment.
 
-    `label` is what a job can be found by without its id: the display name at Gemini, the input file at Together.
-    `output` and `errors` are remote file ids ("" if none), `inline` are result lines inside the job itself, `rows` is
-    the number of result rows that the provider reports (None: not reported).
+    `labels` are what a job can be found by without its id: the name of its batch, its input file, or both. `output`
+    and `errors` are remote file ids ("" if none), `inline_rows` are result lines inside the job itself, `rows` is the
+    number of result rows that the provider reports (None: not reported). `line_errors` are the request lines, from 1,
+    because of which the whole job was refused, with the provider's messages.
     """
 
     remote_id: str
     state: JobState
     raw_state: str
-    label: str = ""
+    labels: tuple[str, ...] = ()
     output: str = ""
     errors: str = ""
     inline_rows: tuple[bytes, ...] = ()
     rows: int | None = None
     error: str = ""
     created_at: str = ""
+    line_errors: Mapping[int, str] = MappingProxyType({})
 
 
 class RemoteFile(NamedTuple):
@@ -147,7 +150,7 @@ class Provider:
     max_line_bytes: int
     max_file_requests: int
     upload_lifetime_seconds: float
-    found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
+    names_come_back: bool  # a listing shows the name of a job's batch for certain; otherwise its input file is needed
     sdk: str  # the distribution that makes the calls
     tokens: TokenFormula
     line: Callable[[str, Prompt, Parameters], bytes]
@@ -157,6 +160,7 @@ class Provider:
         bytes, ...
     ]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
+    evidence: str = ""  # what its facts were taken from, if no run of this program has shown them yet
 
     def is_foreign(self, variable: str) -> bool:
         """Return whether the SDK, but not this program, reads an environment variable."""
@@ -192,8 +196,3 @@ class LinesRefused(CreateRefused):
 
 
 REFUSALS = (JobNotFound, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
-
-
-def lookup_key(provider: Provider, *, name: str, remote_file: str) -> str:
-    """Return the key by which a job of the batch `name` with input `remote_file` can be found at `provider`."""
-    return name if provider.found_by_name else remote_file

@@ -130,7 +130,7 @@ _API_KEY_PATTERN = re.compile(
 # The verdict must follow the model's name at once: "no such field: 'model_options'" or "this setting is not supported
 # by the model" is a refused request, and taking it for a lost model would stop a stage that only needs a mended line.
 _MODEL_PATTERN = re.compile(
-    r"non-serverless|unable to access model|model_not_(?:available|found)|(?:no such|unknown) model\b"
+    r"non-serverless|unable to access model|model_not_(?:available|found)|(?:no such|unknown)[ _]model\b"
     r"|invalid[ _]model\b(?! (?:param|config|input|output))"
     r"|not support(?:ed)? publisher model|batch(?: api| mode)? is not supported"
     r"|\bmodels?(?:[/ :]+[\"'`]?[\w./:@-]+[\"'`]?)? (?:(?:is|was|are|has been) )?"

@@ -31,8 +31,9 @@ _SENTENCE_END = re.compile(r"\s*\n\s*(?:\* )?|(?<=[.!?;]) +(?=[A-Z*])")
 
 
 def is_quota_error(message: str) -> bool:
-    """Return whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
-    return "RESOURCE_EXHAUSTED" in message or message.startswith("code 8:")
+    """Return whether a job's own error says that a quota was exceeded (google.rpc code 8, OpenAI's codes)."""
+    words = ("RESOURCE_EXHAUSTED", "token_limit_exceeded", "rate_limit_exceeded", "insufficient_quota")
+    return message.startswith("code 8:") or any(word in message for word in words)
 
 
 def is_permanent_quota(message: str) -> bool:

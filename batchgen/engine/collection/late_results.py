@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from batchgen.core.errors import BatchgenError, Temporary
 from batchgen.engine.collection.download import download_results
 from batchgen.engine.maintenance import request_cancellation
-from batchgen.engine.reconcile import MIN_BATCHES_TO_LIST, enter_duplicates, jobs_by_lookup_key
+from batchgen.engine.reconcile import MIN_BATCHES_TO_LIST, enter_duplicates, jobs_by_label, matching_jobs
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.settle import settle_late_results
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
 from batchgen.providers import find_provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, lookup_key
+from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider
 from batchgen.runtime.logging_setup import log
 
 
@@ -47,7 +47,7 @@ def _check_provider(session: Session, provider: Provider, batches: Sequence[Batc
     found: Mapping[str, Sequence[Job]] = {}
     if nameless or len(batches) >= MIN_BATCHES_TO_LIST:
         try:
-            found = jobs_by_lookup_key(session, provider)
+            found = jobs_by_label(session, provider)
         except Temporary as error:  # each job that is known can be asked for by its own address
             log.debug("%s: no listing (%s)", provider.name, error)
     for batch in batches:
@@ -58,7 +58,7 @@ def _check_provider(session: Session, provider: Provider, batches: Sequence[Batc
 
 
 def _check_batch(session: Session, provider: Provider, batch: Batch, found: Mapping[str, Sequence[Job]]) -> None:
-    mine = found.get(lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or ""), ())
+    mine = matching_jobs(batch, found)
     if batch.job.remote_id is None:
         for job in mine[:1]:
             _poll_batch(session, provider, _record_found_job(session, provider, batch, job, mine[1:]))

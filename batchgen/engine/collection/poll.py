@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
+from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError, Temporary
 from batchgen.core.outcomes import Reason
 from batchgen.engine.collection.download import download_results, salvage
 from batchgen.engine.collection.late_results import look_for_late_results
@@ -202,6 +202,12 @@ def _download_and_settle(
     session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job, waited: float
 ) -> bool:
     """Download and settle what a job offers. It was first seen as ended `waited` seconds ago."""
+    if (
+        job.state is JobState.FAILED
+        and not (job.output or job.inline_rows)
+        and _release_refused_lines(session, batch, job)
+    ):
+        return True
     keys = session.keys(batch)
     try:
         _require_results(session, batch, job, waited)
@@ -215,6 +221,15 @@ def _download_and_settle(
     failpoint("results_read")
     settle_ended_job(session, provider, batch, job, raw, keys)
     return True
+
+
+def _release_refused_lines(session: Session, batch: Batch, job: Job) -> bool:
+    """Release a batch that the provider refused because of single lines. Returns whether it named any."""
+    refused = settle.release_except_refused(session, batch, job.line_errors, job.error)
+    if refused:
+        message = f"{session.describe(batch)}: {refused} of its requests were refused ({job.error})."
+        session.trouble(Temporary(message, do="See data/rejected.jsonl; the others are submitted again."))
+    return bool(refused)
 
 
 def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:

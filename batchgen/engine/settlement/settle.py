@@ -110,6 +110,18 @@ def release_batch(
     session.store.release(batch, state, error=error, refused=refused, late_results_until=late_results_until)
 
 
+def release_except_refused(session: Session, batch: Batch, lines: Mapping[int, str], error: str) -> int:
+    """Reject the conversations of refused request lines (numbered from 1), and make the others ready again.
+
+    For a batch that bought nothing. Returns how many were rejected; with 0 nothing was changed.
+    """
+    rows = session.store.held_conversations(batch.number)
+    refused = {rows[line - 1].number: text for line, text in lines.items() if 0 < line <= len(rows)}
+    if refused:
+        release_batch(session, batch, BatchState.REFUSED, error=error, refused=refused)
+    return len(refused)
+
+
 def abandon_batch(session: Session, batch: Batch, error: str) -> None:
     """End a batch whose create call left no job that can be found. Its job may be found later."""
     until = (batch.job.intent_at or session.now()) + LATE_RESULTS_SECONDS

@@ -26,7 +26,7 @@ from batchgen.core.errors import (
     Temporary,
 )
 from batchgen.engine.maintenance import delete_input_files
-from batchgen.engine.reconcile import adopt, jobs_by_lookup_key
+from batchgen.engine.reconcile import adopt, jobs_by_label, matching_jobs
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.submission.admission import is_on_hold
@@ -41,7 +41,6 @@ from batchgen.providers.base import (
     LinesRefused,
     ModelGone,
     RemoteFile,
-    lookup_key,
 )
 from batchgen.runtime.concurrency import start_thread
 from batchgen.runtime.failpoints import failpoint
@@ -198,8 +197,7 @@ class Sender:
     def _adopt_existing_job(self, batch: Batch) -> bool:
         """Before a name is used again that an earlier command used, look for its job and adopt it."""
         session, provider = self._session, provider_row(batch.provider)
-        wanted = lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or "")
-        matches = jobs_by_lookup_key(session, provider).get(wanted)
+        matches = matching_jobs(batch, jobs_by_label(session, provider))
         if matches:
             adopt(session, provider, batch, matches)
         return bool(matches)
@@ -308,13 +306,11 @@ def _upload_again(session: Session, batch: Batch, why: str, *, failed: int = 0) 
 
 def _handle_refused_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
     """Reject the conversations of the lines that the provider named; the others go in a new batch."""
-    rows = session.store.held_conversations(batch.number)
-    refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
+    refused = settle.release_except_refused(session, batch, error.lines, str(error))
     if not refused:
         _halt_step(session, batch, str(error))
-    settle.release_batch(session, batch, BatchState.REFUSED, error=str(error), refused=refused)
     raise Temporary(
-        f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
+        f"{session.describe(batch)}: {refused} of its requests were refused ({error}).",
         do="See data/rejected.jsonl; the others are submitted again.",
     )
 
