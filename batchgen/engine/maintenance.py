@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import STAGES, Stage, Step
 from batchgen.core.errors import BatchgenError, NotReady, SetupError
 from batchgen.engine.reconcile import reconcile
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.settle import release_batch
 from batchgen.ledger.holds import halt_scope, model_scope, provider_of
+from batchgen.ledger.pins import pinned_choice
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
 from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import REFUSALS, FileGone, JobNotFound, Provider
 from batchgen.runtime.logging_setup import log
+from batchgen.runtime.settings import PROVIDERS, ModelChoice
 
 
 def cancel(session: Session) -> int:
@@ -142,7 +144,7 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and remove halts."""
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
-    names = {session.provider(step.stage).name for step in steps}
+    names = {choice.provider for step in steps for choice in session.settings.choices(step.stage)}
     for wait in session.store.holds.all().values():
         if wait.until is None and (wait.scope in scopes or provider_of(wait.scope) in names):
             session.store.holds.end(wait.scope)
@@ -163,20 +165,52 @@ def _person_was_asked_to_look(batch: Batch) -> bool:
     return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT
 
 
-def switch(session: Session, name: str, model: str | None) -> str:
-    """Pin another model of provider `name` for the rest of the run: `model`, or the next served model of its list.
+def switch(session: Session, name: str, model: str | None) -> dict[Stage, ModelChoice]:
+    """Pin another model for the rest of the run: `model`, or the next served model of the list.
 
-    Batches in flight stay with their model. Returns the model. Raises SetupError, UnknownModel.
+    `name` is a stage, or a provider: then every stage that it writes (or may write, if it writes none). Batches in
+    flight stay with their model. Returns the model of each changed stage. Raises SetupError, UnknownModel.
     """
-    provider = provider_row(name)
-    listed = session.settings.provider(name).models
-    if model is not None and model not in listed:
+    wanted = ModelChoice.parse(model) if model and model.partition(":")[0] in PROVIDERS else None
+    switched = {}
+    for stage in _stages_to_switch(session, name):
+        listed = session.settings.choices(stage)
+        current = pinned_choice(session.store, session.settings, stage)
+        if model is None:
+            choices = [one for one in listed if one != current and (name in (stage, one.provider))]
+        else:
+            choices = [one for one in listed if one == wanted or (one.model == model and name in (stage, one.provider))]
+            if not choices:
+                _refuse_unlisted(session, stage, model)
+            for choice in choices:
+                session.store.holds.end(model_scope(*choice))  # a user who names it wants it to be tried again
+        switched[stage] = session.pin(stage, choices)
+    return switched
+
+
+def _stages_to_switch(session: Session, name: str) -> list[Stage]:
+    """Return the stage called `name`, or the stages of the provider called `name`. Raises SetupError."""
+    if name in STAGES:
+        return [Stage(name)]
+    written = [stage for stage in STAGES if session.choice(stage).provider == name]
+    stages = written or [
+        stage for stage in STAGES if any(one.provider == name for one in session.settings.choices(stage))
+    ]
+    if not stages:
+        do = f'Name one of its models in batchgen.toml first: [answer] models = ["{name}:MODEL", ...].'
+        raise SetupError(f"No stage has a model of {name}.", do=do)
+    return stages
+
+
+def _refuse_unlisted(session: Session, stage: Stage, model: str) -> NoReturn:
+    listed = session.settings.choices(stage)
+    if session.settings.stage(stage).models:
         raise SetupError(
-            f"{model} is not in the list of {name}: {', '.join(listed)}.",
-            do=f"Add it in batchgen.toml first: [{name}] models = [...].",
+            f"{model} is not in the list of [{stage}]: {', '.join(map(str, listed))}.",
+            do=f"Add it in batchgen.toml first: [{stage}] models = [...].",
         )
-    current = session.pinned_model(provider)
-    wanted = [model] if model is not None else [one for one in listed if one != current]
-    if model is not None:
-        session.store.holds.end(model_scope(name, model))  # who names it wants it asked again
-    return session.pin(provider, wanted)
+    provider = listed[0].provider
+    raise SetupError(
+        f"{model} is not in the list of {provider}: {', '.join(one.model for one in listed)}.",
+        do=f"Add it in batchgen.toml first: [{provider}] models = [...].",
+    )

@@ -34,11 +34,6 @@ WAITING_STATES = (BatchState.PLANNED, BatchState.UPLOADED)  # not created yet
 SUBMITTED_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT)  # money may be owed for these
 
 
-def pinned_model_fact(provider: str) -> str:
-    """Name the run fact that says which model of a provider this run was found to be served by."""
-    return f"model:{provider}"
-
-
 class BatchIdentity(NamedTuple):
     """What a batch is called, and who is asked for what."""
 

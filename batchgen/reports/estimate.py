@@ -56,7 +56,7 @@ def estimate(session: Session) -> list[StepEstimate]:
 
 def _estimate_step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
     provider = session.provider(step.stage)
-    model = session.model(provider)
+    model = session.model(step.stage)
     used = Usage(input=round(mean_input * requests), output=round(expected_output_tokens(session, step) * requests))
     batch, online = session.rate(model), standard_rate(model)
     limits = session.settings.batches

@@ -83,9 +83,10 @@ class ProviderSettings(_Section, frozen=True):
 class StageSettings(_Section, frozen=True):
     """The settings of one stage: its models, and limits.
 
-    `models` are PROVIDER:MODEL in order of preference; without them, all models of `provider`. `target_characters` is the length that the prompt asks for. If more than `max_rejected_share` of the settled
-    conversations are rejected, the step stops. A reply with one of `retry_flags` is asked again. `ask_next` (correction
-    only): the correction of a middle round also asks for the next question.
+    `models` are PROVIDER:MODEL in order of preference; without them, all models of `provider`. `target_characters` is
+    the length that the prompt asks for. If more than `max_rejected_share` of the settled conversations are rejected,
+    the step stops. A reply with one of `retry_flags` is retried. `ask_next` (correction only): the correction of a
+    middle round also asks for the next question.
     """
 
     provider: str

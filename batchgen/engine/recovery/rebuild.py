@@ -15,7 +15,7 @@ from batchgen.core.errors import InputError, SetupError
 from batchgen.core.outcomes import Reason, Usage, accepted_keys
 from batchgen.core.text_features import count_features
 from batchgen.core.tokens import estimate_request_tokens, input_margin
-from batchgen.dataset.manifest import read_facts, read_manifest_seeds
+from batchgen.dataset.manifest import read_facts, read_manifest_seeds, writer_at
 from batchgen.dataset.round_files import write_due_files
 from batchgen.engine import duplicates
 from batchgen.engine.recovery.request_reader import (
@@ -27,6 +27,8 @@ from batchgen.engine.recovery.request_reader import (
 )
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
+from batchgen.ledger import pins
+from batchgen.ledger.pins import pinned_choice
 from batchgen.ledger.rows import (
     REBUILDING_FACT,
     UNKNOWN_FINGERPRINT,
@@ -35,11 +37,11 @@ from batchgen.ledger.rows import (
     BatchPlan,
     BatchState,
     ReadyConversation,
-    pinned_model_fact,
 )
 from batchgen.providers import find_provider as provider_row
 from batchgen.runtime.files import Layout, hash_file
 from batchgen.runtime.logging_setup import log
+from batchgen.runtime.settings import ModelChoice
 
 RELEASED = (BatchState.REFUSED, BatchState.ABANDONED)
 
@@ -123,7 +125,7 @@ def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int])
         name=file.path.stem,
         position=file.step.position,
         attempt=file.attempt,
-        provider=sent.provider.name,
+        provider=str(kept["provider"] or _writer(session, sent).provider),
         model=sent.model or str(kept["model"] or ""),
     )
     plan = BatchPlan(
@@ -154,6 +156,20 @@ def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int])
     return session.store.update(batch, **{name: kept[name] for name in settle.REMOTE_FIELDS})
 
 
+def _writer(session: Session, sent: ReadRequestFile) -> ModelChoice:
+    """Return who was asked by a request file without an ending. Several services have lines of the same form."""
+    file = sent.file
+    writer = ModelChoice.parse(writer_at(read_facts(session.layout), file.step.stage, file.serial))
+    return writer if writer.provider in sent.providers else ModelChoice(sent.providers[0], sent.model)
+
+
+def _configured_model(session: Session, batch: Batch) -> str:
+    """Return the model of a batch whose request file does not name it."""
+    stage = batch.step.stage
+    choices = [pinned_choice(session.store, session.settings, stage), *session.settings.choices(stage)]
+    return next((choice.model for choice in choices if choice and choice.provider == batch.provider), "")
+
+
 def _default_batch_end(session: Session, batch: Batch) -> settle.Ending | None:
     """Return an ending for a batch whose ending file is lost although its conversations went on.
 
@@ -178,7 +194,7 @@ def _settle_batch(session: Session, batch: Batch, ending: settle.Ending, asked_a
     )
     provider = provider_row(batch.provider)
     if batch.model:
-        session.store.set_fact(pinned_model_fact(batch.provider), batch.model)
+        pins.pin(session.store, batch.step.stage, ModelChoice(batch.provider, batch.model))
     session.store.release_conversations(
         batch, ending.gone, "no results at first", max_attempts=session.settings.batches.max_attempts
     )
@@ -212,9 +228,9 @@ def _mark_unanswered(session: Session, batch: Batch, sent: ReadRequestFile) -> N
     Its money may have to be paid, so it is reserved again. A request file for Gemini does not name its model.
     """
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
-    model = batch.model or session.model(sent.provider)
+    model = batch.model or _configured_model(session, batch)
     said = count_features(" ".join(text for one in sent.asked for text in one.texts))
-    tokens = estimate_request_tokens("", said, len(sent.asked), sent.provider.tokens)
+    tokens = estimate_request_tokens("", said, len(sent.asked), provider_row(batch.provider).tokens)
     ceiling = sum(one.max_output_tokens for one in sent.asked)
     most = Usage(input=round(tokens * (1 + input_margin(len(sent.asked)))), output=ceiling)
     rate = session.rate(model)

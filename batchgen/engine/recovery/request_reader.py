@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from batchgen.core.errors import InputError
 from batchgen.core.jsonl import dict_or_empty, split_lines
 from batchgen.core.prompts import reply_fields
 from batchgen.providers import PROVIDERS
-from batchgen.providers.base import ParsedRequest, Provider
+from batchgen.providers.base import ParsedRequest
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 
@@ -32,10 +32,13 @@ class RequestFile(NamedTuple):
 
 
 class ReadRequestFile(NamedTuple):
-    """The content of a request file: what it asks, and for which conversations."""
+    """The content of a request file: what it asks, and for which conversations.
+
+    `providers` are those whose request lines have this form.
+    """
 
     file: RequestFile
-    provider: Provider
+    providers: tuple[str, ...]
     asked: tuple[ParsedRequest, ...]
 
     @property
@@ -86,9 +89,12 @@ def _find_request_files(layout: Layout) -> Iterator[RequestFile]:
 def read_request_file(file: RequestFile) -> ReadRequestFile:
     """Read a request file. Raises InputError if it is not a request file of a run."""
     rows = list(_rows(file.path))
+    by_reader: dict[Callable[..., ParsedRequest | None], list[str]] = {}
     for provider in PROVIDERS.values():
-        if asked := tuple(one for one in map(provider.asked, rows) if one is not None):
-            return ReadRequestFile(file, provider, asked)
+        by_reader.setdefault(provider.asked, []).append(provider.name)
+    for read, names in by_reader.items():
+        if asked := tuple(one for one in map(read, rows) if one is not None):
+            return ReadRequestFile(file, tuple(names), asked)
     raise InputError(
         f"{file.path}: no provider's requests.", do="Restore requests/ from a backup: rebuild needs it unchanged."
     )

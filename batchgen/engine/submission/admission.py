@@ -37,12 +37,11 @@ def may_submit_draft(session: Session, shard: BatchDraft, halted: set[str], reas
 
     `halted` are the models that stopped in this command.
     """
-    provider = session.provider(shard.step.stage)
-    model = session.model(provider)
-    scope = model_scope(provider.name, model)
+    choice = session.choice(shard.step.stage)
+    scope = model_scope(*choice)
     if scope in halted or is_on_hold(session, scope, shard.step):
         return False
-    wanted = _BatchNeeds(shard.step, provider.name, model, shard.input_tokens, shard.reserved_usd)
+    wanted = _BatchNeeds(shard.step, *choice, shard.input_tokens, shard.reserved_usd)
     return _has_room(session, wanted, reasons)
 
 
@@ -141,7 +140,7 @@ def _budget_error(
     session: Session, step: Step, need_usd: float | None, left: float, held: CostSummary
 ) -> BudgetReached:
     if need_usd is None or held.unpriced:
-        models = held.unpriced_models or (session.model(session.provider(step.stage)),)
+        models = held.unpriced_models or (session.model(step.stage),)
         return BudgetReached(
             f"{step}: it was not sent, because max_usd = {session.settings.max_usd:g} cannot be kept: the price of"
             f" {', '.join(models)} is unknown.",

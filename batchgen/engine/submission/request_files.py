@@ -162,7 +162,7 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     most = wanted.max_output_tokens
     if asks_follow_up(session, step):
         most += session.settings.question.max_output_tokens
-    model = session.model(session.provider(step.stage))
+    model = session.model(step.stage)
     return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
 
 
@@ -208,7 +208,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines) -> BatchDraft:
-    rate = session.rate(session.model(session.provider(step.stage)))
+    rate = session.rate(session.model(step.stage))
     tokens = found.input_tokens
     ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import STAGES, Stage, Step
 from batchgen.core.errors import BatchgenError
 from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
@@ -15,8 +15,6 @@ from batchgen.engine.submission.rejection_limit import rejection_limit_error
 from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.sender import Sender
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchIdentity, BatchPlan, BatchState
-from batchgen.providers import find_provider as provider_row
-from batchgen.providers.base import Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import hash_file, write_durably
 
@@ -33,12 +31,15 @@ def submit(session: Session, steps: Sequence[Step]) -> int:
 class Selection:
     """Selects the batches that may be sent now, in order. `reasons` has the limit that holds back each step.
 
-    `halted` are models that stopped in this command, `unready` the providers that cannot be used, with the reason.
+    `halted` are models that stopped in this command, `unready` the stages for which no model can be asked, with the
+    reason.
     """
 
     def __init__(self, session: Session, steps: Sequence[Step], halted: set[str]) -> None:
         self.session, self.steps, self.halted = session, steps, halted
-        self.unready, self.reasons = dict.fromkeys(session.unusable, ""), dict[Step, str]()
+        self.reasons = dict[Step, str]()
+        # Of a provider that could not be used while collecting, the reason was told already.
+        self.unready = {stage: "" for stage in STAGES if session.choice(stage).provider in session.unusable}
 
     def sources(self) -> Iterator[Iterator[Batch]]:
         """Return the batches of each step and number of attempts, one after the other.
@@ -56,9 +57,9 @@ class Selection:
 
     # ---- what a dry run does in another way
 
-    def make_ready(self, provider: Provider) -> None:
-        """Prepare for the first paid batch. Raises BatchgenError if `provider` cannot be used now."""
-        self.session.pin_model(provider)
+    def make_ready(self, stage: Stage) -> None:
+        """Prepare for the first paid batch of `stage`. Raises BatchgenError if no provider can be used now."""
+        self.session.pin_model(stage)
 
     def enter(self, shard: BatchDraft) -> Batch:
         """Write the request file of a batch, and enter it into the ledger."""
@@ -83,7 +84,8 @@ class Selection:
 
             shuffle(found)
         for at, batch in enumerate(found, start=1):
-            if batch.job.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
+            written_by = session.choice(batch.step.stage)
+            if batch.job.intent_at is None and (batch.provider, batch.model) != written_by:
                 self.release(batch, f"{batch.model} was given up before it was asked")
             elif batch.step in self.steps and may_submit_planned(session, batch, found[at:], self.reasons):
                 yield batch
@@ -92,9 +94,9 @@ class Selection:
         """Yield every batch of `step` that may be sent now; each is entered into the ledger when it is taken."""
         session = self.session
         # All of them, before the first batch of any: who pays for questions wants to know that a key is missing.
-        able = {provider.name for provider in session.providers() if self.can_ask(provider)}
+        able = set(filter(self.can_ask, STAGES))
         after = 0
-        while session.provider(step.stage).name in able:
+        while step.stage in able:
             shard = request_files.draft_batch(session, step, tried, after=after)
             if shard is None:
                 return
@@ -112,15 +114,15 @@ class Selection:
             del shard  # it is on disk now; the next one may be as large
             yield batch
 
-    def can_ask(self, provider: Provider) -> bool:
-        """Return whether `provider` can be used in this command; otherwise record a trouble."""
-        if provider.name not in self.unready:
+    def can_ask(self, stage: Stage) -> bool:
+        """Return whether a model can be asked for `stage` in this command; otherwise record a trouble."""
+        if stage not in self.unready:
             try:
-                self.make_ready(provider)
+                self.make_ready(stage)
             except BatchgenError as error:
-                self.session.trouble(error, provider.name)
-                self.unready[provider.name] = str(error)
-        return provider.name not in self.unready
+                self.session.trouble(error)
+                self.unready[stage] = str(error)
+        return stage not in self.unready
 
 
 def plan_batch(session: Session, shard: BatchDraft) -> Batch:
@@ -145,14 +147,14 @@ def plan_batch(session: Session, shard: BatchDraft) -> Batch:
 
 def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
     """Return the next batch of the ledger, for the content of `shard`. Its file is not written yet: no `sha256`."""
-    provider = session.provider(shard.step.stage)
+    provider, model = session.choice(shard.step.stage)
     number = session.store.next_batch_number()
     identity = BatchIdentity(
         name=f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}",
         position=shard.step.position,
         attempt=shard.attempt,
-        provider=provider.name,
-        model=session.model(provider),
+        provider=provider,
+        model=model,
     )
     plan = BatchPlan(
         requests=len(shard.rows),
