@@ -1,4 +1,4 @@
-"""Hold what every working command needs: paths, store, settings, clock, and the connections to the providers."""
+"""A run together with its providers: what every command needs that may call a provider."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def _unverified_model_fact(provider: str) -> str:
-    """Return the name of the fact that a pinned model could not be probed."""
+    """Return the name of the run fact that holds the pinned model of a provider whose probe proved nothing."""
     return f"unproven:{provider}"
 
 
 class Session(Run):
-    """A run with its providers: their connections, and the model that is pinned for each."""
+    """A run together with its providers: a client and a pinned model for each."""
 
     __slots__ = ("_remotes",)
 
@@ -44,25 +44,26 @@ class Session(Run):
         environment: Mapping[str, str],
         remotes: Mapping[str, ProviderClient] | None = None,
     ) -> None:
-        """Open a session. `remotes` are connections that exist already, by provider."""
+        """Open a session. `remotes` maps the names of providers to clients that are connected already."""
         super().__init__(layout, settings, store, environment)
         self._remotes: dict[str, ProviderClient] = dict(remotes or {})
 
     # ---- providers
 
     def provider(self, stage: Stage) -> Provider:
-        """Return the configured provider that writes `stage`."""
-        from batchgen.providers import find_provider as provider_row  # here and below: an idle tick asks nobody
+        """Return the provider that is configured for `stage`."""
+        from batchgen.providers import find_provider as provider_row  # here and below: an idle tick needs none
 
         return provider_row(self.settings.stage(stage).provider)
 
     def providers(self) -> list[Provider]:
-        """Return every provider that a stage names, once."""
+        """Return the providers that are configured for the stages, each once."""
         return list({(row := self.provider(stage)).name: row for stage in STAGES}.values())
 
     def key_fingerprint(self, provider: Provider) -> str:
-        """Return a hash that tells API keys apart without revealing them: a job is readable only with the key that
-        created it.
+        """Return 8 hex digits that identify the API key of a provider without revealing it. Raises KeyRefused.
+
+        A job can only be read with the key that created it.
         """
         key = api_key(dict(self.environment), provider.key_variable)
         from hashlib import sha256
@@ -70,7 +71,7 @@ class Session(Run):
         return sha256(key.encode()).hexdigest()[:8]
 
     def remote(self, provider: Provider) -> ProviderClient:
-        """Return the provider's connection; connect at first use. Raises KeyRefused."""
+        """Return the client of a provider, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
             from batchgen.providers import connect
             from batchgen.providers.base import ConnectionOptions
@@ -100,26 +101,27 @@ class Session(Run):
     # ---- models
 
     def pinned_model(self, provider: Provider) -> str | None:
-        """Return the model that was served first in this run, if the configuration still lists it."""
+        """Return the model that is pinned for this run; None if there is none or the configuration lists it no more."""
         model = self.store.fact(pinned_model_fact(provider.name))
         return model if model in self.settings.provider(provider.name).models else None
 
     def model(self, provider: Provider) -> str:
-        """Return the model that is or would be used: the pinned one, else the first of the list."""
+        """Return the model for the next batch: the pinned one, or else the first in the configuration."""
         return self.pinned_model(provider) or self.settings.provider(provider.name).models[0]
 
     def pin_model(self, provider: Provider) -> None:
-        """Before the first paid batch, pin the first model of the list that answers a request for one token.
+        """Pin the first model of a provider's list that answers a one-token call, if none is pinned yet.
 
-        A listing is no proof at Together, and a batch for a withdrawn model is accepted (201) before it fails. Raises
-        KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after one day of waiting for a quota.
+        Call it before the first paid batch. Together lists models that it does not serve, and answers 201 to a batch
+        for such a model before the job fails. Raises KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson if a
+        quota has refused for a day.
         """
         self.key_fingerprint(provider)
         if self.pinned_model(provider) is None:
             self.pin(provider, self.settings.provider(provider.name).models)
 
     def pin(self, provider: Provider, models: Sequence[str]) -> str:
-        """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
+        """Pin the first of `models` that is served and not halted, for all later batches. Raises UnknownModel."""
         before, hopeful = self.store.fact(pinned_model_fact(provider.name)), self.hopeful(provider, models)
         model, proven = self._first_served(provider, hopeful) or self.none_served(provider, models)
         self.store.set_fact(pinned_model_fact(provider.name), model)
@@ -135,7 +137,7 @@ class Session(Run):
         return [model for model in models if model_scope(provider.name, model) not in halted]
 
     def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool] | None:
-        """Return (model, whether it really answered); None if none is served."""
+        """Return (first served model, whether it has answered); None if no model is served."""
         from batchgen.providers.base import CreateRefused, JobNotFound, ModelGone
 
         for model in models:
@@ -145,14 +147,14 @@ class Session(Run):
                 log.warning("%s does not serve %s: %s", provider.name, model, error)
                 continue
             except (CreateRefused, JobNotFound) as error:
-                # A no that does not speak of the model (an endpoint without this call) proves nothing against it.
-                log.warning("%s: whether %s is served could not be asked: %s", provider.name, model, error)
+                # A refusal for another reason (an endpoint without this call) does not prove that the model is gone.
+                log.warning("%s: could not check whether it serves %s: %s", provider.name, model, error)
                 return model, False
             return model, True
         return None
 
     def _probe(self, provider: Provider, model: str) -> None:
-        """Ask for one token. A quota error holds the model back, as one from a create call does."""
+        """Ask a model for one token. A quota error pauses the model, as one from a create call does."""
         scope = model_scope(provider.name, model)
         wait = self.store.holds.all().get(scope)
         if wait is not None and is_in_force(wait, self.now()):
@@ -173,7 +175,7 @@ class Session(Run):
         )
 
     def _choices(self, provider: Provider) -> str:
-        """Return the provider's models that have a known price, to choose from."""
+        """Return a sentence that lists the models of a provider with a known price, "" if there is none."""
         from batchgen.core.pricing import priced_models
 
         offers = {model: known for model in priced_models(provider.name) if (known := self.rate(model))}
@@ -181,10 +183,10 @@ class Session(Run):
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 
     def halt_model(self, provider: str, model: str, message: str) -> None:
-        """Halt the model of a batch after a clear refusal; only a person chooses another.
+        """Halt a model that a provider has refused for a batch. The user must pin another one.
 
-        A model that could not be probed before the first batch was never proven to be served, and wrote nothing of the
-        run. Then the next model of the list is tried.
+        If the probe could not check the model before its first batch, it has written nothing in this run. Then it is
+        unpinned, and the next model of the list is tried.
         """
         reason = f"{provider} does not serve {model}: {message}"
         self.store.holds.put(Hold(model_scope(provider, model), None, 1, reason))
