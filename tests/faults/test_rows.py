@@ -287,7 +287,7 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
     scene.bench.service.faults.rows("swapped", key=rf"\.{stage}\.a1\.", indexes=list(swapped))
     said = "".join(result.err for result in scene.finish())
     assert f"{len(swapped)} replies answer another request of the batch" in said
-    assert ("none of its keys is believed" in said) == (again == 12)
+    assert ("all its replies are rejected" in said) == (again == 12)
     assert [(reason, attempt) for _, reason, attempt in failed_requests(scene.bench)] == [("misplaced", 1)] * again
     assert scene.bench.files() == expected
 
