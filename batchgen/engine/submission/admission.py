@@ -143,8 +143,8 @@ def _budget_error(
     if need_usd is None or held.unpriced:
         models = held.unpriced_models or (session.model(session.provider(step.stage)),)
         return BudgetReached(
-            f"{step}: the next batch was not sent: max_usd = {session.settings.max_usd:g} cannot be checked, because the"
-            f" price of {', '.join(models)} is unknown.",
+            f"{step}: the next batch was not sent, because max_usd = {session.settings.max_usd:g} cannot be checked:"
+            f" the price of {', '.join(models)} is unknown.",
             do=f'Set it in batchgen.toml: [prices."{models[0]}"] input = ..., output = ... (USD per million tokens).',
         )
     return BudgetReached(
