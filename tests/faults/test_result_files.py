@@ -246,14 +246,14 @@ NOT_BELIEVED = [
     ),
     # However quickly ticks follow one another.
     pytest.param("download", [Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
-    pytest.param("download", [Html()], 0, ONCE, "no JSON lines", marks=PAGE, id="page"),
+    pytest.param("download", [Html()], 0, ONCE, "not JSON lines", marks=PAGE, id="page"),
     pytest.param("get", [Html()], 0, ONCE, "", marks=PAGE, id="page for a poll"),
     pytest.param("get", [Body(json=[])], 0, ONCE, "", id="list for a poll"),
     pytest.param("get", [Body(json={})], 0, ONCE, "", id="object for a poll"),
     pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "does not exist|File not found", id="404"),
     pytest.param("download", [Status(403, NOT_MINE)], 0, ONCE, "permission", id="403"),
     pytest.param("download", [Status(500)], 0, ONCE, "HTTP 500", id="500"),
-    pytest.param("download", [ERROR], 0, ONCE, "no JSON lines", id="error"),
+    pytest.param("download", [ERROR], 0, ONCE, "not JSON lines", id="error"),
     pytest.param("download", [ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
     pytest.param(
         "download", [Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"
