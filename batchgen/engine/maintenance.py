@@ -21,8 +21,7 @@ from batchgen.runtime.settings import PROVIDERS, ModelChoice
 def cancel(session: Session) -> int:
     """Request the cancellation of every batch in flight. Returns how many were requested.
 
-    A cancelled batch stays in flight until the provider says that it has ended; what it finished until then is
-    collected.
+    A cancelled batch stays in flight until the provider reports its end. The results that it has by then are collected.
     """
     reconcile(session)
     return sum(_try_request_cancellation(session, batch) for batch in session.store.batches(BatchState.IN_FLIGHT))
@@ -35,7 +34,10 @@ def _try_request_cancellation(session: Session, batch: Batch) -> bool:
         return False
     try:
         if batch.job.key_fingerprint != session.key_fingerprint(provider):
-            log.warning("%s was submitted with another key; it is left alone", session.describe(batch))
+            log.warning(
+                "%s was submitted with another key; to cancel it, run `batchgen cancel` with that key",
+                session.describe(batch),
+            )
             return False
         request_cancellation(session, batch)
     except BatchgenError as error:
@@ -43,9 +45,9 @@ def _try_request_cancellation(session: Session, batch: Batch) -> bool:
         return False
     except REFUSALS as error:
         if _has_ended(session, provider, batch):
-            log.info("%s: has ended already; the next tick reads what it left", session.describe(batch))
+            log.info("%s: has ended already; the next tick collects its results", session.describe(batch))
         else:
-            session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick looks at it."))
+            session.trouble(NotReady(f"{session.describe(batch)}: {error}", do="The next tick checks its state."))
         return False
     return True
 
@@ -77,7 +79,7 @@ def clean(session: Session) -> Cleaned:
 
 
 def _delete_jobs(session: Session) -> int:
-    """Delete the remote jobs of collected batches, if the provider has a call for it."""
+    """Delete the remote jobs of collected batches, if the provider has a call for it. Returns how many were deleted."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED):
         provider = provider_row(batch.provider)
@@ -92,7 +94,7 @@ def _delete_jobs(session: Session) -> int:
         except JobNotFound:
             gone = True
         except REFUSALS as error:
-            log.warning("%s: its job stays: %s", batch.name, error)
+            log.warning("%s: its job was not deleted: %s", batch.name, error)
             continue
         except BatchgenError as error:
             session.trouble(error, batch.provider)
@@ -105,27 +107,27 @@ def _delete_jobs(session: Session) -> int:
 
 
 def delete_input_files(session: Session, only: Provider | None = None) -> int:
-    """Delete the remote input files of settled batches (at one provider). Returns how many were deleted."""
+    """Delete the remote input files of settled batches, of provider `only` or all. Returns how many were deleted."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
         provider = provider_row(batch.provider)
         if not batch.job.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
         if session.may_get_late_results(batch):
-            continue  # its job would need the file
+            continue  # its job may still run and needs the file
         try:
             if batch.job.key_fingerprint != session.key_fingerprint(provider):
                 continue
             session.remote(provider).delete_file(batch.job.remote_file)
         except BatchgenError as error:
             session.trouble(error, batch.provider)
-            failing.add(batch.provider)  # the next delete would only fail again
+            failing.add(batch.provider)  # the other calls would fail, too
             continue
         except (FileGone, JobNotFound):
-            log.debug("%s: the input file was gone already", batch.name)
+            log.debug("%s: its input file was deleted before", batch.name)
         except REFUSALS as error:
             session.trouble(
-                NotReady(f"{batch.name}: its input file stays: {error}", do="`batchgen clean` tries again.")
+                NotReady(f"{batch.name}: its input file was not deleted: {error}", do="`batchgen clean` tries again.")
             )
             continue
         session.store.update(batch, remote_file=None)
@@ -141,7 +143,11 @@ class Retried(NamedTuple):
 
 
 def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
-    """Make rejected conversations of `steps` ready again (all, or those rejected for `reason`), and remove halts."""
+    """Make rejected conversations of `steps` ready again: all, or those rejected for `reason`.
+
+    Also removes the halts of these steps and of their providers, and abandons batches for which the user has found no
+    job.
+    """
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {choice.provider for step in steps for choice in session.settings.choices(step.stage)}
@@ -151,15 +157,14 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
             halts += 1
     for batch in session.store.batches(BatchState.CREATING):
         if batch.step in steps and _person_was_asked_to_look(batch):
-            release_batch(session, batch, BatchState.ABANDONED, error="given up by hand after a rebuild")
+            release_batch(session, batch, BatchState.ABANDONED, error="abandoned by `retry` after a rebuild")
     return Retried(session.store.make_ready([step.position for step in steps], reason), halts)
 
 
 def _person_was_asked_to_look(batch: Batch) -> bool:
-    """Return whether a person was asked to look for the job of a batch whose end a rebuilt store does not know.
+    """Return whether a tick asked the user to look for the job of a batch whose end a rebuilt store does not know.
 
-    A user who calls `retry` after that has found no such job. Where jobs can be found by name, ticks look for it
-    instead.
+    A user who runs `retry` after that has found no job. Where jobs are found by name, ticks find it themselves.
     """
     asked = batch.counters.empty_listings and not provider_row(batch.provider).names_come_back
     return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT

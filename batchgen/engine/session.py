@@ -1,4 +1,4 @@
-"""Hold what every working command needs: paths, store, settings, clock, and the connections to the providers."""
+"""A run together with its providers: what every command needs that may call a provider."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Session(Run):
-    """A run with its providers: their connections, and the model that is pinned for each."""
+    """A run together with its providers: a client and a pinned model for each."""
 
     __slots__ = ("_remotes",)
 
@@ -43,7 +43,7 @@ class Session(Run):
         environment: Mapping[str, str],
         remotes: Mapping[str, ProviderClient] | None = None,
     ) -> None:
-        """Open a session. `remotes` are connections that exist already, by provider."""
+        """Open a session. `remotes` maps the names of providers to clients that are connected already."""
         super().__init__(layout, settings, store, environment)
         self._remotes: dict[str, ProviderClient] = dict(remotes or {})
 
@@ -77,8 +77,9 @@ class Session(Run):
         return bool(self.environment.get(provider_row(choice.provider).key_variable, "").strip())
 
     def key_fingerprint(self, provider: Provider) -> str:
-        """Return a hash that tells API keys apart without revealing them: a job is readable only with the key that
-        created it.
+        """Return 8 hex digits that identify the API key of a provider without revealing it. Raises KeyRefused.
+
+        A job can only be read with the key that created it.
         """
         key = api_key(dict(self.environment), provider.key_variable)
         from hashlib import sha256
@@ -86,7 +87,7 @@ class Session(Run):
         return sha256(key.encode()).hexdigest()[:8]
 
     def remote(self, provider: Provider) -> ProviderClient:
-        """Return the provider's connection; connect at first use. Raises KeyRefused."""
+        """Return the client of a provider, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
             from batchgen.providers import connect
             from batchgen.providers.base import ConnectionOptions
@@ -118,8 +119,9 @@ class Session(Run):
     def pin_model(self, stage: Stage) -> None:
         """Before the first paid batch of `stage`, pin the first model of its list that answers a request for one token.
 
-        A listing is no proof at Together, and a batch for a withdrawn model is accepted (201) before it fails. Raises
-        KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after one day of waiting for a quota.
+        Call it before the first paid batch. Together lists models that it does not serve, and answers 201 to a batch
+        for such a model before the job fails. Raises KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson if a
+        quota has refused for a day.
         """
         if pinned := pinned_choice(self.store, self.settings, stage):
             self.require_key(stage, [pinned])
@@ -247,10 +249,10 @@ class Session(Run):
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 
     def halt_model(self, provider: str, model: str, message: str) -> None:
-        """Halt the model of a batch after a clear refusal; only a person chooses another.
+        """Halt a model that a provider has refused for a batch. The user must pin another one.
 
-        A model that could not be probed before the first batch was never proven to be served, and wrote nothing of the
-        run. Then the next model of the list is tried.
+        If the probe could not check the model before its first batch, it has written nothing in this run. Then it is
+        unpinned, and the next model of the list is tried.
         """
         reason = f"{provider} does not serve {model}: {message}"
         self.store.holds.put(Hold(model_scope(provider, model), None, 1, reason))

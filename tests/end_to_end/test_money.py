@@ -180,7 +180,7 @@ def test_a_budget_crossed_in_the_middle_of_a_stage(make_bench: Make) -> None:
     assert 0 < scene.jobs() < 4
     assert cost["spent_usd"] + cost["reserved_usd"] <= 0.00017
     waiting = scene.bench.status()["waiting"]
-    assert waiting == [{"for": "round 2 question", "reason": "max_usd = 0.00017 would be passed"}]
+    assert waiting == [{"for": "round 2 question", "reason": "max_usd = 0.00017 would be exceeded"}]
     ready = scene.bench.status()["steps"][0]["ready"]
     assert ready == 8 - 2 * scene.jobs()
     scene.bench.configure(f"{ROUNDS}batches.max_requests = 2\n")

@@ -147,7 +147,7 @@ def test_a_store_that_was_rebuilt_looks_for_jobs_that_were_given_up(make_bench: 
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
     assert scene.bench.run("rebuild").code == 0
     scene.bench.service.world.advance(HOUR)
-    assert "given up, but its job batches/" in scene.bench.run("collect", "--advance").err
+    assert "was abandoned, but its job batches/" in scene.bench.run("collect", "--advance").err
     scene.duplicates = 0
     scene.finish_as_expected()
 
@@ -228,7 +228,7 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     texts, paid = texts_and_bill(scene.bench)
     scene.duplicates = 0  # found and reported
     result = scene.tick(HOUR)
-    assert "given up, but its job batches/" in result.err
+    assert "was abandoned, but its job batches/" in result.err
     assert "exists after all" in result.err
     assert not scene.bench.service.world.seen("gemini", "cancel")  # it has ended
     assert scene.batches()[0] == (1, 4, "abandoned")  # nothing that was given up counts as bought

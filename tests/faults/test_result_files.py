@@ -56,7 +56,7 @@ def test_rows_in_disorder(make_bench: Make, provider: str) -> None:
         scene.bench.service.faults.rows(outcome, provider=provider, key=key(number, provider))  # type: ignore[arg-type]
     said = until_collected(scene, provider)
     assert "5 of 8 accepted (5 accepted, 1 conflict, 2 missing, 2 superseded)" in said
-    assert "1 line for requests that it does not hold and 1 without a key are left aside" in said
+    assert "ignored 1 line for requests that it does not hold and 1 without a key" in said
     assert failures(scene) == {2: "conflict", 4: "missing", 5: "missing"}
     raw = next((scene.bench.root / "results" / "round2" / STAGE[provider]).glob("*.jsonl")).read_bytes()
     keys = [row.get("key") or row.get("custom_id") for row in map(json.loads, raw.splitlines())]
@@ -160,7 +160,7 @@ def test_a_first_short_download_is_not_believed_however_late_it_comes(
     faults.add(CallFault(provider=provider, endpoint="download", action=cut(0.6, on_line=True), times=2))
     result = scene.tick(MINUTE)
     assert result.code == 75
-    assert "8 or more are due" in result.err
+    assert "at least 8 are expected" in result.err
     scene.finish_as_expected()
     bought_once(scene.bench)
 
@@ -221,19 +221,19 @@ NOT_MINE = "You do not have permission to access the File x or it may not exist.
 # (endpoint, what it answers, how often each of it (0: always), ticks as (seconds later, status), words of each tick)
 NOT_BELIEVED = [
     # Gemini says how many rows there are. A success at Together has a row for every request.
-    pytest.param("download", [cut(0.6, on_line=True)], 2, ONCE, "5 or more are due", id="cut at a line's end"),
+    pytest.param("download", [cut(0.6, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at a line's end"),
     # `--wait` and short cron intervals look many times before a fault of some minutes is over.
     pytest.param(
         "download",
         [cut(0.6, on_line=True)],
         0,
         [(15.0, 75)] * 4,
-        "5 or more are due",
+        "at least 5 are expected",
         marks=LOOKED_AT_QUICKLY,
         id="cut at a line's end for a minute",
     ),
-    pytest.param("download", [cut(0.0, on_line=True)], 2, ONCE, "5 or more are due", id="cut before the first line"),
-    pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, 5 or more are due", id="empty"),
+    pytest.param("download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"),
+    pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, but at least 5 are expected", id="empty"),
     # All lines are there to be counted, the last one is not whole. A new request for its row would be paid again.
     pytest.param("download", [cut(0.95)], 4, ONCE * 2, "end within a line: a part is missing", id="cut in a line"),
     pytest.param(
@@ -241,19 +241,19 @@ NOT_BELIEVED = [
         [cut(keep) for keep in (0.2, 0.4, 0.6, 0.8)],
         1,
         ONCE,
-        "come back different at every download",
+        "are different at every download",
         id="different every time",
     ),
     # However quickly ticks follow one another.
     pytest.param("download", [Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
-    pytest.param("download", [Html()], 0, ONCE, "no JSON lines", marks=PAGE, id="page"),
+    pytest.param("download", [Html()], 0, ONCE, "not JSON lines", marks=PAGE, id="page"),
     pytest.param("get", [Html()], 0, ONCE, "", marks=PAGE, id="page for a poll"),
     pytest.param("get", [Body(json=[])], 0, ONCE, "", id="list for a poll"),
     pytest.param("get", [Body(json={})], 0, ONCE, "", id="object for a poll"),
-    pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "is not there|File not found", id="404"),
+    pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "does not exist|File not found", id="404"),
     pytest.param("download", [Status(403, NOT_MINE)], 0, ONCE, "permission", id="403"),
     pytest.param("download", [Status(500)], 0, ONCE, "HTTP 500", id="500"),
-    pytest.param("download", [ERROR], 0, ONCE, "no JSON lines", id="error"),
+    pytest.param("download", [ERROR], 0, ONCE, "not JSON lines", id="error"),
     pytest.param("download", [ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
     pytest.param(
         "download", [Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"
@@ -312,7 +312,7 @@ def test_a_file_of_one_broken_line_is_settled_in_the_end(make_bench: Make) -> No
     for _ in range(2):
         result = scene.tick(HOUR)
         assert result.code == 75
-        assert "are no JSON lines" in result.err
+        assert "are not JSON lines" in result.err
     assert scene.tick(5 * HOUR).code == 0
     scene.finish_as_expected(jobs=2 + 1 + 2 + 2)
 

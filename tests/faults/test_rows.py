@@ -165,7 +165,7 @@ def test_every_row_of_a_success_is_an_error(make_bench: Make) -> None:
     assert "0 of 5 accepted (5 provider_error)" in said
     done = scene.finish()
     assert done[-1].code == 3
-    assert "5 of 5 conversations were left behind (5 provider_error)" in done[-1].err
+    assert "5 of 5 conversations were rejected (5 provider_error)" in done[-1].err
     assert "batchgen retry" in done[-1].err
     assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 2), (2, 1)] + [(3, 1)] * 5
     assert {(row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")} == {("provider_error", 3)}
@@ -183,7 +183,7 @@ def test_everything_is_blocked(make_bench: Make) -> None:
     scene.tick()
     stopped = scene.tick()
     assert stopped.code == 3
-    assert "round 2 question: 5 of 5 conversations were left behind (5 blocked_prompt)" in stopped.err
+    assert "round 2 question: 5 of 5 conversations were rejected (5 blocked_prompt)" in stopped.err
     assert "max_rejected_share" in stopped.err
     for _ in range(3):
         assert scene.tick() == (0, "", "")
@@ -203,7 +203,7 @@ def test_one_blocked_batch_among_others(make_bench: Make) -> None:
     scene.tick()
     result = scene.tick()
     assert result.code == 3
-    assert "5 of 15 conversations were left behind (5 blocked_output)" in result.err
+    assert "5 of 15 conversations were rejected (5 blocked_output)" in result.err
     scene.finish()
     assert scene.bench.status()["complete"] == 10
     assert {row["reason"] for row in scene.bench.rows("rejected.jsonl")} == {"blocked_output"}
@@ -219,7 +219,7 @@ def test_a_step_that_stopped_sends_nothing_more(make_bench: Make) -> None:
     for _ in range(3):
         result = scene.tick()
         assert result.code == 3
-        assert "5 of 5 conversations were left behind" in result.err
+        assert "5 of 5 conversations were rejected" in result.err
     assert scene.jobs() == 1
     scene.bench.configure(f"{ROUNDS}batches.max_requests = 5\nquestion.max_rejected_share = 1.0\n")
     scene.finish()
@@ -287,7 +287,7 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
     scene.bench.service.faults.rows("swapped", key=rf"\.{stage}\.a1\.", indexes=list(swapped))
     said = "".join(result.err for result in scene.finish())
     assert f"{len(swapped)} replies answer another request of the batch" in said
-    assert ("none of its keys is believed" in said) == (again == 12)
+    assert ("all its replies are rejected" in said) == (again == 12)
     assert [(reason, attempt) for _, reason, attempt in failed_requests(scene.bench)] == [("misplaced", 1)] * again
     assert scene.bench.files() == expected
 

@@ -396,7 +396,7 @@ def test_43_an_answer_that_drips(
 
 @pytest.mark.fault(
     44,
-    "`max_usd` would be passed",
+    "`max_usd` would be exceeded",
     injected="configuration",
     seen="status 3 with what is spent and reserved; nothing above the cap is sent",
 )

@@ -108,7 +108,7 @@ def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None
     bench.service.faults.add(CallFault(endpoint="probe", action=Status(400, f"Unknown field {GEMINI_KEY}.")))
     said = bench.spawn("collect", "--advance")
     assert said.returncode == 0, said.stderr
-    assert "could not be asked" in said.stderr
+    assert "could not check whether it serves" in said.stderr
     assert "is pinned for this run" in said.stderr
     assert GEMINI_KEY not in said.stderr
     assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr

@@ -103,7 +103,7 @@ def test_clean_goes_on_where_it_was_interrupted(make_bench: Make) -> None:
     faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(400, BUSY)))
     second = scene.run("clean")
     assert (second.code, second.out) == (75, "1 input file and 0 finished jobs deleted.\n")
-    assert "its input file stays" in second.err
+    assert "its input file was not deleted" in second.err
     faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(404, "Not found.")))
     assert scene.run("clean") == (0, "1 input file and 0 finished jobs deleted.\n", "")
     assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")
@@ -118,7 +118,7 @@ def test_clean_and_cancel_leave_what_another_key_made(make_bench: Make, monkeypa
     calls = len(scene.bench.service.world.requests)
     result = scene.run("cancel")
     assert (result.code, result.out) == (0, "0 batches: cancellation asked for.\n")
-    assert "was submitted with another key; it is left alone" in result.err
+    assert "was submitted with another key; to cancel it, run `batchgen cancel` with that key" in result.err
     assert scene.run("clean").out == "0 input files and 0 finished jobs deleted.\n"
     assert len(scene.bench.service.world.requests) == calls
 

@@ -221,7 +221,7 @@ def test_a_torn_request_file_is_named(bench: Bench) -> None:
     (bench.root / "data" / "batchgen.sqlite").unlink()
     result = bench.run("rebuild")
     assert result.code == 2
-    assert f"{sent}:4: not what was sent" in result.err
+    assert f"{sent}:4: not valid JSON" in result.err
 
 
 def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
@@ -233,7 +233,7 @@ def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
     (bench.root / "data" / "batchgen.sqlite").unlink()
     result = bench.run("rebuild")
     assert result.code == 2
-    assert f"{sent}: asks for conversation 9, and the run has 4" in result.err
+    assert f"{sent}: asks for conversation 9, but the run has only 4" in result.err
 
 
 @pytest.mark.parametrize("arguments", [["prepare", "--input", "seeds.jsonl", "--all"], ["status"], ["collect"]])
@@ -264,7 +264,7 @@ def test_a_lost_ending_is_made_up_for_by_the_results(bench: Bench) -> None:
     ending.unlink()
     forget(bench)
     rebuilt = bench.run("rebuild")
-    assert (rebuilt.code, "its ending is gone" in rebuilt.err) == (0, True)
+    assert (rebuilt.code, "its ending file is missing" in rebuilt.err) == (0, True)
     assert bench.files() == files
 
 
