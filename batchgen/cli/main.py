@@ -89,7 +89,7 @@ def hint_global_option(error: click.ClickException) -> None:
     for option in cli.params:
         if isinstance(option, click.Option) and error.option_name in option.opts:
             named = f"{error.option_name}{'' if option.is_flag else ' PATH'} {error.ctx.info_name}"
-            click.echo(as_invoked(f"  It stands before the command: batchgen {named}"), err=True)
+            click.echo(as_invoked(f"  Write it before the command: batchgen {named}"), err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

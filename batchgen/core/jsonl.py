@@ -118,7 +118,7 @@ def message_text(message: Mapping[str, Any]) -> str:
     Parts that hold thoughts are left out. Raises ValueError for a tool call and for any other kind of part.
     """
     if message.get("tool_calls") or message.get("function_call"):
-        raise ValueError("a tool call, where a text was asked for")
+        raise ValueError("a tool call instead of a text")
     content = message.get("content")
     if content is None or isinstance(content, str):
         return content or ""

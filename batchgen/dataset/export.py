@@ -75,7 +75,7 @@ def export(run: Run, options: ExportOptions) -> Exported:
     """
     form, dropped = FORMATS[options.form], _dropped(options.flags)
     outputs = _outputs(run, options)
-    need_place(next(iter(outputs.values())), "Name another place: --output PATH")
+    need_place(next(iter(outputs.values())), "Choose another path: --output PATH")
     if next(_complete_conversations(run), None) is None:
         raise SetupError(
             f"No conversation has all {run.settings.rounds} rounds yet; there is nothing to export.",
@@ -151,8 +151,8 @@ def _dropped(flags: str) -> frozenset[str]:
     if word != "drop" or unknown:
         fields = [label for label in LABELS if label not in FLAGS]
         raise SetupError(
-            f"--flags {flags}: {'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'keep or drop:NAME,...'}.",
-            do=f"Flags: {', '.join(FLAGS)}; or one field of one: {', '.join(fields)}.",
+            f"--flags {flags}: {'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'must be keep or drop:NAME,...'}.",
+            do=f"Flags: {', '.join(FLAGS)}; or one field of a flag: {', '.join(fields)}.",
         )
     return frozenset(label for found in wanted.values() for label in found)
 
@@ -175,7 +175,7 @@ def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
         return {TRAIN: output}
     if output.suffix.lower() in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
         raise SetupError(
-            f"{output} cannot hold an export.",
+            f"{output} is not a .jsonl or .parquet file.",
             do="Use a path that ends in .jsonl or .parquet, or one without a suffix.",
         )
     return _in_directory(output, options)
@@ -231,7 +231,9 @@ def _test_conversations(whole: Survey, options: ExportOptions) -> frozenset[int]
         return frozenset()
     test = choose_test_conversations(whole.together, options.test_share, options.split_seed)
     if not test:
-        raise SetupError("All conversations begin with the same question; they cannot be split.", do="Do not split.")
+        raise SetupError(
+            "All conversations begin with the same question; they cannot be split.", do="Leave out --test-share."
+        )
     return test
 
 

@@ -149,7 +149,7 @@ def _json_rows(file: io.BufferedIOBase) -> Rows:
 
 def _reject_wrapper_object(whole: object) -> None:
     if isinstance(whole, dict) and not whole.keys() & {*Seed._fields}:
-        raise ValueError("it is one object; what is needed is an array of rows, or one row a line")
+        raise ValueError("it is one JSON object; it must be an array of rows, or one row per line")
 
 
 def _array_rows(text: str) -> Rows:
@@ -162,7 +162,7 @@ def _array_rows(text: str) -> Rows:
         row, at = _DECODER.raw_decode(text, before.end())
         yield number, RowError.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
     if text[at:].strip() != "]":
-        raise ValueError(f"the array is torn after row {number}")
+        raise ValueError(f"the array is broken after row {number}: expected a comma, or ] at its end")
 
 
 def _csv_rows(file: io.BufferedIOBase) -> Rows:
@@ -245,7 +245,7 @@ def _open_zstd(path: Path) -> io.BufferedIOBase:
             frame = decompressor.decompressobj() if frame.eof else frame
             frame.decompress(data)
     if not frame.eof:
-        raise EOFError("the last frame does not end")
+        raise EOFError("the last frame is incomplete")
     reader = decompressor.stream_reader(path.open("rb"), read_across_frames=True)
     return io.BufferedReader(cast("io.RawIOBase", reader))
 
@@ -279,9 +279,9 @@ def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
 def _require_file_format(path: Path) -> tuple[str, str]:
     """Return the container and compression of a file that can be read twice (a pipe cannot)."""
     if not path.is_file():
-        raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
+        raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} does not exist or is not a file.")
     if (kind := file_format(path.name)) is None:
-        raise InputError(f"{path.name} is of an unknown kind.", do=SUPPORTED_FILES_HINT)
+        raise InputError(f"{path.name} has an unknown format.", do=SUPPORTED_FILES_HINT)
     return kind
 
 
@@ -294,9 +294,9 @@ def _read_rows(path: Path, kind: str, packing: str) -> Rows:
         with _OPENERS[packing](path) as file:
             yield from _READERS[kind](file)
     except (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
+        do = "Download or export it again. If it is a pointer of Git LFS, run: git lfs pull"
         if kind == ".csv":
-            do = "Fetch or export it again: in UTF-8, its columns question, answer, correction parted by commas."
+            do = "Download or export it again, in UTF-8, with columns question, answer, correction separated by commas."
         raise InputError(f"{path.name} cannot be used: {one_line(error)}", do=do) from None
 
 

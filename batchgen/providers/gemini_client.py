@@ -151,7 +151,8 @@ class GeminiClient:
             same = told in (mine.encode(), bytes.fromhex(mine)) or len(told) not in (64, 32)
         if not name or not same:
             raise Temporary(
-                "gemini, upload a request file: what arrived is not what was sent.", do="The next tick tries again."
+                "gemini, upload a request file: the stored file differs from the one that was sent.",
+                do="The next tick tries again.",
             )
         return name
 
@@ -178,14 +179,14 @@ class GeminiClient:
         except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
             raise Ambiguous(f"gemini, create a batch: no clear answer ({type(error).__name__}).") from None
         if not created.name:
-            raise Ambiguous("gemini, create a batch: an answer without a job.")
+            raise Ambiguous("gemini, create a batch: the answer has no job.")
         return created.name
 
     def get(self, remote_id: str) -> Job:
         """Return the raw operation: the SDK drops its error, counts and `response`."""
         found = parse_job(self._read(remote_id, "look at a batch"))
         if not found.remote_id:
-            raise Temporary("gemini, look at a batch: an answer that is no batch.", do="The next tick tries again.")
+            raise Temporary("gemini, look at a batch: the answer is not a batch.", do="The next tick tries again.")
         return found
 
     def jobs(self) -> list[Job]:
@@ -211,7 +212,9 @@ class GeminiClient:
             if not isinstance(token, str) or token in seen:
                 break
             seen.add(token)
-        raise Temporary("gemini, list batches: no list, or one that does not end.", do="The next tick tries again.")
+        raise Temporary(
+            "gemini, list batches: the answer is not a list, or the list does not end.", do="The next tick tries again."
+        )
 
     def _read(self, path: str, doing: str, **query: str) -> Any:
         parameters = {name: value for name, value in query.items() if value}

@@ -70,7 +70,7 @@ def strip_version(url: str) -> str:
 def translate_setup_errors(provider: str, url: str) -> Iterator[None]:
     """Raise SetupError if making a client fails because of an unusable address or proxy."""
     if not is_http_url(url):
-        raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write it as https://host[:port].")
+        raise SetupError(f"{provider}: {url!r} is not an http(s) address.", do="Write it as https://host[:port].")
     try:
         yield
     except BatchgenError:
@@ -172,7 +172,8 @@ def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a
         return Temporary(str(refusal), do="The next tick tries again.")
     if _PLACE_WORDS.search(message):
         return SetupError(
-            str(refusal), do="Use the API from a place where it is offered; some need billing. See doctor."
+            str(refusal),
+            do="Use the API from a country where it is offered; some require billing. Then run: batchgen doctor",
         )
     if lines := {int(line): one_line(text) for line, text in _LINE_ERROR_PATTERN.findall(message)}:
         return LinesRefused(str(refusal), lines)
@@ -193,7 +194,7 @@ def no_api_error(refusal: HttpFailure, url: str, variable: str) -> SetupError:
     That call names no file that could be missing, so the API is not at `url`, which the variable `variable` sets.
     """
     return SetupError(
-        f"{refusal} No such API is at {mask_password(url)}.",
+        f"{refusal} The API is not at {mask_password(url)}.",
         do=f"Correct or unset {variable}: it is the address of the API, without its version.",
     )
 
@@ -267,7 +268,7 @@ def connection_error(provider: str, doing: str, error: Exception) -> BatchgenErr
 def unreadable_response_error(provider: str, doing: str, error: Exception) -> BatchgenError:
     """Return the error for an answer that the SDK could not read."""
     return NotReady(
-        f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).",
+        f"{provider}, {doing}: the answer cannot be read ({type(error).__name__}).",
         do="The next tick tries again.",
     )
 

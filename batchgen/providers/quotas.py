@@ -7,7 +7,7 @@ import re
 from batchgen.core.text import MAX_DETAIL_CHARACTERS, one_line
 
 PLAN_ADVICE = (
-    "Waiting does not mend this. Check the plan, the billing and the credits of the key's project, or use another key;"
+    "This quota does not reset by itself. Check the plan, the billing and the credits of the key's project, or use another key;"
     " or name a model that the plan includes in batchgen.toml. Then ticks go on."
 )
 

@@ -35,5 +35,5 @@ def response_deadline(http: Any, timeout_seconds: float) -> Callable[[Any], None
 def _chunks_until(end: float, chunks: Iterable[bytes], late: type[Exception]) -> Iterator[bytes]:
     for chunk in chunks:
         if monotonic() > end:
-            raise late("the answer is still coming in, far beyond the time-out")
+            raise late(f"the answer is not complete after {MAX_TIMEOUTS_PER_RESPONSE} time-outs")
         yield chunk

@@ -75,7 +75,7 @@ class TogetherClient:
                 file = self._upload(path)
             if not file.id or file.bytes not in (None, size):
                 raise Temporary(
-                    "together, upload a request file: what arrived is not what was sent.",
+                    "together, upload a request file: the stored file differs from the one that was sent.",
                     do="The next tick tries again.",
                 )
             return _to_remote_file(file)
@@ -129,7 +129,7 @@ class TogetherClient:
             created = answer  # the job itself, as every other call answers
         if created is None or not getattr(created, "id", None):
             warning = one_line(redact(str(getattr(answer, "warning", None) or "")))
-            raise Ambiguous(f"together, create a batch: an answer without a job. {warning}".rstrip())
+            raise Ambiguous(f"together, create a batch: the answer has no job. {warning}".rstrip())
         return str(created.id)
 
     def get(self, remote_id: str) -> Job:
@@ -137,7 +137,7 @@ class TogetherClient:
             with _translate_errors("look at a batch"):
                 found = _to_job(self._client.batches.retrieve(remote_id))
                 if not found.remote_id:
-                    raise TypeError("no batch")
+                    raise TypeError("not a batch")
                 return found
 
         return retry_reads(call)
@@ -196,10 +196,10 @@ def _whole_list(answer: Any) -> list[Job]:
             raise TypeError("there may be more pages")
         answer = answer["data"]
     if answer is not None and not isinstance(answer, list):
-        raise TypeError("no list")
+        raise TypeError("not a list")
     jobs = [_to_job(row) for row in answer or []]
     if not all(found.remote_id for found in jobs):
-        raise TypeError("a row is no batch")
+        raise TypeError("a row is not a batch")
     return jobs
 
 

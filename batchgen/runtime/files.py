@@ -209,7 +209,7 @@ def exclusive_lock(layout: Layout) -> Iterator[None]:
     except PermissionError as error:
         raise SetupError(f"{layout.root}: {error.strerror}.", do="Use a --root that you can write to.") from None
     except NotADirectoryError:
-        raise SetupError(f"{layout.root} is no directory.", do="Use another --root.") from None
+        raise SetupError(f"{layout.root} is not a directory.", do="Use another --root.") from None
     with stream:
         need_sqlite_locks(layout.lock)
         _lock(layout, stream, fcntl.LOCK_EX)
@@ -255,8 +255,8 @@ def lost_store_error(layout: Layout) -> NeedsPerson | None:
     if not any((layout.root / "requests").glob("round*/*/*.jsonl")):
         return None
     return NeedsPerson(
-        f"The store of {layout.root} is gone; what was sent and what came back is still in requests/ and results/.",
-        do="Build it again, nothing is paid: batchgen rebuild (for another run choose another --root)",
+        f"The store of {layout.root} is missing; its requests and results are still in requests/ and results/.",
+        do="Rebuild it without any cost: batchgen rebuild (for another run choose another --root)",
     )
 
 
@@ -294,8 +294,8 @@ def disk_error(error: OSError) -> Temporary | None:
         return None
     where = f" ({error.filename})" if error.filename else ""
     return Temporary(
-        f"The disk refused a write: {error.strerror}{where}. What was there before is untouched.",
-        do="Make space; the next tick goes on.",
+        f"A write to the disk failed: {error.strerror}{where}. Existing files are unchanged.",
+        do="Free disk space; the next tick goes on.",
     )
 
 
@@ -304,9 +304,11 @@ def system_error(error: OSError) -> BatchgenError:
     if trouble := disk_error(error):
         return trouble
     if error.filename is None and "temporary directory" in describe_os_error(error):  # the words of `tempfile`
-        return SetupError("No folder for temporary files can be written to.", do="Set TMPDIR to one that can.")
+        return SetupError(
+            "No folder for temporary files can be written to.", do="Set TMPDIR to a folder that you can write to."
+        )
     if error.errno in _BAD_PATH:
         return SetupError(f"{describe_os_error(error)}.", do="Check the path and its permissions.")
     if error.errno in _UNSUPPORTED:
-        return SetupError(f"{describe_os_error(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
-    return Temporary(f"The system refused a call: {describe_os_error(error)}.", do="The next tick tries again.")
+        return SetupError(f"{describe_os_error(error)}: the file system does not support this.", do=LOCAL_DISK)
+    return Temporary(f"A system call failed: {describe_os_error(error)}.", do="The next tick tries again.")

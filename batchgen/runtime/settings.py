@@ -215,7 +215,7 @@ def _check_stage(stage: Stage, chosen: StageSettings) -> None:
         raise _InvalidKey(where, f"{_dotted_name(where)} must be false: only a correction can ask the next question.")
     if unknown := [name for name in chosen.retry_flags if name not in RETRY_FLAGS[stage]]:
         where = (str(stage), "retry_flags")
-        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to ask again."
+        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to retry."
         raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
 
 
@@ -300,7 +300,7 @@ def api_key(variables: dict[str, str], name: str) -> str:
         )
     if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
         raise KeyRefused(
-            f"{name} holds characters that no key has (a line break, a blank, a quote?).", do="Set it anew."
+            f"{name} contains characters that no key has (a line break, a blank, a quote?).", do="Set it again."
         )
     return key
 

@@ -32,7 +32,7 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 @json_option
 @click.pass_obj
 def retry(context: GlobalOptions, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
-    """Make rejected conversations ready again, with all their attempts before them, and lift halts of their steps.
+    """Make rejected conversations ready again, with their full number of attempts, and lift halts of their steps.
 
     \b
       batchgen retry --stage correction --reason truncated
@@ -69,9 +69,9 @@ def cancel(context: GlobalOptions, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def clean(context: GlobalOptions, *, as_json: bool) -> None:
-    """Delete input files and finished jobs at the providers. Touches nothing that this run did not create.
+    """Delete input files and finished jobs at the providers. Deletes nothing that this run did not create.
 
-    Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
+    Deletes them only for settled batches, whose results are in `results/`. (Together has no call to delete a job.)
     """
     from batchgen.engine.maintenance import clean as run
 
@@ -81,16 +81,16 @@ def clean(context: GlobalOptions, *, as_json: bool) -> None:
         print_answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
 
 
-@click.command(short_help="Ask another model from now on.")
+@click.command(short_help="Use another model from now on.")
 @click.argument("provider", type=click.Choice(PROVIDERS))
 @click.argument("model", required=False)
 @json_option
 @click.pass_obj
 def switch(context: GlobalOptions, provider: str, model: str | None, *, as_json: bool) -> None:
-    """Ask another model from now on: MODEL, or the next one of the provider's list that is served.
+    """Use another model from now on: MODEL, or the next one of the provider's list that is served.
 
-    A run stays with the model that it began with. When that model is gone its stages halt (status 3) until this
-    command, or a changed list in batchgen.toml, names another. What is in flight stays where it is.
+    A run uses the same model from its start. If the provider no longer serves that model, its stages halt (status 3)
+    until this command, or a changed list in batchgen.toml, names another. Batches in flight keep their model.
 
     \b
       batchgen switch together
@@ -106,11 +106,11 @@ def switch(context: GlobalOptions, provider: str, model: str | None, *, as_json:
         )
 
 
-@click.command(short_help="Build a lost store again from what was sent and came back.")
+@click.command(short_help="Rebuild a lost store from requests/ and results/.")
 @json_option
 @click.pass_obj
 def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
-    """Build a lost store again from `requests/` and `results/` alone. No network, nothing is paid.
+    """Rebuild a lost store from `requests/` and `results/` alone. Makes no network calls and costs nothing.
 
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
@@ -123,7 +123,7 @@ def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
     with open_session(context, create=True) as session:
         done = run(session)
         text = f"{pluralize(done.conversations, 'conversation')}, {pluralize(done.settled, 'batch')} settled again"
-        text += f", {done.open} whose end is not known (see status)." if done.open else "."
+        text += f", {done.open} whose ending is not known (see status)." if done.open else "."
         print_answer(done._asdict(), as_json=as_json, text=text)
 
 

@@ -261,7 +261,7 @@ FLAGS: Mapping[str, Flag] = dict(
         _flag(correction_nearly_answer, "the correction differs from the answer in less than 5 % of its characters"),
         _flag(question_repeats, "the question was asked before in this conversation"),
         _flag(question_asks_nothing, "the question neither asks nor requests"),
-        _flag(question_offers, "the question is the assistant offering help"),
+        _flag(question_offers, "the question offers help, as an assistant does"),
         _flag(refusal, "the text begins like a refusal"),
         _flag(language_drift, "the text is in another writing system than the seed"),
         _flag(template_artefact, "chat markup, a role, a label or a wrapper was left in the text"),

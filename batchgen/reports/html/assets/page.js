@@ -238,7 +238,7 @@
       const [number, stage, why, more, attempts] = item.w;
       const node = make("p", `standing ${item.s}`);
       const where = `round ${number} ${stage}`;
-      node.append(make("strong", "", item.s === "rejected" ? `Left behind at ${where}: ${words(why)}` : `On its way: ${where} is ${why}`));
+      node.append(make("strong", "", item.s === "rejected" ? `Rejected at ${where}: ${words(why)}` : `In progress: ${where} is ${why}`));
       if (attempts) node.append(` after ${attempts} attempt${attempts === 1 ? "" : "s"}`);
       if (more) node.append(make("span", "more", more));
       return node;
