@@ -151,7 +151,8 @@ def _dropped(flags: str) -> frozenset[str]:
     if word != "drop" or unknown:
         fields = [label for label in LABELS if label not in FLAGS]
         raise SetupError(
-            f"--flags {flags}: {'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'must be keep or drop:NAME,...'}.",
+            f"--flags {flags}: "
+            f"{'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'must be keep or drop:NAME,...'}.",
             do=f"Flags: {', '.join(FLAGS)}; or one field of a flag: {', '.join(fields)}.",
         )
     return frozenset(label for found in wanted.values() for label in found)

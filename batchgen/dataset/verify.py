@@ -59,7 +59,7 @@ def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
     yield from _check_finished(run)
     yield from _derived(run, unchecked)
     if not manifest_matches(run):
-        yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are missing or belong to another run; rebuild needs them"
+        yield f"{run.layout.root / 'requests'}: rebuild needs run.json and seeds.jsonl.zst of this run"
     for batch in run.store.batches():
         yield from _check_batch(run, batch)
     yield from _check_exports(run)

@@ -7,8 +7,8 @@ import re
 from batchgen.core.text import MAX_DETAIL_CHARACTERS, one_line
 
 PLAN_ADVICE = (
-    "This quota does not reset by itself. Check the plan, the billing and the credits of the key's project, or use another key;"
-    " or name a model that the plan includes in batchgen.toml. Then ticks go on."
+    "This quota does not reset by itself. Check the plan, the billing and the credits of the key's project, use another"
+    " key, or name a model that the plan includes in batchgen.toml. Then ticks go on."
 )
 
 # Words of Google and of Together, as reported by their users; "check your plan and billing details" stands in every
