@@ -90,7 +90,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
-    """Ask a model for one token: a listing is no proof that it is served. Raises KeyRefused, Temporary."""
+    """Ask a model for one token: a listed model may not be served. Raises KeyRefused, Temporary."""
     served, detail = "yes", ""
     try:
         remote.probe(model)

@@ -65,7 +65,7 @@ def report_interrupt(error: BaseException) -> int:
 
 
 def report_os_error(error: OSError) -> int:
-    """Report an uncaught OSError: status 2 for what the user can mend, otherwise temporary."""
+    """Report an uncaught OSError: status 2 for what the user can fix, otherwise temporary."""
     trouble = system_error(error)
     print_error(trouble)
     return trouble.exit_code

@@ -36,8 +36,8 @@ from batchgen.runtime.logging_setup import log
 from batchgen.runtime.worker_process import parallel_map
 
 CHUNK = 250  # conversations, or records, in memory at once
-CHUNK_CHARACTERS = 4_000_000  # or so many, where texts are long
-ROW_GROUP = 1000  # records; polars holds several groups, as they come and as they are packed
+CHUNK_CHARACTERS = 4_000_000  # or this many characters, if texts are long
+ROW_GROUP = 1000  # records; polars holds several groups in memory, raw and compressed
 TRAIN, TEST = "train", "test"
 FILE_SUFFIXES = (".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")
@@ -158,7 +158,7 @@ def _dropped(flags: str) -> frozenset[str]:
     return frozenset(label for found in wanted.values() for label in found)
 
 
-# ---------------------------------------------------------------- where to
+# ---------------------------------------------------------------- output paths
 
 
 def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
@@ -176,7 +176,7 @@ def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
         return {TRAIN: output}
     if output.suffix.lower() in (*FILE_SUFFIXES, *OTHER_SUFFIXES) or output.is_file():
         raise SetupError(
-            f"{output} is not a .jsonl or .parquet file.",
+            f"{output} cannot hold an export.",
             do="Use a path that ends in .jsonl or .parquet, or one without a suffix.",
         )
     return _in_directory(output, options)

@@ -35,7 +35,7 @@ class FlaggedConversation(NamedTuple):
 class Format(NamedTuple):
     """A format: its columns, and whether one record is a `turn` with its history or a whole conversation.
 
-    `same` tells whether the last turn has nothing to learn from in this format.
+    `same` returns whether the last turn has nothing to learn in this format.
     """
 
     per_turn: bool

@@ -27,7 +27,7 @@ from batchgen.dataset.seeds import (
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, as_text, lost_store_error
 
-MOST_FILES = 5  # of a folder, that an error names
+MOST_FILES = 5  # files of a folder that an error message lists
 
 
 class PrepareOptions(NamedTuple):
@@ -50,8 +50,8 @@ class Prepared(NamedTuple):
 def prepare(run: Run, options: PrepareOptions) -> Prepared:
     """Fill the root with round 1. Changes nothing if it has the same input and options already.
 
-    Raises SetupError if the root has paid work for other input; NeedsPerson if that work lost its store or has an older
-    copy of it; InputError if the input cannot be read or has no usable row.
+    Raises SetupError if the root has paid work for other input; NeedsPerson if the store of that work is missing or an
+    older copy; InputError if the input cannot be read or has no usable row.
     """
     _check_store(run)
     path = resolve(options.source)

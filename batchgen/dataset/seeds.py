@@ -1,7 +1,7 @@
 """Read aligner-20K rows, in any supported container, as clean triples, with a report of the rows left out.
 
 A row that cannot be used is left out and reading goes on. A file whose remaining rows cannot be trusted is refused as a
-whole: a cut archive, a broken array, a broken quote in a CSV. Behind the damage, texts may belong to another row.
+whole: a cut archive, a broken array, a broken quote in a CSV. After the damage, texts may belong to another row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from batchgen.runtime.files import utf8_name
 from batchgen.runtime.streams import native_stderr_dropped
 
 EXAMPLES_PER_REASON = 20  # line numbers per reason
-MAX_REMEMBERED_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
+MAX_REMEMBERED_QUESTIONS = 100_000  # remembered for `copies`: this limits memory, not the data
 MOST_SHOWN = 100  # characters of an unusable row's keys
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
@@ -47,7 +47,7 @@ BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
 EMPTY_ARRAY = re.compile(r"\[\s*\]")
 _DECODER = json.JSONDecoder(parse_int=float)  # no number is needed, and int refuses more than 4,300 digits
 
-Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is there
+Rows = Iterator[tuple[int, object]]  # line number (as in SkippedRow), and the row or its error
 
 
 class Seed(NamedTuple):
@@ -178,7 +178,7 @@ def _csv_rows(file: io.BufferedIOBase) -> Rows:
             # Within a quoted field U+FEFF is text.
             yield (line.removeprefix(BOM) if number == start else line).decode(errors="surrogateescape")
 
-    csv.field_size_limit(MAX_CSV_FIELD)  # of the whole process: the module has no other
+    csv.field_size_limit(MAX_CSV_FIELD)  # for the whole process: the csv module has no other setting
     reader = csv.reader(lines(), strict=True)
     try:
         for cells in reader:
@@ -207,7 +207,7 @@ def _check_columns(columns: list[str]) -> list[str]:
 
 
 def _parquet_rows(path: Path) -> Rows:
-    # Otherwise polars panics at a time zone that it does not know, though in a column that is not read.
+    # Otherwise polars panics at an unknown time zone, even in a column that is not read.
     os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
     import polars as pl
 
@@ -218,7 +218,7 @@ def _parquet_rows(path: Path) -> Rows:
                 columns = frame.collect_schema()
                 _check_columns(columns.names())
                 texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
-                # The values of other types are no texts, and some have none in Python: 0 stands for each.
+                # Values of other types are not texts, and some have no Python value: each is replaced by 0.
                 frame = frame.select(
                     field
                     if columns[field].base_type() in texts

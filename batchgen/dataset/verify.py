@@ -99,7 +99,9 @@ def _check_receipt(run: Run) -> Iterator[str]:
 
 def _check_exports(run: Run) -> Iterator[str]:
     """Check every export of this run that still exists."""
-    from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
+    from batchgen.dataset.export import (
+        written_exports,
+    )  # here: it imports polars, which a run without exports does not need
     from batchgen.dataset.verify_exports import verify_exports
 
     for path in written_exports(run):
@@ -175,7 +177,8 @@ def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
 def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
     """Return the acceptable texts in the raw result files of a batch, by key.
 
-    A text is what `accept` makes of the reply. Versions before `accept` removed thoughts kept the whole reply.
+    A text is what `validate_text` returns for the reply. Older versions did not remove thoughts and stored the whole
+    reply.
     """
     provider, stage = provider_row(batch.provider), batch.step.stage
     fields = reply_fields(stage, follow_up=bool(batch.plan.follow_up))

@@ -49,7 +49,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
         "content_filter": Reason.BLOCKED_OUTPUT,
     }
 )
-# Models that reason unless told not to: reasoning burns max_tokens and is billed as output.
+# Models that reason unless told not to: reasoning uses up max_tokens and is billed as output.
 _REASONING = re.compile(r"^Qwen/Qwen3|gpt-oss|DeepSeek-V4|GLM-5", re.IGNORECASE)
 _PERMANENT_STATUS = frozenset({400, 404, 413, 422})
 

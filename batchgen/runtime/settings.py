@@ -44,7 +44,7 @@ class ProviderSettings(_Section, frozen=True):
     models: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
     enqueued_tokens: Count
     concurrent_batches: Count = 100
-    # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
+    # Google documents batch on v1beta only, while its SDK uses v1 since 3.0.0 (2026-11-05).
     api_version: str = "v1beta"
 
 
@@ -52,7 +52,7 @@ class StageSettings(_Section, frozen=True):
     """The settings of one stage: provider, models, and limits.
 
     `target_characters` is the length that the prompt asks for. If more than `max_rejected_share` of the settled
-    conversations are rejected, the step stops. A reply with one of `retry_flags` is asked again. `ask_next` (correction
+    conversations are rejected, the step stops. A reply with one of `retry_flags` is retried. `ask_next` (correction
     only): the correction of a middle round also asks for the next question.
     """
 
@@ -158,7 +158,7 @@ def _settings(table: dict[str, Any]) -> Settings:
     """Return the defaults, replaced by what `table` sets. Raises _InvalidKey."""
     prices = table.get("prices")
     if isinstance(prices, dict):
-        for model, price in prices.items():  # one by one: msgspec does not tell under which model a mistake stands
+        for model, price in prices.items():  # one by one: msgspec does not say which model has the mistake
             _convert(price, Price, ("prices", model))
     merged = msgspec.to_builtins(Settings())
     for name, value in table.items():
@@ -246,7 +246,7 @@ def _line(text: str, where: _Where) -> int:
     for count in range(1, len(lines) + 1):
         try:
             table: Any = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:  # in the midst of a list
+        except tomllib.TOMLDecodeError:  # in the middle of a list
             continue
         for key in keys:
             table = table.get(key) if isinstance(table, dict) else None
@@ -286,7 +286,7 @@ def read_environment(root: Path) -> dict[str, str]:
         if sign and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("\"'")
     mask_keys(values)
-    # An empty variable (KEY= in a crontab) hides nothing.
+    # An empty variable (KEY= in a crontab) does not override `.env`.
     return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
 
 

@@ -119,7 +119,7 @@ def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
     from batchgen.engine.recovery.rebuild import rebuild as run
     from batchgen.runtime.files import Layout
 
-    read_facts(Layout(context.root))  # where a run never was, nothing is made
+    read_facts(Layout(context.root))  # raises an error before anything is created, if there was never a run
     with open_session(context, create=True) as session:
         done = run(session)
         text = f"{pluralize(done.conversations, 'conversation')}, {pluralize(done.settled, 'batch')} settled again"

@@ -266,7 +266,7 @@ def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     """It cannot be read twice, and nobody may ever write to it."""
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         file_sha256(tmp_path / "pipe.jsonl")
 
 

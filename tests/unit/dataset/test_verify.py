@@ -59,10 +59,10 @@ def replaced(old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
 ANSWERS = "results/round2/answer/*.jsonl"
 # what is done to which file, and what must be said of it
 TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
-    (HISTORY, replaced(b"plant", b"plants"), "round2_history.jsonl:1: not what"),
+    (HISTORY, replaced(b"plant", b"plants"), "round2_history.jsonl:1: differs from"),
     (HISTORY, lambda rows: rows[:-1], "round2_history.jsonl:4: a line is missing"),
     (HISTORY, lambda rows: [*rows, rows[-1]], "round2_history.jsonl:5: this line should not exist"),
-    (HISTORY, lambda rows: [rows[1], rows[0], *rows[2:]], "round2_history.jsonl:1: not what"),
+    (HISTORY, lambda rows: [rows[1], rows[0], *rows[2:]], "round2_history.jsonl:1: differs from"),
     (HISTORY, swapped_ids, "round2_history.jsonl:2: differs from the store"),
     (HISTORY, without_a_round, "round2_history.jsonl:1: 1 rounds instead of 2"),
     (HISTORY, with_a_field, "round2_history.jsonl:1: "),
@@ -74,7 +74,7 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
         lambda rows: [rows[0].replace(b"is about", b"was about", 1), *rows[1:]],
         "round2_single_turn.jsonl:1: not",
     ),
-    ("data/round1/round1_history_seed.jsonl", lambda rows: rows[1:], "round1_history_seed.jsonl:1: not what"),
+    ("data/round1/round1_history_seed.jsonl", lambda rows: rows[1:], "round1_history_seed.jsonl:1: differs from"),
     ("data/rejected.jsonl", lambda _: [b'{"id":"r1-000001"}\n'], "rejected.jsonl:1: this line should not exist"),
     ("data/rejected.jsonl", None, "rejected.jsonl: No such file"),
     (
