@@ -1,7 +1,7 @@
 """All errors that batchgen raises on purpose, with the exit status of the command.
 
 BatchgenError
-├── Locked            0  another command of the same root is at work
+├── Locked            0  another command of the same root is running
 ├── SetupError        2  the user can fix it, nothing was sent
 │   ├── InputError       a file with the wrong content or format
 │   ├── KeyRefused       a missing or refused API key
@@ -36,7 +36,7 @@ class BatchgenError(Exception):
 
 
 class Locked(BatchgenError):
-    """Another command of the same root is at work. Nothing is wrong: ticks of cron may overlap."""
+    """Another command of the same root is running. Nothing is wrong: ticks of cron may overlap."""
 
     exit_code = 0
 

@@ -80,7 +80,7 @@ class _ExportedFile:
         if form and schema != form.schema(self._rounds):
             raise ValueError(f"its columns are {schema}")
         start = 0
-        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, never the file
+        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, not the whole file
             yield from (part.to_dicts() for part in group.iter_slices(CHUNK))
             start += group.height
 

@@ -90,7 +90,7 @@ class DryRun(Selection):
         self.session.store.release(batch, BatchState.REFUSED, error=why)
 
     def may_go(self, batch: Batch) -> bool:
-        """Whether the sender would send this batch: its provider can be asked and no hold is in force."""
+        """Whether the sender would send this batch: its provider can be called and no hold applies."""
         provider = provider_row(batch.provider)
         if self.can_ask(provider):
             return not is_on_hold(self.session, model_scope(batch.provider, batch.model), batch.step)

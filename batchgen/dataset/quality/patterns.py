@@ -95,7 +95,7 @@ TEMPLATE = "|".join(
 
 # A Han, kana or Hangul character says about as much as three letters.
 LETTERS_PER_CHARACTER = {"han": 3, "kana": 3, "hangul": 3}
-LANGUAGES = {  # the ISO 639-1 code that a writing system stands for where nothing better is known
+LANGUAGES = {  # the ISO 639-1 code of a writing system's usual language
     "latin": "en",
     "han": "zh",
     "kana": "ja",
