@@ -46,7 +46,7 @@ target_characters = 200
 max_output_tokens = 128
 target_characters = 200
 """
-BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that wants one
+BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that needs one
 BACKEND_DESCRIPTIONS = {
     "smollm": "a very small local model (SmolLM2, 135 million parameters)",
     "scripted": "a script that answers with nonsense at once",

@@ -106,7 +106,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     }
     for model in models:
         if model["served"] == "unclear":
-            found["problem"] = f"{provider.name}: no configured model could be asked: {model['detail']}"
+            found["problem"] = f"{provider.name}: no call to a configured model succeeded: {model['detail']}"
             found["do"] = (
                 f"Check {provider.url_variable}, and whether this key may use the API from here; then run doctor again."
             )
@@ -115,7 +115,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
-    """Ask a model for one token: a listing is no proof that it is served. Raises KeyRefused, Temporary."""
+    """Ask a model for one token: a listed model may not be served. Raises KeyRefused, Temporary."""
     served, detail = "yes", ""
     try:
         remote.probe(model)
@@ -160,13 +160,13 @@ def describe(found: Mapping[str, Any]) -> str:
     lines += [f"{name}={value}" for name, value in found["surroundings"].items()]
     if found["root"]["folders_synced"] is False:
         lines.append(
-            "ROOT: its file system cannot sync a folder; a power cut may lose a file written last. A local disk can."
+            "ROOT: its file system cannot sync a folder; a power cut may lose the newest files. Use a local disk."
         )
     return "\n".join(lines)
 
 
 def _model_line(model: Mapping[str, Any]) -> str:
-    served = {"yes": "served", "no": "NOT SERVED", "unclear": "could not be asked"}[model["served"]]
+    served = {"yes": "served", "no": "NOT SERVED", "unclear": "call failed"}[model["served"]]
     price = model["price"]
     why = f" ({model['detail']})" if model["detail"] else ""
     if price is None:
@@ -184,4 +184,4 @@ def first_problem(found: Mapping[str, Any]) -> BatchgenError | None:
         return None
     first = problems[0]
     kind = {Temporary.exit_code: Temporary}.get(first["exit_code"], SetupError)
-    return kind(first["problem"], do=first["do"] or "Mend it, then run doctor again.")
+    return kind(first["problem"], do=first["do"] or "Fix it, then run doctor again.")

@@ -46,7 +46,7 @@ class Rate(NamedTuple):
 @cache
 def price_list() -> Mapping[str, Mapping[str, Any]]:
     """Read the shipped price list (prices.toml): model -> entry."""
-    import tomllib  # an idle tick asks for no price
+    import tomllib  # here: an idle tick needs no price
 
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 

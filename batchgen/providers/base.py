@@ -118,7 +118,7 @@ class ProviderClient(Protocol):
     def get(self, remote_id: str) -> Job: ...
 
     def jobs(self) -> list[Job]:
-        """Return every job of this key, from all pages. Raises Temporary instead of returning a part."""
+        """Return every job of this key, from all pages. Raises Temporary if the list is not complete."""
         ...
 
     def download(self, file_id: str, destination: BinaryIO) -> None: ...
@@ -132,7 +132,7 @@ class ProviderClient(Protocol):
         ...
 
     def probe(self, model: str) -> None:
-        """Ask for one token. Raises ModelGone if the provider clearly says that it does not serve `model`."""
+        """Ask for one token. Raises ModelGone if the error response says that `model` is not served."""
         ...
 
     def close(self) -> None: ...
@@ -154,11 +154,13 @@ class Provider:
     sdk: str  # the distribution that makes the calls
     tokens: TokenFormula
     line: Callable[[str, Prompt, Parameters], bytes]
-    asked: Callable[[Mapping[str, Any]], ParsedRequest | None]  # a line of `line` as JSON; None for another provider's
-    key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
+    asked: Callable[
+        [Mapping[str, Any]], ParsedRequest | None
+    ]  # reads a decoded line of `line`; None for another provider's
+    key: Callable[[Mapping[str, Any]], str]  # the key in a result row, "" if it has none
     result_row_markers: tuple[
         bytes, ...
-    ]  # a torn or keyless result row has one of them, an error in place of a file has none
+    ]  # an incomplete result row has one of them, an error response in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
     evidence: str = ""  # what its facts were taken from, if no run of this program has shown them yet
 
@@ -172,11 +174,11 @@ class JobNotFound(Exception):
 
 
 class ModelGone(Exception):
-    """The provider clearly says that it does not serve this model."""
+    """The provider's error response says that it does not serve this model."""
 
 
 class CreateRefused(Exception):
-    """A clear refusal of a create call: nothing was bought."""
+    """An explicit error response to a create call: no job was created."""
 
 
 class FileGone(CreateRefused):
@@ -184,11 +186,11 @@ class FileGone(CreateRefused):
 
 
 class FileFailed(CreateRefused):
-    """The provider could not process the input file. This may be an accident: it is uploaded again a few times."""
+    """The provider could not process the input file. This may be temporary: it is uploaded again a few times."""
 
 
 class LinesRefused(CreateRefused):
-    """A clear refusal because of single lines; `lines` maps the line number (from 1) to the provider's message."""
+    """An error response because of single lines; `lines` maps the line number (from 1) to the provider's message."""
 
     def __init__(self, message: str, lines: Mapping[int, str]) -> None:
         super().__init__(message)

@@ -63,7 +63,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
         "MALFORMED_RESPONSE": Reason.MALFORMED,
     }
 )
-# google.rpc codes of a failed row: 1 CANCELLED, 3 INVALID_ARGUMENT, the rest an accident of the provider's
+# google.rpc codes of a failed row: 1 CANCELLED, 3 INVALID_ARGUMENT, the rest an error of the provider
 _ROW_CODES: Mapping[int, Reason] = MappingProxyType(
     {1: Reason.CANCELLED, 3: Reason.INVALID_REQUEST, 400: Reason.INVALID_REQUEST}
 )
@@ -110,7 +110,7 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
             "properties": {field: {"type": "STRING"} for field in prompt.fields},
             "required": list(prompt.fields),
         }
-        if len(prompt.fields) > 1:  # otherwise written in alphabetical order
+        if len(prompt.fields) > 1:  # without it Gemini writes the fields in alphabetical order
             generation["responseSchema"]["propertyOrdering"] = list(prompt.fields)
     request = {
         "systemInstruction": {"parts": [{"text": prompt.system}]},

@@ -7,12 +7,12 @@ import re
 from batchgen.core.text import MAX_DETAIL_CHARACTERS, one_line
 
 PLAN_ADVICE = (
-    "Waiting does not mend this. Check the plan, the billing and the credits of the key's project, or use another key;"
-    " or name a model that the plan includes in batchgen.toml. Then ticks go on."
+    "This quota does not reset by itself. Check the plan, the billing and the credits of the key's project, use another"
+    " key, or name a model that the plan includes in batchgen.toml. Then ticks go on."
 )
 
-# Words of Google and of Together, as reported by their users; "check your plan and billing details" stands in every
-# answer of Google's about a quota, also in those that pass.
+# Words of Google and of Together, as reported by their users; "check your plan and billing details" is in every
+# quota error of Google, also for quotas that reset.
 _NO_USE = re.compile(
     r"\blimit(?::| of| is| =|=) ?0\b(?![.,]\d)"
     r"|\bcredits?\b[^.\n]{0,60}\b(?:used up|depleted|exhausted|run out|ran out)"

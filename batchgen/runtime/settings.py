@@ -76,7 +76,7 @@ class ProviderSettings(_Section, frozen=True):
     models: Annotated[tuple[Name, ...], Meta(min_length=1)] = ()
     enqueued_tokens: Count = 30_000_000_000
     concurrent_batches: Count = 100
-    # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
+    # Google documents batch on v1beta only, while its SDK uses v1 since 3.0.0 (2026-11-05).
     api_version: str = "v1beta"
 
 
@@ -209,7 +209,7 @@ def _settings(table: dict[str, Any]) -> Settings:
     """Return the defaults, replaced by what `table` sets. Raises _InvalidKey."""
     prices = table.get("prices")
     if isinstance(prices, dict):
-        for model, price in prices.items():  # one by one: msgspec does not tell under which model a mistake stands
+        for model, price in prices.items():  # one by one: msgspec does not say which model has the mistake
             _convert(price, Price, ("prices", model))
     merged = msgspec.to_builtins(Settings())
     for name in PROVIDERS:
@@ -288,7 +288,7 @@ def _check_stage(stage: Stage, settings: Settings) -> None:
         raise _InvalidKey(where, f"{_dotted_name(where)} must be false: only a correction can ask the next question.")
     if unknown := [name for name in chosen.retry_flags if name not in RETRY_FLAGS[stage]]:
         where = (str(stage), "retry_flags")
-        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to ask again."
+        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to retry."
         raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
 
 
@@ -319,7 +319,7 @@ def _line(text: str, where: _Where) -> int:
     for count in range(1, len(lines) + 1):
         try:
             table: Any = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:  # in the midst of a list
+        except tomllib.TOMLDecodeError:  # in the middle of a list
             continue
         for key in keys:
             table = table.get(key) if isinstance(table, dict) else None
@@ -359,7 +359,7 @@ def read_environment(root: Path) -> dict[str, str]:
         if sign and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("\"'")
     mask_keys(values)
-    # An empty variable (KEY= in a crontab) hides nothing.
+    # An empty variable (KEY= in a crontab) does not override `.env`.
     return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
 
 
@@ -373,7 +373,7 @@ def api_key(variables: dict[str, str], name: str) -> str:
         )
     if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
         raise KeyRefused(
-            f"{name} holds characters that no key has (a line break, a blank, a quote?).", do="Set it anew."
+            f"{name} contains characters that no key has (a line break, a blank, a quote?).", do="Set it again."
         )
     return key
 

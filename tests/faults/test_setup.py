@@ -59,7 +59,7 @@ def test_6_a_quota_that_no_waiting_mends(endpoint: str, message: str, named: str
         refused = scene.tick(MINUTE)
         assert refused.code == 2
         assert named in refused.err
-        assert "Waiting does not mend" in refused.err
+        assert "This quota does not reset" in refused.err
         assert "probably" not in refused.err
     scene.bench.service.faults.clear()
     assert scene.tick(MINUTE).code == 0
@@ -91,7 +91,7 @@ def test_6_a_job_that_failed_for_a_quota_that_no_waiting_mends(bench: Bench) -> 
     refused = tick(bench)
     assert refused.code == 2
     assert "limit: 0" in refused.err
-    assert "Waiting does not mend" in refused.err
+    assert "This quota does not reset" in refused.err
 
 
 @pytest.mark.fault(
@@ -173,7 +173,7 @@ def test_13_doctor_where_no_model_could_be_asked(provider: str, code: int, messa
     bench.service.faults.add(CallFault(provider=provider, endpoint="probe", action=Status(code, message), times=0))
     found = bench.run("doctor")
     assert found.code == 2
-    assert f"PROBLEM: {provider}: no configured model could be asked" in found.out
+    assert f"PROBLEM: {provider}: no call to a configured model succeeded" in found.out
     assert message in found.err
     assert VARIABLES[provider] in found.err
 

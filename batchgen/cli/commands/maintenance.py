@@ -32,7 +32,7 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 @json_option
 @click.pass_obj
 def retry(context: GlobalOptions, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
-    """Make rejected conversations ready again, with all their attempts before them, and lift halts of their steps.
+    """Make rejected conversations ready again, with their full number of attempts, and lift halts of their steps.
 
     \b
       batchgen retry --stage correction --reason truncated
@@ -69,9 +69,9 @@ def cancel(context: GlobalOptions, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def clean(context: GlobalOptions, *, as_json: bool) -> None:
-    """Delete input files and finished jobs at the providers. Touches nothing that this run did not create.
+    """Delete input files and finished jobs at the providers. Deletes nothing that this run did not create.
 
-    Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
+    Deletes them only for settled batches, whose results are in `results/`. (Together has no call to delete a job.)
     """
     from batchgen.engine.maintenance import clean as run
 
@@ -109,11 +109,11 @@ def switch(context: GlobalOptions, name: str, model: str | None, *, as_json: boo
         print_answer(value, as_json=as_json, text="\n".join(lines))
 
 
-@click.command(short_help="Build a lost store again from what was sent and came back.")
+@click.command(short_help="Rebuild a lost store from requests/ and results/.")
 @json_option
 @click.pass_obj
 def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
-    """Build a lost store again from `requests/` and `results/` alone. No network, nothing is paid.
+    """Rebuild a lost store from `requests/` and `results/` alone. Makes no network calls and costs nothing.
 
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
@@ -122,11 +122,11 @@ def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
     from batchgen.engine.recovery.rebuild import rebuild as run
     from batchgen.runtime.files import Layout
 
-    read_facts(Layout(context.root))  # where a run never was, nothing is made
+    read_facts(Layout(context.root))  # raises an error before anything is created, if there was never a run
     with open_session(context, create=True) as session:
         done = run(session)
         text = f"{pluralize(done.conversations, 'conversation')}, {pluralize(done.settled, 'batch')} settled again"
-        text += f", {done.open} whose end is not known (see status)." if done.open else "."
+        text += f", {done.open} whose ending is not known (see status)." if done.open else "."
         print_answer(done._asdict(), as_json=as_json, text=text)
 
 

@@ -20,12 +20,10 @@ from batchgen.runtime.streams import table_width
 @click.option("--data-dir", type=UserPath(), help="Keep files and jobs here across restarts.")
 @click.option("--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least job duration.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 4096), help="Rows asked at once.  [default: 64 of a server, 8 of smollm]"
+    "--concurrency", type=click.IntRange(1, 4096), help="Rows sent at once.  [default: 64 of a server, 8 of smollm]"
 )
-@click.option(
-    "--control", is_flag=True, help="Let any program on this machine cause faults and turn the clock (tests)."
-)
-@click.option("--allow-host", multiple=True, metavar="NAME", help="Answer under this host name, too. Repeatable.")
+@click.option("--control", is_flag=True, help="Let any program on this machine cause faults and set the clock (tests).")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Also accept this host name. Repeatable.")
 def serve(**asked: Any) -> None:
     """Both providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
 
@@ -43,7 +41,7 @@ def serve(**asked: Any) -> None:
 @click.command(short_help="The whole pipeline on example seeds: no key, no network.")
 @click.option("--conversations", type=click.IntRange(1, 36), default=10, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
-@click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Its root.")
+@click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Root folder of the demo.")
 @click.pass_obj
 def demo(context: GlobalOptions, conversations: int, backend: str, output: Path) -> None:
     """The whole pipeline on shipped example seeds, through the local service: no key, no network.

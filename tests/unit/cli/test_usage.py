@@ -46,5 +46,5 @@ def test_a_prepare_that_fails_leaves_no_store(bench: Bench, what: str) -> None:
 def test_an_option_behind_the_command_is_told_its_place(bench: Bench, option: str) -> None:
     result = bench.run("retry", *option.split())
     assert (result.code, result.out) == (2, "")
-    assert f"It stands before the command: batchgen {option} retry" in result.err
+    assert f"Write it before the command: batchgen {option} retry" in result.err
     assert "before the command" not in bench.run("retry", "--rout").err

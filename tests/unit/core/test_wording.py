@@ -52,9 +52,9 @@ def answer(total: int, complete: int, rejected: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ((1, 0, 1), "0 of 1 conversation has 3 rounds, 1 was left behind."),
-        ((8, 6, 2), "6 of 8 conversations have 3 rounds, 2 were left behind."),
-        ((MILLION, 999_000, 1_000), "999,000 of 1,000,000 conversations have 3 rounds, 1,000 were left behind."),
+        ((1, 0, 1), "0 of 1 conversation has 3 rounds, 1 was rejected."),
+        ((8, 6, 2), "6 of 8 conversations have 3 rounds, 2 were rejected."),
+        ((MILLION, 999_000, 1_000), "999,000 of 1,000,000 conversations have 3 rounds, 1,000 were rejected."),
     ],
 )
 def test_where_a_run_is(counts: tuple[int, int, int], words: str) -> None:

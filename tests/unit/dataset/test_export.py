@@ -195,7 +195,7 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
     result = finished.run("export", "--format", "messages", "--output", str(tmp_path / "x.jsonl"), "--flags", flags)
     assert result.code == 2
     assert "question_repeats" in result.err
-    assert "one field of one: refusal:answer, refusal:correction, " in result.err  # the same words every time
+    assert "one field of a flag: refusal:answer, refusal:correction, " in result.err  # the same words every time
     assert not (tmp_path / "x.jsonl").exists()
 
 
@@ -310,7 +310,7 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
         "Speak as the user",
         "Stay plausible",
         "Write only the answer itself",
-        "1 of 12 conversations were left behind",
+        "1 of 12 conversations were rejected",
         "| answer | empty | 1 |",
         "| correction_equals_answer | 2 |",
         "Content warning",

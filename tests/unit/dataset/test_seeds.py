@@ -245,7 +245,7 @@ def test_parquet_with_wrong_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.txt", "x", ".jsonl", "x.jsonl.bz2", "x.xz", "x.parquet.gz", "jsonl"])
 def test_unknown_kind_is_refused_at_once(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="unknown kind") as caught:
+    with pytest.raises(InputError, match="unknown format") as caught:
         read_seeds(write(tmp_path, name, as_jsonl(SEEDS)), SeedReport())
     assert ".jsonl" in caught.value.do
 
@@ -254,7 +254,7 @@ def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     for name, says in {
         "folder.jsonl": "is a directory",
-        "none.jsonl": "is not there",
+        "none.jsonl": "does not exist",
         "x.jsonl/y.jsonl": "not",
     }.items():
         with pytest.raises(InputError, match=says):
@@ -266,7 +266,7 @@ def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     """It cannot be read twice, and nobody may ever write to it."""
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         file_sha256(tmp_path / "pipe.jsonl")
 
 

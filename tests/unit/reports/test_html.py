@@ -152,7 +152,7 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
         "complete": COUNT - 1,
         "rejected": 1,
     }
-    assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 left behind"]
+    assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 rejected"]
     assert f"{COUNT} conversations shown" in finished.run("report").out
 
 
@@ -319,7 +319,7 @@ def test_the_page_may_do_nothing_but_run_its_own_script(page: Page) -> None:
 def test_charts_are_drawings_in_both_widths_with_words_for_who_cannot_see_them(page: Page) -> None:
     figures = [found.get("aria-label") or "" for tag, found, _ in page.elements if found.get("role") == "img"]
     assert len(figures) == 6
-    assert figures[0].startswith(f"Conversations per step. round 2 question: {COUNT} done, 0 left behind of {COUNT}")
+    assert figures[0].startswith(f"Conversations per step. round 2 question: {COUNT} done, 0 rejected of {COUNT}")
     drawings = [found for tag, found, _ in page.elements if tag == "svg" and "viewbox" in found]
     assert len(drawings) == 2 * len(figures)
     assert all(found["aria-hidden"] == "true" for found in drawings)

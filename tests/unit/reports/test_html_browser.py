@@ -142,7 +142,7 @@ def test_filters_by_flag_outcome_and_rounds(reader: Reader) -> None:
     expect(reader.rows).to_have_count(1)
     expect(reader.chosen).to_have_text(BLOCKED_ID)
     expect(reader.page.locator("#detail .standing")).to_contain_text(
-        "Left behind at round 3 answer: empty after 3 attempts"
+        "Rejected at round 3 answer: empty after 3 attempts"
     )
     expect(reader.page.locator("#detail .absent")).to_have_count(2)
     reader.page.locator("#outcome").select_option("complete")

@@ -51,7 +51,7 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
         scene.tick(300)
     facts = scene.bench.status()
     shown = at_a_terminal(scene, "status", columns=columns)
-    assert f"0 of 8 conversations have {facts['rounds']} rounds, 1 was left behind." in shown
+    assert f"0 of 8 conversations have {facts['rounds']} rounds, 1 was rejected." in shown
     for row in facts["steps"]:
         wanted = [row[name] or "·" for name in ("done", "in_flight", "ready", "rejected")]
         (line,) = [line for line in shown.split("\n") if line.startswith(f"round {row['round']} {row['stage']}")]

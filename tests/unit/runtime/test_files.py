@@ -196,7 +196,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(OLD)
-    with pytest.raises(SetupError, match="no directory"), exclusive_lock(Layout(path)):
+    with pytest.raises(SetupError, match="not a directory"), exclusive_lock(Layout(path)):
         pass
 
 
