@@ -105,8 +105,8 @@ def by_provider(totals: dict[Step, Usage]) -> dict[str, Usage]:
 
 
 def usd(parts: dict[str, Usage], model: str, *, batch: bool) -> float:
-    price = (lambda name: batch_rate(name, {})) if batch else standard_rate
-    found = [(price(GEMINI), parts["gemini"]), (price(model), parts["together"])]
+    price = (lambda provider, name: batch_rate(provider, name, {})) if batch else standard_rate
+    found = [(price("gemini", GEMINI), parts["gemini"]), (price("together", model), parts["together"])]
     return sum(one.usd(used) for one, used in found if one)
 
 

@@ -59,7 +59,7 @@ def _check_provider(provider: Provider, settings: Settings, environment: Mapping
         access = ConnectionOptions(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
         remote = connect(provider, access)
         try:
-            found["models"] = [_check_model(remote, model, settings) for model in wanted.models]
+            found["models"] = [_check_model(remote, provider.name, model, settings) for model in wanted.models]
         finally:
             remote.close()
     except BatchgenError as error:
@@ -89,7 +89,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
+def _check_model(remote: ProviderClient, provider: str, model: str, settings: Settings) -> dict[str, Any]:
     """Ask a model for one token: a listing is no proof that it is served. Raises KeyRefused, Temporary."""
     served, detail = "yes", ""
     try:
@@ -98,7 +98,7 @@ def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict
         served, detail = "no", str(error)
     except (CreateRefused, JobNotFound) as error:
         served, detail = "unclear", str(error)
-    price = batch_rate(model, settings.prices)
+    price = batch_rate(provider, model, settings.prices)
     return {
         "model": model,
         "served": served,

@@ -45,7 +45,7 @@ class Rate(NamedTuple):
 
 @cache
 def price_list() -> Mapping[str, Mapping[str, Any]]:
-    """Read the shipped price list (prices.toml): model -> entry."""
+    """Read the shipped price list (prices.toml): "PROVIDER:MODEL" -> entry."""
     import tomllib  # an idle tick asks for no price
 
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
@@ -53,7 +53,8 @@ def price_list() -> Mapping[str, Mapping[str, Any]]:
 
 def priced_models(provider: str) -> list[str]:
     """List the models of `provider` on the shipped price list."""
-    return [model for model, entry in price_list().items() if entry["provider"] == provider]
+    beginning = f"{provider}:"
+    return [name.removeprefix(beginning) for name in price_list() if name.startswith(beginning)]
 
 
 def past_price(model: str, price: Rate) -> str:
@@ -64,21 +65,25 @@ def past_price(model: str, price: Rate) -> str:
     )
 
 
-def batch_rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
-    """Return the batch price of `model`: the user's own, or else the shipped one; None if it is unknown."""
-    if own := overrides.get(model):
+def batch_rate(provider: str, model: str, overrides: Mapping[str, Price]) -> Rate | None:
+    """Return the batch price of `model` at `provider`; None if it is unknown.
+
+    The user's own price ("PROVIDER:MODEL", else "MODEL") wins over the shipped one.
+    """
+    own = overrides.get(f"{provider}:{model}") or overrides.get(model)
+    if own is not None:
         cached = own.input if own.cached_input is None else own.cached_input
         return Rate(own.input, cached, own.output, "batchgen.toml", None)
-    return _shipped_rate(model, "batch")
+    return _shipped_rate(provider, model, "batch")
 
 
-def standard_rate(model: str) -> Rate | None:
+def standard_rate(provider: str, model: str) -> Rate | None:
     """Return the price of the same tokens outside batch, for comparison; None if it is unknown."""
-    return _shipped_rate(model, "standard")
+    return _shipped_rate(provider, model, "standard")
 
 
-def _shipped_rate(model: str, kind: str) -> Rate | None:
-    entry: Mapping[str, Any] = price_list().get(model, {})
+def _shipped_rate(provider: str, model: str, kind: str) -> Rate | None:
+    entry: Mapping[str, Any] = price_list().get(f"{provider}:{model}", {})
     price: Any = entry.get(kind)
     if not isinstance(price, dict):
         return None

@@ -92,10 +92,11 @@ class Session(Run):
         self._remotes.clear()
         self.store.close()
 
-    def rate(self, model: str) -> Rate | None:
+    def rate(self, provider: str, model: str) -> Rate | None:
+        """Return the batch price of `model` at `provider`; None if it is unknown."""
         from batchgen.core.pricing import batch_rate
 
-        return batch_rate(model, self.settings.prices)
+        return batch_rate(provider, model, self.settings.prices)
 
     # ---- models
 
@@ -176,7 +177,7 @@ class Session(Run):
         """Return the provider's models that have a known price, to choose from."""
         from batchgen.core.pricing import priced_models
 
-        offers = {model: known for model in priced_models(provider.name) if (known := self.rate(model))}
+        offers = {model: known for model in priced_models(provider.name) if (known := self.rate(provider.name, model))}
         named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 

@@ -58,7 +58,7 @@ def _estimate_step(session: Session, step: Step, requests: int, mean_input: floa
     provider = session.provider(step.stage)
     model = session.model(provider)
     used = Usage(input=round(mean_input * requests), output=round(expected_output_tokens(session, step) * requests))
-    batch, online = session.rate(model), standard_rate(model)
+    batch, online = session.rate(provider.name, model), standard_rate(provider.name, model)
     limits = session.settings.batches
     return StepEstimate(
         step=step,
@@ -118,7 +118,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
     paid = cost_summary(session.store, session.settings)
     least = "at least " if paid.unpriced else ""
     total, online = _sum(one.usd for one in found), _sum(one.online_usd for one in found)
-    models = list(dict.fromkeys(one.model for one in found))
+    models = list(dict.fromkeys((one.provider, one.model) for one in found))
     value = {
         "steps": [
             {
@@ -133,7 +133,9 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         "spent_usd": paid.spent_usd,
         "reserved_usd": paid.reserved_usd,
         "unpriced_requests": paid.unpriced,
-        "past_prices": [model for model in models if (rate := session.rate(model)) and rate.is_past(session.now())],
+        "past_prices": [
+            model for name, model in models if (rate := session.rate(name, model)) and rate.is_past(session.now())
+        ],
     }
     lines = [
         f"{'step':<18}{'requests':>10}{'batches':>8}{'tokens in':>13}{'tokens out':>12}{'batch $':>10}{'online $':>9}"
@@ -144,7 +146,7 @@ def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any
         for one in found
     ]
     lines += [f"{'still to buy':<61}{_usd(total):>10}{_usd(online):>9}", ""]
-    lines += [_rate_line(session, model) for model in models]
+    lines += [_rate_line(session, *one) for one in models]
     lines.append(
         f"spent so far {least}${paid.spent_usd:,.4f}, reserved for what is in flight {least}${paid.reserved_usd:,.4f}"
     )
@@ -161,8 +163,8 @@ def _usd(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.4f}" if value < 100 else f"{value:,.2f}"  # noqa: PLR2004
 
 
-def _rate_line(session: Session, model: str) -> str:
-    rate = session.rate(model)
+def _rate_line(session: Session, provider: str, model: str) -> str:
+    rate = session.rate(provider, model)
     if rate is None:
         return f'{model}: price unknown; set it in batchgen.toml: [prices."{model}"] input = ..., output = ...'
     seen = f", seen {rate.read_on}" if rate.read_on else ""

@@ -246,7 +246,7 @@ def _add_prices(
     session: Session, batch: Batch, usage: Mapping[Reason, tuple[int, Usage]]
 ) -> dict[Reason, tuple[int, Usage, float | None]]:
     """Return (requests, tokens, USD) by reason; USD is None if the model's price is unknown."""
-    rate: Rate | None = session.rate(batch.model)
+    rate: Rate | None = session.rate(batch.provider, batch.model)
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 

@@ -133,7 +133,7 @@ def _max_cost_usd(session: Session, batch: Batch) -> float | None:
     """Return the most that a planned batch can cost, by the price known now."""
     if batch.plan.reserved_usd is not None:
         return batch.plan.reserved_usd
-    rate = session.rate(batch.model)
+    rate = session.rate(batch.provider, batch.model)
     return rate.usd(Usage(input=batch.plan.input_tokens, output=batch.plan.output_ceiling)) if rate else None
 
 

@@ -208,7 +208,8 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines) -> BatchDraft:
-    rate = session.rate(session.model(session.provider(step.stage)))
+    provider = session.provider(step.stage)
+    rate = session.rate(provider.name, session.model(provider))
     tokens = found.input_tokens
     ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())
