@@ -51,6 +51,42 @@ def price_list() -> Mapping[str, Mapping[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 
 
+class Offer(NamedTuple):
+    """A model at a provider: its price in batch and outside it (None: unknown), and what else is to be known of it."""
+
+    provider: str
+    model: str
+    batch: Rate | None
+    standard: Rate | None
+    note: str = ""
+
+
+def offers(overrides: Mapping[str, Price]) -> list[Offer]:
+    """List every model with a known batch price: those of the shipped list, then those that only the user has priced.
+
+    Of the user's prices only those named "PROVIDER:MODEL" count: the others do not say who sells the model.
+    """
+    found = []
+    for name in dict.fromkeys([*price_list(), *overrides]):
+        provider, colon, model = name.partition(":")
+        if colon and (batch := batch_rate(provider, model, overrides)):
+            note = str(price_list().get(name, {}).get("note", ""))
+            found.append(Offer(provider, model, batch, standard_rate(provider, model), note))
+    return found
+
+
+def batch_price_ratio(offer: tuple[str, str], other: tuple[str, str], overrides: Mapping[str, Price]) -> float | None:
+    """Return the batch price of `offer` divided by that of `other`, each a (provider, model).
+
+    A price is that of one input token and one output token together. None if one of the two is unknown, or `other` is
+    free of charge.
+    """
+    first, second = batch_rate(*offer, overrides), batch_rate(*other, overrides)
+    if first is None or second is None or not second.input + second.output:
+        return None
+    return (first.input + first.output) / (second.input + second.output)
+
+
 def priced_models(provider: str) -> list[str]:
     """List the models of `provider` on the shipped price list."""
     beginning = f"{provider}:"

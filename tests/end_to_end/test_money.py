@@ -230,6 +230,8 @@ def test_the_estimate_of_later_rounds_learns_from_earlier_ones(make_bench: Make,
     bench = make_bench()
     bench.configure(f"rounds = 3\ncorrection.ask_next = {ask_next}\n")
     bench.prepare(seeds(20))
+    first = bench.run("estimate", "--json").json["steps"][0]
+    assert (first["stage"], first["requests"]) == ("question", 20)  # no correction of this run comes before it
     for stage in ("question", "answer", "correction"):
         bench.run("submit", "--stage", stage)
         bench.run("collect")

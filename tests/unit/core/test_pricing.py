@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 
 from batchgen.core import text_features
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import Price, Rate, batch_rate, price_list, priced_models, standard_rate
+from batchgen.core.pricing import (
+    Offer,
+    Price,
+    Rate,
+    batch_price_ratio,
+    batch_rate,
+    offers,
+    price_list,
+    priced_models,
+    standard_rate,
+)
 from batchgen.core.prompts import Message, Prompt
 from batchgen.core.tokens import (
     OTHER_LETTER_TOKENS,
@@ -228,15 +238,51 @@ def test_a_price_has_a_last_day_where_one_is_known() -> None:
 def test_the_price_list_is_whole() -> None:
     for model, entry in price_list().items():
         assert model.startswith(f"{entry['provider']}:"), model
-        assert set(entry) <= {"provider", "standard", "batch", "source", "read_on", "last_day"}, model
+        assert set(entry) <= {"provider", "standard", "batch", "source", "read_on", "last_day", "note"}, model
         assert isinstance(entry.get("last_day", date.max), date), model
-        assert entry["provider"] in PROVIDERS, model
+        assert entry["provider"] in {*PROVIDERS, "deepinfra"}, model
         assert isinstance(entry["read_on"], date), model
         assert entry["source"], model
         batch, standard = entry["batch"], entry["standard"]
-        assert set(batch) == set(standard) <= {"input", "cached_input", "output"}, model
+        assert {"input", "output"} <= set(batch) == set(standard) <= {"input", "cached_input", "output"}, model
         assert all(0 <= batch[name] <= standard[name] for name in batch), model
         assert batch.get("cached_input", 0) <= batch["input"], model
+
+
+LLAMA_8B = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
+
+
+def test_offers_are_the_shipped_models_and_those_that_the_user_has_priced() -> None:
+    own = {"together:my/model": Price(1.0, 2.0), "my/other": Price(1.0, 2.0), f"gemini:{FLASH_LITE}": Price(3.0, 4.0)}
+    found = {f"{offer.provider}:{offer.model}": offer for offer in offers(own)}
+    assert found.keys() == {*price_list(), "together:my/model"}
+    assert found["together:my/model"] == Offer("together", "my/model", Rate(1.0, 1.0, 2.0, "batchgen.toml", None), None)
+    flash = found[f"gemini:{FLASH_LITE}"]
+    assert flash.batch == Rate(3.0, 3.0, 4.0, "batchgen.toml", None)
+    assert flash.standard == standard_rate("gemini", FLASH_LITE)
+    assert "404" in flash.note
+
+
+def test_one_model_at_two_providers() -> None:
+    assert batch_price_ratio(("deepinfra", LLAMA_8B), ("together", LLAMA_8B), {}) == pytest.approx(0.048 / 0.18)
+    assert batch_price_ratio(("deepinfra", LLAMA_8B), ("together", "Qwen/Qwen3.5-9B"), {}) == pytest.approx(
+        0.048 / 0.42
+    )
+    assert batch_price_ratio(("together", LLAMA_8B), ("deepinfra", LLAMA_8B), {}) == pytest.approx(0.18 / 0.048)
+    own = {f"together:{LLAMA_8B}": Price(0.024, 0.024)}
+    assert batch_price_ratio(("deepinfra", LLAMA_8B), ("together", LLAMA_8B), own) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "own"),
+    [
+        ("nobody", "together", {}),
+        ("together", "nobody", {}),
+        ("deepinfra", "together", {f"together:{LLAMA_8B}": Price(0.0, 0.0)}),
+    ],
+)
+def test_no_ratio_without_both_prices(first: str, second: str, own: dict[str, Price]) -> None:
+    assert batch_price_ratio((first, LLAMA_8B), (second, LLAMA_8B), own) is None
 
 
 def test_every_default_model_has_a_price() -> None:
