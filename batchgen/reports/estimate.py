@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, group_into_turns
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import past_price, standard_rate
-from batchgen.core.prompts import Prompt, build_prompt
+from batchgen.core.prompts import Prompt
 from batchgen.core.tokens import estimate_prompt_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission.expected_length import asks_follow_up, expected_output_tokens, expected_text_tokens
+from batchgen.engine.submission.request_files import prompt_builder
 from batchgen.ledger.receipt import cost_summary
 from batchgen.ledger.rows import SUBMITTED_STATES
 
@@ -58,7 +59,7 @@ def remaining_requests(session: Session) -> dict[Step, int]:
         flying = sum(by_state.get((step.position, state), 0) for state in SUBMITTED_STATES)
         alive = session.conversations - sum(count for at, count in rejected.items() if at <= step.position)
         missing = max(alive - accepted.get(step.position, 0) - flying, 0)
-        found[step] = 0 if _comes_with_correction(session, step) else missing
+        found[step] = 0 if comes_with_correction(session, step) else missing
     return found
 
 
@@ -81,7 +82,7 @@ def _estimate_step(session: Session, step: Step, requests: int, mean_input: floa
     )
 
 
-def _comes_with_correction(session: Session, step: Step) -> bool:
+def comes_with_correction(session: Session, step: Step) -> bool:
     """Whether the step's question comes with the correction before it (`ask_next`) and needs no request.
 
     The first question never does: the correction before it is the seed's.
@@ -100,30 +101,20 @@ def _sample(session: Session) -> Iterable[Conversation]:
 def mean_input_tokens(session: Session, count: Callable[[Step, Prompt], int]) -> dict[int, float]:
     """Return the mean input tokens of a request by position. `count` returns those of one prompt."""
     replies = {stage: expected_text_tokens(session, stage) for stage in STAGES}
+    builders = {step: prompt_builder(session, step) for step in session.steps()}
     sums: dict[int, int] = defaultdict(int)
     size = 0
     for conversation in _sample(session):
         size += 1
         texts = [text for turn in conversation.turns for text in turn if text]
-        for step in session.steps():
+        for step, ask in builders.items():
             if step.position > len(texts):
                 break
             cut = Conversation(conversation.number, tuple(group_into_turns(texts[: step.position])))
-            sums[step.position] += count(step, _prompt(session, cut, step))
+            sums[step.position] += count(step, ask(cut))
             if step.position == len(texts):
                 texts.append(FILLER * max(round(replies[step.stage]), 1))
     return {position: total / size for position, total in sums.items()} if size else {}
-
-
-def _prompt(session: Session, conversation: Conversation, step: Step) -> Prompt:
-    wanted = session.settings.stage(step.stage)
-    return build_prompt(
-        conversation,
-        step.stage,
-        target_characters=wanted.target_characters,
-        history_messages=session.settings.history_messages,
-        follow_up=asks_follow_up(session, step),
-    )
 
 
 def describe(session: Session, found: list[StepEstimate]) -> tuple[dict[str, Any], str]:
