@@ -82,9 +82,7 @@ def _check_provider(
         access = ConnectionOptions(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
         remote = connect(provider, access)
         try:
-            found["models"] = [
-                _check_model(remote, one.model, settings) for one in choices if one.provider == provider.name
-            ]
+            found["models"] = [_check_model(remote, one, settings) for one in choices if one.provider == provider.name]
         finally:
             remote.close()
     except BatchgenError as error:
@@ -114,16 +112,16 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _check_model(remote: ProviderClient, model: str, settings: Settings) -> dict[str, Any]:
+def _check_model(remote: ProviderClient, choice: ModelChoice, settings: Settings) -> dict[str, Any]:
     """Ask a model for one token: a listed model may not be served. Raises KeyRefused, Temporary."""
-    served, detail = "yes", ""
+    served, detail, model = "yes", "", choice.model
     try:
         remote.probe(model)
     except ModelGone as error:
         served, detail = "no", str(error)
     except (CreateRefused, JobNotFound) as error:
         served, detail = "unclear", str(error)
-    price = batch_rate(model, settings.prices)
+    price = batch_rate(*choice, settings.prices)
     return {
         "model": model,
         "served": served,

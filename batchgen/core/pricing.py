@@ -45,15 +45,52 @@ class Rate(NamedTuple):
 
 @cache
 def price_list() -> Mapping[str, Mapping[str, Any]]:
-    """Read the shipped price list (prices.toml): model -> entry."""
-    import tomllib  # here: an idle tick needs no price
+    """Read the shipped price list (prices.toml): "PROVIDER:MODEL" -> entry."""
+    import tomllib  # an idle tick asks for no price
 
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
 
 
+class Offer(NamedTuple):
+    """A model at a provider: its price in batch and outside it (None: unknown), and what else is to be known of it."""
+
+    provider: str
+    model: str
+    batch: Rate | None
+    standard: Rate | None
+    note: str = ""
+
+
+def offers(overrides: Mapping[str, Price]) -> list[Offer]:
+    """List every model with a known batch price: those of the shipped list, then those that only the user has priced.
+
+    Of the user's prices only those named "PROVIDER:MODEL" count: the others do not say who sells the model.
+    """
+    found = []
+    for name in dict.fromkeys([*price_list(), *overrides]):
+        provider, colon, model = name.partition(":")
+        if colon and (batch := batch_rate(provider, model, overrides)):
+            note = str(price_list().get(name, {}).get("note", ""))
+            found.append(Offer(provider, model, batch, standard_rate(provider, model), note))
+    return found
+
+
+def batch_price_ratio(offer: tuple[str, str], other: tuple[str, str], overrides: Mapping[str, Price]) -> float | None:
+    """Return the batch price of `offer` divided by that of `other`, each a (provider, model).
+
+    A price is that of one input token and one output token together. None if one of the two is unknown, or `other` is
+    free of charge.
+    """
+    first, second = batch_rate(*offer, overrides), batch_rate(*other, overrides)
+    if first is None or second is None or not second.input + second.output:
+        return None
+    return (first.input + first.output) / (second.input + second.output)
+
+
 def priced_models(provider: str) -> list[str]:
     """List the models of `provider` on the shipped price list."""
-    return [model for model, entry in price_list().items() if entry["provider"] == provider]
+    beginning = f"{provider}:"
+    return [name.removeprefix(beginning) for name in price_list() if name.startswith(beginning)]
 
 
 def past_price(model: str, price: Rate) -> str:
@@ -64,21 +101,25 @@ def past_price(model: str, price: Rate) -> str:
     )
 
 
-def batch_rate(model: str, overrides: Mapping[str, Price]) -> Rate | None:
-    """Return the batch price of `model`: the user's own, or else the shipped one; None if it is unknown."""
-    if own := overrides.get(model):
+def batch_rate(provider: str, model: str, overrides: Mapping[str, Price]) -> Rate | None:
+    """Return the batch price of `model` at `provider`; None if it is unknown.
+
+    The user's own price ("PROVIDER:MODEL", else "MODEL") wins over the shipped one.
+    """
+    own = overrides.get(f"{provider}:{model}") or overrides.get(model)
+    if own is not None:
         cached = own.input if own.cached_input is None else own.cached_input
         return Rate(own.input, cached, own.output, "batchgen.toml", None)
-    return _shipped_rate(model, "batch")
+    return _shipped_rate(provider, model, "batch")
 
 
-def standard_rate(model: str) -> Rate | None:
+def standard_rate(provider: str, model: str) -> Rate | None:
     """Return the price of the same tokens outside batch, for comparison; None if it is unknown."""
-    return _shipped_rate(model, "standard")
+    return _shipped_rate(provider, model, "standard")
 
 
-def _shipped_rate(model: str, kind: str) -> Rate | None:
-    entry: Mapping[str, Any] = price_list().get(model, {})
+def _shipped_rate(provider: str, model: str, kind: str) -> Rate | None:
+    entry: Mapping[str, Any] = price_list().get(f"{provider}:{model}", {})
     price: Any = entry.get(kind)
     if not isinstance(price, dict):
         return None

@@ -109,10 +109,11 @@ class Session(Run):
         self._remotes.clear()
         self.store.close()
 
-    def rate(self, model: str) -> Rate | None:
+    def rate(self, provider: str, model: str) -> Rate | None:
+        """Return the batch price of `model` at `provider`; None if it is unknown."""
         from batchgen.core.pricing import batch_rate
 
-        return batch_rate(model, self.settings.prices)
+        return batch_rate(provider, model, self.settings.prices)
 
     # ---- models
 
@@ -169,14 +170,14 @@ class Session(Run):
 
     def _passed_over(self, skipped: ModelChoice, chosen: ModelChoice) -> str:
         """Say that a model was passed over for lack of a key, and how much cheaper it would be."""
+        from batchgen.core.pricing import batch_price_ratio
         from batchgen.providers import find_provider as provider_row
 
         variable = provider_row(skipped.provider).key_variable
         words = f"{skipped.model} of {skipped.provider} was passed over: {variable} is not set."
-        one, other = self.rate(skipped.model), self.rate(chosen.model)
-        if one and other and one.input < other.input and one.output < other.output:
-            words += f" It costs ${one.input:g} in, ${one.output:g} out per million tokens;"
-            words += f" {chosen.model} costs ${other.input:g} in, ${other.output:g} out."
+        ratio = batch_price_ratio(skipped, chosen, self.settings.prices)
+        if ratio is not None and ratio < 1:
+            words += f" Its price in batch is {ratio:.0%} of that of {chosen.model}, which is used."
         return words
 
     def hopeful(self, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
@@ -244,7 +245,7 @@ class Session(Run):
         """Return the providers' models that have a known price, to choose from."""
         from batchgen.core.pricing import priced_models
 
-        offers = {model: known for name in names for model in priced_models(name) if (known := self.rate(model))}
+        offers = {model: known for name in names for model in priced_models(name) if (known := self.rate(name, model))}
         named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 

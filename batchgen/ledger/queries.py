@@ -92,9 +92,9 @@ ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
 ESTIMATED_AND_RESERVED_USD = """SELECT coalesce(sum(estimated_usd), 0),
     coalesce(sum(CASE WHEN state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') THEN reserved_usd END), 0)
     FROM batches WHERE state NOT IN ('refused', 'abandoned')"""
-RESERVED_WITHOUT_PRICE = """SELECT model, sum(requests), sum(input_tokens), sum(output_ceiling) FROM batches
+RESERVED_WITHOUT_PRICE = """SELECT provider, model, sum(requests), sum(input_tokens), sum(output_ceiling) FROM batches
     WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') AND reserved_usd IS NULL
-    GROUP BY model ORDER BY model"""
+    GROUP BY provider, model ORDER BY provider, model"""
 ESTIMATED_BY_POSITION = """SELECT position, coalesce(sum(estimated_usd), 0) FROM batches WHERE state = 'collected'
     GROUP BY position"""
 USAGE_TOTALS = """SELECT position, provider, model, reason, sum(requests), CASE WHEN priced THEN sum(usd) END,

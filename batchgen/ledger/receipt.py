@@ -74,7 +74,7 @@ def _price_record(bill: UsageTotal, settings: Settings) -> float | None:
 
     if not any(bill.usage):
         return 0.0
-    known = batch_rate(bill.model, settings.prices)
+    known = batch_rate(bill.provider, bill.model, settings.prices)
     return known.usd(bill.usage) if known else None
 
 
@@ -84,10 +84,10 @@ def _price_reserved(store: Store, settings: Settings) -> tuple[int, float, set[s
     Returns (requests still without a price, USD of those that have a price now, models still without a price).
     """
     requests, usd, models = 0, 0.0, set[str]()
-    for model, count, input_tokens, output_ceiling in store.totals.reserved_without_price():
+    for provider, model, count, input_tokens, output_ceiling in store.totals.reserved_without_price():
         from batchgen.core.pricing import batch_rate  # here: most stores have no such batch
 
-        known = batch_rate(model, settings.prices)
+        known = batch_rate(provider, model, settings.prices)
         if known is None:
             requests += count
             models.add(model)
@@ -122,7 +122,7 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     models = list(dict.fromkeys((bill.provider, bill.model) for bill, _ in bills))
     by_model = [
         _receipt_row(
-            {"provider": provider, "model": model, **_rate_fields(model, settings)},
+            {"provider": provider, "model": model, **_rate_fields(provider, model, settings)},
             [(bill, usd) for bill, usd in bills if (bill.provider, bill.model) == (provider, model)],
         )
         for provider, model in models
@@ -131,10 +131,10 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     return {"steps": rows, "models": by_model, "total": whole}
 
 
-def _rate_fields(model: str, settings: Settings) -> dict[str, Any]:
+def _rate_fields(provider: str, model: str, settings: Settings) -> dict[str, Any]:
     from batchgen.core.pricing import batch_rate
 
-    known = batch_rate(model, settings.prices)
+    known = batch_rate(provider, model, settings.prices)
     if known is None:
         return {"rate": None}
     seen = str(known.read_on) if known.read_on else None

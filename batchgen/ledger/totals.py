@@ -38,8 +38,8 @@ class Totals:
         estimated, reserved = self._connection.execute(queries.ESTIMATED_AND_RESERVED_USD).fetchone()
         return float(estimated), float(reserved)
 
-    def reserved_without_price(self) -> list[tuple[str, int, int, int]]:
-        """List (model, requests, input tokens, output ceiling) of open batches whose price was unknown when planned."""
+    def reserved_without_price(self) -> list[tuple[str, str, int, int, int]]:
+        """List (provider, model, requests, input tokens, output ceiling) of open batches planned without a price."""
         return list(self._connection.execute(queries.RESERVED_WITHOUT_PRICE))
 
     def usage(self) -> list[UsageTotal]:

@@ -119,8 +119,8 @@ def test_a_late_job_is_paid_and_booked_apart(make_bench: Make) -> None:
         assert again[name] == found["steps"][0][name], name
 
 
-@pytest.mark.parametrize("follower", ["collect", "verify"])
-def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, follower: str) -> None:
+@pytest.mark.parametrize(("follower", "priced_as"), [("collect", ""), ("verify", "together:")])
+def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, follower: str, priced_as: str) -> None:
     """Unknown is not nothing: status and receipt say "at least", and count again when the price is set."""
     scene = Scene.of(make_bench, 4, 'together.models = ["nobody/knows-1B"]\n')
     scene.bench.ticks()
@@ -133,7 +133,7 @@ def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, fol
     assert "4 requests to nobody/knows-1B have no known price" in status.out
     assert "0 rejected, at least $" in scene.bench.run("run").out
     assert ">= " in scene.bench.run("receipt").out
-    own = '[prices."nobody/knows-1B"]\ninput = 1.0\noutput = 2.0\n'
+    own = f'[prices."{priced_as}nobody/knows-1B"]\ninput = 1.0\noutput = 2.0\n'
     scene.bench.configure(f'{ROUNDS}together.models = ["nobody/knows-1B"]\n{own}')
     assert scene.bench.run(follower).code == 0  # the receipt's file follows
     priced = receipt(scene.bench)
@@ -230,6 +230,8 @@ def test_the_estimate_of_later_rounds_learns_from_earlier_ones(make_bench: Make,
     bench = make_bench()
     bench.configure(f"rounds = 3\ncorrection.ask_next = {ask_next}\n")
     bench.prepare(seeds(20))
+    first = bench.run("estimate", "--json").json["steps"][0]
+    assert (first["stage"], first["requests"]) == ("question", 20)  # no correction of this run comes before it
     for stage in ("question", "answer", "correction"):
         bench.run("submit", "--stage", stage)
         bench.run("collect")

@@ -279,7 +279,7 @@ def test_12_a_new_key_finds_a_model(bench: Bench) -> None:
 
 @pytest.mark.parametrize("days", [0, 1])
 def test_a_price_that_is_past_is_said_aloud(days: int, make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = start(make_bench(), more='gemini.models = ["gemini-2.5-flash"]')
+    bench = start(make_bench(), more='gemini.models = ["gemini-2.5-flash"]\ntogether.models = ["Qwen/Qwen3.5-9B"]')
     noon = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp() + days * 24 * HOUR
     monkeypatch.setattr(clock, "now", lambda: noon)
     said = "ended on 2026-11-30"

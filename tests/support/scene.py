@@ -124,9 +124,9 @@ def spent(bench: Bench) -> float:
 def bill(bench: Bench) -> float:
     """The price in USD of the tokens that the raw result lines name. Equal lines of a file count once."""
     total = 0.0
-    models = {row["name"]: row["model"] for row in ledger(bench).batches}
+    models = {row["name"]: (row["provider"], row["model"]) for row in ledger(bench).batches}
     for path in (bench.root / "results").rglob("*.jsonl"):
-        price = batch_rate(models[path.name.split(".")[0]], {})
+        price = batch_rate(*models[path.name.split(".")[0]], {})
         assert price is not None
         total += sum(price.usd(_usage(line)) for line in set(path.read_bytes().split(b"\n")))
     return round(total, 6)

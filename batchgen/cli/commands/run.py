@@ -65,16 +65,29 @@ def prepare(  # noqa: PLR0913 - one parameter an option
 
 
 @click.command()
+@click.option("--models", is_flag=True, help="Price the same run with every model whose price is known.")
 @json_option
 @click.pass_obj
-def estimate(context: GlobalOptions, *, as_json: bool) -> None:
+def estimate(context: GlobalOptions, *, models: bool, as_json: bool) -> None:
     """Tokens, dollars and batches per step, before anything is paid. No network."""
     from batchgen.reports.estimate import describe
     from batchgen.reports.estimate import estimate as run
 
     with open_session_or_read(context) as session:
+        if models:
+            _compare_models(session, as_json=as_json)
+            return
         value, text = describe(session, run(session))
         print_answer(value, as_json=as_json, text=text)
+
+
+def _compare_models(session: Session, *, as_json: bool) -> None:
+    from batchgen.reports.model_comparison import compare_models, describe
+    from batchgen.runtime.settings import read_environment
+
+    # A session that only reads knows no environment.
+    value, text = describe(compare_models(session, read_environment(session.layout.root)))
+    print_answer(value, as_json=as_json, text=text)
 
 
 @click.command(short_help="Send every conversation that is ready for a stage.")

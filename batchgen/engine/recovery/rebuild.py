@@ -232,7 +232,7 @@ def _mark_unanswered(session: Session, batch: Batch, sent: ReadRequestFile) -> N
     tokens = estimate_request_tokens("", said, len(sent.asked), provider_row(batch.provider).tokens)
     ceiling = sum(one.max_output_tokens for one in sent.asked)
     most = Usage(input=round(tokens * (1 + input_margin(len(sent.asked)))), output=ceiling)
-    rate = session.rate(model)
+    rate = session.rate(batch.provider, model)
     session.store.update(
         batch,
         state=BatchState.CREATING,

@@ -262,8 +262,8 @@ def book_unused_results(session: Session, provider: Provider, batch: Batch, raw:
 def _add_prices(
     session: Session, batch: Batch, usage: Mapping[Reason, tuple[int, Usage]]
 ) -> dict[Reason, tuple[int, Usage, float | None]]:
-    """Map each reason to (requests, tokens, USD). USD is None if the price of the model is unknown."""
-    rate: Rate | None = session.rate(batch.model)
+    """Return (requests, tokens, USD) by reason; USD is None if the model's price is unknown."""
+    rate: Rate | None = session.rate(batch.provider, batch.model)
     return {reason: (count, used, rate.usd(used) if rate else None) for reason, (count, used) in usage.items()}
 
 

@@ -132,7 +132,7 @@ def _max_cost_usd(session: Session, batch: Batch) -> float | None:
     """Return the most that a planned batch can cost in USD, None if the price is still unknown."""
     if batch.plan.reserved_usd is not None:
         return batch.plan.reserved_usd
-    rate = session.rate(batch.model)
+    rate = session.rate(batch.provider, batch.model)
     return rate.usd(Usage(input=batch.plan.input_tokens, output=batch.plan.output_ceiling)) if rate else None
 
 

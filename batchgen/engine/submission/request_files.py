@@ -143,7 +143,7 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
     return rows[: max(most >> min(rows[0].failed_attempts, MAX_HALVINGS), 1)] if rows else rows
 
 
-def _prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
+def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
     """Return the function that builds the configured prompt of `step` for a conversation."""
     target = session.settings.stage(step.stage).target_characters
     history, along = session.settings.history_messages, asks_follow_up(session, step)
@@ -170,7 +170,7 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
     """Encode the request of each row, in order, for the stage's provider."""
     encode, ask, formula = (
         session.provider(step.stage).line,
-        _prompt_builder(session, step),
+        prompt_builder(session, step),
         session.provider(step.stage).tokens,
     )
     conversations = session.store.dialogues.read([row.number for row in rows])
@@ -186,7 +186,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
     """Encode the same lines as one block, which is many times faster. Returns no rows if a text is empty."""
     encode, ask, key = (
         session.provider(step.stage).line,
-        _prompt_builder(session, step),
+        prompt_builder(session, step),
         session.names().key_format(step, attempt),
     )
     bodies, said, system = list[bytes](), TextFeatures(), ""
@@ -208,7 +208,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines) -> BatchDraft:
-    rate = session.rate(session.model(step.stage))
+    rate = session.rate(*session.choice(step.stage))
     tokens = found.input_tokens
     ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 
 from batchgen.core import text_features
 from batchgen.core.outcomes import Usage
-from batchgen.core.pricing import Price, Rate, batch_rate, price_list
+from batchgen.core.pricing import (
+    Offer,
+    Price,
+    Rate,
+    batch_price_ratio,
+    batch_rate,
+    offers,
+    price_list,
+    priced_models,
+    standard_rate,
+)
 from batchgen.core.prompts import Message, Prompt
 from batchgen.core.tokens import (
     OTHER_LETTER_TOKENS,
@@ -141,7 +151,7 @@ def test_letters_that_the_formula_does_not_know_are_not_taken_for_nothing() -> N
 
 def test_the_user_s_own_price_of_cached_input() -> None:
     for cached, then in ((None, 1.0), (0.25, 0.25), (0.0, 0.0)):
-        own = batch_rate("m", {"m": Price(1.0, 2.0, cached)})
+        own = batch_rate("gemini", "m", {"m": Price(1.0, 2.0, cached)})
         assert own is not None
         assert (own.input, own.cached_input, own.output) == (1.0, then, 2.0)
 
@@ -150,13 +160,13 @@ FLASH_LITE = "gemini-2.5-flash-lite"
 
 
 def test_a_rate_is_the_batch_price() -> None:
-    assert batch_rate(FLASH_LITE, {}) == Rate(
+    assert batch_rate("gemini", FLASH_LITE, {}) == Rate(
         0.05, 0.01, 0.20, "ai.google.dev/gemini-api/docs/pricing", date(2026, 8, 15)
     )
 
 
 def test_cached_input_has_its_own_price_and_thoughts_are_output() -> None:
-    found = batch_rate(FLASH_LITE, {})
+    found = batch_rate("gemini", FLASH_LITE, {})
     assert found is not None
     million = 1_000_000
     assert found.usd(Usage(input=million)) == pytest.approx(0.05)
@@ -171,33 +181,55 @@ def test_more_cached_than_input_costs_nothing_negative() -> None:
 
 
 def test_the_user_s_own_price_wins() -> None:
-    own = batch_rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})
+    own = batch_rate("gemini", FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})
     assert own == Rate(1.0, 1.0, 2.0, "batchgen.toml", None)
-    free = batch_rate("vllm/anything", {"vllm/anything": Price(input=0, output=0, cached_input=0)})
+    free = batch_rate("together", "vllm/anything", {"vllm/anything": Price(input=0, output=0, cached_input=0)})
     assert free is not None
     assert free.usd(Usage(10, 5, 10, 0)) == 0
 
 
+def test_the_user_s_price_for_one_provider_wins_over_that_of_the_model() -> None:
+    own = {FLASH_LITE: Price(input=1.0, output=2.0), f"gemini:{FLASH_LITE}": Price(input=0.0, output=0.0)}
+    at_gemini, elsewhere = batch_rate("gemini", FLASH_LITE, own), batch_rate("together", FLASH_LITE, own)
+    assert at_gemini == Rate(0.0, 0.0, 0.0, "batchgen.toml", None)
+    assert elsewhere == Rate(1.0, 1.0, 2.0, "batchgen.toml", None)
+
+
+def test_a_model_has_the_price_of_its_provider_and_no_other() -> None:
+    assert batch_rate("together", FLASH_LITE, {}) is None
+    assert standard_rate("together", FLASH_LITE) is None
+    assert standard_rate("gemini", FLASH_LITE) == Rate(
+        0.10, 0.01, 0.40, "ai.google.dev/gemini-api/docs/pricing", date(2026, 8, 15)
+    )
+    assert FLASH_LITE in priced_models("gemini")
+    assert FLASH_LITE not in priced_models("together")
+
+
 @pytest.mark.parametrize("model", ["", "gemini-9", "models/gemini-2.5-flash-lite"])
 def test_an_unknown_price_is_none_and_not_zero(model: str) -> None:
-    assert batch_rate(model, {}) is None
+    assert batch_rate("gemini", model, {}) is None
 
 
 def test_a_free_cache_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"batch": {"input": 1.0, "cached_input": 0.0, "output": 2.0}, "source": "here"}
-    monkeypatch.setattr("batchgen.core.pricing.price_list", lambda: {"m": entry, "no batch": {"source": "here"}})
-    assert batch_rate("m", {}) == Rate(1.0, 0.0, 2.0, "here", None)
-    assert batch_rate("no batch", {}) is None
+    monkeypatch.setattr(
+        "batchgen.core.pricing.price_list", lambda: {"gemini:m": entry, "gemini:no batch": {"source": "here"}}
+    )
+    assert batch_rate("gemini", "m", {}) == Rate(1.0, 0.0, 2.0, "here", None)
+    assert batch_rate("gemini", "no batch", {}) is None
 
 
 def test_a_price_has_a_last_day_where_one_is_known() -> None:
-    ended = batch_rate("gemini-2.5-flash", {})
+    ended = batch_rate("gemini", "gemini-2.5-flash", {})
     assert ended is not None
     assert ended.last_day == date(2026, 11, 30)
     last_second = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC).timestamp()
     assert not ended.is_past(last_second)
     assert ended.is_past(last_second + 1)
-    for other in (batch_rate(FLASH_LITE, {}), batch_rate(FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)})):
+    for other in (
+        batch_rate("gemini", FLASH_LITE, {}),
+        batch_rate("gemini", FLASH_LITE, {FLASH_LITE: Price(input=1.0, output=2.0)}),
+    ):
         assert other is not None
         assert other.last_day is None
         assert not other.is_past(last_second + 1e9)
@@ -205,21 +237,58 @@ def test_a_price_has_a_last_day_where_one_is_known() -> None:
 
 def test_the_price_list_is_whole() -> None:
     for model, entry in price_list().items():
-        assert set(entry) <= {"provider", "standard", "batch", "source", "read_on", "last_day"}, model
+        assert model.startswith(f"{entry['provider']}:"), model
+        assert set(entry) <= {"provider", "standard", "batch", "source", "read_on", "last_day", "note"}, model
         assert isinstance(entry.get("last_day", date.max), date), model
-        assert entry["provider"] in PROVIDERS, model
+        assert entry["provider"] in {*PROVIDERS, "deepinfra"}, model
         assert isinstance(entry["read_on"], date), model
         assert entry["source"], model
         batch, standard = entry["batch"], entry["standard"]
-        assert set(batch) == set(standard) <= {"input", "cached_input", "output"}, model
+        assert {"input", "output"} <= set(batch) == set(standard) <= {"input", "cached_input", "output"}, model
         assert all(0 <= batch[name] <= standard[name] for name in batch), model
         assert batch.get("cached_input", 0) <= batch["input"], model
+
+
+LLAMA_8B = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
+
+
+def test_offers_are_the_shipped_models_and_those_that_the_user_has_priced() -> None:
+    own = {"together:my/model": Price(1.0, 2.0), "my/other": Price(1.0, 2.0), f"gemini:{FLASH_LITE}": Price(3.0, 4.0)}
+    found = {f"{offer.provider}:{offer.model}": offer for offer in offers(own)}
+    assert found.keys() == {*price_list(), "together:my/model"}
+    assert found["together:my/model"] == Offer("together", "my/model", Rate(1.0, 1.0, 2.0, "batchgen.toml", None), None)
+    flash = found[f"gemini:{FLASH_LITE}"]
+    assert flash.batch == Rate(3.0, 3.0, 4.0, "batchgen.toml", None)
+    assert flash.standard == standard_rate("gemini", FLASH_LITE)
+    assert "404" in flash.note
+
+
+def test_one_model_at_two_providers() -> None:
+    assert batch_price_ratio(("deepinfra", LLAMA_8B), ("together", LLAMA_8B), {}) == pytest.approx(0.048 / 0.18)
+    assert batch_price_ratio(("deepinfra", LLAMA_8B), ("together", "Qwen/Qwen3.5-9B"), {}) == pytest.approx(
+        0.048 / 0.42
+    )
+    assert batch_price_ratio(("together", LLAMA_8B), ("deepinfra", LLAMA_8B), {}) == pytest.approx(0.18 / 0.048)
+    own = {f"together:{LLAMA_8B}": Price(0.024, 0.024)}
+    assert batch_price_ratio(("deepinfra", LLAMA_8B), ("together", LLAMA_8B), own) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "own"),
+    [
+        ("nobody", "together", {}),
+        ("together", "nobody", {}),
+        ("deepinfra", "together", {f"together:{LLAMA_8B}": Price(0.0, 0.0)}),
+    ],
+)
+def test_no_ratio_without_both_prices(first: str, second: str, own: dict[str, Price]) -> None:
+    assert batch_price_ratio((first, LLAMA_8B), (second, LLAMA_8B), own) is None
 
 
 def test_every_default_model_has_a_price() -> None:
     defaults = Settings()
     for name in PROVIDERS:
-        assert all(batch_rate(model, {}) for model in defaults.provider(name).models)
+        assert all(batch_rate(name, model, {}) for model in defaults.provider(name).models)
 
 
 def test_the_reference_files_are_the_ones_beside_the_repository() -> None:
