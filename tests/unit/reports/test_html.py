@@ -79,7 +79,7 @@ def page(html: str) -> Page:
 def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     """A copy of it. A report needs no service, no key and no network."""
     shutil.copytree(troubled_root, tmp_path / "run")
-    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # no request is sent
 
 
 @pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
