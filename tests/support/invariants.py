@@ -107,8 +107,8 @@ class Watch:
             self._attempts[place] = row["attempt"]
 
     def _accounted(self, now: Ledger) -> None:
-        """I4: every conversation is in exactly one live batch, or ready, rejected or complete. A live batch may have none
-        left, if late results brought their texts.
+        """I4: every conversation is in exactly one live batch, or ready, rejected or complete. A live batch may have
+        none left, if late results brought their texts.
         """
         live = {batch["batch"]: batch for batch in now.batches if batch["state"] in ORDER}
         held = Counter(row["batch"] for row in now.conversations if row["batch"] is not None)
