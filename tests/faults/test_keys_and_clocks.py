@@ -38,7 +38,7 @@ def states(bench: Bench) -> list[str]:
 def test_36_key_rotated_in_flight(
     provider: str, bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another key's jobs answer 404: they are left alone, loudly, and collected once the old key is back."""
+    """The jobs of another key answer 404: this is reported, and they are collected once the old key is back."""
     variable, old = f"{provider.upper()}_API_KEY", {"gemini": GEMINI_KEY, "together": TOGETHER_KEY}[provider]
     while (batches := ledger(bench).batches) == [] or batches[-1]["provider"] != provider:
         assert tick(bench).code == 0
@@ -65,7 +65,7 @@ def test_36_key_rotated_in_flight(
 def test_36_key_rotated_after_an_unclear_create(
     bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the key that made the call can say that nothing came of it."""
+    """Only the key of the create call can show that no job exists."""
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     assert tick(bench).code == 75
     monkeypatch.setenv("GEMINI_API_KEY", "another-key-of-mine")
@@ -85,7 +85,7 @@ def test_36_key_rotated_after_an_unclear_create(
 def test_36_key_rotated_after_the_upload(
     bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing was bought with the old key: the file goes up again under the new one."""
+    """Nothing was bought with the old key: the file is uploaded again under the new one."""
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     assert tick(bench).code == 75
     monkeypatch.setenv("GEMINI_API_KEY", "another-key-of-mine")
@@ -101,7 +101,7 @@ def test_36_key_rotated_after_the_upload(
 )
 @pytest.mark.parametrize("log", ["debug", "info"])
 def test_42_planted_keys_are_found_nowhere(log: str, bench: Bench) -> None:
-    """Failing calls carry the request and its headers, answers quote the key, and every log is turned up."""
+    """Errors contain the request and its headers, responses quote the key, and all logs are at debug level."""
     faults = bench.service.faults
     for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
         quoting = f"the request with x-goog-api-key: {key} and Authorization: Bearer {key} was refused"
@@ -129,7 +129,7 @@ def test_42_planted_keys_are_found_nowhere(log: str, bench: Bench) -> None:
 def test_42_a_key_of_any_shape_from_a_file_is_masked(
     bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys in ROOT/.env never were in the environment, and not every key looks like one."""
+    """Keys in ROOT/.env were never in the environment, and some have no typical form."""
     key = "0123456789abcdef" * 4
     monkeypatch.delenv("TOGETHER_API_KEY")
     (bench.root / ".env").write_text(f"TOGETHER_API_KEY={key}\n", "utf-8")
@@ -176,7 +176,7 @@ def test_42_the_key_of_a_provider_that_is_not_used(
 
 
 def test_42_a_variable_of_another_program_is_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its value may be an ordinary word, which would be masked in every line."""
+    """Its value may be a common word, which would then be masked in every line."""
     monkeypatch.setenv("EDITOR_API_KEY", "pinned")
     assert "is pinned for this run" in tick(bench).err
 
@@ -190,7 +190,7 @@ def test_42_every_provider_has_its_key_where_it_is_looked_for() -> None:
 
 
 class Jump:
-    """The client's clock, which is not the provider's."""
+    """The clock of the client; that of the provider does not jump."""
 
     def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 0.0
@@ -207,7 +207,7 @@ class Jump:
 def test_38_clock_jumps_while_jobs_run(
     seconds: float, expected: dict[str, bytes], make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No job is given up, no age is negative, nothing is sent twice."""
+    """No job is abandoned, no age is negative, nothing is sent twice."""
     bench = start(make_bench(job_seconds=6 * HOUR))
     jump = Jump(bench, monkeypatch)
     assert tick(bench).code == 0
@@ -255,7 +255,7 @@ def test_38_a_clock_set_back_cannot_keep_a_lost_job_alive(
 def test_38_clock_jumps_while_a_create_is_unclear(
     seconds: float, bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job shows up in the listing after three minutes; no clock makes us buy another one before."""
+    """The job is listed after three minutes; before that, no jump of the clock may buy another one."""
     jump = Jump(bench, monkeypatch)
     late = LateCommit(seconds=180)
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=late))
@@ -276,12 +276,12 @@ def test_38_clock_jumps_while_a_create_is_unclear(
 def test_38_a_clock_set_back_cannot_stretch_a_pause(
     bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A back-off noted before the clock was set back by a week is over within the longest pause."""
+    """A pause that was stored before the clock was set back by a week ends within the longest pause."""
     jump = Jump(bench, monkeypatch)
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     jump.seconds = 7 * DAY
     assert tick(bench).code == 75
     assert [wait["for"] for wait in bench.status()["waiting"]] == [Settings().gemini.models[0]]
     jump.seconds = 0
-    assert bench.status()["waiting"] == []  # what forbids nothing is not told either
+    assert bench.status()["waiting"] == []  # a hold that is over is not shown
     end(bench, expected)

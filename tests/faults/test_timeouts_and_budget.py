@@ -36,7 +36,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
     seen="no call, no write, status 0",
 )
 def test_41_a_finished_run_is_left_alone(bench: Bench) -> None:
-    """Ten more times submit and collect: not one call, not one byte, exit 0."""
+    """Ten more times submit and collect: no call, no write, exit 0."""
     bench.ticks()
     finished(bench)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in bench.root.rglob("*") if path.is_file()}
@@ -51,7 +51,7 @@ def test_41_a_finished_run_is_left_alone(bench: Bench) -> None:
     assert len(bench.service.world.requests) == calls
 
 
-# ---------------------------------------------------------------- silence, 43
+# ---------------------------------------------------------------- no complete response, 43
 
 SILENT = ["probe", "upload_start", "upload_data", "create", "get", "download"]
 
@@ -65,7 +65,7 @@ SILENT = ["probe", "upload_start", "upload_data", "create", "get", "download"]
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("endpoint", SILENT)
 def test_43_no_answer_at_all(provider: str, endpoint: str, expected: dict[str, bytes], make_bench: Make) -> None:
-    """The server accepts and says nothing: one time-out later the command is over and the lock is free."""
+    """The server accepts and never answers: after one time-out the command ends and the lock is free."""
     bench = start(make_bench(), "http_timeout_seconds = 0.3\n")
     bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=Hang(600), times=0))
     assert met(bench, 1).code == 75
@@ -89,7 +89,7 @@ DRIPPING: dict[str, Action] = {"get": Drip(8), "list": Drip(8), "download": Drip
 def test_43_an_answer_that_drips(
     provider: str, endpoint: str, expected: dict[str, bytes], make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No single read times out, and yet the whole must come to an end."""
+    """No single read times out, but the whole call must end."""
     monkeypatch.setattr(read_deadline, "MAX_TIMEOUTS_PER_RESPONSE", 0.1)
     bench = start(make_bench(), "http_timeout_seconds = 5\n")
     if endpoint == "list":
@@ -118,7 +118,7 @@ def test_43_an_answer_that_drips(
     seen="status 3 with what is spent and reserved; nothing above the cap is sent",
 )
 def test_44_budget(expected: dict[str, bytes], make_bench: Make) -> None:
-    """What would pass max_usd is not sent; the message adds up; more money, and the run goes on."""
+    """A batch that would exceed max_usd is not sent; the amounts in the message add up; a higher max_usd continues."""
     bench = start(make_bench(), "max_requests = 2\n", "max_usd = 0.004" + PRICES)
     refused = tick(bench)
     assert refused.code == 3
@@ -147,7 +147,7 @@ def test_44_budget(expected: dict[str, bytes], make_bench: Make) -> None:
 def test_44_a_reservation_survives_a_kill(
     point: str, expected: dict[str, bytes], make_bench: Make, forks: Forks
 ) -> None:
-    """Money that a killed command was about to spend is still set aside, and a lowered cap is heeded."""
+    """Money that a killed command had reserved stays reserved, and a lowered max_usd applies."""
     bench = start(make_bench(), "", "max_usd = 10" + PRICES)
     assert forks.run(bench, "submit", "--stage", "question", crash=point).code == KILLED
     reserved = bench.status()["cost"]["reserved_usd"]
