@@ -64,7 +64,7 @@ def test_an_element_left_out_costs_no_other(tmp_path: Path, row: str, reason: st
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", '[{"a":Infinity}]', "1" * 5000, "-1e999"])
 def test_a_number_that_nobody_needs_costs_no_row(tmp_path: Path, name: str, value: str) -> None:
-    """Other programs write these numbers for JSON, and `datasets` and pandas read them."""
+    """Other programs write these numbers into JSON, and `datasets` and pandas read them."""
     rows = [
         f'{GOOD[:-1]},"score":{value}}}',
         GOOD,
@@ -83,7 +83,7 @@ def test_a_number_that_nobody_needs_costs_no_row(tmp_path: Path, name: str, valu
 )
 @pytest.mark.parametrize("second", ["question,answer,correction", 'correction, "id",answer,question'])
 def test_two_csv_files_in_one(tmp_path: Path, second: str) -> None:
-    """The rows behind a second header are read by its names, whatever the order of its columns."""
+    """The rows after a second header are read by its column names, in any order."""
     names = [name.strip(' "') for name in second.split(",")]
     row = ",".join({"question": '"q,\n\ufeff2"', "answer": "a2", "correction": "c2"}.get(name, "7") for name in names)
     text = f'\ufeff"question","answer","correction"\r\nq1,a1,c1\r\n\ufeff{second}\r\n{row}\n\ufeff"q\n3",a3,c3\n'

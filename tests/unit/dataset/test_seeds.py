@@ -41,7 +41,7 @@ EXAMPLES = REPOSITORY / "batchgen" / "examples.jsonl"
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all examples hypothesis makes."""
+    """One folder for all examples of hypothesis."""
     return tmp_path_factory.mktemp("scratch")
 
 
@@ -74,13 +74,13 @@ TRIPLES = st.lists(st.tuples(TEXTS, TEXTS, TEXTS).map(Seed._make), max_size=5)
 
 
 def cleaned(text: str) -> str:
-    """What `core.text.clean` promises, said another way."""
+    """The result that `core.text.clean` promises, computed in another way."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(char for char in text if char in "\t\n\x85" or unicodedata.category(char) != "Cc").strip()
 
 
 def seen(text: str) -> bool:
-    """Whether there is anything to see, said another way; what this Python does not know yet may have a shape."""
+    """Whether a text has a visible character, computed in another way; unassigned characters may be visible."""
     return any((one.isprintable() and one != " ") or unicodedata.category(one) in {"Cn", "Co"} for one in text)
 
 
@@ -137,7 +137,7 @@ def test_archive_with_one_wrong_byte(tmp_path: Path, packing: str) -> None:
             rows, _ = read(path)
         except InputError:
             refusals += 1
-        else:  # a date in a header, say; zstd carries a checksum of its content only when asked to
+        else:  # for example a date in a header; zstd has a checksum only if the writer asks for one
             assert rows == SEEDS[:4] or packing == ".zst"
     assert refusals > (len(whole) // 30 if packing == ".zst" else len(whole) // 3 - 20)
 
@@ -262,7 +262,7 @@ def test_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
-    """It cannot be read twice, and nobody may ever write to it."""
+    """It cannot be read twice, and perhaps no process ever writes to it."""
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(InputError, match="is no file"):
         file_sha256(tmp_path / "pipe.jsonl")
@@ -281,7 +281,7 @@ def test_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
 
 
 def peak_bytes(rows: Iterator[Seed]) -> int:
-    """The most Python memory in use while the rows are used up."""
+    """The peak of Python memory while all rows are read."""
     tracemalloc.start()
     try:
         for _ in rows:
@@ -315,7 +315,7 @@ def test_sample_holds_no_more_than_its_limit() -> None:
     assert peak_bytes(sample_seeds(rows, limit=20, sample_seed=1, shuffle=True)) < 200_000
 
 
-# --- the shipped examples, and real rows where they are at hand -------------------------------------------------------
+# --- the shipped examples, and real rows if they exist ----------------------------------------------------------------
 
 
 def is_chinese(text: str) -> bool:
@@ -326,7 +326,7 @@ def test_shipped_examples() -> None:
     rows, report = read(EXAMPLES)
     assert report == SeedReport(read=36, kept=36, copies=1)
     assert sum(is_chinese(row.question) for row in rows) >= 12
-    assert [is_chinese(row.question) for row in rows[:10]].count(True) == 1  # the demo's model reads English
+    assert [is_chinese(row.question) for row in rows[:10]].count(True) == 1  # the model of the demo knows English only
     assert sum(row.answer == row.correction for row in rows) == 1
     assert all(130 <= len(row.correction) <= 450 for row in rows)
     data = EXAMPLES.read_bytes()

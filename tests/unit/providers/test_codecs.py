@@ -28,7 +28,7 @@ CODECS = [gemini_codec.PROVIDER, together_codec.PROVIDER]
 
 
 def payloads(name: str) -> Any:
-    """The cases of a payload file, each under its own name."""
+    """The cases of a payload file as parameters, with their names as ids."""
     return [pytest.param(case, id=case["name"]) for case in json.loads((PAYLOADS / name).read_bytes())]
 
 
@@ -132,7 +132,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 
 def shapes(codec: Provider) -> st.SearchStrategy[Any]:
-    """Rows near the protocol's own shape, with anything in any place."""
+    """Rows of nearly the right structure, with any JSON value in any place."""
     if codec is gemini_codec.PROVIDER:
         part = st.fixed_dictionaries({"text": VALUES}, optional={"thought": VALUES})
         content = st.fixed_dictionaries({"parts": st.lists(part, max_size=3) | VALUES}) | VALUES
@@ -149,7 +149,7 @@ def shapes(codec: Provider) -> st.SearchStrategy[Any]:
 
 
 def assert_storable(reply: Reply) -> None:
-    """A store and a log can hold it: valid UTF-8, a bounded detail, counts that add up in 64 bits."""
+    """Check that the store and the log can hold it: valid UTF-8, a bounded detail, sums of counts below 64 bits."""
     for text in (reply.key, reply.detail, reply.model):
         text.encode()
     assert len(reply.detail) <= MAX_DETAIL_CHARACTERS
@@ -179,7 +179,7 @@ def test_no_bytes_can_upset_a_codec(codec: Provider, raw: bytes, field: tuple[st
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)
 def test_half_a_character_anywhere_costs_no_row(codec: Provider) -> None:
-    """A key, a model or a message that no store can hold would bring a whole result file down."""
+    """Otherwise a key, model or message that the store cannot hold would make the whole result file fail."""
     half = json.dumps("half \ud83d")
     raw = f'{{"key":{half},"custom_id":{half},"error":{{"code":13,"message":{half}}}}}'.encode()
     reply = codec.reply(raw, "")
@@ -189,7 +189,7 @@ def test_half_a_character_anywhere_costs_no_row(codec: Provider) -> None:
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)
 def test_objects_a_thousand_deep_are_read_too(codec: Provider) -> None:
-    """Deeper than Python prints, not deeper than orjson reads."""
+    """Deeper than Python can print, but not deeper than orjson reads."""
     raw = b'{"key":"k","custom_id":"k","error":%s}' % (b"[" * 1000 + b"]" * 1000)
     reply = codec.reply(raw, "")
     assert (reply.key, reply.reason) == ("k", Reason.PROVIDER_ERROR)
@@ -233,7 +233,7 @@ def test_token_counts(value: object, tokens: int) -> None:
 
 
 def test_a_reply_of_blanks_inside_a_fence_is_read_quickly() -> None:
-    """Repetition loops of a constrained decoder end like this; a regular expression took hours on it."""
+    """A constrained decoder in a repetition loop ends like this; a regular expression took hours on it."""
     read = Reply("k", Reason.ACCEPTED)
     started = monotonic()
     assert parse_reply_fields("```" + "\n" * 20_000 + "x", "question", read).reason is Reason.MALFORMED
@@ -272,7 +272,7 @@ def test_an_inline_row_that_orjson_cannot_write_is_kept() -> None:
 
 
 def test_together_jobs_through_the_sdk_s_own_models() -> None:
-    """`to_dict` of a job as retrieve, list and create give it: dates as text, model_id under both names."""
+    """`to_dict` of a job from retrieve, list and create: dates are text, model_id has both names."""
     raw = {
         "id": "b",
         "status": "COMPLETED",
@@ -316,7 +316,7 @@ def test_every_state_together_can_name_is_mapped() -> None:
     assert ended == {"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
 
 
-# Not ours (images, tools, continuations), or saying nothing about the text: asked again, never accepted.
+# For features that we do not use (images, tools, continuations), or unspecific: retried, never accepted.
 GEMINI_UNKNOWN = {
     "FINISH_REASON_UNSPECIFIED",
     "OTHER",

@@ -50,7 +50,7 @@ def test_request_lines_byte_for_byte(row: Provider, models: tuple[str, str, str]
 
 @pytest.mark.parametrize("stage", Stage)
 def test_gemini_takes_every_field_of_the_request(stage: Stage) -> None:
-    """The SDK's models forbid what they do not know: a misspelt field would make the create call a 400."""
+    """The SDK's models reject unknown fields, for which the create call would get a 400."""
     sent = json.loads(request(gemini_codec.PROVIDER, stage, "gemini-3.1-flash-lite", 128))["request"]
     assert set(sent) == {"systemInstruction", "contents", "generationConfig"}
     types.GenerationConfig.model_validate(sent["generationConfig"])
