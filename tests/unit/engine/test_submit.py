@@ -22,7 +22,7 @@ def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_over(bench: Bench, *, granted: int = 1, more: str = "") -> Bench:
-    """`flying` batches of one conversation are in flight, a quota refused the next, the others were uploaded ahead."""
+    """`granted` batches of one conversation are in flight, a quota refused the next, the others were uploaded ahead."""
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n{more}")
     assert bench.prepare(seeds(BATCHES)).code == 0
     no = Status(429, "You exceeded your current quota.")
