@@ -1,7 +1,7 @@
-"""Run jobs: they wait, run, get their rows answered, and end.
+"""Run jobs: each is pending, then running, gets its rows answered, and ends.
 
-Nothing runs on its own: `advance_jobs` brings all jobs up to the time of the world whenever a request arrives. Slow
-backends are called by `workers`; their answers count when the job is due.
+No timer runs: `advance_jobs` updates all jobs to the clock of the world whenever a request arrives. Slow backends are
+called by `workers`; a job ends when it is due and they have answered its rows.
 """
 
 from __future__ import annotations
@@ -23,24 +23,23 @@ SUCCESS = {"gemini": "BATCH_STATE_SUCCEEDED", "together": "COMPLETED"}
 FAILURE = {"gemini": "BATCH_STATE_FAILED", "together": "FAILED"}
 CANCELLED = {"gemini": "BATCH_STATE_CANCELLED", "together": "CANCELLED"}
 EXPIRED = {"gemini": "BATCH_STATE_EXPIRED", "together": "EXPIRED"}
-SUCCESS_ENDINGS = frozenset(
-    {"SUCCEEDED", "COMPLETED"}
-)  # how a state ends that has all rows unless a fault says otherwise
+# A state that ends so has all rows, unless a fault says otherwise.
+SUCCESS_ENDINGS = frozenset({"SUCCEEDED", "COMPLETED"})
 
 RowGetter = Callable[[int], Row]
 
-GEMINI_LIMIT_SECONDS = 48 * 3600.0  # pending or running for longer: EXPIRED
+GEMINI_LIMIT_SECONDS = 48 * 3600.0  # a job that is unfinished for longer becomes EXPIRED
 GEMINI_RESULT_SECONDS = 42 * 86400.0  # results are kept for six weeks
 
 
 def advance_jobs(world: World) -> None:
-    """Bring every job up to the time of the world. The caller holds the lock of the world."""
+    """Update every job to the clock of the world. The caller holds the lock of the world."""
     for job in world.active_jobs():
         advance_job(world, job)
 
 
 def advance_job(world: World, job: Job) -> None:
-    """Bring one job up to the time of the world. The caller holds the lock of the world."""
+    """Update one job to the clock of the world. The caller holds the lock of the world."""
     now = world.now()
     if now >= job.created:
         _advance(world, job, now)
@@ -135,7 +134,7 @@ def _end_job(world: World, job: Job, state: str, at: float, served: int) -> None
 
 
 def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
-    """Return which rows were answered, and how to read each."""
+    """Return the indexes of the answered rows and a function that reads a row by its index."""
     progress = world.progress[job.id]
     if not world.backend.instant:
         return progress.answers.indexes()[:served], progress.answers.row
@@ -144,7 +143,7 @@ def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
 
 
 def _with_unserved(job: Job, indexes: list[int], row_of: RowGetter) -> tuple[list[int], RowGetter]:
-    """Return the answered rows and those that a cancel left unserved, if the provider has a line for them."""
+    """Add the rows that a cancel left unserved, if the provider writes a line for them."""
     cancelled = FORMATS[job.provider].cancelled
     served = set(indexes)
     rows = {index: cancelled(key) for index, key in enumerate(job.keys) if index not in served}
@@ -158,11 +157,11 @@ def _write_results(world: World, job: Job, indexes: list[int], row_of: RowGetter
         job.served, job.failed = write_result_files(
             FORMATS[job.provider], job, (indexes, row_of), world.faults, (output, errors)
         )
-    except BaseException:  # a full disk: the next look tries again
+    except BaseException:  # for example a full disk: the next update of the job tries again
         output.drop()
         errors.drop()
         raise
-    # Gemini always names a file after a success; a Together file exists only with a row in it.
+    # Gemini always names a result file after a success; Together names a file only if it has a row.
     always = job.provider == "gemini" and job.state.endswith(tuple(SUCCESS_ENDINGS))
     job.output = _result_file(world, job, "output.jsonl", output, at, always=always)
     job.errors = _result_file(world, job, "errors.jsonl", errors, at)
@@ -190,7 +189,7 @@ def _result_file(world: World, job: Job, name: str, blob: Blob, at: float, *, al
 
 
 def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
-    """Return the result line of one request line. Raises BackendBusy if it may be sent again. Needs no lock."""
+    """Return the result line of one request line. Raises BackendBusy if it can be sent again. Needs no lock."""
     form = FORMATS[job.provider]
     body = orjson.loads(line)[form.body_field]
     key = job.keys[index]
@@ -208,7 +207,7 @@ def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
 
 
 def poll_scripted_state(world: World, job: Job) -> tuple[bool, str | None]:
-    """Return (whether a state script is still active, the raw state it shows). Each call counts as a poll."""
+    """Return (whether scripted states are left, the raw state to show now). Each call counts as a poll."""
     now = world.now()
     while job.shown < len(job.plan.states):
         step = job.plan.states[job.shown]

@@ -20,9 +20,9 @@ BATCH_ENDPOINTS = frozenset({"create", "get", "list", "cancel", "delete"})
 
 
 class ApiError(Exception):
-    """An error answer of a handler; the router gives it the form of the provider.
+    """An error response of a handler; the router formats it as the provider does.
 
-    `status` is the HTTP status; `code` the provider's word for it (Google's rpc status, Together's error code);
+    `status` is the HTTP status; `code` the provider's name for it (Google's rpc status, Together's error code);
     `details` is appended to Google's error object unchanged; `headers` are sent too.
     """
 
@@ -44,7 +44,7 @@ class ApiError(Exception):
 
 
 def error_body(provider: str, endpoint: str, error: ApiError) -> dict[str, Any]:
-    """Return the JSON body of `provider` (those of Together differ between batches and files)."""
+    """Return the JSON body of `provider` (Together uses different bodies for batches and files)."""
     if provider == "gemini":
         body: dict[str, Any] = {"code": error.status, "message": error.message}
         body["status"] = error.code or RPC_STATUS.get(error.status, "UNKNOWN")

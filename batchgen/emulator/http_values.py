@@ -16,7 +16,7 @@ JSON_TYPE = "application/json; charset=UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for a handler: header names in lower case, the body complete."""
+    """A request for a handler: header names are in lower case, the body is complete."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Request:
             raise ApiError(400, f"Invalid JSON payload received. {error}") from error
 
     def origin(self) -> str:
-        """Return `http://host:port` as the client wrote it: addresses in answers must lead to this service."""
+        """Return `http://host:port` as the client wrote it, for addresses in responses that lead to this service."""
         return f"http://{self.headers.get('host', '127.0.0.1')}"
 
 
@@ -40,12 +40,12 @@ class Request:
 class Transport:
     """What the server does to a response while sending it; nothing by default."""
 
-    hold_seconds: float = 0.0  # wait so long, or until the client has gone, or until faults.release()
-    drip_seconds: float = 0.0  # spread the body over so long
+    hold_seconds: float = 0.0  # wait this long, or until the client disconnects, or until faults.release()
+    drip_seconds: float = 0.0  # spread the body over this time
     drop: bool = False  # close the connection instead of answering
-    reset: bool = False  # with drop: by RST, which clients report differently
-    keep_bytes: int | None = None  # send only so many bytes of the body, then close
-    declare_length: bool = True  # without Content-Length the body ends where the connection does
+    reset: bool = False  # with drop: send a TCP reset, which clients report differently
+    keep_bytes: int | None = None  # send only this many bytes of the body, then close
+    declare_length: bool = True  # without Content-Length the client reads until the connection closes
 
 
 NO_TRANSPORT_FAULT = Transport()
@@ -53,7 +53,7 @@ NO_TRANSPORT_FAULT = Transport()
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response, and its transport. With a `file` the body is its content, sent piece by piece."""
+    """A response and its transport. With a `file` the body is the content of the file, sent piece by piece."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -125,7 +125,7 @@ def test_strings_are_bounded_so_that_the_json_closes() -> None:
 
 @pytest.fixture
 def model_server() -> LocalService:
-    """Our own Together side speaks chat completions: an OpenAI-compatible server."""
+    """Our own Together emulator as an OpenAI-compatible server of chat completions."""
     return LocalService(Scripted(lambda prompt: f"{prompt.model} {prompt.max_tokens} {bool(prompt.schema)}"))
 
 
@@ -239,7 +239,7 @@ def test_the_local_models_replies_end_with_a_sentence(text: str, finish: str, ex
 
 
 class Cramped:
-    """A llama.cpp server with room for so many characters."""
+    """A llama.cpp server whose context holds this many characters."""
 
     def __init__(self, room: int) -> None:
         self.room = room

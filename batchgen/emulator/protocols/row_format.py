@@ -1,4 +1,4 @@
-"""What the rest of the service needs to know about a provider's line format."""
+"""The interface of a provider's line format, as the rest of the service uses it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """A provider's batch lines: `key_field` and `body_field` name what a request line carries.
+    """A provider's batch lines: `key_field` and `body_field` are member names of a request line.
 
-    prompt    a request's body as a Prompt
-    invalid   why the whole job fails when it starts, "" when it does not: (lines, serves)
-    refusal   why a request fails at once, "" when it does not; the models served are asked
-    row       (key, model, answer) -> the line of a row that was answered
-    failure   (key, message) -> the line of a row that was not
-    cancelled (key) -> the line of a row that a cancel left unserved, None when it has none
-    failed    whether a line says that its row failed
-    edits     what a row fault's outcome makes of a row
+    prompt       (body of a request) -> Prompt
+    job_problem  (lines, serves) -> why the whole job fails when it starts, or ""
+    refusal      (body of a request, serves) -> why this request fails without asking a backend, or ""
+    row          (key, model, answer) -> the line of an answered row
+    failed_row   (key, message) -> the line of a failed row
+    cancelled    (key) -> the line of a row that a cancel left unserved, None if the provider writes none
+    failed       (line) -> whether its row failed
+    edits        outcome of a row fault -> the function that changes a row
+
+    `serves` returns whether a model is served.
     """
 
     key_field: str

@@ -1,7 +1,7 @@
 """Together's files and batches.
 
 Sources: docs.together.ai/docs/inference/batch (overview, tutorial, manage; read 2026-11), the requests of together
-3.1.1, and what users report of live jobs in 2026: the 302 upload, CANCELING, the wording of errors.
+3.1.1, and reports by users of live jobs in 2026: the 302 upload, CANCELING, the error messages.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def upload_start(call: Call) -> Response:
         raise ApiError(400, "purpose and file_name are required")
     known = _same_content(call, checksum, purpose)
     if known is not None:
-        # Without the header the SDK would repeat the request twice before it believes the 409.
+        # Without the header the SDK repeats the request twice before it raises the 409.
         return json_response({"file_id": known.id}, 409, {"x-should-retry": "false"})
     identity = f"file-{call.world.new_id(24)}"
     call.world.uploads[identity] = Upload(
@@ -64,7 +64,7 @@ def upload_start(call: Call) -> Response:
 
 
 def _parse_form(request: Request) -> dict[str, bytes]:
-    """Parse the fields of a multipart/form-data body; a file's bytes are a field like any other."""
+    """Parse the fields of a multipart/form-data body; the bytes of a file are one of the fields."""
     _, _, boundary = request.headers.get("content-type", "").partition("boundary=")
     if not boundary:
         raise ApiError(400, "multipart/form-data expected")
@@ -261,7 +261,7 @@ def cancel_batch(call: Call) -> Response:
 
 
 def _job_json(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
-    """Return the job as shown now: members that do not exist yet are left out, counters never exist."""
+    """Return the job as JSON for now, without members that have no value yet; it never has counters."""
     scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
     late = job.phase == "cancelling" and job.plan.cancel == "late"
@@ -310,7 +310,7 @@ def probe(call: Call) -> Response:
 
 
 def models(call: Call) -> Response:
-    names = call.world.served_models or DEFAULT_MODELS  # gone ones too: the list proves nothing
+    names = call.world.served_models or DEFAULT_MODELS  # models that are gone are listed too, as at the real provider
     created = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())
     listed = [
         {"id": name, "object": "model", "created": created, "type": "chat", "display_name": name, "organization": ""}

@@ -13,12 +13,12 @@ from batchgen.emulator.faults import RowFault
 from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
 from batchgen.emulator.protocols.row_format import Row, RowFormat
 
-CLIENT_ERROR = "batch_client_error"  # the only code ever observed, provider faults included
+CLIENT_ERROR = "batch_client_error"  # the only code observed so far, also for errors of the provider
 MAX_STOPS = 4
 
 
 def not_served_message(model: str) -> str:
-    """Return the message of Together for a model that it does not serve (any more)."""
+    """Return Together's message for a model that it does not serve (any more)."""
     return (
         f"Unable to access non-serverless model {model}. Please visit https://api.together.ai/models/{model} "
         "to create and start a new dedicated endpoint for the model."
@@ -120,17 +120,17 @@ def _identity(key: str) -> str:
 
 
 def answered_row(key: str, model: str, answer: Answer) -> Row:
-    """Return the line of an answered row: output file, status_code 200."""
+    """Return the line of an answered row, for the output file: status_code 200."""
     response = {"status_code": 200, "body": completion(answer, model, 0)}
     return {"id": _identity(key), "custom_id": key, "response": response}
 
 
 def failed_row(key: str, message: str) -> Row:
-    """Return the line of a row that was not answered: error file."""
+    """Return the line of a failed row, for the error file."""
     return {"id": _identity(key), "custom_id": key, "error": {"code": CLIENT_ERROR, "message": message}}
 
 
-# What row faults make of a row
+# Row faults
 
 
 def _error(old: Row, fault: RowFault) -> Row:
@@ -185,7 +185,7 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
 
 
 def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
-    """Add usage: half of the prompt came from a cache; seven reasoning tokens are part of the completion."""
+    """Add to the usage: half of the prompt is cached; seven reasoning tokens are part of the completion."""
     _ = fault
     body = old["response"]["body"]
     usage = dict(body["usage"])
@@ -203,7 +203,7 @@ FORMAT = RowFormat(
     refusal=row_problem,
     row=answered_row,
     failed_row=failed_row,
-    cancelled=lambda _: None,  # finished rows are returned, the others appear nowhere
+    cancelled=lambda _: None,  # after a cancel only the finished rows are in the result file
     failed=lambda line: "response" not in line and "error" in line,
     edits={
         "error": _error,

@@ -39,7 +39,7 @@ def test_a_prepare_that_fails_leaves_no_store(bench: Bench, what: str) -> None:
     assert not (bench.root / "data" / "batchgen.sqlite").exists()
     assert bench.prepare(seeds(2)).code == 0
     assert bench.run("prepare", "--input", str(source)).code == 2
-    assert bench.status()["conversations"] == 2  # a store that was there stays
+    assert bench.status()["conversations"] == 2  # an existing store is kept
 
 
 @pytest.mark.parametrize("option", ["--root PATH", "--config PATH", "-q", "--verbose"])

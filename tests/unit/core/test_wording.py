@@ -123,7 +123,7 @@ def test_log_lines_name_the_zone_of_their_times(bench: Bench) -> None:
 
 
 def test_the_order_of_a_sum_does_not_decide_its_rounding() -> None:
-    orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # half a millionth at the end
+    orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # the sum ends in half a millionth
     assert len({round(sum(terms), 6) for terms in orders}) == 2
     assert len({round_usd(sum(terms)) for terms in orders}) == 1
     assert round_usd(1 / 3) == 0.333333

@@ -57,7 +57,7 @@ def replaced(old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
 
 
 ANSWERS = "results/round2/answer/*.jsonl"
-# what is done to which file, and what must be said of it
+# (change, file, message that must be printed)
 TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
     (HISTORY, replaced(b"plant", b"plants"), "round2_history.jsonl:1: differs from"),
     (HISTORY, lambda rows: rows[:-1], "round2_history.jsonl:4: a line is missing"),
@@ -104,7 +104,7 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
 
 @pytest.fixture(scope="module")
 def copies() -> dict[str, bytes]:
-    """The files of one finished run, kept for every test of this module that lands in this process."""
+    """The files of one finished run, for all tests of this module in this process."""
     return {}
 
 
@@ -155,7 +155,7 @@ def test_a_text_changed_in_the_store_is_in_no_result_line(make_bench: Make, copi
 
 
 def test_a_store_with_a_page_overwritten_is_named(make_bench: Make, copies: dict[str, bytes]) -> None:
-    """Every page of this small store holds something, but not all of it is read by whoever checks the dataset."""
+    """Every page of this small store is used, but a check of the dataset alone does not read all of them."""
     bench = finished_run(make_bench, copies)
     path = bench.root / "data" / "batchgen.sqlite"
     whole = path.read_bytes()
@@ -199,7 +199,7 @@ def test_a_run_with_a_hundred_flaws_is_told_in_a_hundred_lines(make_bench: Make)
 
 
 def test_a_derived_file_comes_back_when_it_is_deleted(make_bench: Make, copies: dict[str, bytes]) -> None:
-    """Round files are derived: whatever happened to them, they can be written anew from the store."""
+    """Round files are derived: after any damage they can be written again from the store."""
     bench = finished_run(make_bench, copies)
     for name in (HISTORY, SINGLE, "data/rejected.jsonl"):
         (bench.root / name).unlink()

@@ -82,7 +82,7 @@ def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeyp
 
 
 def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_path: Path) -> None:
-    """Every format, where it was written; what was changed is named, what was deleted is nobody's business."""
+    """Every format at its path; a changed file is reported, a deleted one is not."""
     for form in FORMATS:
         export(finished, form, tmp_path / form, "--test-share", "0.2")
     single = tmp_path / "one.parquet"
@@ -102,7 +102,7 @@ def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_pat
 def test_verify_reads_columns_a_few_rows_at_a_time(
     finished: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every row is looked at, also where the last group is full, and of a file in another's shape none."""
+    """Every row is read, also if the last group is full; of a file of another format, none."""
     path = tmp_path / "one.parquet"
     export(finished, "parquet", path)
     rows = pl.read_parquet(path)
