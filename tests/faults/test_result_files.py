@@ -233,7 +233,7 @@ NOT_BELIEVED = [
         id="cut at a line's end for a minute",
     ),
     pytest.param(
-        "download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut before the first line"
+        "download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"
     ),
     pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, but at least 5 are expected", id="empty"),
     # The number of lines is right, but the last one is incomplete. A new request for its row would be paid again.
