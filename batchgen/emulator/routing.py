@@ -104,7 +104,7 @@ class Router:
 
 
 def _backend_error(error: BackendError) -> ApiError:
-    """Return the error for a call that cannot wait: both providers answer busy."""
+    """Return the error for a call that cannot wait: every provider answers busy."""
     return ApiError(503 if isinstance(error, BackendBusy) else 500, str(error))
 
 
