@@ -1,4 +1,4 @@
-"""Control a service in another process: /_control/ on either port, only with `serve --control`.
+"""Control a service in another process: /_control/ on any port, only with `serve --control`.
 
 No key is needed. A body is sent as application/json.
 

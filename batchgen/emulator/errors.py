@@ -1,9 +1,11 @@
-"""The error bodies of both providers."""
+"""The error bodies of all providers."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
+
+from batchgen.emulator.services import SERVICES, Service
 
 RPC_STATUS = {
     400: "INVALID_ARGUMENT",
@@ -22,8 +24,9 @@ BATCH_ENDPOINTS = frozenset({"create", "get", "list", "cancel", "delete"})
 class ApiError(Exception):
     """An error response of a handler; the router formats it as the provider does.
 
-    `status` is the HTTP status; `code` the provider's name for it (Google's rpc status, Together's error code);
-    `details` is appended to Google's error object unchanged; `headers` are sent too.
+    `status` is the HTTP status; `code` the provider's word for it (Google's rpc status, Together's error code);
+    `details` is appended to Google's error object unchanged, and is the whole of DeepInfra's detail; `headers` are
+    sent too.
     """
 
     def __init__(
@@ -51,7 +54,21 @@ def error_body(provider: str, endpoint: str, error: ApiError) -> dict[str, Any]:
         if error.details:
             body["details"] = error.details
         return {"error": body}
+    if provider in SERVICES:
+        return _service_body(SERVICES[provider], error)
     if endpoint in BATCH_ENDPOINTS:
         return {"error": error.message, "request_id": "local"}
+    return _typed_body(error)
+
+
+def _typed_body(error: ApiError) -> dict[str, Any]:
     kind = "not_found" if error.status == HTTPStatus.NOT_FOUND else "invalid_request_error"
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code or None}}
+
+
+def _service_body(service: Service, error: ApiError) -> dict[str, Any]:
+    if service.error_form == "error":
+        return _typed_body(error)
+    if error.status == HTTPStatus.NOT_FOUND:
+        return {"detail": {"error": error.message}}
+    return {"detail": error.details or error.message}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,24 @@ class Request:
             return orjson.loads(self.body or b"{}")
         except orjson.JSONDecodeError as error:
             raise ApiError(400, f"Invalid JSON payload received. {error}") from error
+
+    def form(self) -> dict[str, bytes]:
+        """Return the fields of a multipart/form-data body; the bytes of a file are a field like any other.
+
+        The name of a file is in the field NAME.filename. Raises ApiError 400 if the body is no form.
+        """
+        _, _, boundary = self.headers.get("content-type", "").partition("boundary=")
+        if not boundary:
+            raise ApiError(400, "multipart/form-data expected")
+        fields: dict[str, bytes] = {}
+        for part in self.body.split(b"--" + boundary.strip('"').encode())[1:-1]:
+            head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+            named = re.search(rb'\bname="([^"]*)"', head)
+            name = named[1].decode() if named else ""
+            fields[name] = value.removesuffix(b"\r\n")
+            if file := re.search(rb'filename="([^"]*)"', head):
+                fields[f"{name}.filename"] = file[1]
+        return fields
 
     def origin(self) -> str:
         """Return `http://host:port` as the client wrote it, for addresses in responses that lead to this service."""

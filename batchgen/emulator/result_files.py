@@ -32,12 +32,12 @@ Rows = tuple[list[int], Callable[[int], Row]]  # the indexes of the rows, and a 
 def write_result_files(
     form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]
 ) -> tuple[int, int]:
-    """Write the result file and the error file (Together only) of a job, in random order, like the real service.
+    """Write the result file of a job, and the error file if the format has one, in random order like a real service.
 
     Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows have faults.
     """
     indexes, row_of = rows
-    split = job.provider == "together"
+    split = form.errors_apart
     if faults.has_row_faults(job.provider):
         return _render_faulty(form, job, rows, faults, files)
     served = failed = 0
@@ -59,7 +59,7 @@ def _render_faulty(form: RowFormat, job: Job, rows: Rows, faults: Faults, files:
     lines = _apply_row_faults(form, job.provider, zip(indexes, plain, strict=True), faults)
     lines.sort(key=lambda line: line.order)
     failed = [line for line in lines if form.failed(line.row)]
-    if job.provider == "together":
+    if form.errors_apart:
         good = [line for line in lines if not form.failed(line.row)]
         files[0].write(_encode_lines(good))
         files[1].write(_encode_lines(failed))
@@ -94,7 +94,7 @@ def _apply_row_faults(
 def _apply_text_fault(form: RowFormat, line: _Line, struck: list[RowFault]) -> None:
     """Apply the first fault that changes the text of a row; a failed row has no text."""
     for fault in struck:
-        if fault.outcome not in ROW_SET_OUTCOMES | LINE_OUTCOMES and "response" in line.row:
+        if fault.outcome not in ROW_SET_OUTCOMES | LINE_OUTCOMES and not form.failed(line.row):
             line.row = form.edits[fault.outcome](line.row, fault)
             return
 

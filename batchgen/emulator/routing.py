@@ -105,7 +105,7 @@ class Router:
 
 
 def _backend_error(error: BackendError) -> ApiError:
-    """Return the error response for a backend that failed: 503 if it is busy, otherwise 500."""
+    """Return the error for a call that cannot wait: every provider answers busy."""
     return ApiError(503 if isinstance(error, BackendBusy) else 500, str(error))
 
 

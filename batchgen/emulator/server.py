@@ -1,4 +1,4 @@
-"""The HTTP servers of the local service: two loopback ports, because both providers use some of the same paths."""
+"""The HTTP servers of the local service: three loopback ports, because the paths of the providers collide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchgen.emulator.backends.workers import Workers
 from batchgen.emulator.engine import advance_jobs
 from batchgen.emulator.faults import Faults
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols import gemini, together
+from batchgen.emulator.protocols import gemini, openai, together
 from batchgen.emulator.state import World
 from batchgen.emulator.storage import DirectoryStore, MemoryStore
 from batchgen.runtime.concurrency import run_parallel
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class LocalService:
-    """Both providers on loopback ports of their own, as a context manager.
+    """All providers on three loopback ports, as a context manager: Gemini, Together, the services of OpenAI's shape.
 
     job_seconds   how long a job takes at least; 0: the first poll finds it finished
     data_dir      files, jobs and finished rows are stored there and survive a restart; None: only in memory
@@ -194,6 +194,7 @@ class LocalService:
         data_dir: Path | None = None,
         gemini_port: int = 0,
         together_port: int = 0,
+        openai_port: int = 0,
         log: Callable[[str], None] = lambda _: None,
         control: bool = False,
         allow_hosts: Sequence[str] = (),
@@ -204,7 +205,7 @@ class LocalService:
         self.log = self.world.log = log
         self.control = control
         self.hosts = frozenset({HOST, *map(host_check.host_name, allow_hosts)})
-        self._ports = (gemini_port, together_port)
+        self._ports = (gemini_port, together_port, openai_port)
         self._servers: list[_HttpServer] = []
         self._threads: list[threading.Thread] = []
         self._workers = Workers(self.world)
@@ -223,14 +224,23 @@ class LocalService:
         """Return the address for TOGETHER_BASE_URL."""
         return self._servers[1].url
 
+    @property
+    def openai_url(self) -> str:
+        """Return the address of the third port, under which every service has a path of its own."""
+        return self._servers[2].url
+
+    def service_url(self, name: str) -> str:
+        """Return the address for the base URL of a service of OpenAI's shape, e.g. DEEPINFRA_BASE_URL."""
+        return f"{self.openai_url}/{name}"
+
     def step(self) -> None:
         """Update every job to the present time, as the next request would."""
         with self.world.lock:
             advance_jobs(self.world)
 
     def start(self) -> Self:
-        """Start both servers. Raises SetupError if a port cannot be used."""
-        for port, handle in zip(self._ports, (gemini.handle, together.handle), strict=True):
+        """Start all servers. Raises SetupError if a port is taken."""
+        for port, handle in zip(self._ports, (gemini.handle, together.handle, openai.handle), strict=True):
             try:
                 server = _HttpServer(port, handle, self)
             except OSError as error:

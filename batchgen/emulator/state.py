@@ -16,6 +16,7 @@ import msgspec
 from batchgen.emulator.backends.builtin import Backend, Scripted
 from batchgen.emulator.faults import NO_JOB_FAULT, Faults, JobFault
 from batchgen.emulator.http_values import Response
+from batchgen.emulator.services import SERVICES
 from batchgen.emulator.storage import Answers, MemoryStore, Store
 
 REMEMBERED_REQUESTS = 100_000
@@ -66,10 +67,14 @@ class Job(msgspec.Struct, kw_only=True):
     error: Any = None
     ended_at: float = 0.0
     cancelled_at: float = 0.0
+    cancel: str = ""  # what a cancel did, as in JobFault.cancel; also "finishes": all rows are answered, then success
+    window: str = ""  # completion_window, as it was asked
+    metadata: dict[str, str] | None = None
+    result_seconds: float = 0.0  # how long the result files are kept; 0 is the provider's rule
     served: int = 0
     failed: int = 0
-    output: str = ""  # id of the result file, "" if there is none
-    errors: str = ""  # id of Together's error file
+    output: str = ""  # id of the result file, "" when there is none
+    errors: str = ""  # id of the error file, "" when there is none
     deleted: bool = False
     shown: int = 0  # how many of plan.states have been shown
     shown_since: float = 0.0
@@ -131,13 +136,13 @@ class World:
     valid_keys                API keys that are accepted; None: any
     gone_models               models that are not served (any more), by the provider's names
     served_models             None: every model that is not gone
-    file_processing_seconds   how long a Gemini upload is PROCESSING
-    refused_mime_types        Gemini refuses uploads of these types with 400, or (mime_refusal="200") a 200 error body
-    deduplicate               Together answers 409 with the id of the earlier file if the checksum is known
-    page_size                 maximum of rows on one page of a Gemini listing
-    empty_last_page           Gemini's last page token leads to an empty page (IndexError in the SDK)
-    max_active_jobs           a create call gets 429 if the key has this many unfinished jobs; 0: no limit
-    cancelling_seconds        how long Together's CANCELING lasts
+    file_processing_seconds   a Gemini upload is PROCESSING for so long
+    refused_mime_types        Gemini refuses uploads of these types, with 400 or (mime_refusal="200") a 200 error body
+    deduplicate               Together answers 409 with the old file's id when it knows the checksum
+    page_size                 most rows on one page of a listing (Together's have no pages)
+    empty_last_page           Gemini's last page token leads to an empty page (an SDK's IndexError)
+    max_active_jobs           create answers 429 beyond so many unfinished jobs of a key; 0 is no limit
+    cancelling_seconds        how long a job is shown as being cancelled (not at Gemini)
     """
 
     def __init__(
@@ -288,8 +293,8 @@ class World:
         self.store.save(kind, record.id, msgspec.json.encode(record))
 
     def load(self) -> None:
-        """Load files and jobs that an earlier process stored. Rows that it answered are not answered again."""
-        for provider in ("gemini", "together"):
+        """Load what an earlier process left in the store: finished rows stay finished, open ones continue."""
+        for provider in ("gemini", "together", *SERVICES):
             for record in self.store.records(f"{provider}-files"):
                 file = msgspec.json.decode(record, type=StoredFile)
                 self.files[provider, file.id] = file
@@ -305,7 +310,7 @@ class World:
 
     @property
     def batches_bought(self) -> int:
-        """Return the number of jobs ever created at both providers, including deleted ones."""
+        """Return the number of jobs ever created at all providers, including deleted ones."""
         return len(self.jobs)
 
     @property

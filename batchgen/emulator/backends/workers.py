@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from batchgen.emulator.backends.builtin import BackendBusy
 from batchgen.emulator.backends.throttle import Throttle
-from batchgen.emulator.engine import FORMATS, advance_job, advance_jobs, answer_row, rows_to_answer
+from batchgen.emulator.engine import advance_job, advance_jobs, answer_row, rows_to_answer, wants_answers
+from batchgen.emulator.protocols.families import FAMILIES
 from batchgen.emulator.protocols.row_format import Row
 from batchgen.emulator.state import Job, Progress, World
 
@@ -34,7 +35,7 @@ def next_task(world: World) -> Task | None:
     advance_jobs(world)
     now = world.now()
     for job in world.active_jobs():
-        if job.phase != "running" and not (job.phase == "cancelling" and job.plan.cancel == "late"):
+        if not wants_answers(job):
             continue
         progress = world.progress[job.id]
         # Read the line before the row counts as taken: if the read fails, the row must stay here.
@@ -100,17 +101,17 @@ class Workers:
 
     def _answer_task(self, task: Task) -> None:
         world = self._world
-        form = FORMATS[task.job.provider]
+        form = FAMILIES[task.job.provider].rows
         busy: BackendBusy | None = None
         try:
             row = answer_row(task.job, task.row, task.line, world)
         except BackendBusy as error:
-            busy, row = error, form.failed_row(task.job.keys[task.row], str(error))
+            busy, row = error, form.failed_row(task.job.keys[task.row], str(error), 500)
         except Exception as error:  # noqa: BLE001 - a dead worker would leave its row unanswered for ever
             if self._stopping:
                 return  # the backend is closed already: the row is sent again after the restart
             world.crashes.append(error)
-            row = form.failed_row(task.job.keys[task.row], repr(error))
+            row = form.failed_row(task.job.keys[task.row], repr(error), 500)
         with world.lock:
             self.throttle.asked -= 1
             if busy is None:

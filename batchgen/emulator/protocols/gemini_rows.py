@@ -133,7 +133,8 @@ def answered_row(key: str, model: str, answer: Answer) -> Row:
     return {"key": key, "response": response}
 
 
-def _failed_row(key: str, message: str) -> Row:
+def _failed_row(key: str, message: str, status: int) -> Row:
+    _ = status
     return {"key": key, "error": {"code": INTERNAL, "message": message}}
 
 
@@ -225,12 +226,13 @@ FORMAT = RowFormat(
     key_field="key",
     body_field="request",
     prompt=parse_prompt,
-    job_problem=lambda _lines, _serves: "",  # create has checked every line and the model
+    job_problem=lambda _lines, _serves, _endpoint: "",  # create has looked at every line and at the model
     refusal=lambda _body, _serves: "",
     row=answered_row,
     failed_row=_failed_row,
     cancelled=_cancelled_row,
     failed=lambda line: "response" not in line,
+    errors_apart=False,
     edits={
         "error": _error,
         "status": _status,

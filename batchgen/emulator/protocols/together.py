@@ -16,7 +16,8 @@ import orjson
 from batchgen.emulator.engine import cancel_job, poll_scripted_state
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols.together_rows import completion, not_served_message, parse_prompt
+from batchgen.emulator.protocols.chat_rows import parse_prompt
+from batchgen.emulator.protocols.together_rows import completion, not_served_message
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
 
@@ -41,7 +42,7 @@ def _api_key(request: Request) -> str:
 
 def upload_start(call: Call) -> Response:
     """Answer the metadata call. The bytes go to the address in Location, which is secret and needs no key."""
-    fields = _parse_form(call.request)
+    fields = call.request.form()
     name, checksum = fields.get("file_name", b"").decode(), fields.get("checksum", b"").decode()
     purpose = fields.get("purpose", b"").decode()
     if not name or not purpose:
@@ -61,19 +62,6 @@ def upload_start(call: Call) -> Response:
     )
     location = f"{call.request.origin()}/uploads/{identity}?X-Amz-Signature={sha256(identity.encode()).hexdigest()}"
     return Response(302, {"Location": location, "X-Together-File-Id": identity})
-
-
-def _parse_form(request: Request) -> dict[str, bytes]:
-    """Parse the fields of a multipart/form-data body; the bytes of a file are one of the fields."""
-    _, _, boundary = request.headers.get("content-type", "").partition("boundary=")
-    if not boundary:
-        raise ApiError(400, "multipart/form-data expected")
-    fields: dict[str, bytes] = {}
-    for part in request.body.split(b"--" + boundary.strip('"').encode())[1:-1]:
-        head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        _, _, name = head.partition(b'name="')
-        fields[name.partition(b'"')[0].decode()] = value.removesuffix(b"\r\n")
-    return fields
 
 
 def _same_content(call: Call, checksum: str, purpose: str) -> StoredFile | None:
@@ -122,7 +110,7 @@ def upload_finish(call: Call) -> Response:
 
 def upload_whole(call: Call) -> Response:
     """Answer an upload in one request, which the SDK does not use."""
-    fields = _parse_form(call.request)
+    fields = call.request.form()
     upload = Upload(
         provider="together",
         owner=call.owner,
