@@ -5,6 +5,7 @@ Pure. Facts come from the documentation of the providers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -98,14 +99,14 @@ def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
 
 
 def _failed_row(key: str, error: Any, status: Any) -> Reply:
-    """Return the reply for a row of an error file. An error's code may be an HTTP status, as a number or as text."""
+    """Return the reply for a row of an error file. DeepInfra writes an HTTP status into the error's code, as text."""
     message = error_text(error) or "no message"
     code = text_or_empty(dict_or_empty(error).get("code"))
     if code in _UNANSWERED:
         return Reply(key, _UNANSWERED[code], detail=message)
     if not isinstance(status, int):
-        status = int(code) if code.isdecimal() else dict_or_empty(error).get("code")
-    if not isinstance(status, int):
+        status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None
+    if status is None:
         return Reply(key, Reason.PROVIDER_ERROR, detail=message)
     reason = Reason.INVALID_REQUEST if status in _PERMANENT_STATUS else Reason.PROVIDER_ERROR
     return Reply(key, reason, detail=one_line(f"HTTP {status}: {message}"))

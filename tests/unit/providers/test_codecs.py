@@ -18,7 +18,7 @@ from batchgen.core.errors import SetupError
 from batchgen.core.jsonl import MAX_TOKEN_COUNT, parse_reply_fields, split_lines, token_count
 from batchgen.core.outcomes import Reason, Reply, Usage, validate_text
 from batchgen.core.text import MAX_DETAIL_CHARACTERS
-from batchgen.providers import PROVIDERS, chat_codec, find_provider, gemini_codec, together_codec
+from batchgen.providers import PROVIDERS, chat_codec, find_provider, gemini_codec, openai_codec, together_codec
 from batchgen.providers.base import Job, JobState, Provider
 from batchgen.runtime.settings import PROVIDERS as SETTINGS_PROVIDERS
 from tests.support.bench import REPOSITORY
@@ -250,6 +250,8 @@ def test_a_reply_of_blanks_inside_a_fence_is_read_quickly() -> None:
 def job_of(case: Any) -> Job:
     wanted = dict(case["job"])
     wanted["state"] = JobState(wanted["state"])
+    wanted["labels"] = tuple(wanted.get("labels", ()))
+    wanted["line_errors"] = {int(line): why for line, why in wanted.get("line_errors", {}).items()}
     wanted["inline_rows"] = tuple(line.encode() for line in wanted.pop("inline", ()))
     return Job(**wanted)
 
@@ -262,6 +264,25 @@ def test_gemini_jobs(case: Any) -> None:
 @pytest.mark.parametrize("case", payloads("together_jobs.json"))
 def test_together_jobs(case: Any) -> None:
     assert together_codec.parse_job(case["raw"]) == job_of(case)
+
+
+@pytest.mark.parametrize("case", payloads("openai_jobs.json"))
+def test_jobs_of_openai_s_shape(case: Any) -> None:
+    assert openai_codec.parse_job(case["raw"]) == job_of(case)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "detail"),
+    [
+        ({"code": "400", "message": "bad"}, Reason.INVALID_REQUEST, "HTTP 400: bad"),
+        ({"code": "500", "message": "oops"}, Reason.PROVIDER_ERROR, "HTTP 500: oops"),
+        ({"code": "batch_expired", "message": "too late"}, Reason.MISSING, "too late"),
+        ({"code": "batch_cancelled", "message": "stopped"}, Reason.CANCELLED, "stopped"),
+    ],
+)
+def test_rows_of_an_error_file_of_openai_s_shape(error: Any, reason: Reason, detail: str) -> None:
+    row = {"custom_id": "k", "response": None, "error": error}
+    assert chat_codec.parse_result(json.dumps(row).encode(), ()) == Reply("k", reason, detail=detail)
 
 
 def test_an_inline_row_that_orjson_cannot_write_is_kept() -> None:

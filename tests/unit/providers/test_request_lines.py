@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.jsonl import encode_request_line
 from batchgen.core.prompts import Message, Prompt, build_prompt
-from batchgen.providers import gemini_codec, together_codec
+from batchgen.providers import PROVIDERS, gemini_codec, together_codec
 from batchgen.providers.base import Parameters, Provider
 from tests.support.bench import REPOSITORY
 
