@@ -40,8 +40,10 @@ def request(row: Provider, stage: Stage, model: str, ceiling: int) -> bytes:
     [
         (gemini_codec.PROVIDER, ("gemini-2.5-flash-lite", "gemini-2.0-flash", "gemini-3.1-flash-lite")),
         (together_codec.PROVIDER, (LLAMA, LLAMA, "Qwen/Qwen3.5-9B")),
+        (PROVIDERS["deepinfra"], (LLAMA, LLAMA, LLAMA)),
+        (PROVIDERS["openai"], ("gpt", "gpt", "gpt")),
     ],
-    ids=["gemini", "together"],
+    ids=["gemini", "together", "deepinfra", "openai"],
 )
 def test_request_lines_byte_for_byte(row: Provider, models: tuple[str, str, str]) -> None:
     lines = [request(row, stage, model, 128) for stage, model in zip(Stage, models, strict=True)]
