@@ -69,8 +69,9 @@ ALWAYS = 0
 class CallFault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     """`action` for the calls of `endpoint`: from the `nth` matching call on, `times` times (ALWAYS = 0).
 
-    endpoint: upload_start, upload_data, upload_finish, file_get, file_list, file_delete, download, create, get, list,
-    cancel, delete, probe, models; "" is any. `contains` narrows it to requests with that text in path or body.
+    endpoint: upload_start, upload_data, upload_finish, upload_whole (one request), file_get, file_list, file_delete,
+    download, create, get, list, cancel, delete, probe, models; "" is any. `contains` narrows it to requests with that
+    text in path or body.
     Faults are asked in the order they were added and a call that one of them takes is not counted by those behind:
     503 twice, then 404 three times is just two faults.
     """
@@ -103,10 +104,11 @@ class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     states       raw states shown first: a state (None: no state at all) lasts one poll, a pair (state, seconds) so long
     end          raw state in the end, e.g. BATCH_STATE_FAILED; "" is the provider's word for success
     share        share of the rows that are answered; None: all after a success, none otherwise
-    error        the operation's error object (Gemini) or the job's error text (Together)
+    error        the operation's error object (Gemini), the job's error text (Together), a text or the items of
+                 errors.data (services of OpenAI's shape)
     output       where a Gemini job names its results: both, response, metadata, inline, none
     output_after_seconds    the results are named only so long after the end
-    empty_error_file        Together says `error_file_id: ""`
+    empty_error_file        `error_file_id: ""` where there is no error file (not at Gemini)
     cancel       what a cancel leads to: cancelled, succeeded (unserved rows fail with code 1), ignored,
                  late (CANCELLED first, the results after `late_seconds` all the same); "" is the provider's way
     unlisted_seconds        so long the job can be got but is missing from listings
