@@ -18,65 +18,12 @@ from batchgen.emulator.protocols import openai_rows
 from batchgen.emulator.result_files import LINE_OUTCOMES, ROW_SET_OUTCOMES
 from batchgen.emulator.server import LocalService
 from batchgen.emulator.services import DAY_SECONDS, SERVICES
-from tests.support.sdk_calls import KEY, LLAMA, NO_TLS, by_key, jsonl, parsed, together_text
+from tests.support.openai_calls import ENDPOINT, Wire, chat_lines
+from tests.support.sdk_calls import KEY, LLAMA, by_key, jsonl, parsed, together_text
 
 EVERY_SERVICE = pytest.mark.parametrize("name", sorted(SERVICES))
-ENDPOINT = "/v1/chat/completions"
 HOUR = 3600.0
 OUTCOMES = sorted(frozenset(get_args(RowOutcome)) - ROW_SET_OUTCOMES - LINE_OUTCOMES)
-
-
-class Wire:
-    """Plain calls to one service."""
-
-    def __init__(self, service: LocalService, name: str, path: str = "", key: str = KEY) -> None:
-        self.client = httpx2.Client(
-            base_url=service.service_url(name) + path,
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=5,
-            verify=NO_TLS,
-        )
-
-    def upload(self, data: bytes, purpose: str = "batch") -> httpx2.Response:
-        return self.client.post("/files", files={"file": ("r.jsonl", data)}, data={"purpose": purpose})
-
-    def create(self, source: str, **fields: Any) -> httpx2.Response:
-        body = {"input_file_id": source, "endpoint": ENDPOINT, "completion_window": "24h", **fields}
-        return self.client.post("/batches", json=body)
-
-    def job(self, rows: int | list[Any] | bytes = 3, **fields: Any) -> str:
-        """The id of a new batch of so many requests k0, k1, ..., or of these lines."""
-        lines = chat_lines(rows) if isinstance(rows, int) else rows
-        data = lines if isinstance(lines, bytes) else jsonl(lines)
-        created = self.create(self.upload(data).raise_for_status().json()["id"], **fields)
-        return str(created.raise_for_status().json()["id"])
-
-    def get(self, job: str) -> Any:
-        return self.client.get(f"/batches/{job}").raise_for_status().json()
-
-    def cancel(self, job: str) -> httpx2.Response:
-        return self.client.post(f"/batches/{job}/cancel")
-
-    def content(self, file: str) -> bytes:
-        return self.client.get(f"/files/{file}/content").raise_for_status().content
-
-    def rows(self, job: str) -> dict[str, dict[str, Any]]:
-        """The rows of both files, by custom_id."""
-        batch = self.get(job)
-        files = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
-        return by_key(b"".join(map(self.content, files)), "custom_id")
-
-
-def chat_lines(count: int, model: str = LLAMA) -> list[dict[str, Any]]:
-    return [
-        {
-            "custom_id": f"k{number}",
-            "method": "POST",
-            "url": ENDPOINT,
-            "body": {"model": model, "messages": [{"role": "user", "content": f"What is boat {number}?"}]},
-        }
-        for number in range(count)
-    ]
 
 
 @pytest.fixture
@@ -234,7 +181,7 @@ def test_a_batch_that_takes_longer_than_its_window_expires(
     assert batch["request_counts"]["completed"] == len(calls.rows(job)) == 4
 
 
-def test_the_limits_of_single_services(monkeypatch: pytest.MonkeyPatch, wire: Callable[..., Wire]) -> None:
+def test_the_limits_of_single_services(wire: Callable[..., Wire]) -> None:
     assert SERVICES["nebius"].max_lines == 5_000_000
     long = chat_lines(1)
     long[0]["custom_id"] = "k" * 65
@@ -301,7 +248,7 @@ def test_the_purpose_of_a_file(deepinfra: Wire) -> None:
     assert deepinfra.create(output).status_code == 400
 
 
-def test_how_large_files_may_be(service: LocalService, deepinfra: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_large_files_may_be(deepinfra: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = SERVICES["deepinfra"]
     assert (rules.max_lines, rules.max_bytes, rules.max_total_bytes) == (50_000, 200_000_000, 2_000_000_000)
     data = jsonl(chat_lines(4))
@@ -399,15 +346,15 @@ def test_error_rows_have_a_code_that_is_a_text() -> None:
             raise BackendError("the worker died")
         return "fine"
 
-    lines = chat_lines(3)
+    lines = chat_lines(4)
     lines[2]["body"]["messages"] = []
-    with LocalService(Scripted(script)) as service:
-        calls = Wire(service, "deepinfra")
+    lines[3]["body"]["messages"] = ["no object"]
+    with LocalService(Scripted(script)) as service, Wire(service, "deepinfra") as calls:
         rows = calls.rows(job := calls.job(lines))
         failed = by_key(calls.content(f"{job}_error"), "custom_id")
-        calls.client.close()
-    assert failed.keys() == {"k1", "k2"}
+    assert failed.keys() == {"k1", "k2", "k3"}
     assert all(row["response"] is None for row in failed.values())
+    assert failed["k3"]["error"]["code"] == "400"
     assert failed["k1"]["error"] == {"code": "500", "message": "the worker died"}
     assert failed["k2"]["error"]["code"] == "400"
     assert together_text(rows["k0"]) == "fine"
@@ -420,7 +367,9 @@ def test_a_batch_in_progress_finishes_though_it_is_cancelled(service: LocalServi
     assert deepinfra.cancel(job).json()["status"] == "cancelling"
     assert deepinfra.cancel(job).json()["cancelling_at"]
     service.world.advance(30)
-    assert deepinfra.get(job)["status"] == "cancelling"
+    batch = deepinfra.get(job)
+    assert (batch["status"], batch["in_progress_at"]) == ("cancelling", batch["created_at"] + 20)
+    assert batch["request_counts"] == {"total": 60, "completed": 37, "failed": 0}
     service.world.advance(30)
     batch = deepinfra.get(job)
     assert (batch["status"], len(deepinfra.rows(job))) == ("completed", 60)
@@ -464,7 +413,7 @@ def test_a_page_has_twenty_batches(deepinfra: Wire) -> None:
     assert (len(page["data"]), page["has_more"]) == (20, True)
 
 
-def test_the_metadata_of_a_batch_in_listings(wire: Callable[..., Wire], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_metadata_of_a_batch_in_listings(wire: Callable[..., Wire]) -> None:
     deepinfra, groq = wire("deepinfra"), wire("groq")
     for calls in (deepinfra, groq):
         assert calls.get(calls.job(1, metadata={"name": "ours"}))["metadata"] == {"name": "ours"}
@@ -627,24 +576,20 @@ def test_faults_of_calls(service: LocalService, wire: Callable[..., Wire]) -> No
 
 
 def test_everything_survives_a_restart(tmp_path: Path) -> None:
-    with LocalService(data_dir=tmp_path) as service:
-        calls = Wire(service, "deepinfra")
+    with LocalService(data_dir=tmp_path) as service, Wire(service, "deepinfra") as calls:
         done = calls.job(3, metadata={"name": "ours"})
         output = calls.content(f"{done}_output")
         service.world.job_seconds = 1000
         pending, cancelled = calls.job(4), calls.job(2)
         service.world.advance(400)
         assert calls.cancel(cancelled).json()["status"] == "cancelling"
-        calls.client.close()
-    with LocalService(data_dir=tmp_path) as service:
-        calls = Wire(service, "deepinfra")
+    with LocalService(data_dir=tmp_path) as service, Wire(service, "deepinfra") as calls:
         assert calls.content(f"{done}_output") == output
         assert calls.get(done)["metadata"] == {"name": "ours"}
         listed = [batch["id"] for batch in calls.client.get("/batches").json()["data"]]
         assert listed == [cancelled, pending, done]
         service.world.advance(400)  # the clock of a new service is that of the machine
         assert [len(calls.rows(job)) for job in (pending, cancelled)] == [4, 2]
-        calls.client.close()
 
 
 def test_control_counts_and_faults_for_the_new_port(service: LocalService, deepinfra: Wire) -> None:

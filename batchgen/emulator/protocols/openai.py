@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from batchgen.core.jsonl import dict_or_empty
 from batchgen.emulator.engine import cancel_job, has_enough_answers, poll_scripted_state, rows_to_answer, served_so_far
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols.chat_rows import completion, parse_prompt
+from batchgen.emulator.protocols.chat_rows import completion, custom_ids, first_model, has_messages, parse_prompt
 from batchgen.emulator.protocols.openai_files import (
     PURPOSE,
     download,
@@ -67,12 +65,11 @@ def create(call: Call) -> Response:
     if most and sum(job.owner == call.owner and job.provider == provider for job in world.active_jobs()) >= most:
         raise ApiError(429, f"Too many batches: {most} may be open at once.")
     lines = world.lines(file)
-    parsed = [_parsed(line) for line in lines]
     job = Job(
         id=f"batch_{world.new_id(24)}",
         provider=provider,
         owner=call.owner,
-        model=str(dict_or_empty(parsed[0].get("body")).get("model", "")) if parsed else "",
+        model=first_model(lines),
         name="",
         endpoint=body["endpoint"],
         input_file=file.id,
@@ -80,20 +77,13 @@ def create(call: Call) -> Response:
         size=file.size,
         serial=world.serial,
         created=world.now() + world.late_seconds,
-        keys=[str(line.get("custom_id", "")) for line in parsed],
+        keys=custom_ids(lines),
         window=body["completion_window"],
         metadata=body.get("metadata"),
         result_seconds=float((body.get("output_expires_after") or {}).get("seconds", 0)),
     )
     world.add_job(job, lines)
     return json_response(_batch_json(world, job, polled=False))
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        return dict_or_empty(orjson.loads(line))
-    except orjson.JSONDecodeError:
-        return {}
 
 
 def _create_body(call: Call) -> dict[str, Any]:
@@ -213,8 +203,9 @@ def _times(world: World, job: Job, status: str | None, *, ended: bool) -> dict[s
     """Return when a batch reached each of its states."""
     times: dict[str, int | None] = dict.fromkeys(("in_progress_at", "finalizing_at", *END_TIMES.values()))
     times["cancelling_at"] = int(job.cancelled_at) or None
-    if job.phase == "running" or (ended and job.served + job.failed):
-        times["in_progress_at"] = int(job.created + world.job_seconds * PENDING_SHARE)
+    start, now = job.created + world.job_seconds * PENDING_SHARE, world.now()
+    if job.phase != "pending" and job.state != "failed" and min(job.cancelled_at or now, job.ended_at or now) >= start:
+        times["in_progress_at"] = int(start)
     if ended and job.state == "completed":
         times["finalizing_at"] = int(job.ended_at)
     elif status == "finalizing":
@@ -270,8 +261,8 @@ def probe(call: Call) -> Response:
     body = dict_or_empty(call.request.json())
     model = str(body.get("model", ""))
     _require_served(call, model)
-    if not body.get("messages"):
-        raise invalid(call, "messages", "must be a non-empty array")
+    if not has_messages(body):
+        raise invalid(call, "messages", "must be a non-empty array of objects")
     return json_response(completion(call.world.backend.answer(parse_prompt(body)), model, int(call.world.now())))
 
 
