@@ -51,6 +51,7 @@ class Serving(NamedTuple):
     process: subprocess.Popen[str]
     together_url: str
     gemini_url: str
+    deepinfra_url: str
 
 
 @contextmanager
@@ -68,12 +69,13 @@ def serving(
         reader = threading.Thread(target=process.stderr.read)
         try:
             said = ""
-            while not (found := re.search(r"GOOGLE_GEMINI_BASE_URL=(\S+) TOGETHER_BASE_URL=(\S+)", said)):
+            addresses = r"GOOGLE_GEMINI_BASE_URL=(\S+) TOGETHER_BASE_URL=(\S+)\n.*DEEPINFRA_BASE_URL=(\S+)"
+            while not (found := re.search(addresses, said)):
                 line = process.stderr.readline()
                 assert line, said
                 said += line
             reader.start()
-            yield Serving(process, found[2], found[1])
+            yield Serving(process, found[2], found[1], found[3])
         finally:
             process.kill()
             if reader.ident:

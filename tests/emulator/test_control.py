@@ -153,8 +153,9 @@ OWN = ["localhost", "LOCALHOST:8801", "gemini.localhost", "localhost.", "127.0.0
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_a_foreign_name_reaches_neither_provider(usual: LocalService, host: str) -> None:
-    for url, path in ((usual.gemini_url, "/v1beta/batches"), (usual.together_url, "/v1/batches")):
+def test_a_foreign_name_reaches_no_provider(usual: LocalService, host: str) -> None:
+    addresses = (usual.gemini_url, "/v1beta/batches"), (usual.together_url, "/v1/batches")
+    for url, path in (*addresses, (usual.openai_url, "/deepinfra/batches")):
         headers = {"Host": host, "x-goog-api-key": "k", "Authorization": "Bearer k"}
         answer = httpx.get(url + path, headers=headers, timeout=5)
         assert answer.status_code == 421
@@ -201,3 +202,5 @@ def test_the_options_of_serve(tmp_path: Path) -> None:
         for host, status in {"serve.cluster": 200, "other.cluster": 421}.items():
             headers = {"Host": host, "Authorization": "Bearer k"}
             assert httpx.get(f"{service.together_url}/v1/batches", headers=headers, timeout=5).status_code == status
+        own = {"Authorization": "Bearer local"}
+        assert httpx.get(f"{service.deepinfra_url}/batches", headers=own, timeout=5).json()["data"] == []

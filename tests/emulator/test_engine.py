@@ -11,6 +11,7 @@ import pytest
 
 from batchgen.emulator.backends.builtin import Answer, BackendError, Prompt, Scripted
 from batchgen.emulator.server import LocalService
+from tests.support.openai_calls import Wire
 from tests.support.sdk_calls import (
     by_key,
     gemini_client,
@@ -93,6 +94,28 @@ def test_cancelled_halfway_the_rest_is_not_served(slow: Slow) -> None:
         rows = parsed(gemini_output(client, job))
     assert len(rows) == 10
     assert [row["error"] for row in rows if "error" in row] == [{"code": 1}] * 7
+
+
+def test_a_cancelled_batch_of_deepinfra_waits_for_the_slow_backend(slow: Slow) -> None:
+    with LocalService(slow) as service, Wire(service, "deepinfra") as calls:
+        job = calls.job(5)
+        slow.allow(2)
+        until(service, lambda: sum(len(p.answers) for p in service.world.progress.values()) == 2)
+        calls.cancel(job)
+        assert calls.get(job)["request_counts"] == {"total": 5, "completed": 2, "failed": 0}
+        slow.allow(3)
+        until(service, lambda: not service.world.active_jobs())
+        assert (calls.get(job)["status"], len(calls.rows(job))) == ("completed", 5)
+
+
+def test_an_expired_batch_of_deepinfra_has_the_rows_that_were_answered(slow: Slow) -> None:
+    with LocalService(slow) as service, Wire(service, "deepinfra") as calls:
+        job = calls.job(5)
+        slow.allow(2)
+        until(service, lambda: sum(len(p.answers) for p in service.world.progress.values()) == 2)
+        service.world.advance(25 * 3600)
+        assert (calls.get(job)["status"], len(calls.rows(job))) == ("expired", 2)
+        slow.allow(3)
 
 
 def test_a_slow_job_expires_with_its_rows_unfinished(slow: Slow) -> None:

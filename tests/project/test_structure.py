@@ -55,6 +55,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "emulator/protocols/families.py": ("emulator/test_jobs.py", "emulator/test_openai.py"),
     "emulator/protocols/gemini_files.py": ("emulator/test_gemini.py",),
     "emulator/protocols/gemini_rows.py": ("emulator/test_rows.py",),
+    "emulator/protocols/openai_files.py": ("emulator/test_openai.py",),
     "emulator/protocols/openai_rows.py": ("emulator/test_openai.py",),
     "emulator/protocols/row_format.py": ("emulator/test_rows.py",),
     "emulator/protocols/together_rows.py": ("emulator/test_rows.py",),

@@ -69,10 +69,11 @@ ALWAYS = 0
 class CallFault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     """`action` for the calls of `endpoint`: from the `nth` matching call on, `times` times (ALWAYS = 0).
 
-    endpoint: upload_start, upload_data, upload_finish, file_get, file_list, file_delete, download, create, get, list,
-    cancel, delete, probe, models; "" is any. `contains` narrows it to requests with that text in path or body.
-    Faults are tried in the order they were added. A call that one fault takes is not counted by the later ones, so
-    "503 twice, then 404 three times" is two faults.
+    endpoint: upload_start, upload_data, upload_finish, upload_whole (one request), file_get, file_list, file_delete,
+    download, create, get, list, cancel, delete, probe, models; "" is any. `contains` narrows it to requests with that
+    text in path or body.
+    Faults are asked in the order they were added and a call that one of them takes is not counted by those behind:
+    503 twice, then 404 three times is just two faults.
     """
 
     action: Action
@@ -103,10 +104,11 @@ class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     states       raw states shown first: a state (None: no state at all) lasts one poll, (state, seconds) that time
     end          final raw state, for example BATCH_STATE_FAILED; "" is the provider's state for success
     share        share of the rows that are answered; None: all after a success, none otherwise
-    error        the operation's error object (Gemini) or the job's error text (Together)
+    error        the operation's error object (Gemini), the job's error text (Together), a text or the items of
+                 errors.data (services of OpenAI's shape)
     output       where a Gemini job names its results: both, response, metadata, inline, none
-    output_after_seconds    how long after its end the job names its results
-    empty_error_file        Together says `error_file_id: ""`
+    output_after_seconds    the results are named only so long after the end
+    empty_error_file        `error_file_id: ""` where there is no error file (not at Gemini)
     cancel       what a cancel leads to: cancelled, succeeded (unserved rows fail with code 1), ignored,
                  late (first CANCELLED, but results after `late_seconds`); "": as the provider does
     unlisted_seconds        how long the job is missing from listings, though get returns it

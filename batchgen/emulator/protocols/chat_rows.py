@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+import orjson
+
+from batchgen.core.jsonl import dict_or_empty
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
 from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
@@ -23,10 +26,33 @@ def parse_prompt(body: Row) -> Prompt:
     return Prompt(messages, schema, limit, body.get("temperature"), str(body.get("model", "")))
 
 
+def has_messages(body: Row) -> bool:
+    """Return whether a body has messages that `parse_prompt` can read."""
+    messages = body.get("messages")
+    return isinstance(messages, list) and bool(messages) and all(isinstance(message, dict) for message in messages)
+
+
 def _content(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(str(part.get("text", "")) for part in value)
     return str(value or "")
+
+
+def custom_ids(lines: Iterable[bytes]) -> list[str]:
+    """Return the custom_id of every request line, "" for a line without one."""
+    return [str(_parsed(line).get("custom_id", "")) for line in lines]
+
+
+def first_model(lines: Sequence[bytes]) -> str:
+    """Return the model of the first request line, "" if there is none."""
+    return str(dict_or_empty(_parsed(lines[0]).get("body")).get("model", "")) if lines else ""
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        return dict_or_empty(orjson.loads(line))
+    except orjson.JSONDecodeError:
+        return {}
 
 
 def completion(answer: Answer, model: str, created: int) -> Row:

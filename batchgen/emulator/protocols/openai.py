@@ -6,28 +6,34 @@ Below /deepinfra, /groq, ... the calls are found with and without a version in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
-from typing import Any, TypeVar
-
-import orjson
+from typing import Any
 
 from batchgen.core.jsonl import dict_or_empty
 from batchgen.emulator.engine import cancel_job, has_enough_answers, poll_scripted_state, rows_to_answer, served_so_far
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols.chat_rows import completion, parse_prompt
+from batchgen.emulator.protocols.chat_rows import completion, custom_ids, first_model, has_messages, parse_prompt
+from batchgen.emulator.protocols.openai_files import (
+    PURPOSE,
+    download,
+    file_delete,
+    file_get,
+    file_list,
+    invalid,
+    list_body,
+    page,
+    require_file,
+    service,
+    upload,
+)
 from batchgen.emulator.protocols.openai_rows import error_item, error_list
 from batchgen.emulator.routing import Call, Route, Router
-from batchgen.emulator.services import SERVICES, Service
-from batchgen.emulator.state import PENDING_SHARE, Job, StoredFile, World
+from batchgen.emulator.services import SERVICES
+from batchgen.emulator.state import PENDING_SHARE, Job, World
 
-Item = TypeVar("Item", StoredFile, Job)
-
-PURPOSE = "batch"
 ENDPOINT = "/v1/chat/completions"
-PAGE_ITEMS, MAX_PAGE_ITEMS = 20, 100
 MAX_PAIRS, MAX_NAME, MAX_VALUE = 16, 64, 512  # of metadata
 LEAST_KEPT_SECONDS, MOST_KEPT_SECONDS = 3600, 2_592_000  # output_expires_after
 FINALIZING_SHARE = 0.9  # of job_seconds; what is left of them a batch is finalizing
@@ -45,105 +51,6 @@ def handle(request: Request, world: World) -> Response:
     return ROUTERS[name].handle(request, world)
 
 
-def _service(call: Call) -> Service:
-    return SERVICES[call.ids["service"]]
-
-
-def _invalid(call: Call, field: str, message: str) -> ApiError:
-    """Return the error for a field of a request: 422 where FastAPI checks them, otherwise 400."""
-    if _service(call).error_form == "detail":
-        return ApiError(422, message, details=[{"type": "value_error", "loc": ["body", field], "msg": message}])
-    return ApiError(400, f"{field}: {message}")
-
-
-def _page(call: Call, found: Sequence[Item]) -> tuple[list[Item], bool]:
-    """Return the page that `after` and `limit` ask for, and whether there are more."""
-    asked, after = call.request.query.get("limit", str(PAGE_ITEMS)), call.request.query.get("after", "")
-    if not asked.isdecimal() or not 1 <= int(asked) <= MAX_PAGE_ITEMS:
-        raise _invalid(call, "limit", f"must be from 1 to {MAX_PAGE_ITEMS}")
-    start = 0
-    if after:
-        start = next((number + 1 for number, item in enumerate(found) if item.id == after), -1)
-        if start < 0:
-            raise ApiError(404, f"No such item: {after}")
-    end = start + min(int(asked), call.world.page_size)
-    return list(found[start:end]), end < len(found)
-
-
-def _list_body(items: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
-    ends = {"first_id": items[0]["id"] if items else None, "last_id": items[-1]["id"] if items else None}
-    return {"object": "list", "data": items, **ends, "has_more": more}
-
-
-# Files
-
-
-def upload(call: Call) -> Response:
-    service, world, provider = _service(call), call.world, call.ids["service"]
-    fields = call.request.form()
-    for name in ("file", "purpose"):
-        if name not in fields:
-            raise _invalid(call, name, "Field required")
-    purpose, data = fields["purpose"].decode(), fields["file"]
-    if purpose != PURPOSE:
-        raise ApiError(400, f"Invalid purpose {purpose!r}: it must be {PURPOSE!r}.")
-    if len(data) > service.max_bytes:
-        raise ApiError(400, f"The file has {len(data)} bytes; at most {service.max_bytes} are allowed.")
-    total = sum(file.size for file in world.files_of(provider, call.owner)) + len(data)
-    if service.max_total_bytes and total > service.max_total_bytes:
-        raise ApiError(400, f"All files together have {total} bytes; at most {service.max_total_bytes} are allowed.")
-    file = StoredFile(
-        id=f"file-{world.new_id(24)}",
-        provider=provider,
-        owner=call.owner,
-        name=fields.get("file.filename", b"batch.jsonl").decode(),
-        purpose=purpose,
-        size=len(data),
-        sha256=sha256(data).hexdigest(),
-        created=world.now(),
-    )
-    return json_response(_file_json(world.add_file(file, data)))
-
-
-def _file_json(file: StoredFile) -> dict[str, Any]:
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.size,
-        "created_at": int(file.created),
-        "expires_at": int(file.expires) or None,
-        "filename": file.name,
-        "purpose": file.purpose,
-        "status": "processed",
-    }
-
-
-def _require_file(call: Call, identity: str) -> StoredFile:
-    file = call.world.file(call.ids["service"], call.owner, identity)
-    if file is None:
-        raise ApiError(404, f"No such file: {identity}")
-    return file
-
-
-def file_get(call: Call) -> Response:
-    return json_response(_file_json(_require_file(call, call.ids["id"])))
-
-
-def file_list(call: Call) -> Response:
-    page, more = _page(call, call.world.files_of(call.ids["service"], call.owner))
-    return json_response(_list_body([_file_json(file) for file in page], more=more))
-
-
-def file_delete(call: Call) -> Response:
-    file = _require_file(call, call.ids["id"])
-    call.world.remove_file(file)
-    return json_response({"id": file.id, "object": "file", "deleted": True})
-
-
-def download(call: Call) -> Response:
-    return call.world.download(_require_file(call, call.ids["id"]), "application/octet-stream")
-
-
 # Batches
 
 
@@ -151,19 +58,18 @@ def create(call: Call) -> Response:
     """Create a batch; its lines are checked later. Raises ApiError 404 for an unknown file."""
     world, provider = call.world, call.ids["service"]
     body = _create_body(call)
-    file = _require_file(call, body["input_file_id"])
+    file = require_file(call, body["input_file_id"])
     if file.purpose != PURPOSE:
         raise ApiError(400, f"The file {file.id} has the purpose {file.purpose!r}, not {PURPOSE!r}.")
-    most = world.max_active_jobs or _service(call).max_open
+    most = world.max_active_jobs or service(call).max_open
     if most and sum(job.owner == call.owner and job.provider == provider for job in world.active_jobs()) >= most:
         raise ApiError(429, f"Too many batches: {most} may be open at once.")
     lines = world.lines(file)
-    parsed = [_parsed(line) for line in lines]
     job = Job(
         id=f"batch_{world.new_id(24)}",
         provider=provider,
         owner=call.owner,
-        model=str(dict_or_empty(parsed[0].get("body")).get("model", "")) if parsed else "",
+        model=first_model(lines),
         name="",
         endpoint=body["endpoint"],
         input_file=file.id,
@@ -171,7 +77,7 @@ def create(call: Call) -> Response:
         size=file.size,
         serial=world.serial,
         created=world.now() + world.late_seconds,
-        keys=[str(line.get("custom_id", "")) for line in parsed],
+        keys=custom_ids(lines),
         window=body["completion_window"],
         metadata=body.get("metadata"),
         result_seconds=float((body.get("output_expires_after") or {}).get("seconds", 0)),
@@ -180,28 +86,21 @@ def create(call: Call) -> Response:
     return json_response(_batch_json(world, job, polled=False))
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        return dict_or_empty(orjson.loads(line))
-    except orjson.JSONDecodeError:
-        return {}
-
-
 def _create_body(call: Call) -> dict[str, Any]:
     """Return the body of a create call with its fields checked."""
     body = dict_or_empty(call.request.json())
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not isinstance(body.get(name), str):
-            raise _invalid(call, name, "Field required")
+            raise invalid(call, name, "Field required")
     if body["endpoint"] != ENDPOINT:
-        raise _invalid(call, "endpoint", f"must be {ENDPOINT}")
-    windows = dict(_service(call).windows)
+        raise invalid(call, "endpoint", f"must be {ENDPOINT}")
+    windows = dict(service(call).windows)
     if body["completion_window"] not in windows:
-        raise _invalid(call, "completion_window", f"must be {' or '.join(windows)}")
+        raise invalid(call, "completion_window", f"must be {' or '.join(windows)}")
     if problem := _metadata_problem(body.get("metadata")):
-        raise _invalid(call, "metadata", problem)
+        raise invalid(call, "metadata", problem)
     if problem := _expiry_problem(body.get("output_expires_after")):
-        raise _invalid(call, "output_expires_after", problem)
+        raise invalid(call, "output_expires_after", problem)
     return body
 
 
@@ -238,11 +137,11 @@ def get(call: Call) -> Response:
 
 
 def list_batches(call: Call) -> Response:
-    page, more = _page(call, call.world.jobs_of(call.ids["service"], call.owner))
-    listed = [_batch_json(call.world, job) for job in page]
-    if not _service(call).lists_metadata:
+    jobs, more = page(call, call.world.jobs_of(call.ids["service"], call.owner))
+    listed = [_batch_json(call.world, job) for job in jobs]
+    if not service(call).lists_metadata:
         listed = [{**batch, "metadata": None} for batch in listed]
-    return json_response(_list_body(listed, more=more))
+    return json_response(list_body(listed, more=more))
 
 
 def cancel_batch(call: Call) -> Response:
@@ -304,8 +203,9 @@ def _times(world: World, job: Job, status: str | None, *, ended: bool) -> dict[s
     """Return when a batch reached each of its states."""
     times: dict[str, int | None] = dict.fromkeys(("in_progress_at", "finalizing_at", *END_TIMES.values()))
     times["cancelling_at"] = int(job.cancelled_at) or None
-    if job.phase == "running" or (ended and job.served + job.failed):
-        times["in_progress_at"] = int(job.created + world.job_seconds * PENDING_SHARE)
+    start, now = job.created + world.job_seconds * PENDING_SHARE, world.now()
+    if job.phase != "pending" and job.state != "failed" and min(job.cancelled_at or now, job.ended_at or now) >= start:
+        times["in_progress_at"] = int(start)
     if ended and job.state == "completed":
         times["finalizing_at"] = int(job.ended_at)
     elif status == "finalizing":
@@ -361,8 +261,8 @@ def probe(call: Call) -> Response:
     body = dict_or_empty(call.request.json())
     model = str(body.get("model", ""))
     _require_served(call, model)
-    if not body.get("messages"):
-        raise _invalid(call, "messages", "must be a non-empty array")
+    if not has_messages(body):
+        raise invalid(call, "messages", "must be a non-empty array of objects")
     return json_response(completion(call.world.backend.answer(parse_prompt(body)), model, int(call.world.now())))
 
 

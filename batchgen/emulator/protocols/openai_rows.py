@@ -86,7 +86,7 @@ def _line_problem(service: Service, value: Any, endpoint: str) -> tuple[str, str
 def _row_problem(body: Row, serves: Callable[[str], bool]) -> str:
     if not serves(body["model"]):
         return f"The model {body['model']!r} does not exist."
-    return "" if body.get("messages") else "messages must be a non-empty array"
+    return "" if chat_rows.has_messages(body) else "messages must be a non-empty array of objects"
 
 
 def _identity(key: str) -> str:

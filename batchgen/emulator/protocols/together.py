@@ -6,17 +6,14 @@ Sources: docs.together.ai/docs/inference/batch (overview, tutorial, manage; read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from batchgen.emulator.engine import cancel_job, poll_scripted_state
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols.chat_rows import parse_prompt
+from batchgen.emulator.protocols.chat_rows import custom_ids, first_model, parse_prompt
 from batchgen.emulator.protocols.together_rows import completion, not_served_message
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
@@ -180,7 +177,7 @@ def create(call: Call) -> Response:
         id=_uuid(world),
         provider="together",
         owner=call.owner,
-        model=_first_model(lines),
+        model=first_model(lines),
         name="",
         endpoint=str(body["endpoint"]),
         input_file=identity,
@@ -188,7 +185,7 @@ def create(call: Call) -> Response:
         size=file.size if file else 0,
         serial=world.serial,
         created=world.now() + world.late_seconds,
-        keys=[_custom_id(line) for line in lines],
+        keys=custom_ids(lines),
         error=_file_problem(identity, file),
     )
     world.add_job(job, lines)
@@ -206,23 +203,6 @@ def _file_problem(identity: str, file: StoredFile | None) -> str | None:
     if file.size > MAX_FILE_BYTES:
         return f"Failed to calculate tokens: input format error: file larger than {MAX_FILE_BYTES} bytes"
     return None
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _custom_id(line: bytes) -> str:
-    return str(_parsed(line).get("custom_id", ""))
-
-
-def _first_model(lines: Sequence[bytes]) -> str:
-    body = _parsed(lines[0]).get("body") if lines else None
-    return str(body.get("model", "")) if isinstance(body, dict) else ""
 
 
 def _require_job(call: Call) -> Job:
