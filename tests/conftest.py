@@ -22,6 +22,8 @@ import stamina
 
 from batchgen.emulator.backends.builtin import Scripted
 from batchgen.emulator.server import LocalService
+from batchgen.providers import PROVIDERS
+from batchgen.providers.openai_services import SERVICES
 from batchgen.runtime import clock
 from tests.support import fault_table
 from tests.support.bench import REPOSITORY, Bench
@@ -86,7 +88,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Remove the machine's keys, proxies and provider variables from the environment; retries do not wait."""
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(("GEMINI", "GOOGLE", "TOGETHER", "BATCHGEN", "HF_")):
+        if name.lower().endswith("_proxy") or name.startswith(
+            ("GOOGLE", "BATCHGEN", "HF_", *map(str.upper, PROVIDERS))
+        ):
             monkeypatch.delenv(name)
     stamina.set_testing(True, attempts=3)
     yield
@@ -104,16 +108,25 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_certificate: Path
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    one_certificate: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Bench]]:
-    """Make benches. The environment and the clock are those of the last one."""
+    """Make benches. The environment and the clock are those of the last one.
+
+    A test with a parameter `provider` that is a service with OpenAI's protocol gets its answers from that service.
+    """
     services: list[LocalService] = []
+    provider = getattr(request.node, "callspec", None) and request.node.callspec.params.get("provider")
+    answerer = str(provider) if provider in SERVICES else "together"
 
     def make(*, root: str = "run", job_seconds: float = 0.0, backend: Any = None) -> Bench:
         service = LocalService(backend=backend or Scripted(), job_seconds=job_seconds)
         service.start()
         services.append(service)
-        bench = Bench(tmp_path / root, service, capsys)
+        bench = Bench(tmp_path / root, service, capsys, answerer)
         for name, value in {**bench.environment, "SSL_CERT_FILE": str(one_certificate)}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(clock, "now", service.world.now)

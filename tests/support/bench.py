@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.cli.main import main
 from batchgen.emulator.server import LocalService
+from batchgen.providers import PROVIDERS
+from batchgen.runtime.settings import LLAMA
 
 if TYPE_CHECKING:
     import pytest
@@ -24,6 +26,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"  # real rows next to the repository; tests must pass without them
 GEMINI_KEY = "AIzaSyPLANTED0gemini0key0000000000000000"
 TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
+SERVICE_KEY = "sk_PLANTED0service0key00000000000000000"  # of a service with OpenAI's protocol
+
+
+SPARE_MODEL = "Qwen/Qwen3.5-9B"  # the second one of the list
 
 
 class Result(NamedTuple):
@@ -39,10 +45,15 @@ class Result(NamedTuple):
 
 
 class Bench:
-    """A root and a local service; `run` runs one command."""
+    """A root and a local service; `run` runs one command.
 
-    def __init__(self, root: Path, service: LocalService, capture: pytest.CaptureFixture[str]) -> None:
-        self.root, self.service, self._capture = root, service, capture
+    `answerer` is the provider of the answers: Together, as in most runs, or a service with OpenAI's protocol.
+    """
+
+    def __init__(
+        self, root: Path, service: LocalService, capture: pytest.CaptureFixture[str], answerer: str = "together"
+    ) -> None:
+        self.root, self.service, self._capture, self.answerer = root, service, capture, answerer
 
     @property
     def environment(self) -> dict[str, str]:
@@ -54,9 +65,16 @@ class Bench:
             "TOGETHER_API_KEY": TOGETHER_KEY,
             "GOOGLE_GEMINI_BASE_URL": self.service.gemini_url,
             "TOGETHER_BASE_URL": self.service.together_url,
+            **self._service_environment(),
             "NO_PROXY": "127.0.0.1",
             **{name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ},
         }
+
+    def _service_environment(self) -> dict[str, str]:
+        if self.answerer == "together":
+            return {}
+        row = PROVIDERS[self.answerer]
+        return {row.key_variable: SERVICE_KEY, row.url_variable: self.service.service_url(self.answerer)}
 
     def run(self, *arguments: str) -> Result:
         """Run one command in this process."""
@@ -81,7 +99,11 @@ class Bench:
         )
 
     def configure(self, text: str) -> None:
+        """Write batchgen.toml; the models of the answers are added if the answerer is not Together."""
         self.root.mkdir(parents=True, exist_ok=True)
+        if self.answerer != "together" and "answer.models" not in text:
+            models = f'models = ["{self.answerer}:{LLAMA}", "{self.answerer}:{SPARE_MODEL}"]\n'
+            text = text.replace("[answer]\n", f"[answer]\n{models}") if "[answer]" in text else f"answer.{models}{text}"
         (self.root / "batchgen.toml").write_text(text, "utf-8")
 
     def prepare(self, seeds: Sequence[dict[str, str]]) -> Result:

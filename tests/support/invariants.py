@@ -16,7 +16,7 @@ import pytest
 
 from batchgen.core.dialogue import Step, conversation_id, request_key
 from batchgen.engine.duplicates import MARK
-from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
+from tests.support.bench import GEMINI_KEY, SERVICE_KEY, TOGETHER_KEY, Bench, Result, seeds
 
 ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # every other state is final
 END = 4
@@ -151,7 +151,7 @@ def _of_bills(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[s
 
 def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
     """I5: the planted keys are in no file and in no output."""
-    secrets = [key.encode() for key in (GEMINI_KEY, TOGETHER_KEY)]
+    secrets = [key.encode() for key in (GEMINI_KEY, TOGETHER_KEY, SERVICE_KEY)]
     for path in bench.root.rglob("*"):
         if path.is_file():
             data = path.read_bytes()

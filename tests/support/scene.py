@@ -20,8 +20,9 @@ from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger, und
 
 Make = Callable[..., Bench]
 # The first step of round 2 at each provider, as a stage and as a position.
-STAGE = {"gemini": "question", "together": "answer"}
-POSITION = {"gemini": 3, "together": 4}
+STAGE = {"gemini": "question", "together": "answer", "deepinfra": "answer"}
+POSITION = {"gemini": 3, "together": 4, "deepinfra": 4}
+PROVIDERS = tuple(STAGE)
 HOUR = 3600.0
 MINUTE = 60.0
 ROUNDING_USD = 2e-6  # `status` prints millionths
