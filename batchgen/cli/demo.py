@@ -174,8 +174,8 @@ def _service_environment(service: LocalService) -> Mapping[str, str]:
     """Return the environment that points both SDKs at the service, past any proxy."""
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
     urls = {"gemini": service.gemini_url, "together": service.together_url}
-    keys = {row.key_variable: "local-demo" for row in PROVIDERS.values()}
-    return {**keys, **{row.url_variable: urls[row.name] for row in PROVIDERS.values()}}
+    keys = {PROVIDERS[name].key_variable: "local-demo" for name in urls}
+    return {**keys, **{PROVIDERS[name].url_variable: url for name, url in urls.items()}}
 
 
 def _result_text(session: Session) -> str:

@@ -156,7 +156,7 @@ class Session(Run):
         pins.pin(self.store, stage, choice, proven=proven)
         if before and before != choice and before not in pinned_choices(self.store, self.settings).values():
             self.store.holds.end(model_scope(*before))
-        log.info("%s: %s writes the %s turns of this run", choice.provider, choice.model, stage)
+        log.info("%s: %s is pinned for this run (%s)", choice.provider, choice.model, stage)
         for skipped in choices[: choices.index(choice)]:
             if not self.has_key(skipped):
                 log.warning("%s", self._passed_over(skipped, choice))
@@ -202,7 +202,7 @@ class Session(Run):
                 continue
             except (CreateRefused, JobNotFound) as error:
                 # A refusal that does not name the model (an address without this call) proves nothing against it.
-                log.warning("%s: whether %s is served could not be asked: %s", choice.provider, choice.model, error)
+                log.warning("%s: could not check whether it serves %s: %s", choice.provider, choice.model, error)
                 return choice, False
             return choice, True
         return None

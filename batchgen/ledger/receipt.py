@@ -108,17 +108,16 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     """
     bills = _with_usd(store, settings)
     estimates = store.totals.estimated_by_position()
-    rows = [
-        _receipt_row(
-            {
-                "round": step.round,
-                "stage": str(step.stage),
-                "estimated_usd": round_usd(estimates.get(step.position, 0.0)),
-            },
-            [(bill, usd) for bill, usd in bills if bill.position == step.position],
-        )
-        for step in steps
-    ]
+    rows = []
+    for step in steps:
+        mine = [(bill, usd) for bill, usd in bills if bill.position == step.position]
+        head = {
+            "round": step.round,
+            "stage": str(step.stage),
+            "models": sorted({f"{bill.provider}:{bill.model}" for bill, _ in mine}),
+            "estimated_usd": round_usd(estimates.get(step.position, 0.0)),
+        }
+        rows.append(_receipt_row(head, mine))
     models = list(dict.fromkeys((bill.provider, bill.model) for bill, _ in bills))
     by_model = [
         _receipt_row(

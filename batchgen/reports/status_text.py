@@ -33,6 +33,8 @@ def status_text(answer: Mapping[str, Any]) -> str:
     for row in answer["steps"]:
         name = f"round {row['round']} {row['stage']}"
         lines.append(f"{name:<20}{row['ready']:>10,}{row['in_flight']:>11,}{row['done']:>10,}{row['rejected']:>10,}")
+    writers = [f"{stage}s by {one['model']} ({one['provider']})" for stage, one in answer["stage_models"].items()]
+    lines += ["", *writers] if writers else []
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
     lines += ["", "batches in flight:"] if live else []
     for batch in live:
@@ -84,6 +86,7 @@ def receipt_text(found: Mapping[str, Any]) -> str:
                 line + f"{heading if row is None else _cell(row, key):>{width}}"
                 for line, (_, row) in zip(lines, rows, strict=True)
             ]
+    lines = [line + _models_cell(row) for line, (_, row) in zip(lines, rows, strict=True)]
     lines.append("")
     for row in found["models"]:
         lines.append(f"{row['provider']} {row['model']}: {_paid_text(row, '$')}")
@@ -105,6 +108,11 @@ _COLUMNS = (
     ("thoughts", 13, "thought_tokens"),
 )
 _ALWAYS_SHOWN = ("estimated_usd", "usd", "input_tokens", "output_tokens")
+
+
+def _models_cell(row: Mapping[str, Any] | None) -> str:
+    """Return who wrote a step."""
+    return "  written by" if row is None else "".join(f"  {model}" for model in row.get("models", ()))
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:

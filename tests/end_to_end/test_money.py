@@ -283,7 +283,7 @@ def test_the_pinned_model_disappears_between_rounds(make_bench: Make, way: str) 
         bench.configure(f'rounds = 3\ntogether.models = ["{QWEN}"]\n')
     else:
         switched = bench.run("switch", "together", *([QWEN] if way == "named" else []))
-        assert switched == (0, f"together: {QWEN} from now on.\n", switched.err)
+        assert switched == (0, f"answer: {QWEN} of together from now on.\n", switched.err)
     bench.ticks()
     assert bench.status()["finished"]
     assert bench.status()["waiting"] == []

@@ -132,7 +132,9 @@ class _LedgerTotals:
         if batch.state in SENT_STATES:
             self.sent[batch.position].learn(batch)
             for position in range(batch.position, batch.position + batch.texts):
-                self.models[position].add(batch.model)  # the batch of a correction may also bring the next question
+                self.models[position].add(
+                    f"{batch.model} ({batch.provider})"
+                )  # the batch of a correction may also bring the next question
 
 
 def _step_facts(

@@ -166,7 +166,7 @@ def _lead(facts: RunFacts) -> str:
     if facts.began is None:
         return f"Prepared, nothing submitted yet. As of {_format_time(facts.now)}."
     end = facts.last or facts.now
-    models = " and ".join(model for model in facts.answer["models"].values() if model)
+    models = " and ".join(dict.fromkeys(one["model"] for one in facts.answer["stage_models"].values()))
     return (
         f"{facts.answer['rounds']} rounds with {models}. First submitted {_format_time(facts.began)}, newest result"
         f" {duration(max(end - facts.began, 0))} later. As of {_format_time(facts.now)}."

@@ -169,7 +169,7 @@ def test_steps_say_what_the_store_holds(finished: Bench) -> None:
         assert step.entered == step.done + step.rejected + step.in_flight + step.ready
         assert step.requests == sum(row["requests"] for row in batches)
         assert step.requests == step.accepted + sum(step.failed.values())
-        assert step.models == sorted({row["model"] for row in batches})
+        assert step.models == sorted({f"{row['model']} ({row['provider']})" for row in batches})
         entered = done
     by_name = {step.name: step for step in known(finished).steps}
     assert by_name["round 2 answer"].failed == {"truncated": 1}
