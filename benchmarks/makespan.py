@@ -229,7 +229,7 @@ def report(counts: list[int], seeds: int) -> str:
         table(["conversations", "tier", *sizes], size_rows(counts, seeds)),
         "\nThe same in other weather:\n\n",
         table(["run", "weather", *sizes], weather_rows(larger, seeds)),
-        "\nShare of conversations left behind / number of batches, tier 2:\n\n",
+        "\nShare of conversations rejected / number of batches, tier 2:\n\n",
         table(["conversations", "weather", *sizes], left_rows(larger, seeds)),
         "\nMost Gemini batches in flight at once:\n\n",
         table(["conversations", "tier", *sizes], peak_rows(larger, seeds)),

@@ -58,8 +58,9 @@ def serving(
     data_dir: Path, backend: str, *options: str, program: tuple[str, ...] = (str(REPOSITORY / "cli.py"),)
 ) -> Iterator[Serving]:
     """`batchgen serve` on free ports; killed in the end, as a machine that fails would."""
-    ports = ["--gemini-port", "0", "--together-port", "0", "--job-seconds", "0", "--data-dir", str(data_dir)]
-    command = [sys.executable, *program, "serve", "--backend", backend, *ports, *options]
+    ports = ["--gemini-port", "0", "--together-port", "0", "--openai-port", "0"]
+    rest = ["--job-seconds", "0", "--data-dir", str(data_dir)]
+    command = [sys.executable, *program, "serve", "--backend", backend, *ports, *rest, *options]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr

@@ -29,14 +29,14 @@ from tests.support.bench import REPOSITORY, Bench
 if TYPE_CHECKING:
     from tests.support.fork_server import Forks
 
-# A deadline per example measures the machine's other work. Every run draws other examples (`make soak`: more of them).
+# No deadline: it would fail on a busy machine. Every run draws new examples (`make soak` draws more).
 EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "50"))
 hypothesis.settings.register_profile("batchgen", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("batchgen")
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
-ROOM_BYTES = 2**31  # several times what the largest tests leave; those of passed tests are deleted at once
-GARBAGE = 10_000  # objects that may be made before the newest of them are looked at
+ROOM_BYTES = 2**31  # several times the size of the largest root; roots of passed tests are deleted at once
+GARBAGE = 10_000  # new objects before a garbage collection of the youngest generation
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,10 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Roots lie in memory where it has room: their thousands of syncs would take longer than all else that tests do.
-    Tests are compiled once: with asserts that explain themselves it takes seconds, in every worker of every run.
+    """Put roots in memory if there is room, because thousands of fsync calls take longer than the rest of the tests.
+
+    Compile the tests only once: rewriting their asserts takes seconds in every worker.
     """
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for workers; other processes get environments of their own
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for workers; tests set the environment of other processes
     sys.dont_write_bytecode = False
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -55,24 +56,24 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: a test often waits for a process or a server."""
+    """Return one more than the number of cores, because tests often wait for a process or a server."""
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Where nothing is compiled yet, workers start with a share of the tests each: they find the others' done."""
+    """Before the first compilation, let each worker compile a share of the tests, so that none is compiled twice."""
     worker = getattr(session.config, "workerinput", None)
     if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
     at, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
     for path in sorted(Path(__file__).parent.rglob("test_*.py"))[at::workers]:
-        with suppress(Exception):  # whatever is wrong with it is told when it is collected
+        with suppress(Exception):  # pytest reports the error when it collects the file
             import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    # What is there now stays: looking through all of it for garbage again and again is a tenth of the tests' time.
+    # Objects that exist now stay: to include them in each garbage collection takes a tenth of the tests' time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
@@ -83,7 +84,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, proxy or provider variable of the machine reaches a test, and no retry waits."""
+    """Remove the machine's keys, proxies and provider variables from the environment; retries do not wait."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("GEMINI", "GOOGLE", "TOGETHER", "BATCHGEN", "HF_")):
             monkeypatch.delenv(name)
@@ -94,7 +95,7 @@ def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trust store with one certificate: reading the machine's whole one is most of a command's time in a test."""
+    """Use a trust store with one certificate: reading the machine's store takes most of the time of a command."""
     path = tmp_path_factory.mktemp("trust") / "one.pem"
     first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----\n")
     path.write_text(first + end, "utf-8")
@@ -105,7 +106,7 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_certificate: Path
 ) -> Iterator[Callable[..., Bench]]:
-    """Makes benches: the last one made owns the environment and the clock."""
+    """Make benches. The environment and the clock are those of the last one."""
     services: list[LocalService] = []
 
     def make(*, root: str = "run", job_seconds: float = 0.0, backend: Any = None) -> Bench:
@@ -126,13 +127,13 @@ def make_bench(
 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
-    """A bench whose jobs are done as soon as they are looked at."""
+    """A bench whose jobs have ended at their first poll."""
     return make_bench()
 
 
 @pytest.fixture
 def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
-    """The files of a run of the usual size in which nothing goes wrong."""
+    """The dataset files of a run of the usual size without a fault."""
     from tests.support.invariants import CONVERSATIONS, undisturbed
 
     return undisturbed(make_bench, CONVERSATIONS)
@@ -140,7 +141,7 @@ def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
 
 @pytest.fixture
 def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report's charts need no other process: its start is most of a small report's time."""
+    """Draw charts in this process: for a small report, starting another one takes most of the time."""
     from batchgen.reports.html import write
 
     monkeypatch.setattr(write, "run_in_subprocess", lambda work, piece: work(piece))
@@ -148,7 +149,7 @@ def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Runs commands in children that may be killed. One helper: it remembers nothing, and takes a second to start."""
+    """Runs commands in child processes that may be killed. All tests share the helper: it starts in a second."""
     from tests.support.fork_server import Forks
 
     with Forks() as helper:
@@ -157,7 +158,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a finished run with everything in it that breaks a reader, made once; nobody writes to it."""
+    """The root of a finished run with all difficult texts, made once; no test may write to it."""
     from tests.support.finished_run import grown
 
     return grown(tmp_path_factory.mktemp("finished"))
@@ -167,4 +168,4 @@ def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(finished_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     """A copy of the finished run. Exporting needs no service, no key and no network."""
     shutil.copytree(finished_root, tmp_path / "run")
-    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # no request is sent

@@ -46,7 +46,7 @@ target_characters = 200
 max_output_tokens = 128
 target_characters = 200
 """
-BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that wants one
+BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that needs one
 BACKEND_DESCRIPTIONS = {
     "smollm": "a very small local model (SmolLM2, 135 million parameters)",
     "scripted": "a script that answers with nonsense at once",
@@ -93,6 +93,7 @@ class Serving(NamedTuple):
 
     gemini_port: int
     together_port: int
+    openai_port: int
     backend: str
     data_dir: Path | None
     job_seconds: float
@@ -111,6 +112,7 @@ def serve(asked: Serving) -> None:
         data_dir=asked.data_dir,
         gemini_port=asked.gemini_port,
         together_port=asked.together_port,
+        openai_port=asked.openai_port,
         log=log.info,
         control=asked.control,
         allow_hosts=asked.allow_host,
@@ -121,7 +123,8 @@ def serve(asked: Serving) -> None:
 
 def _log_environment(service: LocalService) -> None:
     log.info("export GOOGLE_GEMINI_BASE_URL=%s TOGETHER_BASE_URL=%s", service.gemini_url, service.together_url)
-    log.info("export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1")
+    log.info("export DEEPINFRA_BASE_URL=%s", service.service_url("deepinfra"))
+    log.info("export GEMINI_API_KEY=local TOGETHER_API_KEY=local DEEPINFRA_API_KEY=local NO_PROXY=127.0.0.1")
 
 
 def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Callable[[str], None]) -> None:

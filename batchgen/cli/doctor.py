@@ -17,16 +17,32 @@ from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFoun
 from batchgen.providers.http_errors import mask_password
 from batchgen.runtime import clock
 from batchgen.runtime.files import sync_directory
-from batchgen.runtime.settings import Settings, api_key
+from batchgen.runtime.settings import ModelChoice, Settings, api_key
 
 NETWORK_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def check_setup(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
-    """Return the results of all checks as JSON. `problem` of a provider is empty if a run could start with it."""
-    names = dict.fromkeys(settings.stage(stage).provider for stage in STAGES)
+    """Return the results of all checks as JSON. `problem` of a provider is empty if a run could start with it.
+
+    A provider whose key is not set is no problem as long as another one can write the same stages.
+    """
+    choices = list(dict.fromkeys(choice for stage in STAGES for choice in settings.choices(stage)))
+    names = dict.fromkeys(choice.provider for choice in choices)
+    found = {name: _check_provider(provider_row(name), choices, settings, environment) for name in names}
+    served = {(name, model["model"]) for name in names for model in found[name]["models"] if model["served"] == "yes"}
+    needed = set[str]()  # providers of stages that no served model can write
+    for stage in STAGES:
+        if not served.intersection(settings.choices(stage)):
+            needed.update(choice.provider for choice in settings.choices(stage))
+    for name, provider in found.items():
+        if name not in needed and (not provider["key_set"] or provider["exit_code"] == UnknownModel.exit_code):
+            provider |= {"problem": "", "note": provider["problem"]}
     return {
-        "providers": [_check_provider(provider_row(name), settings, environment) for name in names],
+        "providers": list(found.values()),
+        "stages": {
+            stage.value: next((str(one) for one in settings.choices(stage) if one in served), None) for stage in STAGES
+        },
         "surroundings": dict(_network_settings()),
         "root": {"folders_synced": _folders_synced(root)},
     }
@@ -40,7 +56,10 @@ def _folders_synced(root: Path) -> bool | None:
         return None
 
 
-def _check_provider(provider: Provider, settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+def _check_provider(
+    provider: Provider, choices: Sequence[ModelChoice], settings: Settings, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Check one provider and those of the models `choices` that it may be asked for."""
     wanted = settings.provider(provider.name)
     found: dict[str, Any] = {
         "name": provider.name,
@@ -50,8 +69,12 @@ def _check_provider(provider: Provider, settings: Settings, environment: Mapping
         "url": mask_password(environment.get(provider.url_variable) or "the provider's own"),
         "enqueued_tokens": wanted.enqueued_tokens,
         "concurrent_batches": wanted.concurrent_batches,
+        "key_set": bool(environment.get(provider.key_variable, "").strip()),
+        "evidence": provider.evidence,
         "models": [],
         "problem": "",
+        "note": "",
+        "exit_code": 0,
     }
     try:
         key = api_key(dict(environment), provider.key_variable)
@@ -59,7 +82,7 @@ def _check_provider(provider: Provider, settings: Settings, environment: Mapping
         access = ConnectionOptions(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
         remote = connect(provider, access)
         try:
-            found["models"] = [_check_model(remote, provider.name, model, settings) for model in wanted.models]
+            found["models"] = [_check_model(remote, one, settings) for one in choices if one.provider == provider.name]
         finally:
             remote.close()
     except BatchgenError as error:
@@ -81,7 +104,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     }
     for model in models:
         if model["served"] == "unclear":
-            found["problem"] = f"{provider.name}: no configured model could be asked: {model['detail']}"
+            found["problem"] = f"{provider.name}: no call to a configured model succeeded: {model['detail']}"
             found["do"] = (
                 f"Check {provider.url_variable}, and whether this key may use the API from here; then run doctor again."
             )
@@ -89,16 +112,16 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _check_model(remote: ProviderClient, provider: str, model: str, settings: Settings) -> dict[str, Any]:
-    """Ask a model for one token: a listing is no proof that it is served. Raises KeyRefused, Temporary."""
-    served, detail = "yes", ""
+def _check_model(remote: ProviderClient, choice: ModelChoice, settings: Settings) -> dict[str, Any]:
+    """Ask a model for one token: a listed model may not be served. Raises KeyRefused, Temporary."""
+    served, detail, model = "yes", "", choice.model
     try:
         remote.probe(model)
     except ModelGone as error:
         served, detail = "no", str(error)
     except (CreateRefused, JobNotFound) as error:
         served, detail = "unclear", str(error)
-    price = batch_rate(provider, model, settings.prices)
+    price = batch_rate(*choice, settings.prices)
     return {
         "model": model,
         "served": served,
@@ -127,17 +150,21 @@ def describe(found: Mapping[str, Any]) -> str:
         lines += [f"  {_model_line(model)}" for model in provider["models"]]
         tokens = f"{provider['enqueued_tokens']:,} tokens enqueued"
         lines.append(f"  limits in use: {provider['concurrent_batches']} batches, {tokens}")
-        lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else 'ready'}")
+        if provider["evidence"]:
+            lines.append(f"  built from {provider['evidence']}; no run of this program has been seen with it")
+        lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else provider['note'] or 'ready'}")
+    for stage, model in found["stages"].items():
+        lines.append(f"{stage}: {model or 'no model answers'}")
     lines += [f"{name}={value}" for name, value in found["surroundings"].items()]
     if found["root"]["folders_synced"] is False:
         lines.append(
-            "ROOT: its file system cannot sync a folder; a power cut may lose a file written last. A local disk can."
+            "ROOT: its file system cannot sync a folder; a power cut may lose the newest files. Use a local disk."
         )
     return "\n".join(lines)
 
 
 def _model_line(model: Mapping[str, Any]) -> str:
-    served = {"yes": "served", "no": "NOT SERVED", "unclear": "could not be asked"}[model["served"]]
+    served = {"yes": "served", "no": "NOT SERVED", "unclear": "call failed"}[model["served"]]
     price = model["price"]
     why = f" ({model['detail']})" if model["detail"] else ""
     if price is None:
@@ -155,4 +182,4 @@ def first_problem(found: Mapping[str, Any]) -> BatchgenError | None:
         return None
     first = problems[0]
     kind = {Temporary.exit_code: Temporary}.get(first["exit_code"], SetupError)
-    return kind(first["problem"], do=first["do"] or "Mend it, then run doctor again.")
+    return kind(first["problem"], do=first["do"] or "Fix it, then run doctor again.")

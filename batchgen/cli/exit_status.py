@@ -65,7 +65,7 @@ def report_interrupt(error: BaseException) -> int:
 
 
 def report_os_error(error: OSError) -> int:
-    """Report an uncaught OSError: status 2 for what the user can mend, otherwise temporary."""
+    """Report an uncaught OSError: status 2 for what the user can fix, otherwise temporary."""
     trouble = system_error(error)
     print_error(trouble)
     return trouble.exit_code
@@ -75,7 +75,7 @@ def report_lost_answer(error: OSError) -> int:
     """Report that a command did its work, but its answer could not be written to stdout."""
     trouble = Temporary(
         f"The answer could not be written to stdout: {describe_os_error(error)}.",
-        do="What the command did is done. Mend where its output goes, and ask again: batchgen status",
+        do="The work of the command is done. Fix its output, then run: batchgen status",
     )
     print_error(trouble)
     return trouble.exit_code

@@ -1,6 +1,6 @@
 """The command line: global options, the list of commands, and error handling.
 
-The module of a command is imported only when that command runs: cron pays for every import at every tick.
+The module of a command is imported only when that command runs: every import takes time at every tick of cron.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LazyGroup(click.Group):
     """A click group that imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)  # as a run goes
+        return list(COMMANDS)  # in the order in which a run uses them
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         if cmd_name not in COMMANDS:
@@ -39,7 +39,7 @@ class LazyGroup(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command. click would take any broken pipe for one of stdout and leave with 1, which means `verify
+        """Run the command. click would treat any broken pipe as one of stdout and exit with 1, which means `verify
         found it`.
         """
         try:
@@ -89,7 +89,7 @@ def hint_global_option(error: click.ClickException) -> None:
     for option in cli.params:
         if isinstance(option, click.Option) and error.option_name in option.opts:
             named = f"{error.option_name}{'' if option.is_flag else ' PATH'} {error.ctx.info_name}"
-            click.echo(as_invoked(f"  It stands before the command: batchgen {named}"), err=True)
+            click.echo(as_invoked(f"  Write it before the command: batchgen {named}"), err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

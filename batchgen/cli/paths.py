@@ -36,10 +36,10 @@ def _resolvable(
 ) -> str:
     """Return the path with `~` expanded."""
     if not given:
-        kind.fail("a path is wanted, not an empty text.", param, ctx)
+        kind.fail("the path is empty.", param, ctx)
     path = given if os.path.lexists(given) else os.path.expanduser(given)  # noqa: PTH111 - Path's raises RuntimeError
     if path.startswith("~") and not os.path.lexists(path):
-        kind.fail(f"{given}: this user has no home folder; for a file of that name write ./{given}", param, ctx)
+        kind.fail(f"{given}: no such user, or no home folder; for a file of that name write ./{given}", param, ctx)
     try:
         os.stat(path)  # noqa: PTH116 - a dataset id is no Path
     except OSError as error:

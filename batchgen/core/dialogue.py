@@ -104,7 +104,7 @@ class ParsedKey(NamedTuple):
 
 
 def parse_key(key: str) -> ParsedKey | None:
-    """Read a request key. Returns None if it is not one of ours."""
+    """Read a request key. Returns None if this program did not make it."""
     match = re.fullmatch(_KEY_PATTERN, key) if len(key) <= MAX_KEY_CHARACTERS else None
     if match is None:
         return None

@@ -1,9 +1,9 @@
 """All errors that batchgen raises on purpose, with the exit status of the command.
 
 BatchgenError
-├── Locked            0  another command of the same root is at work
+├── Locked            0  another command of the same root is running
 ├── SetupError        2  the user can fix it, nothing was sent
-│   ├── InputError       a file that cannot be read as what it should be
+│   ├── InputError       a file with the wrong content or format
 │   ├── KeyRefused       a missing or refused API key
 │   ├── QuotaClosed      a quota that waiting does not change
 │   └── UnknownModel     no model of the configured list is served
@@ -36,7 +36,7 @@ class BatchgenError(Exception):
 
 
 class Locked(BatchgenError):
-    """Another command of the same root is at work. Nothing is wrong: ticks of cron may overlap."""
+    """Another command of the same root is running. Nothing is wrong: ticks of cron may overlap."""
 
     exit_code = 0
 
@@ -82,7 +82,7 @@ class BatchLost(NeedsPerson):
 
 
 class Temporary(BatchgenError):
-    """The trouble passes by itself; the next tick goes on."""
+    """A temporary error; the next tick tries again."""
 
     exit_code = 75
 
@@ -113,5 +113,5 @@ def note(troubles: list[BatchgenError], error: BatchgenError) -> None:
 
 
 def worst(troubles: Iterable[BatchgenError]) -> BatchgenError | None:
-    """Return the error that decides the exit status: one that a person must mend before one that passes."""
+    """Return the error that decides the exit status: one that a person must fix before a temporary one."""
     return min(troubles, key=lambda error: (isinstance(error, Temporary), error.exit_code), default=None)

@@ -19,7 +19,7 @@ _LIST_START, _LIST_END = b"[\n  ", b"\n]"
 class LineTemplate(NamedTuple):
     """A JSON line that is cut at its placeholders.
 
-    `constants` are the pieces between them. `holes` says what fills each: the position of a text, or None for the key.
+    `constants` are the pieces between them. `slots` says what is between: the position of a text, or None for the key.
     """
 
     constants: tuple[bytes, ...]

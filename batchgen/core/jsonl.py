@@ -1,4 +1,4 @@
-"""Encoding and decoding JSON Lines. What providers write may be anything: nothing here trusts it."""
+"""Encoding and decoding JSON Lines. Data from providers may be invalid, so every function checks it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import orjson
 from batchgen.core.outcomes import THINK, Reason, Reply, without_thoughts
 from batchgen.core.text import one_line, replace_surrogates
 
-MAX_TOKEN_COUNT = 10**12  # a larger count is nonsense, and might not fit the integers of the store
+MAX_TOKEN_COUNT = 10**12  # a larger count is invalid, and might not fit the integers of the store
 # These may stand in a JSON string as they are, but readers like Python's splitlines end a line at them.
 LINE_ENDS = ("\u2028", "\u2029", "\x85")
 
 
 def encode_request_line(request: dict[str, Any]) -> bytes:
-    """Encode one request as a line of JSON without the line feed, which no reader can take for two lines."""
+    """Encode one request as a line of JSON without the line feed. No reader takes it for two lines."""
     return escape_line_ends(orjson.dumps(request))
 
 
 def escape_line_ends(encoded: bytes, ends: Iterable[str] = LINE_ENDS) -> bytes:
-    """Escape `ends` in encoded JSON, so that they end a line for no reader."""
+    """Escape `ends` in encoded JSON, so that no reader ends a line at them."""
     for end in ends:
         encoded = encoded.replace(end.encode(), b"\\u%04x" % ord(end))
     return encoded
@@ -98,7 +98,7 @@ def _load_json(text: str) -> Any:
 
 
 def _strip_code_fence(text: str) -> str:
-    # No regular expression: on a reply of line feeds alone its time grew with the cube of the length.
+    # Not a regular expression: its time grew with the cube of the length for a reply of line feeds alone.
     text = text.strip()
     if len(text) >= 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE):
         return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
@@ -118,7 +118,7 @@ def message_text(message: Mapping[str, Any]) -> str:
     Parts that hold thoughts are left out. Raises ValueError for a tool call and for any other kind of part.
     """
     if message.get("tool_calls") or message.get("function_call"):
-        raise ValueError("a tool call, where a text was asked for")
+        raise ValueError("a tool call instead of a text")
     content = message.get("content")
     if content is None or isinstance(content, str):
         return content or ""
@@ -137,14 +137,14 @@ def _part(part: Any) -> str:
 
 
 def message_refusal(message: Mapping[str, Any]) -> str:
-    """Return the words of a refusal, which stand in a field or a part of their own; "" if there is none."""
+    """Return the text of a refusal, which has its own field or content part; "" if there is none."""
     content = message.get("content")
     parts = [dict_or_empty(part) for part in content] if isinstance(content, list) else []
     return next((one_line(words) for part in (message, *parts) if (words := part.get("refusal"))), "")
 
 
 def token_count(value: Any) -> int:
-    """Read a token count. Protocols write int64 as a string or as a number; nonsense counts as 0."""
+    """Read a token count. Protocols write int64 as a string or as a number; an invalid count is read as 0."""
     if type(value) is int and 0 <= value <= MAX_TOKEN_COUNT:  # nearly all counts
         return value
     try:

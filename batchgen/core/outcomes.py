@@ -1,7 +1,7 @@
-"""What became of one request, and what follows from it.
+"""The result of one request, and what is done next.
 
-A provider's codec decodes a result line into a `Reply`. It reads the finish reason before the text. `accept` checks and
-cleans the text, and POLICY says what follows from each reason. What is not recognised is a failure with a name.
+A provider's codec decodes a result line into a `Reply`. It reads the finish reason before the text. `validate_text`
+checks and cleans the text, and POLICY says what is done for each reason. An unknown result has its own reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reason(StrEnum):
     MISSING = "missing"  # no line came back
     CONFLICT = "conflict"  # several different lines came back
     MISPLACED = "misplaced"  # the text answers another request of the same batch
-    FLAGGED = "flagged"  # the text raises a quality flag that the configuration makes a reason to ask again
+    FLAGGED = "flagged"  # the text raises a quality flag that is listed in `retry_flags`
     TOO_LARGE = "too_large"  # does not fit the provider's limits; never sent
     NOT_SENT = "not_sent"  # the batch was refused or abandoned; nothing was bought
     LOST = "lost"  # the provider lost the job
@@ -42,7 +42,7 @@ class Reason(StrEnum):
 
 
 class RetryPolicy(NamedTuple):
-    """What follows from a reason: whether the request is asked again, whether it counts as one of max_attempts, and
+    """What is done for a reason: whether the request is retried, whether it counts as one of max_attempts, and
     whether the next attempt may use twice as many output tokens.
     """
 
@@ -51,7 +51,7 @@ class RetryPolicy(NamedTuple):
     raise_token_limit: bool = False
 
 
-# A blocked request would be blocked again, so it is not retried. After an accident another attempt may succeed.
+# A blocked request would be blocked again, so it is not retried. After a temporary error another attempt may succeed.
 POLICY: Mapping[Reason, RetryPolicy] = {
     Reason.ACCEPTED: RetryPolicy(retry=False, counts_as_attempt=False),
     Reason.TRUNCATED: RetryPolicy(retry=True, raise_token_limit=True),
@@ -94,8 +94,8 @@ class Reply(NamedTuple):
     detail: str = ""
     usage: Usage = Usage()
     model: str = ""  # the model version that wrote it, as the provider says
-    follow_up: str = ""  # the next round's question, where a correction was asked to bring it along
-    had_thoughts: bool = False  # a <think> block was taken off its beginning
+    follow_up: str = ""  # the next round's question, if it was requested with the correction (`ask_next`)
+    had_thoughts: bool = False  # a <think> block was removed from its beginning
 
 
 # Reasoning models may write their thoughts before the text, or an empty block if they were told not to reason.

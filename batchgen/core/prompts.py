@@ -1,9 +1,9 @@
-"""What each stage asks of its model.
+"""Build the prompt of each stage.
 
-The question and the correction stage see the dialogue as one JSON array of turns. Whatever a text holds, it cannot end
-the JSON string in which it stands. So nothing in a seed can pass for an instruction of ours, and the system text says
+The question and the correction stage see the dialogue as one JSON array of turns. A text cannot end the
+JSON string that contains it. So no part of a seed looks like an instruction of this program, and the system text says
 that it is data. The answer stage is a chat. There the assistant's earlier messages are the corrections: they are what
-the user was shown, and the model must not see the mistake that it is about to be asked for.
+the user was shown, and the model must not see earlier answers with mistakes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cleaning of texts, and the ranges of characters that the program tells apart."""
+"""Cleaning of texts, and the ranges of characters that the program distinguishes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _CONTROL_CHARACTERS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085
 
 # Character ranges, for use within the brackets of a regular expression. Some are escaped: editors turn U+F900 into
 # U+8C48. CJK means Han, kana and Hangul.
-# Each of these characters is a word of its own when two texts are compared or their words are shown.
+# Each of these characters counts as one word when two texts are compared or their words are shown.
 WORD_CHARACTERS = "\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3"
-# Two neighbours of these are a word when a reply is compared with a request: the blocks of kana and Hangul as a whole.
+# Two adjacent characters of these count as one word when a reply is compared with a request. Has the whole blocks of
+# kana and Hangul.
 PAIRED_CHARACTERS = "\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af"
-# Of these the token estimate knows what one costs: all the blocks as a whole.
+# The token estimate has a coefficient for these characters. Has all the blocks as a whole.
 WEIGHED_CJK = "\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af"
-# Those of WEIGHED_CJK that are certainly letters, and nearly all that a text has of them.
+# The characters of WEIGHED_CJK that are certainly letters; texts have hardly any others of WEIGHED_CJK.
 WEIGHED_CJK_LETTERS = "\u3400-\u4dbf\u4e00-\u9fef\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3"
 # Writing systems. A text is written in the one that most of its letters belong to.
 SCRIPTS = {

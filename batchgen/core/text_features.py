@@ -41,8 +41,8 @@ _DIGITS = string.digits.encode()
 _NOT_PUNCTUATION = (string.ascii_letters + string.digits + string.whitespace + "\x1c\x1d\x1e\x1f").encode()
 _NOT_CAPITALS = bytes(byte for byte in range(256) if byte not in string.ascii_uppercase.encode())
 
-# UTF-8: a character beyond ASCII is a lead byte and its continuations. The leads from C3 to C8 begin Latin letters
-# only, C9 begins some; no other does.
+# UTF-8: a character beyond ASCII is a lead byte and its continuations. Leads C3 to C8 begin only Latin letters,
+# C9 begins some of them, and other leads begin none.
 _ASCII = bytes(range(0x80))
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 _LATIN_LEADS = range(0xC3, 0xC9)

@@ -242,7 +242,7 @@ def _prompts(run: Run) -> str:
 def _left_behind(run: Run, facts: ExportFacts) -> str:
     reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.rejected_conversations())
     rejected = sum(reasons.values())
-    lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were left behind."]
+    lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were rejected."]
     if reasons:
         lines.append(
             _counts_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items())))

@@ -36,8 +36,8 @@ from batchgen.runtime.logging_setup import log
 from batchgen.runtime.worker_process import parallel_map
 
 CHUNK = 250  # conversations, or records, in memory at once
-CHUNK_CHARACTERS = 4_000_000  # or so many, where texts are long
-ROW_GROUP = 1000  # records; polars holds several groups, as they come and as they are packed
+CHUNK_CHARACTERS = 4_000_000  # or this many characters, if texts are long
+ROW_GROUP = 1000  # records; polars holds several groups in memory, raw and compressed
 TRAIN, TEST = "train", "test"
 FILE_SUFFIXES = (".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".md", ".arrow", ".sqlite", ".toml", ".gz", ".xz", ".zst", ".zip")
@@ -75,7 +75,7 @@ def export(run: Run, options: ExportOptions) -> Exported:
     """
     form, dropped = FORMATS[options.form], _dropped(options.flags)
     outputs = _outputs(run, options)
-    need_place(next(iter(outputs.values())), "Name another place: --output PATH")
+    need_place(next(iter(outputs.values())), "Choose another path: --output PATH")
     if next(_complete_conversations(run), None) is None:
         raise SetupError(
             f"No conversation has all {run.settings.rounds} rounds yet; there is nothing to export.",
@@ -151,13 +151,14 @@ def _dropped(flags: str) -> frozenset[str]:
     if word != "drop" or unknown:
         fields = [label for label in LABELS if label not in FLAGS]
         raise SetupError(
-            f"--flags {flags}: {'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'keep or drop:NAME,...'}.",
-            do=f"Flags: {', '.join(FLAGS)}; or one field of one: {', '.join(fields)}.",
+            f"--flags {flags}: "
+            f"{'no such flag: ' + ', '.join(unknown) if word == 'drop' else 'must be keep or drop:NAME,...'}.",
+            do=f"Flags: {', '.join(FLAGS)}; or one field of a flag: {', '.join(fields)}.",
         )
     return frozenset(label for found in wanted.values() for label in found)
 
 
-# ---------------------------------------------------------------- where to
+# ---------------------------------------------------------------- output paths
 
 
 def _outputs(run: Run, options: ExportOptions) -> dict[str, Path]:
@@ -231,7 +232,9 @@ def _test_conversations(whole: Survey, options: ExportOptions) -> frozenset[int]
         return frozenset()
     test = choose_test_conversations(whole.together, options.test_share, options.split_seed)
     if not test:
-        raise SetupError("All conversations begin with the same question; they cannot be split.", do="Do not split.")
+        raise SetupError(
+            "All conversations begin with the same question; they cannot be split.", do="Leave out --test-share."
+        )
     return test
 
 

@@ -35,7 +35,7 @@ class FlaggedConversation(NamedTuple):
 class Format(NamedTuple):
     """A format: its columns, and whether one record is a `turn` with its history or a whole conversation.
 
-    `same` tells whether the last turn has nothing to learn from in this format.
+    `same` returns whether the last turn has nothing to learn in this format.
     """
 
     per_turn: bool
@@ -143,14 +143,14 @@ def _parquet_schema(rounds: int) -> pl.Schema:
 FORMATS: Mapping[str, Format] = {
     "messages": Format(
         per_turn=False,
-        meaning="one conversation a row as chat messages; the assistant says the corrections",
+        meaning="one conversation a row as chat messages; the assistant's messages are the corrections",
         record=_messages,
         schema=lambda _: pl.Schema(_MESSAGES),
         tags=("conversational", "sft"),
     ),
     "sharegpt": Format(
         per_turn=False,
-        meaning="one conversation a row as ShareGPT turns; gpt says the corrections",
+        meaning="one conversation a row as ShareGPT turns; the messages of gpt are the corrections",
         record=_sharegpt,
         schema=lambda _: pl.Schema(_SHAREGPT),
         tags=("conversational", "sft", "sharegpt"),
@@ -166,7 +166,7 @@ FORMATS: Mapping[str, Format] = {
     ),
     "aligner": Format(
         per_turn=True,
-        meaning="one turn a row as aligner-20K's triple; the question carries the dialogue before it",
+        meaning="one turn a row as aligner-20K's triple; the question contains the dialogue before it",
         record=_aligner,
         schema=lambda _: pl.Schema(_ALIGNER),
         tags=("aligner",),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import orjson
 import zstandard
 
-from batchgen.core.dialogue import Turn
+from batchgen.core.dialogue import Stage, Turn
 from batchgen.core.errors import InputError
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, write_durably
@@ -27,6 +27,26 @@ def write_manifest(run: Run, facts: Mapping[str, str]) -> None:
 
     write_durably(folder / "seeds.jsonl.zst", lines())
     write_durably(folder / "run.json", [orjson.dumps(dict(facts))])
+
+
+def writer_fact(stage: Stage, batch_number: int) -> str:
+    """Name the fact that says which model writes a stage from a batch number on."""
+    return f"writer:{stage}:{batch_number:09d}"
+
+
+def writer_at(facts: Mapping[str, str], stage: Stage, batch_number: int) -> str:
+    """Return the model that wrote a batch, as PROVIDER:MODEL; "" if no fact says it."""
+    names = sorted(name for name in facts if name.startswith(f"writer:{stage}:"))
+    return next((facts[name] for name in reversed(names) if name <= writer_fact(stage, batch_number)), "")
+
+
+def add_facts(layout: Layout, facts: Mapping[str, str]) -> None:
+    """Add facts to those beside the requests. Does nothing if these are lost: `verify` says so."""
+    try:
+        known = read_facts(layout)
+    except InputError:
+        return
+    write_durably(layout.root / "requests" / "run.json", [orjson.dumps({**known, **facts})])
 
 
 def manifest_matches(run: Run) -> bool:

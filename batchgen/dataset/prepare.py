@@ -27,7 +27,7 @@ from batchgen.dataset.seeds import (
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, as_text, lost_store_error
 
-MOST_FILES = 5  # of a folder, that an error names
+MOST_FILES = 5  # files of a folder that an error message lists
 
 
 class PrepareOptions(NamedTuple):
@@ -50,8 +50,8 @@ class Prepared(NamedTuple):
 def prepare(run: Run, options: PrepareOptions) -> Prepared:
     """Fill the root with round 1. Changes nothing if it has the same input and options already.
 
-    Raises SetupError if the root has paid work for other input; NeedsPerson if that work lost its store or has an older
-    copy of it; InputError if the input cannot be read or has no usable row.
+    Raises SetupError if the root has paid work for other input; NeedsPerson if the store of that work is missing or an
+    older copy; InputError if the input cannot be read or has no usable row.
     """
     _check_store(run)
     path = resolve(options.source)
@@ -65,8 +65,8 @@ def prepare(run: Run, options: PrepareOptions) -> Prepared:
         return Prepared(run.conversations, path, None)
     if run.store.has_paid():
         raise SetupError(
-            f"{run.layout.root} already grows other seeds ({run.store.fact('source')}), and money was spent on"
-            " them. Nothing was changed.",
+            f"{run.layout.root} already has a run with other seeds ({run.store.fact('source')}), and money was spent on"
+            " it. Nothing was changed.",
             do="Start another root: batchgen --root NEW-DIR prepare --input ...",
         )
     run.require_newest_store()
@@ -93,7 +93,7 @@ def _which_file(folder: Path) -> str:
     usable = sorted(each.name for each in folder.iterdir() if file_format(each.name) and each.is_file())
     names = [name for name in usable if name.startswith("train")] or usable
     if not names:
-        return f"It holds no file that can be read. {SUPPORTED_FILES_HINT}"
+        return f"It has no file of a supported format. {SUPPORTED_FILES_HINT}"
     if len(names) == 1:
         return f"Name the file: --input {shlex.quote(str(folder / names[0]))}"
     shown = ", ".join(names[:MOST_FILES])

@@ -108,7 +108,7 @@ def _receipt_inputs_changed(run: Run) -> bool:
 
 
 def _receipt_inputs(run: Run) -> str:
-    # The list is told by a checksum: an idle tick need not read what it says.
+    # Only a checksum of the price list is compared: an idle tick need not parse it.
     return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}"
 
 

@@ -12,7 +12,7 @@ from batchgen.core.json_template import KEY_PLACEHOLDER, LineTemplate, encode_st
 from batchgen.ledger.receipt import receipt
 from batchgen.ledger.run import Run
 
-CHUNK = 1_000  # conversations that are read and written in one go
+CHUNK = 1_000  # conversations that are read and written at once
 
 
 def round_lines(run: Run, number: int) -> Iterator[tuple[bytes, ...]]:

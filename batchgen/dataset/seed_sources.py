@@ -30,7 +30,7 @@ def resolve(source: str) -> Path:
 
 
 def _download_dataset(dataset: str) -> Path:
-    from httpx2 import HTTPError  # huggingface_hub lets it through
+    from httpx2 import HTTPError  # huggingface_hub does not translate it
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 

@@ -1,7 +1,7 @@
 """Read aligner-20K rows, in any supported container, as clean triples, with a report of the rows left out.
 
 A row that cannot be used is left out and reading goes on. A file whose remaining rows cannot be trusted is refused as a
-whole: a cut archive, a broken array, a broken quote in a CSV. Behind the damage, texts may belong to another row.
+whole: a cut archive, a broken array, a broken quote in a CSV. After the damage, texts may belong to another row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from batchgen.runtime.files import utf8_name
 from batchgen.runtime.streams import native_stderr_dropped
 
 EXAMPLES_PER_REASON = 20  # line numbers per reason
-MAX_REMEMBERED_QUESTIONS = 100_000  # remembered for `copies`: a bound on memory, not on the data
+MAX_REMEMBERED_QUESTIONS = 100_000  # remembered for `copies`: this limits memory, not the data
 MOST_SHOWN = 100  # characters of an unusable row's keys
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
@@ -47,7 +47,7 @@ BEFORE_ROW = re.compile(r"(?:\A\[|\s*,)\s*")  # in a JSON array
 EMPTY_ARRAY = re.compile(r"\[\s*\]")
 _DECODER = json.JSONDecoder(parse_int=float)  # no number is needed, and int refuses more than 4,300 digits
 
-Rows = Iterator[tuple[int, object]]  # where it stands (as in LeftOut), what is there
+Rows = Iterator[tuple[int, object]]  # line number (as in SkippedRow), and the row or its error
 
 
 class Seed(NamedTuple):
@@ -149,7 +149,7 @@ def _json_rows(file: io.BufferedIOBase) -> Rows:
 
 def _reject_wrapper_object(whole: object) -> None:
     if isinstance(whole, dict) and not whole.keys() & {*Seed._fields}:
-        raise ValueError("it is one object; what is needed is an array of rows, or one row a line")
+        raise ValueError("it is one JSON object; it must be an array of rows, or one row per line")
 
 
 def _array_rows(text: str) -> Rows:
@@ -162,7 +162,7 @@ def _array_rows(text: str) -> Rows:
         row, at = _DECODER.raw_decode(text, before.end())
         yield number, RowError.UNREADABLE if SURROGATE.search(text, before.end(), at) else row
     if text[at:].strip() != "]":
-        raise ValueError(f"the array is torn after row {number}")
+        raise ValueError(f"the array is broken after row {number}: expected a comma, or ] at its end")
 
 
 def _csv_rows(file: io.BufferedIOBase) -> Rows:
@@ -178,7 +178,7 @@ def _csv_rows(file: io.BufferedIOBase) -> Rows:
             # Within a quoted field U+FEFF is text.
             yield (line.removeprefix(BOM) if number == start else line).decode(errors="surrogateescape")
 
-    csv.field_size_limit(MAX_CSV_FIELD)  # of the whole process: the module has no other
+    csv.field_size_limit(MAX_CSV_FIELD)  # for the whole process: the csv module has no other setting
     reader = csv.reader(lines(), strict=True)
     try:
         for cells in reader:
@@ -207,7 +207,7 @@ def _check_columns(columns: list[str]) -> list[str]:
 
 
 def _parquet_rows(path: Path) -> Rows:
-    # Otherwise polars panics at a time zone that it does not know, though in a column that is not read.
+    # Otherwise polars panics at an unknown time zone, even in a column that is not read.
     os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
     import polars as pl
 
@@ -218,7 +218,7 @@ def _parquet_rows(path: Path) -> Rows:
                 columns = frame.collect_schema()
                 _check_columns(columns.names())
                 texts = {pl.String, pl.Categorical, pl.Enum, pl.Null}
-                # The values of other types are no texts, and some have none in Python: 0 stands for each.
+                # Values of other types are not texts, and some have no Python value: each is replaced by 0.
                 frame = frame.select(
                     field
                     if columns[field].base_type() in texts
@@ -245,7 +245,7 @@ def _open_zstd(path: Path) -> io.BufferedIOBase:
             frame = decompressor.decompressobj() if frame.eof else frame
             frame.decompress(data)
     if not frame.eof:
-        raise EOFError("the last frame does not end")
+        raise EOFError("the last frame is incomplete")
     reader = decompressor.stream_reader(path.open("rb"), read_across_frames=True)
     return io.BufferedReader(cast("io.RawIOBase", reader))
 
@@ -279,9 +279,9 @@ def read_seeds(path: Path, report: SeedReport) -> Iterator[Seed]:
 def _require_file_format(path: Path) -> tuple[str, str]:
     """Return the container and compression of a file that can be read twice (a pipe cannot)."""
     if not path.is_file():
-        raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} is not there, or is no file.")
+        raise InputError(f"{path} is a directory." if path.is_dir() else f"{path} does not exist or is not a file.")
     if (kind := file_format(path.name)) is None:
-        raise InputError(f"{path.name} is of an unknown kind.", do=SUPPORTED_FILES_HINT)
+        raise InputError(f"{path.name} has an unknown format.", do=SUPPORTED_FILES_HINT)
     return kind
 
 
@@ -294,9 +294,9 @@ def _read_rows(path: Path, kind: str, packing: str) -> Rows:
         with _OPENERS[packing](path) as file:
             yield from _READERS[kind](file)
     except (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        do = "Fetch or export it again. In a git clone, `git lfs pull` replaces a pointer by its file."
+        do = "Download or export it again. If it is a pointer of Git LFS, run: git lfs pull"
         if kind == ".csv":
-            do = "Fetch or export it again: in UTF-8, its columns question, answer, correction parted by commas."
+            do = "Download or export it again, in UTF-8, with columns question, answer, correction separated by commas."
         raise InputError(f"{path.name} cannot be used: {one_line(error)}", do=do) from None
 
 

@@ -41,7 +41,7 @@ def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
     """
     if unchecked:
         log.warning(
-            "Not checked, for they are older than the store and this user cannot write them anew: %s",
+            "Not checked, because they are older than the store and this user cannot write them again: %s",
             ", ".join(map(str, unchecked)),
         )
     problems: list[str] = []
@@ -59,7 +59,7 @@ def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
     yield from _check_finished(run)
     yield from _derived(run, unchecked)
     if not manifest_matches(run):
-        yield f"{run.layout.root / 'requests'}: run.json and seeds.jsonl.zst are not this run's; rebuild needs them"
+        yield f"{run.layout.root / 'requests'}: rebuild needs run.json and seeds.jsonl.zst of this run"
     for batch in run.store.batches():
         yield from _check_batch(run, batch)
     yield from _check_exports(run)
@@ -94,12 +94,14 @@ def _check_receipt(run: Run) -> Iterator[str]:
         yield f"{run.layout.receipt}: {error.strerror}"
         return
     if not same:
-        yield f"{run.layout.receipt}: not what the store holds"
+        yield f"{run.layout.receipt}: differs from the store"
 
 
 def _check_exports(run: Run) -> Iterator[str]:
     """Check every export of this run that still exists."""
-    from batchgen.dataset.export import written_exports  # here: polars, which a run without exports needs not
+    from batchgen.dataset.export import (
+        written_exports,
+    )  # here: it imports polars, which a run without exports does not need
     from batchgen.dataset.verify_exports import verify_exports
 
     for path in written_exports(run):
@@ -112,7 +114,7 @@ def _check_finished(run: Run) -> Iterator[str]:
         return
     live = sum(batch["state"] in LIVE_STATES for batch in answer["batches"])
     waiting = answer["conversations"] - answer["complete"] - answer["rejected"]
-    yield f"not finished: {waiting} conversations are on their way, {live} batches in flight"
+    yield f"not finished: {waiting} conversations are ready or in flight, {live} batches in flight"
 
 
 def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:
@@ -128,7 +130,7 @@ def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int 
             if line is None:
                 yield f"{path}:{number}: a line is missing"
             elif wanted is None:
-                yield f"{path}:{number}: a line too many"
+                yield f"{path}:{number}: this line should not exist"
             else:
                 yield from (f"{path}:{number}: {flaw}" for flaw in _check_line(line, wanted, check, rounds))
 
@@ -144,7 +146,7 @@ def _check_line(line: bytes, wanted: bytes, check: Draft202012Validator, rounds:
     if rounds is not None and isinstance(value, dict) and len(value.get("rounds", ())) != rounds:
         yield f"{len(value.get('rounds', ()))} rounds instead of {rounds}"
     if line != wanted:
-        yield "not what the store holds"
+        yield "differs from the store"
 
 
 def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
@@ -152,30 +154,31 @@ def _check_batch(run: Run, batch: Batch) -> Iterator[str]:
     requests = run.layout.requests(batch.step, batch.name)
     if batch.job.intent_at is not None:
         if not requests.exists():
-            yield f"{requests}: the request file is gone"
+            yield f"{requests}: the request file is missing"
         elif hash_file(requests).sha256 != batch.plan.sha256:
-            yield f"{requests}: not the bytes that were sent"
+            yield f"{requests}: differs from the file that was sent"
     ending = run.layout.ending(batch.step, batch.name)
     if batch.state == BatchState.COLLECTED and not ending.exists():
-        yield f"{ending}: how the batch ended is gone; rebuild needs it"
+        yield f"{ending}: the ending of the batch is missing; rebuild needs it"
     accepted = list(run.store.dialogues.texts_from_batch(batch))
     if not accepted:
         return
     results = run.layout.results(batch.step, batch.name)
     if not results.exists():
-        yield f"{results}: the result file is gone, {len(accepted)} texts came from it"
+        yield f"{results}: the result file of {len(accepted)} texts is missing"
         return
     raw, names = _raw_texts(run, batch), run.names()
     for number, step, text in accepted:
         key = names.key(number, batch.step, batch.attempt)
         if (step.stage, text) not in raw.get(key, ()):
-            yield f"{names.id(number)} {step}: its text is in no line {key!r} of {results}"
+            yield f"{names.id(number)} {step}: its text is not in any line {key!r} of {results}"
 
 
 def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
     """Return the acceptable texts in the raw result files of a batch, by key.
 
-    A text is what `accept` makes of the reply. Versions before `accept` removed thoughts kept the whole reply.
+    A text is what `validate_text` returns for the reply. Older versions did not remove thoughts and stored the whole
+    reply.
     """
     provider, stage = provider_row(batch.provider), batch.step.stage
     fields = reply_fields(stage, follow_up=bool(batch.plan.follow_up))

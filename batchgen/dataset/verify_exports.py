@@ -80,7 +80,7 @@ class _ExportedFile:
         if form and schema != form.schema(self._rounds):
             raise ValueError(f"its columns are {schema}")
         start = 0
-        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, never the file
+        while (group := file.slice(start, ROW_GROUP).collect()).height:  # a row group at a time, not the whole file
             yield from (part.to_dicts() for part in group.iter_slices(CHUNK))
             start += group.height
 
@@ -97,7 +97,7 @@ class _ExportedFile:
         if form is None:
             return "not a record of any format"
         if one is None or record["id"] != self._names.id(one.number):
-            return "no conversation of this run"
+            return "not a conversation of this run"
         if len(one.turns) < self._rounds or not one.turns[self._rounds - 1].correction:
             return "the conversation is not complete"
         number = record.get("round", self._rounds)
@@ -117,7 +117,7 @@ def _difference(record: Record, form: Format, dialogue: FlaggedConversation, num
     expected = form.record(dialogue.until(number))
     wrong = [name for name in expected if name != "flags" and record[name] != expected[name]]
     if wrong:
-        return f"{', '.join(wrong)}: not what the store holds"
+        return f"{', '.join(wrong)}: differs from the store"
     flags = record.get("flags", [])
     known = isinstance(flags, list) and all(isinstance(flag, str) and flag in LABELS for flag in flags)
     return "" if known else f"unknown flags {flags}"

@@ -1,4 +1,4 @@
-"""Control a service in another process: /_control/ on either port, only with `serve --control`.
+"""Control a service in another process: /_control/ on any port, only with `serve --control`.
 
 No key is needed. A body is sent as application/json.
 
@@ -6,11 +6,11 @@ POST /_control/faults: one fault or a list of them as JSON (see `faults.parse_fa
 
 DELETE /_control/faults: remove all faults.
 
-GET /_control/world: counts of jobs, posts, keys bought.
+GET /_control/world: counts of jobs, create calls and bought keys.
 
-POST /_control/advance: {"seconds": 60}.
+POST /_control/advance: {"seconds": 60} moves the clock of the service.
 
-POST /_control/options: any of OPTIONS with its value.
+POST /_control/options: any of OPTIONS or SET_OPTIONS with its value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SET_OPTIONS = frozenset({"gone_models", "refused_mime_types", "served_models", "
 
 
 def handle(request: Request, world: World) -> Response:
-    """Answer one control request; 400 says what is wrong with it."""
+    """Answer one control request; an invalid one gets status 400 and the error."""
     action = (request.method, request.path.removeprefix(PREFIX))
     try:
         with world.lock:

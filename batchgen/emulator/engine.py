@@ -1,7 +1,7 @@
-"""Run jobs: they wait, run, get their rows answered, and end.
+"""Run jobs: each is pending, then running, gets its rows answered, and ends.
 
-Nothing runs on its own: `advance_jobs` brings all jobs up to the time of the world whenever a request arrives. Slow
-backends are called by `workers`; their answers count when the job is due.
+No timer runs: `advance_jobs` updates all jobs to the clock of the world whenever a request arrives. Slow backends are
+called by `workers`; a job ends when it is due and they have answered its rows.
 """
 
 from __future__ import annotations
@@ -12,35 +12,26 @@ from dataclasses import replace
 import orjson
 
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError
-from batchgen.emulator.protocols import gemini_rows, together_rows
-from batchgen.emulator.protocols.row_format import Row, RowFormat
+from batchgen.emulator.protocols.families import FAMILIES
+from batchgen.emulator.protocols.row_format import Row
 from batchgen.emulator.result_files import write_result_files
 from batchgen.emulator.state import PENDING_SHARE, Job, StoredFile, World
 from batchgen.emulator.storage import Blob
 
-FORMATS: dict[str, RowFormat] = {"gemini": gemini_rows.FORMAT, "together": together_rows.FORMAT}
-SUCCESS = {"gemini": "BATCH_STATE_SUCCEEDED", "together": "COMPLETED"}
-FAILURE = {"gemini": "BATCH_STATE_FAILED", "together": "FAILED"}
-CANCELLED = {"gemini": "BATCH_STATE_CANCELLED", "together": "CANCELLED"}
-EXPIRED = {"gemini": "BATCH_STATE_EXPIRED", "together": "EXPIRED"}
-SUCCESS_ENDINGS = frozenset(
-    {"SUCCEEDED", "COMPLETED"}
-)  # how a state ends that has all rows unless a fault says otherwise
+SUCCESS_ENDINGS = ("SUCCEEDED", "COMPLETED")  # of a state that has all rows unless a fault says otherwise
+DELIVERING = frozenset({"late", "finishes"})  # cancels after which all rows are answered all the same
 
 RowGetter = Callable[[int], Row]
 
-GEMINI_LIMIT_SECONDS = 48 * 3600.0  # pending or running for longer: EXPIRED
-GEMINI_RESULT_SECONDS = 42 * 86400.0  # results are kept for six weeks
-
 
 def advance_jobs(world: World) -> None:
-    """Bring every job up to the time of the world. The caller holds the lock of the world."""
+    """Update every job to the clock of the world. The caller holds the lock of the world."""
     for job in world.active_jobs():
         advance_job(world, job)
 
 
 def advance_job(world: World, job: Job) -> None:
-    """Bring one job up to the time of the world. The caller holds the lock of the world."""
+    """Update one job to the clock of the world. The caller holds the lock of the world."""
     now = world.now()
     if now >= job.created:
         _advance(world, job, now)
@@ -50,62 +41,78 @@ def _advance(world: World, job: Job, now: float) -> None:
     if job.phase == "cancelling":
         _advance_cancelling(world, job, now)
         return
+    family = FAMILIES[job.provider]
     due = job.created + world.job_seconds
     if job.phase == "pending" and now >= job.created + world.job_seconds * PENDING_SHARE:
-        job.error = job.error or FORMATS[job.provider].job_problem(world.progress[job.id].lines, world.serves) or None
+        found = family.rows.job_problem(world.progress[job.id].lines, world.serves, job.endpoint)
+        job.error = job.error or found or None
         if job.error:
-            _end_job(world, job, FAILURE[job.provider], now, 0)
+            _end_job(world, job, family.failure, now, 0)
             return
         job.phase = "running"
         world.wake.notify_all()
-    limit = job.created + GEMINI_LIMIT_SECONDS
-    if job.provider == "gemini" and now >= limit and (due > limit or not _has_enough_answers(world, job)):
-        _end_job(world, job, EXPIRED["gemini"], limit, 0)
-    elif job.phase == "running" and now >= due and _has_enough_answers(world, job):
-        _end_job(world, job, SUCCESS[job.provider], due if world.backend.instant else now, len(job.keys))
+    limit = job.created + family.limit_seconds
+    if now >= limit and (due > limit or not has_enough_answers(world, job)):
+        _end_job(world, job, family.expired, limit, served_so_far(world, job, limit) if family.expired_rows else 0)
+    elif job.phase == "running" and now >= due and has_enough_answers(world, job):
+        _end_job(world, job, family.success, due if world.backend.instant else now, len(job.keys))
 
 
 def _advance_cancelling(world: World, job: Job, now: float) -> None:
-    if job.plan.cancel == "late":
-        at = job.cancelled_at + job.plan.late_seconds
-        if now >= at and _has_enough_answers(world, job):
-            _end_job(world, job, SUCCESS[job.provider], at, len(job.keys))
+    family = FAMILIES[job.provider]
+    if job.cancel in DELIVERING:
+        due = job.created + world.job_seconds
+        at = job.cancelled_at + job.plan.late_seconds if job.cancel == "late" else max(job.cancelled_at, due)
+        if now >= at and has_enough_answers(world, job):
+            _end_job(world, job, family.success, at, len(job.keys))
     elif now >= job.cancelled_at + world.cancelling_seconds:
-        _end_job(world, job, CANCELLED[job.provider], job.cancelled_at + world.cancelling_seconds, job.served)
+        _end_job(world, job, family.cancelled, job.cancelled_at + world.cancelling_seconds, job.served)
+
+
+def is_success(state: str) -> bool:
+    """Return whether a job in this state has its rows: the word of any provider."""
+    return state.upper().endswith(SUCCESS_ENDINGS)
 
 
 def rows_to_answer(job: Job) -> int:
     """Return how many rows are answered before the job ends."""
     share = job.plan.share
     if share is None:
-        share = 1.0 if not job.plan.end or job.plan.end.endswith(tuple(SUCCESS_ENDINGS)) else 0.0
+        share = 1.0 if not job.plan.end or is_success(job.plan.end) else 0.0
     return round(len(job.keys) * share)
 
 
-def _has_enough_answers(world: World, job: Job) -> bool:
+def has_enough_answers(world: World, job: Job) -> bool:
     return world.backend.instant or len(world.progress[job.id].answers) >= rows_to_answer(job)
+
+
+def wants_answers(job: Job) -> bool:
+    """Return whether rows of the job are to be answered now."""
+    return job.phase == "running" or (job.phase == "cancelling" and job.cancel in DELIVERING)
 
 
 def cancel_job(world: World, job: Job) -> None:
     """Do what the provider does for a cancel request, or what the job's plan says."""
     now = world.now()
+    family = FAMILIES[job.provider]
     running = job.phase == "running"
-    served = _served_so_far(world, job, now) if running or job.plan.share is not None else 0
-    how = job.plan.cancel
+    how = job.plan.cancel or (family.cancel_running if running else family.cancel_pending)
     if how == "ignored" or (job.phase != "pending" and not running):
         return
-    job.cancelled_at = now
-    if how == "late" or (job.provider == "together" and how in {"", "cancelled"}):
+    served = served_so_far(world, job, now) if running or job.plan.share is not None else 0
+    job.cancelled_at, job.cancel = now, how
+    if how in DELIVERING or (how == "cancelled" and family.cancelling):
         job.phase = "cancelling"
         job.served = served
         world.save(job)
-    elif how == "succeeded" or (not how and running):
-        _end_job(world, job, SUCCESS[job.provider], now, served)
+    elif how == "succeeded":
+        _end_job(world, job, family.success, now, served)
     else:
-        _end_job(world, job, CANCELLED[job.provider], now, served if job.plan.share is not None else 0)
+        _end_job(world, job, family.cancelled, now, served if job.plan.share is not None else 0)
 
 
-def _served_so_far(world: World, job: Job, now: float) -> int:
+def served_so_far(world: World, job: Job, now: float) -> int:
+    """Return how many rows of a job that has not ended are answered by now."""
     if job.plan.share is not None:
         return rows_to_answer(job)
     if not world.backend.instant:
@@ -117,12 +124,13 @@ def _served_so_far(world: World, job: Job, now: float) -> int:
 
 def _end_job(world: World, job: Job, state: str, at: float, served: int) -> None:
     """End a job in `state` (unless its plan says otherwise) with `served` of its rows answered."""
-    natural = not job.cancelled_at or job.plan.cancel == "late"
+    family = FAMILIES[job.provider]
+    natural = not job.cancelled_at or job.cancel in DELIVERING
     job.state = job.plan.end if job.plan.end and natural else state
     if natural and not job.error:
-        served = rows_to_answer(job) if state != EXPIRED[job.provider] or job.plan.share is not None else served
+        served = rows_to_answer(job) if state != family.expired or job.plan.share is not None else served
     indexes, row_of = _rows(world, job, served)
-    if job.cancelled_at and state == SUCCESS[job.provider] and job.plan.cancel != "late":
+    if not natural and state == family.success:
         indexes, row_of = _with_unserved(job, indexes, row_of)
     if job.plan.error is not None:
         job.error = job.plan.error
@@ -135,7 +143,7 @@ def _end_job(world: World, job: Job, state: str, at: float, served: int) -> None
 
 
 def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
-    """Return which rows were answered, and how to read each."""
+    """Return the indexes of the answered rows and a function that reads a row by its index."""
     progress = world.progress[job.id]
     if not world.backend.instant:
         return progress.answers.indexes()[:served], progress.answers.row
@@ -145,7 +153,7 @@ def _rows(world: World, job: Job, served: int) -> tuple[list[int], RowGetter]:
 
 def _with_unserved(job: Job, indexes: list[int], row_of: RowGetter) -> tuple[list[int], RowGetter]:
     """Return the answered rows and those that a cancel left unserved, if the provider has a line for them."""
-    cancelled = FORMATS[job.provider].cancelled
+    cancelled = FAMILIES[job.provider].rows.cancelled
     served = set(indexes)
     rows = {index: cancelled(key) for index, key in enumerate(job.keys) if index not in served}
     others = {index: row for index, row in rows.items() if row is not None}
@@ -153,50 +161,49 @@ def _with_unserved(job: Job, indexes: list[int], row_of: RowGetter) -> tuple[lis
 
 
 def _write_results(world: World, job: Job, indexes: list[int], row_of: RowGetter, at: float) -> None:
+    family = FAMILIES[job.provider]
     output, errors = world.store.new_blob(), world.store.new_blob()
     try:
-        job.served, job.failed = write_result_files(
-            FORMATS[job.provider], job, (indexes, row_of), world.faults, (output, errors)
-        )
+        job.served, job.failed = write_result_files(family.rows, job, (indexes, row_of), world.faults, (output, errors))
     except BaseException:  # a full disk: the next look tries again
         output.drop()
         errors.drop()
         raise
-    # Gemini always names a file after a success; a Together file exists only with a row in it.
-    always = job.provider == "gemini" and job.state.endswith(tuple(SUCCESS_ENDINGS))
-    job.output = _result_file(world, job, "output.jsonl", output, at, always=always)
-    job.errors = _result_file(world, job, "errors.jsonl", errors, at)
+    success = is_success(job.state)
+    job.output = _result_file(world, job, "output", output, at, always=success and family.empty_output)
+    job.errors = _result_file(world, job, "error", errors, at, always=success and family.empty_errors)
 
 
-def _result_file(world: World, job: Job, name: str, blob: Blob, at: float, *, always: bool = False) -> str:
+def _result_file(world: World, job: Job, kind: str, blob: Blob, at: float, *, always: bool) -> str:
     if not blob.size and not always:
         blob.drop()
         return ""
-    gemini = job.provider == "gemini"
+    family = FAMILIES[job.provider]
     written = blob.finish()
+    kept = job.result_seconds or family.result_seconds
     file = StoredFile(
-        id=f"batch-{job.id}" if gemini else f"file-{world.new_id(24)}",
+        id=family.result_ids.format(job=job.id, kind=kind, new=world.new_id(24)),
         provider=job.provider,
         owner=job.owner,
-        name=name,
+        name=f"{kind}.jsonl",
         mime_type="application/jsonl",
-        purpose="batch-api",
+        purpose=family.result_purpose,
         size=written.size,
         sha256=written.sha256,
         created=at,
-        expires=at + GEMINI_RESULT_SECONDS if gemini else 0.0,
+        expires=at + kept if kept else 0.0,
     )
     return world.register_file(file).id
 
 
 def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
     """Return the result line of one request line. Raises BackendBusy if it may be sent again. Needs no lock."""
-    form = FORMATS[job.provider]
+    form = FAMILIES[job.provider].rows
     body = orjson.loads(line)[form.body_field]
     key = job.keys[index]
     refused = form.refusal(body, world.serves)
     if refused:
-        return form.failed_row(key, refused)
+        return form.failed_row(key, refused, 400)
     prompt = form.prompt(body)
     model = prompt.model.removeprefix("models/") or job.model
     try:
@@ -204,11 +211,11 @@ def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
     except BackendBusy:
         raise
     except BackendError as error:
-        return form.failed_row(key, str(error))
+        return form.failed_row(key, str(error), 500)
 
 
 def poll_scripted_state(world: World, job: Job) -> tuple[bool, str | None]:
-    """Return (whether a state script is still active, the raw state it shows). Each call counts as a poll."""
+    """Return (whether scripted states are left, the raw state to show now). Each call counts as a poll."""
     now = world.now()
     while job.shown < len(job.plan.states):
         step = job.plan.states[job.shown]

@@ -1,7 +1,7 @@
 """Refuse requests that a web page may have sent.
 
 A page of any site in the user's browser can send requests to this machine. With DNS rebinding (the host name of the
-page is made to resolve to 127.0.0.1) it can also read the answers; its Host header still has the name of the page.
+page is made to resolve to 127.0.0.1) it can also read the responses; the Host header still has the page's host name.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def foreign_page(request: Request) -> Response | None:
         return json_response({"error": f"A web page of {origin!r} may not control this service."}, 403)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and content_type != "application/json":
-        # Browsers ask first before they send JSON to another site, and this service permits it to nobody.
+        # Before a browser sends JSON to another site it asks that site (CORS preflight); this service never permits it.
         return json_response({"error": f"Send application/json as the Content-Type, not {content_type!r}."}, 415)
     return None
 
 
 def host_name(host: str) -> str:
-    """Return a Host header in lower case, without port, brackets of IPv6, and full stop at its end."""
+    """Return a Host header in lower case, without the port, IPv6 brackets and a full stop at its end."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     name, colon, port = host.rpartition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ JSON_TYPE = "application/json; charset=UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for a handler: header names in lower case, the body complete."""
+    """A request for a handler: header names are in lower case, the body is complete."""
 
     method: str
     path: str
@@ -31,8 +32,26 @@ class Request:
         except orjson.JSONDecodeError as error:
             raise ApiError(400, f"Invalid JSON payload received. {error}") from error
 
+    def form(self) -> dict[str, bytes]:
+        """Return the fields of a multipart/form-data body; the bytes of a file are a field like any other.
+
+        The name of a file is in the field NAME.filename. Raises ApiError 400 if the body is no form.
+        """
+        _, _, boundary = self.headers.get("content-type", "").partition("boundary=")
+        if not boundary:
+            raise ApiError(400, "multipart/form-data expected")
+        fields: dict[str, bytes] = {}
+        for part in self.body.split(b"--" + boundary.strip('"').encode())[1:-1]:
+            head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+            named = re.search(rb'\bname="([^"]*)"', head)
+            name = named[1].decode() if named else ""
+            fields[name] = value.removesuffix(b"\r\n")
+            if file := re.search(rb'filename="([^"]*)"', head):
+                fields[f"{name}.filename"] = file[1]
+        return fields
+
     def origin(self) -> str:
-        """Return `http://host:port` as the client wrote it: addresses in answers must lead to this service."""
+        """Return `http://host:port` as the client wrote it, for addresses in responses that lead to this service."""
         return f"http://{self.headers.get('host', '127.0.0.1')}"
 
 
@@ -40,12 +59,12 @@ class Request:
 class Transport:
     """What the server does to a response while sending it; nothing by default."""
 
-    hold_seconds: float = 0.0  # wait so long, or until the client has gone, or until faults.release()
-    drip_seconds: float = 0.0  # spread the body over so long
+    hold_seconds: float = 0.0  # wait this long, or until the client disconnects, or until faults.release()
+    drip_seconds: float = 0.0  # spread the body over this time
     drop: bool = False  # close the connection instead of answering
-    reset: bool = False  # with drop: by RST, which clients report differently
-    keep_bytes: int | None = None  # send only so many bytes of the body, then close
-    declare_length: bool = True  # without Content-Length the body ends where the connection does
+    reset: bool = False  # with drop: send a TCP reset, which clients report differently
+    keep_bytes: int | None = None  # send only this many bytes of the body, then close
+    declare_length: bool = True  # without Content-Length the client reads until the connection closes
 
 
 NO_TRANSPORT_FAULT = Transport()
@@ -53,7 +72,7 @@ NO_TRANSPORT_FAULT = Transport()
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response, and its transport. With a `file` the body is its content, sent piece by piece."""
+    """A response and its transport. With a `file` the body is the content of the file, sent piece by piece."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)

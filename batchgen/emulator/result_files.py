@@ -1,4 +1,4 @@
-"""Write rows as result files, with all row faults: on rows, sets of rows and lines."""
+"""Write rows as result files, and apply all row faults: to rows, to sets of rows, to lines."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class _Line:
     line_faults: frozenset[str] = field(default_factory=frozenset)
 
 
-Rows = tuple[list[int], Callable[[int], Row]]  # which rows there are, and how to get at each
+Rows = tuple[list[int], Callable[[int], Row]]  # the indexes of the rows, and a function that reads a row by its index
 
 
 def write_result_files(
     form: RowFormat, job: Job, rows: Rows, faults: Faults, files: tuple[Blob, Blob]
 ) -> tuple[int, int]:
-    """Write the result file and the error file (Together only) of a job, in random order, like the real service.
+    """Write the result file of a job, and the error file if the format has one, in random order like a real service.
 
     Returns how many rows were answered and how many failed. One row at a time is in memory, unless rows have faults.
     """
     indexes, row_of = rows
-    split = job.provider == "together"
+    split = form.errors_apart
     if faults.has_row_faults(job.provider):
         return _render_faulty(form, job, rows, faults, files)
     served = failed = 0
@@ -59,7 +59,7 @@ def _render_faulty(form: RowFormat, job: Job, rows: Rows, faults: Faults, files:
     lines = _apply_row_faults(form, job.provider, zip(indexes, plain, strict=True), faults)
     lines.sort(key=lambda line: line.order)
     failed = [line for line in lines if form.failed(line.row)]
-    if job.provider == "together":
+    if form.errors_apart:
         good = [line for line in lines if not form.failed(line.row)]
         files[0].write(_encode_lines(good))
         files[1].write(_encode_lines(failed))
@@ -92,15 +92,15 @@ def _apply_row_faults(
 
 
 def _apply_text_fault(form: RowFormat, line: _Line, struck: list[RowFault]) -> None:
-    """Apply the first fault that changes the text of a row; a row that failed has no text."""
+    """Apply the first fault that changes the text of a row; a failed row has no text."""
     for fault in struck:
-        if fault.outcome not in ROW_SET_OUTCOMES | LINE_OUTCOMES and "response" in line.row:
+        if fault.outcome not in ROW_SET_OUTCOMES | LINE_OUTCOMES and not form.failed(line.row):
             line.row = form.edits[fault.outcome](line.row, fault)
             return
 
 
 def _extra_lines(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, RowFault]) -> list[_Line]:
-    """Return lines beside the row's own."""
+    """Return the lines that faults add to a row: duplicates, and a line with an unknown key."""
     extra: list[_Line] = []
     if "duplicate_same" in outcomes:
         extra.append(_Line(line.row, line.order ^ 0x5A5A5A5A))
@@ -116,7 +116,7 @@ def _extra_lines(form: RowFormat, line: _Line, outcomes: Mapping[RowOutcome, Row
 def _encode_lines(lines: list[_Line]) -> bytes:
     if not any(line.line_faults for line in lines):
         return b"".join(restore_surrogates(orjson.dumps(line.row)) + b"\n" for line in lines)
-    # A torn line is the last one, or the lines behind it would be lost with it.
+    # A torn line has no line end. It is written last, or it would make the next line unreadable too.
     lines = sorted(lines, key=lambda line: "torn" in line.line_faults)
     start = BOM if any("bom" in line.line_faults for line in lines) else b""
     return start + b"".join(_encode_line(line) for line in lines)

@@ -29,7 +29,8 @@ class Call(NamedTuple):
 class Route:
     """`pattern` matches the whole path; `query` must be a parameter of the request, if given.
 
-    `keyless` routes are addresses that are secret themselves; `unlocked` ones are slow and change nothing.
+    `keyless` routes need no API key: their address is secret. `unlocked` routes do not hold the lock of the world,
+    because they are slow and change nothing.
     """
 
     method: str
@@ -104,7 +105,7 @@ class Router:
 
 
 def _backend_error(error: BackendError) -> ApiError:
-    """Return the error for a call that cannot wait: both providers answer busy."""
+    """Return the error for a call that cannot wait: every provider answers busy."""
     return ApiError(503 if isinstance(error, BackendBusy) else 500, str(error))
 
 

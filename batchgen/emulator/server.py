@@ -1,4 +1,4 @@
-"""The HTTP servers of the local service: two loopback ports, because the paths of the providers collide."""
+"""The HTTP servers of the local service: three loopback ports, because the paths of the providers collide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchgen.emulator.backends.workers import Workers
 from batchgen.emulator.engine import advance_jobs
 from batchgen.emulator.faults import Faults
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols import gemini, together
+from batchgen.emulator.protocols import gemini, openai, together
 from batchgen.emulator.state import World
 from batchgen.emulator.storage import DirectoryStore, MemoryStore
 from batchgen.runtime.concurrency import run_parallel
@@ -31,8 +31,8 @@ from batchgen.runtime.concurrency import run_parallel
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
 DRIP_PIECES = 20
-PIECE_BYTES = 1 << 20  # of a file that is sent from disk
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # closing sends RST
+PIECE_BYTES = 1 << 20  # of one piece of a file that is sent from disk
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # makes close() send a TCP reset
 RequestHandler = Callable[[Request, World], Response]
 
 
@@ -52,13 +52,13 @@ class _HttpServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_address[1]}"
 
     def close_connections(self) -> None:
-        """Close every connection, also idle keep-alive ones, so that no handler thread outlives the service."""
+        """Close every connection, also idle keep-alive ones, so that every handler thread ends with the service."""
         for connection in list(self.open_connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore the error of a client that closed its connection; keep any other."""
+        """Ignore the error of a client that closed its connection; record any other."""
         _ = request, client_address
         error = sys.exception()
         if isinstance(error, Exception) and not isinstance(error, OSError):
@@ -68,7 +68,7 @@ class _HttpServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # headers and body leave in one piece
+    wbufsize = -1  # headers and body are sent together
     server: _HttpServer
 
     def setup(self) -> None:
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         service = self.server.service
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
-        if len(body) < length:  # the client died in mid-body: nobody has asked anything
+        if len(body) < length:  # the client disconnected in the middle of the body: this is no request
             self.close_connection = True
             return
         request = self._request(body)
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             return json_response({"error": "Control is off. Start the service with `serve --control`."}, 404)
         return host_check.foreign_page(request) or control_api.handle(request, service.world)
 
-    # The names http.server looks for.
+    # http.server calls methods of these names.
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class's convention
 
     def _request(self, body: bytes) -> Request:
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
             released.wait(how.drip_seconds / DRIP_PIECES)
 
     def _delay(self, seconds: float) -> None:
-        """Wait, but not longer than the client does."""
+        """Wait, but stop when the client disconnects."""
         released = self.server.service.faults.released
         end = time.monotonic() + seconds
         while time.monotonic() < end and not released.wait(POLL_SECONDS):
@@ -174,16 +174,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class LocalService:
-    """Both providers on loopback ports of their own, as a context manager.
+    """All providers on three loopback ports, as a context manager: Gemini, Together, the services of OpenAI's shape.
 
-    job_seconds   how long a job takes at least; 0: the first look finds it finished
-    data_dir      files, jobs and finished rows are kept there and survive a restart; None: nothing is kept
-    ports         0: any free one
-    log           told one line per request
-    control       whether /_control/ (see `control`) is there
-    allow_hosts   host names under which it answers, besides those of this machine
+    job_seconds   how long a job takes at least; 0: the first poll finds it finished
+    data_dir      files, jobs and finished rows are stored there and survive a restart; None: only in memory
+    ports         0: any free port
+    log           called with one line per request
+    control       whether /_control/ (see `control_api`) is served
+    allow_hosts   host names that requests may use, besides those of this machine
 
-    Leaving raises what went wrong inside the service, if the body itself went well.
+    Leaving the context raises the first error inside the service, unless its body has raised.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter an option
@@ -194,6 +194,7 @@ class LocalService:
         data_dir: Path | None = None,
         gemini_port: int = 0,
         together_port: int = 0,
+        openai_port: int = 0,
         log: Callable[[str], None] = lambda _: None,
         control: bool = False,
         allow_hosts: Sequence[str] = (),
@@ -204,7 +205,7 @@ class LocalService:
         self.log = self.world.log = log
         self.control = control
         self.hosts = frozenset({HOST, *map(host_check.host_name, allow_hosts)})
-        self._ports = (gemini_port, together_port)
+        self._ports = (gemini_port, together_port, openai_port)
         self._servers: list[_HttpServer] = []
         self._threads: list[threading.Thread] = []
         self._workers = Workers(self.world)
@@ -223,14 +224,23 @@ class LocalService:
         """Return the address for TOGETHER_BASE_URL."""
         return self._servers[1].url
 
+    @property
+    def openai_url(self) -> str:
+        """Return the address of the third port, under which every service has a path of its own."""
+        return self._servers[2].url
+
+    def service_url(self, name: str) -> str:
+        """Return the address for the base URL of a service of OpenAI's shape, e.g. DEEPINFRA_BASE_URL."""
+        return f"{self.openai_url}/{name}"
+
     def step(self) -> None:
-        """Bring every job up to now, as the next request would."""
+        """Update every job to the present time, as the next request would."""
         with self.world.lock:
             advance_jobs(self.world)
 
     def start(self) -> Self:
-        """Start both servers. Raises SetupError if a port is taken."""
-        for port, handle in zip(self._ports, (gemini.handle, together.handle), strict=True):
+        """Start all servers. Raises SetupError if a port is taken."""
+        for port, handle in zip(self._ports, (gemini.handle, together.handle, openai.handle), strict=True):
             try:
                 server = _HttpServer(port, handle, self)
             except OSError as error:
@@ -271,7 +281,7 @@ def run_service(
 ) -> None:
     """Serve until Ctrl-C or until `stop` is set. Calls `ready` once with the running service.
 
-    Rows that are being answered at the end are finished first; what is in `data_dir` continues at the next start.
+    Before it returns, it finishes the rows that are being answered. Jobs in `data_dir` continue at the next start.
     """
     with service, suppress(KeyboardInterrupt):
         ready(service)

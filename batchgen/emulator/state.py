@@ -1,4 +1,4 @@
-"""The state of the service: the only mutable state, with the queries that tests use."""
+"""The state of the service: all mutable state is here, with the queries that tests use."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ import msgspec
 from batchgen.emulator.backends.builtin import Backend, Scripted
 from batchgen.emulator.faults import NO_JOB_FAULT, Faults, JobFault
 from batchgen.emulator.http_values import Response
+from batchgen.emulator.services import SERVICES
 from batchgen.emulator.storage import Answers, MemoryStore, Store
 
 REMEMBERED_REQUESTS = 100_000
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-PENDING_SHARE = 0.2  # of job_seconds; the rest a job is running
+PENDING_SHARE = 0.2  # share of job_seconds in which a job is pending; after that it is running
 
 Phase = Literal["pending", "running", "cancelling", "ended"]
 
 
 class StoredFile(msgspec.Struct, kw_only=True):
-    """An uploaded file or a result file. Times are seconds since the epoch; expires 0 is never."""
+    """An uploaded file or a result file. Times are seconds since the epoch; expires 0: never."""
 
     id: str
     provider: str
@@ -39,13 +40,13 @@ class StoredFile(msgspec.Struct, kw_only=True):
     created: float
     active_at: float = 0.0
     expires: float = 0.0
-    ready: bool = True  # Together: preprocessed
+    ready: bool = True  # Together: the file is processed
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """A batch. `state` is the raw word at the end; until then `phase` says where it is.
+    """A batch. `state` is the provider's state once the job has ended; until then `phase` says where it is.
 
-    `keys` are the request keys in file order ("" for a line without one): what was bought.
+    `keys` are the request keys in file order ("" for a line without one): these requests were bought.
     """
 
     id: str
@@ -66,12 +67,16 @@ class Job(msgspec.Struct, kw_only=True):
     error: Any = None
     ended_at: float = 0.0
     cancelled_at: float = 0.0
+    cancel: str = ""  # what a cancel did, as in JobFault.cancel; also "finishes": all rows are answered, then success
+    window: str = ""  # completion_window, as it was asked
+    metadata: dict[str, str] | None = None
+    result_seconds: float = 0.0  # how long the result files are kept; 0 is the provider's rule
     served: int = 0
     failed: int = 0
     output: str = ""  # id of the result file, "" when there is none
-    errors: str = ""  # id of Together's error file
+    errors: str = ""  # id of the error file, "" when there is none
     deleted: bool = False
-    shown: int = 0  # how many of plan.states are over
+    shown: int = 0  # how many of plan.states have been shown
     shown_since: float = 0.0
 
 
@@ -82,12 +87,12 @@ class Progress:
     lines: Sequence[bytes]
     answers: Answers
     next_index: int = 0  # rows handed to workers so far, in file order
-    again: list[tuple[float, int, int]] = field(default_factory=list)  # a heap: (when, row, refusals so far)
+    again: list[tuple[float, int, int]] = field(default_factory=list)  # a heap: (send at, row, refusals so far)
 
 
 @dataclass(slots=True)
 class Upload:
-    """An upload that has begun. Gemini: bytes arrive in order up to `declared`. Together: all at once, `checksum`."""
+    """An unfinished upload. Gemini sends `declared` bytes in order; Together all at once, with a `checksum`."""
 
     provider: str
     owner: str
@@ -101,7 +106,7 @@ class Upload:
 
 
 class LoggedRequest(NamedTuple):
-    """One request in the log; `owner` is the fingerprint of its key, `status` 0 if nothing was answered."""
+    """One request in the log; `owner` is the fingerprint of its key, `status` is 0 if no response was sent."""
 
     provider: str
     endpoint: str
@@ -113,7 +118,7 @@ class LoggedRequest(NamedTuple):
 
 
 class CreateCall(NamedTuple):
-    """One create call; job is the id it led to, "" if none was created; retry is the SDK's own counter."""
+    """One create call; `job` is the id of the created job, "" if there is none; `retry` is the SDK's retry count."""
 
     provider: str
     owner: str
@@ -128,16 +133,16 @@ class World:
     """The state of one local service. Everything public may be set at any time under `lock`.
 
     job_seconds               how long a job takes at least; a fifth of it is pending
-    valid_keys                API keys that are accepted; None is any
-    gone_models               models that are not served (any more), per provider's own name
+    valid_keys                API keys that are accepted; None: any
+    gone_models               models that are not served (any more), by the provider's names
     served_models             None: every model that is not gone
     file_processing_seconds   a Gemini upload is PROCESSING for so long
     refused_mime_types        Gemini refuses uploads of these types, with 400 or (mime_refusal="200") a 200 error body
     deduplicate               Together answers 409 with the old file's id when it knows the checksum
-    page_size                 most rows on one page of a Gemini listing
+    page_size                 most rows on one page of a listing (Together's have no pages)
     empty_last_page           Gemini's last page token leads to an empty page (an SDK's IndexError)
     max_active_jobs           create answers 429 beyond so many unfinished jobs of a key; 0 is no limit
-    cancelling_seconds        how long Together's CANCELING lasts
+    cancelling_seconds        how long a job is shown as being cancelled (not at Gemini)
     """
 
     def __init__(
@@ -166,8 +171,8 @@ class World:
         self.uploads: dict[str, Upload] = {}
         self.requests: deque[LoggedRequest] = deque(maxlen=REMEMBERED_REQUESTS)
         self.posts: list[CreateCall] = []
-        self.crashes: list[Exception] = []  # bugs of the service or of a backend; LocalService raises the first
-        self.late_seconds = 0.0  # set for the length of one create call by LateCommit
+        self.crashes: list[Exception] = []  # errors in the service or in a backend; LocalService raises the first
+        self.late_seconds = 0.0  # set by LateCommit during one create call
         self.valid_keys: set[str] | None = None
         self.gone_models: set[str] = set()
         self.served_models: set[str] | None = None
@@ -266,7 +271,7 @@ class World:
         return job
 
     def job(self, provider: str, owner: str, identity: str) -> Job | None:
-        """Return a job of this owner that exists by now; None for other owners' jobs."""
+        """Return a job of this owner that is created by now; None otherwise."""
         job = self.jobs.get(identity)
         if job is None or job.provider != provider or job.owner != owner or job.deleted or job.created > self.now():
             return None
@@ -280,7 +285,7 @@ class World:
         return sorted(listed, key=lambda job: (job.created, job.serial), reverse=True)
 
     def active_jobs(self) -> list[Job]:
-        """Return jobs whose rows are not settled yet, oldest first."""
+        """Return the jobs that have not ended, oldest first."""
         return [self.jobs[identity] for identity in self.progress]
 
     def save(self, record: StoredFile | Job) -> None:
@@ -289,7 +294,7 @@ class World:
 
     def load(self) -> None:
         """Load what an earlier process left in the store: finished rows stay finished, open ones continue."""
-        for provider in ("gemini", "together"):
+        for provider in ("gemini", "together", *SERVICES):
             for record in self.store.records(f"{provider}-files"):
                 file = msgspec.json.decode(record, type=StoredFile)
                 self.files[provider, file.id] = file
@@ -301,11 +306,11 @@ class World:
                 lines = self.store.lines(job.sha256) if job.sha256 else []
                 self.progress[job.id] = Progress(lines, self.store.answers(job.id))
 
-    # What tests ask
+    # Queries for tests
 
     @property
     def batches_bought(self) -> int:
-        """Return the number of jobs ever created at both providers, including deleted ones."""
+        """Return the number of jobs ever created at all providers, including deleted ones."""
         return len(self.jobs)
 
     @property
@@ -349,7 +354,7 @@ class World:
 
 
 def key_fingerprint(key: str) -> str:
-    """Return a hash of an API key that tells keys apart."""
+    """Return a short hash of an API key, to tell keys apart without storing them."""
     return sha256(key.encode()).hexdigest()[:8]
 
 

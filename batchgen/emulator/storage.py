@@ -14,7 +14,7 @@ import orjson
 
 
 class BlobDigest(NamedTuple):
-    """Contents that were written: their SHA-256, which is their name, and their size in bytes."""
+    """The SHA-256 of written contents, which is also their name, and their size in bytes."""
 
     sha256: str
     size: int
@@ -62,7 +62,7 @@ def request_lines(data: bytes) -> list[bytes]:
 
 
 class MemoryStore:
-    """Stores contents only; the world has everything else."""
+    """Stores contents in memory. Records are not stored: the world holds them."""
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
@@ -147,7 +147,7 @@ class _MemoryAnswers:
 class DirectoryStore:
     """DIRECTORY/blobs/SHA256, DIRECTORY/KIND/ID.json, DIRECTORY/answers/JOB.jsonl; one process at a time.
 
-    Lines and answers stay on disk: in memory is only where each of them begins.
+    Lines and answers stay on disk; only their positions are in memory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -264,9 +264,9 @@ class FileLines(Sequence[bytes]):
 
 
 class _FileAnswers:
-    """One line for each answer, appended when it is found; lines of an earlier process are loaded.
+    """A file with one line for each answer; lines of an earlier process are loaded.
 
-    An incomplete last line was never answered to anybody, and is cut off.
+    An incomplete last line was not used for any result, and is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -293,11 +293,11 @@ class _FileAnswers:
         self._end += size
 
     def add(self, index: int, row: dict[str, Any]) -> None:
-        """Add an answer. Raises OSError if the disk refuses; then nothing was added."""
+        """Add an answer. Raises OSError if the write fails; then nothing was added."""
         line = orjson.dumps({"index": index, "row": row}) + b"\n"
-        # Not synced: an answer lost in a power cut is written again, which costs nobody anything.
+        # No fsync: if a power failure loses an answer, the backend answers the row again, at no cost.
         with self._path.open("ab", buffering=0) as file:
-            file.truncate(self._end)  # what is left of a line that did not fit on the disk
+            file.truncate(self._end)  # removes the rest of a line that did not fit on the disk
             if file.write(line) != len(line):
                 raise OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
         self._index_line(index, len(line))

@@ -17,7 +17,7 @@ from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import Job
 
-MARK = ".duplicate"  # stands in the name of a duplicate, between its batch's name and its number
+MARK = ".duplicate"  # in the name of a duplicate, between the name of its batch and its number
 
 
 def enter(session: Session, original: Batch, job: Job) -> Batch | None:
@@ -61,7 +61,7 @@ def enter_again(session: Session) -> int:
 def _settle(session: Session, batch: Batch, ending: Ending) -> None:
     files = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     raw = b"\n".join(path.read_bytes() for path in files if path.exists())
-    if raw.strip():  # a kill may have come before the ending could say so
+    if raw.strip():  # late results whose ending was not updated before a kill
         ending = ending._replace(awaited_until=None)
     lines = settle.parse_result_lines(provider_row(batch.provider), batch, raw)
     settle.settle(session, batch, {}, lines, ending)

@@ -1,8 +1,9 @@
-"""Resolve create calls without a clear answer: find the job and adopt it, or give up after the grace period.
+"""Resolve create calls without a clear answer: find and adopt the job, or abandon the batch after the grace period.
 
-A create call is never repeated while its job may exist. Only complete listings, read with the key that made the call,
-prove that a job does not exist: two of them, a third of the grace period apart, after the whole grace period. A listing
-proves nothing if it fails half-way, says that it is incomplete, or lacks a job that is known to exist.
+A create call is never repeated while its job may exist. Only complete listings, read with the API key that made the
+call, prove that a job does not exist. Two of them are needed, at least a third of the grace period apart, the second
+after the whole grace period. A listing proves nothing if it fails half-way, says that it is incomplete, or lacks a job
+that is known to exist.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
 from batchgen.providers import find_provider as provider_row
-from batchgen.providers.base import REFUSALS, Job, Provider, lookup_key
+from batchgen.providers.base import REFUSALS, Job, Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
 
-EMPTY_LISTINGS_NEEDED = 2  # complete listings without the job
-STAYS_SECONDS = 48 * 3600.0  # so long after its end, at the least, a job is still listed
-MIN_BATCHES_TO_LIST = 4  # from so many batches on, one listing is cheaper than a call for each
+EMPTY_LISTINGS_NEEDED = 2  # complete listings without the job, before its batch is abandoned
+STAYS_SECONDS = 48 * 3600.0  # a job is listed for at least this long after its end
+MIN_BATCHES_TO_LIST = 4  # from this many batches on, one listing is cheaper than one call for each batch
 
 
 def reconcile(session: Session) -> None:
-    """Resolve every create call without an answer, as far as possible now. Each one left becomes a trouble."""
+    """Resolve every create call without a clear answer, as far as possible now. Record a trouble for each other one."""
     unanswered = sorted(session.store.batches(BatchState.CREATING), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
         provider = provider_row(name)
@@ -34,36 +35,43 @@ def reconcile(session: Session) -> None:
             mine = [batch for batch in group if _was_created_with_current_key(session, provider, batch)]
             if not mine:
                 continue
-            found = jobs_by_lookup_key(session, provider)
+            found = jobs_by_label(session, provider)
         except BatchgenError as error:
             session.trouble(error, name)
             continue
         unlisted = _missing_from_listing(session, provider, found)
         for batch in mine:
-            if batch.job.key_fingerprint == UNKNOWN_FINGERPRINT and not provider.found_by_name:
-                _find_by_uploaded_file(session, provider, batch, found)
-            elif matches := found.get(lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or "")):
+            if matches := matching_jobs(batch, found):
                 adopt(session, provider, batch, matches)
+            elif batch.job.key_fingerprint == UNKNOWN_FINGERPRINT and not provider.names_come_back:
+                _find_by_uploaded_file(session, provider, batch, found)
             elif unlisted:
                 _report_incomplete_listing(session, batch, unlisted[0])
             else:
                 _count_empty_listing(session, batch)
 
 
-def jobs_by_lookup_key(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
-    """Return the jobs of a provider by the key they can be found by, oldest first. Raises Temporary if that fails."""
+def jobs_by_label(session: Session, provider: Provider) -> Mapping[str, list[Job]]:
+    """Return the jobs of a provider by each of their labels, oldest first. Raises Temporary if that fails."""
     try:
         jobs = session.remote(provider).jobs()
     except REFUSALS as error:
-        raise Temporary(f"{provider.name} refuses to list batches: {error}.", do="The next tick asks again.") from None
+        raise Temporary(f"{provider.name} refuses to list batches: {error}.", do="The next tick tries again.") from None
     found: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.created_at):
-        if job.label:
-            found.setdefault(job.label, []).append(job)
+        for label in job.labels:
+            found.setdefault(label, []).append(job)
     return found
 
 
+def matching_jobs(batch: Batch, found: Mapping[str, Sequence[Job]]) -> list[Job]:
+    """Return the jobs that carry the name of a batch or were created from its input file, oldest first."""
+    named = [*found.get(batch.name, ()), *found.get(batch.job.remote_file or "", ())]
+    return sorted({job.remote_id: job for job in named}.values(), key=lambda job: job.created_at)
+
+
 def _was_created_with_current_key(session: Session, provider: Provider, batch: Batch) -> bool:
+    """Return whether the current API key may have made the create call; otherwise record a trouble."""
     if batch.job.key_fingerprint in (session.key_fingerprint(provider), UNKNOWN_FINGERPRINT):
         return True
     session.trouble(
@@ -76,8 +84,9 @@ def _was_created_with_current_key(session: Session, provider: Provider, batch: B
 
 
 def _find_by_uploaded_file(session: Session, provider: Provider, batch: Batch, found: Mapping[str, list[Job]]) -> None:
-    """Find the job of a batch by its uploaded file, whose name is all a rebuilt store knows. Finding none proves
-    nothing.
+    """Find the job of a batch by the name of its input file, because a rebuilt store does not know the file's id.
+
+    Finding none proves nothing, so the user is asked to look for it.
     """
     try:
         uploads = session.remote(provider).inputs(f"{batch.name}.jsonl")
@@ -93,7 +102,7 @@ def _find_by_uploaded_file(session: Session, provider: Provider, batch: Batch, f
     session.store.update(batch, empty_listings=1)
     session.trouble(
         NeedsPerson(
-            f"{session.describe(batch)}: whether it was submitted is not known since the store was rebuilt.",
+            f"{session.describe(batch)}: the store was rebuilt and does not know whether this batch was submitted.",
             do=f"Look for a job with the input file {batch.name}.jsonl in the provider's console. If there is"
             " none: batchgen retry makes its conversations ready again.",
         )
@@ -101,10 +110,10 @@ def _find_by_uploaded_file(session: Session, provider: Provider, batch: Batch, f
 
 
 def _missing_from_listing(session: Session, provider: Provider, found: Mapping[str, list[Job]]) -> list[Batch]:
-    """Return the batches that a listing should show and does not.
+    """Return the batches whose jobs should be in a listing but are not.
 
-    These are the batches in flight and, if the listing is empty, also those that ended recently. A batch that answered
-    404 may really be gone and is left out.
+    Batches in flight should be in it. If the listing is empty, those that ended recently should, too. A job that
+    answered 404 may really be gone, so it is not expected.
     """
     shown = {job.remote_id for jobs in found.values() for job in jobs}
     expected = session.store.batches(BatchState.IN_FLIGHT)
@@ -132,8 +141,8 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
     """
     oldest, *others = matches
     settle.forget_ending(session, batch)
-    log.info("%s: found as %s", session.describe(batch), oldest.remote_id)
-    with session.store.transaction():  # a kill must not leave the others in no ledger
+    log.info("%s: found its job %s", session.describe(batch), oldest.remote_id)
+    with session.store.transaction():  # after a kill, the other jobs must be in the ledger, too
         batch = session.store.update(
             batch,
             state=BatchState.IN_FLIGHT,
@@ -155,10 +164,10 @@ def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> lis
     entered = [(duplicate, job) for job in jobs if (duplicate := duplicates.enter(session, batch, job))]
     for duplicate, job in entered:
         log.warning(
-            "%s: bought twice; the younger job %s %s; what it cost (up to $%.4f) is booked as %s",
+            "%s: bought twice; the later job %s %s; its cost (up to $%.4f) is booked as %s",
             session.describe(batch),
             job.remote_id,
-            "has ended" if job.state.ended else "is cancelled",
+            "has ended" if job.state.ended else "will be cancelled",
             batch.plan.reserved_usd or 0,
             duplicate.name,
         )
@@ -179,6 +188,7 @@ def _stop(session: Session, provider: Provider, duplicate: Batch, job: Job) -> N
 
 
 def _report_incomplete_listing(session: Session, batch: Batch, unlisted: Batch) -> None:
+    """Record that the listing lacks the job of the batch `unlisted`, so that it proves nothing about `batch`."""
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer, and the provider's list is not complete:"
@@ -189,12 +199,13 @@ def _report_incomplete_listing(session: Session, batch: Batch, unlisted: Batch) 
 
 
 def _count_empty_listing(session: Session, batch: Batch) -> None:
+    """Count a complete listing without the job of a batch. Abandon the batch once that is proof enough."""
     now, grace = session.now(), session.settings.batches.reconcile_grace_seconds
     first = batch.counters.first_empty_listing_at if batch.counters.first_empty_listing_at is not None else now
     blanks = batch.counters.empty_listings + 1
     waited = now - (batch.job.intent_at or now)
     if blanks >= EMPTY_LISTINGS_NEEDED and waited >= grace and now - first >= grace / 3:
-        log.warning("%s: never arrived; its conversations are ready again", session.describe(batch))
+        log.warning("%s: did not reach the provider; its conversations are ready again", session.describe(batch))
         settle.abandon_batch(session, batch, "no job was found for an unanswered create call")
         failpoint("abandoned")
         return
@@ -202,7 +213,7 @@ def _count_empty_listing(session: Session, batch: Batch) -> None:
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer {max(waited, 0):.0f} s ago and no job is"
-            f" listed yet. It is looked for until {grace:.0f} s have passed.",
+            f" listed yet. Ticks look for it until {grace:.0f} s have passed.",
             do="The next tick looks again. Nothing is bought twice meanwhile.",
         )
     )

@@ -1,4 +1,4 @@
-"""Hold what every working command needs: paths, store, settings, clock, and the connections to the providers."""
+"""A run together with its providers: what every command needs that may call a provider."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from typing import TYPE_CHECKING, NoReturn
 
 from batchgen.core.dialogue import STAGES, Stage
 from batchgen.core.errors import (
+    KeyRefused,
     QuotaReached,
+    SetupError,
     StageStopped,
     UnknownModel,
 )
+from batchgen.ledger import pins
 from batchgen.ledger.holds import hold_error, is_in_force, model_scope
-from batchgen.ledger.rows import Hold, pinned_model_fact
+from batchgen.ledger.pins import pinned_choice, pinned_choices
+from batchgen.ledger.rows import Hold
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.memory import set_mmap_threshold
-from batchgen.runtime.settings import Settings, api_key
+from batchgen.runtime.settings import ModelChoice, Settings, api_key
 
 if TYPE_CHECKING:
     from batchgen.core.pricing import Rate
     from batchgen.providers.base import Provider, ProviderClient
 
 
-def _unverified_model_fact(provider: str) -> str:
-    """Return the name of the fact that a pinned model could not be probed."""
-    return f"unproven:{provider}"
-
-
 class Session(Run):
-    """A run with its providers: their connections, and the model that is pinned for each."""
+    """A run together with its providers: a client and a pinned model for each."""
 
     __slots__ = ("_remotes",)
 
@@ -44,25 +43,43 @@ class Session(Run):
         environment: Mapping[str, str],
         remotes: Mapping[str, ProviderClient] | None = None,
     ) -> None:
-        """Open a session. `remotes` are connections that exist already, by provider."""
+        """Open a session. `remotes` maps the names of providers to clients that are connected already."""
         super().__init__(layout, settings, store, environment)
         self._remotes: dict[str, ProviderClient] = dict(remotes or {})
 
     # ---- providers
 
-    def provider(self, stage: Stage) -> Provider:
-        """Return the configured provider that writes `stage`."""
-        from batchgen.providers import find_provider as provider_row  # here and below: an idle tick asks nobody
+    def choice(self, stage: Stage) -> ModelChoice:
+        """Return the model that writes `stage`: the pinned one, else the first of the list whose key is set."""
+        if pinned := pinned_choice(self.store, self.settings, stage):
+            return pinned
+        choices = self.settings.choices(stage)
+        return next(filter(self.has_key, choices), choices[0])
 
-        return provider_row(self.settings.stage(stage).provider)
+    def provider(self, stage: Stage) -> Provider:
+        """Return the provider that writes `stage`."""
+        from batchgen.providers import find_provider as provider_row  # here and below: an idle tick needs none
+
+        return provider_row(self.choice(stage).provider)
+
+    def model(self, stage: Stage) -> str:
+        """Return the model that writes `stage`."""
+        return self.choice(stage).model
 
     def providers(self) -> list[Provider]:
-        """Return every provider that a stage names, once."""
+        """Return every provider that writes a stage, once."""
         return list({(row := self.provider(stage)).name: row for stage in STAGES}.values())
 
+    def has_key(self, choice: ModelChoice) -> bool:
+        """Return whether the key of the model's provider is set."""
+        from batchgen.providers import find_provider as provider_row
+
+        return bool(self.environment.get(provider_row(choice.provider).key_variable, "").strip())
+
     def key_fingerprint(self, provider: Provider) -> str:
-        """Return a hash that tells API keys apart without revealing them: a job is readable only with the key that
-        created it.
+        """Return 8 hex digits that identify the API key of a provider without revealing it. Raises KeyRefused.
+
+        A job can only be read with the key that created it.
         """
         key = api_key(dict(self.environment), provider.key_variable)
         from hashlib import sha256
@@ -70,7 +87,7 @@ class Session(Run):
         return sha256(key.encode()).hexdigest()[:8]
 
     def remote(self, provider: Provider) -> ProviderClient:
-        """Return the provider's connection; connect at first use. Raises KeyRefused."""
+        """Return the client of a provider, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
             from batchgen.providers import connect
             from batchgen.providers.base import ConnectionOptions
@@ -100,98 +117,152 @@ class Session(Run):
 
     # ---- models
 
-    def pinned_model(self, provider: Provider) -> str | None:
-        """Return the model that was served first in this run, if the configuration still lists it."""
-        model = self.store.fact(pinned_model_fact(provider.name))
-        return model if model in self.settings.provider(provider.name).models else None
+    def pin_model(self, stage: Stage) -> None:
+        """Before the first paid batch of `stage`, pin the first model of its list that answers a request for one token.
 
-    def model(self, provider: Provider) -> str:
-        """Return the model that is or would be used: the pinned one, else the first of the list."""
-        return self.pinned_model(provider) or self.settings.provider(provider.name).models[0]
-
-    def pin_model(self, provider: Provider) -> None:
-        """Before the first paid batch, pin the first model of the list that answers a request for one token.
-
-        A listing is no proof at Together, and a batch for a withdrawn model is accepted (201) before it fails. Raises
-        KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson after one day of waiting for a quota.
+        Call it before the first paid batch. Together lists models that it does not serve, and answers 201 to a batch
+        for such a model before the job fails. Raises KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson if a
+        quota has refused for a day.
         """
-        self.key_fingerprint(provider)
-        if self.pinned_model(provider) is None:
-            self.pin(provider, self.settings.provider(provider.name).models)
+        if pinned := pinned_choice(self.store, self.settings, stage):
+            self.require_key(stage, [pinned])
+        else:
+            self.pin(stage, self.settings.choices(stage))
 
-    def pin(self, provider: Provider, models: Sequence[str]) -> str:
-        """Pin the first of `models` that is served and not halted, for every batch from now on. Raises UnknownModel."""
-        before, hopeful = self.store.fact(pinned_model_fact(provider.name)), self.hopeful(provider, models)
-        model, proven = self._first_served(provider, hopeful) or self.none_served(provider, models)
-        self.store.set_fact(pinned_model_fact(provider.name), model)
-        self.store.set_fact(_unverified_model_fact(provider.name), "" if proven else model)
-        if before and before != model:
-            self.store.holds.end(model_scope(provider.name, before))
-        log.info("%s: %s is pinned for this run", provider.name, model)
-        return model
+    def require_key(self, stage: Stage, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
+        """Return those of `choices` whose provider's key is set. Raises KeyRefused if there is none."""
+        from batchgen.providers import find_provider as provider_row
 
-    def hopeful(self, provider: Provider, models: Sequence[str]) -> list[str]:
-        """Return those of `models` that are not halted."""
+        usable = list(filter(self.has_key, choices))
+        variables = list(dict.fromkeys(provider_row(choice.provider).key_variable for choice in choices))
+        if not usable and len(variables) > 1:
+            raise KeyRefused(
+                f"{variables[0]} is not set, nor is {' or '.join(variables[1:])}; [{stage}] needs one of them.",
+                do="Put one of them into the environment, or into ROOT/.env (mode 0600).",
+            )
+        for choice in usable or choices:
+            self.key_fingerprint(provider_row(choice.provider))
+        return usable
+
+    def pin(self, stage: Stage, choices: Sequence[ModelChoice]) -> ModelChoice:
+        """Pin the first of `choices` that is served and not halted, for every batch of `stage` from now on.
+
+        Models whose provider's key is not set are passed over. Raises UnknownModel, KeyRefused.
+        """
+        before = pinned_choice(self.store, self.settings, stage)
+        usable = self.require_key(stage, choices) if choices else []
+        choice, proven = self._first_served(self.hopeful(usable)) or self.none_served(stage, usable)
+        self._record_pin(stage, choice)
+        pins.pin(self.store, stage, choice, proven=proven)
+        if before and before != choice and before not in pinned_choices(self.store, self.settings).values():
+            self.store.holds.end(model_scope(*before))
+        log.info("%s: %s writes the %s turns of this run", choice.provider, choice.model, stage)
+        for skipped in choices[: choices.index(choice)]:
+            if not self.has_key(skipped):
+                log.warning("%s", self._passed_over(skipped, choice))
+        return choice
+
+    def _record_pin(self, stage: Stage, choice: ModelChoice) -> None:
+        """Note beside the requests who writes the batches from the next one on: a lost store is rebuilt with it."""
+        from batchgen.dataset.manifest import add_facts, writer_fact
+
+        add_facts(self.layout, {writer_fact(stage, self.store.next_batch_number()): str(choice)})
+
+    def _passed_over(self, skipped: ModelChoice, chosen: ModelChoice) -> str:
+        """Say that a model was passed over for lack of a key, and how much cheaper it would be."""
+        from batchgen.core.pricing import batch_price_ratio
+        from batchgen.providers import find_provider as provider_row
+
+        variable = provider_row(skipped.provider).key_variable
+        words = f"{skipped.model} of {skipped.provider} was passed over: {variable} is not set."
+        ratio = batch_price_ratio(skipped, chosen, self.settings.prices)
+        if ratio is not None and ratio < 1:
+            words += f" Its price in batch is {ratio:.0%} of that of {chosen.model}, which is used."
+        return words
+
+    def hopeful(self, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
+        """Return those of `choices` that are not halted."""
         halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
-        return [model for model in models if model_scope(provider.name, model) not in halted]
+        return [choice for choice in choices if model_scope(*choice) not in halted]
 
-    def _first_served(self, provider: Provider, models: Sequence[str]) -> tuple[str, bool] | None:
+    def _first_served(self, choices: Sequence[ModelChoice]) -> tuple[ModelChoice, bool] | None:
         """Return (model, whether it really answered); None if none is served."""
         from batchgen.providers.base import CreateRefused, JobNotFound, ModelGone
 
-        for model in models:
+        for choice in choices:
+            if any(
+                choice == pinned and pins.is_proven(self.store, stage, choice)
+                for stage, pinned in pinned_choices(self.store, self.settings).items()
+            ):
+                return choice, True
             try:
-                self._probe(provider, model)
+                self._probe(choice)
             except ModelGone as error:
-                log.warning("%s does not serve %s: %s", provider.name, model, error)
+                log.warning("%s does not serve %s: %s", choice.provider, choice.model, error)
                 continue
             except (CreateRefused, JobNotFound) as error:
-                # A no that does not speak of the model (an endpoint without this call) proves nothing against it.
-                log.warning("%s: whether %s is served could not be asked: %s", provider.name, model, error)
-                return model, False
-            return model, True
+                # A refusal that does not name the model (an address without this call) proves nothing against it.
+                log.warning("%s: whether %s is served could not be asked: %s", choice.provider, choice.model, error)
+                return choice, False
+            return choice, True
         return None
 
-    def _probe(self, provider: Provider, model: str) -> None:
+    def _probe(self, choice: ModelChoice) -> None:
         """Ask for one token. A quota error holds the model back, as one from a create call does."""
-        scope = model_scope(provider.name, model)
+        from batchgen.providers import find_provider as provider_row
+
+        scope = model_scope(*choice)
         wait = self.store.holds.all().get(scope)
         if wait is not None and is_in_force(wait, self.now()):
             raise hold_error(wait, self.now())
         try:
-            self.remote(provider).probe(model)
+            self.remote(provider_row(choice.provider)).probe(choice.model)
         except QuotaReached as error:
             wait = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
             raise hold_error(wait, self.now()) from None
+        except SetupError:
+            self.unusable.add(choice.provider)
+            raise
         self.store.holds.end(scope)
 
-    def none_served(self, provider: Provider, models: Sequence[str]) -> NoReturn:
+    def none_served(self, stage: Stage, choices: Sequence[ModelChoice]) -> NoReturn:
         """Raise UnknownModel with the names of models to choose from."""
-        what = f"{provider.name} serves none of: {', '.join(models)}"
-        raise UnknownModel(
-            f"{what}." if models else f"The list of {provider.name} has no other model.",
-            do=f"Name one that is served in batchgen.toml: [{provider.name}] models = [...]. {self._choices(provider)}",
-        )
+        wanted = self.settings.choices(stage)
+        names = list(dict.fromkeys(choice.provider for choice in choices or wanted))
+        if not choices:
+            what = f"The list of {' and '.join(names)} has no other model."
+        elif len(names) == 1:
+            what = f"{names[0]} serves none of: {', '.join(choice.model for choice in choices)}."
+        else:
+            what = f"None of the models of [{stage}] is served: {', '.join(map(str, choices))}."
+        where = f"[{stage}] models" if self.settings.stage(stage).models else f"[{names[0]}] models"
+        do = f"Name one that is served in batchgen.toml: {where} = [...]. {self._priced_models(names)}".rstrip()
+        if keyless := [str(choice) for choice in wanted if not self.has_key(choice)]:
+            do += f" Or set the key for {', '.join(keyless)}."
+        raise UnknownModel(what, do=do)
 
-    def _choices(self, provider: Provider) -> str:
-        """Return the provider's models that have a known price, to choose from."""
+    def _priced_models(self, names: Sequence[str]) -> str:
+        """Return the providers' models that have a known price, to choose from."""
         from batchgen.core.pricing import priced_models
 
-        offers = {model: known for model in priced_models(provider.name) if (known := self.rate(provider.name, model))}
+        offers = {model: known for name in names for model in priced_models(name) if (known := self.rate(name, model))}
         named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 
     def halt_model(self, provider: str, model: str, message: str) -> None:
-        """Halt the model of a batch after a clear refusal; only a person chooses another.
+        """Halt a model that a provider has refused for a batch. The user must pin another one.
 
-        A model that could not be probed before the first batch was never proven to be served, and wrote nothing of the
-        run. Then the next model of the list is tried.
+        If the probe could not check the model before its first batch, it has written nothing in this run. Then it is
+        unpinned, and the next model of the list is tried.
         """
         reason = f"{provider} does not serve {model}: {message}"
         self.store.holds.put(Hold(model_scope(provider, model), None, 1, reason))
-        if self.store.fact(_unverified_model_fact(provider)) == model:
-            self.store.delete_fact(pinned_model_fact(provider))
-            log.warning("%s; the next model of the list is tried", reason)
-        elif self.store.fact(pinned_model_fact(provider)) == model:
-            do = f"Pin another: batchgen switch {provider} [MODEL] (or change [{provider}] models in batchgen.toml)."
-            self.trouble(StageStopped(reason, do=do))
+        for stage, choice in pinned_choices(self.store, self.settings).items():
+            if choice != (provider, model):
+                continue
+            if pins.is_proven(self.store, stage, choice):
+                do = f"Choose another: batchgen switch {stage} (or change the list of models in batchgen.toml)."
+                self.trouble(StageStopped(reason, do=do))
+            else:
+                pins.unpin(self.store, stage)
+                log.warning("%s; the next model of the list is tried", reason)

@@ -1,4 +1,4 @@
-"""Run one tick, or many: what `collect`, `collect --advance`, `--wait` and `run` do."""
+"""Run one tick, or ticks until nothing is left to do: `collect`, `collect --advance`, `--wait` and `run`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from batchgen.runtime.settings import is_loopback
 FIRST_PAUSE_SECONDS = 1.0
 PAUSE_GROWTH = 1.5
 LONGEST_PAUSE_SECONDS = 30.0  # Together asks for 30 to 60 s between polls
-LONGEST_LOCAL_PAUSE_SECONDS = 2.0  # a service on this machine minds nothing
+LONGEST_LOCAL_PAUSE_SECONDS = 2.0  # a service on this machine has no such limit
 
 
 class Tick(NamedTuple):
-    """What one tick did."""
+    """What one tick did: number of batches collected and submitted, files written."""
 
     collected: int
     submitted: int
@@ -32,7 +32,7 @@ class Tick(NamedTuple):
 
 
 def tick(session: Session, *, advance: bool) -> Tick:
-    """Resolve open create calls, collect ended batches, write the files; with `advance` also submit what is ready."""
+    """Resolve open create calls, collect ended batches, write outdated files; with `advance` submit what is ready."""
     collected = 0
     try:
         if session.store.batches(*SUBMITTED_STATES) or session.store.awaiting_late_results(session.now()):
@@ -48,8 +48,7 @@ def tick(session: Session, *, advance: bool) -> Tick:
 
 
 def _collect(session: Session) -> int:
-    # Imported when there is something to do, like all that works: at most ticks nothing has ended, at many nothing is
-    # in flight.
+    # Imported here and below, because an idle tick needs none of it.
     from batchgen.engine.collection.poll import collect
     from batchgen.engine.reconcile import reconcile
     from batchgen.engine.submission.rejection_limit import rejection_limit_error
@@ -63,7 +62,10 @@ def _collect(session: Session) -> int:
 
 
 def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
-    """Implement `submit`. Open create calls are resolved first, because their jobs may exist."""
+    """Submit what is ready for the steps `wanted`. Returns the number of batches created.
+
+    Open create calls are resolved first, because their jobs may exist.
+    """
     from batchgen.engine.reconcile import reconcile
     from batchgen.engine.submission.submit import submit
 
@@ -75,13 +77,13 @@ def submit_steps(session: Session, wanted: Sequence[Step]) -> int:
 def tick_until_done(
     session: Session, *, advance: bool, sleep: Callable[[float], None], show: Callable[[], None]
 ) -> None:
-    """Tick until nothing is in flight (with `advance`: until the dataset is finished). Calls `show` after each.
+    """Tick until nothing is in flight; with `advance`, until the dataset is finished. Calls `show` after each tick.
 
-    A trouble that only a person can solve ends the wait as soon as nothing is in flight; it is in `session.troubles`.
+    A trouble that only the user can fix ends the wait once nothing is in flight. It is in `session.troubles`.
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
-        session.troubles[:] = filter(_said_once, session.troubles)  # the others come again as long as they last
+        session.troubles[:] = filter(_said_once, session.troubles)  # this tick reports the others again
         session.unusable.clear()
         done = tick(session, advance=advance)
         show()
@@ -92,7 +94,7 @@ def tick_until_done(
 
 
 def is_waiting_useless(session: Session, *, advance: bool) -> bool:
-    """Return whether waiting longer changes nothing."""
+    """Return whether more ticks would change nothing."""
     persons = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
     stuck = not all(map(_said_once, persons))
     if any(_can_poll(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
@@ -103,12 +105,12 @@ def is_waiting_useless(session: Session, *, advance: bool) -> bool:
 
 
 def _said_once(error: BatchgenError) -> bool:
-    """Return whether no later tick reports it again. Lost requests are asked again, so the run does not stop."""
+    """Return whether no later tick reports the error again. Lost requests are sent again, so the run does not stop."""
     return isinstance(error, BatchLost)
 
 
 def _can_poll(session: Session, batch: Batch) -> bool:
-    """Return whether ticks with the available keys can learn how `batch` ends."""
+    """Return whether ticks with the current API keys can see how `batch` ends."""
     from batchgen.providers import find_provider
 
     if batch.provider in session.unusable:
@@ -117,5 +119,6 @@ def _can_poll(session: Session, batch: Batch) -> bool:
 
 
 def longest_pause(session: Session) -> float:
+    """Return the longest pause between two ticks in seconds. It is shorter if all providers are on this machine."""
     local = all(is_loopback(session.environment.get(provider.url_variable)) for provider in session.providers())
     return LONGEST_LOCAL_PAUSE_SECONDS if local else LONGEST_PAUSE_SECONDS

@@ -1,1 +1,1 @@
-"""The SQLite file that is the only truth of a run, and what is read from it."""
+"""The store of a run, a SQLite file, and what is read from it."""

@@ -1,7 +1,7 @@
-"""The SQLite file: opening, migrating, transactions, and SQLite's failures as errors for people.
+"""Open and migrate the SQLite file, run transactions, and turn SQLite's errors into errors for the user.
 
-Journal mode DELETE with synchronous=FULL: the last commit may be the id of a paid job, and reading a finished run
-leaves no trace on disk (WAL would create and remove files beside the store).
+The journal mode is DELETE with synchronous=FULL. A commit is durable, because it may be the id of a paid job. Reading a
+finished run changes nothing on disk, while WAL would create and remove files beside the store.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import LOCK, is_there, need_sqlite_locks
 
 BUSY_TIMEOUT_SECONDS = 60.0
-PAGE_BYTES = 16_384  # of a new store: a batch's texts come between older ones, and fewer pages are split than by 4,096
+PAGE_BYTES = 16_384  # of a new store: new texts are inserted between older ones, which splits fewer pages than 4,096
 
 
 class Database:
     """An open SQLite file."""
 
     is_read_only = False
-    is_copy = False  #: a copy of an older program's store, brought up to date; the file itself is as it was
+    is_copy = False  #: a migrated copy of an older program's store; the file itself was not changed
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -39,7 +39,7 @@ class Database:
         database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
-        # A batch's transaction fits, so readers wait for its commit only.
+        # The transaction of a whole batch fits in this cache, so that readers only have to wait for its commit.
         database.execute("PRAGMA cache_size = -16384")
         store = cls(database)
         try:
@@ -51,7 +51,10 @@ class Database:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Open the store for reading beside a writer, or None if there is none. Raises SetupError without locks."""
+        """Open the store for reading while another process may write, or return None if there is no store.
+
+        Raises SetupError if the file system has no locks, NeedsPerson for a store of a newer program.
+        """
         if not is_there(path):
             return None
         need_sqlite_locks(path.with_name(LOCK))
@@ -60,7 +63,7 @@ class Database:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-            # A writer was killed within its commit: what it left is undone first, which needs no lock of ours.
+            # A writer was killed during its commit. Opening for writing lets SQLite roll it back, under its own lock.
             _need_write_access(path)
             database, version = _connect_and_read_version(path, "rw")
         if version == 0:
@@ -80,7 +83,7 @@ class Database:
         self._connection.close()
 
     def integrity_problems(self) -> list[str]:
-        """List the first few things that SQLite finds wrong with the file; empty if its structure is sound."""
+        """List the first few errors that SQLite finds in the structure of the file."""
         found = [flaw for (flaw,) in self._connection.execute("PRAGMA quick_check(5)")]
         return [] if found == ["ok"] else found
 
@@ -97,7 +100,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything within, durably, or roll all of it back. A nested transaction is part of the outer one."""
+        """Commit all changes in the block durably, or roll all back. A nested transaction is part of the outer one."""
         if self._connection.in_transaction:
             yield
             return
@@ -113,8 +116,9 @@ class Database:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Changes within are seen by what is read within, and undone at the end. They stay in memory: the disk is not
-        written to, and readers are not kept waiting.
+        """Undo all changes in the block at its end. Reads in the block see the changes.
+
+        They stay in memory: nothing is written to disk, and other readers do not wait.
         """
         self._connection.execute("PRAGMA journal_mode = MEMORY")
         self._connection.execute("PRAGMA cache_spill = OFF")
@@ -138,7 +142,7 @@ def _connect_and_read_version(path: Path, mode: str) -> tuple[sqlite3.Connection
 
 
 def _need_write_access(path: Path) -> None:
-    """Raises SetupError where an unfinished commit can be read by nobody but who can write."""
+    """Raise SetupError if the store has an unfinished commit and this user cannot write, and so not roll it back."""
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
         raise SetupError(
             f"{path}: a command was killed while it wrote this store, and you cannot write to it.",
@@ -147,7 +151,7 @@ def _need_write_access(path: Path) -> None:
 
 
 def _copy_to_temporary(database: sqlite3.Connection) -> sqlite3.Connection:
-    """A temporary copy, which nobody else sees; `database` is closed."""
+    """Return a temporary copy that no other process sees, and close `database`."""
     copy = sqlite3.connect("", isolation_level=None)
     with closing(database):
         database.backup(copy)
@@ -163,10 +167,10 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
         message = str(error)
         if "locked" in message or "full" in message or "I/O" in message:
             raise Temporary(
-                f"{path}: {message}.", do="Make space if the disk is full; the next tick goes on."
+                f"{path}: {message}.", do="If the disk is full, make space. The next tick tries again."
             ) from None
         raise SetupError(f"{path}: {message}.", do="Check that you can read and write it.") from None
     except sqlite3.DatabaseError as error:
         raise NeedsPerson(
-            f"{path}: {error}.", do="Put back a copy, or move it away and build it again: batchgen rebuild"
+            f"{path}: {error}.", do="Restore it from a backup, or move it away and build it again: batchgen rebuild"
         ) from None

@@ -1,4 +1,4 @@
-"""Dialogues as the store has them: every way in which they are read. Each is a few range queries."""
+"""Read dialogues from the store. Each read is a few range queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchgen.ledger.rows import Batch, ReadyConversation
 
 
 class Dialogues:
-    """Dialogues as they are stored, text by text. Nothing is changed here."""
+    """Reads dialogues, which are stored text by text. Changes nothing."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

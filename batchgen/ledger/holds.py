@@ -1,4 +1,4 @@
-"""What is not submitted now, why, and for how long: because of a quota, a refusal, or a limit. Kept across ticks."""
+"""Holds: what is not submitted now, why, and for how long (a quota, a refusal, or a limit). Stored across ticks."""
 
 from __future__ import annotations
 
@@ -11,80 +11,80 @@ from batchgen.ledger import queries
 from batchgen.ledger.rows import Hold
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 2 * 3600.0
-NEEDS_PERSON_SECONDS = 24 * 3600.0  # a quota that has refused for so long does not pass by itself
+NEEDS_PERSON_SECONDS = 24 * 3600.0  # after so long, a quota will probably go on refusing, and the user must act
 _STEP_KIND, _HALT_KIND = "step", "halt"  # no provider has such a name
 
 
 def model_scope(provider: str, model: str) -> str:
-    """Name the scope that a quota or a lost model holds back."""
+    """Name the scope of a model that is paused for a quota, or halted because it is no longer served."""
     return f"{provider}/{model}"
 
 
 def step_scope(position: int) -> str:
-    """Name the scope under which it is noted what a step's ready conversations wait for."""
+    """Name the scope of a hold that says for which limit the ready conversations of a step wait."""
     return f"{_STEP_KIND}/{position}"
 
 
 def halt_scope(position: int) -> str:
-    """Name the scope of a step that is halted: its requests would be refused again at every tick."""
+    """Name the scope of a halted step: the provider would refuse its requests again at every tick."""
     return f"{_HALT_KIND}/{position}"
 
 
 def provider_of(scope: str) -> str:
-    """The provider of a model's scope. For any other scope the result is no provider's name."""
+    """Return the provider of a model's scope. For any other scope the result is not a provider's name."""
     return scope.partition("/")[0]
 
 
 def describe_scope(scope: str) -> str:
-    """What a scope holds back, for people."""
+    """Return the step or model that a scope holds back, as text for the user."""
     kind, _, rest = scope.partition("/")
     return str(Step.at(int(rest))) if kind in {_STEP_KIND, _HALT_KIND} else rest
 
 
 def is_in_force(hold: Hold, now: float) -> bool:
-    """Whether `hold` forbids a create now. A clock that jumped back cannot stretch a pause beyond the longest."""
+    """Whether `hold` forbids create calls now. If the clock jumps back, a pause ends instead of growing too long."""
     return hold.until is None or now < hold.until <= now + MAX_PAUSE_SECONDS
 
 
 def hold_error(hold: Hold, now: float) -> BatchgenError:
-    """What a hold in force is to the user: a halt, a quota that passes, or one that has not passed for a day."""
+    """Return the error for a hold in force: StageStopped for a halt, Temporary for a pause, NeedsPerson after a day."""
     if hold.until is None:
-        return StageStopped(hold.reason, do="Mend the cause, then: batchgen retry")
+        return StageStopped(hold.reason, do="Fix the cause, then: batchgen retry")
     held_seconds = now - (now if hold.since is None else hold.since)
     if held_seconds >= NEEDS_PERSON_SECONDS:
         return NeedsPerson(
             f"{hold.scope} has waited for {held_seconds / 3600:.0f} h: {hold.reason}",
             do="Ask the provider for a higher quota, or use another model: batchgen switch"
-            f" {provider_of(hold.scope)} [MODEL]. Ticks go on trying; what was not submitted is kept.",
+            f" {provider_of(hold.scope)} [MODEL]. Ticks go on trying; planned batches are kept.",
         )
     left = hold.until - now
-    return Temporary(hold.reason, do=f"{hold.scope} waits {left:.0f} s; what was not submitted is kept.")
+    return Temporary(hold.reason, do=f"{hold.scope} waits {left:.0f} s; planned batches are kept.")
 
 
 class Holds:
-    """The part of the store that says what is held back."""
+    """Reads and changes the holds in the store."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def all(self) -> dict[str, Hold]:
-        """Every hold by its scope."""
+        """Map each scope to its hold."""
         return {row[0]: Hold(*row) for row in self._connection.execute(queries.HOLDS)}
 
     def put(self, hold: Hold) -> None:
-        """Note a hold in place of an earlier one of the same scope. One write, and only if it is new."""
+        """Store a hold, in place of an earlier one of the same scope. Writes only if it is new."""
         if self.all().get(hold.scope) != hold:
             self._connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?)", hold)
 
     def end(self, scope: str) -> None:
-        """Forget the hold of `scope`, if there is one."""
+        """Delete the hold of `scope`, if there is one."""
         if scope in self.all():
             self._connection.execute("DELETE FROM holds WHERE scope = ?", (scope,))
 
     def pause(self, scope: str, reason: str, now: float, asked_seconds: float | None = None) -> Hold:
-        """Hold a model back, longer at each repetition, or as long as the provider asked for.
+        """Hold a model back: for `asked_seconds` if the provider named a time, or else longer at each repetition.
 
-        Attempts are not counted: nothing was bought.
+        This does not count as an attempt, because nothing was bought.
         """
         before = self.all().get(scope)
         hits = (before.hits if before else 0) + 1

@@ -1,17 +1,17 @@
 """The tables of the ledger, as an append-only list of migrations.
 
-A text's `text_id` is `number * TEXT_IDS + position`: its conversation and its position in the dialogue in one integer,
-so that a dialogue lies together on disk, in order, and is read as one range.
+A text's `text_id` is `number * TEXT_IDS + position`: its conversation and its position in the dialogue in one integer.
+So the texts of a dialogue are neighbours on disk, in order, and are read as one range.
 """
 
 TEXT_IDS = 256  # ids that each conversation has for its texts
-# Those that refer to others first, so that they can be emptied in this order.
+# In the order in which they can be emptied: tables that refer to others come first.
 TABLES = (
     *("failures", "outcomes", "usage_totals", "texts", "conversations", "batches", "holds", "outdated_files"),
     "run_facts",
 )
 
-# What the table `bills` holds, from the batches themselves: for a store of an older program, which has no such table.
+# The rows of `usage_totals` (`bills` in older versions), computed from the batches. Needed to fill the new table.
 SELECT_USAGE_TOTALS = """SELECT b.position, b.provider, b.model, b.follow_up, o.reason, o.usd IS NOT NULL AS priced,
     sum(o.requests) AS requests, sum(o.input_tokens) AS input_tokens, sum(o.cached_tokens) AS cached_tokens,
     sum(o.output_tokens) AS output_tokens, sum(o.thought_tokens) AS thought_tokens, total(o.usd) AS usd
@@ -22,7 +22,7 @@ _AMOUNTS = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thoug
 
 
 def _add_usage(sign: str, row: str, table: str) -> str:
-    """Write the statement that adds an outcome to the totals in `table`, or takes it off. `row`: NEW or OLD."""
+    """Return the SQL that adds an outcome to the totals in `table`, or subtracts it (`sign`). `row` is NEW or OLD."""
     amounts = ", ".join(f"{sign}{row}.{amount}" for amount in _AMOUNTS)
     sums = ", ".join(f"{amount} = {amount} + excluded.{amount}" for amount in (*_AMOUNTS, "usd"))
     return f"""INSERT INTO {table} SELECT position, provider, model, follow_up, {row}.reason, {row}.usd IS NOT NULL,
@@ -31,12 +31,12 @@ def _add_usage(sign: str, row: str, table: str) -> str:
 
 
 MIGRATIONS: tuple[str, ...] = (
-    # What a run is: the options it was prepared with, its models, small facts that were learnt.
+    # Facts of the run: the options it was prepared with, its models, and others.
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
-    # One row a conversation. `at` is the position it is at. It is ready when no batch holds it and it has no reason;
-    # `reason` is why it was left behind. `attempt` counts request lines written for this step (it is part of the
-    # key and never falls), `strikes` the failures that count against max_attempts, `ceiling` doublings of the
-    # output ceiling. Moving on to the next position starts all three anew.
+    # One row for each conversation. `at` is its position. It is ready if no batch holds it and it has no `reason`;
+    # `reason` is why it was rejected. `attempt` counts the request lines written for this step (it is part of the key
+    # and never falls), `strikes` the failures that count against max_attempts, `ceiling` the doublings of the limit of
+    # output tokens. All three are 0 again at the next position.
     """CREATE TABLE conversations (
         number INTEGER PRIMARY KEY,
         at INTEGER NOT NULL,
@@ -50,10 +50,10 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE INDEX ready ON conversations (at, attempt, number) WHERE batch IS NULL AND reason IS NULL",
     "CREATE INDEX held ON conversations (batch, number) WHERE batch IS NOT NULL",
     "CREATE INDEX left_behind ON conversations (at, number) WHERE reason IS NOT NULL",
-    # Accepted texts, write-once. `batch` is where a text came from, NULL for a seed's.
+    # Accepted texts, which never change. `batch` is where a text came from, NULL for the texts of a seed.
     "CREATE TABLE texts (place INTEGER PRIMARY KEY, batch INTEGER REFERENCES batches, text TEXT NOT NULL) STRICT",
     "CREATE INDEX provenance ON texts (batch, place) WHERE batch IS NOT NULL",
-    # The ledger: one row a request file. Times are seconds since 1970 UTC (records.Batch says what its counts are).
+    # The ledger: one row for each request file. Times are seconds since 1970 UTC. `rows.BatchCounters` explains counts.
     """CREATE TABLE batches (
         batch INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -89,7 +89,7 @@ MIGRATIONS: tuple[str, ...] = (
         error TEXT
     ) STRICT""",
     "CREATE INDEX by_state ON batches (state, batch)",
-    # What became of each batch's requests, by reason, with the tokens that were billed.
+    # The outcomes of each batch's requests, added up by reason, with the tokens that were billed.
     """CREATE TABLE outcomes (
         batch INTEGER NOT NULL REFERENCES batches,
         reason TEXT NOT NULL,
@@ -101,7 +101,7 @@ MIGRATIONS: tuple[str, ...] = (
         usd REAL,
         PRIMARY KEY (batch, reason)
     ) STRICT, WITHOUT ROWID""",
-    # Every request that failed, with its reason; accepted ones are known by their texts.
+    # Every request that failed, with its reason. Those that are not here and have a text were accepted.
     """CREATE TABLE failures (
         batch INTEGER NOT NULL REFERENCES batches,
         number INTEGER NOT NULL,
@@ -109,21 +109,21 @@ MIGRATIONS: tuple[str, ...] = (
         detail TEXT NOT NULL,
         PRIMARY KEY (batch, number)
     ) STRICT, WITHOUT ROWID""",
-    # Why nothing is submitted now: a quota's back-off per model ("gemini/MODEL", `until`), a halt until somebody
-    # decides (`until` NULL), or what a step's ready conversations wait for ("step/POSITION").
+    # Holds, why something is not submitted now: a pause of a model after a quota's refusal ("gemini/MODEL", `until`),
+    # a halt until the user acts (`until` NULL), or the limit for which a step's conversations wait ("step/POSITION").
     """CREATE TABLE waits (
         scope TEXT PRIMARY KEY, until REAL, hits INTEGER NOT NULL, reason TEXT NOT NULL
     ) STRICT, WITHOUT ROWID""",
-    # Derived files (a round's, the rejected list) that are older than the store.
+    # Derived files (round files, rejected.jsonl, ...) that are older than the store.
     "CREATE TABLE stale (file TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
-    # From when on a tick has put off writing it anew.
+    # Since when ticks have delayed writing the file again.
     "ALTER TABLE stale ADD COLUMN since REAL",
     "CREATE INDEX by_position ON batches (position, follow_up, batch)",
-    # What the totals of a ledger need, a quarter of its bytes: `status` adds them up anew every time.
+    # All columns that the totals of the ledger need, a quarter of its bytes: every `status` adds them up.
     """CREATE INDEX ledger ON batches
         (position, provider, model, follow_up, state, requests, estimated_usd, reserved_usd)""",
-    # The outcomes of all batches added up, so that a total costs the same however many batches there are. The database
-    # itself keeps it: an outcome is entered once and never changes. `usd` is of what had a price when it was booked.
+    # The outcomes of all batches added up, so that the cost of a total does not grow with the number of batches.
+    # Triggers keep it up to date. `usd` is the sum over the requests whose price was known when they were settled.
     """CREATE TABLE bills (
         position INTEGER NOT NULL,
         provider TEXT NOT NULL,
@@ -142,21 +142,21 @@ MIGRATIONS: tuple[str, ...] = (
     f"INSERT INTO bills {SELECT_USAGE_TOTALS}",
     f"CREATE TRIGGER billed AFTER INSERT ON outcomes BEGIN {_add_usage('+', 'NEW', 'bills')}; END",
     "DROP INDEX by_position",
-    # Until when an ended batch's results may come after all: its job was given up, cancelled or lost.
+    # Until when an ended batch may get late results, because its job was abandoned, cancelled or lost.
     "ALTER TABLE batches ADD COLUMN awaited_until REAL",
     "CREATE INDEX awaited ON batches (awaited_until) WHERE awaited_until IS NOT NULL",
     """UPDATE batches SET awaited_until = intent_at + 72 * 3600
         WHERE state = 'abandoned' AND collected_at IS NULL AND intent_at IS NOT NULL""",
-    # When they come, the batch's outcomes are others.
+    # Late results replace the outcomes of a batch, so that the old ones must be subtracted.
     f"""CREATE TRIGGER unbilled AFTER DELETE ON outcomes BEGIN {_add_usage("-", "OLD", "bills")};
         DELETE FROM bills WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
-    # Both were counted as blanks until then.
+    # Both were counted in `blanks` before.
     "ALTER TABLE batches ADD COLUMN upload_failed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN short_looks INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE batches ADD COLUMN replies_with_thoughts INTEGER NOT NULL DEFAULT 0",
-    # When a quota first said no; a model that has waited for a day calls somebody.
+    # When a quota first refused. After a day, the user is told to act.
     "ALTER TABLE waits ADD COLUMN since REAL",
-    # Plain names.
+    # Plain names for tables and columns.
     "ALTER TABLE conversations RENAME COLUMN at TO position",
     "ALTER TABLE conversations RENAME COLUMN strikes TO failed_attempts",
     "ALTER TABLE conversations RENAME COLUMN ceiling TO token_doublings",
@@ -171,7 +171,7 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE stale DROP COLUMN since",
     "ALTER TABLE stale RENAME TO outdated_files",
     "ALTER TABLE waits RENAME TO holds",
-    # SQLite renames a table within its triggers, but takes `excluded` for it (3.40): they are made anew.
+    # SQLite (3.40) also renames `excluded` when it renames a table within its triggers, so they are created again.
     "DROP TRIGGER billed",
     "DROP TRIGGER unbilled",
     "ALTER TABLE bills RENAME TO usage_totals",

@@ -1,4 +1,4 @@
-"""Every query of the store by name, so that a test can hold each to its index."""
+"""Every query of the store by name, so that a test can check which index each of them uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BATCH_COLUMNS = ", ".join(rows.BATCH_COLUMNS)
 SUMMARY_COLUMNS = f"""batch, {", ".join(rows.BatchSummary._fields[1:-1])},
     coalesce(nullif(submitted_at, 0), nullif(intent_at, 0), planned_at) AS since"""
 
-# From one attempt number to the next: DISTINCT would read every ready row.
+# Goes from one attempt number to the next by the index. DISTINCT would read every ready row.
 READY_ATTEMPTS = """WITH RECURSIVE attempts(attempt) AS (
         SELECT min(attempt) FROM conversations WHERE batch IS NULL AND reason IS NULL AND position = :position
         UNION ALL

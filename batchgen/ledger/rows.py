@@ -1,4 +1,4 @@
-"""Rows of the ledger as values."""
+"""The rows of the store as Python values."""
 
 from __future__ import annotations
 
@@ -10,37 +10,32 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
 
-UNKNOWN_FINGERPRINT = "unknown"  # stands in `key_fingerprint` of a batch whose end a rebuilt store does not know
-JOB_DELETED = "deleted"  # stands in `remote_state` of a collected batch whose job `clean` has deleted
+UNKNOWN_FINGERPRINT = "unknown"  # value of `key_fingerprint` of a batch whose end a rebuilt store does not know
+JOB_DELETED = "deleted"  # value of `remote_state` of a collected batch whose job `clean` has deleted
 REBUILDING_FACT = "rebuilding"  # the run fact of a store that `rebuild` has begun to fill and not finished
-CANCELLATION_REQUESTED = "its cancellation was asked for"  # stands in `error` until the batch has ended
+CANCELLATION_REQUESTED = "its cancellation was asked for"  # value of `error` until the batch has ended
 
 
 class BatchState(StrEnum):
-    """Where a batch stands. States only move forward."""
+    """The state of a batch. Only a refused create call or upload leads back, to `planned` or `uploaded`."""
 
     PLANNED = "planned"  # its request file is on disk, nothing was sent
     UPLOADED = "uploaded"  # the provider has its file
-    CREATING = "creating"  # the create call is intended; whether it bought a job is not known
-    IN_FLIGHT = "in_flight"  # its job has an id
+    CREATING = "creating"  # its intent is stored; whether the create call bought a job is not known
+    IN_FLIGHT = "in_flight"  # the id of its job is known
     COLLECTED = "collected"  # every request of it is settled
-    REFUSED = "refused"  # a clear no: nothing was bought
-    ABANDONED = "abandoned"  # its create call brought no job to light
+    REFUSED = "refused"  # it was not created, and nothing was bought
+    ABANDONED = "abandoned"  # no job was found for its create call
     LOST = "lost"  # the provider has lost its job, or the results
 
 
 LIVE_STATES = (BatchState.PLANNED, BatchState.UPLOADED, BatchState.CREATING, BatchState.IN_FLIGHT)
 WAITING_STATES = (BatchState.PLANNED, BatchState.UPLOADED)  # not created yet
-SUBMITTED_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT)  # money may be owed for these
-
-
-def pinned_model_fact(provider: str) -> str:
-    """Name the run fact that says which model of a provider this run was found to be served by."""
-    return f"model:{provider}"
+SUBMITTED_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT)  # these may cost money
 
 
 class BatchIdentity(NamedTuple):
-    """What a batch is called, and who is asked for what."""
+    """The name of a batch, its step and attempt, and the model that it asks."""
 
     name: str
     position: int
@@ -54,8 +49,9 @@ class BatchIdentity(NamedTuple):
 
 
 class BatchPlan(NamedTuple):
-    """What a batch holds and what it may cost, before anything is sent. Sizes in bytes, money in USD (None: price
-    unknown), times in seconds since 1970 UTC.
+    """What a batch holds and what it may cost, before anything is sent.
+
+    Sizes in bytes, money in USD (None: price unknown), times in seconds since 1970 UTC.
     """
 
     requests: int
@@ -66,7 +62,7 @@ class BatchPlan(NamedTuple):
     estimated_usd: float | None
     reserved_usd: float | None
     planned_at: float
-    follow_up: int = 0  #: 1: a reply brings the next round's question along, two texts in all
+    follow_up: int = 0  #: 1: a reply also brings the next round's question, so two texts in all
 
 
 class RemoteJob(NamedTuple):
@@ -83,23 +79,23 @@ class RemoteJob(NamedTuple):
     ended_at: float | None
     collected_at: float | None
     error: str | None
-    late_results_until: float | None  #: the batch has ended without results; till then they may come after all
+    late_results_until: float | None  #: until then a batch that ended without results may still get some
 
 
 class BatchCounters(NamedTuple):
-    """What was counted: tries that failed in a row, and replies that a <think> block was taken off."""
+    """Counts of consecutive failures of a batch, and of replies from which a <think> block was removed."""
 
-    empty_listings: int  #: complete listings in which an unanswered create was not found
+    empty_listings: int  #: complete listings without the job of an unanswered create call
     first_empty_listing_at: float | None
-    not_found_count: int  #: 404 answers for the job's own address
+    not_found_count: int  #: 404 answers to calls for the job itself
     not_found_since: float | None
     failed_uploads: int
-    incomplete_downloads: int  #: downloads that held too few results
+    incomplete_downloads: int  #: ticks in which the result file had too few rows or a cut last line
     replies_with_thoughts: int
 
 
 class Batch(NamedTuple):
-    """One row of the ledger: a request file, its remote job, and what became of both."""
+    """One row of the ledger: a request file, its remote job, and the state of both."""
 
     number: int
     state: BatchState
@@ -110,7 +106,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Batch:
-        """Read a row that was selected by BATCH_COLUMNS."""
+        """Make a batch from a row with the columns BATCH_COLUMNS."""
         values = iter(row)
         number, state = next(values), BatchState(next(values))
         parts = {part: kind(*islice(values, len(kind._fields))) for part, kind in _PARTS}
@@ -126,7 +122,7 @@ class Batch(NamedTuple):
         return self._replace(state=BatchState(changes.get("state", self.state)), **parts)
 
     def columns(self) -> dict[str, Any]:
-        """The row as column name -> value."""
+        """Return the row as a map of column names to values, without the number."""
         parts = (self.identity, self.plan, self.job, self.counters)
         return {"state": self.state, **{name: value for part in parts for name, value in part._asdict().items()}}
 
@@ -160,7 +156,7 @@ class Batch(NamedTuple):
 
     @property
     def texts(self) -> int:
-        """How many texts an accepted reply brings."""
+        """The number of texts in an accepted reply."""
         return 1 + self.plan.follow_up
 
 
@@ -174,7 +170,7 @@ BATCH_COLUMNS = ("batch", "state", *(name for _, kind in _PARTS for name in kind
 
 
 class BatchSummary(NamedTuple):
-    """What `status` says of a batch; `since` is when it was sent, or else meant to be sent, or else planned."""
+    """What `status` shows of a batch. `since` is the time of its submission, or else intent, or else planning."""
 
     number: int
     name: str
@@ -191,7 +187,7 @@ class BatchSummary(NamedTuple):
 
 
 class ReadyConversation(NamedTuple):
-    """A conversation that may be asked: its position, and what its earlier attempts there came to."""
+    """A conversation that is ready for a batch: its position, and its earlier attempts there."""
 
     number: int
     position: int
@@ -201,7 +197,7 @@ class ReadyConversation(NamedTuple):
 
 
 class ConversationState(NamedTuple):
-    """Where a conversation stands. `batch` holds it; `reason` is why it was rejected after `failed_attempts`."""
+    """The state of a conversation. `batch` holds it; `reason` is why it was rejected after `failed_attempts`."""
 
     number: int
     position: int
@@ -212,9 +208,10 @@ class ConversationState(NamedTuple):
 
 
 class ReclaimedConversations(NamedTuple):
-    """Conversations of a batch that ended without results, and those of them that still lack the text it asked for.
+    """The conversations of a batch that ended without results.
 
-    `ended`: number -> what the end meant for it. `holders`: number -> the batch that holds it now, None: no other.
+    `ended` maps each of them to the reason that the end gave it. `holders` maps those that still lack the text to the
+    batch that holds them now, None if no batch does.
     """
 
     ended: dict[int, Reason]
@@ -222,7 +219,7 @@ class ReclaimedConversations(NamedTuple):
 
 
 class RequestOutcome(NamedTuple):
-    """What became of one conversation's request; `follow_up` is the next round's question that came along."""
+    """The outcome of one conversation's request. `follow_up` is the next round's question in the same reply."""
 
     number: int
     reason: Reason
@@ -233,7 +230,7 @@ class RequestOutcome(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Why something is not submitted now. `until` in seconds since 1970 UTC; None waits for a person."""
+    """Why something is not submitted now. `until` and `since` in seconds since 1970 UTC; `until` None: a halt."""
 
     scope: str
     until: float | None
@@ -243,7 +240,7 @@ class Hold(NamedTuple):
 
 
 class UsageTotal(NamedTuple):
-    """What one step's requests to one model with one reason were billed; `usd` None: no price was known."""
+    """Tokens and USD billed for the requests of one step, model and reason; `usd` None: no price was known."""
 
     position: int
     provider: str
@@ -255,7 +252,10 @@ class UsageTotal(NamedTuple):
 
 
 def consecutive_ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Cut ascending numbers into (first, last) of unbroken ranges: one statement serves a whole range of rows."""
+    """Return the ranges (first, last) of consecutive numbers, so that one statement can update a whole range of rows.
+
+    `numbers` must ascend.
+    """
     if not numbers:
         return []
     if numbers[-1] - numbers[0] + 1 == len(numbers):

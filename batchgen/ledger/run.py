@@ -1,4 +1,4 @@
-"""A run as every command sees it: its folder, settings and store, its names, and the troubles that were noted."""
+"""A run as every command sees it: its folder, settings, store and names, and the troubles that were recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchgen.runtime.settings import Settings
 class Names(NamedTuple):
     """Makes the names of a run: ids of conversations, keys of requests.
 
-    `run` is the run's own mark, part of every key and batch name; `digits` is the width of a conversation's number.
+    `run` is the mark of the run, a part of every key and batch name. `digits` is the width of a conversation's number.
     """
 
     run: str
@@ -41,10 +41,10 @@ class Names(NamedTuple):
 
 
 class Run:
-    """One command at work on the run in one folder. It asks no provider; `engine.session.Session` does.
+    """The run in one folder, opened by one command. It calls no provider; `engine.session.Session` does.
 
-    `troubles` collects errors that did not stop the rest of the command. `unusable` are the providers for which the
-    user must do something first.
+    `troubles` collects errors that did not stop the rest of the command. `unusable` are the providers that cannot be
+    used until the user has fixed their setup.
     """
 
     __slots__ = ("environment", "layout", "settings", "store", "troubles", "unusable")
@@ -61,14 +61,14 @@ class Run:
         self.unusable: set[str] = set()
 
     def now(self) -> float:
-        """Seconds since 1970 UTC."""
+        """Return the time in seconds since 1970 UTC."""
         return clock.now()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close it. An error that ends the work is what the user must see, and not what closing raises then."""
+        """Close the run. After an error in the block, errors of closing are ignored: the user must see the first."""
         with suppress(*() if error is None else (Exception,)):
             self.close()
 
@@ -83,15 +83,15 @@ class Run:
         return int(self.store.fact("conversations") or 0)
 
     def require_complete_store(self) -> None:
-        """Raises SetupError while a rebuild has begun and not ended."""
+        """Raise SetupError if a rebuild has begun and not ended."""
         if self.store.fact(REBUILDING_FACT):
-            raise SetupError("The store is half rebuilt.", do="Run it again: batchgen rebuild")
+            raise SetupError("The store is only half rebuilt.", do="Finish it: batchgen rebuild")
 
     def require_newest_store(self) -> None:
         """Raise NeedsPerson if there are files of batches that the store does not know.
 
-        Such a store is an older copy, and would buy these batches again. A kill may leave one request file that the
-        store does not know, under the number of the next batch.
+        Such a store is an older copy, and would buy these batches again. One unknown request file with the number of
+        the next batch is allowed: a kill may leave it.
         """
         layout, run, following = self.layout, self.names().run, self.store.next_batch_number()
         waiting = self.store.batches(*WAITING_STATES)
@@ -101,20 +101,20 @@ class Run:
             or any(layout.results(batch.step, batch.name).exists() for batch in waiting)
         ):
             raise NeedsPerson(
-                f"{layout.store} is older than the files beside it: requests/ and results/ hold batches that it does"
-                " not know. Nothing was sent, for they would be bought again.",
-                do="Build it again, nothing is paid: mv data/batchgen.sqlite data/batchgen.sqlite.old &&"
+                f"{layout.store} is older than the files beside it: requests/ and results/ have batches that it does"
+                " not know. Nothing was sent, because these batches would be bought again.",
+                do="Build it again, which costs nothing: mv data/batchgen.sqlite data/batchgen.sqlite.old &&"
                 " batchgen rebuild",
             )
 
     def names(self) -> Names:
-        """Return what makes the run's names. It reads the store, so ask once and use it often."""
+        """Return the maker of the run's names. This reads the store, so call it once and use the result often."""
         return Names(self.store.fact("run") or "", int(self.store.fact("id_digits") or 0))
 
     def keys(self, batch: Batch, numbers: Sequence[int] | None = None) -> dict[str, int]:
         """Map the keys of a batch's requests to conversation numbers, in file order.
 
-        `numbers`: of these conversations; None: of those that the batch holds.
+        `numbers` are the conversations; None means those that the batch holds.
         """
         if numbers is None:
             numbers = self.store.held_numbers(batch.number)
@@ -131,7 +131,7 @@ class Run:
     # ---- troubles
 
     def trouble(self, error: BatchgenError, provider: str = "") -> None:
-        """Note an error; the command goes on, and tells it at its end. `provider`: whose call has failed."""
+        """Record an error. The command goes on and shows it at its end. `provider` is the one whose call failed."""
         note(self.troubles, error)
         if provider and isinstance(error, SetupError):
             self.unusable.add(provider)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from batchgen.core.dialogue import Step, steps
+from batchgen.core.dialogue import Stage, Step, steps
 from batchgen.ledger.holds import describe_scope, is_in_force, model_scope, provider_of
+from batchgen.ledger.pins import pinned_choices
 from batchgen.ledger.receipt import CostSummary, cost_summary, round_usd
-from batchgen.ledger.rows import LIVE_STATES, SUBMITTED_STATES, BatchSummary, pinned_model_fact
+from batchgen.ledger.rows import LIVE_STATES, SUBMITTED_STATES, BatchSummary
 from batchgen.ledger.store import Store
-from batchgen.runtime.settings import PROVIDERS, Settings
+from batchgen.runtime.settings import ModelChoice, Settings
 
 
 def status(store: Store | None, settings: Settings, now: float, *, ended: bool = False) -> dict[str, Any]:
@@ -41,11 +42,11 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
         rows.append(_step_record(step, entered - flying - done - left, flying, done, left))
         entered = done
     batches = _batch_records(store.batch_summaries() if ended else store.batch_summaries(*LIVE_STATES), now)
-    pinned = {name: store.fact(pinned_model_fact(name)) for name in PROVIDERS}
+    pinned = pinned_choices(store, settings)
     waits = {
         wait.scope: wait.reason
         for wait in store.holds.all().values()
-        if is_in_force(wait, now) and not _is_about_other_model(wait.scope, pinned)
+        if is_in_force(wait, now) and not _is_about_other_model(wait.scope, pinned.values())
     }
     return _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, waits)
 
@@ -93,7 +94,7 @@ def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
     rows: list[dict[str, Any]],
     batches: list[dict[str, Any]],
     amounts: CostSummary,
-    pinned: Mapping[str, str | None],
+    pinned: Mapping[Stage, ModelChoice],
     waits: Mapping[str, str],
 ) -> dict[str, Any]:
     complete = rows[-1]["done"]
@@ -104,7 +105,8 @@ def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
         "finished": bool(total) and complete + rejected == total,
         "complete": complete,
         "rejected": rejected,
-        "models": {name: pinned.get(name) for name in PROVIDERS},
+        "models": _models_by_provider(pinned),
+        "stage_models": {stage.value: choice._asdict() for stage, choice in pinned.items()},
         "steps": rows,
         "batches": batches,
         "waiting": [{"for": describe_scope(scope), "reason": reason} for scope, reason in waits.items()],
@@ -118,8 +120,15 @@ def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
     }
 
 
-def _is_about_other_model(scope: str, pinned: Mapping[str, str | None]) -> bool:
+def _models_by_provider(pinned: Mapping[Stage, ModelChoice]) -> dict[str, str | None]:
+    """Return the pinned model of each provider; of several, that of the first stage."""
+    found: dict[str, str | None] = {"gemini": None, "together": None}
+    for choice in pinned.values():
+        found[choice.provider] = found.get(choice.provider) or choice.model
+    return found
+
+
+def _is_about_other_model(scope: str, pinned: Collection[ModelChoice]) -> bool:
     """Whether a hold is for a model that the run no longer uses, so that it holds nothing back."""
-    provider = provider_of(scope)
-    model = pinned.get(provider)
-    return model is not None and scope != model_scope(provider, model)
+    used = {choice.provider for choice in pinned}
+    return provider_of(scope) in used and scope not in {model_scope(*choice) for choice in pinned}

@@ -1,8 +1,8 @@
 """The store of a run: conversations, texts, batches and money, and every change to them.
 
-The store is the only truth of a run; every other file under data/ can be written again from it. Each change is one
-transaction, and no network call happens inside one. Queries are named constants (queries.py), so that a test can check
-which index each of them uses.
+Every other file under data/ is derived from the store and can be written again from it. Each change is one transaction,
+and no network call happens inside one. Queries are named constants (queries.py), so that a test can check which index
+each of them uses.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from batchgen.ledger.rows import (
 )
 from batchgen.ledger.totals import Totals
 
-ROWS_PER_INSERT = 300  # three values each: SQLite before 3.32 takes 999 a statement
+ROWS_PER_INSERT = 300  # three values each: SQLite before 3.32 allows 999 values in a statement
 FIRST_GENERATED_POSITION = len(STAGES)  # round 1 is the seed: a new conversation is at the question of round 2
 
 
 class Store(Database):
-    """An open store. Whoever writes holds the lock of the root; readers need no lock.
+    """An open store. A process that writes must hold the lock of the root; readers need no lock.
 
-    `dialogues` reads texts, `totals` adds up, `holds` says what is not submitted now. Everything else is a method here.
+    `dialogues` reads texts, `totals` adds up, `holds` has what is not submitted now. Everything else is a method here.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -57,12 +57,12 @@ class Store(Database):
         return None if row is None else row[0]
 
     def set_fact(self, key: str, value: str) -> None:
-        """Note a fact of the run. Writes only if it is new."""
+        """Store a fact of the run. Writes only if it is new."""
         if self.fact(key) != value:
             self._connection.execute("INSERT OR REPLACE INTO run_facts VALUES (?, ?)", (key, value))
 
     def delete_fact(self, key: str) -> None:
-        """Delete a fact of the run, if it is there."""
+        """Delete a fact of the run, if it exists."""
         self._connection.execute("DELETE FROM run_facts WHERE key = ?", (key,))
 
     def replace_seeds(self, seeds: Iterable[Turn], facts: Mapping[str, str]) -> int:
@@ -88,14 +88,14 @@ class Store(Database):
         return number
 
     def has_paid(self) -> bool:
-        """Whether a create call was ever intended. From then on the store may hold what money bought."""
+        """Whether an intent was ever stored. From then on, the store may hold texts that were paid for."""
         found = self._connection.execute("SELECT 1 FROM batches WHERE intent_at IS NOT NULL LIMIT 1").fetchone()
         return found is not None
 
     # ---- conversations
 
     def ready_attempts(self, step: Step) -> list[int]:
-        """List how many attempts the conversations ready for `step` have behind them, each number once."""
+        """List the numbers of attempts that conversations ready for `step` have made there, each number once."""
         return [attempt for (attempt,) in self._connection.execute(queries.READY_ATTEMPTS, {"position": step.position})]
 
     def ready(self, step: Step, attempt: int, *, after: int, limit: int) -> list[ReadyConversation]:
@@ -135,8 +135,8 @@ class Store(Database):
     ) -> Batch:
         """Enter a batch whose request file is on disk, and let it hold `rows`.
 
-        `number` is its number in the ledger; without one it gets the next free one. Raises AssertionError if another
-        batch holds one of `rows`: it would be bought twice.
+        `number` is its number in the ledger, by default the next free one. Raises AssertionError if one of `rows` is
+        not ready, for example held by another batch: it would be bought twice.
         """
         columns = {"batch": number, **identity._asdict(), **plan._asdict(), "state": BatchState.PLANNED}
         with self.transaction():
@@ -156,7 +156,7 @@ class Store(Database):
         return self.batch(int(batch or 0))
 
     def undo_rejections(self, numbers: Sequence[int], position: int) -> None:
-        """Make rejected conversations ready again; `rebuild` does so for what `retry` had made ready."""
+        """Make rejected conversations ready again. `rebuild` calls it for those that `retry` had made ready."""
         self._connection.executemany(queries.UNDO_REJECTION, [(number, position) for number in numbers])
 
     def next_batch_number(self) -> int:
@@ -180,7 +180,7 @@ class Store(Database):
         return map(Batch.from_row, self._connection.execute(queries.ALL_BATCHES))
 
     def batch_summaries(self, *states: BatchState) -> list[BatchSummary]:
-        """List what `status` says of the batches in any of `states`, or of all if none is given."""
+        """List what `status` shows of the batches in any of `states`, or of all if none is given."""
         if not states:
             return list(map(BatchSummary._make, self._connection.execute(queries.ALL_BATCH_SUMMARIES)))
         rows = (row for state in states for row in self._connection.execute(queries.BATCH_SUMMARIES, {"state": state}))
@@ -199,7 +199,7 @@ class Store(Database):
         return batch.with_changes(changes)
 
     def record_intent(self, batch: Batch, now: float) -> Batch:
-        """Note durably that `batch` is about to be created, before anything is sent."""
+        """Store durably that the create call of `batch` is about to be made."""
         return self.update(
             batch,
             state=BatchState.CREATING,
@@ -218,10 +218,10 @@ class Store(Database):
         refused: Mapping[int, str] | None = None,
         late_results_until: float | None = None,
     ) -> None:
-        """End a batch that bought nothing. Its conversations are ready again, but the `refused` ones (number -> why)
-        are rejected.
+        """End a batch that bought nothing. Its conversations become ready again.
 
-        Until `late_results_until` it may turn out that it has bought something after all.
+        The `refused` ones (number to detail) are rejected. It may have bought something after all: until
+        `late_results_until` its results may come.
         """
         refused = refused or {}
         with self.transaction():
@@ -232,12 +232,13 @@ class Store(Database):
             self._record_failures(batch, failed, max_attempts=1)
 
     def awaiting_late_results(self, now: float) -> list[Batch]:
-        """List the batches that ended without results, and whose results may still come."""
+        """List the batches that ended without results and may still get some at the time `now`."""
         return [Batch.from_row(row) for row in self._connection.execute(queries.AWAITING_LATE_RESULTS, {"now": now})]
 
     def reclaim_for_late_results(self, batch: Batch) -> ReclaimedConversations:
-        """Let a batch that ended without results hold again those of its conversations that still lack its text, even
-        if another batch holds them now. Call `return_reclaimed` in the same transaction.
+        """Let a batch that ended without results hold those of its conversations again that still lack its text.
+
+        It takes them even from another batch. Call `return_reclaimed` in the same transaction.
         """
         ended = {n: Reason(name) for n, name in self._connection.execute(queries.FAILURES_OF, {"batch": batch.number})}
         holders = dict[int, int | None]()
@@ -251,8 +252,8 @@ class Store(Database):
     def return_reclaimed(self, batch: Batch, holders: Mapping[int, int | None], *, but: Collection[int]) -> list[Batch]:
         """Return reclaimed conversations to their `holders`, except those whose text `batch` has brought (`but`).
 
-        The outcomes and failures of `batch` are deleted: it is settled again. Returns the batches that have lost
-        conversations to it; each of them asks for so many fewer from now on.
+        The outcomes and failures of `batch` are deleted, because it will be settled again. Returns the batches that
+        lost conversations to it, with fewer `requests`.
         """
         for number, holder in holders.items():
             if number in but:
@@ -273,7 +274,7 @@ class Store(Database):
     def release_conversations(
         self, batch: Batch, gone: Mapping[int, Reason], detail: str, *, max_attempts: int
     ) -> None:
-        """Make some of a batch's conversations (number -> reason) ready again before the batch is settled.
+        """Make the conversations `gone` (number to reason) of a batch ready again before the batch is settled.
 
         The reason counts as a failure.
         """
@@ -285,7 +286,7 @@ class Store(Database):
                 )
 
     def reject(self, row: ReadyConversation, reason: Reason, detail: str) -> None:
-        """Reject a conversation that can never be asked."""
+        """Reject a conversation for which no request can be sent."""
         with self.transaction():
             self._connection.execute(queries.REJECT, (reason, detail, row.number, row.position))
             self._mark_outdated("rejected")
@@ -300,7 +301,7 @@ class Store(Database):
         max_attempts: int,
         **changes: float | str | None,
     ) -> None:
-        """Enter all that a batch has brought in one transaction: texts, failures, tokens, money, and the batch's end.
+        """Enter all results of a batch in one transaction: texts, failures, tokens, money, and the batch's end.
 
         `settled` has one entry for each conversation that the batch holds. `usages` maps a reason to (requests,
         tokens, USD).
@@ -352,7 +353,7 @@ class Store(Database):
     def _record_failures(
         self, batch: Batch, failed: Sequence[tuple[ReadyConversation, Reason, str]], *, max_attempts: int
     ) -> None:
-        """Make conversations ready again, or reject them, as the policy of each reason says."""
+        """Make conversations ready again or reject them, by the policy of each reason."""
         changes = []
         for row, reason, detail in failed:
             policy = POLICY[reason]
@@ -370,7 +371,7 @@ class Store(Database):
             self._mark_outdated("rejected")
 
     def make_ready(self, positions: Sequence[int], reason: str | None) -> int:
-        """Make conversations rejected at `positions` (for `reason`, None: any) ready again with no failed attempts.
+        """Make conversations rejected at `positions` for `reason` (None: any) ready again, with no failed attempts.
 
         Returns how many.
         """
@@ -388,7 +389,7 @@ class Store(Database):
         return {file for (file,) in self._connection.execute(queries.OUTDATED_FILES)}
 
     def mark_up_to_date(self, file: str) -> None:
-        """Note that a derived file was written."""
+        """Record that a derived file was written."""
         self._connection.execute("DELETE FROM outdated_files WHERE file = ?", (file,))
 
     def _mark_outdated(self, *files: str) -> None:

@@ -10,11 +10,11 @@ from batchgen.core.outcomes import Reason, Usage
 from batchgen.ledger import queries
 from batchgen.ledger.rows import UsageTotal
 
-BEYOND_LAST_BATCH = 2**62  # beyond every batch's number
+BEYOND_LAST_BATCH = 2**62  # larger than every batch number
 
 
 class Totals:
-    """Sums over the ledger. Nothing is changed here."""
+    """Adds up the ledger. Changes nothing."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -31,7 +31,10 @@ class Totals:
         return batches, tokens
 
     def estimated_and_reserved_usd(self) -> tuple[float, float]:
-        """Return (estimated USD of what was or is bought, reserved USD of what is open), where prices are known."""
+        """Return (estimated USD of all batches but refused and abandoned ones, reserved USD of open or lost ones).
+
+        Batches without a known price are left out.
+        """
         estimated, reserved = self._connection.execute(queries.ESTIMATED_AND_RESERVED_USD).fetchone()
         return float(estimated), float(reserved)
 
@@ -40,7 +43,10 @@ class Totals:
         return list(self._connection.execute(queries.RESERVED_WITHOUT_PRICE))
 
     def usage(self) -> list[UsageTotal]:
-        """List what was billed by step, model and reason. What had no price when it was booked has rows of its own."""
+        """List the tokens and USD billed by step, model and reason.
+
+        Requests that had no price when they were settled have rows of their own.
+        """
         rows = self._connection.execute(queries.USAGE_TOTALS)
         return [
             UsageTotal(position, provider, model, Reason(reason), requests, usd, Usage(*tokens))
@@ -54,7 +60,7 @@ class Totals:
     def output_of_accepted(self, positions: Sequence[int], *, follow_up: bool) -> tuple[int, int]:
         """Return (accepted requests, output tokens billed for them) over some positions.
 
-        `follow_up`: of replies that brought the next round's question along, or of the others.
+        `follow_up`: only of replies with the next round's question, or only of the others.
         """
         found = [
             self._connection.execute(

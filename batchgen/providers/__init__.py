@@ -1,18 +1,28 @@
 """The provider table.
 
-To add a provider, write its codec and its client, add a row here, and add its section to `settings`.
+To add a service that speaks OpenAI's batch protocol, add its row to `openai_services` and its name to `settings`. For
+another protocol write a codec and a client, and add a row here.
 """
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from batchgen.core.errors import SetupError
 from batchgen.providers import gemini_codec, together_codec
 from batchgen.providers.base import ConnectionOptions, Provider, ProviderClient
+from batchgen.providers.openai_services import SERVICES
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType(
-    {row.name: row for row in (gemini_codec.PROVIDER, together_codec.PROVIDER)}
+    {
+        row.name: row
+        for row in (
+            gemini_codec.PROVIDER,
+            together_codec.PROVIDER,
+            *(service.provider for service in SERVICES.values()),
+        )
+    }
 )
 
 
@@ -28,9 +38,19 @@ def _together(access: ConnectionOptions) -> ProviderClient:
     return TogetherClient(access)
 
 
+def _openai(name: str, access: ConnectionOptions) -> ProviderClient:
+    from batchgen.providers.openai_client import OpenAIClient
+
+    return OpenAIClient(SERVICES[name], access)
+
+
 # A client is imported only when its provider is connected: the SDKs take up to half a second to load.
 _CLIENTS: Mapping[str, Callable[[ConnectionOptions], ProviderClient]] = MappingProxyType(
-    {gemini_codec.NAME: _gemini, together_codec.NAME: _together}
+    {
+        gemini_codec.NAME: _gemini,
+        together_codec.NAME: _together,
+        **{name: partial(_openai, name) for name in SERVICES},
+    }
 )
 
 

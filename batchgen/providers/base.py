@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from batchgen.core.outcomes import Reply
@@ -35,21 +36,23 @@ class JobState(StrEnum):
 class Job(NamedTuple):
     """A remote job at one moment.
 
-    `label` is what a job can be found by without its id: the display name at Gemini, the input file at Together.
-    `output` and `errors` are remote file ids ("" if none), `inline` are result lines inside the job itself, `rows` is
-    the number of result rows that the provider reports (None: not reported).
+    `labels` are what a job can be found by without its id: the name of its batch, its input file, or both. `output`
+    and `errors` are remote file ids ("" if none), `inline_rows` are result lines inside the job itself, `rows` is the
+    number of result rows that the provider reports (None: not reported). `line_errors` are the request lines, from 1,
+    because of which the whole job was refused, with the provider's messages.
     """
 
     remote_id: str
     state: JobState
     raw_state: str
-    label: str = ""
+    labels: tuple[str, ...] = ()
     output: str = ""
     errors: str = ""
     inline_rows: tuple[bytes, ...] = ()
     rows: int | None = None
     error: str = ""
     created_at: str = ""
+    line_errors: Mapping[int, str] = MappingProxyType({})
 
 
 class RemoteFile(NamedTuple):
@@ -115,7 +118,7 @@ class ProviderClient(Protocol):
     def get(self, remote_id: str) -> Job: ...
 
     def jobs(self) -> list[Job]:
-        """Return every job of this key, from all pages. Raises Temporary instead of returning a part."""
+        """Return every job of this key, from all pages. Raises Temporary if the list is not complete."""
         ...
 
     def download(self, file_id: str, destination: BinaryIO) -> None: ...
@@ -129,7 +132,7 @@ class ProviderClient(Protocol):
         ...
 
     def probe(self, model: str) -> None:
-        """Ask for one token. Raises ModelGone if the provider clearly says that it does not serve `model`."""
+        """Ask for one token. Raises ModelGone if the error response says that `model` is not served."""
         ...
 
     def close(self) -> None: ...
@@ -147,16 +150,19 @@ class Provider:
     max_line_bytes: int
     max_file_requests: int
     upload_lifetime_seconds: float
-    found_by_name: bool  # a lost job is found by its batch's name; otherwise by its input file
+    names_come_back: bool  # a listing shows the name of a job's batch for certain; otherwise its input file is needed
     sdk: str  # the distribution that makes the calls
     tokens: TokenFormula
     line: Callable[[str, Prompt, Parameters], bytes]
-    asked: Callable[[Mapping[str, Any]], ParsedRequest | None]  # a line of `line` as JSON; None for another provider's
-    key: Callable[[Mapping[str, Any]], str]  # whose result a row is, "" where it does not say
+    asked: Callable[
+        [Mapping[str, Any]], ParsedRequest | None
+    ]  # reads a decoded line of `line`; None for another provider's
+    key: Callable[[Mapping[str, Any]], str]  # the key in a result row, "" if it has none
     result_row_markers: tuple[
         bytes, ...
-    ]  # a torn or keyless result row has one of them, an error in place of a file has none
+    ]  # an incomplete result row has one of them, an error response in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
+    evidence: str = ""  # what its facts were taken from, if no run of this program has shown them yet
 
     def is_foreign(self, variable: str) -> bool:
         """Return whether the SDK, but not this program, reads an environment variable."""
@@ -168,11 +174,11 @@ class JobNotFound(Exception):
 
 
 class ModelGone(Exception):
-    """The provider clearly says that it does not serve this model."""
+    """The provider's error response says that it does not serve this model."""
 
 
 class CreateRefused(Exception):
-    """A clear refusal of a create call: nothing was bought."""
+    """An explicit error response to a create call: no job was created."""
 
 
 class FileGone(CreateRefused):
@@ -180,11 +186,11 @@ class FileGone(CreateRefused):
 
 
 class FileFailed(CreateRefused):
-    """The provider could not process the input file. This may be an accident: it is uploaded again a few times."""
+    """The provider could not process the input file. This may be temporary: it is uploaded again a few times."""
 
 
 class LinesRefused(CreateRefused):
-    """A clear refusal because of single lines; `lines` maps the line number (from 1) to the provider's message."""
+    """An error response because of single lines; `lines` maps the line number (from 1) to the provider's message."""
 
     def __init__(self, message: str, lines: Mapping[int, str]) -> None:
         super().__init__(message)
@@ -192,8 +198,3 @@ class LinesRefused(CreateRefused):
 
 
 REFUSALS = (JobNotFound, ModelGone, CreateRefused)  # what a call may raise besides a BatchgenError
-
-
-def lookup_key(provider: Provider, *, name: str, remote_file: str) -> str:
-    """Return the key by which a job of the batch `name` with input `remote_file` can be found at `provider`."""
-    return name if provider.found_by_name else remote_file

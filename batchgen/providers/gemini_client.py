@@ -56,7 +56,7 @@ API_URL = "https://generativelanguage.googleapis.com"
 UPLOADING = "upload a request file"
 PAGE_SIZE = 100
 MAX_PAGES = 1000
-LIST_PAGE_FIELDS = {"operations", "nextPageToken", "unreachable"}  # what a page may hold; an empty one holds nothing
+LIST_PAGE_FIELDS = {"operations", "nextPageToken", "unreachable"}  # fields that a page may have; an empty page has none
 
 
 class GeminiClient:
@@ -69,7 +69,7 @@ class GeminiClient:
         self._version = access.api_version
         self._headers = {"x-goog-api-key": access.key}
         self._mime = self.MIME_TYPES[0]
-        # A word of state that the SDK does not know; the answer stays readable. Not around the call: several threads.
+        # The SDK warns about a state that it does not know; the answer can still be read. Set once for all threads.
         warnings.filterwarnings("ignore", message=".* is not a valid ", module="google")
         with translate_setup_errors(NAME, self._base):
             trust = tls_context()
@@ -92,7 +92,7 @@ class GeminiClient:
         own_host = httpx2.URL(self._base).host
 
         def keep_key_at_home(request: httpx2.Request) -> None:
-            # The SDK's client follows redirects and would take the key along to another host (RUN).
+            # The SDK's client follows redirects and would send the key to another host (RUN).
             if request.url.host != own_host:
                 request.headers.pop("x-goog-api-key", None)
 
@@ -120,7 +120,7 @@ class GeminiClient:
                 file = retry_reads(partial(self._upload, path, size, mime))
             except _MimeRefused:
                 continue
-            self._mime = mime  # several uploads may find this out at the same time
+            self._mime = mime  # several uploads may set this at the same time
             return file
         raise Temporary("gemini, upload a request file: every MIME type was refused.", do="The next tick tries again.")
 
@@ -147,11 +147,12 @@ class GeminiClient:
             except ValueError:
                 told = b""
             mine = hash_file(path).sha256
-            # Documented as text of the hex digest; a plain digest in base64 is tolerated, another form says nothing.
+            # Documented as text of the hex digest; a plain digest in base64 is accepted, any other form is ignored.
             same = told in (mine.encode(), bytes.fromhex(mine)) or len(told) not in (64, 32)
         if not name or not same:
             raise Temporary(
-                "gemini, upload a request file: what arrived is not what was sent.", do="The next tick tries again."
+                "gemini, upload a request file: the stored file differs from the one that was sent.",
+                do="The next tick tries again.",
             )
         return name
 
@@ -159,7 +160,7 @@ class GeminiClient:
         def call() -> RemoteFile:
             with _translate_errors("look at an uploaded file"):
                 file = self._client.files.get(name=file_id)
-                # An answer without a name is no file: what stands in between may say 200 and nothing.
+                # An answer without a name is not a file: a proxy may answer 200 with an empty body.
                 return RemoteFile(file_id, ready=bool(file.name) and _file_state(file) == "ACTIVE")
 
         return retry_reads(call)
@@ -174,18 +175,18 @@ class GeminiClient:
         except errors.APIError as error:
             raise error_from_create_response(_http_failure("create a batch", error)) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise connection_error(NAME, "create a batch", error) from None  # never sent: nothing can have been bought
+            raise connection_error(NAME, "create a batch", error) from None  # never sent: no job was created
         except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
             raise Ambiguous(f"gemini, create a batch: no clear answer ({type(error).__name__}).") from None
         if not created.name:
-            raise Ambiguous("gemini, create a batch: an answer without a job.")
+            raise Ambiguous("gemini, create a batch: the answer has no job.")
         return created.name
 
     def get(self, remote_id: str) -> Job:
         """Return the raw operation: the SDK drops its error, counts and `response`."""
         found = parse_job(self._read(remote_id, "look at a batch"))
         if not found.remote_id:
-            raise Temporary("gemini, look at a batch: an answer that is no batch.", do="The next tick tries again.")
+            raise Temporary("gemini, look at a batch: the answer is not a batch.", do="The next tick tries again.")
         return found
 
     def jobs(self) -> list[Job]:
@@ -195,7 +196,7 @@ class GeminiClient:
             page = dict_or_empty(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
             operations = page.get("operations")
             if not isinstance(operations, list | None) or (page and not page.keys() & LIST_PAGE_FIELDS):
-                break  # an error or something else in place of a list: that nothing is listed must not be read from it
+                break  # an error or something else in place of a list: do not treat it as an empty list
             if page.get("unreachable"):
                 raise Temporary(
                     f"gemini, list batches: the list is not complete, it lacks {one_line(page['unreachable'])}.",
@@ -211,7 +212,9 @@ class GeminiClient:
             if not isinstance(token, str) or token in seen:
                 break
             seen.add(token)
-        raise Temporary("gemini, list batches: no list, or one that does not end.", do="The next tick tries again.")
+        raise Temporary(
+            "gemini, list batches: the answer is not a list, or the list does not end.", do="The next tick tries again."
+        )
 
     def _read(self, path: str, doing: str, **query: str) -> Any:
         parameters = {name: value for name, value in query.items() if value}
@@ -231,7 +234,7 @@ class GeminiClient:
 
     def download(self, file_id: str, destination: BinaryIO) -> None:
         with _translate_errors("download results"):
-            # The annotation wants io.IOBase; the code streams into anything with write().
+            # The annotation requires io.IOBase; the code accepts anything with write().
             self._client.files.download(file=file_id, destination=cast("io.IOBase", destination))
 
     def cancel(self, remote_id: str) -> None:
@@ -268,8 +271,8 @@ def _is_mime_refusal(error: Exception) -> bool:
 
 
 def _finds_no_api(error: Any) -> bool:
-    """Return whether an error is a 404 to the start of an upload. Later calls have an upload id, which may be
-    forgotten.
+    """Return whether an error is a 404 to the start of an upload. Later calls have an upload id, which may
+    have expired.
     """
     return (
         isinstance(error, errors.APIError)

@@ -63,7 +63,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
         "MALFORMED_RESPONSE": Reason.MALFORMED,
     }
 )
-# google.rpc codes of a failed row: 1 CANCELLED, 3 INVALID_ARGUMENT, the rest an accident of the provider's
+# google.rpc codes of a failed row: 1 CANCELLED, 3 INVALID_ARGUMENT, the rest an error of the provider
 _ROW_CODES: Mapping[int, Reason] = MappingProxyType(
     {1: Reason.CANCELLED, 3: Reason.INVALID_REQUEST, 400: Reason.INVALID_REQUEST}
 )
@@ -110,7 +110,7 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
             "properties": {field: {"type": "STRING"} for field in prompt.fields},
             "required": list(prompt.fields),
         }
-        if len(prompt.fields) > 1:  # otherwise written in alphabetical order
+        if len(prompt.fields) > 1:  # without it Gemini writes the fields in alphabetical order
             generation["responseSchema"]["propertyOrdering"] = list(prompt.fields)
     request = {
         "systemInstruction": {"parts": [{"text": prompt.system}]},
@@ -246,7 +246,7 @@ def parse_job(operation: Any) -> Job:
         remote_id=text_or_empty(operation.get("name")) or text_or_empty(metadata.get("name")),
         state=JOB_STATES.get(_PREFIX.sub("", raw_state), JobState.UNKNOWN),
         raw_state=_PREFIX.sub("JOB_STATE_", raw_state),
-        label=text_or_empty(metadata.get("displayName")),
+        labels=tuple(filter(None, [text_or_empty(metadata.get("displayName"))])),
         output=next(
             (
                 name
@@ -279,7 +279,7 @@ PROVIDER = Provider(
     max_line_bytes=20_000_000,  # not documented for files; the limit of an inline request body
     max_file_requests=200_000,  # not documented; the file's size is what counts
     upload_lifetime_seconds=47 * 3600,  # 48 h documented
-    found_by_name=True,
+    names_come_back=True,
     sdk="google-genai",
     tokens=TokenFormula(0.631, 0.816, 0.051, 1.336, 0.598, 1.977),  # Gemma 3 and 4
     line=encode_request,

@@ -70,7 +70,7 @@ def strip_version(url: str) -> str:
 def translate_setup_errors(provider: str, url: str) -> Iterator[None]:
     """Raise SetupError if making a client fails because of an unusable address or proxy."""
     if not is_http_url(url):
-        raise SetupError(f"{provider}: {url!r} is no http(s) address.", do="Write it as https://host[:port].")
+        raise SetupError(f"{provider}: {url!r} is not an http(s) address.", do="Write it as https://host[:port].")
     try:
         yield
     except BatchgenError:
@@ -84,7 +84,7 @@ def translate_setup_errors(provider: str, url: str) -> Iterator[None]:
 
 def retry_reads(call: Callable[[], T]) -> T:
     """Repeat `call` with back-off after temporary errors. For reads and uploads only, never for a create call."""
-    import stamina  # here: a tick with nothing in flight asks nobody
+    import stamina  # here: a tick with nothing in flight makes no network call
 
     for attempt in stamina.retry_context(
         on=_is_worth_retrying, attempts=READ_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=5.0, wait_jitter=0.5
@@ -107,12 +107,12 @@ class TimedOut(Temporary):
 
 
 def _is_worth_retrying(error: Exception) -> bool:
-    # A quota answer is a wish to be left alone; asking again at once makes it worse.
+    # QuotaReached is not retried at once: further calls would count against the quota, too.
     return isinstance(error, Temporary) and not isinstance(error, QuotaReached | TimedOut)
 
 
 class HttpFailure(NamedTuple):
-    """An HTTP answer that is not a success. `doing` names the call for people: "create a batch"."""
+    """An HTTP answer that is not a success. `action` names the call for people: "create a batch"."""
 
     provider: str
     action: str
@@ -127,10 +127,10 @@ class HttpFailure(NamedTuple):
 _API_KEY_PATTERN = re.compile(
     r"api[ _]key|reported as leaked|denied access|\bunauthorized|\b(?:trial|insufficient|no) credits?\b", re.IGNORECASE
 )
-# The verdict must follow the model's name at once: "no such field: 'model_options'" or "this setting is not supported
-# by the model" is a refused request, and taking it for a lost model would stop a stage that only needs a mended line.
+# What is wrong must directly follow the model's name. "no such field: 'model_options'" and "this setting is not
+# supported by the model" are errors of the request: treating them as a lost model would stop the stage.
 _MODEL_PATTERN = re.compile(
-    r"non-serverless|unable to access model|model_not_(?:available|found)|(?:no such|unknown) model\b"
+    r"non-serverless|unable to access model|model_not_(?:available|found)|(?:no such|unknown)[ _]model\b"
     r"|invalid[ _]model\b(?! (?:param|config|input|output))"
     r"|not support(?:ed)? publisher model|batch(?: api| mode)? is not supported"
     r"|\bmodels?(?:[/ :]+[\"'`]?[\w./:@-]+[\"'`]?)? (?:(?:is|was|are|has been) )?"
@@ -167,12 +167,13 @@ def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a
         return _quota(refusal)
     if status in (401, 402):
         return key_refused
-    # A page of markup is the word of something in between (a proxy, a store of presigned uploads), not the provider's.
+    # An HTML or XML page comes from a proxy or a file store in between, not from the provider.
     if not 400 <= status < 500 or status in UNCLEAR_STATUSES or _MARKUP.match(message):  # noqa: PLR2004 - HTTP's own classes
         return Temporary(str(refusal), do="The next tick tries again.")
     if _PLACE_WORDS.search(message):
         return SetupError(
-            str(refusal), do="Use the API from a place where it is offered; some need billing. See doctor."
+            str(refusal),
+            do="Use the API from a country where it is offered; some require billing. Then run: batchgen doctor",
         )
     if lines := {int(line): one_line(text) for line, text in _LINE_ERROR_PATTERN.findall(message)}:
         return LinesRefused(str(refusal), lines)
@@ -180,7 +181,7 @@ def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a
         return ModelGone(one_line(message))
     if _FILE_PATTERN.search(message):
         return FileGone(one_line(message))
-    if _FILE_NOT_READY_PATTERN.search(message):  # A7: it is looked at again before the next create
+    if _FILE_NOT_READY_PATTERN.search(message):  # A7: its state is read again before the next create call
         return Temporary(str(refusal), do="The next tick tries again.")
     if status == 403 or _API_KEY_PATTERN.search(message):  # noqa: PLR2004 - the key's project may not do this
         return key_refused
@@ -193,7 +194,7 @@ def no_api_error(refusal: HttpFailure, url: str, variable: str) -> SetupError:
     That call names no file that could be missing, so the API is not at `url`, which the variable `variable` sets.
     """
     return SetupError(
-        f"{refusal} No such API is at {mask_password(url)}.",
+        f"{refusal} The API is not at {mask_password(url)}.",
         do=f"Correct or unset {variable}: it is the address of the API, without its version.",
     )
 
@@ -207,7 +208,7 @@ def mask_password(url: str) -> str:
 
 
 def error_from_create_response(refusal: HttpFailure) -> Exception:
-    """Return the exception for a refused create call; the batch may exist unless the refusal is clear."""
+    """Return the exception for a refused create call; the batch may exist unless the response is an explicit error."""
     if not 400 <= refusal.status < 500 or refusal.status in UNCLEAR_STATUSES:  # noqa: PLR2004 - HTTP's own classes
         return Ambiguous(f"{refusal}; the batch may exist.")
     return error_from_response(refusal)
@@ -219,7 +220,7 @@ def is_model_error(message: str) -> bool:
 
 
 def _quota(refusal: HttpFailure) -> BatchgenError:
-    """Return the error for a 429: a quota that resets, or one that waiting does not mend."""
+    """Return the error for a 429: a quota that resets, or one that does not."""
     if is_permanent_quota(refusal.message):
         return QuotaClosed(str(refusal), do=PLAN_ADVICE)
     said = f"{refusal} {_quota_hint(refusal)}".rstrip()
@@ -267,7 +268,7 @@ def connection_error(provider: str, doing: str, error: Exception) -> BatchgenErr
 def unreadable_response_error(provider: str, doing: str, error: Exception) -> BatchgenError:
     """Return the error for an answer that the SDK could not read."""
     return NotReady(
-        f"{provider}, {doing}: an answer that cannot be read ({type(error).__name__}).",
+        f"{provider}, {doing}: the answer cannot be read ({type(error).__name__}).",
         do="The next tick tries again.",
     )
 

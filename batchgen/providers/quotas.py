@@ -7,12 +7,12 @@ import re
 from batchgen.core.text import MAX_DETAIL_CHARACTERS, one_line
 
 PLAN_ADVICE = (
-    "Waiting does not mend this. Check the plan, the billing and the credits of the key's project, or use another key;"
-    " or name a model that the plan includes in batchgen.toml. Then ticks go on."
+    "This quota does not reset by itself. Check the plan, the billing and the credits of the key's project, use another"
+    " key, or name a model that the plan includes in batchgen.toml. Then ticks go on."
 )
 
-# Words of Google and of Together, as reported by their users; "check your plan and billing details" stands in every
-# answer of Google's about a quota, also in those that pass.
+# Words of Google and of Together, as reported by their users; "check your plan and billing details" is in every
+# quota error of Google, also for quotas that reset.
 _NO_USE = re.compile(
     r"\blimit(?::| of| is| =|=) ?0\b(?![.,]\d)"
     r"|\bcredits?\b[^.\n]{0,60}\b(?:used up|depleted|exhausted|run out|ran out)"
@@ -31,8 +31,9 @@ _SENTENCE_END = re.compile(r"\s*\n\s*(?:\* )?|(?<=[.!?;]) +(?=[A-Z*])")
 
 
 def is_quota_error(message: str) -> bool:
-    """Return whether a job's own error says that a quota was exceeded (google.rpc code 8)."""
-    return "RESOURCE_EXHAUSTED" in message or message.startswith("code 8:")
+    """Return whether a job's own error says that a quota was exceeded (google.rpc code 8, OpenAI's codes)."""
+    words = ("RESOURCE_EXHAUSTED", "token_limit_exceeded", "rate_limit_exceeded", "insufficient_quota")
+    return message.startswith("code 8:") or any(word in message for word in words)
 
 
 def is_permanent_quota(message: str) -> bool:

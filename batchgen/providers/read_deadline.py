@@ -1,7 +1,7 @@
 """A deadline for a complete answer.
 
 The read time-out of an HTTP client starts again with every byte, so a body that arrives one byte at a time would hold
-the lock of the root for ever. The clients of both SDKs are of one family and accept the same hook.
+the lock of the root for ever. The HTTP clients of both SDKs (httpx, httpx2) accept the same hook.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
-MAX_TIMEOUTS_PER_RESPONSE = 10  # an answer may take so many time-outs from its first byte to its last
+MAX_TIMEOUTS_PER_RESPONSE = 10  # the longest time from the first byte of an answer to its last, in time-outs
 
 
 def response_deadline(http: Any, timeout_seconds: float) -> Callable[[Any], None]:
@@ -35,5 +35,5 @@ def response_deadline(http: Any, timeout_seconds: float) -> Callable[[Any], None
 def _chunks_until(end: float, chunks: Iterable[bytes], late: type[Exception]) -> Iterator[bytes]:
     for chunk in chunks:
         if monotonic() > end:
-            raise late("the answer is still coming in, far beyond the time-out")
+            raise late(f"the answer is not complete after {MAX_TIMEOUTS_PER_RESPONSE} time-outs")
         yield chunk

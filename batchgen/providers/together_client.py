@@ -38,7 +38,7 @@ from batchgen.runtime.logging_setup import redact
 ENDPOINT: Final = "/v1/chat/completions"
 COMPLETION_WINDOW = "24h"  # the only one there is
 API_URL = "https://api.together.ai"
-LISTING = {"object", "data", "first_id", "last_id"}  # what a list in one piece holds; any other value may mean more
+LISTING = {"object", "data", "first_id", "last_id"}  # fields of a complete list; any other value may mean more pages
 UPLOADING = "upload a request file"
 
 
@@ -67,7 +67,7 @@ class TogetherClient:
     def upload(self, path: Path, size: int) -> RemoteFile:
         """Upload a request file; start once more from the beginning if it is refused.
 
-        If a proxy swallows the bytes and answers 200, the last of the three calls fails.
+        If a proxy drops the bytes and answers 200, the last of the three calls fails.
         """
 
         def call() -> RemoteFile:
@@ -75,7 +75,7 @@ class TogetherClient:
                 file = self._upload(path)
             if not file.id or file.bytes not in (None, size):
                 raise Temporary(
-                    "together, upload a request file: what arrived is not what was sent.",
+                    "together, upload a request file: the stored file differs from the one that was sent.",
                     do="The next tick tries again.",
                 )
             return _to_remote_file(file)
@@ -84,10 +84,10 @@ class TogetherClient:
 
     def _upload(self, path: Path) -> Any:
         try:
-            # The SDK's check reads the file twice more; what it looks for holds by construction.
+            # Without the SDK's check, which would read the file twice more: our files always pass it.
             return self._client.files.upload(file=str(path), purpose="batch-api", check=False)
         except together.APIStatusError as error:
-            # Later calls go to another address, or carry the file's id.
+            # Later calls go to another address, or have the file's id.
             begins = error.response.request.url.path.endswith("/files")
             if begins and error.status_code == httpx.codes.NOT_FOUND:
                 raise no_api_error(_http_failure(UPLOADING, error), self._base, PROVIDER.url_variable) from None
@@ -118,18 +118,16 @@ class TogetherClient:
             raise error_from_create_response(_http_failure("create a batch", error)) from None
         except together.APIConnectionError as error:
             if isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout)):
-                raise connection_error(
-                    NAME, "create a batch", error
-                ) from None  # never sent: nothing can have been bought
+                raise connection_error(NAME, "create a batch", error) from None  # never sent: no job was created
             raise Ambiguous(f"together, create a batch: no clear answer ({type(error).__name__}).") from None
         except Exception as error:  # noqa: BLE001 - whatever it was, the job may exist
             raise Ambiguous(f"together, create a batch: no clear answer ({type(error).__name__}).") from None
         created = getattr(answer, "job", None)
         if created is None and getattr(answer, "input_file_id", None) == file_id:
-            created = answer  # the job itself, as every other call answers
+            created = answer  # the job itself, as in the answers to other calls
         if created is None or not getattr(created, "id", None):
             warning = one_line(redact(str(getattr(answer, "warning", None) or "")))
-            raise Ambiguous(f"together, create a batch: an answer without a job. {warning}".rstrip())
+            raise Ambiguous(f"together, create a batch: the answer has no job. {warning}".rstrip())
         return str(created.id)
 
     def get(self, remote_id: str) -> Job:
@@ -137,7 +135,7 @@ class TogetherClient:
             with _translate_errors("look at a batch"):
                 found = _to_job(self._client.batches.retrieve(remote_id))
                 if not found.remote_id:
-                    raise TypeError("no batch")
+                    raise TypeError("not a batch")
                 return found
 
         return retry_reads(call)
@@ -191,15 +189,17 @@ def _to_job(row: Any) -> Job:
 
 def _whole_list(answer: Any) -> list[Job]:
     """Return every job of a listing; null is an empty list. Raises TypeError for anything but a complete list."""
-    if isinstance(answer, dict) and isinstance(answer.get("data"), list):  # as others with this protocol list them
+    if isinstance(answer, dict) and isinstance(
+        answer.get("data"), list
+    ):  # as other services with this protocol list jobs
         if any(value for name, value in answer.items() if name not in LISTING):
             raise TypeError("there may be more pages")
         answer = answer["data"]
     if answer is not None and not isinstance(answer, list):
-        raise TypeError("no list")
+        raise TypeError("not a list")
     jobs = [_to_job(row) for row in answer or []]
     if not all(found.remote_id for found in jobs):
-        raise TypeError("a row is no batch")
+        raise TypeError("a row is not a batch")
     return jobs
 
 

@@ -6,26 +6,15 @@ Facts come from the documentation of the provider and the source of the SDK (tog
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from batchgen.core.jsonl import (
-    decode_row,
-    dict_or_empty,
-    encode_request_line,
-    message_refusal,
-    message_text,
-    parse_reply_fields,
-    text_or_empty,
-    token_count,
-)
-from batchgen.core.outcomes import Reason, Reply, Usage
+from batchgen.core.jsonl import dict_or_empty, encode_request_line, text_or_empty
 from batchgen.core.prompts import Prompt
 from batchgen.core.text import one_line
-from batchgen.core.tokens import TokenFormula
+from batchgen.providers import chat_codec
 from batchgen.providers.base import Job, JobState, Parameters, ParsedRequest, Provider
-from batchgen.providers.quotas import quota_sentence
 
 NAME = "together"
 
@@ -41,130 +30,21 @@ JOB_STATES: Mapping[str, JobState] = MappingProxyType(
         "CANCELLED": JobState.CANCELLED,
     }
 )
-FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
-    {
-        "stop": Reason.ACCEPTED,
-        "eos": Reason.ACCEPTED,
-        "length": Reason.TRUNCATED,
-        "content_filter": Reason.BLOCKED_OUTPUT,
-    }
-)
 # Models that reason unless told not to: reasoning burns max_tokens and is billed as output.
 _REASONING = re.compile(r"^Qwen/Qwen3|gpt-oss|DeepSeek-V4|GLM-5", re.IGNORECASE)
-_PERMANENT_STATUS = frozenset({400, 404, 413, 422})
 
 
 def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
     """Return one request line, without the line feed. Every line needs `model`: the job's does not replace it."""
-    body: dict[str, Any] = {
-        "model": parameters.model,
-        "messages": [
-            {"role": "system", "content": prompt.system},
-            *({"role": message.role, "content": message.text} for message in prompt.messages),
-        ],
-        "max_tokens": parameters.max_output_tokens,
-        "temperature": parameters.temperature,
-    }
+    body = chat_codec.encode_body(prompt, parameters)
     if _REASONING.search(parameters.model):
         body["reasoning"] = {"enabled": False}
-    if prompt.fields:
-        properties = {field: {"type": "string"} for field in prompt.fields}
-        schema = {"type": "object", "properties": properties, "required": list(prompt.fields)}
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.fields[0], "schema": schema}}
     return encode_request_line({"custom_id": key, "body": body})
 
 
 def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
-    """Parse a request line; None if it is not a Together line."""
-    if "body" not in row:
-        return None
-    body = dict_or_empty(row["body"])
-    schema = dict_or_empty(dict_or_empty(dict_or_empty(body.get("response_format")).get("json_schema")).get("schema"))
-    return ParsedRequest(
-        key=text_or_empty(row.get("custom_id")),
-        model=text_or_empty(body.get("model")),
-        fields=tuple(schema.get("required", ())),
-        texts=tuple(str(message["content"]) for message in body.get("messages", ())),
-        max_output_tokens=token_count(body.get("max_tokens")),
-    )
-
-
-def result_key(row: Mapping[str, Any]) -> str:
-    """Return the key of the request that a row of an output or error file answers."""
-    return text_or_empty(row.get("custom_id"))
-
-
-def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
-    """Parse one line of an output or error file. `fields` are the JSON fields that were requested, if any."""
-    row = decode_row(raw)
-    if isinstance(row, Reply):
-        return row
-    key, response = result_key(row), dict_or_empty(row.get("response"))
-    body = dict_or_empty(response.get("body"))
-    status = response.get("status_code")
-    trouble = row.get("error") or body.get("error")
-    failed = isinstance(status, int) and not 200 <= status < 300  # noqa: PLR2004 - HTTP's own classes
-    if trouble or failed:
-        return _failed_row(key, trouble, status)
-    if not body:
-        return Reply(key, Reason.UNREADABLE, detail="neither a response nor an error")
-    return _parse_completion(key, body, fields)
-
-
-def _failed_row(key: str, error: Any, status: Any) -> Reply:
-    """Return the reply for a row of an error file. Its code is always batch_client_error; only a status tells more."""
-    message = _error_text(error) or "no message"
-    if not isinstance(status, int):
-        return Reply(key, Reason.PROVIDER_ERROR, detail=message)
-    reason = Reason.INVALID_REQUEST if status in _PERMANENT_STATUS else Reason.PROVIDER_ERROR
-    return Reply(key, reason, detail=one_line(f"HTTP {status}: {message}"))
-
-
-def _error_text(error: Any) -> str:
-    """Return an error of a row or a job, text or object, as one line."""
-    return quota_sentence(dict_or_empty(error).get("message") or error or "")
-
-
-def _parse_completion(key: str, body: dict[str, Any], fields: Sequence[str]) -> Reply:
-    usage = _parse_usage(dict_or_empty(body.get("usage")))
-    read = Reply(key, Reason.ACCEPTED, usage=usage, model=text_or_empty(body.get("model")))
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices:
-        return read._replace(reason=Reason.EMPTY, detail="no choices")
-    choice = dict_or_empty(choices[0])
-    if choice.get("error"):
-        return read._replace(reason=Reason.PROVIDER_ERROR, detail=_error_text(choice["error"]))
-    finish = text_or_empty(choice.get("finish_reason"))
-    reason = FINISH_REASONS.get(finish, Reason.UNKNOWN_FINISH)
-    if reason is not Reason.ACCEPTED:
-        return read._replace(reason=reason, detail=one_line(f"finish reason {finish or 'missing'}"))
-    return _message(dict_or_empty(choice.get("message")), read, fields)
-
-
-def _message(message: dict[str, Any], read: Reply, fields: Sequence[str]) -> Reply:
-    """Return the text of a message that ended normally."""
-    if words := message_refusal(message):
-        return read._replace(reason=Reason.REFUSED, detail=words)
-    try:
-        text = message_text(message)
-    except ValueError as error:
-        return read._replace(reason=Reason.MALFORMED, detail=one_line(error))
-    if not text.strip():
-        return read._replace(reason=Reason.EMPTY, detail="no text")
-    return parse_reply_fields(text, fields, read) if fields else read._replace(text=text)
-
-
-def _parse_usage(usage: dict[str, Any]) -> Usage:
-    """Parse token counts: completion_tokens include reasoning_tokens, prompt_tokens include cached ones."""
-    details = dict_or_empty(usage.get("completion_tokens_details"))
-    return Usage(
-        input=token_count(usage.get("prompt_tokens")),
-        cached=token_count(
-            usage.get("cached_tokens") or dict_or_empty(usage.get("prompt_tokens_details")).get("cached_tokens")
-        ),
-        output=token_count(usage.get("completion_tokens")),
-        thoughts=token_count(usage.get("reasoning_tokens") or details.get("reasoning_tokens")),
-    )
+    """Parse a request line; None if it is not a Together line, which has no address."""
+    return None if "url" in row else chat_codec.parse_request(row)
 
 
 def parse_job(raw: Any) -> Job:
@@ -175,10 +55,10 @@ def parse_job(raw: Any) -> Job:
         remote_id=text_or_empty(raw.get("id")),
         state=JOB_STATES.get(status.upper(), JobState.UNKNOWN),
         raw_state=status,
-        label=text_or_empty(raw.get("input_file_id")),
+        labels=tuple(filter(None, [text_or_empty(raw.get("input_file_id"))])),
         output=text_or_empty(raw.get("output_file_id")),
         errors=text_or_empty(raw.get("error_file_id")),
-        error=_error_text(raw.get("error")),
+        error=chat_codec.error_text(raw.get("error")),
         created_at=one_line(raw.get("created_at") or ""),
     )
 
@@ -192,12 +72,12 @@ PROVIDER = Provider(
     max_line_bytes=10_000_000,
     max_file_requests=50_000,
     upload_lifetime_seconds=float("inf"),
-    found_by_name=False,
+    names_come_back=False,
     sdk="together",
-    tokens=TokenFormula(0.804, 0.761, 0.065, 0.975, 0.514, 1.633),  # Llama 3.1
+    tokens=chat_codec.LLAMA_TOKENS,
     line=encode_request,
     asked=parse_request,
-    key=result_key,
-    result_row_markers=(b'"custom_id"', b'"response"'),
-    reply=parse_result,
+    key=chat_codec.result_key,
+    result_row_markers=chat_codec.RESULT_ROW_MARKERS,
+    reply=chat_codec.parse_result,
 )

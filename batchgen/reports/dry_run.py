@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import Stage, Step
 from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
 from batchgen.engine.submission.admission import is_on_hold
 from batchgen.engine.submission.rejection_limit import rejection_limit_error
 from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.submit import Selection, ledger_entry
+from batchgen.ledger import pins
 from batchgen.ledger.holds import model_scope
-from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState, pinned_model_fact
-from batchgen.providers import find_provider as provider_row
-from batchgen.providers.base import Provider
+from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState
 
 
 class Preview(NamedTuple):
@@ -64,17 +63,17 @@ class DryRun(Selection):
         left_over = {batch.step for batch in session.store.batches(*WAITING_STATES)}
         self._ready = [step for step in steps if step in left_over or session.store.ready_attempts(step)]
 
-    def make_ready(self, provider: Provider) -> None:
+    def make_ready(self, stage: Stage) -> None:
         """Check that a key is set and pin the first listed model that is not halted, without calling the provider.
 
         Raises KeyRefused, UnknownModel.
         """
         session = self.session
-        session.key_fingerprint(provider)
-        if session.pinned_model(provider) is None:
-            models = session.settings.provider(provider.name).models
-            hopeful = session.hopeful(provider, models) or session.none_served(provider, models)
-            session.store.set_fact(pinned_model_fact(provider.name), hopeful[0])
+        pinned = pins.pinned_choice(session.store, session.settings, stage)
+        choices = [pinned] if pinned else session.settings.choices(stage)
+        usable = session.require_key(stage, choices)
+        if not pinned:
+            pins.pin(session.store, stage, (session.hopeful(usable) or session.none_served(stage, usable))[0])
 
     def enter(self, shard: BatchDraft) -> Batch:
         """Enter the batch in the ledger without a file and without conversations, which stay ready.
@@ -90,9 +89,8 @@ class DryRun(Selection):
         self.session.store.release(batch, BatchState.REFUSED, error=why)
 
     def may_go(self, batch: Batch) -> bool:
-        """Whether the sender would send this batch: its provider can be asked and no hold is in force."""
-        provider = provider_row(batch.provider)
-        if self.can_ask(provider):
+        """Whether the sender would send this batch: a model can be asked for its stage and no hold is in force."""
+        if self.can_ask(batch.step.stage):
             return not is_on_hold(self.session, model_scope(batch.provider, batch.model), batch.step)
         return False
 
@@ -117,9 +115,8 @@ class DryRun(Selection):
     def waiting(self) -> Iterator[Waiting]:
         """Yield each step that has requests that would not be sent, with the reason."""
         for step in self._ready:
-            provider = self.session.provider(step.stage)
-            scope = model_scope(provider.name, self.session.model(provider))
-            reasons = [self.unready.get(provider.name), self.reasons.get(step), is_on_hold(self.session, scope, step)]
+            scope = model_scope(*self.session.choice(step.stage))
+            reasons = [self.unready.get(step.stage), self.reasons.get(step), is_on_hold(self.session, scope, step)]
             if why := next(filter(None, [*reasons, str(rejection_limit_error(self.session, step) or "")]), ""):
                 yield Waiting(step, why)
 

@@ -65,7 +65,7 @@ def remaining_requests(session: Session) -> dict[Step, int]:
 
 def _estimate_step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
     provider = session.provider(step.stage)
-    model = session.model(provider)
+    model = session.model(step.stage)
     used = Usage(input=round(mean_input * requests), output=round(expected_output_tokens(session, step) * requests))
     batch, online = session.rate(provider.name, model), standard_rate(provider.name, model)
     limits = session.settings.batches

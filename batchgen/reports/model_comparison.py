@@ -85,13 +85,11 @@ def _candidates(session: Session) -> list[Offer]:
     found = {
         (offer.provider, offer.model): offer for offer in offers(session.settings.prices) if offer.provider in PROVIDERS
     }
-    for provider in session.providers():
-        current = session.model(provider)
-        for model in session.settings.provider(provider.name).models:
-            rate = session.rate(provider.name, model)
-            if rate or model == current:
-                unlisted = Offer(provider.name, model, rate, standard_rate(provider.name, model))
-                found.setdefault((provider.name, model), unlisted)
+    for stage in STAGES:
+        for choice in session.settings.choices(stage):
+            rate = session.rate(*choice)
+            if rate or choice == session.choice(stage):
+                found.setdefault(choice, Offer(*choice, rate, standard_rate(*choice)))
     return list(found.values())
 
 
@@ -102,12 +100,11 @@ def _input_tokens(session: Session, requests: Mapping[Step, int], formula: Token
 
 
 def _model_cost(session: Session, stage: Stage, offer: Offer, used: Usage, environment: Mapping[str, str]) -> ModelCost:
-    provider = session.provider(stage)
     variable = PROVIDERS[offer.provider].key_variable
     return ModelCost(
         provider=offer.provider,
         model=offer.model,
-        configured=(offer.provider, offer.model) == (provider.name, session.model(provider)),
+        configured=(offer.provider, offer.model) == session.choice(stage),
         missing_key="" if environment.get(variable, "").strip() else variable,
         usage=used,
         batch=offer.batch,

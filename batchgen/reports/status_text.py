@@ -17,7 +17,7 @@ def headline(answer: Mapping[str, Any]) -> str:
     return (
         f"{answer['complete']:,} of {pluralize(answer['conversations'], 'conversation')}"
         f" {'has' if answer['conversations'] == 1 else 'have'} {answer['rounds']} rounds,"
-        f" {left:,} {'was' if left == 1 else 'were'} left behind" + (": finished." if answer["finished"] else ".")
+        f" {left:,} {'was' if left == 1 else 'were'} rejected" + (": finished." if answer["finished"] else ".")
     )
 
 

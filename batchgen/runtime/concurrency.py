@@ -1,6 +1,6 @@
 """Run several network calls at the same time. They never use the store: a connection belongs to one thread.
 
-Threads are daemons: Ctrl-C does not wait for an answer that nobody will read. The effect of such a call is in the
+Threads are daemons: Ctrl-C does not wait for an answer that will not be used. The effect of such a call is in the
 ledger before it is made, or the call can be repeated. The clients are thread-safe (httpx and httpx2, `Client`: "It can
 be shared between threads"), and the SDKs keep no other state of a call.
 """
@@ -20,7 +20,7 @@ def start_thread(call: Callable[[], T], name: str) -> Future[T]:
     future: Future[T] = Future()
     try:
         Thread(target=_complete, args=(call, future), name=name, daemon=True).start()
-    except RuntimeError:  # "can't start new thread": nothing of it has run
+    except RuntimeError:  # "can't start new thread": the call has not begun
         _complete(call, future)
     return future
 

@@ -18,7 +18,7 @@ def failpoint(name: str) -> None:
     wanted, _, nth = os.environ.get("BATCHGEN_CRASH", "").partition(":")
     if name != wanted:
         return
-    import signal  # here: every tick passes here, and none but a test's goes further
+    import signal  # here: every tick calls this function, but only tests reach this line
 
     _times_passed[name] += 1
     if _times_passed[name] == int(nth or 1):

@@ -138,7 +138,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def write_durably(path: Path, chunks: Iterable[bytes]) -> FileDigest:
     """Replace `path` by `chunks`. Returns the size and hash of the bytes written."""
-    from hashlib import sha256  # here: loading OpenSSL takes longer than all else an idle tick does
+    from hashlib import sha256  # here: loading OpenSSL takes longer than the rest of an idle tick
 
     digest, size = sha256(), 0
     try:
@@ -149,7 +149,7 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> FileDigest:
                 stream.write(chunk)
     finally:
         if isinstance(chunks, Generator):
-            chunks.close()  # it may be reading the store; a write that failed must not leave that open
+            chunks.close()  # ends a read of the store that `chunks` may have open, also after a failed write
     return FileDigest(size, digest.hexdigest())
 
 
@@ -175,7 +175,7 @@ def can_be_changed(layout: Layout) -> bool:
 
 
 def need_place(output: Path, do: str) -> None:
-    """Check before long work that a file can be written at `output`. Raises SetupError, which says `do`."""
+    """Check before long work that a file can be written at `output`. Raises SetupError with the advice `do`."""
     folder = next(each for each in output.parents if each.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SetupError(f"{output}: {folder} cannot be written to.", do=do)
@@ -209,7 +209,7 @@ def exclusive_lock(layout: Layout) -> Iterator[None]:
     except PermissionError as error:
         raise SetupError(f"{layout.root}: {error.strerror}.", do="Use a --root that you can write to.") from None
     except NotADirectoryError:
-        raise SetupError(f"{layout.root} is no directory.", do="Use another --root.") from None
+        raise SetupError(f"{layout.root} is not a directory.", do="Use another --root.") from None
     with stream:
         need_sqlite_locks(layout.lock)
         _lock(layout, stream, fcntl.LOCK_EX)
@@ -235,9 +235,9 @@ def need_sqlite_locks(lock: Path) -> None:
     """
     try:
         stream = lock.open("rb")
-    except OSError:  # there is none yet, or whoever needs it will say what is wrong
+    except OSError:  # there is none yet, or the code that opens it next reports the error
         return
-    with stream, suppress(BlockingIOError):  # NFS makes one of both kinds of lock: another command is at work
+    with stream, suppress(BlockingIOError):  # on NFS both kinds of lock are the same: another command has it
         try:
             fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
@@ -255,8 +255,8 @@ def lost_store_error(layout: Layout) -> NeedsPerson | None:
     if not any((layout.root / "requests").glob("round*/*/*.jsonl")):
         return None
     return NeedsPerson(
-        f"The store of {layout.root} is gone; what was sent and what came back is still in requests/ and results/.",
-        do="Build it again, nothing is paid: batchgen rebuild (for another run choose another --root)",
+        f"The store of {layout.root} is missing; its requests and results are still in requests/ and results/.",
+        do="Rebuild it without any cost: batchgen rebuild (for another run choose another --root)",
     )
 
 
@@ -294,19 +294,21 @@ def disk_error(error: OSError) -> Temporary | None:
         return None
     where = f" ({error.filename})" if error.filename else ""
     return Temporary(
-        f"The disk refused a write: {error.strerror}{where}. What was there before is untouched.",
-        do="Make space; the next tick goes on.",
+        f"A write to the disk failed: {error.strerror}{where}. Existing files are unchanged.",
+        do="Free disk space; the next tick goes on.",
     )
 
 
 def system_error(error: OSError) -> BatchgenError:
-    """Return the error for any OSError: one that the user must mend (status 2), or a temporary one (75)."""
+    """Return the error for any OSError: one that the user must fix (status 2), or a temporary one (75)."""
     if trouble := disk_error(error):
         return trouble
     if error.filename is None and "temporary directory" in describe_os_error(error):  # the words of `tempfile`
-        return SetupError("No folder for temporary files can be written to.", do="Set TMPDIR to one that can.")
+        return SetupError(
+            "No folder for temporary files can be written to.", do="Set TMPDIR to a folder that you can write to."
+        )
     if error.errno in _BAD_PATH:
         return SetupError(f"{describe_os_error(error)}.", do="Check the path and its permissions.")
     if error.errno in _UNSUPPORTED:
-        return SetupError(f"{describe_os_error(error)}: the file system cannot do what is needed.", do=LOCAL_DISK)
-    return Temporary(f"The system refused a call: {describe_os_error(error)}.", do="The next tick tries again.")
+        return SetupError(f"{describe_os_error(error)}: the file system does not support this.", do=LOCAL_DISK)
+    return Temporary(f"A system call failed: {describe_os_error(error)}.", do="The next tick tries again.")

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 
 _API_KEY_PATTERNS = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|\b(?:sk-|gsk_|hf_)[\w-]{20,}|(?<=Bearer )\S+")
-MIN_SECRET_LENGTH = 6  # shorter values are no keys, and masking them would garble ordinary words
+MIN_SECRET_LENGTH = 6  # shorter values are not keys, and masking them would hide ordinary words
 
 log = logging.getLogger("batchgen")
 _secrets: set[str] = set()
@@ -39,7 +39,7 @@ def configure(*, verbose: bool, quiet: bool) -> None:
     """
     form = "%(asctime)s %(levelname)s %(message)s" if verbose else "%(message)s"
     own = _StderrHandler(logging.NOTSET)
-    own.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S %z"))  # local, and said so
+    own.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S %z"))  # local time with its UTC offset
     log.handlers[:] = [own]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
@@ -48,7 +48,7 @@ def configure(*, verbose: bool, quiet: bool) -> None:
         *(one for one in root.handlers if not isinstance(one, _StderrHandler)),
         _StderrHandler(logging.WARNING),
     ]
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # each retry of a read is its business, not cron's
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # no log line for each retry of a read: cron would mail it
 
 
 class _Mask(logging.Filter):

@@ -6,11 +6,12 @@ import os
 from contextlib import suppress
 from functools import cache
 
-# polars' allocator (jemalloc) would keep what was freed for 10 s; none of it costs time. Read when polars is imported.
+# By default polars' allocator (jemalloc) keeps freed memory for 10 s. These options cost no time. jemalloc reads them
+# when polars is imported.
 JEMALLOC_OPTIONS = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:0")
-# glibc's learns to take ever larger blocks, up to 32 MB, from its heaps, where they leave holes (mallopt(3)).
+# glibc raises its threshold up to 32 MB. It takes smaller blocks from its heaps and does not return them (mallopt(3)).
 MMAP_THRESHOLD_VARIABLE = "MALLOC_MMAP_THRESHOLD_"
-MMAP_THRESHOLD_BYTES = 1024 * 1024  # bytes; a lower bound costs time and saves no more
+MMAP_THRESHOLD_BYTES = 1024 * 1024  # bytes; a lower value costs time and saves no more memory
 _M_MMAP_THRESHOLD = -3
 
 
@@ -27,7 +28,7 @@ def set_mmap_threshold() -> None:
     """
     if MMAP_THRESHOLD_VARIABLE in os.environ:
         return
-    from ctypes import CDLL  # here: an idle tick does without
+    from ctypes import CDLL  # here: an idle tick does not need it
 
     with suppress(OSError, AttributeError):  # another C library
         CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

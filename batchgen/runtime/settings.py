@@ -9,7 +9,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,7 +20,18 @@ from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.core.pricing import Price
 from batchgen.runtime.logging_setup import add_secret
 
-PROVIDERS = ("gemini", "together")
+PROVIDERS = (
+    "gemini",
+    "together",
+    "deepinfra",
+    "openai",
+    "groq",
+    "parasail",
+    "nebius",
+    "inference",
+    "doubleword",
+)
+LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
 KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
 
 # Quality flags that need only a text and its own dialogue, by the stage whose text they look at
@@ -36,28 +47,51 @@ Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
 
 
+Name = Annotated[str, Meta(min_length=1)]
+
+
 class _Section(Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the file. An unknown key is an error: a misspelt limit must not be ignored."""
 
 
+class ModelChoice(NamedTuple):
+    """A model of a provider, written PROVIDER:MODEL."""
+
+    provider: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}:{self.model}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read PROVIDER:MODEL. Without a colon the model is ""."""
+        provider, _, model = text.partition(":")
+        return cls(provider, model)
+
+
 class ProviderSettings(_Section, frozen=True):
-    models: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
-    enqueued_tokens: Count
+    """The settings of one provider. `models` are asked by stages that name the provider and no models of their own."""
+
+    models: Annotated[tuple[Name, ...], Meta(min_length=1)] = ()
+    enqueued_tokens: Count = 30_000_000_000
     concurrent_batches: Count = 100
-    # Google documents batch on v1beta only, while its SDK talks v1 since 3.0.0 (2026-11-05).
+    # Google documents batch on v1beta only, while its SDK uses v1 since 3.0.0 (2026-11-05).
     api_version: str = "v1beta"
 
 
 class StageSettings(_Section, frozen=True):
-    """The settings of one stage: provider, models, and limits.
+    """The settings of one stage: its models, and limits.
 
-    `target_characters` is the length that the prompt asks for. If more than `max_rejected_share` of the settled
-    conversations are rejected, the step stops. A reply with one of `retry_flags` is asked again. `ask_next` (correction
-    only): the correction of a middle round also asks for the next question.
+    `models` are PROVIDER:MODEL in order of preference; without them, all models of `provider`. `target_characters` is
+    the length that the prompt asks for. If more than `max_rejected_share` of the settled conversations are rejected,
+    the step stops. A reply with one of `retry_flags` is retried. `ask_next` (correction only): the correction of a
+    middle round also asks for the next question.
     """
 
     provider: str
     max_output_tokens: Count
+    models: tuple[Name, ...] = ()
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     target_characters: Count = 400
     max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
@@ -87,11 +121,21 @@ class Settings(_Section, frozen=True):
         enqueued_tokens=10_000_000,
     )
     # 30 billion tokens enqueued per model: docs.together.ai/docs/inference/batch/overview (2026)
-    together: ProviderSettings = ProviderSettings(
-        models=("meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"), enqueued_tokens=30_000_000_000
-    )
+    together: ProviderSettings = ProviderSettings(models=(LLAMA, "Qwen/Qwen3.5-9B"), enqueued_tokens=30_000_000_000)
+    deepinfra: ProviderSettings = ProviderSettings(models=(LLAMA,))
+    openai: ProviderSettings = ProviderSettings()
+    groq: ProviderSettings = ProviderSettings()
+    parasail: ProviderSettings = ProviderSettings()
+    nebius: ProviderSettings = ProviderSettings()
+    inference: ProviderSettings = ProviderSettings()
+    doubleword: ProviderSettings = ProviderSettings()
     question: StageSettings = StageSettings(provider="gemini", max_output_tokens=128)
-    answer: StageSettings = StageSettings(provider="together", max_output_tokens=512)
+    # Together no longer serves this Llama to everybody; DeepInfra does, at about a tenth of the price of the third.
+    answer: StageSettings = StageSettings(
+        provider="together",
+        max_output_tokens=512,
+        models=(f"together:{LLAMA}", f"deepinfra:{LLAMA}", "together:Qwen/Qwen3.5-9B"),
+    )
     correction: StageSettings = StageSettings(provider="gemini", max_output_tokens=512)
     batches: BatchSettings = BatchSettings()
     prices: dict[str, Price] = msgspec.field(default_factory=dict)
@@ -103,6 +147,13 @@ class Settings(_Section, frozen=True):
     def provider(self, name: str) -> ProviderSettings:
         found: ProviderSettings = getattr(self, name)
         return found
+
+    def choices(self, stage: Stage) -> tuple[ModelChoice, ...]:
+        """Return the models that may write `stage`, in order of preference."""
+        chosen = self.stage(stage)
+        if chosen.models:
+            return tuple(map(ModelChoice.parse, chosen.models))
+        return tuple(ModelChoice(chosen.provider, model) for model in self.provider(chosen.provider).models)
 
 
 # ---------------------------------------------------------------- batchgen.toml
@@ -158,16 +209,28 @@ def _settings(table: dict[str, Any]) -> Settings:
     """Return the defaults, replaced by what `table` sets. Raises _InvalidKey."""
     prices = table.get("prices")
     if isinstance(prices, dict):
-        for model, price in prices.items():  # one by one: msgspec does not tell under which model a mistake stands
+        for model, price in prices.items():  # one by one: msgspec does not say which model has the mistake
             _convert(price, Price, ("prices", model))
     merged = msgspec.to_builtins(Settings())
+    for name in PROVIDERS:
+        if not merged[name]["models"]:
+            del merged[name]["models"]  # an empty list is a mistake in a file alone
     for name, value in table.items():
         before = merged.get(name)
         merged[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    _drop_default_models(merged, table)
     found: Settings = _convert(merged, Settings, ())
     for stage in Stage:
-        _check_stage(stage, found.stage(stage))
+        _check_stage(stage, found)
     return found
+
+
+def _drop_default_models(merged: dict[str, Any], table: dict[str, Any]) -> None:
+    """Drop the default models of the answers if `table` chooses others in the way of earlier versions."""
+    own = {name: value for name in ("answer", "together") if isinstance(value := table.get(name), dict)}
+    chosen = own.get("answer", {})
+    if "models" not in chosen and ("provider" in chosen or "models" in own.get("together", {})):
+        merged["answer"]["models"] = []
 
 
 def _convert(value: Any, kind: type[Struct], where: _Where) -> Any:
@@ -203,19 +266,29 @@ def _unknown_key(where: _Where) -> _InvalidKey:
     return _InvalidKey(where, f"unknown key `{_dotted_name(where)}`.", do=do)
 
 
-def _check_stage(stage: Stage, chosen: StageSettings) -> None:
+def _check_stage(stage: Stage, settings: Settings) -> None:
     """Raise _InvalidKey for values that depend on the stage, or on names of this program."""
+    chosen = settings.stage(stage)
+    for place, choice in enumerate(map(ModelChoice.parse, chosen.models)):
+        if choice.provider not in PROVIDERS or not choice.model:
+            at = (str(stage), "models", place)
+            words = f"{_dotted_name(at)} must be PROVIDER:MODEL, not {_shown(chosen.models[place])}."
+            raise _InvalidKey(at, words, do=f"Providers: {', '.join(PROVIDERS)}.")
     if chosen.provider not in PROVIDERS:
         where = (str(stage), "provider")
         raise _InvalidKey(
-            where, f"{_dotted_name(where)} must be {' or '.join(PROVIDERS)}, not {_shown(chosen.provider)}."
+            where, f"{_dotted_name(where)} must be one of {', '.join(PROVIDERS)}, not {_shown(chosen.provider)}."
         )
+    if not settings.choices(stage):
+        where = (str(stage), "provider")
+        do = f'Name some: [{stage}] models = ["{chosen.provider}:MODEL"], or [{chosen.provider}] models = ["MODEL"].'
+        raise _InvalidKey(where, f"{_dotted_name(where)}: no model of {chosen.provider} is named.", do=do)
     if chosen.ask_next and stage is not Stage.CORRECTION:
         where = (str(stage), "ask_next")
         raise _InvalidKey(where, f"{_dotted_name(where)} must be false: only a correction can ask the next question.")
     if unknown := [name for name in chosen.retry_flags if name not in RETRY_FLAGS[stage]]:
         where = (str(stage), "retry_flags")
-        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to ask again."
+        words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to retry."
         raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
 
 
@@ -246,7 +319,7 @@ def _line(text: str, where: _Where) -> int:
     for count in range(1, len(lines) + 1):
         try:
             table: Any = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:  # in the midst of a list
+        except tomllib.TOMLDecodeError:  # in the middle of a list
             continue
         for key in keys:
             table = table.get(key) if isinstance(table, dict) else None
@@ -286,7 +359,7 @@ def read_environment(root: Path) -> dict[str, str]:
         if sign and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("\"'")
     mask_keys(values)
-    # An empty variable (KEY= in a crontab) hides nothing.
+    # An empty variable (KEY= in a crontab) does not override `.env`.
     return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
 
 
@@ -300,7 +373,7 @@ def api_key(variables: dict[str, str], name: str) -> str:
         )
     if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
         raise KeyRefused(
-            f"{name} holds characters that no key has (a line break, a blank, a quote?).", do="Set it anew."
+            f"{name} contains characters that no key has (a line break, a blank, a quote?).", do="Set it again."
         )
     return key
 

@@ -11,11 +11,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-TABLE_COLUMNS = range(72, 1001)  # in fewer a table loses figures; more is nobody's screen
+TABLE_COLUMNS = range(72, 1001)  # with fewer a table would cut numbers; no screen has more
 
 
 def table_width(stream: TextIO) -> int:
-    """Return the width of the terminal `stream` in columns; 0 if it is no terminal, or too narrow for a table."""
+    """Return the width of the terminal `stream` in columns; 0 if it is not a terminal, or too narrow for a table."""
     if not stream.isatty():
         return 0
     told = os.environ.get("COLUMNS", "")
@@ -40,7 +40,7 @@ def force_utf8_output() -> None:
 
 
 class UnfailingStream:
-    """A text stream that drops what cannot be written. `lost` is the first error; a closed reader is none."""
+    """A text stream that drops what cannot be written. `lost` is the first error, apart from a closed pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -63,7 +63,7 @@ class UnfailingStream:
             self._lose(error)
 
     def give_up(self) -> None:
-        """Write the rest or drop it. Python flushes again at exit, and leaves with 120 if that fails."""
+        """Write the rest or drop it. Python flushes again at exit, and exits with status 120 if that fails."""
         try:
             self._stream.flush()
         except OSError as error:

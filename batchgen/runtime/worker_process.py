@@ -20,7 +20,7 @@ from batchgen.runtime.memory import set_mmap_threshold
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
-PIECES_BEFORE_WORKER = 3  # pieces are done before a second process is worth its start
+PIECES_BEFORE_WORKER = 3  # items done before a second process starts; for fewer its start takes too long
 
 
 def parallel_map(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
@@ -55,14 +55,14 @@ def _pool() -> Executor:
     Leaving its context cancels work that has not begun.
     """
     try:
-        # Not forked: polars' threads would not come along.
+        # Not forked: a forked process would not have polars' threads.
         return ProcessPoolExecutor(1, get_context("spawn"), initializer=_initialize_worker)
     except (OSError, ImportError, NotImplementedError):
         return ThreadPoolExecutor(1)
 
 
 def _submit(pool: Executor, work: Callable[[Piece], Result], piece: Piece) -> Future[Result] | None:
-    with suppress(BrokenProcessPool, OSError):  # it has died, or no process can be had
+    with suppress(BrokenProcessPool, OSError):  # it has died, or no process can be started
         return pool.submit(work, piece)
     return None
 

@@ -28,7 +28,7 @@ AT_ONCE = constant(TICK)
 
 
 def drawn(seed: int) -> Draw:
-    """Turnarounds of one minute to two days that depend on the batch alone."""
+    """Turnaround times of one minute to two days that depend only on the batch."""
     return lambda _, __, luck: Fate(60.0 + 172_800 * random.Random(seed + int(luck.integers(1 << 30))).random() ** 8)
 
 
@@ -65,7 +65,7 @@ def test_a_batch_never_holds_more_than_the_limits_allow() -> None:
 
 
 def test_two_providers_work_side_by_side() -> None:
-    """One slot each: Gemini has four of the six steps, and Together's two fit beside them."""
+    """One slot each: Gemini has four of the six steps, and Together's two run at the same time."""
     result = simulate(plan(1000, 100, limits=Limits(10**12, 1)))
     assert 40 * TICK <= result.seconds <= 44 * TICK
 
@@ -104,7 +104,7 @@ def test_a_barrier_is_never_faster_than_flow(run: Plan) -> None:
 @settings(max_examples=40)
 @given(runs)
 def test_a_step_less_is_never_slower(run: Plan) -> None:
-    """`ask_next` in the simulation: the same batches have the same fate, one step is left out."""
+    """`ask_next` in the simulation: the same turnaround times, with one step less."""
     assert simulate(replace(run, work=WORK[:3] + WORK[4:])).seconds <= simulate(run).seconds
 
 

@@ -27,7 +27,7 @@ def test_a_peak_is_that_of_the_largest_process_and_of_all_at_once() -> None:
     code, seconds, largest, together = map(float, done.split())
     assert code == 0
     assert seconds > 0
-    assert 120_000 < largest < 160_000  # kB: the child alone, and its interpreter
+    assert 120_000 < largest < 160_000  # kB of the child with its interpreter
     assert 200_000 < together < 250_000
 
 

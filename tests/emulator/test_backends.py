@@ -21,7 +21,7 @@ from batchgen.emulator.backends.builtin import (
     bounded_schema,
 )
 from batchgen.emulator.backends.openai_chat import OpenAICompatible
-from batchgen.emulator.protocols import gemini_rows, together_rows
+from batchgen.emulator.protocols import chat_rows, gemini_rows
 from batchgen.emulator.server import LocalService
 from tests.support.bench import REPOSITORY
 from tests.support.sdk_calls import KEY, gemini_client, gemini_job, gemini_output, gemini_text, parsed
@@ -77,7 +77,7 @@ def test_prompts_mean_the_same_to_both_providers() -> None:
             "generation_config": {"max_output_tokens": 5, "temperature": 0.5, "response_json_schema": schema},
         }
     )
-    together = together_rows.parse_prompt(
+    together = chat_rows.parse_prompt(
         {
             "messages": [
                 {"role": "system", "content": "S"},
@@ -110,7 +110,7 @@ def test_response_schemas_become_json_schemas() -> None:
     }
     assert gemini_rows.parse_prompt({"generationConfig": {"responseMimeType": "application/json"}}).schema
     assert gemini_rows.parse_prompt({}).schema is None
-    assert together_rows.parse_prompt({"response_format": {"type": "json_object"}}).schema
+    assert chat_rows.parse_prompt({"response_format": {"type": "json_object"}}).schema
 
 
 def test_strings_are_bounded_so_that_the_json_closes() -> None:
@@ -125,7 +125,7 @@ def test_strings_are_bounded_so_that_the_json_closes() -> None:
 
 @pytest.fixture
 def model_server() -> LocalService:
-    """Our own Together side speaks chat completions: an OpenAI-compatible server."""
+    """Our own Together emulator as an OpenAI-compatible server of chat completions."""
     return LocalService(Scripted(lambda prompt: f"{prompt.model} {prompt.max_tokens} {bool(prompt.schema)}"))
 
 
@@ -239,7 +239,7 @@ def test_the_local_models_replies_end_with_a_sentence(text: str, finish: str, ex
 
 
 class Cramped:
-    """A llama.cpp server with room for so many characters."""
+    """A llama.cpp server whose context holds this many characters."""
 
     def __init__(self, room: int) -> None:
         self.room = room

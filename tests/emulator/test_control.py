@@ -95,7 +95,7 @@ def test_a_port_that_is_taken(service: LocalService) -> None:
 
 @pytest.fixture
 def usual() -> Iterator[LocalService]:
-    """A service as `serve` starts it when nobody asks for more."""
+    """A service as `serve` starts it without options."""
     with LocalService() as running:
         yield running
 

@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Slow:
-    """Answers only as often as it is allowed to; counts what was asked."""
+    """A backend that answers a limited number of prompts, and counts all of them."""
 
     instant = False
 
@@ -64,7 +64,7 @@ def slow() -> Iterator[Slow]:
 
 
 def until(service: LocalService, condition: Callable[[], bool]) -> None:
-    """Wait for worker threads, without sleeping: they notify when they have found something."""
+    """Wait for worker threads without sleeping: they notify after each answer."""
     with service.world.wake:
         assert service.world.wake.wait_for(condition, PATIENCE_SECONDS)
 
@@ -142,7 +142,7 @@ def test_finished_rows_survive_a_restart_and_the_rest_goes_on(tmp_path: Path) ->
     stopping = threading.Thread(target=service.stop)
     stopping.start()
     until(service, lambda: service._workers._stopping)
-    before.allow(1)  # the row under way is finished first
+    before.allow(1)  # the row that is being answered is finished first
     stopping.join()
     answers = tmp_path / "answers" / f"{job.removeprefix('batches/')}.jsonl"
     complete = answers.read_bytes().count(b"\n")
@@ -197,6 +197,6 @@ def test_a_clock_set_back(service: LocalService, gemini: genai.Client) -> None:
     service.world.advance(-7200)
     service.step()
     with raw(service) as client:
-        assert client.get(f"/v1beta/{job}").status_code == 404  # it does not exist yet
+        assert client.get(f"/v1beta/{job}").status_code == 404  # the job does not exist yet
     service.world.advance(7200 + 100)
     assert operation(service, job)["done"] is True

@@ -243,7 +243,7 @@ def test_nothing_of_another_keys_is_visible(service: LocalService, gemini: genai
             with pytest.raises(errors.ClientError) as caught:
                 call()
             assert caught.value.code == code
-    assert len({seen.owner for seen in service.world.requests}) == 3  # two keys, and uploads without one
+    assert len({seen.owner for seen in service.world.requests}) == 3  # two keys, and uploads without a key
 
 
 def test_a_key_that_is_not_valid(service: LocalService, gemini: genai.Client) -> None:

@@ -1,4 +1,4 @@
-"""Test the faults of single rows, and of the result lines that carry them."""
+"""Test the faults of single rows, and of the result lines that contain them."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_how_lines_are_written(service: LocalService, gemini: genai.Client) -> N
     service.faults.rows("not_json", key="k4")
     service.faults.rows("torn", key="k5")
     data = gemini_output(gemini, gemini_job(gemini, 7))
-    assert data.startswith(b"\xef\xbb\xbf")  # whichever line comes first: results are shuffled
+    assert data.startswith(b"\xef\xbb\xbf")  # either line may come first: results are shuffled
     assert data.count(b"\r\n") == 1
     assert b"\n\n" in data
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")

@@ -47,7 +47,7 @@ def test_a_server_that_is_down_gets_one_request_at_a_time_less_and_less_often() 
     for _ in range(8):
         throttle.refused(now)
         for _ in range(MOST):
-            throttle.refused(now)  # those in flight at the same time
+            throttle.refused(now)  # requests that were in flight at the same time
         assert throttle.is_down
         assert throttle.allowed == 1
         assert not throttle.may_ask(now)

@@ -172,7 +172,7 @@ def test_cancel_keeps_what_is_finished(service: LocalService, together: Together
     service.world.job_seconds = 100
     job = together_job(together, 10)
     service.world.advance(60)
-    assert str(together.batches.cancel(job).status) == "CANCELING"  # a word the SDK's types do not know
+    assert str(together.batches.cancel(job).status) == "CANCELING"  # a value that the SDK's types do not have
     assert str(together.batches.retrieve(job).status) == "CANCELING"
     service.world.advance(15)
     assert together.batches.retrieve(job).status == "CANCELLED"
@@ -232,7 +232,7 @@ def test_chat_and_models(service: LocalService, together: Together) -> None:
 
 
 def test_the_default_sdk_creates_three_jobs_where_ours_creates_one(service: LocalService) -> None:
-    # The trap the pipeline has to avoid, seen from here: retries of a create whose answer was lost.
+    # What the pipeline must avoid: the SDK retries a create call whose response was lost, and buys again.
     from batchgen.emulator.faults import CallFault, Drop
 
     service.faults.add(CallFault(endpoint="create", action=Drop(), after_effect=True, times=2))

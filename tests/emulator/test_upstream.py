@@ -24,7 +24,7 @@ from batchgen.emulator.backends.builtin import BackendBusy, BackendError, Messag
 from batchgen.emulator.backends.openai_chat import OpenAICompatible
 from batchgen.emulator.backends.workers import MAX_TRIES
 from batchgen.emulator.server import LocalService
-from batchgen.providers.together_codec import parse_result as together_reply
+from batchgen.providers.chat_codec import parse_result as chat_reply
 from batchgen.runtime.logging_setup import redact
 from benchmarks.serving import measure, serving
 from benchmarks.upstream import Reply, Upstream
@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 
 LOOKS, LOOK_SECONDS = 3000, 0.01
 HELLO = Prompt((Message("user", "How do tides work?"),))
-PLACE_BYTES = 200  # what memory may hold of a row: its key, and where its line and its answer lie
+PLACE_BYTES = 200  # memory per row: its key, and the positions of its line and its answer
 ROWS = int(os.environ.get("SOAK_ROWS", "4000"))
 
 
 def over(service: LocalService, *, seconds: float = 0.0) -> None:
-    """Wait for the workers until every job has ended; `seconds` of back-off pass at each look."""
+    """Wait for the workers until every job has ended; the clock moves by `seconds` at each look."""
     world = service.world
     with world.wake:
         for _ in range(LOOKS):
@@ -73,7 +73,7 @@ def number_of(message: str) -> int:
 
 
 def test_as_many_rows_at_once_as_allowed_and_no_more() -> None:
-    with Upstream(gather=16) as upstream:  # answers nobody before 16 have come
+    with Upstream(gather=16) as upstream:  # answers no request before 16 have arrived
         with LocalService(OpenAICompatible(upstream.url, parallel=16)) as service, together_client(service) as client:
             job = together_job(client, 80)
             over(service)
@@ -104,7 +104,7 @@ TROUBLES = (
 
 
 def troubled(message: str, before: int) -> Reply:
-    """One row in three meets each trouble once, one after another."""
+    """Every third row gets each of the errors once, one after another."""
     if number_of(message) % 3 == 0 and before < len(TROUBLES):
         return TROUBLES[before]
     return Reply()
@@ -117,7 +117,7 @@ def test_a_busy_or_broken_server_loses_no_row() -> None:
             job = together_job(client, 60)
             over(service, seconds=20.0)
             rows = by_key(together_output(client, job), "custom_id")
-            assert service.world.now() - start > 30  # the server's wish
+            assert service.world.now() - start > 30  # the Retry-After of the server
             assert client.batches.retrieve(job).error_file_id is None
         assert len(rows) == 60
         assert set(upstream.answered.values()) == {1}
@@ -126,7 +126,7 @@ def test_a_busy_or_broken_server_loses_no_row() -> None:
 
 
 def half_a_character(message: str, _before: int) -> Reply:
-    """A server that cuts at tokens may cut an emoji in two."""
+    """A server that cuts a reply between tokens may split an emoji."""
     said = {"choices": [{"message": {"content": "\U0001f600 and \ud83d."}, "finish_reason": "stop"}]}
     return Reply(body=dumps(said).encode()) if number_of(message) == 3 else Reply()
 
@@ -144,7 +144,7 @@ def test_half_a_character_does_not_cost_the_row() -> None:
     assert len(rows) == 6
 
 
-ODD_ENDS: list[tuple[dict[str, Any], str, str]] = [  # (a choice, Together's finish reason, a word of its row's error)
+ODD_ENDS: list[tuple[dict[str, Any], str, str]] = [  # (a choice, Together's finish reason, a part of the row's error)
     ({"message": {"content": "Whole."}, "finish_reason": "eos"}, "stop", ""),
     ({"message": {"content": "Half a"}, "finish_reason": "length"}, "length", ""),
     ({"message": {"content": "Half a"}, "finish_reason": "content_filter"}, "content_filter", ""),
@@ -185,7 +185,7 @@ def test_a_half_text_is_not_told_as_a_whole_one() -> None:
         bad = by_key(together.files.content(errors).read(), "custom_id")
         upstream.behaviour = lambda _, __: odd_end("2", 0)
         rows = parsed(gemini_output(gemini, over_gemini(service, gemini)))
-    assert together_reply(orjson.dumps(good["k3"]), ()).reason is Reason.REFUSED
+    assert chat_reply(orjson.dumps(good["k3"]), ()).reason is Reason.REFUSED
     for number, (_, finish, word) in enumerate(ODD_ENDS):
         if finish:
             assert good[f"k{number}"]["response"]["body"]["choices"][0]["finish_reason"] == finish
@@ -260,7 +260,7 @@ def test_rows_wait_for_a_server_that_is_down() -> None:
                     world.advance(2.0)
                 assert throttle.is_down
                 tries = sum(tries for _, _, tries in world.progress[job].again)
-            assert tries < 40  # not one for each row: the server is tried one row at a time, less and less often
+            assert tries < 40  # not once per row: the server is tried with one row at a time, less and less often
             upstream.open()
             over(service, seconds=5.0)
             assert len(parsed(together_output(client, job))) == 100
@@ -289,7 +289,7 @@ def test_busy_is_not_wrong() -> None:
 
 
 def finish(url: str, job: str) -> bytes:
-    """The result file of a job whose rows are all answered: it ends within a few looks."""
+    """The result file of a job whose rows are all answered: it ends within a few polls."""
     with Together(api_key=KEY, base_url=url, max_retries=0) as client:
         for _ in range(LOOKS):
             if output := client.batches.retrieve(job).output_file_id:
@@ -313,7 +313,7 @@ def test_killed_in_mid_job_nothing_answered_is_asked_again(tmp_path: Path) -> No
             found = by_key(finish(service.together_url, job), "custom_id")
         assert len(found) == rows
         assert len(upstream.asked) == rows
-        assert upstream.asked.total() <= rows + at_once  # those that were under way
+        assert upstream.asked.total() <= rows + at_once  # the rows that were being answered
         assert max(upstream.asked.values()) <= 2
 
 
@@ -331,11 +331,11 @@ def test_a_disk_that_refuses_answers_costs_time_and_no_row(tmp_path: Path) -> No
             answers.unlink()
             over(service, seconds=20.0)
             assert len(parsed(together_output(client, job))) == 3
-    assert any("refused an answer" in line for line in said)
+    assert any("an answer could not be stored" in line for line in said)
 
 
 class Refusing(Sequence[bytes]):
-    """Request lines that the disk refuses at the first look."""
+    """Request lines that cannot be read at the first try."""
 
     def __init__(self, lines: Sequence[bytes]) -> None:
         self.lines = lines
@@ -372,7 +372,7 @@ def test_a_disk_that_refuses_request_lines_costs_no_row() -> None:
 
 
 def together_create_soon(service: LocalService, source: str) -> str:
-    """A job that no worker has seen yet. Hold the world's lock."""
+    """A job that no worker has seen yet. The caller holds the lock of the world."""
     from batchgen.emulator.http_values import Request
     from batchgen.emulator.protocols import together
 
@@ -382,7 +382,7 @@ def together_create_soon(service: LocalService, source: str) -> str:
 
 
 def test_memory_does_not_grow_with_the_rows_of_a_job() -> None:
-    """Four kilobytes of text for each row: held in memory, the answers of 4,000 rows alone are more than the bound."""
+    """Each answer has 4 kB of text, so the answers of 4,000 rows in memory would exceed the limit."""
     found = measure(ROWS, 0.0, 32, text="The boats lie behind the harbour wall. " * 100)
     assert found.rows == ROWS
     assert found.working_mb - found.idle_mb < 12 + ROWS * PLACE_BYTES / 1e6

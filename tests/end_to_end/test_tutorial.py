@@ -19,7 +19,7 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
 def shell(line: str, capture: pytest.CaptureFixture[str]) -> str:
-    """One command of the page, in this process. `serve` runs already, variables are set."""
+    """Run one command of the page in this process. `serve` is running already and the variables are set."""
     words = shlex.split(line)
     if words[:2] != ["python", "cli.py"] or "serve" in words:
         assert words[0] in {".", "export", "python"}, line
@@ -39,7 +39,7 @@ def python(code: str) -> str:
 def test_the_tutorial(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import datasets  # here: it takes a second to load
+    import datasets  # imported here, because it takes a second to load
 
     (tmp_path / "batchgen").mkdir()
     shutil.copy(REPOSITORY / "batchgen" / "examples.jsonl", tmp_path / "batchgen" / "examples.jsonl")

@@ -25,9 +25,9 @@ WRITING = ("BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE")
 
 
 class Disk:
-    """Counts every write, fsync, rename and store statement, and lets number `nth` fail (with `forever`: all after).
+    """Counts every write, fsync, rename and store statement; number `nth` fails (`forever`: and all after it).
 
-    What it refuses does not happen, as with a real disk that is full.
+    A refused write has no effect, as on a full disk.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Disk:
 
 
 class _Stream:
-    """A file whose writes the disk may refuse."""
+    """A file whose writes may fail."""
 
     def __init__(self, stream: Any, disk: Disk) -> None:
         self._stream, self._disk = stream, disk
@@ -68,7 +68,7 @@ class _Stream:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    """The disk under everything that this process writes."""
+    """A Disk that counts every write of this process."""
     shim = Disk()
     fsync, replace, opened, connect = os.fsync, Path.replace, Path.open, sqlite3.connect
 
@@ -107,12 +107,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr("batchgen.ledger.connection.sqlite3.connect", failing_connect)
     monkeypatch.setattr(
         "batchgen.ledger.connection.BUSY_TIMEOUT_SECONDS", 0.0
-    )  # a lock that somebody left behind is a fault of its own
+    )  # a lock that was not released is another error
     return shim
 
 
 class Moment(NamedTuple):
-    """A run and its service at one moment, to come back to."""
+    """A saved state of a run and its service, which a test can restore."""
 
     root: Path
     world: dict[str, Any]
@@ -139,7 +139,7 @@ def come_back(bench: Bench, moment: Moment) -> None:
 
 
 def outline(bench: Bench) -> tuple[list[tuple[str, int, int]], int, int]:
-    """How far a run is: its batches, its texts, the jobs bought."""
+    """The progress of a run: its batches, its texts, the jobs bought."""
     now = ledger(bench)
     batches = [(batch["state"], batch["position"], batch["attempt"]) for batch in now.batches]
     return batches, len(now.texts), bench.service.world.batches_bought
@@ -173,9 +173,9 @@ def failing(disk: Disk, nth: int, number: int, *, forever: bool) -> Iterator[Non
 )
 @pytest.mark.parametrize("ticks", [0, 1, 3], ids=["submit", "collect_submit", "collect_files"])
 def test_33_every_write_of_a_tick_fails_once(ticks: int, bench: Bench, disk: Disk, expected: dict[str, bytes]) -> None:
-    """For all N: the N-th write of a tick and all after it meet a full disk, or it alone meets a bad sector.
+    """For all N: the N-th write of a tick fails, either alone (bad sector) or with all after it (full disk).
 
-    The tick says so and exits 75, `status` works meanwhile, and the next tick arrives where an undisturbed one does.
+    The tick reports it and exits with 75, `status` works meanwhile, and the next tick reaches the usual state.
     """
     for _ in range(ticks):
         assert bench.run("collect", "--advance").code == 0
@@ -185,7 +185,7 @@ def test_33_every_write_of_a_tick_fails_once(ticks: int, bench: Bench, disk: Dis
     events, aims = disk.count, [outline(bench)]
     assert events > 10
     assert bench.run("collect", "--advance").code == 0
-    aims.append(outline(bench))  # where the clean tick arrives when the broken one had got through with its work
+    aims.append(outline(bench))  # the state after the next tick, if the disturbed one had done all its work
     for nth in range(1, events + 1):
         come_back(bench, moment)
         forever = nth % 2 == 0
@@ -209,7 +209,7 @@ def test_33_every_write_of_a_tick_fails_once(ticks: int, bench: Bench, disk: Dis
     seen="status 75; `prepare` again: round 1 is there",
 )
 def test_33_prepare_on_a_full_disk(bench: Bench, disk: Disk, expected: dict[str, bytes]) -> None:
-    """Whatever write fails: prepared again when there is space, round 1 is there."""
+    """After any failed write, `prepare` makes round 1 when there is space again."""
     arguments = ("prepare", "--input", str(bench.root / "seeds.jsonl"), "--all")
     source = bench.root.with_name("seeds.jsonl")
     shutil.copy(bench.root / "seeds.jsonl", source)
@@ -230,7 +230,7 @@ def test_33_prepare_on_a_full_disk(bench: Bench, disk: Disk, expected: dict[str,
 
 
 def limited(bench: Bench, blocks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real program under a limit of file size: the store cannot grow."""
+    """Run the real program under a limit of file size, so that the store cannot grow."""
     command = [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments]
     shell = ["/bin/sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh", *command]
     environment = {**bench.environment, "PYTHONDONTWRITEBYTECODE": "1"}  # CPython 3.11 leaves half a .pyc file behind
@@ -264,7 +264,7 @@ def test_33_the_real_program_on_a_file_that_may_not_grow(blocks: int, bench: Ben
     seen="status 2 and the path",
 )
 def test_33_a_file_where_a_directory_should_be(bench: Bench, expected: dict[str, bytes]) -> None:
-    """Not a matter of space: the user has to mend it, and is told where."""
+    """More space does not help: the message tells the user what to fix, and where."""
     (bench.root / "requests").mkdir(exist_ok=True)
     obstacle = bench.root / "requests" / "round2"
     obstacle.write_text("in the way", "utf-8")
@@ -283,12 +283,12 @@ def test_33_a_file_where_a_directory_should_be(bench: Bench, expected: dict[str,
     seen="`status` and the next tick put it back and go on",
 )
 def test_32_killed_within_a_commit(bench: Bench, expected: dict[str, bytes]) -> None:
-    """Pages are half written and the journal holds the old ones: status puts them back, and the run goes on."""
+    """Pages are half written and the journal has the old ones: `status` restores them, and the run continues."""
     assert bench.run("collect", "--advance").code == 0
     before = ledger(bench)
     store = bench.root / "data" / "batchgen.sqlite"
     writer = sqlite3.connect(store, isolation_level=None)
-    writer.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+    writer.execute("PRAGMA cache_size = 1")  # so that SQLite writes pages to the file before the commit
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("UPDATE batches SET error = ?", ("x" * 100_000,))
     writer.execute("UPDATE conversations SET detail = ?", ("y" * 100_000,))

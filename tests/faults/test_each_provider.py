@@ -15,7 +15,7 @@ ONE_AT_A_TIME = "gemini.concurrent_batches = 1\n"
 
 
 def hindered(scene: Scene, patch: pytest.MonkeyPatch, provider: str, how: str) -> tuple[int, str]:
-    """Nothing can be asked of `provider` any more. Returns the status that this leaves, and a part of what is told."""
+    """Make all calls to `provider` fail. Returns the exit status to expect, and a part of the message."""
     variable, key = KEYS[provider]
     world, faults = scene.bench.service.world, scene.bench.service.faults
     if how == "no key":
@@ -66,7 +66,7 @@ def test_one_provider_is_no_reason_to_hold_back_the_other(
 def test_what_comes_behind_a_step_that_cannot_be_sent_is_sent(
     how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Questions wait for their provider's key; answers to what is there already are asked for."""
+    """Questions wait for the key of their provider; answers to existing questions are requested."""
     scene = Scene.of(make_bench, 2, ONE_AT_A_TIME, most=1)
     scene.tick()
     assert scene.run("collect").code == 0
@@ -94,7 +94,7 @@ def test_a_key_that_is_refused_at_work_stops_its_provider_only(endpoint: str, ma
 def test_a_run_waits_for_what_the_other_provider_has(
     how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends when nothing more can be done, and not before."""
+    """`run` ends when no provider can do more, and not before."""
     scene = Scene.of(make_bench, 4, job_seconds=600.0)
     code, told = hindered(scene, monkeypatch, "together", how)
     done = scene.run("run")

@@ -1,6 +1,6 @@
 """Test the program in other environments: cron, other locales, proxies, foreign certificates (37).
 
-A test starts a process where it must. Where only a variable matters, the command runs in the process of the test.
+A test starts a process only if it needs one. If only a variable matters, the command runs in the test's process.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def start(bench: Bench) -> Bench:
 def process(
     environment: dict[str, str], *arguments: str, cwd: Path | str = "/", install: Path = REPOSITORY
 ) -> subprocess.CompletedProcess[bytes]:
-    """The program with nothing in its environment but what is given."""
+    """Run the program with the given environment and no other variable."""
     command = [sys.executable, str(install / "cli.py"), *arguments]
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, check=False, timeout=120)
 
 
 def needed(bench: Bench) -> dict[str, str]:
-    """Keys and addresses, and nothing else: no PATH, no HOME, no PYTHONPATH."""
+    """The keys and addresses only: no PATH, no HOME, no PYTHONPATH."""
     return {
         name: value for name, value in bench.environment.items() if name.startswith(("GEMINI", "TOGETHER", "GOOGLE"))
     }
@@ -109,7 +109,7 @@ def test_37_cron_without_keys(bench: Bench) -> None:
 
 
 def test_an_installation_that_may_not_be_written_to(bench: Bench, expected: dict[str, bytes], tmp_path: Path) -> None:
-    """The program writes under its root only, and compiles nothing beside itself that it needs."""
+    """The program writes only under its root, and needs no compiled files next to its modules."""
     install = tmp_path / "install"
     shutil.copytree(REPOSITORY / "batchgen", install / "batchgen", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "cli.py", install)
@@ -134,7 +134,7 @@ def test_an_installation_that_may_not_be_written_to(bench: Bench, expected: dict
     seen="status 2 and what to delete",
 )
 def test_a_compiled_file_that_a_full_disk_cut_off(bench: Bench, tmp_path: Path) -> None:
-    """Not a traceback, and above all not "interrupted"."""
+    """The message is neither a traceback nor "interrupted"."""
     install = tmp_path / "install"
     shutil.copytree(REPOSITORY / "batchgen", install / "batchgen", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "cli.py", install)
@@ -180,7 +180,7 @@ def test_a_root_that_is_a_file(bench: Bench) -> None:
 def test_a_key_that_cannot_be_one(
     variable: str, key: str | None, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused before anything is sent to its provider, without showing it; the other provider goes on."""
+    """Rejected before any call to its provider, and not shown; the other provider continues."""
     if key is None:
         monkeypatch.delenv(variable)
     else:
@@ -197,7 +197,7 @@ def test_a_key_that_cannot_be_one(
 
 @pytest.mark.parametrize("padding", ["{}\n", " {}\r\n"])
 def test_a_key_with_a_line_end_around_it(padding: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As $(cat key.txt) under Windows line ends gives it."""
+    """As from $(cat key.txt) with Windows line ends."""
     monkeypatch.setenv("GEMINI_API_KEY", padding.format(GEMINI_KEY))
     monkeypatch.setenv("TOGETHER_API_KEY", padding.format(TOGETHER_KEY))
     assert bench.run("submit", "--stage", "question").code == 0
@@ -236,10 +236,10 @@ def closed_port() -> int:
 )
 @pytest.mark.parametrize("what", ["server", "proxy"])
 def test_nobody_is_there(what: str, bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server or a proxy that does not listen: temporary, nothing ambiguous, and later the run goes on."""
+    """A server or a proxy that does not listen: a temporary error, no unclear create, and later the run continues."""
     before = dict(bench.environment)
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    for tick in range(3):  # at the probe; at the upload; while a batch is in flight
+    for tick in range(3):  # the fault at the probe, at the upload, and while a batch is in flight
         with monkeypatch.context() as patch:
             if what == "server":
                 everywhere(patch, nowhere)
@@ -269,7 +269,7 @@ def test_a_proxy_that_is_none(proxy: str, bench: Bench, monkeypatch: pytest.Monk
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a proxy's own authority")])
     now = datetime.now(UTC)
@@ -294,7 +294,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def tls_server(paths: tuple[Path, Path]) -> Iterator[str]:
-    """A server that shows the certificate, answers 503 to whoever trusts it, and goes."""
+    """A server with this certificate that answers 503 to every client that trusts it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*paths)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -329,7 +329,7 @@ def tls_server(paths: tuple[Path, Path]) -> Iterator[str]:
 def test_a_certificate_that_is_not_trusted(
     provider: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Configuration, not bad luck: exit 2 and the variable that mends it; with it, both SDKs get through."""
+    """An error of configuration: exit 2 and the variable to set; once it is set, both SDKs connect."""
     assert bench.run("submit", "--stage", "question").code == 0
     if provider == "together":
         assert bench.run("collect").code == 0
@@ -353,7 +353,7 @@ def test_a_certificate_that_is_not_trusted(
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_streams_end_no_command(closed: str, bench: Bench) -> None:
-    """As `exec` of some supervisors leaves them. What was never opened has nothing to say, and fails nothing."""
+    """Some supervisors start processes so. A stream that was never open changes no exit status."""
     assert bench.prepare(seeds(1)).code == 0
     for command in ("status", "receipt", "collect"):
         done = subprocess.run(

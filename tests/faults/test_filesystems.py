@@ -29,7 +29,7 @@ def refuse(number: int) -> None:
 
 
 def refuse_folders(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """From now on, fsync of a folder fails; that of a file does not."""
+    """Let fsync fail for folders, but not for files."""
     sync = os.fsync
 
     def fsync(handle: int) -> None:
@@ -95,7 +95,7 @@ def test_33_a_root_without_locks(call: str, number: int, make_bench: Make, monke
     assert bench.service.world.posts == []
     for command in ("status", "receipt"):
         done = bench.run(command)
-        assert done.code == (2 if call == "lockf" else 0), done  # readers take the locks of SQLite only
+        assert done.code == (2 if call == "lockf" else 0), done  # readers take only the locks of SQLite
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))

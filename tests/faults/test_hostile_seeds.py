@@ -44,7 +44,7 @@ TEXTS = {
     "one long word": "a" * 20_000,
     "many lines": "\n" * 500 + "end" + "\r\n" * 500,
 }
-BAD_LINES = {  # physical line -> (what stands there, why it is left out)
+BAD_LINES = {  # line number -> (the line, why it is left out)
     3: (b'{"question": "half a li', "unreadable"),
     6: (b"[1, 2, 3]", "not an object"),
     9: (b'{"question": 7, "answer": "a", "correction": "c"}', "question is not text"),
@@ -65,7 +65,7 @@ def good_rows() -> list[bytes]:
 
 
 def seed_file() -> bytes:
-    """Good and bad lines, beginning with a byte order mark, some ending in CRLF, the last in nothing."""
+    """A byte order mark, then good and bad lines; some end in CRLF, the last one has no line end."""
     good, lines = good_rows(), list[bytes]()
     while good:
         bad = BAD_LINES.get(len(lines) + 1)
@@ -86,14 +86,14 @@ def lines(path: Path) -> list[bytes]:
     raw = path.read_bytes()
     assert raw.endswith(b"\n")
     found = raw[:-1].split(b"\n")
-    # Nobody can take one line for two, however he splits lines; and none holds a byte that JSON forbids.
+    # Every way to split lines finds the same lines, and no line has a byte that JSON forbids.
     assert [line.encode() for line in raw.decode().splitlines()] == found or path.parts[-3] == "data"
     assert not re.search(rb"[\x00-\x1f]", b"".join(found))
     return found
 
 
 def requests(bench: Bench, stage: str) -> dict[int, Any]:
-    """Conversation -> the request that was sent for it in round 2."""
+    """Conversation -> its request in round 2."""
     found = {}
     for path in (bench.root / "requests" / "round2" / stage).glob("*.jsonl"):
         for line in lines(path):
@@ -147,7 +147,7 @@ def test_hostile_seeds_become_data_and_nothing_else(bench: Bench) -> None:
 
 
 def fenced(request: Any) -> Any:
-    """The data block of a Gemini request, read back."""
+    """The data block of a Gemini request, decoded."""
     [content] = request["contents"]
     [part] = content["parts"]
     return json.loads(part["text"])
@@ -171,13 +171,13 @@ def test_a_text_keeps_what_is_text_and_loses_what_no_file_can_hold(bench: Bench)
 
 
 def test_hostile_replies_become_data_as_well(make_bench: Make) -> None:
-    """What a model writes is as little to be trusted as a seed: round 2 is the seed of round 3."""
+    """The texts of a model are as untrusted as seeds: those of round 2 are in the requests of round 3."""
     texts = [text for name, text in TEXTS.items() if name not in ("long", "one long word", "many lines")]
     asked: list[int] = []
 
     def script(prompt: Prompt) -> str:
         asked.append(1)
-        text = texts[len(asked) % len(texts)].replace("\ud83d", "\ue000")  # the service writes a lone surrogate for it
+        text = texts[len(asked) % len(texts)].replace("\ud83d", "\ue000")  # the service writes it as a lone surrogate
         return json.dumps(dict.fromkeys(prompt.schema["properties"], text)) if prompt.schema else text
 
     bench = make_bench(backend=Scripted(script))

@@ -28,8 +28,8 @@ def test_pending_for_60_hours_then_expired(make_bench: Make) -> None:
     assert stale.code == 0
     assert "in flight for 25 h" in stale.err
     assert scene.tick(33 * HOUR).code == 0
-    assert scene.jobs() == 1  # nothing is bought again on suspicion
-    assert scene.tick(3 * HOUR).code == 75  # nor at the first look at an end without results
+    assert scene.jobs() == 1  # no second job while the first may still end
+    assert scene.tick(3 * HOUR).code == 75  # nor at the first poll that finds the job ended without results
     assert scene.tick().code == 0
     assert scene.batches() == [(1, 4, "collected"), (2, 2, "in_flight"), (2, 2, "in_flight")]  # half as large
     scene.finish_as_expected()
@@ -43,7 +43,7 @@ def test_expired_at_every_attempt_ends(make_bench: Make) -> None:
     scene.bench.service.faults.job(key=r"question", end="BATCH_STATE_EXPIRED")
     codes = [result.code for result in scene.finish(every=16 * MINUTE)]
     assert [(attempt, requests) for attempt, requests, _ in scene.batches()] == [(1, 4), (2, 2), (2, 2)] + [(3, 1)] * 4
-    assert codes[-1] == 3  # the step stops and says so
+    assert codes[-1] == 3  # the step stops and reports it
     rejected = scene.bench.rows("rejected.jsonl")
     assert [row["id"] for row in rejected] == [f"r1-00000{number}" for number in range(1, 5)]
     assert {(row["round"], row["stage"], row["reason"], row["detail"], row["attempts"]) for row in rejected} == {
@@ -70,7 +70,7 @@ IN_PART = pytest.mark.fault(
 )
 
 
-# (provider, state at the end, share of the rows that are done, seconds until the results are named)
+# (provider, final state, share of answered rows, seconds until the job names its results)
 @pytest.mark.parametrize(
     ("provider", "end", "share", "late"),
     [
@@ -146,13 +146,13 @@ def test_cancelling_is_no_end(make_bench: Make) -> None:
     assert scene.batches(4) == [(1, 5, "in_flight")]
     assert scene.bench.status()["batches"][-1]["remote_state"] == "CANCELING"
     scene.tick(15)
-    assert [part[:2] for part in scene.batches(4)] == [(1, 5), (2, 2), (2, 1)]  # two rows were done by then
+    assert [part[:2] for part in scene.batches(4)] == [(1, 5), (2, 2), (2, 1)]  # two rows were answered by then
     scene.finish_as_expected()
 
 
 @pytest.mark.parametrize(("error", "code"), [("models/x is not found", 5), ("RESOURCE_EXHAUSTED", 8)])
 def test_a_job_that_did_some_of_its_work_was_not_refused_as_a_whole(make_bench: Make, error: str, code: int) -> None:
-    """What it says of the model or of a quota holds nothing back: the missing rows failed and are asked again."""
+    """Its error about the model or a quota causes no hold: the missing rows failed and are retried."""
     scene = Scene.of(make_bench, 8)
     said = {"code": code, "message": error}
     scene.bench.service.faults.job(provider="gemini", times=1, end="BATCH_STATE_FAILED", share=0.5, error=said)
@@ -184,7 +184,7 @@ MODEL_GONE = pytest.mark.fault(
 )
 
 
-# (code and message of the operation, status of the next tick, its words, jobs created, failures that count)
+# (code and message of the operation, exit status of the next tick, its message, jobs created, failed attempts)
 @pytest.mark.parametrize(
     ("code", "message", "status", "words", "jobs", "counted"),
     [

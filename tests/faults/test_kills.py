@@ -26,10 +26,10 @@ POINTS = sorted(
     for path in (REPOSITORY / "batchgen").rglob("*.py")
     for name in re.findall(r'failpoint\("(\w+)"\)', path.read_text("utf-8"))
 )
-MOST_KILLS = 2  # at one point, then the run is left in peace
+MOST_KILLS = 2  # at one failpoint; after that the run is not disturbed
 RANDOM_KILLS = 5  # in one run
 RUNS = int(os.environ.get("SOAK_KILLS", "20")) // RANDOM_KILLS
-EFFECTS = 220  # a tick has hardly more
+EFFECTS = 220  # about the maximum of one tick
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def survive(bench: Bench, watch: Watch) -> None:
 )
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_bench: Make, forks: Forks) -> None:
-    """Ticks are killed where they first pass the point; the run ends as if nothing had happened."""
+    """Ticks are killed at the first pass of the failpoint; the run ends as one without a fault."""
     bench = make_bench()
-    # One answered create is lost and one create never arrives, so that looking, adopting and giving up are passed too.
+    # One create loses its response and one never arrives, so that adopt and abandon are reached too.
     bench.service.faults.add(
         CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True),
         CallFault(provider="together", endpoint="create", action=Drop()),
@@ -91,7 +91,7 @@ def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_benc
 )
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_killed_at_random(seed: int, expected: dict[str, bytes], make_bench: Make, forks: Forks) -> None:
-    """A run whose ticks are killed after any of their writes, commits and packets, by SIGKILL or SIGTERM."""
+    """Ticks are killed after any write, commit or network call, by SIGKILL or SIGTERM."""
     bench = prepared(make_bench(), "max_requests = 2\n")
     watch = Watch(bench)
     chance = random.Random(seed)
@@ -119,7 +119,7 @@ def test_killed_at_random(seed: int, expected: dict[str, bytes], make_bench: Mak
 def test_prepare_killed_is_prepared_again(
     effect: int, expected: dict[str, bytes], make_bench: Make, forks: Forks
 ) -> None:
-    """Round 1 is there as a whole or not at all."""
+    """Round 1 is complete or does not exist."""
     bench = prepared(make_bench())
     (bench.root / "data" / "batchgen.sqlite").unlink()
     for path in (bench.root / "data").rglob("*.jsonl"):
@@ -139,7 +139,7 @@ def test_prepare_killed_is_prepared_again(
     seen="the next tick adopts the batch: one batch, one create call",
 )
 def test_the_real_program_dies_where_it_is_told(expected: dict[str, bytes], make_bench: Make) -> None:
-    """The helper process is a shortcut; this is the program as cron starts it (fault 2)."""
+    """Without the helper process: the program as cron starts it (fault 2)."""
     bench = prepared(make_bench())
     killed = bench.spawn("submit", "--stage", "question", BATCHGEN_CRASH="created_before_recorded")
     assert killed.returncode == KILLED

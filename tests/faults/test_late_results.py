@@ -32,7 +32,7 @@ def cancelled_at_60_seconds(make_bench: Make, how: str) -> Scene:
 )
 def test_a_cancelled_job_that_succeeds_with_the_rows_it_had(make_bench: Make) -> None:
     scene = cancelled_at_60_seconds(make_bench, "succeeded")
-    again = scene.run("cancel")  # it has ended by now: nothing to stop, nothing wrong
+    again = scene.run("cancel")  # the job has ended by now, so the second cancel does nothing
     assert (again.code, again.out) == (0, "0 batches: cancellation asked for.\n")
     result = scene.tick(5)
     assert "2 of 5 accepted (2 accepted, 3 cancelled)" in result.err
@@ -65,7 +65,7 @@ def test_a_cancelled_job_without_results_is_asked_again_after_the_grace_period(m
 def cancelled_for(
     make_bench: Make, seconds: float, provider: str = "gemini", toml: str = "", conversations: int = 5
 ) -> Scene:
-    """A cancelled job that says so and delivers everything so many seconds later, found cancelled by a tick."""
+    """A job that a tick has found cancelled, and that has all results this many seconds later."""
     scene = Scene.of(make_bench, conversations, toml, job_seconds=100.0)
     scene.bench.service.faults.job(provider=provider, times=1, cancel="late", late_seconds=seconds)
     for after in (0, 110) if provider == "together" else (0,):
@@ -77,7 +77,7 @@ def cancelled_for(
 
 
 def collects(scene: Scene, after: float) -> str:
-    """What cron's `collect` says, so many seconds later."""
+    """The log of a tick this many seconds later."""
     scene.bench.service.world.advance(after)
     return scene.run("collect").err
 
@@ -137,7 +137,7 @@ def test_a_store_that_was_rebuilt_awaits_what_the_run_awaited(make_bench: Make, 
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
     assert scene.run("rebuild").code == 0
     others = 0 if provider == "gemini" else 1
-    assert scene.run("clean").out.startswith(f"{others} input file")  # this one's job needs its own
+    assert scene.run("clean").out.startswith(f"{others} input file")  # the job of this batch needs its input file
     assert "5 of 5 accepted (5 accepted)" in collects(scene, 5 * HOUR)
     scene.finish_as_expected(jobs=3)
 
@@ -147,13 +147,13 @@ def test_a_store_that_was_rebuilt_looks_for_jobs_that_were_given_up(make_bench: 
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
     assert scene.bench.run("rebuild").code == 0
     scene.bench.service.world.advance(HOUR)
-    assert "given up, but its job batches/" in scene.bench.run("collect", "--advance").err
+    assert "was abandoned, but its job batches/" in scene.bench.run("collect", "--advance").err
     scene.duplicates = 0
     scene.finish_as_expected()
 
 
 def test_a_store_that_is_lost_with_a_kill_while_late_results_are_booked(make_bench: Make, forks: Forks) -> None:
-    """Two conversations were asked again, and the ending does not say so yet: their texts may not be accepted twice."""
+    """Two conversations were retried, and the ending does not show it yet: their texts must not be accepted twice."""
     expected = undisturbed(make_bench, 5)
     scene = cancelled_for(make_bench, 5 * HOUR, toml="gemini.concurrent_batches = 1")
     scene.tick(16 * MINUTE)
@@ -169,7 +169,7 @@ def test_a_store_that_is_lost_with_a_kill_while_late_results_are_booked(make_ben
 
 @pytest.mark.parametrize("output", ["both", "inline"])
 def test_late_results_that_cannot_be_had_at_once_are_asked_for_again(make_bench: Make, output: Any) -> None:
-    """From four awaited batches on a listing says whose state is news. It does not show what comes inline."""
+    """From four awaited batches on, one listing tells which job has changed. It does not contain inline results."""
     scene = Scene.of(make_bench, 4, most=1, job_seconds=100.0)
     late = {"cancel": "late", "late_seconds": 5 * HOUR, "output": output, "output_after_seconds": HOUR}
     scene.bench.service.faults.job(provider="gemini", times=4, **late)
@@ -198,14 +198,14 @@ def test_a_lost_job_that_is_found_again_has_its_texts_accepted(make_bench: Make)
 
 
 def hidden(make_bench: Make, job_seconds: float, seconds: float = HOUR, times: int = 1) -> Scene:
-    """A create call without an answer, whose job no listing shows until it was given up and bought again."""
+    """A create call without a response. Its job is listed only after the batch was abandoned and bought again."""
     scene = Scene.of(make_bench, 4, job_seconds=job_seconds)
     faults = scene.bench.service.faults
     faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     faults.job(provider="gemini", key=r"question\.a1", times=times, unlisted_seconds=seconds)
     assert scene.tick().code == 75
     assert scene.tick(6 * MINUTE).code == 75
-    scene.duplicates = 1  # from here on the hidden job is nobody's
+    scene.duplicates = 1  # from now on no batch owns the hidden job
     assert scene.tick(10 * MINUTE).code == 0
     assert [(part[0], part[2]) for part in scene.batches()] == [(1, "abandoned"), (2, "in_flight")]
     return scene
@@ -226,12 +226,12 @@ def test_a_job_that_turns_up_after_it_was_given_up_is_booked_and_changes_nothing
     for _ in range(3):
         scene.tick()
     texts, paid = texts_and_bill(scene.bench)
-    scene.duplicates = 0  # found and reported
+    scene.duplicates = 0  # the program has found and reported it
     result = scene.tick(HOUR)
-    assert "given up, but its job batches/" in result.err
+    assert "was abandoned, but its job batches/" in result.err
     assert "exists after all" in result.err
-    assert not scene.bench.service.world.seen("gemini", "cancel")  # it has ended
-    assert scene.batches()[0] == (1, 4, "abandoned")  # nothing that was given up counts as bought
+    assert not scene.bench.service.world.seen("gemini", "cancel")  # the job has ended
+    assert scene.batches()[0] == (1, 4, "abandoned")  # an abandoned batch does not count as bought
     now, more = texts_and_bill(scene.bench)
     assert texts.items() <= now.items()
     assert more > paid
@@ -315,7 +315,7 @@ def test_a_late_success_that_is_empty_at_first_is_still_awaited(make_bench: Make
 
 
 def test_late_results_that_are_cut_off_are_not_believed_at_once(make_bench: Make) -> None:
-    """They are asked for again: what is not in them would be lost for good, and bought once more."""
+    """They are downloaded again: rows that they lack would otherwise be lost, and bought again."""
     scene = cancelled_for(make_bench, 5 * HOUR)
     assert "0 of 5 accepted (5 cancelled)" in collects(scene, 16 * MINUTE)
     cut = Truncate(keep=0.7, content_length=False)
@@ -327,7 +327,7 @@ def test_late_results_that_are_cut_off_are_not_believed_at_once(make_bench: Make
 
 @pytest.mark.parametrize("looks", [1, 4])
 def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_bench: Make, looks: int) -> None:
-    """Before it is settled, and when its results seem to have come late."""
+    """Before it is settled, and again when its late results seem to exist."""
     scene = Scene.of(make_bench, 4, job_seconds=100.0)
     named = 0.0 if looks > 1 else HOUR
     cancelled = {"end": "BATCH_STATE_CANCELLED", "share": 1.0, "output_after_seconds": named}
@@ -342,7 +342,7 @@ def test_a_cancelled_job_whose_file_is_empty_at_first_is_still_awaited(make_benc
 
 
 def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Make) -> None:
-    """Cron mails every line."""
+    """A repeated line would be mailed by cron at every tick."""
     scene = cancelled_for(make_bench, 5 * HOUR)
     collects(scene, 16 * MINUTE)
     scene.bench.service.faults.add(CallFault(endpoint="get", action=Status(500), times=0))
@@ -353,7 +353,7 @@ def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Mak
 
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(make_bench: Make, provider: str) -> None:
-    """However often they were asked for before, and were not there."""
+    """Also after many earlier downloads that found nothing."""
     expected = undisturbed(make_bench, 8)
     scene = cancelled_for(make_bench, 5 * HOUR, provider, conversations=8)
     assert "0 of 8 accepted (8 cancelled)" in collects(scene, 16 * MINUTE)
@@ -378,7 +378,7 @@ def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(ma
 )
 @pytest.mark.parametrize("missing", [0, 5])
 def test_what_an_expired_job_names_late_is_not_lost(make_bench: Make, missing: int) -> None:
-    """Also where the job was given up as lost before."""
+    """Also if the job was given up as lost before."""
     scene = Scene.of(make_bench, 5)
     faults = scene.bench.service.faults
     faults.job(provider="together", times=1, end="EXPIRED", share=1.0, output_after_seconds=3 * HOUR)

@@ -14,13 +14,13 @@ from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger, undisturbed
 from tests.support.scene import HOUR, MINUTE, Make, Scene, built_again, spent
 
-QUESTION = 3  # the position of round 2's question
+QUESTION = 3  # the position of the question of round 2
 LATE = 5 * HOUR
 DAY = 24 * HOUR
 
 
 def asked_twice(make_bench: Make, toml: str = "") -> Scene:
-    """A cancelled job that delivers five hours later, and the batches that ask again, which take a day."""
+    """A cancelled job with results five hours later, and the batches of the retry, which take a day."""
     scene = Scene.of(make_bench, 5, toml, job_seconds=100.0)
     scene.bench.service.faults.job(provider="gemini", times=1, cancel="late", late_seconds=LATE)
     scene.tick()
@@ -33,7 +33,7 @@ def asked_twice(make_bench: Make, toml: str = "") -> Scene:
 
 
 def end(scene: Scene, expected: dict[str, bytes]) -> None:
-    """The run ends as if nothing had happened, and can be built again from its files."""
+    """Finish the run: it has the usual files, and `rebuild` restores it from them."""
     scene.bench.service.world.job_seconds = 0.0
     scene.finish(every=HOUR)
     assert scene.bench.files() == expected
@@ -41,7 +41,7 @@ def end(scene: Scene, expected: dict[str, bytes]) -> None:
 
 
 def sources(scene: Scene) -> list[int | None]:
-    """Which batch the question of round 2 came from, conversation by conversation."""
+    """Conversation -> the batch that its question of round 2 came from."""
     texts = ledger(scene.bench).texts
     return [texts[number * TEXT_IDS + QUESTION][0] for number in range(1, 6) if number * TEXT_IDS + QUESTION in texts]
 
@@ -81,7 +81,7 @@ def test_what_the_others_bring_all_the_same_is_superseded_and_booked(make_bench:
 
 
 def test_a_batch_goes_on_with_the_conversations_that_are_left_to_it(make_bench: Make) -> None:
-    """The late job has the first three of five."""
+    """The late job has results for the first three of five."""
     expected = undisturbed(make_bench, 5)
     scene = asked_twice(make_bench)
     scene.bench.service.faults.rows("missing", where=lambda key: "-000004" in key or "-000005" in key)
@@ -96,7 +96,7 @@ def test_a_batch_goes_on_with_the_conversations_that_are_left_to_it(make_bench: 
 
 @pytest.mark.parametrize("refusal", [Status(429, "Quota exceeded."), Drop()])
 def test_a_batch_that_was_not_created_yet_is_not_bought_any_more(refusal: Any, make_bench: Make) -> None:
-    """A quota keeps it back, or its upload failed."""
+    """A quota refused it, or its upload failed."""
     expected = undisturbed(make_bench, 5)
     scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
     endpoint = "upload_start" if isinstance(refusal, Drop) else "create"
@@ -151,7 +151,7 @@ def test_a_conversation_that_was_left_behind_meanwhile_takes_its_late_text(make_
 def test_a_kill_while_late_texts_are_taken_from_others(
     point: str, make_bench: Make, forks: Forks, *, lost: bool
 ) -> None:
-    """The next tick does it again. If the store is lost with it, every conversation still has one text."""
+    """The next tick repeats it. If the store is lost too, every conversation still has one text."""
     expected = undisturbed(make_bench, 5)
     scene = asked_twice(make_bench)
     scene.bench.service.world.advance(LATE)
@@ -182,14 +182,14 @@ def test_an_empty_late_file_takes_nothing_from_anybody(make_bench: Make) -> None
 
 
 def hidden(make_bench: Make) -> Scene:
-    """A create call without an answer, whose job shows itself an hour after it was given up and asked again."""
+    """A create call without a response. Its job is listed an hour after the batch was abandoned and retried."""
     scene = Scene.of(make_bench, 5, job_seconds=100.0)
     faults = scene.bench.service.faults
     faults.add(CallFault(provider="gemini", endpoint="create", action=Drop(), after_effect=True))
     faults.job(provider="gemini", times=1, unlisted_seconds=HOUR)
     scene.tick()
     scene.tick(6 * MINUTE)
-    scene.duplicates = 1  # from here on the hidden job is nobody's
+    scene.duplicates = 1  # from now on no batch owns the hidden job
     scene.bench.service.world.job_seconds = DAY
     scene.tick(10 * MINUTE)
     assert [state for _, _, state in scene.batches()] == ["abandoned", "in_flight"]
@@ -199,7 +199,7 @@ def hidden(make_bench: Make) -> Scene:
 def test_a_batch_whose_texts_were_not_taken_after_a_kill_has_none_when_it_is_built_again(
     make_bench: Make, forks: Forks
 ) -> None:
-    """What the kill left says that they were taken."""
+    """The files that the kill left say that they were taken."""
     scene = hidden(make_bench)
     world = scene.bench.service.world
     world.advance(HOUR)
@@ -213,7 +213,7 @@ def test_a_batch_whose_texts_were_not_taken_after_a_kill_has_none_when_it_is_bui
 
 
 def test_a_batch_that_is_sent_although_a_kill_gave_it_up_is_not_bought_again(make_bench: Make, forks: Forks) -> None:
-    """The kill comes before the store knows. Then the batch is sent, and then the store is lost."""
+    """The kill comes before the commit. Then the batch is sent, and then the store is lost."""
     scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
     faults = scene.bench.service.faults
     faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "Quota exceeded."), times=0))
@@ -263,7 +263,7 @@ def cancels(scene: Scene) -> int:
 
 
 def test_what_nobody_needs_is_cancelled_until_that_was_asked_for(make_bench: Make) -> None:
-    """The provider is in trouble at first, which is no news: nothing waits for it."""
+    """The provider fails at first, which is not reported: no step waits for this batch."""
     scene = asked_twice(make_bench)
     scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(500), times=0))
     assert scene.tick(LATE).code == 0
@@ -275,7 +275,7 @@ def test_what_nobody_needs_is_cancelled_until_that_was_asked_for(make_bench: Mak
 
 
 def test_the_end_of_what_nobody_needs_is_no_trouble(make_bench: Make) -> None:
-    """It was cancelled before it had done anything, and no result of it is waited for."""
+    """It was cancelled before any row was answered, and no results are expected."""
     scene = asked_twice(make_bench)
     scene.bench.service.world.job_seconds = 10 * DAY
     scene.tick(LATE)
@@ -286,7 +286,7 @@ def test_the_end_of_what_nobody_needs_is_no_trouble(make_bench: Make) -> None:
 
 
 def test_a_batch_that_nobody_needs_is_cancelled_when_it_is_found(make_bench: Make) -> None:
-    """Its create call got no answer, and it is not listed before its texts came from another."""
+    """Its create call got no response, and it is listed only after its texts came from another batch."""
     expected = undisturbed(make_bench, 5)
     patient = "batches.reconcile_grace_seconds = 86400\n"
     scene = asked_twice(make_bench, "gemini.concurrent_batches = 1")
@@ -307,7 +307,7 @@ def test_a_batch_that_nobody_needs_is_cancelled_when_it_is_found(make_bench: Mak
 
 
 def lost_with_a_kill(scene: Scene, forks: Forks) -> None:
-    """The late results lie on the disk, and no ending says so; the store is built again."""
+    """Late results are on the disk without an ending when the store is rebuilt."""
     assert forks.run(scene.bench, "collect", crash="result_file_written").code == KILLED
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
     assert scene.bench.run("rebuild").code == 0
@@ -338,7 +338,7 @@ def test_late_results_of_a_batch_that_was_given_up_are_not_lost_with_the_store(m
 
 
 def test_a_key_that_nobody_needs_any_more_is_not_asked_for(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the bill waits for it."""
+    """Only the receipt waits for it."""
     scene = asked_twice(make_bench)
     scene.bench.service.faults.add(CallFault(endpoint="cancel", action=Status(500), times=0))
     scene.tick(LATE)

@@ -24,7 +24,7 @@ NOT_READ = pytest.mark.fault(
 
 
 def fail(scene: Scene, provider: str, endpoint: str, part: str) -> None:
-    """Answer 500 to every call of `endpoint` that has `part` in its address or its body."""
+    """Answer 500 to every call of `endpoint` with `part` in its path or body."""
     broken = CallFault(provider=provider, endpoint=endpoint, contains=part, action=Status(500), times=0)
     scene.bench.service.faults.add(broken)
 
@@ -97,4 +97,4 @@ def test_a_provider_in_trouble_is_not_asked_for_the_next_batch(make_bench: Make)
     assert scene.jobs() == 2
     scene.bench.service.faults.add(CallFault(endpoint="get", action=Status(503), times=0))
     assert scene.tick(MINUTE).code == 75
-    assert len(scene.bench.service.world.seen("gemini", "get")) == 3  # of one batch, patiently
+    assert len(scene.bench.service.world.seen("gemini", "get")) == 3  # one batch, with retries

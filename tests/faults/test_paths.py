@@ -14,7 +14,7 @@ import pytest
 from tests.support.bench import REPOSITORY, Bench, Result, seeds
 from tests.support.invariants import ROUNDS, Make, undisturbed
 
-GBK = os.fsdecode("种子".encode("gbk"))  # as unzip leaves the names in an archive made on Windows in China
+GBK = os.fsdecode("种子".encode("gbk"))  # file names as unzip writes them from an archive made on a Chinese Windows
 COUNT = 2
 
 
@@ -24,7 +24,7 @@ def expected(make_bench: Make) -> dict[str, bytes]:
 
 
 def spawned(*arguments: str, cwd: Path = REPOSITORY, **variables: str) -> Result:
-    """A command in a process of its own, in a UTF-8 locale: its output is read as bytes."""
+    """Run a command in a new process in a UTF-8 locale; its output is bytes."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "cli.py"), *arguments],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1", **variables},
@@ -113,7 +113,7 @@ def test_37_a_report_and_settings_whose_names_are_not_utf8(finished: Bench, tmp_
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path) -> None:
-    """Also where no shell expands it: behind an equals sign, in quotes, in a variable of a crontab."""
+    """Also where no shell expands it: after an equals sign, in quotes, in a variable of a crontab."""
     home = tmp_path / "home"
     seed_file(home / "mine.jsonl")
     (home / "my.toml").write_text("rounds = 2\n", "utf-8")
@@ -144,7 +144,7 @@ def test_a_file_whose_name_begins_with_a_tilde(bench: Bench, tmp_path: Path, mon
 
 
 def with_path(bench: Bench, option: str, path: str) -> Result:
-    """A command that is given `path` for `option`."""
+    """A command line with `path` as the value of `option`."""
     if option == "--input":
         return bench.run("prepare", option, path)
     return bench.run(

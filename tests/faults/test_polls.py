@@ -50,7 +50,7 @@ def test_a_job_that_is_404_for_long_is_lost_and_asked_again(make_bench: Make) ->
     scene.tick()
     [job] = scene.bench.service.world.jobs
     scene.bench.service.faults.add(CallFault(endpoint="get", contains=job, action=Status(404, "Not found."), times=0))
-    for after in (0, 50, 50):  # three answers in 100 minutes, and two more at once: long enough is not often enough
+    for after in (0, 50, 50):  # three 404 in 100 minutes do not suffice, nor do more answers in quick succession
         assert scene.tick(after * MINUTE).code == 75
     for _ in range(5):
         assert scene.tick(MINUTE).code == 75
@@ -82,7 +82,7 @@ def test_a_job_began_when_it_was_first_seen_at_work(make_bench: Make) -> None:
 
 
 def test_rare_answers_must_be_as_many_in_a_row(make_bench: Make) -> None:
-    """Long enough is not often enough, and what was said before the job was known again does not count."""
+    """The time alone does not suffice, and answers before the job was known again do not count."""
     scene = Scene.of(make_bench, 4, job_seconds=40 * HOUR)
     scene.tick()
     unknown = CallFault(endpoint="get", action=Status(404, "Not found."), times=4)
@@ -191,7 +191,7 @@ def test_what_can_be_had_of_a_job_that_is_given_up_is_kept(make_bench: Make) -> 
 
 
 def test_results_on_disk_outlive_their_job(make_bench: Make, forks: Forks) -> None:
-    """Killed between a download and its booking; then the job is gone."""
+    """A kill between the download and the settling; then the job is gone."""
     scene = Scene.of(make_bench, 4)
     reach(scene, "gemini")
     assert forks.run(scene.bench, crash="results_read").code == KILLED

@@ -1,6 +1,6 @@
 """Test a root that this user cannot write to: an archive, a disk of another user, a read-only mount (33).
 
-Tests often run as root, who may write to every file. The commands then run without that right.
+Tests often run as the user root, who may write to every file. The commands then run without that right.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tests.unit.ledger.test_migrations import AWAITED, older
 
 COMMANDS = ["status", "receipt", "verify", "estimate"]
 READ_AND_ENTER, READ = 0o555, 0o444
-# What lets root write where modes forbid it is given up for good: CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2), by
-# prctl(PR_CAPBSET_DROP = 24). To become another user would not do: the interpreter may lie where only root may look.
+# The child drops the rights to ignore file modes, CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2), by
+# prctl(PR_CAPBSET_DROP = 24). It stays root, because another user may not be able to read the interpreter.
 BOUND = """
 import ctypes, os, sys
 prctl = ctypes.CDLL(None, use_errno=True).prctl if os.geteuid() == 0 else lambda *_: 0
@@ -34,18 +34,18 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 class Archive(NamedTuple):
-    """A finished run that cannot be written to, and a folder that can."""
+    """A read-only finished run, and a folder that can be written to."""
 
     root: Path
     elsewhere: Path
 
     def freeze(self) -> None:
-        """Take the right to write away from everything in the root."""
+        """Make every file and folder in the root read-only."""
         for path in [self.root, *self.root.rglob("*")]:
             path.chmod(READ_AND_ENTER if path.is_dir() else READ)
 
     def run(self, *arguments: str) -> Result:
-        """One command, as a user who has no more rights than the modes give."""
+        """Run one command as a user with only the rights that the file modes give."""
         program = [sys.executable, "-c", BOUND, "-B", str(REPOSITORY / "cli.py")]
         done = subprocess.run(
             [*program, "--root", str(self.root), *arguments],
@@ -73,12 +73,12 @@ def archive(finished_root: Path, tmp_path: Path) -> Iterator[Archive]:
     made.elsewhere.mkdir()
     shutil.copytree(finished_root, made.root)
     yield made
-    for path in [made.root, *made.root.rglob("*")]:  # pytest deletes it
+    for path in [made.root, *made.root.rglob("*")]:  # so that pytest can delete it
         path.chmod(0o755)
 
 
 def change(archive: Archive, *statements: str) -> None:
-    """Change the store behind the program's back."""
+    """Change the store without the program."""
     connection = sqlite3.connect(archive.root / "data" / "batchgen.sqlite", isolation_level=None)
     for statement in statements:
         connection.execute(statement)
@@ -123,7 +123,7 @@ def test_33_an_export_elsewhere_says_that_it_is_not_remembered(archive: Archive)
 
 
 def test_33_a_folder_in_which_nothing_can_be_made(archive: Archive) -> None:
-    """The store and the lock can be written to, but SQLite could make no journal."""
+    """The store and the lock can be written to, but SQLite cannot create a journal."""
     archive.freeze()
     for name in ("batchgen.sqlite", "batchgen.lock"):
         (archive.root / "data" / name).chmod(0o666)
@@ -149,7 +149,7 @@ def test_33_a_command_at_work_is_waited_for(archive: Archive) -> None:
 
 
 def test_33_files_that_wait_to_be_written_are_not_held_against_the_store(archive: Archive) -> None:
-    """Prices, and with them the receipt, changed since; a round file was put off. Nothing here can write them anew."""
+    """The receipt (after a change of prices) and a round file are outdated. No command can write them here."""
     change(
         archive,
         "UPDATE run_facts SET value = 'older' WHERE key = 'receipt_prices'",
@@ -166,7 +166,7 @@ def test_33_files_that_wait_to_be_written_are_not_held_against_the_store(archive
 
 
 def test_33_the_store_of_an_older_program(archive: Archive) -> None:
-    """It is brought up to date in a copy for each command."""
+    """Each command migrates a copy of it."""
     older(archive.root / "data" / "batchgen.sqlite", AWAITED)
     archive.freeze()
     for command in COMMANDS:
@@ -185,7 +185,7 @@ def test_33_what_writes_says_that_it_cannot(archive: Archive) -> None:
 def test_33_a_killed_commit_needs_someone_who_can_write(archive: Archive) -> None:
     store = archive.root / "data" / "batchgen.sqlite"
     writer = sqlite3.connect(store, isolation_level=None)
-    writer.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+    writer.execute("PRAGMA cache_size = 1")  # so that SQLite writes pages to the file before the commit
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("UPDATE batches SET error = ?", ("x" * 100_000,))
     writer.execute("UPDATE conversations SET detail = ?", ("y" * 100_000,))

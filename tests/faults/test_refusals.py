@@ -42,7 +42,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
     seen="status 75 with the probable quota; that model waits, longer each time; the other provider goes on",
 )
 def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench: Make) -> None:
-    """One model is held back, longer and longer; the other provider goes on; nothing is counted or lost."""
+    """One model is paused, longer each time; the other provider continues; no attempt is counted, no row is lost."""
     bench = start(make_bench(), "max_requests = 2\n")
     refused = CallFault(provider="gemini", endpoint="create", action=Status(429, QUOTA), nth=2, times=0)
     bench.service.faults.add(refused)
@@ -52,11 +52,11 @@ def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench:
     assert posts(bench) == 2
     watch = Watch(bench)
     calls = []
-    for _ in range(24):  # two hours of cron
+    for _ in range(24):  # two hours of ticks
         assert tick(bench, 300).code == 75
         watch.check()
         calls.append(posts(bench))
-    assert posts(bench, "together") == 1  # the half that Gemini had taken went on
+    assert posts(bench, "together") == 1  # the batches that Gemini had accepted continued
     assert calls[-1] - 2 < 8, "the back-off must grow from tick to tick"
     assert strikes(bench) == {0}
     bench.service.faults.clear()
@@ -71,9 +71,9 @@ def test_6_quota_on_create_for_two_hours(expected: dict[str, bytes], make_bench:
 
 WISH = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "250s"}
 RETRY_INFO = {"error": {"code": 429, "message": QUOTA, "status": "RESOURCE_EXHAUSTED", "details": [WISH]}}
-# The SDK sends a chunk whose answer it lost again at the old offset, and this is what it is told.
+# The response to a chunk that the SDK sends again at the old offset, because it lost the first response.
 OLD_OFFSET = Status(400, "Offset does not match the bytes received.", headers={"X-Goog-Upload-Status": "final"})
-NO_BYTES = Body(json={})  # a proxy takes the bytes with a 200; then the file cannot be finished
+NO_BYTES = Body(json={})  # a proxy answers 200 and drops the bytes, so the file cannot be finalized
 NOT_ACTIVE = "The File files/abc is not in an ACTIVE state and usage is not allowed. FAILED_PRECONDITION"
 PROCESSING = "Input file file-abc is still being processed"
 
@@ -83,7 +83,7 @@ def refused(provider: str, endpoint: str, action: Action, **options: Any) -> Cal
 
 
 def wait(seconds: int) -> Status:
-    """A 429 with the wish to wait."""
+    """A 429 with a time to wait."""
     return Status(429, "slow down", headers={"Retry-After": str(seconds)})
 
 
@@ -124,9 +124,9 @@ WHOLE_FILE = pytest.mark.fault(
     seen="status 3; the step halts until `retry`; no second call",
 )
 AT_250_SECONDS = [(200, 75), (51, 0)]
-# (fault, status of the tick that meets it, words of it, later ticks as (seconds, status), create calls made by these)
+# (fault, exit status and message of its tick, later ticks as (seconds, exit status), create calls of these)
 REFUSALS = [
-    # A wish to wait for three days is followed for two hours.
+    # If the provider asks to wait for three days, the pause is two hours.
     pytest.param(refused("gemini", "create", wait(259200)), 75, "waits 7200 s", [(7100, 75), (101, 0)], 1, id="days"),
     pytest.param(
         refused("gemini", "create", Status(429, body=RETRY_INFO)),
@@ -147,7 +147,7 @@ REFUSALS = [
         id="together wish",
     ),
     *(
-        # What was tried once is looked for before it is tried again.
+        # A create call that may have bought a job is looked for before it is made again.
         pytest.param(
             refused(provider, "create", Status(429, QUOTA), after_effect=True),
             75,
@@ -172,7 +172,7 @@ REFUSALS = [
         for provider in PROVIDERS
         for endpoint in ("upload_start", "upload_data")
     ),
-    # One refusal of an upload is no reason to call a person: nothing is bought by uploading again.
+    # One refused upload causes no halt: uploading again buys nothing.
     pytest.param(
         refused("gemini", "upload_data", OLD_OFFSET), 0, "", [(0, 0)], 0, marks=UPLOAD_REFUSED, id="gemini once"
     ),
@@ -186,7 +186,7 @@ REFUSALS = [
     pytest.param(
         refused("together", "create", Status(400, PROCESSING)), 75, "", [], 0, marks=TOO_EARLY, id="processing"
     ),
-    # The same request would be refused again: the step halts until somebody runs `retry`.
+    # The same request would be refused again: the step halts until `retry`.
     pytest.param(
         refused("gemini", "create", Status(400, "Bad field.")), 3, "", [(9000, 3)] * 3, 0, marks=WHOLE_FILE, id="whole"
     ),
@@ -222,8 +222,8 @@ def test_a_refusal_is_waited_for_or_told_and_buys_nothing_twice(  # noqa: PLR091
     seen="status 75 with the probable quota; own input files no longer needed are deleted",
 )
 def test_7_file_quota(bench: Bench, expected: dict[str, bytes]) -> None:
-    """The 20 GB are full: said so, own input files that nobody needs any more are deleted, the rest waits."""
-    assert [tick(bench).code for _ in range(2)] == [0, 0]  # the question is collected, its input file is useless
+    """The 20 GB are full: this is reported, unneeded input files of the run are deleted, and the rest waits."""
+    assert [tick(bench).code for _ in range(2)] == [0, 0]  # the question is collected, so its input file is not needed
     world = bench.service.world
     assert len(world.files_of("gemini", owner(bench, "gemini"))) == 2
     full = Status(429, "You have exceeded the file_storage_bytes quota.")
@@ -232,7 +232,7 @@ def test_7_file_quota(bench: Bench, expected: dict[str, bytes]) -> None:
     assert refused.code == 75
     assert "FILE quota" in refused.err
     assert "1 input files that were no longer needed are deleted" in refused.err
-    assert len(world.files_of("gemini", owner(bench, "gemini"))) == 1  # a result
+    assert len(world.files_of("gemini", owner(bench, "gemini"))) == 1  # a result file
     assert strikes(bench) == {0}
     assert tick(bench, 10).code == 75
     assert tick(bench, 200).code == 0
@@ -251,7 +251,7 @@ def owner(bench: Bench, provider: str) -> str:
 )
 @pytest.mark.parametrize("answer", ["400", "200"])
 def test_9_mime_type_refused(answer: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """As a 400 or as the 200 that the SDK takes for a KeyError: the next type of the list is tried."""
+    """As a 400, or as a 200 that becomes a KeyError in the SDK: the next type of the list is tried."""
     bench.service.world.refused_mime_types = {"application/jsonl", "jsonl"}
     bench.service.world.mime_refusal = "200" if answer == "200" else "400"
     assert tick(bench).code == 0
@@ -265,7 +265,7 @@ def test_9_mime_type_refused(answer: str, bench: Bench, expected: dict[str, byte
     seen="status 75; no create before it is ready; other files are uploaded meanwhile",
 )
 def test_10_file_still_processing(expected: dict[str, bytes], make_bench: Make) -> None:
-    """No create before ACTIVE, and one file that is not ready does not hold back the upload of the others."""
+    """No create call before ACTIVE; one file that is not ready does not delay the upload of the others."""
     bench = start(make_bench(), "max_requests = 2\n")
     bench.service.world.file_processing_seconds = 30
     waiting = tick(bench)
@@ -294,7 +294,7 @@ def test_10_a_file_that_failed_is_uploaded_again(
 ) -> None:
     bench.service.world.file_processing_seconds = 30
     bench.service.faults.add(CallFault(provider="gemini", endpoint="file_get", action=Body(text=answer), times=times))
-    codes = [tick(bench).code for _ in range(2 * times)]  # an upload, and a look at it
+    codes = [tick(bench).code for _ in range(2 * times)]  # in turn an upload and a check of its state
     assert codes == ([75] * 8 if times <= 3 else [75] * 7 + [3])[: 2 * times]
     assert posts(bench) == 0
     if times > 3:
@@ -315,7 +315,7 @@ def test_10_a_file_that_failed_is_uploaded_again(
 )
 @pytest.mark.parametrize("line", [1, 3, CONVERSATIONS])
 def test_11_single_lines_refused(bench: Bench, line: int) -> None:
-    """The named rows are left behind with the reason; the others go again at once, and nothing loops."""
+    """The named rows are rejected with the reason; the others are sent again at once; there is no endless loop."""
     message = f"Error on line {line}: invalid JSON, near column 12: no such field: 'x'"
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(400, message)))
     watch = Watch(bench)
@@ -347,7 +347,7 @@ GONE = {
 )
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
-    """No retry storm, exit 3; the other provider's steps go on; another model is a person's decision."""
+    """Exit 3 and no repeated retries; the other provider's steps continue; a person must choose another model."""
     bench = start(make_bench(), "max_requests = 2\n")
     nth = 2 if provider == "gemini" else 1
     bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
@@ -384,7 +384,7 @@ REFUSED = {
     [*((name, "create") for name in REFUSED), *(("400", endpoint) for endpoint in ("probe", "upload_start", "get"))],
 )
 def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """Exit 2, the fact and what to do in one line, no key and no traceback; with the right key the run goes on."""
+    """Exit 2 and one line with the error and the fix, no key and no traceback; the right key continues the run."""
     for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
         refused = REFUSED[name]
         action = Status(refused.code, refused.message.format(key=key))

@@ -15,12 +15,12 @@ BOTH = pytest.mark.parametrize("provider", ["gemini", "together"])
 
 
 def key(number: int, provider: str, attempt: int = 1) -> str:
-    """A regex that finds one request of round 2."""
+    """A regex that matches the key of one request of round 2."""
     return rf"r1-{number:06d}\.r2\.{STAGE[provider]}\.a{attempt}\."
 
 
 def until_collected(scene: Scene, provider: str, *, most: int = 4, every: float = 0.0) -> str:
-    """Ticks until the provider's first batch is collected, `every` so many seconds; what the last one said."""
+    """Run a tick `every` this many seconds until the provider's first batch is collected. Returns the last log."""
     for _ in range(most):
         result = scene.tick(every)
         if any(row["provider"] == provider and row["state"] == "collected" for row in ledger(scene.bench).batches):
@@ -29,12 +29,12 @@ def until_collected(scene: Scene, provider: str, *, most: int = 4, every: float 
 
 
 def failures(scene: Scene) -> dict[int, str]:
-    """Conversation -> why its first request failed."""
+    """Conversation -> the reason of its first failed request."""
     return {number: reason for number, reason, attempt in failed_requests(scene.bench) if attempt == 1}
 
 
 def texts(scene: Scene, provider: str) -> dict[int, str]:
-    """Conversation -> the text it got in the provider's first stage of round 2."""
+    """Conversation -> its text in the provider's first stage of round 2."""
     found = ledger(scene.bench).texts.items()
     return {place // 256: text for place, (_, text) in found if place % 256 == POSITION[provider]}
 
@@ -56,11 +56,11 @@ def test_rows_in_disorder(make_bench: Make, provider: str) -> None:
         scene.bench.service.faults.rows(outcome, provider=provider, key=key(number, provider))  # type: ignore[arg-type]
     said = until_collected(scene, provider)
     assert "5 of 8 accepted (5 accepted, 1 conflict, 2 missing, 2 superseded)" in said
-    assert "1 line for requests that it does not hold and 1 without a key are left aside" in said
+    assert "ignored 1 line for requests that it does not hold and 1 without a key" in said
     assert failures(scene) == {2: "conflict", 4: "missing", 5: "missing"}
     raw = next((scene.bench.root / "results" / "round2" / STAGE[provider]).glob("*.jsonl")).read_bytes()
     keys = [row.get("key") or row.get("custom_id") for row in map(json.loads, raw.splitlines())]
-    assert [found for found in keys if found] != sorted(found for found in keys if found)  # in no order, as it came
+    assert [found for found in keys if found] != sorted(found for found in keys if found)  # as it was downloaded
     scene.finish_as_expected()
 
 
@@ -91,7 +91,7 @@ def test_rows_in_both_files_of_together(make_bench: Make) -> None:
         }
     ]
     downloads = scene.bench.service.world.seen("together", "download")
-    assert len(downloads) == 3  # two files of the first job, one of the second
+    assert len(downloads) == 3  # two files of the first job and one of the second
     assert not [seen.path for seen in scene.bench.service.world.requests if "//" in seen.path]
 
 
@@ -111,7 +111,7 @@ def test_a_text_beside_an_error_row_of_the_same_request_stays(make_bench: Make) 
 
 
 def cut(keep: float, *, on_line: bool = False) -> Truncate:
-    """A body that ends after the share `keep`, without a Content-Length that would tell."""
+    """A body that ends after the share `keep`, without a Content-Length to detect it."""
     return Truncate(keep=keep, content_length=False, on_line=on_line)
 
 
@@ -146,7 +146,7 @@ def test_a_download_that_ends_early(make_bench: Make, provider: str, *, length: 
 def test_a_first_short_download_is_not_believed_however_late_it_comes(
     make_bench: Make, provider: str, before: str
 ) -> None:
-    """Looks at which there was nothing to download are no looks at a short file."""
+    """Polls without a file to download do not count as downloads of a short file."""
     scene = Scene.of(make_bench, 8)
     faults = scene.bench.service.faults
     if before == "unnamed":
@@ -160,7 +160,7 @@ def test_a_first_short_download_is_not_believed_however_late_it_comes(
     faults.add(CallFault(provider=provider, endpoint="download", action=cut(0.6, on_line=True), times=2))
     result = scene.tick(MINUTE)
     assert result.code == 75
-    assert "8 or more are due" in result.err
+    assert "at least 8 are expected" in result.err
     scene.finish_as_expected()
     bought_once(scene.bench)
 
@@ -218,42 +218,44 @@ LOOKED_AT_QUICKLY = pytest.mark.fault(
 ONCE, FIVE_HOURS_THEN_A_DAY = [(0.0, 75)], [(HOUR, 75)] * 5 + [(20 * HOUR, 3)]
 ERROR = Body(json={"error": {"code": 500, "message": "upstream"}})
 NOT_MINE = "You do not have permission to access the File x or it may not exist."
-# (endpoint, what it answers, how often each of it (0: always), ticks as (seconds later, status), words of each tick)
+# (endpoint, its responses, how often each (0: always), ticks as (seconds later, exit status), message of each tick)
 NOT_BELIEVED = [
     # Gemini says how many rows there are. A success at Together has a row for every request.
-    pytest.param("download", [cut(0.6, on_line=True)], 2, ONCE, "5 or more are due", id="cut at a line's end"),
-    # `--wait` and short cron intervals look many times before a fault of some minutes is over.
+    pytest.param("download", [cut(0.6, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at a line's end"),
+    # `--wait` and short cron intervals poll many times before a fault of some minutes is over.
     pytest.param(
         "download",
         [cut(0.6, on_line=True)],
         0,
         [(15.0, 75)] * 4,
-        "5 or more are due",
+        "at least 5 are expected",
         marks=LOOKED_AT_QUICKLY,
         id="cut at a line's end for a minute",
     ),
-    pytest.param("download", [cut(0.0, on_line=True)], 2, ONCE, "5 or more are due", id="cut before the first line"),
-    pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, 5 or more are due", id="empty"),
-    # All lines are there to be counted, the last one is not whole. A new request for its row would be paid again.
+    pytest.param(
+        "download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"
+    ),
+    pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, but at least 5 are expected", id="empty"),
+    # The number of lines is right, but the last one is incomplete. A new request for its row would be paid again.
     pytest.param("download", [cut(0.95)], 4, ONCE * 2, "end within a line: a part is missing", id="cut in a line"),
     pytest.param(
         "download",
         [cut(keep) for keep in (0.2, 0.4, 0.6, 0.8)],
         1,
         ONCE,
-        "come back different at every download",
+        "are different at every download",
         id="different every time",
     ),
-    # However quickly ticks follow one another.
+    # The interval between ticks does not matter.
     pytest.param("download", [Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
-    pytest.param("download", [Html()], 0, ONCE, "no JSON lines", marks=PAGE, id="page"),
+    pytest.param("download", [Html()], 0, ONCE, "not JSON lines", marks=PAGE, id="page"),
     pytest.param("get", [Html()], 0, ONCE, "", marks=PAGE, id="page for a poll"),
     pytest.param("get", [Body(json=[])], 0, ONCE, "", id="list for a poll"),
     pytest.param("get", [Body(json={})], 0, ONCE, "", id="object for a poll"),
-    pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "is not there|File not found", id="404"),
+    pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "does not exist|File not found", id="404"),
     pytest.param("download", [Status(403, NOT_MINE)], 0, ONCE, "permission", id="403"),
     pytest.param("download", [Status(500)], 0, ONCE, "HTTP 500", id="500"),
-    pytest.param("download", [ERROR], 0, ONCE, "no JSON lines", id="error"),
+    pytest.param("download", [ERROR], 0, ONCE, "not JSON lines", id="error"),
     pytest.param("download", [ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
     pytest.param(
         "download", [Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"
@@ -305,14 +307,14 @@ def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: M
 
 
 def test_a_file_of_one_broken_line_is_settled_in_the_end(make_bench: Make) -> None:
-    """At first it may be the page of somebody in between; after six hours it is what the provider has."""
+    """At first it may be the page of a proxy; after six hours it is taken as the file of the provider."""
     scene = Scene.of(make_bench, 2, most=1)
     scene.bench.service.faults.rows("invalid_utf8", key=key(1, "gemini"))
     scene.tick()
     for _ in range(2):
         result = scene.tick(HOUR)
         assert result.code == 75
-        assert "are no JSON lines" in result.err
+        assert "are not JSON lines" in result.err
     assert scene.tick(5 * HOUR).code == 0
     scene.finish_as_expected(jobs=2 + 1 + 2 + 2)
 
@@ -338,7 +340,7 @@ def test_bytes_that_break_careless_readers(make_bench: Make, provider: str) -> N
     rows("text", provider=provider, key=key(10, provider), text=text)
     assert "8 of 11 accepted (8 accepted, 3 missing)" in until_collected(
         scene, provider, most=5, every=8 * MINUTE
-    )  # the torn line: later
+    )  # the torn line is settled later
     assert failures(scene) == {7: "missing", 8: "missing", 9: "missing"}
     found = texts(scene, provider)
     assert "\u2028\u2029\u0085" in found[1]

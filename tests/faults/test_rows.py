@@ -21,7 +21,7 @@ from tests.support.scene import HOUR, MINUTE, STAGE, Make, Scene, built_again, f
 if TYPE_CHECKING:
     from tests.support.bench import Bench
 
-# (what the row says, its details, provider, the reason it is booked under)
+# (outcome of the row fault, its fields, provider, the reason to expect)
 ROWS: list[tuple[str, dict[str, Any], str, Reason]] = [
     ("truncated", {}, "gemini", Reason.TRUNCATED),
     ("blocked_prompt", {}, "gemini", Reason.BLOCKED_PROMPT),
@@ -60,13 +60,13 @@ ROWS: list[tuple[str, dict[str, Any], str, Reason]] = [
     ("http_status", {"code": 400}, "together", Reason.INVALID_REQUEST),
     ("http_status", {"code": 422}, "together", Reason.INVALID_REQUEST),
 ]
-# Provider -> its rows of the table.
+# Provider -> its rows of the table above.
 BY_PROVIDER = {name: [row for row in ROWS if row[2] == name] for name in STAGE}
 TWO = pytest.mark.parametrize("provider", ["gemini", "together"])
 
 
 def strike(scene: Scene, provider: str, attempt: str = "1") -> dict[int, Reason]:
-    """Every row of the table on a conversation of its own, at the provider's first stage; by conversation."""
+    """Apply each row of the table to another conversation, at the provider's first stage. Conversation -> reason."""
     struck = {}
     for number, (outcome, details, _, reason) in enumerate(BY_PROVIDER[provider], 1):
         key = rf"r1-{number:06d}\.r2\.{STAGE[provider]}\.a{attempt}\."
@@ -76,7 +76,7 @@ def strike(scene: Scene, provider: str, attempt: str = "1") -> dict[int, Reason]
 
 
 def ceilings(bench: Bench, number: int, stage: str) -> list[int]:
-    """The output ceilings that a conversation's requests of a stage were sent with, by attempt."""
+    """The limits of output tokens of a conversation's requests of a stage, by attempt."""
     found = {}
     for path in (bench.root / "requests" / "round2" / stage).glob("*.jsonl"):
         for line in path.read_bytes().split(b"\n")[:-1]:
@@ -89,7 +89,7 @@ def ceilings(bench: Bench, number: int, stage: str) -> list[int]:
 
 
 def without(data: bytes, numbers: Iterable[int]) -> bytes:
-    """The lines of a round file but for those of some conversations."""
+    """The lines of a round file without those of some conversations."""
     ids = tuple(b'{"id":"r1-%06d"' % number for number in numbers)
     return b"".join(line for line in data.splitlines(keepends=True) if not line.startswith(ids))
 
@@ -118,7 +118,7 @@ def test_every_reason_a_row_can_have_is_in_the_table() -> None:
 def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
     count = len(BY_PROVIDER[provider]) + 3
     expected = undisturbed(make_bench, count)
-    scene = Scene.of(make_bench, count)  # more are left behind than accepted at first: accidents are no reason to stop
+    scene = Scene.of(make_bench, count)  # more rows fail than are accepted at first, which does not stop the step
     struck = strike(scene, provider)
     scene.finish()
     assert failed_requests(scene.bench) == [(number, reason, 1) for number, reason in struck.items()]
@@ -126,7 +126,7 @@ def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
     blocked = {number: reason for number, reason in struck.items() if not POLICY[reason].retry}
     assert left == {f"r1-{number:06d}": (STAGE[provider], reason, 1) for number, reason in blocked.items()}
     for name, data in scene.bench.files().items():
-        if "round2" in name:  # as if the blocked ones had never been
+        if "round2" in name:  # the same file without the blocked conversations
             assert data == without(expected[name], blocked)
     first = BY_PROVIDER[provider][0][0]
     assert first == "truncated"
@@ -165,7 +165,7 @@ def test_every_row_of_a_success_is_an_error(make_bench: Make) -> None:
     assert "0 of 5 accepted (5 provider_error)" in said
     done = scene.finish()
     assert done[-1].code == 3
-    assert "5 of 5 conversations were left behind (5 provider_error)" in done[-1].err
+    assert "5 of 5 conversations were rejected (5 provider_error)" in done[-1].err
     assert "batchgen retry" in done[-1].err
     assert [part[:2] for part in scene.batches()] == [(1, 5), (2, 2), (2, 2), (2, 1)] + [(3, 1)] * 5
     assert {(row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")} == {("provider_error", 3)}
@@ -183,7 +183,7 @@ def test_everything_is_blocked(make_bench: Make) -> None:
     scene.tick()
     stopped = scene.tick()
     assert stopped.code == 3
-    assert "round 2 question: 5 of 5 conversations were left behind (5 blocked_prompt)" in stopped.err
+    assert "round 2 question: 5 of 5 conversations were rejected (5 blocked_prompt)" in stopped.err
     assert "max_rejected_share" in stopped.err
     for _ in range(3):
         assert scene.tick() == (0, "", "")
@@ -203,7 +203,7 @@ def test_one_blocked_batch_among_others(make_bench: Make) -> None:
     scene.tick()
     result = scene.tick()
     assert result.code == 3
-    assert "5 of 15 conversations were left behind (5 blocked_output)" in result.err
+    assert "5 of 15 conversations were rejected (5 blocked_output)" in result.err
     scene.finish()
     assert scene.bench.status()["complete"] == 10
     assert {row["reason"] for row in scene.bench.rows("rejected.jsonl")} == {"blocked_output"}
@@ -219,7 +219,7 @@ def test_a_step_that_stopped_sends_nothing_more(make_bench: Make) -> None:
     for _ in range(3):
         result = scene.tick()
         assert result.code == 3
-        assert "5 of 5 conversations were left behind" in result.err
+        assert "5 of 5 conversations were rejected" in result.err
     assert scene.jobs() == 1
     scene.bench.configure(f"{ROUNDS}batches.max_requests = 5\nquestion.max_rejected_share = 1.0\n")
     scene.finish()
@@ -245,7 +245,7 @@ TOPICS = (
 
 
 def distinct(count: int) -> list[dict[str, str]]:
-    """Triples about one thing each."""
+    """Triples with one topic each."""
     return [
         {
             "question": f"Tell me about {topic}",
@@ -257,7 +257,7 @@ def distinct(count: int) -> list[dict[str, str]]:
 
 
 def to_the_point(prompt: Prompt) -> str:
-    """A reply with the words of its topic, and nothing else that tells it from the others."""
+    """A reply that differs from the others only by the words of its topic."""
     known = set(" ".join(TOPICS).split())
     said = [word for word in re.findall(r"[a-z]+", prompt.messages[-1].content) if word in known]
     text = f"This is what there is to say about {' and '.join(dict.fromkeys(said))}, in short."
@@ -287,7 +287,7 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
     scene.bench.service.faults.rows("swapped", key=rf"\.{stage}\.a1\.", indexes=list(swapped))
     said = "".join(result.err for result in scene.finish())
     assert f"{len(swapped)} replies answer another request of the batch" in said
-    assert ("none of its keys is believed" in said) == (again == 12)
+    assert ("all its replies are rejected" in said) == (again == 12)
     assert [(reason, attempt) for _, reason, attempt in failed_requests(scene.bench)] == [("misplaced", 1)] * again
     assert scene.bench.files() == expected
 
@@ -304,7 +304,7 @@ def test_a_batch_is_believed_up_to_so_many_swaps(
 
 
 def test_an_answer_under_a_key_whose_own_request_is_answered_already(make_bench: Make) -> None:
-    """Of two swapped replies, the batch needs one no more: its text came late from an earlier batch."""
+    """The batch no longer needs one of two swapped replies, because its text came with late results."""
     quiet = scene_of_topics(make_bench, 12, "quiet")
     quiet.finish()
     scene = scene_of_topics(make_bench, 12, "swapped")
@@ -341,7 +341,7 @@ def test_texts_that_say_nothing_of_their_request_are_not_suspected(make_bench: M
 
 @pytest.mark.parametrize("limit", ["batches.max_bytes = 99", "gemini.enqueued_tokens = 9"])
 def test_limits_that_no_request_fits_stop_the_step(limit: str, make_bench: Make) -> None:
-    """Nothing was sent, nothing came back, and yet everybody was left behind: somebody must look at it."""
+    """No request is sent and every conversation is rejected, so a person must check the limits."""
     bench = make_bench()
     bench.configure(f"{ROUNDS}{limit}\n")
     bench.prepare(seeds(6))
@@ -353,7 +353,7 @@ def test_limits_that_no_request_fits_stop_the_step(limit: str, make_bench: Make)
 
 
 def thinking(prompt: Prompt) -> str:
-    """A model that reasons: thoughts in front of every text, an empty block in front of every JSON."""
+    """A model that reasons: thoughts before every text, an empty block before every JSON."""
     return f"<think>\n{'' if prompt.schema else 'Wrong on purpose, then.'}\n</think>\n\n{default_text(prompt)}"
 
 
@@ -417,4 +417,4 @@ def test_a_text_that_an_older_program_accepted_with_its_thoughts_is_in_its_resul
     with closing(sqlite3.connect(scene.bench.root / "data" / "batchgen.sqlite")) as database, database:
         for text in said:
             database.execute("UPDATE texts SET text = ? WHERE text = ?", (text, text.rpartition("</think>")[2].strip()))
-    assert "in no line" not in scene.bench.run("verify").out
+    assert "not in any line" not in scene.bench.run("verify").out

@@ -1,4 +1,4 @@
-"""Test faults that waiting does not mend: closed quotas, wrong addresses, variables that change the SDKs."""
+"""Test faults that waiting does not fix: quotas of zero, wrong addresses, variables that change the SDKs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bench(make_bench: Make) -> Bench:
 
 
 def limited(message: str) -> Status:
-    """Google's answer, which says when to ask again even where asking again is no use."""
+    """Google's response, which names a time to retry even if a retry cannot succeed."""
     retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "45s"}
     error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": [retry]}
     return Status(429, body={"error": error})
@@ -59,7 +59,7 @@ def test_6_a_quota_that_no_waiting_mends(endpoint: str, message: str, named: str
         refused = scene.tick(MINUTE)
         assert refused.code == 2
         assert named in refused.err
-        assert "Waiting does not mend" in refused.err
+        assert "This quota does not reset" in refused.err
         assert "probably" not in refused.err
     scene.bench.service.faults.clear()
     assert scene.tick(MINUTE).code == 0
@@ -91,7 +91,7 @@ def test_6_a_job_that_failed_for_a_quota_that_no_waiting_mends(bench: Bench) -> 
     refused = tick(bench)
     assert refused.code == 2
     assert "limit: 0" in refused.err
-    assert "Waiting does not mend" in refused.err
+    assert "This quota does not reset" in refused.err
 
 
 @pytest.mark.fault(
@@ -109,7 +109,7 @@ def test_6_a_model_that_has_waited_for_a_day_calls_somebody(endpoint: str, make_
     assert called.code == 3
     assert "24 h" in called.err
     assert "batchgen switch gemini" in called.err
-    assert scene.tick(MINUTE).code == 3  # held back: nobody is asked, and somebody is called all the same
+    assert scene.tick(MINUTE).code == 3  # halted: no call is made, and the exit status still asks for a person
     scene.bench.service.faults.clear()
     assert scene.tick(2 * HOUR + MINUTE).code == 0
     scene.finish()
@@ -173,7 +173,7 @@ def test_13_doctor_where_no_model_could_be_asked(provider: str, code: int, messa
     bench.service.faults.add(CallFault(provider=provider, endpoint="probe", action=Status(code, message), times=0))
     found = bench.run("doctor")
     assert found.code == 2
-    assert f"PROBLEM: {provider}: no configured model could be asked" in found.out
+    assert f"PROBLEM: {provider}: no call to a configured model succeeded" in found.out
     assert message in found.err
     assert VARIABLES[provider] in found.err
 
@@ -259,7 +259,7 @@ def test_37_variables_of_the_sdks_change_nothing(bench: Bench, monkeypatch: pyte
     assert bench.status()["complete"] == CONVERSATIONS
 
 
-# ---------------------------------------------------------------- models and prices that come to an end
+# ---------------------------------------------------------------- models and prices that end
 
 
 @pytest.mark.fault(

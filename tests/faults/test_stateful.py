@@ -1,7 +1,7 @@
-"""Test random sequences of commands, job states, lost answers, kills, corrupt rows, clock jumps and changes of the key.
+"""Test random sequences of commands, job states, lost responses, kills, corrupt rows, clock jumps and new keys.
 
-Hypothesis searches for a sequence after which an invariant does not hold, and shortens it. A kill is an exception here,
-which no handler of the program catches. test_kills.py kills real processes.
+Hypothesis searches for a sequence after which an invariant does not hold, and shortens it. A kill is an exception here
+that no handler of the program catches. test_kills.py kills real processes.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ MOST_TICKS = 120
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Raised in place of a kill of the process."""
 
 
 class Pipeline(RuleBasedStateMachine):
-    """A run of two rounds under every trouble there is."""
+    """A run of two rounds with every kind of fault."""
 
     def __init__(self, make_scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Pipeline(RuleBasedStateMachine):
         self.said.clear()
 
     def teardown(self) -> None:
-        """Whatever happened: with the troubles gone, ticks alone finish the run."""
+        """Remove all faults; then ticks alone must finish the run."""
         self.bench.service.faults.clear()
         for _ in range(MOST_TICKS):
             self.command("retry")
@@ -160,7 +160,7 @@ def test_no_order_of_events_breaks_an_invariant(
 
     examples = int(os.environ.get("MACHINE_EXAMPLES", "6"))
     run_state_machine_as_test(
-        lambda: Pipeline(make_scene, monkeypatch),  # type: ignore[arg-type] # a factory is what the text asks for
+        lambda: Pipeline(make_scene, monkeypatch),  # type: ignore[arg-type] # the documentation asks for a factory
         settings=settings(
             max_examples=examples,
             stateful_step_count=20,

@@ -49,7 +49,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
     seen="status 75 while the batch is looked for; a second attempt after the grace period",
 )
 def test_1_killed_before_the_create_call(bench: Bench, forks: Forks, expected: dict[str, bytes]) -> None:
-    """The intent is on disk, the call was never made: looked for during the grace period, then a second attempt."""
+    """The intent is on disk, but the call was never made: the job is looked for in the grace period, then retried."""
     assert forks.run(bench, crash="intent_before_create").code == KILLED
     watch = Watch(bench)
     assert [batch["state"] for batch in watch.check().batches] == ["creating"]
@@ -105,8 +105,8 @@ def test_of_several_jobs_of_one_name_the_oldest_is_taken(
     if not job_seconds:
         bench.service.step()
     said = tick(bench, 10).err
-    done = "is cancelled" if job_seconds else "has ended"
-    assert all(f"bought twice; the younger job {twin} {done}" in said for twin in twins)
+    done = "will be cancelled" if job_seconds else "has ended"
+    assert all(f"bought twice; the later job {twin} {done}" in said for twin in twins)
     adopted = next(one for one in ledger(bench).batches if one["batch"] == row["batch"])
     assert adopted["remote_id"] not in {None, *twins}
     assert adopted["submitted_at"] == row["intent_at"]
@@ -124,7 +124,7 @@ def test_of_several_jobs_of_one_name_the_oldest_is_taken(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_was_bought_twice_is_reserved_and_found_again_by_rebuild(provider: str, make_bench: Make) -> None:
-    """Whether the store is lost while the duplicates are in flight, or when they have been booked."""
+    """The store is lost while the duplicates are in flight, or after they were booked."""
     scene = Scene(start(make_bench(), "reconcile_grace_seconds = 90000\n"))
     bench = scene.bench
     bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
@@ -163,7 +163,7 @@ def test_a_kill_when_a_batch_is_adopted_loses_no_duplicate(bench: Bench, forks: 
     seen="the next tick adopts the batch: one batch, one create call",
 )
 def test_2_killed_before_the_id_was_recorded(bench: Bench, forks: Forks, expected: dict[str, bytes]) -> None:
-    """The job was bought and nobody knows its id: the next tick finds it by its label and buys nothing."""
+    """The job was bought but its id is not stored: the next tick finds it by its lookup key and buys nothing."""
     for provider in PROVIDERS:
         assert forks.run(bench, crash="created_before_recorded").code == KILLED
         before = posts(bench, provider)
@@ -193,7 +193,7 @@ UNCLEAR: dict[str, Action] = {
 )
 @pytest.mark.parametrize("name", UNCLEAR)
 def test_3_the_answer_to_a_create_is_lost(name: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """The job exists, and the answer says nothing of it: exit 75, adopted by the next tick, at both providers."""
+    """The job exists but the response is lost: exit 75, and the next tick adopts it, at both providers."""
     for provider in PROVIDERS:
         fault = CallFault(provider=provider, endpoint="create", action=UNCLEAR[name], after_effect=True)
         bench.service.faults.add(fault)
@@ -203,7 +203,7 @@ def test_3_the_answer_to_a_create_is_lost(name: str, bench: Bench, expected: dic
     assert "The next tick looks for it" in lost.err
     watch.check(said=lost[1:])
     assert [batch["state"] for batch in ledger(bench).batches] == ["creating"]
-    assert tick(bench).code == 75  # adopted, collected, and the same again at the other provider
+    assert tick(bench).code == 75  # adopted and collected; then the same fault at the other provider
     watch.check()
     end(bench, expected, jobs=STEPS)
     assert len(bench.service.world.posts) == STEPS
@@ -217,7 +217,7 @@ def test_3_the_answer_to_a_create_is_lost(name: str, bench: Bench, expected: dic
 )
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
-    """A read time-out, and the job comes into being three minutes later: patience, then adoption."""
+    """A read time-out, and the job exists only three minutes later: the tick waits, then adopts it."""
     bench = start(make_bench(), "http_timeout_seconds = 0.5\n")
     late = LateCommit(seconds=180, then=Hang())
     bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=late))
@@ -241,7 +241,7 @@ def test_4_the_job_appears_minutes_later(provider: str, expected: dict[str, byte
     seen="at most one create call a tick; no attempt is counted",
 )
 def test_5_unavailable_three_times(bench: Bench, expected: dict[str, bytes]) -> None:
-    """A 503 may hide a job: one POST at most in a tick, the SDK repeats nothing, and no attempt is counted."""
+    """A job may exist in spite of a 503: at most one POST in a tick, no retry by the SDK, and no attempt counted."""
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(503), times=3))
     for _ in range(20):
         before = posts(bench)
@@ -275,7 +275,7 @@ def test_14_a_job_without_its_wrapper(bench: Bench, expected: dict[str, bytes]) 
     seen="status 75 with the warning; looked for",
 )
 def test_14_an_answer_without_a_job(bench: Bench, expected: dict[str, bytes]) -> None:
-    """Together may answer 200 with a warning in place of a job: unclear, and the warning is told."""
+    """Together may answer 200 with a warning and no job: the create is unclear, and the warning is logged."""
     answer = Body(json={"job": None, "warning": "quota is nearly used up"})
     bench.service.faults.add(CallFault(provider="together", endpoint="create", action=answer))
     assert tick(bench).code == 0
@@ -342,7 +342,7 @@ def test_a_listing_that_cannot_be_read_says_nothing_of_the_job(
     seen="one works, the others say so in one line and leave with 0; `status` works",
 )
 def test_16_commands_at_the_same_time(bench: Bench, expected: dict[str, bytes]) -> None:
-    """One works; the others say in one line that they did nothing, and leave with 0."""
+    """One works; the others print one line that they did nothing, and exit with 0."""
     world = bench.service.world
     bench.service.faults.add(CallFault(endpoint="create", action=Delay(60)))
     with ThreadPoolExecutor() as pool:
@@ -352,7 +352,7 @@ def test_16_commands_at_the_same_time(bench: Bench, expected: dict[str, bytes]) 
         for locked in [bench.spawn("collect", "--advance"), bench.spawn("submit", "--stage", "question")]:
             assert (locked.returncode, locked.stdout, locked.stderr.count("\n")) == (0, "", 1)
             assert "Another command is at work" in locked.stderr
-        assert bench.status()["batches"][0]["state"] == "creating"  # status needs no lock
+        assert bench.status()["batches"][0]["state"] == "creating"  # `status` needs no lock
         bench.service.faults.release()
         worked = worker.result()
     assert worked.returncode == 0

@@ -18,7 +18,7 @@ LOST = "it is given up, and what it cost is unknown"
 
 
 def nearly_lost(make_bench: Make) -> Scene:
-    """A run whose only job was not known to its provider at five looks; after the next one it is lost."""
+    """A run whose only job was unknown to its provider at five polls; at the next one it is lost."""
     scene = Scene.of(make_bench, 4)
     scene.tick()
     [job] = scene.bench.service.world.jobs
@@ -49,7 +49,7 @@ def nearly_lost(make_bench: Make) -> Scene:
 def test_a_lost_job_is_told_whatever_ends_the_tick(
     error: BaseException, code: int, make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is noted once only: what is not told now is never told."""
+    """It is reported once only, so this tick must report it."""
     scene = nearly_lost(make_bench)
 
     def fails(*_: object) -> None:
@@ -65,7 +65,7 @@ def test_a_lost_job_is_told_whatever_ends_the_tick(
 
 
 def test_a_lost_job_is_told_at_the_end_of_a_wait(make_bench: Make) -> None:
-    """The ticks after it finish the run, and say nothing of it."""
+    """The later ticks finish the run and do not mention it."""
     scene = nearly_lost(make_bench)
     done = scene.run("run")
     assert scene.bench.status()["finished"]
@@ -73,7 +73,7 @@ def test_a_lost_job_is_told_at_the_end_of_a_wait(make_bench: Make) -> None:
 
 
 def test_the_first_error_is_told_where_closing_fails_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `prepare` that fails asks the store whether it stays; a store that cannot answer is no news."""
+    """A failed `prepare` asks the store whether to keep it; if that fails too, only the first error is reported."""
 
     asked: list[str] = []
 

@@ -28,7 +28,7 @@ def test_reliability_page_lists_every_fault_test(request: pytest.FixtureRequest)
 
 
 def test_readme_shows_the_defaults() -> None:
-    """The TOML of the README, laid over the defaults, changes nothing but the example price."""
+    """The TOML of the README changes no default but the example price."""
     (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
     shown = tomllib.loads(block)
     shown.pop("prices")

@@ -103,12 +103,12 @@ def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
 
 
 def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None:
-    """In a process of its own, where the log is loaded with its first line."""
+    """In a new process, where the first log line loads the logging modules."""
     assert bench.prepare(seeds(2)).code == 0
     bench.service.faults.add(CallFault(endpoint="probe", action=Status(400, f"Unknown field {GEMINI_KEY}.")))
     said = bench.spawn("collect", "--advance")
     assert said.returncode == 0, said.stderr
-    assert "could not be asked" in said.stderr
+    assert "could not check whether it serves" in said.stderr
     assert "is pinned for this run" in said.stderr
     assert GEMINI_KEY not in said.stderr
     assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr
@@ -121,7 +121,7 @@ ENTERED = (
 
 
 def test_rooms_that_every_command_enters_are_light() -> None:
-    """One after the other in one process: what the first one to load something heavy has loaded is told with it."""
+    """Import them one after another in one process; the failure names the first one that loads a heavy module."""
     code = f"import sys, importlib\nfor name in {ENTERED}:\n    importlib.import_module(f'batchgen.{{name}}')\n"
     code += f"    found = {HEAVY} & {{*sys.modules}}\n    assert not found, (name, found)\n"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=REPOSITORY)
@@ -129,20 +129,20 @@ def test_rooms_that_every_command_enters_are_light() -> None:
 
 
 def test_the_process_that_writes_a_report_loads_nothing_that_draws() -> None:
-    """Another one draws, and takes that memory with it when it ends."""
+    """Another process draws, and frees that memory when it ends."""
     code = "import sys, batchgen.reports.html.write\nassert not {'altair', 'vl_convert'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
 def test_the_rooms_import_only_what_they_may() -> None:
-    """The contracts of pyproject.toml."""
+    """Check the import contracts of pyproject.toml."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_requests_and_results_never_become_packages() -> None:
-    """google-genai imports a library called requests."""
+    """google-genai imports a library named requests, which must not find the folder of request files."""
     for name in ("requests", "results", "data"):
         assert not list((REPOSITORY / name).rglob("*.py"))
 

@@ -1,4 +1,4 @@
-"""The grain of the code: short functions, small modules, and a help text for every command."""
+"""Check the structure of the code: short functions, small modules, a help text for every command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_LINES_OF_A_FUNCTION = 50
 MOST_LINES_OF_A_MODULE = 400
 MEDIAN_LINES_OF_A_FUNCTION = 10
 MOST_MODULES_OF_A_FOLDER = 12
-# Modules without a test file of their own name, and the test files that test them.
+# Modules without a test file of the same name -> the test files that test them.
 TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "cli/commands/base.py": ("unit/cli/test_usage.py", "faults/test_environment.py"),
     "cli/commands/dataset.py": ("unit/dataset/test_export.py", "unit/dataset/test_verify.py"),
@@ -31,7 +31,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "core/dialogue.py": ("unit/core/test_prompts.py", "unit/core/test_outcomes.py"),
     "core/errors.py": ("unit/runtime/test_streams.py", "faults/test_filesystems.py"),
     "core/json_template.py": ("unit/engine/test_line_templates.py",),
-    "core/jsonl.py": ("unit/providers/test_codecs.py",),
+    "core/jsonl.py": ("unit/providers/test_codecs.py", "unit/providers/test_request_lines.py"),
     "core/text_features.py": ("unit/core/test_pricing.py", "unit/engine/test_line_templates.py"),
     "core/tokens.py": ("unit/core/test_pricing.py",),
     "dataset/card.py": ("unit/dataset/test_export.py",),
@@ -51,12 +51,16 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "emulator/faults/text_edits.py": ("emulator/test_rows.py",),
     "emulator/host_check.py": ("emulator/test_control.py",),
     "emulator/http_values.py": ("emulator/test_calls.py",),
+    "emulator/protocols/chat_rows.py": ("emulator/test_rows.py", "emulator/test_openai.py"),
+    "emulator/protocols/families.py": ("emulator/test_jobs.py", "emulator/test_openai.py"),
     "emulator/protocols/gemini_files.py": ("emulator/test_gemini.py",),
     "emulator/protocols/gemini_rows.py": ("emulator/test_rows.py",),
+    "emulator/protocols/openai_rows.py": ("emulator/test_openai.py",),
     "emulator/protocols/row_format.py": ("emulator/test_rows.py",),
     "emulator/protocols/together_rows.py": ("emulator/test_rows.py",),
     "emulator/routing.py": ("emulator/test_calls.py",),
     "emulator/server.py": ("emulator/test_calls.py",),
+    "emulator/services.py": ("emulator/test_openai.py",),
     "emulator/state.py": ("emulator/test_jobs.py",),
     "emulator/storage.py": ("emulator/test_engine.py",),
     "engine/collection/download.py": ("faults/test_result_files.py",),
@@ -66,7 +70,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "engine/recovery/request_reader.py": ("unit/engine/test_rebuild.py",),
     "engine/session.py": ("end_to_end/test_money.py", "faults/test_setup.py"),
     "engine/settlement/settle.py": ("faults/test_rows.py", "faults/test_result_files.py"),
-    "engine/submission/admission.py": ("end_to_end/test_money.py", "faults/test_surroundings.py"),
+    "engine/submission/admission.py": ("end_to_end/test_money.py", "faults/test_timeouts_and_budget.py"),
     "engine/submission/expected_length.py": ("end_to_end/test_money.py",),
     "engine/submission/rejection_limit.py": ("faults/test_rows.py",),
     "engine/submission/request_files.py": ("unit/engine/test_line_templates.py", "faults/test_hostile_seeds.py"),
@@ -80,11 +84,11 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "ledger/totals.py": ("unit/ledger/test_queries.py", "end_to_end/test_money.py"),
     "providers/base.py": ("unit/providers/test_codecs.py", "unit/providers/test_clients.py"),
     "providers/gemini_client.py": ("unit/providers/test_clients.py",),
-    "providers/gemini_codec.py": ("unit/providers/test_codecs.py",),
+    "providers/gemini_codec.py": ("unit/providers/test_codecs.py", "unit/providers/test_request_lines.py"),
     "providers/quotas.py": ("unit/providers/test_http_errors.py",),
-    "providers/read_deadline.py": ("faults/test_surroundings.py",),
+    "providers/read_deadline.py": ("faults/test_timeouts_and_budget.py",),
     "providers/together_client.py": ("unit/providers/test_clients.py",),
-    "providers/together_codec.py": ("unit/providers/test_codecs.py",),
+    "providers/together_codec.py": ("unit/providers/test_codecs.py", "unit/providers/test_request_lines.py"),
     "reports/estimate.py": ("end_to_end/test_money.py", "unit/core/test_wording.py"),
     "reports/html/conversations.py": ("unit/reports/test_html.py", "unit/reports/test_html_memory.py"),
     "reports/html/facts.py": ("unit/reports/test_html.py",),
@@ -151,7 +155,7 @@ def imports(path: Path, known: set[str]) -> set[str]:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Take away modules that import nothing that is left, again and again: a circle stays."""
+    """Repeatedly remove the modules that import no remaining module. A circle would remain."""
     known = {dotted(path) for path in MODULES}
     needs = {dotted(path): imports(path, known) for path in MODULES}
     while free := [name for name, needed in needs.items() if not needed & needs.keys()]:
@@ -202,7 +206,7 @@ def test_the_list_of_commands_fits_a_terminal_and_goes_as_a_run_goes() -> None:
 
 
 def test_commands_with_choices_show_an_example() -> None:
-    """A command that cannot run without an option or argument shows how; the others are their own example."""
+    """The help of a command with a required option or argument shows an example."""
     for name in COMMANDS:
         command = command_called(name)
         if any(parameter.required for parameter in command.params):

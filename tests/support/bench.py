@@ -1,7 +1,7 @@
 """`Bench`: a root, a local service and the command line in one process. Nearly every test uses it.
 
-The commands run through `batchgen.cli.main.main` with the real SDKs over real HTTP. The clock is that of the service,
-which tests advance.
+The commands run through `batchgen.cli.main.main` with the real SDKs over real HTTP. They use the clock of
+the service, which tests advance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHARED = REPOSITORY.parent / "shared" / "data"  # real rows beside the repository; tests must pass without them
+SHARED = REPOSITORY.parent / "shared" / "data"  # real rows next to the repository; tests must pass without them
 GEMINI_KEY = "AIzaSyPLANTED0gemini0key0000000000000000"
 TOGETHER_KEY = "tgp_v1_PLANTED0together0key000000000000"
 
@@ -39,14 +39,14 @@ class Result(NamedTuple):
 
 
 class Bench:
-    """A root beside a local service; `run` is the command line."""
+    """A root and a local service; `run` runs one command."""
 
     def __init__(self, root: Path, service: LocalService, capture: pytest.CaptureFixture[str]) -> None:
         self.root, self.service, self._capture = root, service, capture
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a subprocess needs to reach the service."""
+        """The environment variables with which a subprocess reaches the service."""
         return {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(REPOSITORY),
@@ -70,7 +70,7 @@ class Bench:
         return Result(code, captured.out, captured.err)
 
     def spawn(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run one command in a process of its own."""
+        """Run one command in a new process."""
         return subprocess.run(
             [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(self.root), *arguments],
             env={**self.environment, **extra},
@@ -114,7 +114,7 @@ class Bench:
 
 
 def seeds(count: int) -> list[dict[str, str]]:
-    """Triples that differ in a number. The texts of a conversation can be recognised by it."""
+    """Triples that differ in a number, by which a test recognises the texts of a conversation."""
     return [
         {
             "question": f"How do I keep plant number {number} alive in winter?",

@@ -1,4 +1,4 @@
-"""Make a finished run with texts that are hard to read back, export it, and read the export."""
+"""Make a finished run with difficult texts, export it, and read the export."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ HOSTILE = (
 )
 COUNT = 12
 REJECTED = 5  # the conversation whose answers are always empty
-EQUAL = (2, 7)  # seeds whose correction is the answer
-TWINS = (3, 4, 9)  # seeds with one question
+EQUAL = (2, 7)  # seeds whose correction equals the answer
+TWINS = (3, 4, 9)  # seeds with the same question
 
 
 def hostile_text(prompt: Prompt) -> str:

@@ -1,7 +1,7 @@
 """`Forks`: run commands as real processes, quickly.
 
 A helper process imports everything once. For each command it forks a child, which a signal can kill at a named point
-or after its N-th write to the disk, the store or the network. What was only in the memory of the child is lost.
+or after its N-th write to the disk, the store or the network. The child's memory is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLED = -signal.SIGKILL
-# What reaches beyond the process: the disk, the store, the network.
+# Functions with an effect outside the process: on the disk, the store, the network.
 EFFECTS = {
     *(("posix", name) for name in ("fsync", "replace", "rename", "unlink", "mkdir", "truncate")),
     *(("BufferedWriter", name) for name in ("write", "flush", "close")),
@@ -34,9 +34,9 @@ EFFECTS = {
 
 
 class Order(NamedTuple):
-    """One command. `offset` is added to the clock; `crash` is a crash point.
+    """One command. `offset` is added to the clock; `crash` is the name of a failpoint.
 
-    `signal` ends the process after effect number `effect`; 0 lets it live.
+    `signal` ends the process after effect number `effect`; 0: never.
     """
 
     arguments: list[str]
@@ -91,8 +91,8 @@ class Forks:
         return Outcome(code, out, err)
 
 
-# What commands import when they need it; here once for all of them. polars only starts its threads, which would not
-# survive a fork, at the first join.
+# Modules that commands import late; here they are imported once. polars starts its threads at the first join: they
+# would not survive a fork, and no join happens here.
 PAID_FOR_ONCE = (
     *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
     *("stamina", "logging", "zstandard", "polars"),
@@ -102,7 +102,7 @@ PAID_FOR_ONCE = (
     *(f"batchgen.engine.settlement.{name}" for name in ("match", "swap_detection")),
     *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify")),
 )
-# Of google-genai: the models of the calls of nearly every tick, which pydantic otherwise completes at first use.
+# Models of google-genai that nearly every tick needs; pydantic would complete them at the first use in each child.
 MADE_WHEN_NEEDED = (
     *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
     *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob"),
@@ -116,7 +116,7 @@ def _serve() -> None:
     for name in MADE_WHEN_NEEDED:
         getattr(types, name).model_rebuild()
     gc.collect()
-    gc.freeze()  # a child that looked through all of it for garbage would copy it
+    gc.freeze()  # a garbage collection in a child would touch, and so copy, all this memory
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
@@ -158,7 +158,7 @@ def _carry_out(order: dict[str, Any]) -> None:
 
 
 def _die_after(last: int, deadly: int) -> None:
-    """Count effects from here on; the process dies by signal `deadly` right after number `last`."""
+    """Count effects from now on; signal `deadly` kills the process right after effect number `last`."""
     count = 0
 
     def profile(_frame: FrameType, event: str, function: Any) -> None:

@@ -17,7 +17,7 @@ from tests.support.bench import Bench, Result
 
 
 class Capture:
-    """Stands in for the fixture capsys where there is no test. The output of the commands goes to `stream`."""
+    """Replaces the fixture capsys outside of a test. The output of the commands goes to `stream`."""
 
     def __init__(self) -> None:
         self.stream = StringIO()
@@ -30,7 +30,7 @@ class Capture:
 
 
 def grow(root: Path, prepare: Callable[[Bench], object], *, backend: Any = None, ticks: int = 40) -> Bench:
-    """Make a run at `root` with a service of its own, which is stopped at the end. Reading the run needs no service."""
+    """Make a run at `root` with a new service, which is stopped at the end: reading the run needs no service."""
     said, service = Capture(), LocalService(backend=backend or Scripted(), job_seconds=0.0)
     bench = Bench(root, service, said)  # type: ignore[arg-type] # see Capture
     service.start()

@@ -1,4 +1,4 @@
-"""Check what must be true after every command, whatever fault there was.
+"""Check what must be true after every command, after any fault.
 
 `Watch` compares the files of a root with the requests that the local service received. `start`, `tick`, `until` and
 `end` run commands on a bench.
@@ -18,9 +18,9 @@ from batchgen.core.dialogue import Step, conversation_id, request_key
 from batchgen.engine.duplicates import MARK
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench, Result, seeds
 
-ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # anything else is an end
+ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # every other state is final
 END = 4
-# Bills are added up by these, and hold these.
+# The columns by which usage totals are grouped, and the columns that are added up.
 APART = ("position", "provider", "model", "follow_up", "reason", "priced")
 ADDED = ("requests", "input_tokens", "cached_tokens", "output_tokens", "thought_tokens", "usd")
 
@@ -53,7 +53,7 @@ def ledger(bench: Bench) -> Ledger:
 
 
 class Watch:
-    """Checks a bench after each command, also against what it saw before: texts stay, batches do not go back."""
+    """Checks a bench after each command, also against earlier checks: texts stay, states of batches do not go back."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -62,7 +62,7 @@ class Watch:
         self._texts: dict[int, tuple[int | None, str]] = {}
 
     def check(self, *, duplicates: int = 0, said: Iterable[str] = ()) -> Ledger:
-        """Check every invariant. `duplicates` is the number of jobs that were bought twice and reported so."""
+        """Check every invariant. `duplicates` is the number of jobs that were bought twice and reported as such."""
         now = ledger(self.bench)
         self._bought(now, duplicates)
         self._write_once(now)
@@ -74,8 +74,8 @@ class Watch:
         return now
 
     def _bought(self, now: Ledger, duplicates: int) -> None:
-        """I1: jobs created are the ledger's, or are looked for, or were reported. Jobs that the ledger calls duplicates
-        were bought by somebody else's fault.
+        """I1: each created job is in the ledger, or is being looked for, or was reported. Jobs that the ledger names
+        duplicates were not bought by an error of the program.
         """
         jobs = self.bench.service.world.jobs
         known = {batch["remote_id"].removeprefix("batches/") for batch in now.batches if batch["remote_id"]}
@@ -90,12 +90,12 @@ class Watch:
         assert duplicates or not twice, twice
 
     def _write_once(self, now: Ledger) -> None:
-        """I2: a text that stands never changes."""
+        """I2: an accepted text never changes."""
         assert self._texts.items() <= now.texts.items()
         self._texts = now.texts
 
     def _forward(self, now: Ledger) -> None:
-        """I8: batches move towards an end and attempts only grow. Only a clear no leads back to an upload."""
+        """I8: batches move towards an end and attempts only grow. Only an explicit error leads back to an upload."""
         for batch in now.batches:
             rank = ORDER.get(batch["state"], END)
             before = self._states.get(batch["batch"], 0)
@@ -107,8 +107,8 @@ class Watch:
             self._attempts[place] = row["attempt"]
 
     def _accounted(self, now: Ledger) -> None:
-        """I4: every conversation is held by a live batch, ready, left behind or complete, and by one batch only. A live
-        batch may hold none any more: their texts came late from earlier ones.
+        """I4: every conversation is in exactly one live batch, or ready, rejected or complete. A live batch may have
+        none left, if late results brought their texts.
         """
         live = {batch["batch"]: batch for batch in now.batches if batch["state"] in ORDER}
         held = Counter(row["batch"] for row in now.conversations if row["batch"] is not None)
@@ -118,7 +118,7 @@ class Watch:
         assert len(now.conversations) == int(now.meta.get("conversations", 0))
 
     def _provenance(self, now: Ledger) -> None:
-        """I3: an accepted text was asked for, under its own key, in the job of its batch."""
+        """I3: each accepted text was requested under its own key in the job of its batch."""
         batches = {batch["batch"]: batch for batch in now.batches}
         keys = {job: set(keys) for job, keys in self.bench.service.world.keys_by_job.items()}
         for place, (source, _) in now.texts.items():
@@ -131,7 +131,7 @@ class Watch:
             assert key in keys[batch["remote_id"].removeprefix("batches/")]
 
     def _added_up(self, now: Ledger) -> None:
-        """The totals that the database keeps are those of the single batches."""
+        """The usage totals equal the sum over the batches."""
         batches = {batch["batch"]: batch for batch in now.batches}
         single = _of_bills({**batches[row["batch"]], **row, "priced": row["usd"] is not None} for row in now.outcomes)
         kept = _of_bills(now.bills)
@@ -140,7 +140,7 @@ class Watch:
 
 
 def _of_bills(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[str, float]]:
-    """Requests, tokens and USD by all that bills are told apart by."""
+    """Requests, tokens and USD by the columns of APART."""
     found: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
         amounts = found.setdefault(tuple(row[name] for name in APART), dict.fromkeys(ADDED, 0.0))
@@ -150,7 +150,7 @@ def _of_bills(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[s
 
 
 def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
-    """I5: the planted keys are in no file and in nothing that was said."""
+    """I5: the planted keys are in no file and in no output."""
     secrets = [key.encode() for key in (GEMINI_KEY, TOGETHER_KEY)]
     for path in bench.root.rglob("*"):
         if path.is_file():
@@ -177,7 +177,7 @@ _undisturbed: dict[int, dict[str, bytes]] = {}
 
 
 def undisturbed(make_bench: Make, conversations: int) -> dict[str, bytes]:
-    """The files of a run of two rounds without a fault. Call it before the test makes its own bench."""
+    """The dataset files of a run of two rounds without a fault. Call it before the test makes its own bench."""
     if conversations not in _undisturbed:
         bench = make_bench(root=f"undisturbed{conversations}")
         bench.configure(ROUNDS)
@@ -189,26 +189,26 @@ def undisturbed(make_bench: Make, conversations: int) -> dict[str, bytes]:
 
 
 def bought_once(bench: Bench) -> None:
-    """Check that each step of each conversation was paid for once, with whatever key."""
+    """Check that each step of each conversation was paid for once, under any key."""
     conversations, steps = int(ledger(bench).meta["conversations"]), len(bench.status()["steps"])
     assert len(bench.service.world.bought_keys) == conversations * steps
 
 
 def start(bench: Bench, batches: str = "", more: str = "") -> Bench:
-    """A prepared bench; `batches` goes into that table, `more` before it."""
+    """A prepared bench; `batches` is the content of that table of batchgen.toml, `more` the text before it."""
     bench.configure(f"{ROUNDS}{more}\n[batches]\n{batches}")
     assert bench.prepare(seeds(CONVERSATIONS)).code == 0
     return bench
 
 
 def tick(bench: Bench, after: float = 0.0) -> Result:
-    """Run `collect --advance`, `after` so many seconds."""
+    """Run `collect --advance`, `after` this many seconds."""
     bench.service.world.advance(after)
     return bench.run("collect", "--advance")
 
 
 def until(bench: Bench, code: int, *, every: float = 0.0) -> Result:
-    """Run ticks, `every` so many seconds, until one exits with `code`. Those before it must exit with 0."""
+    """Run a tick `every` this many seconds until one exits with `code`. Those before it must exit with 0."""
     for _ in range(10):
         result = tick(bench, every)
         if result.code == code:
@@ -218,7 +218,7 @@ def until(bench: Bench, code: int, *, every: float = 0.0) -> Result:
 
 
 def met(bench: Bench, faults: int) -> Result:
-    """Run ticks until so many faults took effect. On a busy machine, ticks before that may time out."""
+    """Run ticks until this many faults took effect. On a busy machine, ticks before that may time out."""
     for _ in range(10):
         result = tick(bench)
         assert result.code in {0, 75}, result

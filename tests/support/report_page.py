@@ -25,7 +25,7 @@ HOSTILE_ID, CHINESE_ID, BLOCKED_ID, EQUAL_ID = "r1-000003", "r1-000004", "r1-000
 
 
 class Page(HTMLParser):
-    """A report taken apart: its elements with their attributes, and the text that follows each one's start."""
+    """A parsed report: its elements with their attributes, and the text after each start tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def read(path: Path) -> Page:
 
 
 def troubled_seeds() -> list[dict[str, str]]:
-    """Triples with markup, emoji, Chinese, and a correction that corrects nothing."""
+    """Triples with markup, emoji, Chinese, and a correction that equals the answer."""
     rows = seeds(COUNT)
     rows[2] = {"question": f"What does {SCRIPT} do? {EMOJI}", "answer": f"Nothing. {SCRIPT}", "correction": SCRIPT}
     rows[3] = CHINESE
@@ -72,7 +72,7 @@ def troubled_seeds() -> list[dict[str, str]]:
 
 
 def arm(service: LocalService) -> None:
-    """Make the answer of conversation 5 in round 3 empty at every attempt, and cut the answer of 6 once."""
+    """Make the answer of conversation 5 in round 3 empty at every attempt, and truncate the answer of 6 once."""
     service.faults.rows("text", key=r"r1-000005\.r3\.answer", text="")
     service.faults.rows("truncated", key=r"r1-000006\.r2\.answer\.a1\.")
 

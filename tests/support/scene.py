@@ -19,16 +19,16 @@ from tests.support.bench import Bench, Result, seeds
 from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger, undisturbed
 
 Make = Callable[..., Bench]
-# The first step of round 2 that a provider does, as a stage and as a position in a conversation.
+# The first step of round 2 at each provider, as a stage and as a position.
 STAGE = {"gemini": "question", "together": "answer"}
 POSITION = {"gemini": 3, "together": 4}
 HOUR = 3600.0
 MINUTE = 60.0
-ROUNDING_USD = 2e-6  # `status` tells millionths
+ROUNDING_USD = 2e-6  # `status` prints millionths
 
 
 class Scene:
-    """A run of two rounds on a bench. Every command is followed by a check of the invariants."""
+    """A run of two rounds on a bench. It checks the invariants after every command."""
 
     def __init__(self, bench: Bench, expected: dict[str, bytes] | None = None) -> None:
         """`expected` holds the files of the same run without a fault, for `finish_as_expected`."""
@@ -36,7 +36,7 @@ class Scene:
 
     @classmethod
     def of(cls, make_bench: Make, conversations: int = 5, toml: str = "", *, most: int = 0, **options: Any) -> Scene:
-        """Prepare a run. A batch holds at most `most` requests (0: all). A further attempt has half as many."""
+        """Prepare a run. A batch holds at most `most` requests (0: all), and half as many after a failed attempt."""
         expected = undisturbed(make_bench, conversations)
         bench = make_bench(**options)
         bench.configure(f"{ROUNDS}batches.max_requests = {most or conversations}\n{toml}")
@@ -50,7 +50,7 @@ class Scene:
         return result
 
     def tick(self, after: float = 0.0) -> Result:
-        """Run the cron line once, `after` so many seconds."""
+        """Run one tick, `after` this many seconds."""
         self.bench.service.world.advance(after)
         return self.run("collect", "--advance")
 
@@ -67,7 +67,7 @@ class Scene:
         return done
 
     def finish_as_expected(self, every: float = 5 * MINUTE, *, jobs: int = 0) -> list[Result]:
-        """`finish`, with the files of a run without a fault and, unless `jobs` is 0, so many jobs created."""
+        """`finish`, and compare the files with a run without a fault, and the number of `jobs` (0: any)."""
         done = self.finish(every)
         assert self.bench.files() == self.expected
         assert not jobs or self.jobs() == jobs
@@ -83,13 +83,13 @@ class Scene:
 
 
 def reach(scene: Scene, provider: str) -> None:
-    """Ticks until the provider's first batch is in flight."""
+    """Run ticks until the provider's first batch is in flight."""
     for _ in range(1 if provider == "gemini" else 2):
         assert scene.tick().code == 0
 
 
 def bought_again(bench: Bench, row: dict[str, Any], times: int = 3) -> list[str]:
-    """Create more jobs with the same call as a batch whose answer was lost. Returns their ids."""
+    """Repeat the create call of a batch that got no answer, to make duplicates. Returns their job ids."""
     table, keys, made = providers.find_provider(row["provider"]), bench.environment, []
     access = ConnectionOptions(keys[table.key_variable], keys[table.url_variable], 10.0, "v1beta")
     with closing(providers.connect(table, access)) as remote:
@@ -111,7 +111,7 @@ def built_again(scene: Scene) -> None:
 
 
 def failed_requests(bench: Bench) -> list[tuple[int, str, int]]:
-    """(conversation, reason, attempt) of every failed request, batch after batch."""
+    """(conversation, reason, attempt) of every failed request, in the order of the batches."""
     query = "SELECT number, f.reason, b.attempt FROM failures f JOIN batches b USING (batch) ORDER BY batch, number"
     with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
         return database.execute(query).fetchall()

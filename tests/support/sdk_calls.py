@@ -18,7 +18,7 @@ from batchgen.emulator.server import LocalService
 
 KEY = "test-key-0001"
 MODEL = "gemini-2.5-flash-lite"
-# Nothing here speaks TLS, and loading the trusted certificates is most of what a client costs.
+# No call here uses TLS, and a client needs most of its start-up time to load the trusted certificates.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
 SCHEMA = {"type": "OBJECT", "properties": {"question": {"type": "STRING"}}, "required": ["question"]}
@@ -92,7 +92,7 @@ def gemini_output(client: genai.Client, job: str) -> bytes:
 
 
 def operation(service: LocalService, job: str, key: str = KEY) -> dict[str, Any]:
-    """The raw operation: the SDK drops half of it."""
+    """The raw operation; the SDK leaves out many of its fields."""
     with raw(service, key) as client:
         return dict(client.get(f"/v1beta/{job}").json())
 

@@ -50,7 +50,7 @@ def tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def model(words: PreTrainedTokenizerFast, folder: str) -> str:
-    """Where a fresh small model lies: DPOTrainer reads its reference model from the same place."""
+    """The folder of a new small model: DPOTrainer reads its reference model from there too."""
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     path = str(Path(folder) / "model")
     LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **shape, pad_token_id=words.pad_token_id)).save_pretrained(path)
@@ -72,7 +72,7 @@ def options(folder: str) -> dict[str, Any]:
 
 
 def check_preference(dataset: Dataset, words: PreTrainedTokenizerFast, folder: str) -> float:
-    """The conversational preference format with an explicit prompt, as DPOTrainer wants it."""
+    """Check the conversational preference format with an explicit prompt, which DPOTrainer needs."""
     for row in dataset:
         assert is_conversational(row), row["id"]
         assert row["prompt"][-1]["role"] == "user"

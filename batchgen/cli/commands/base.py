@@ -69,7 +69,7 @@ def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
             try:
                 yield session
             except BaseException:
-                with suppress(Exception):  # the error is what the user must see, and not that the store cannot answer
+                with suppress(Exception):  # the user must see the first error, not that the store cannot be read
                     unused = new and not session.store.fact("run")
                 raise
     finally:

@@ -39,7 +39,7 @@ class _FormatName(click.Choice[str]):
 def verify(context: GlobalOptions, *, as_json: bool) -> None:
     """Check the finished dataset: schema, shape, and every text against the raw result line it came from.
 
-    Exports are checked too, as long as they lie where they were written: each record against the store.
+    Exports are checked too, as long as they are where they were written: each record against the store.
     """
     from batchgen.dataset.round_files import write_outdated_files
     from batchgen.dataset.verify import verify as run
@@ -47,7 +47,7 @@ def verify(context: GlobalOptions, *, as_json: bool) -> None:
     with open_session_or_read(context) as session:
         found = run(session, unchecked=write_outdated_files(session))
         print_answer(
-            {"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: all is well."
+            {"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: no problems found."
         )
         if found:
             click.get_current_context().exit(1)
@@ -56,7 +56,11 @@ def verify(context: GlobalOptions, *, as_json: bool) -> None:
 @click.command(short_help="Write one HTML page about the run.")
 @click.option("--output", type=UserPath(), help="An .html file. Default: ROOT/data/report.html.")
 @click.option(
-    "--conversations", type=click.IntRange(min=1), default=2000, show_default=True, help="Most to read in the page."
+    "--conversations",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="How many conversations the page shows at most.",
 )
 @json_option
 @click.pass_obj
@@ -79,7 +83,7 @@ def report(context: GlobalOptions, output: Path | None, conversations: int, *, a
 
 
 @click.command(short_help="Write the finished dataset in a form that trainers read.")
-@click.option("--format", "form", type=_FormatName(), required=True, help="Who it is for.")
+@click.option("--format", "form", type=_FormatName(), required=True, help="Format of the records.")
 @click.option(
     "--output",
     type=UserPath(),
@@ -96,7 +100,7 @@ def export(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
 
-    `batchgen verify` looks at it again as long as it lies there.
+    `batchgen verify` also checks it, as long as it is at that path.
 
     \b
       batchgen export --format messages --output messages.jsonl

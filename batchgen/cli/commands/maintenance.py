@@ -12,7 +12,7 @@ from batchgen.cli.commands.base import (
     require_prepared,
     select_steps,
 )
-from batchgen.core.dialogue import FIRST_ROUND, Stage
+from batchgen.core.dialogue import FIRST_ROUND, STAGES
 from batchgen.core.outcomes import Reason
 from batchgen.core.wording import pluralize
 from batchgen.runtime.settings import PROVIDERS
@@ -21,7 +21,7 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 
 
 @click.command(short_help="Make rejected conversations ready again.")
-@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
+@click.option("--stage", type=click.Choice(list(map(str, STAGES))), help="Only this stage.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option(
     "--reason",
@@ -32,7 +32,7 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 @json_option
 @click.pass_obj
 def retry(context: GlobalOptions, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
-    """Make rejected conversations ready again, with all their attempts before them, and lift halts of their steps.
+    """Make rejected conversations ready again, with their full number of attempts, and lift halts of their steps.
 
     \b
       batchgen retry --stage correction --reason truncated
@@ -69,9 +69,9 @@ def cancel(context: GlobalOptions, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def clean(context: GlobalOptions, *, as_json: bool) -> None:
-    """Delete input files and finished jobs at the providers. Touches nothing that this run did not create.
+    """Delete input files and finished jobs at the providers. Deletes nothing that this run did not create.
 
-    Only what is settled goes: everything that came back is in `results/`. (Together has no call to delete a job.)
+    Deletes them only for settled batches, whose results are in `results/`. (Together has no call to delete a job.)
     """
     from batchgen.engine.maintenance import clean as run
 
@@ -82,35 +82,38 @@ def clean(context: GlobalOptions, *, as_json: bool) -> None:
 
 
 @click.command(short_help="Ask another model from now on.")
-@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.argument("name", metavar="STAGE|PROVIDER", type=click.Choice([*map(str, STAGES), *PROVIDERS]))
 @click.argument("model", required=False)
 @json_option
 @click.pass_obj
-def switch(context: GlobalOptions, provider: str, model: str | None, *, as_json: bool) -> None:
-    """Ask another model from now on: MODEL, or the next one of the provider's list that is served.
+def switch(context: GlobalOptions, name: str, model: str | None, *, as_json: bool) -> None:
+    """Use another model from now on: MODEL, or the next one of the list that is served.
 
-    A run stays with the model that it began with. When that model is gone its stages halt (status 3) until this
-    command, or a changed list in batchgen.toml, names another. What is in flight stays where it is.
+    The first argument is a stage (question, answer, correction), or a provider, which means every stage that it
+    writes. A run stays with the model that it began with. If that model is withdrawn, its stages stop (status 3) until
+    this command, or a changed list in batchgen.toml, names another. Batches in flight are not changed.
 
     \b
-      batchgen switch together
+      batchgen switch answer                                # the next model of its list
+      batchgen switch correction gemini:gemini-3.5-flash-lite
       batchgen switch together Qwen/Qwen3.5-9B
     """
     from batchgen.engine.maintenance import switch as run
 
     with open_session(context) as session:
         require_prepared(session)
-        chosen = run(session, provider, model)
-        print_answer(
-            {"provider": provider, "model": chosen}, as_json=as_json, text=f"{provider}: {chosen} from now on."
-        )
+        switched = run(session, name, model)
+        first = next(iter(switched.values()))
+        value = {**first._asdict(), "stages": {stage.value: str(choice) for stage, choice in switched.items()}}
+        lines = [f"{stage}: {choice.model} of {choice.provider} from now on." for stage, choice in switched.items()]
+        print_answer(value, as_json=as_json, text="\n".join(lines))
 
 
-@click.command(short_help="Build a lost store again from what was sent and came back.")
+@click.command(short_help="Rebuild a lost store from requests/ and results/.")
 @json_option
 @click.pass_obj
 def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
-    """Build a lost store again from `requests/` and `results/` alone. No network, nothing is paid.
+    """Rebuild a lost store from `requests/` and `results/` alone. Makes no network calls and costs nothing.
 
     \b
       mv data/batchgen.sqlite data/batchgen.sqlite.broken && batchgen rebuild && batchgen verify
@@ -119,11 +122,11 @@ def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
     from batchgen.engine.recovery.rebuild import rebuild as run
     from batchgen.runtime.files import Layout
 
-    read_facts(Layout(context.root))  # where a run never was, nothing is made
+    read_facts(Layout(context.root))  # raises an error before anything is created, if there was never a run
     with open_session(context, create=True) as session:
         done = run(session)
         text = f"{pluralize(done.conversations, 'conversation')}, {pluralize(done.settled, 'batch')} settled again"
-        text += f", {done.open} whose end is not known (see status)." if done.open else "."
+        text += f", {done.open} whose ending is not known (see status)." if done.open else "."
         print_answer(done._asdict(), as_json=as_json, text=text)
 
 

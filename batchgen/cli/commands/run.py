@@ -120,7 +120,7 @@ def submit(context: GlobalOptions, stage: str, number: int | None, *, dry_run: b
         ready = any(session.store.ready_attempts(step) for step in wanted)
         if not sent and not session.troubles and not as_json:
             click.echo(
-                as_invoked(f"Nothing goes out for the {stage} stage now: see `batchgen status` for what it waits for.")
+                as_invoked(f"Nothing can be submitted for the {stage} stage now; `batchgen status` shows the reason.")
                 if ready
                 else f"No conversation is ready for the {stage} stage.",
                 err=True,
@@ -215,7 +215,7 @@ def status(context: GlobalOptions, *, as_json: bool) -> None:
 def receipt(context: GlobalOptions, *, as_json: bool) -> None:
     """What was really paid, per step and model, beside the estimate. Works beside other commands.
 
-    The same facts stand in data/receipt.json. What is in flight is not billed yet: see `batchgen status`.
+    The same facts are in data/receipt.json. Batches in flight are not billed yet: see `batchgen status`.
     """
     from batchgen.core.dialogue import steps
     from batchgen.ledger.connection import translate_sqlite_errors

@@ -13,26 +13,26 @@ from batchgen.cli.paths import UserPath
 from batchgen.runtime.streams import table_width
 
 
-@click.command(short_help="Both batch APIs on this machine, in front of a local model.")
+@click.command(short_help="The batch APIs on this machine, in front of a local model.")
 @click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True)
 @click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True)
+@click.option("--openai-port", type=click.IntRange(0, 65535), default=8803, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
 @click.option("--data-dir", type=UserPath(), help="Keep files and jobs here across restarts.")
 @click.option("--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least job duration.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 4096), help="Rows asked at once.  [default: 64 of a server, 8 of smollm]"
+    "--concurrency", type=click.IntRange(1, 4096), help="Rows sent at once.  [default: 64 of a server, 8 of smollm]"
 )
-@click.option(
-    "--control", is_flag=True, help="Let any program on this machine cause faults and turn the clock (tests)."
-)
-@click.option("--allow-host", multiple=True, metavar="NAME", help="Answer under this host name, too. Repeatable.")
+@click.option("--control", is_flag=True, help="Let any program on this machine cause faults and set the clock (tests).")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Also accept this host name. Repeatable.")
 def serve(**asked: Any) -> None:
-    """Both providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
+    """All providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
 
     \b
       batchgen serve --backend http://127.0.0.1:8000/v1     # vLLM, llama-server, Ollama, ...
       export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8801 TOGETHER_BASE_URL=http://127.0.0.1:8802
-      export GEMINI_API_KEY=local TOGETHER_API_KEY=local NO_PROXY=127.0.0.1
+      export DEEPINFRA_BASE_URL=http://127.0.0.1:8803/deepinfra
+      export GEMINI_API_KEY=local TOGETHER_API_KEY=local DEEPINFRA_API_KEY=local NO_PROXY=127.0.0.1
     """
     from batchgen.cli.demo import Serving
     from batchgen.cli.demo import serve as run
@@ -43,7 +43,7 @@ def serve(**asked: Any) -> None:
 @click.command(short_help="The whole pipeline on example seeds: no key, no network.")
 @click.option("--conversations", type=click.IntRange(1, 36), default=10, show_default=True)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
-@click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Its root.")
+@click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Root folder of the demo.")
 @click.pass_obj
 def demo(context: GlobalOptions, conversations: int, backend: str, output: Path) -> None:
     """The whole pipeline on shipped example seeds, through the local service: no key, no network.

@@ -42,8 +42,8 @@ CONTEXT_SCHEMA = pl.Schema(
 )
 ALL_FIELDS = Turn._fields
 WHOLE_TURN = ("",)  # a flag of the turn as a whole
-MAX_PAIRS = 10_000  # of turns of one conversation, that are compared at once
-MIN_CLAUSE_CHARACTERS = 24  # characters; shorter clauses of a prompt ("Do not mention this") are anybody's words
+MAX_PAIRS = 10_000  # pairs of turns of one conversation that are compared at once
+MIN_CLAUSE_CHARACTERS = 24  # characters; shorter clauses of a prompt ("Do not mention this") may be in any text
 
 
 class Flag(NamedTuple):
@@ -115,7 +115,7 @@ def question_offers(turns: pl.DataFrame, field: str) -> pl.Series:
 
 
 def refusal(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The text begins like a refusal. That is right for a harmful question, and a loss for others."""
+    """The text begins like a refusal. That is right for a harmful question, and wrong for others."""
     return turns[field].str.slice(0, patterns.REFUSAL_CHARACTERS).str.contains(patterns.REFUSAL)
 
 
@@ -134,7 +134,7 @@ def language_drift(turns: pl.DataFrame, field: str) -> pl.Series:
     return _series(number > 1 and drifted(conversation, text) for conversation, number, text in later)
 
 
-_seed_scripts = lru_cache(1024)(scripts)  # each field of a conversation is held against the same seed
+_seed_scripts = lru_cache(1024)(scripts)  # each field of a conversation is compared with the same seed
 
 
 def template_artefact(turns: pl.DataFrame, field: str) -> pl.Series:
@@ -237,7 +237,7 @@ def _shown_fields(field: str) -> Mapping[str, int]:
 
 @cache
 def _instructions() -> list[str]:
-    """Return sentences and clauses of the system prompts that nobody else would write."""
+    """Return sentences and clauses of the system prompts that other texts would not have."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
     said = " ".join(
         build_prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
@@ -261,7 +261,7 @@ FLAGS: Mapping[str, Flag] = dict(
         _flag(correction_nearly_answer, "the correction differs from the answer in less than 5 % of its characters"),
         _flag(question_repeats, "the question was asked before in this conversation"),
         _flag(question_asks_nothing, "the question neither asks nor requests"),
-        _flag(question_offers, "the question is the assistant offering help"),
+        _flag(question_offers, "the question offers help, as an assistant does"),
         _flag(refusal, "the text begins like a refusal"),
         _flag(language_drift, "the text is in another writing system than the seed"),
         _flag(template_artefact, "chat markup, a role, a label or a wrapper was left in the text"),

@@ -24,11 +24,11 @@ MIN_JACCARD = 0.8
 PERMUTATIONS = 128
 BANDS = 16  # of 8 rows: finds 95 % of the pairs at MIN_JACCARD; what it finds is checked against the whole signatures
 SIGNATURE_SEED = 42
-PARTS = 16  # of the hashes of a band: looking at all of them at once takes ten times the memory they do
+PARTS = 16  # of the hashes of a band: comparing all of them at once takes ten times their own memory
 JOINED = 20_000  # rows of a frame of hashes: many small frames take as much memory as what is in them
 CACHED_SIGNATURES = 4_096  # signatures that stay in memory as numbers, 600 bytes each
-_CHUNK = 100  # conversations that are in runs of words at a time: those take ten times what the texts do
-_HASH_MASK = 0xFFFFFFFF  # four bytes of a hash: a chance meeting costs a second look, nothing else
+_CHUNK = 100  # conversations whose word runs are in memory at once: those take ten times the memory of the texts
+_HASH_MASK = 0xFFFFFFFF  # four bytes of a hash: two equal hashes by chance only cost one more comparison
 _NUMBER = "number"
 _HASHES = [f"band {band}" for band in range(BANDS)]
 _SIGNATURE = Struct(f"<{PERMUTATIONS}I")
@@ -84,7 +84,7 @@ class _Originals:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA cache_size = -8192")
-        self._database.execute("BEGIN")  # and never a commit
+        self._database.execute("BEGIN")  # never committed: the database is temporary
         self._database.execute(
             "CREATE TABLE bands (band INTEGER, original INTEGER, PRIMARY KEY (band, original)) WITHOUT ROWID"
         )

@@ -7,8 +7,8 @@ They prefer precision to recall: a flag on every second good text would be usele
 
 from __future__ import annotations
 
-# `\b` as what may be consumed on that side of a word, which comes to the same where it is only asked whether a text
-# matches: the quick automaton of `regex` gives `\b` up at the first character beyond ASCII.
+# These replace `\b`. They consume the character beside a word, which makes no difference to whether a text matches. The
+# fast automaton of `regex` stops at the first non-ASCII character if a pattern has `\b`.
 WORD_START = r"(?:^|\W)"
 WORD_END = r"(?:\W|$)"
 WORD_GAP = r"(?:\W|\W.{0,78}\W)"  # \b.{0,80}\b between two words
@@ -32,7 +32,7 @@ REFUSAL = (
     r"|作为(?:一个|一名|一款)?(?:AI|人工智能|(?:大型)?语言模型)[^。，\n]{0,12}，我?[^。，\n]{0,12}(?:不能|无法|不会)"
 )
 
-# The assistant's voice in the user's place.
+# What an assistant says, in a question of the user.
 OFFER = (
     rf"(?i){WORD_START}(?:would|do) you (?:like|want|prefer|need) me to{WORD_END}"
     rf"|{WORD_START}would you like (?:(?:some|more|any|additional|further|to know) )+"
@@ -95,7 +95,7 @@ TEMPLATE = "|".join(
 
 # A Han, kana or Hangul character says about as much as three letters.
 LETTERS_PER_CHARACTER = {"han": 3, "kana": 3, "hangul": 3}
-LANGUAGES = {  # the ISO 639-1 code that a writing system stands for where nothing better is known
+LANGUAGES = {  # the ISO 639-1 code of a writing system's usual language
     "latin": "en",
     "han": "zh",
     "kana": "ja",

@@ -20,7 +20,7 @@ from batchgen.dataset.quality.patterns import LETTERS_PER_CHARACTER
 NEARLY_EQUAL = 0.95
 SAME_QUESTION = 0.9
 ECHO_RUN_BYTES = 120  # UTF-8: 120 Latin letters or 40 Chinese characters, about a sentence and a half
-ECHO_WHOLE_TEXT_BYTES = 40  # a text this long that stands in another as a whole
+ECHO_WHOLE_TEXT_BYTES = 40  # a text this long that another text contains as a whole
 LOOP_LEAST_BYTES = 100
 LOOP_RATIO = 6.0  # good prose of this length stays below 3, tables below 5
 LOOP_WORDS = 8
@@ -59,7 +59,7 @@ def echoes(text: bytes, source: bytes) -> bool:
         return True
     if min(len(text), len(source)) < ECHO_RUN_BYTES:
         return False
-    # A common run that long covers one of these blocks completely, wherever it begins; few blocks are ever found.
+    # A common run that long covers one of these blocks completely, wherever it begins. Only few blocks are found.
     half = ECHO_RUN_BYTES // 2
     blocks = range(0, len(source) - half + 1, half)
     found = [at for at in blocks if source[at : at + half] in text]
@@ -94,7 +94,7 @@ def _common_prefix_length(one: bytes, other: bytes) -> int:
 def is_repetitive(text: str) -> bool:
     """Return whether a text repeats itself: it compresses too well, or one eight-word run fills a quarter of it."""
     words: Sequence[str] = text.split()
-    data = " ".join(words).encode()  # indented code is no loop
+    data = " ".join(words).encode()  # indented code is not repetition
     if len(data) < LOOP_LEAST_BYTES:
         return False
     if len(data) > LOOP_RATIO * len(_compressor().compress(data)):
@@ -105,7 +105,7 @@ def is_repetitive(text: str) -> bool:
         return False
     least = max(LOOP_MIN_REPEATS, LOOP_SHARE * len(words) / LOOP_WORDS)
     runs = _runs(words)
-    # Where hardly a run comes again, none has to be counted.
+    # If almost no run occurs twice, the runs need not be counted.
     return len(runs) - len(set(runs)) >= least - 1 and max(Counter(runs).values()) >= least
 
 

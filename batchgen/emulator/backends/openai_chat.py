@@ -12,17 +12,17 @@ from batchgen.emulator.backends.builtin import Answer, BackendBusy, BackendError
 if TYPE_CHECKING:
     import httpx
 
-# Overload, a restart, a proxy whose servers are all busy: the same request may succeed later.
+# Overload, a restart, or a proxy without a free server: the same request may succeed later.
 BUSY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-OWN_FAULT_STATUS = frozenset({408, 500, 504})  # a prompt that takes too long or breaks the model looks like this
+OWN_FAULT_STATUS = frozenset({408, 500, 504})  # also the status for a prompt that takes too long or crashes the model
 CONCURRENCY = 64
 
 
 class OpenAICompatible:
     """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
 
-    `url` may end in /v1 or not. `model` "" is the first one that the server lists; the model names in the rows belong
-    to the providers and mean nothing there. Raises BackendBusy for a server that is busy, broken or absent.
+    `url` may end in /v1 or not. `model` "" is the first model that the server lists; the model names in the rows
+    are not used, because they are the providers'. Raises BackendBusy for a server that is busy, broken or absent.
     """
 
     instant = False
@@ -41,7 +41,7 @@ class OpenAICompatible:
         self.parallel = parallel
         self._model = model
         self._idle: deque[httpx.Client] = deque()
-        # One connection each: 64 threads that share a client spend three times as long in its pool as with the server.
+        # One client per call: 64 threads that share a client wait three times as long for its pool as for the server.
         self._new_client = partial(
             httpx.Client,
             base_url=url.rstrip("/").removesuffix("/v1"),
@@ -87,7 +87,7 @@ class OpenAICompatible:
             raise BackendError(f"the model server failed: {_error_text(response)}")
         try:
             return response.json()
-        except ValueError as error:  # a proxy's page, or a reply that was cut
+        except ValueError as error:  # a page of a proxy, or an incomplete response
             raise BackendBusy(
                 f"the model server sent no JSON: {response.text[:200]}", affects_all_rows=False
             ) from error
@@ -115,6 +115,6 @@ def _error_text(response: httpx.Response) -> str:
 
 
 def _retry_after_seconds(response: httpx.Response) -> float:
-    """Return Retry-After in seconds; 0 if there is none, or it is a date."""
+    """Return Retry-After in seconds; 0 if it is missing or a date."""
     wish = response.headers.get("retry-after", "")
     return float(wish) if wish.isdecimal() else 0.0

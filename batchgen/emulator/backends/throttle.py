@@ -7,9 +7,9 @@ from random import Random
 
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 60.0
-MAX_RETRY_AFTER_SECONDS = 600.0  # a Retry-After beyond it is not believed
-SHRINK = 0.9  # of the requests in flight for each refusal; each success allows one more
-DOWN_AFTER = 8  # refusals in a row: nobody is at home, or everybody is
+MAX_RETRY_AFTER_SECONDS = 600.0  # a longer Retry-After is shortened to this
+SHRINK = 0.9  # factor on the allowed requests after a refusal; each success allows one more
+DOWN_AFTER = 8  # refusals in a row after which the server counts as down
 
 
 def backoff_seconds(tries: int, wish_seconds: float, luck: float) -> float:
@@ -19,7 +19,7 @@ def backoff_seconds(tries: int, wish_seconds: float, luck: float) -> float:
 
 
 class Throttle:
-    """The limit for all workers together. Not locked: its owner is."""
+    """The limit for all workers together. It has no lock of its own: the caller holds one."""
 
     def __init__(self, most: int, *, luck: Callable[[], float] | None = None) -> None:
         self._most = most
@@ -55,7 +55,7 @@ class Throttle:
         """Record that the server was busy, broken or absent."""
         self._allowed = max(1.0, self._allowed * SHRINK)
         self._refused += 1
-        # What was in flight when a pause began fails with it and says nothing new.
+        # Refusals of requests sent before the pause began do not start another pause.
         if self.is_down and now >= self._paused_until:
             self._pauses += 1
             self._paused_until = now + backoff_seconds(self._pauses, 0.0, self._jitter())

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from batchgen.emulator.backends.builtin import BackendBusy
 from batchgen.emulator.backends.throttle import Throttle
-from batchgen.emulator.engine import FORMATS, advance_job, advance_jobs, answer_row, rows_to_answer
+from batchgen.emulator.engine import advance_job, advance_jobs, answer_row, rows_to_answer, wants_answers
+from batchgen.emulator.protocols.families import FAMILIES
 from batchgen.emulator.protocols.row_format import Row
 from batchgen.emulator.state import Job, Progress, World
 
-IDLE_SECONDS = 0.5  # how often an idle worker looks at the clock
-MAX_TRIES = 10  # of a row at a server that is busy; then the row fails as the provider's rows do
+IDLE_SECONDS = 0.5  # how often an idle worker checks for rows that are due
+MAX_TRIES = 10  # of a row while the server is busy; then the row fails
 
 
 class Task(NamedTuple):
@@ -27,16 +28,17 @@ class Task(NamedTuple):
 
 
 def next_task(world: World) -> Task | None:
-    """Return the next row that is due again or not taken yet, of the oldest job. The caller holds the lock of the
-    world.
+    """Return the next row to send, of the oldest job that has one: a refused row that is due, or else a new row.
+
+    The caller holds the lock of the world.
     """
     advance_jobs(world)
     now = world.now()
     for job in world.active_jobs():
-        if job.phase != "running" and not (job.phase == "cancelling" and job.plan.cancel == "late"):
+        if not wants_answers(job):
             continue
         progress = world.progress[job.id]
-        # A line is read before its row counts as taken: the disk may refuse it, and the row must not be lost.
+        # Read the line before the row counts as taken: if the read fails, the row must stay here.
         if progress.again and progress.again[0][0] <= now:
             _, index, tries = progress.again[0]
             task = Task(job, index, progress.lines[index], tries)
@@ -51,7 +53,7 @@ def next_task(world: World) -> Task | None:
 
 
 class Workers:
-    """As many threads as the backend accepts rows at once; a throttle says how many of them may send."""
+    """The threads that call a slow backend: `backend.parallel` of them. A throttle limits how many send at once."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -65,7 +67,7 @@ class Workers:
             thread.start()
 
     def stop(self, patience_seconds: float = 30.0) -> None:
-        """Finish the rows that are being answered; take no new ones."""
+        """Finish the rows that are being answered, and start no new ones."""
         with self._world.wake:
             self._stopping = True
             self._world.wake.notify_all()
@@ -93,23 +95,23 @@ class Workers:
     def _next(self) -> Task | None:
         try:
             return next_task(self._world)
-        except OSError as error:  # a request line is read, and a job that ends here has its files written
-            self._world.log(f"the disk refused: {error}")
+        except OSError as error:  # next_task reads request lines, and writes the result files of jobs that end
+            self._world.log(f"a file could not be read or written, trying again: {error}")
             return None
 
     def _answer_task(self, task: Task) -> None:
         world = self._world
-        form = FORMATS[task.job.provider]
+        form = FAMILIES[task.job.provider].rows
         busy: BackendBusy | None = None
         try:
             row = answer_row(task.job, task.row, task.line, world)
         except BackendBusy as error:
-            busy, row = error, form.failed_row(task.job.keys[task.row], str(error))
+            busy, row = error, form.failed_row(task.job.keys[task.row], str(error), 500)
         except Exception as error:  # noqa: BLE001 - a dead worker would leave its row unanswered for ever
             if self._stopping:
-                return  # the backend was closed under it: the row is asked again after the restart
+                return  # the backend is closed already: the row is sent again after the restart
             world.crashes.append(error)
-            row = form.failed_row(task.job.keys[task.row], repr(error))
+            row = form.failed_row(task.job.keys[task.row], repr(error), 500)
         with world.lock:
             self.throttle.asked -= 1
             if busy is None:
@@ -126,17 +128,17 @@ class Workers:
         world = self._world
         progress: Progress | None = world.progress.get(task.job.id)
         if progress is None:
-            return  # the job has ended meanwhile and the row comes too late
+            return  # the job has already ended
         try:
             progress.answers.add(task.row, row)
         except OSError as error:
-            world.log(f"the disk refused an answer, it is asked for again: {error}")
+            world.log(f"an answer could not be stored, its row is sent again: {error}")
             self._put_back(task, 0.0)
             return
         try:
             advance_job(world, task.job)
-        except OSError as error:  # the next look at the job tries again
-            world.log(f"the disk refused a result file: {error}")
+        except OSError as error:  # the next update of the job tries again
+            world.log(f"a result file could not be written, trying again: {error}")
         world.wake.notify_all()
 
     def _record_success(self) -> None:

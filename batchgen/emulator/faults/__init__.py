@@ -71,8 +71,8 @@ class CallFault(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
 
     endpoint: upload_start, upload_data, upload_finish, file_get, file_list, file_delete, download, create, get, list,
     cancel, delete, probe, models; "" is any. `contains` narrows it to requests with that text in path or body.
-    Faults are asked in the order they were added and a call that one of them takes is not counted by those behind:
-    503 twice, then 404 three times is just two faults.
+    Faults are tried in the order they were added. A call that one fault takes is not counted by the later ones, so
+    "503 twice, then 404 three times" is two faults.
     """
 
     action: Action
@@ -98,18 +98,18 @@ ScriptedState = str | None | tuple[str | None, float]
 
 
 class JobFault(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
-    """What becomes of the jobs of `provider` and `model` that hold a request key matching the regex `key`.
+    """What happens to the jobs of `provider` and `model` that hold a request key matching the regex `key`.
 
-    states       raw states shown first: a state (None: no state at all) lasts one poll, a pair (state, seconds) so long
-    end          raw state in the end, e.g. BATCH_STATE_FAILED; "" is the provider's word for success
+    states       raw states shown first: a state (None: no state at all) lasts one poll, (state, seconds) that time
+    end          final raw state, for example BATCH_STATE_FAILED; "" is the provider's state for success
     share        share of the rows that are answered; None: all after a success, none otherwise
     error        the operation's error object (Gemini) or the job's error text (Together)
     output       where a Gemini job names its results: both, response, metadata, inline, none
-    output_after_seconds    the results are named only so long after the end
+    output_after_seconds    how long after its end the job names its results
     empty_error_file        Together says `error_file_id: ""`
     cancel       what a cancel leads to: cancelled, succeeded (unserved rows fail with code 1), ignored,
-                 late (CANCELLED first, the results after `late_seconds` all the same); "" is the provider's way
-    unlisted_seconds        so long the job can be got but is missing from listings
+                 late (first CANCELLED, but results after `late_seconds`); "": as the provider does
+    unlisted_seconds        how long the job is missing from listings, though get returns it
     """
 
     provider: str = ""
@@ -139,7 +139,7 @@ RowOutcome = Literal[
     "error", "status", "neither", "blocked_prompt", "safety", "recitation", "finish", "truncated", "no_parts",
     "thought_only", "empty", "blank", "text", "malformed_json", "fenced", "separators", "nul", "lone_surrogate",
     "http_status", "extra_fields", "thoughts_and_cache",
-    # which rows there are
+    # which rows the file has
     "missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped",
     # how the line is written
     "crlf", "blank_line", "bom", "invalid_utf8", "torn", "not_json",
@@ -147,11 +147,12 @@ RowOutcome = Literal[
 
 
 class RowFault(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
-    """`outcome` (see RowOutcome) for the rows selected by everything that is given.
+    """`outcome` (see RowOutcome) for the rows that match all given fields.
 
-    key is a regex searched in the request key, `where` a predicate on it (not in JSON), `indexes` are positions in
-    the input file, `share` takes that share of the keys (which ones depends on the key alone), `times` at most so
-    many rows (ALWAYS = 0). code, message, reason and text fill the outcome where it has a place for them.
+    key is a regex searched in the request key, `where` a predicate on the key (not in JSON), `indexes` are positions
+    in the input file, `share` selects that share of the keys (by a hash of the key), `times` is the
+    maximum number of rows (ALWAYS = 0: no maximum). code, message, reason and text are used by the outcomes that have
+    such a value.
     """
 
     outcome: RowOutcome
@@ -188,7 +189,7 @@ def parse_faults(value: Any) -> list[AnyFault]:
 
 @dataclass(slots=True)
 class _Armed:
-    """A fault, and how often it was asked and used."""
+    """A fault, how many matches it has seen, and how often it was used."""
 
     fault: AnyFault
     seen: int = 0
@@ -211,7 +212,7 @@ class Faults:
         self.released = threading.Event()
 
     def add(self, *faults: AnyFault) -> None:
-        """Add faults behind the existing ones."""
+        """Add faults after the existing ones."""
         with self._lock:
             self._armed.extend(_Armed(fault) for fault in faults)
 
@@ -224,13 +225,13 @@ class Faults:
         self.add(msgspec.convert({"type": "rows", "outcome": outcome, "where": where, **fields}, RowFault))
 
     def clear(self) -> None:
-        """Remove all faults and release held answers."""
+        """Remove all faults and release held responses."""
         with self._lock:
             self._armed.clear()
         self.release()
 
     def release(self) -> None:
-        """Release every answer that is held back now."""
+        """Release every response that is held back now."""
         with self._lock:
             released, self.released = self.released, threading.Event()
         released.set()
@@ -251,7 +252,7 @@ class Faults:
         return None
 
     def plan(self, provider: str, model: str, keys: Sequence[str]) -> JobFault:
-        """Return what becomes of a new job."""
+        """Return the fault for a new job, and count it; NO_JOB_FAULT if there is none."""
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault

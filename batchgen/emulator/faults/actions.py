@@ -1,4 +1,4 @@
-"""What a fault can do to one call: refuse, lose, delay, cut or replace its answer. Each can be written as JSON."""
+"""What a fault can do to one call: refuse it, or lose, delay, cut or change its response. Each has a JSON form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HANG_SECONDS = 30.0
 
 
 class _Action(msgspec.Struct, frozen=True, tag=str.lower):
-    """What happens to a call. `after` says that the call must take effect first."""
+    """What happens to a call. `after`: the call takes effect first, then the action."""
 
     @property
     def after(self) -> bool:
@@ -37,7 +37,7 @@ class _AfterAction(_Action, frozen=True):
 
 
 class Status(_Action, frozen=True):
-    """An error answer in the form of the provider. `headers` e.g. {"Retry-After": "1"}; `body` replaces the form."""
+    """An error response of the provider. `headers`: e.g. {"Retry-After": "1"}; `body` replaces the usual body."""
 
     code: int
     message: str = "The service is currently unavailable."
@@ -53,7 +53,7 @@ class Status(_Action, frozen=True):
 
 
 class Body(_Action, frozen=True):
-    """Any answer: `json`, or `text` with its own content type."""
+    """Any response: `json`, or `text` with a content type."""
 
     json: Any = None
     text: str = ""
@@ -68,7 +68,7 @@ class Body(_Action, frozen=True):
 
 
 class Html(_Action, frozen=True):
-    """A page of a captive portal or a proxy, by default with status 200."""
+    """An HTML page, as a captive portal or a proxy sends it, by default with status 200."""
 
     status: int = 200
 
@@ -84,7 +84,7 @@ class Empty(_Action, frozen=True):
 
 
 class Drop(_Action, frozen=True):
-    """Close the connection without an answer; with `reset` by a TCP reset."""
+    """Close the connection without a response; `reset`: by a TCP reset."""
 
     reset: bool = False
 
@@ -93,7 +93,7 @@ class Drop(_Action, frozen=True):
 
 
 class Hang(_Action, frozen=True):
-    """Give no answer for at most `seconds` (real time), until the client gives up or `faults.release()`; then drop."""
+    """Close the connection without a response after `seconds` (real time), or at `faults.release()`."""
 
     seconds: float = HANG_SECONDS
 
@@ -102,7 +102,7 @@ class Hang(_Action, frozen=True):
 
 
 class Delay(_AfterAction, frozen=True):
-    """Take effect, and send the right answer `seconds` (real time) late, or at `faults.release()`."""
+    """Send the real response `seconds` (real time) late, or at `faults.release()`."""
 
     seconds: float
 
@@ -111,7 +111,7 @@ class Delay(_AfterAction, frozen=True):
 
 
 class Drip(_AfterAction, frozen=True):
-    """Send the body slowly over `seconds` (real time), so that no read times out."""
+    """Send the body slowly over `seconds` (real time), so that no single read times out."""
 
     seconds: float
 
@@ -120,7 +120,7 @@ class Drip(_AfterAction, frozen=True):
 
 
 class Truncate(_AfterAction, frozen=True):
-    """End the body early: after the share `keep` of it, at the end of a line if `on_line`.
+    """Send only the share `keep` of the body, up to the end of a line if `on_line`.
 
     Without `content_length` the client cannot tell that something is missing.
     """
@@ -137,7 +137,7 @@ class Truncate(_AfterAction, frozen=True):
 
 
 class Merge(_AfterAction, frozen=True):
-    """Merge `patch` into the right JSON answer (RFC 7396: null deletes a member)."""
+    """Merge `patch` into the real JSON response (RFC 7396: null deletes a member)."""
 
     patch: dict[str, Any]
 
@@ -146,7 +146,7 @@ class Merge(_AfterAction, frozen=True):
 
 
 class Unwrap(_AfterAction, frozen=True):
-    """Answer with the `member` of the right JSON answer alone: a job without its wrapper."""
+    """Send only the `member` of the real JSON response, for example a job without its wrapper."""
 
     member: str
 
@@ -155,7 +155,7 @@ class Unwrap(_AfterAction, frozen=True):
 
 
 class LateCommit(_AfterAction, frozen=True):
-    """For create only: create the job `seconds` (virtual time) later; the client gets `then` meanwhile."""
+    """For create only: create the job `seconds` (virtual time) later; the client gets `then` at once."""
 
     seconds: float
     then: Status | Drop | Hang | Html | Empty = Drop()

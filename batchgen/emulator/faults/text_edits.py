@@ -1,4 +1,4 @@
-"""Change a text as a row fault asks."""
+"""Change the text of a row for a row fault."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import orjson
 from batchgen.emulator.faults import RowFault
 
 SEPARATORS = "\u2028\u2029\u0085"
-# Stands for a lone surrogate until the line is bytes: no Python string that holds one can be encoded.
+# Replaces a lone surrogate until the line is bytes, because Python cannot encode a string that has one.
 SURROGATE_MARK = "\ue000"
 
 
 def edit_text(text: str, fault: RowFault) -> str:
-    """Return the text that a fault puts in place of `text`."""
+    """Return `text` as the fault changes it."""
     return TEXT_EDITS[fault.outcome](text, fault)
 
 
@@ -35,7 +35,7 @@ def _map_texts(text: str, change: Callable[[str], str]) -> str:
 
 
 def restore_surrogates(line: bytes) -> bytes:
-    """Write the escapes that the marks stand for: in JSON inside JSON the backslash is escaped too."""
+    """Replace the marks by JSON escapes of a lone surrogate; in JSON inside JSON the backslash is escaped too."""
     if SURROGATE_MARK.encode() not in line:
         return line
     escape = b"\\\\ud83d" if b'{\\"' in line else b"\\ud83d"

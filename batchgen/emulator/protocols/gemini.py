@@ -138,7 +138,7 @@ def delete(call: Call) -> Response:
 
 
 def _operation(world: World, job: Job, *, polled: bool = True, listed: bool = False) -> dict[str, Any]:
-    """Return the operation as shown now; while a state script is active it has only the script's state."""
+    """Return the operation as JSON for now; while scripted states are left it shows only the scripted state."""
     scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
     state = raw if scripted else job.state if ended else PHASE_STATES[job.phase]

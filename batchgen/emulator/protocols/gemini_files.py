@@ -17,7 +17,7 @@ from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
 
 Item = TypeVar("Item", StoredFile, Job)
 
-FILE_SECONDS = 48 * 3600.0  # uploads are deleted after that
+FILE_SECONDS = 48 * 3600.0  # after this time the provider deletes an upload
 FILE_ID_LENGTH = 12
 MAX_FILE_ID = 40
 CHUNK = "8388608"
@@ -55,7 +55,7 @@ def upload_data(call: Call) -> Response:
     headers = call.request.headers
     identity = call.request.query["upload_id"]
     upload = call.world.uploads.get(identity)
-    final = {UPLOAD_STATUS: "final"}  # without this header the SDK sends the same chunk again, whatever the status
+    final = {UPLOAD_STATUS: "final"}  # without it the SDK repeats the chunk, for any HTTP status
     if upload is None:
         raise ApiError(404, "Upload not found.", headers=final)
     commands = [part.strip() for part in headers.get("x-goog-upload-command", "").split(",")]
@@ -108,7 +108,7 @@ def _file_json(world: World, file: StoredFile) -> dict[str, Any]:
         "createTime": rfc3339(file.created),
         "updateTime": rfc3339(file.created),
         "expirationTime": rfc3339(file.expires),
-        "sha256Hash": base64.b64encode(file.sha256.encode()).decode(),  # of the digest's hex text
+        "sha256Hash": base64.b64encode(file.sha256.encode()).decode(),  # Base64 of the hex digest
         "uri": f"https://generativelanguage.googleapis.com/v1beta/files/{file.id}",
         "state": "ACTIVE" if world.now() >= file.active_at else "PROCESSING",
         "source": "UPLOADED",
@@ -151,7 +151,7 @@ def download(call: Call) -> Response:
 
 
 def get_page(call: Call, found: list[Item]) -> tuple[list[Item], str]:
-    """Return one page and the token of the next. The token is the id of the last row, as earlier rows may change."""
+    """Return one page and the token of the next. The token is the id of the last row: new rows do not move it."""
     world, query = call.world, call.request.query
     asked = query.get("pageSize", "")
     size = min(int(asked), world.page_size) if asked.isdigit() and int(asked) else world.page_size

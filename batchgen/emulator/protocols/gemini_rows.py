@@ -17,7 +17,7 @@ INTERNAL = 13  # google.rpc codes
 CANCELLED = 1
 INTERNAL_MESSAGE = "An internal error has occurred. Please retry or report in https://developers.generativeai.google"
 
-# proto JSON accepts both casings; compared without underscores and case.
+# Proto JSON accepts camelCase and snake_case, so names are compared in lower case without underscores.
 REQUEST_FIELDS = frozenset(
     {"contents", "systeminstruction", "generationconfig", "safetysettings", "tools", "toolconfig", "cachedcontent"}
     | {"model"}
@@ -126,14 +126,15 @@ def generate_content_response(answer: Answer, model: str) -> Row:
 
 
 def answered_row(key: str, model: str, answer: Answer) -> Row:
-    """Return the line of an answered row; which member comes first differs between lines."""
+    """Return the line of an answered row; the order of its members differs between lines."""
     response = generate_content_response(answer, model)
     if len(answer.text) % 2:
         return {"response": response, "key": key}
     return {"key": key, "response": response}
 
 
-def _failed_row(key: str, message: str) -> Row:
+def _failed_row(key: str, message: str, status: int) -> Row:
+    _ = status
     return {"key": key, "error": {"code": INTERNAL, "message": message}}
 
 
@@ -141,7 +142,7 @@ def _cancelled_row(key: str) -> Row:
     return {"key": key, "error": {"code": CANCELLED}}
 
 
-# What row faults make of a row
+# Row faults
 
 
 def _error(old: Row, fault: RowFault) -> Row:
@@ -213,7 +214,7 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
 
 
 def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
-    """Add usage: half of the prompt came from a cache; seven thought tokens are billed as output."""
+    """Add to the usage: half of the prompt is cached; seven thought tokens are billed as output."""
     _ = fault
     usage = dict(old["response"]["usageMetadata"])
     usage |= {"cachedContentTokenCount": usage["promptTokenCount"] // 2, "thoughtsTokenCount": 7}
@@ -225,12 +226,13 @@ FORMAT = RowFormat(
     key_field="key",
     body_field="request",
     prompt=parse_prompt,
-    job_problem=lambda _lines, _serves: "",  # create has looked at every line and at the model
+    job_problem=lambda _lines, _serves, _endpoint: "",  # create has looked at every line and at the model
     refusal=lambda _body, _serves: "",
     row=answered_row,
     failed_row=_failed_row,
     cancelled=_cancelled_row,
     failed=lambda line: "response" not in line,
+    errors_apart=False,
     edits={
         "error": _error,
         "status": _status,

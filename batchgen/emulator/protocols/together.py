@@ -1,7 +1,7 @@
 """Together's files and batches.
 
 Sources: docs.together.ai/docs/inference/batch (overview, tutorial, manage; read 2026-11), the requests of together
-3.1.1, and what users report of live jobs in 2026: the 302 upload, CANCELING, the wording of errors.
+3.1.1, and reports by users of live jobs in 2026: the 302 upload, CANCELING, the error messages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import orjson
 from batchgen.emulator.engine import cancel_job, poll_scripted_state
 from batchgen.emulator.errors import ApiError
 from batchgen.emulator.http_values import Request, Response, json_response
-from batchgen.emulator.protocols.together_rows import completion, not_served_message, parse_prompt
+from batchgen.emulator.protocols.chat_rows import parse_prompt
+from batchgen.emulator.protocols.together_rows import completion, not_served_message
 from batchgen.emulator.routing import Call, Route, Router
 from batchgen.emulator.state import Job, StoredFile, Upload, World, rfc3339
 
@@ -41,14 +42,14 @@ def _api_key(request: Request) -> str:
 
 def upload_start(call: Call) -> Response:
     """Answer the metadata call. The bytes go to the address in Location, which is secret and needs no key."""
-    fields = _parse_form(call.request)
+    fields = call.request.form()
     name, checksum = fields.get("file_name", b"").decode(), fields.get("checksum", b"").decode()
     purpose = fields.get("purpose", b"").decode()
     if not name or not purpose:
         raise ApiError(400, "purpose and file_name are required")
     known = _same_content(call, checksum, purpose)
     if known is not None:
-        # Without the header the SDK would repeat the request twice before it believes the 409.
+        # Without the header the SDK repeats the request twice before it raises the 409.
         return json_response({"file_id": known.id}, 409, {"x-should-retry": "false"})
     identity = f"file-{call.world.new_id(24)}"
     call.world.uploads[identity] = Upload(
@@ -61,19 +62,6 @@ def upload_start(call: Call) -> Response:
     )
     location = f"{call.request.origin()}/uploads/{identity}?X-Amz-Signature={sha256(identity.encode()).hexdigest()}"
     return Response(302, {"Location": location, "X-Together-File-Id": identity})
-
-
-def _parse_form(request: Request) -> dict[str, bytes]:
-    """Parse the fields of a multipart/form-data body; a file's bytes are a field like any other."""
-    _, _, boundary = request.headers.get("content-type", "").partition("boundary=")
-    if not boundary:
-        raise ApiError(400, "multipart/form-data expected")
-    fields: dict[str, bytes] = {}
-    for part in request.body.split(b"--" + boundary.strip('"').encode())[1:-1]:
-        head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        _, _, name = head.partition(b'name="')
-        fields[name.partition(b'"')[0].decode()] = value.removesuffix(b"\r\n")
-    return fields
 
 
 def _same_content(call: Call, checksum: str, purpose: str) -> StoredFile | None:
@@ -122,7 +110,7 @@ def upload_finish(call: Call) -> Response:
 
 def upload_whole(call: Call) -> Response:
     """Answer an upload in one request, which the SDK does not use."""
-    fields = _parse_form(call.request)
+    fields = call.request.form()
     upload = Upload(
         provider="together",
         owner=call.owner,
@@ -261,7 +249,7 @@ def cancel_batch(call: Call) -> Response:
 
 
 def _job_json(world: World, job: Job, *, polled: bool = True) -> dict[str, Any]:
-    """Return the job as shown now: members that do not exist yet are left out, counters never exist."""
+    """Return the job as JSON for now, without members that have no value yet; it never has counters."""
     scripted, raw = poll_scripted_state(world, job) if polled else (False, None)
     ended = job.phase == "ended" and not scripted
     late = job.phase == "cancelling" and job.plan.cancel == "late"
@@ -310,7 +298,7 @@ def probe(call: Call) -> Response:
 
 
 def models(call: Call) -> Response:
-    names = call.world.served_models or DEFAULT_MODELS  # gone ones too: the list proves nothing
+    names = call.world.served_models or DEFAULT_MODELS  # models that are gone are listed too, as at the real provider
     created = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())
     listed = [
         {"id": name, "object": "model", "created": created, "type": "chat", "display_name": name, "organization": ""}

@@ -1,8 +1,8 @@
 """Download result files from the provider to the disk, complete or not at all.
 
-Files that were cut short, and pages or errors of proxies with HTTP status 200, happen in the field. A download is
-accepted if it answers every request. Otherwise it must answer some requests, have as many lines as the provider
-reports, end with a line feed, and be the same in two downloads.
+Providers and proxies sometimes send a part of a file, or an error page with HTTP status 200. A download is accepted if
+it answers every request. Otherwise it must answer some requests, have as many lines as the provider reports, end with a
+line feed, and be the same in two downloads.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from batchgen.providers.http_errors import retry_reads
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import atomic_write
 
-DOWNLOADS_PER_TICK = 4  # of one file in one tick, before it is left to the next
-MAX_INCOMPLETE_DOWNLOADS = (
-    2  # ticks in which a file that has too few lines or ends within one is not believed, however far apart
-)
+DOWNLOADS_PER_TICK = 4  # of one file; the next tick tries again
+MAX_INCOMPLETE_DOWNLOADS = 2  # ticks that reject a file with too few lines or a cut last line, however far apart
 
 
 class _Incomplete(NotReady):
@@ -35,11 +33,11 @@ class _Incomplete(NotReady):
 
 
 def download_results(session: Session, remote: ResultReader, batch: Batch, job: Job, keys: Mapping[str, int]) -> bytes:
-    """Return the raw result lines of an ended job (output file, error file, inline results); keep each on disk.
+    """Return the raw result lines of an ended job (output file, error file, inline results), and write each to disk.
 
-    A file that is on disk is complete and is not downloaded again, unless it is empty: reading results a second time
-    must not need the network. Raises NotReady if a file that the job names is not available yet, is not a result file,
-    or seems to be only a part of one. Short files are counted in the ledger; they are accepted after
+    A file on disk is complete and is not downloaded again, unless it is empty: reading results a second time must not
+    need the network. Raises NotReady if a file that the job names is not available yet, is not a result file, or seems
+    to be only a part of one. Incomplete downloads are counted in the ledger; such a file is accepted after
     MAX_INCOMPLETE_DOWNLOADS downloads and the grace period.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
@@ -65,9 +63,9 @@ def download_results(session: Session, remote: ResultReader, batch: Batch, job: 
 def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int:
     """Return how many lines the files of a job must have at least.
 
-    This is the number that the provider reports; without one, 1 for a successful job. It is 0 after
-    MAX_INCOMPLETE_DOWNLOADS downloads of the same short files over at least the grace period: the missing lines will
-    not come. The number alone is not enough, because with `--wait` downloads follow each other within seconds and a
+    This is the number that the provider reports; without one, all `requests` for a successful job, 1 for another. It is
+    0 after MAX_INCOMPLETE_DOWNLOADS incomplete downloads over at least the grace period: the missing lines will not
+    come. The number of downloads alone is not enough, because with `--wait` they follow each other within seconds and a
     fault may last minutes.
     """
     now = session.now()
@@ -78,9 +76,9 @@ def _least_lines(session: Session, batch: Batch, job: Job, requests: int) -> int
 
 
 def salvage(session: Session, remote: ResultReader, batch: Batch, job: Job | None) -> bytes:
-    """Return what exists of the results of a job that is given up (None: the job is gone), b"" if nothing does.
+    """Return the results that exist of a job that is given up (None: the job is gone), b"" if there are none.
 
-    Takes the files on disk and those that can still be downloaded and have result rows; keeps these on disk.
+    Takes the files on disk, and those that can still be downloaded and have result rows; writes these to disk.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
     provider = provider_row(batch.provider)
@@ -114,7 +112,7 @@ def _download(remote: ResultReader, file_id: str) -> bytes | Exception:
     try:
         return retry_reads(call)
     except JobNotFound as error:
-        return NotReady(f"the result file {file_id} is not there ({error}).")
+        return NotReady(f"the result file {file_id} does not exist ({error}).")
     except (NotReady, *REFUSALS) as error:
         return error
 
@@ -122,7 +120,7 @@ def _download(remote: ResultReader, file_id: str) -> bytes | Exception:
 class _Expected(NamedTuple):
     """What the files of a job must have, together with the files `on_disk`.
 
-    They must answer each of `keys`, or else have `least_lines` lines; with 0, parts of files are accepted too.
+    They must answer each of `keys`, or else have `least_lines` lines; if it is 0, parts of files are accepted, too.
     """
 
     provider: Provider
@@ -135,14 +133,12 @@ class _Expected(NamedTuple):
         return bool(self.keys) and self.keys <= set(_answered_keys(self.provider, [*self.on_disk, *bodies]))
 
     def flaw(self, bodies: Sequence[bytes]) -> str:
-        """Return why `bodies`, which were downloaded twice with the same content, seem to be parts of files; "" if they
-        do not.
-        """
+        """Return why `bodies` seem to be parts of files, "" if they do not. Two downloads brought the same `bodies`."""
         found = sum(len(split_lines(body)) for body in (*self.on_disk, *bodies))
         if found < self.least_lines:
-            return f"have {found} lines, {self.least_lines} or more are due"
+            return f"have {found} lines, but at least {self.least_lines} are expected"
         if self.least_lines and any(_is_broken(self.provider, body) for body in bodies):
-            return "are no JSON lines"
+            return "are not JSON lines"
         if self.least_lines and any(map(_ends_within_a_line, bodies)):
             return "end within a line: a part is missing"
         return ""
@@ -151,9 +147,9 @@ class _Expected(NamedTuple):
 def _download_until_trusted(
     remote: ResultReader, file_ids: Sequence[str], expected: _Expected
 ) -> Sequence[bytes | None]:
-    """Return the bytes of the files once they are complete, or the same twice and without a flaw.
+    """Return the bytes of the files once they are complete, or the same in two downloads and without a flaw.
 
-    A file that is not available while the others answer every key is None. Raises NotReady.
+    A file that is not available is None if the others answer every key. Raises NotReady otherwise.
     """
     names, before = ", ".join(file_ids), list[bytes]()
     for _ in range(DOWNLOADS_PER_TICK):
@@ -172,20 +168,20 @@ def _download_until_trusted(
                 raise _Incomplete(f"the results {names} {flaw}.")
             return bodies
         before = bodies
-    flaw = "come back different at every download" if before else "are no JSON lines"
+    flaw = "are different at every download" if before else "are not JSON lines"
     raise NotReady(f"the results {names} {flaw}.")
 
 
 def _is_result_file(provider: Provider, raw: bytes) -> bool:
     """Return whether a body is a result file: it answers a key, is empty, or has broken result rows.
 
-    A page or an error message of a proxy is none of these, however often it comes.
+    A page or an error message of a proxy is none of these.
     """
     return not _start(raw) or any(_answered_keys(provider, [raw])) or _is_broken(provider, raw)
 
 
 def _is_broken(provider: Provider, raw: bytes) -> bool:
-    """Return whether a body answers no key, but starts like a JSON object and has a row that is cut or lost its key."""
+    """Return whether a body answers no key, but starts like a JSON object and has a row that is cut or has no key."""
     rows = _start(raw) == b"{" and any(mark in raw for mark in provider.result_row_markers)
     return rows and not any(_answered_keys(provider, [raw]))
 

@@ -2,15 +2,15 @@
 
 A poll that fails never changes a state. A job counts as lost only after repeated 404 answers over a long time, to calls
 for the job itself with the key that created it. A job that ended may have answered only some requests: every file that
-it offers is read, whatever its state is, and every request gets an outcome. Results may become available after the end
-of a job: one look without results proves nothing.
+it offers is read, whatever its state is, and every request gets an outcome. Results may become available some time
+after the end of a job, so one poll without results proves nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError
+from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError, Temporary
 from batchgen.core.outcomes import Reason
 from batchgen.engine.collection.download import download_results, salvage
 from batchgen.engine.collection.late_results import look_for_late_results
@@ -28,15 +28,11 @@ from batchgen.providers.quotas import PLAN_ADVICE, is_permanent_quota, is_quota_
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
 
-LOST_AFTER_NOT_FOUND = (
-    5  # consecutive 404 answers, over at least LOST_AFTER_GRACE_PERIODS grace periods (2 h by default)
-)
-LOST_AFTER_GRACE_PERIODS = 8
+LOST_AFTER_NOT_FOUND = 5  # consecutive 404 answers, over at least LOST_AFTER_GRACE_PERIODS
+LOST_AFTER_GRACE_PERIODS = 8  # 2 h by default
 OVERDUE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
-NEEDS_PERSON_AFTER_SECONDS = (
-    6 * 3600.0
-)  # for an unknown state, or for results that cannot be had; then somebody is called
-GIVE_UP_SECONDS = 72 * 3600.0  # from the end on: results that cannot be had till then are lost
+NEEDS_PERSON_AFTER_SECONDS = 6 * 3600.0  # with an unknown state or without results; then the user must act
+GIVE_UP_SECONDS = 72 * 3600.0  # after its end, a job whose results are not available counts as lost
 
 
 def collect(session: Session) -> int:
@@ -48,7 +44,7 @@ def collect(session: Session) -> int:
         try:
             collected += _collect_provider(session, provider_row(name), mine)
         except SetupError as error:
-            session.trouble(error, name)  # one provider's refused key is no reason to let the other's results expire
+            session.trouble(error, name)  # the other provider's results must not expire meanwhile
     look_for_late_results(session)
     return collected
 
@@ -72,7 +68,7 @@ def _collect_provider(session: Session, provider: Provider, batches: Sequence[Ba
         except BatchgenError as error:
             session.trouble(error)
             stopped = batch.name
-            break  # the provider is in trouble; asking for the next batch would only wait again
+            break  # the provider has a problem; the next poll would probably wait and fail, too
     if stopped or session.store.fact(_failed_batch_fact(provider)):
         session.store.set_fact(_failed_batch_fact(provider), stopped)
     return collected
@@ -97,12 +93,12 @@ def _was_created_with_current_key(session: Session, provider: Provider, batch: B
     """Return whether the current key created this batch: the jobs of other keys answer 404, which must not count."""
     if batch.job.key_fingerprint == session.key_fingerprint(provider):
         return True
-    if not batch.requests:  # nobody needs what it brings; what it cost is booked when the key comes back
+    if not batch.requests:  # no conversation needs it; its cost is recorded once the key is back
         return False
     session.trouble(
         NeedsPerson(
-            f"{session.describe(batch)} was submitted with another key ({batch.job.key_fingerprint}); it is left"
-            " alone.",
+            f"{session.describe(batch)} was submitted with another key ({batch.job.key_fingerprint}); it was not"
+            " polled.",
             do=f"Run a tick with that key in {provider.key_variable} to collect it.",
         )
     )
@@ -118,14 +114,12 @@ def _jobs_by_id(session: Session, provider: Provider, batches: Sequence[Batch]) 
     except SetupError:
         raise
     except (BatchgenError, *REFUSALS) as error:
-        log.info("%s: no listing (%s); each batch is asked for", provider.name, error)
+        log.info("%s: could not list its jobs (%s); each batch is polled separately", provider.name, error)
         return {}
 
 
 def _prefetch(session: Session, provider: Provider, batches: Sequence[Batch], listed: Mapping[str, Job]) -> Prefetch:
-    """Return the reads of the provider, with the results of ended batches, or of batches not polled yet, fetched in
-    advance.
-    """
+    """Return a reader that fetches results in advance, for batches that ended or are not in the listing."""
     sizes = {
         batch.job.remote_id: batch.plan.bytes
         for batch in batches
@@ -136,15 +130,15 @@ def _prefetch(session: Session, provider: Provider, batches: Sequence[Batch], li
 
 def _poll_batch(session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job | None) -> bool:
     """Poll one batch and settle it if it has ended. Returns whether it was collected."""
-    # A listing does not show results; the job's own address does.
+    # A listing does not show the results of a job; a call for the job itself does.
     if job is None or job.state.ended:
         try:
             job = remote.get(batch.job.remote_id or "")
         except JobNotFound:
             return _handle_not_found(session, remote, batch)
         except REFUSALS as error:
-            raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick asks again.") from None
-    # At the first look nothing was waited for yet, though the clock goes on while it is taken.
+            raise NotReady(f"{session.describe(batch)}: {error}", do="The next tick tries again.") from None
+    # 0 at the first poll that sees the end, although this poll itself takes time.
     waited = 0.0 if batch.job.ended_at is None else session.now() - batch.job.ended_at
     batch = _record_job_state(session, batch, job)
     if not job.state.ended:
@@ -168,7 +162,7 @@ def _record_job_state(session: Session, batch: Batch, job: Job) -> Batch:
             session.trouble(
                 NeedsPerson(
                     f"{session.describe(batch)}: the job shows {what}, {age / 3600:.0f} h after it was submitted.",
-                    do=f"Look at {batch.job.remote_id} in the provider's console; `batchgen cancel` asks for its end.",
+                    do=f"Look at {batch.job.remote_id} in the provider's console; `batchgen cancel` cancels it.",
                 )
             )
     elif not job.state.ended and age > OVERDUE_SECONDS:
@@ -186,7 +180,7 @@ def _handle_not_found(session: Session, remote: ResultReader, batch: Batch) -> b
         times = batch.counters.not_found_count
         raise NotReady(
             f"{session.describe(batch)}: the provider does not know it at the moment ({times} times).",
-            do="The next tick asks again; nothing is given up yet.",
+            do="The next tick polls it again; nothing is given up yet.",
         )
     raw = salvage(session, remote, batch, None)
     _settle_as_lost(session, batch, raw, f"the provider has lost the job {batch.job.remote_id}")
@@ -194,7 +188,7 @@ def _handle_not_found(session: Session, remote: ResultReader, batch: Batch) -> b
 
 
 def _late_results_until(session: Session, raw: bytes) -> float | None:
-    """Return until when late results are looked for (Unix seconds), None for a batch that has some."""
+    """Return until when ticks look for late results (seconds since 1970 UTC), None for a batch that has results."""
     return None if raw.strip() else session.now() + settle.LATE_RESULTS_SECONDS
 
 
@@ -202,6 +196,12 @@ def _download_and_settle(
     session: Session, provider: Provider, remote: Prefetch, batch: Batch, job: Job, waited: float
 ) -> bool:
     """Download and settle what a job offers. It was first seen as ended `waited` seconds ago."""
+    if (
+        job.state is JobState.FAILED
+        and not (job.output or job.inline_rows)
+        and _release_refused_lines(session, batch, job)
+    ):
+        return True
     keys = session.keys(batch)
     try:
         _require_results(session, batch, job, waited)
@@ -217,17 +217,26 @@ def _download_and_settle(
     return True
 
 
-def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
-    """Raise NotReady for an ended job that names no results yet.
+def _release_refused_lines(session: Session, batch: Batch, job: Job) -> bool:
+    """Release a batch that the provider refused because of single lines. Returns whether it named any."""
+    refused = settle.release_except_refused(session, batch, job.line_errors, job.error)
+    if refused:
+        message = f"{session.describe(batch)}: {refused} of its requests were refused ({job.error})."
+        session.trouble(Temporary(message, do="See data/rejected.jsonl; the others are submitted again."))
+    return bool(refused)
 
-    A successful job always has results. A cancellation that we requested is not final: some such jobs deliver
-    everything later, so it is waited for one grace period. A job that the provider cancelled is given up at the second
+
+def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
+    """Raise NotReady for an ended job that names no results, if they may still come.
+
+    A successful job always has results. A cancellation that the user requested is not final: some such jobs deliver
+    everything later, so that they get one grace period. A job that the provider cancelled is given up at the second
     poll; so is an expired one: at Gemini it has no results, at Together it may have some.
     """
     if job.output or job.errors or job.inline_rows:
         return
     if job.state is JobState.CANCELLED and not batch.requests:
-        return  # nobody needs them; if they come all the same, what they cost is booked
+        return  # no conversation needs them; if they come later, their cost is recorded
     asked = batch.job.error == CANCELLATION_REQUESTED
     patience = session.settings.batches.reconcile_grace_seconds if asked else 0
     early = not waited or waited < patience
@@ -236,9 +245,9 @@ def _require_results(session: Session, batch: Batch, job: Job, waited: float) ->
 
 
 def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: float) -> None:
-    """Raise NotReady for an ended job whose results are not available; later NeedsPerson.
+    """Raise NotReady for an ended job whose results are not available; NeedsPerson after some hours.
 
-    Returns when they are given up.
+    Returns once they are given up (GIVE_UP_SECONDS).
     """
     message = f"{session.describe(batch)}: {why}"
     if waited <= NEEDS_PERSON_AFTER_SECONDS:
@@ -247,12 +256,12 @@ def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: floa
         raise NeedsPerson(
             f"{message} It ended {waited / 3600:.0f} h ago.",
             do=f"Look at {batch.job.remote_id} in the provider's console. Ticks go on trying; after"
-            f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are asked again.",
+            f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are sent again.",
         )
 
 
 def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> None:
-    """Settle a batch by the results that exist; the rest was lost with the job."""
+    """Settle a batch by the results that exist. The other requests get the reason LOST."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
     replies = settle.parse_results(session, provider_row(batch.provider), batch, raw, keys, flags)
     until = _late_results_until(session, raw)
@@ -261,7 +270,7 @@ def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> Non
     session.trouble(
         BatchLost(
             f"{session.describe(batch)}: {why}; it is given up, and what it cost is unknown.",
-            do="What did not come is ready again; the next tick submits it.",
+            do="Conversations without a result are ready again; the next tick submits them.",
         )
     )
 
@@ -269,11 +278,11 @@ def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> Non
 def settle_ended_job(
     session: Session, provider: Provider, batch: Batch, job: Job, raw: bytes, keys: Mapping[str, int]
 ) -> None:
-    """Settle every request (`keys`) of an ended batch by its raw result lines. Needs no network."""
+    """Settle every request (`keys`) of an ended batch by its raw result lines. Makes no network call."""
     flags = session.settings.stage(batch.step.stage).retry_flags
     replies = settle.parse_results(session, provider, batch, raw, keys, flags)
-    # A cancel is not final: jobs that said they were cancelled have delivered everything hours later. One that expired
-    # may name the rows that it has later, too.
+    # A cancellation is not final: some cancelled jobs have delivered everything hours later. An expired job may also
+    # name its results later.
     until = _late_results_until(session, raw) if job.state in (JobState.CANCELLED, JobState.EXPIRED) else None
     ending = _batch_end(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)
@@ -287,7 +296,10 @@ _DEFAULT_REASONS = {
 
 
 def _batch_end(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
-    """Return what the end of a job means for requests without a row. A job refused as a whole stops its model."""
+    """Return the ending of a batch: what the end of its job means for requests without a row.
+
+    If the job failed as a whole because of its model or a quota, the model is halted or paused.
+    """
     if job.state is JobState.FAILED and not has_rows:
         scope = model_scope(batch.provider, batch.model)
         if is_model_error(job.error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from batchgen.core.errors import InputError
 from batchgen.core.jsonl import dict_or_empty, split_lines
 from batchgen.core.prompts import reply_fields
 from batchgen.providers import PROVIDERS
-from batchgen.providers.base import ParsedRequest, Provider
+from batchgen.providers.base import ParsedRequest
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(
 
 
 class RequestFile(NamedTuple):
-    """A request file, by its name. `serial` is the number of its batch in the ledger."""
+    """What the name of a request file says. `serial` is the number of its batch in the ledger."""
 
     path: Path
     step: Step
@@ -32,10 +32,13 @@ class RequestFile(NamedTuple):
 
 
 class ReadRequestFile(NamedTuple):
-    """The content of a request file: what it asks, and for which conversations."""
+    """The content of a request file: what it asks, and for which conversations.
+
+    `providers` are those whose request lines have this form.
+    """
 
     file: RequestFile
-    provider: Provider
+    providers: tuple[str, ...]
     asked: tuple[ParsedRequest, ...]
 
     @property
@@ -45,7 +48,7 @@ class ReadRequestFile(NamedTuple):
 
     @property
     def model(self) -> str:
-        """Return the model, "" if the lines do not name it."""
+        """Return the model that it asks, "" if the lines do not name it."""
         return self.asked[0].model
 
     @property
@@ -55,21 +58,21 @@ class ReadRequestFile(NamedTuple):
 
 
 def request_files(layout: Layout) -> list[RequestFile]:
-    """Return one file for each batch number, in order.
+    """Return one request file for each batch number, in the order of the numbers.
 
-    If the program was killed after a request file was written and before the ledger was, that file belongs to no batch.
-    Its number went to a later file, which has an ending or at least is younger.
+    A kill between writing a file and planning its batch leaves a file without a batch. A later file then gets the same
+    number. Of two such files, the one with an ending is the later one, or else the one that was modified last.
     """
     kept: dict[int, RequestFile] = {}
     for one in sorted(_find_request_files(layout), key=lambda one: (has_ending(layout, one), one.path.stat().st_mtime)):
         if before := kept.get(one.serial):
-            log.warning("%s: was never sent; %s has its number", before.path, one.path.name)
+            log.warning("%s: was never sent; its batch number went to %s", before.path, one.path.name)
         kept[one.serial] = one
     return [kept[serial] for serial in sorted(kept)]
 
 
 def has_ending(layout: Layout, file: RequestFile) -> bool:
-    """Return whether the end of a file's batch is known."""
+    """Return whether the batch of a request file has an ending."""
     return layout.ending(file.step, file.path.stem).exists()
 
 
@@ -77,20 +80,24 @@ def _find_request_files(layout: Layout) -> Iterator[RequestFile]:
     for path in (layout.root / "requests").glob("round*/*/*.jsonl"):
         match = _NAME.fullmatch(path.stem)
         if match is None:
-            log.warning("%s: not a request file of this program; it is passed over", path)
+            log.warning("%s: ignored; its name is not that of a request file", path)
             continue
         step = Step(int(match["round"]), Stage(match["stage"]))
         yield RequestFile(path, step, int(match["serial"]), int(match["attempt"]))
 
 
 def read_request_file(file: RequestFile) -> ReadRequestFile:
-    """Read a request file. Raises InputError if it is not a request file of a run."""
+    """Read a request file. Raises InputError if it is damaged or not for a known provider."""
     rows = list(_rows(file.path))
+    by_reader: dict[Callable[..., ParsedRequest | None], list[str]] = {}
     for provider in PROVIDERS.values():
-        if asked := tuple(one for one in map(provider.asked, rows) if one is not None):
-            return ReadRequestFile(file, provider, asked)
+        by_reader.setdefault(provider.asked, []).append(provider.name)
+    for read, names in by_reader.items():
+        if asked := tuple(one for one in map(read, rows) if one is not None):
+            return ReadRequestFile(file, tuple(names), asked)
     raise InputError(
-        f"{file.path}: no provider's requests.", do="Restore requests/ from a backup: rebuild needs it unchanged."
+        f"{file.path}: has no request for a known provider.",
+        do="Restore requests/ from a backup: rebuild needs it unchanged.",
     )
 
 
@@ -100,19 +107,19 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield dict_or_empty(orjson.loads(line))
         except orjson.JSONDecodeError as error:
             raise InputError(
-                f"{path}:{number}: not what was sent ({error}).",
+                f"{path}:{number}: not valid JSON ({error}).",
                 do="Restore requests/ from a backup: rebuild needs it unchanged.",
             ) from None
 
 
 class LastRequestIndex:
-    """Index of the last file that asked for each text of each conversation, four bytes a text.
+    """Knows which file was the last to ask for each text of each conversation. Takes four bytes a text.
 
-    Reads only files that matter: second attempts, and files behind a batch without an ending.
+    Reads only files that matter: later attempts, and all files after the first batch without an ending.
     """
 
     def __init__(self, layout: Layout, files: Sequence[RequestFile], conversations: int) -> None:
-        """`files` are all request files of a run, in order. Raises InputError."""
+        """Read `files`: all request files of a run, in order. Raises InputError."""
         self._serials: dict[int, array[int]] = {}
         open_ones = (file.serial for file in files if not has_ending(layout, file))
         first_open = next(open_ones, files[-1].serial if files else 0)
@@ -127,10 +134,10 @@ class LastRequestIndex:
                 at[number] = sent.file.serial
 
     def asked_again(self, file: RequestFile, numbers: Collection[int]) -> set[int]:
-        """Return those of `numbers` for which a later file asked for the same text."""
+        """Return those of `numbers` that a later file asked for the same text."""
         at = self._serials.get(file.step.position)
         return {number for number in numbers if at[number] > file.serial} if at else set()
 
     def asked_anything_later(self, file: RequestFile, numbers: Collection[int]) -> bool:
-        """Return whether a later file asked for any text of `numbers`. `file` belongs to a batch without an ending."""
+        """Return whether a later file asked for any text of `numbers`. Call it only for a batch without an ending."""
         return any(at[number] > file.serial for at in self._serials.values() for number in numbers)

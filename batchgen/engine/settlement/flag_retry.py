@@ -1,7 +1,7 @@
-"""Reject texts with quality flags that the configuration lists as reasons to ask again (`retry_flags` of a stage).
+"""Reject texts with a quality flag for which the configuration asks again (`retry_flags` of a stage).
 
-Only flags that depend on one dialogue are possible: usual lengths and near-duplicates need the whole dataset, which
-does not exist yet when a batch comes back.
+Only flags that need nothing but one dialogue are possible. Flags that need the whole dataset (usual lengths,
+near-duplicates) cannot be computed when a batch comes back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchgen.ledger.rows import Batch
 
 
 class _NewText(NamedTuple):
-    """A dialogue with one new text, which belongs to the last turn."""
+    """A dialogue whose last turn has the new text that `stage` wrote."""
 
     key: str
     stage: Stage
@@ -25,7 +25,7 @@ class _NewText(NamedTuple):
 
 
 def reject_flagged(session: Session, batch: Batch, replies: Sequence[Reply], names: Sequence[str]) -> list[Reply]:
-    """Return `replies`, as FLAGGED where the accepted text has one of the flags `names`."""
+    """Return `replies`. Accepted ones whose text has one of the flags `names` become FLAGGED, without text."""
     if not names:
         return list(replies)
     accepted = {reply.key: reply for reply in replies if reply.reason is Reason.ACCEPTED}
@@ -39,6 +39,7 @@ def reject_flagged(session: Session, batch: Batch, replies: Sequence[Reply], nam
 
 
 def _new_texts(session: Session, batch: Batch, accepted: dict[str, Reply]) -> Iterator[_NewText]:
+    """Yield one dialogue for each accepted text. A follow-up is a text of its own."""
     stage, names = batch.step.stage, session.names()
     held = [row.number for row in session.store.held_conversations(batch.number)]
     for one in session.store.dialogues.read(held):
@@ -53,15 +54,15 @@ def _new_texts(session: Session, batch: Batch, accepted: dict[str, Reply]) -> It
 
 
 def _add_text(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, ...]:
-    """Return the turns with `text` added as what `stage` wrote: a question begins a new turn."""
+    """Return the turns with the `text` that `stage` wrote. A question begins a new turn."""
     if stage is Stage.QUESTION:
         return (*turns, Turn(text, "", ""))
     return (*turns[:-1], turns[-1]._replace(**{stage.value: text}))
 
 
 def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the flags that each new text has, by key."""
-    from batchgen.dataset.quality.flags import FLAGS, turns_frame  # here: a run without retry flags needs none of it
+    """Map each key to the flags that its texts have."""
+    from batchgen.dataset.quality.flags import FLAGS, turns_frame  # here: only a run with retry flags needs it
 
     found: dict[str, list[str]] = {}
     for stage in {one.stage for one in written}:
@@ -79,6 +80,6 @@ def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str
 
 
 def _numbered(written: Iterable[_NewText]) -> Iterator[Conversation]:
-    """Give each dialogue a number of its own, by which the flags tell conversations apart."""
+    """Number the dialogues anew. The flags tell conversations apart by number, and a follow-up repeats its own."""
     for number, one in enumerate(written):
         yield Conversation(number, one.dialogue.turns)

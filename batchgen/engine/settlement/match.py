@@ -1,7 +1,7 @@
-"""Join results with requests, as polars tables. Pure.
+"""Match the result rows of a batch with its requests, as polars tables. Pure.
 
-Results are matched by key, never by position. Every request sent gets exactly one outcome; rows that were never
-requested are counted and not dropped silently.
+Replies are matched by key, never by position. Each request gets exactly one outcome. Rows that no request asked for
+are counted and returned, not dropped silently.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ REPLIES_SCHEMA = pl.Schema({"key": pl.String, "reply": pl.UInt32})
 
 
 class MatchedResults(NamedTuple):
-    """The outcomes of one batch.
+    """The replies of a batch, matched with its requests.
 
-    `settled` has one entry for every request, in request order; `usage` maps a reason to (requests, tokens) and
-    includes the cost of unknown keys and of billed lines without a key; `strangers` are keys that this batch never
-    sent; `keyless` is the number of lines without a key.
+    `settled` has one outcome for each request, in request order. `usage` maps a reason to (requests, tokens); it
+    includes rows with unknown keys and billed rows without a key. `unknown_keys` are keys that this batch did not send.
+    `keyless` is the number of rows without a key.
     """
 
     settled: list[RequestOutcome]
@@ -33,22 +33,25 @@ class MatchedResults(NamedTuple):
 
 
 def requests_frame(keys: Mapping[str, int]) -> pl.DataFrame:
-    """Return the requests of a batch as a table: key and conversation number, in file order."""
+    """Return the requests of a batch as a table, in file order. `keys` maps a key to a conversation number."""
     return pl.DataFrame({"number": list(keys.values()), "key": list(keys)}, schema=REQUESTS_SCHEMA)
 
 
 def replies_frame(replies: Sequence[Reply]) -> pl.DataFrame:
-    """Return a table with one row per reply; `reply` is its position in `replies`. Keys must be unique."""
+    """Return a table with one row for each reply; `reply` is its index in `replies`. Keys must be unique."""
     return pl.DataFrame({"key": [reply.key for reply in replies], "reply": range(len(replies))}, schema=REPLIES_SCHEMA)
 
 
 def join_replies(requests: pl.DataFrame, replies: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per request sent, in order; `reply` is null for a request without a reply."""
+    """Return one row for each request, in request order; `reply` is null where none came back."""
     return requests.join(replies, on="key", how="left", validate="1:1", maintain_order="left")
 
 
 def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why: str) -> MatchedResults:
-    """Match `replies` (already judged) with the requests `keys`; a missing reply is `absent` because `why`."""
+    """Match parsed `replies` with the requests `keys` (key to conversation number).
+
+    The outcome of a request without a reply has the reason `absent` and the detail `why`.
+    """
     kept = list(one_per_key([reply for reply in replies if reply.key]).values())
     requests, came = requests_frame(keys), replies_frame(kept)
     table = join_replies(requests, came)
@@ -69,7 +72,7 @@ def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Rea
 
 
 def _usage(answers: Sequence[Reply], nobodys: Sequence[Reply]) -> dict[Reason, tuple[int, Usage]]:
-    """Return requests and billed tokens by reason. Replies without a request are superseded: paid, not used."""
+    """Map each reason to (requests, billed tokens). Replies without a request are superseded: paid for, not used."""
     used: dict[Reason, list[Usage]] = {}
     for reply in answers:
         used.setdefault(reply.reason, []).append(reply.usage)

@@ -1,6 +1,6 @@
-"""Settle raw result lines: judge, match, and write them to the store in one transaction. Needs no network.
+"""Settle a batch: parse its result lines, reject swapped replies, match by key, commit one transaction. No network.
 
-How a batch ended is written beside its result files (`BATCH.ending.json`), so that `rebuild` can settle it again.
+How a batch ended is written to a file beside its results (`BATCH.ending.json`), so that `rebuild` can settle it again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ from batchgen.runtime.logging_setup import log
 
 
 class Ending(NamedTuple):
-    """How a batch ended: the outcome and reason for requests without a row, the state, and the error of the job.
+    """How a batch ended.
 
-    `refused`: conversations that a batch which bought nothing leaves rejected, number to reason. `retry_flags`: the
-    quality flags for which texts of this batch were not accepted; the configuration may differ when the store is
-    rebuilt. `late`: the batch had ended without results, and they arrived later. `gone`: the conversations that took no
-    text from late results, number to their first outcome; all others took theirs. `awaited_until`: until then late
-    results may arrive.
+    `absent` and `why` are the reason and detail of each request without a result row. `error` is the error of the job
+    itself. `refused` maps the conversations that a batch which bought nothing rejects to the detail of each.
+    `retry_flags` are the quality flags for which texts of this batch were rejected; they are kept because the
+    configuration may have changed when the store is rebuilt.
+
+    `late`: the batch had ended without results, and they arrived later. `gone` maps the conversations that took no text
+    from late results to their reason at the first end; all others took theirs. Until `awaited_until` (seconds since
+    1970 UTC) a batch that ended without results may still bring some.
     """
 
     absent: Reason
@@ -56,12 +59,10 @@ class Ending(NamedTuple):
     awaited_until: float | None = None
 
 
-# What of the ledger is kept with an ending: no request or result says it.
+# Columns of the ledger that are kept in an ending, because no request or result file has them.
 REMOTE_FIELDS = ("key_fingerprint", "remote_file", "remote_id")
 LEDGER_FIELDS = ("provider", "model", "estimated_usd", "reserved_usd", *REMOTE_FIELDS)
-LATE_RESULTS_SECONDS = (
-    72 * 3600.0
-)  # how long the results of a job that was given up, cancelled or lost may come after all
+LATE_RESULTS_SECONDS = 72 * 3600.0  # so long an abandoned, cancelled or lost job may still bring results
 
 
 def read_ending(path: Path) -> Ending | None:
@@ -87,7 +88,10 @@ def read_ending(path: Path) -> Ending | None:
 
 
 def read_ledger_fields(path: Path) -> dict[str, Any]:
-    """Return the ledger fields in the ending `path`; None for fields that an older version did not write."""
+    """Return the ledger columns that the ending in `path` keeps.
+
+    A column is None if there is no such file, or if an older version of the program wrote it without that column.
+    """
     value = orjson.loads(path.read_bytes()) if path.exists() else {}
     return {name: value.get(name) for name in LEDGER_FIELDS}
 
@@ -101,26 +105,38 @@ def release_batch(
     refused: Mapping[int, str] | None = None,
     late_results_until: float | None = None,
 ) -> None:
-    """End a batch that bought nothing: write its ending, and make its conversations ready, except the `refused`.
+    """End a batch that bought nothing, and write its ending.
 
-    Until `late_results_until` its job may still be found.
+    Its conversations become ready again, except the `refused` ones (number to detail), which are rejected. It may have
+    bought something after all: until `late_results_until` its results may arrive.
     """
     ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=late_results_until)
     write_ending(session, batch, ending)
     session.store.release(batch, state, error=error, refused=refused, late_results_until=late_results_until)
 
 
+def release_except_refused(session: Session, batch: Batch, lines: Mapping[int, str], error: str) -> int:
+    """Reject the conversations of refused request lines (numbered from 1), and make the others ready again.
+
+    For a batch that bought nothing. Returns how many were rejected; with 0 nothing was changed.
+    """
+    rows = session.store.held_conversations(batch.number)
+    refused = {rows[line - 1].number: text for line, text in lines.items() if 0 < line <= len(rows)}
+    if refused:
+        release_batch(session, batch, BatchState.REFUSED, error=error, refused=refused)
+    return len(refused)
+
+
 def abandon_batch(session: Session, batch: Batch, error: str) -> None:
-    """End a batch whose create call left no job that can be found. Its job may be found later."""
+    """End a batch for whose create call no job was found. The job may still appear later."""
     until = (batch.job.intent_at or session.now()) + LATE_RESULTS_SECONDS
     release_batch(session, batch, BatchState.ABANDONED, error=error, late_results_until=until)
 
 
 def forget_ending(session: Session, batch: Batch) -> None:
-    """Delete the ending of a batch that is created now or was created.
+    """Delete the ending of a batch that is about to be created or has a job.
 
-    If the program was killed, an ending may exist that the store does not know; `rebuild` would then buy its
-    conversations again.
+    A kill may have left an ending that the store does not know. With it, `rebuild` would buy the conversations again.
     """
     session.layout.ending(batch.step, batch.name).unlink(missing_ok=True)
 
@@ -137,24 +153,23 @@ def write_ending(session: Session, batch: Batch, ending: Ending) -> None:
 def parse_results(
     session: Session, provider: Provider, batch: Batch, raw: bytes, keys: Mapping[str, int], retry_flags: Sequence[str]
 ) -> list[Reply]:
-    """Parse and judge the lines of a batch's result files.
+    """Parse the result lines of a batch. Reject swapped replies, and texts that have one of `retry_flags`.
 
-    They are judged by finish reason, by the rules for a turn, by whether they answer their own request, and by the
-    quality flags that are reasons to ask again. `keys` are the keys of the batch (`session.keys`), in order.
+    `keys` maps the keys of the batch to conversation numbers, in order (`session.keys`).
     """
     judged = parse_result_lines(provider, batch, raw)
     return reject_flagged(session, batch, _reject_swapped(session, batch, keys, judged), retry_flags)
 
 
 def parse_result_lines(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
-    """Parse and judge the lines of a batch's result files one by one."""
+    """Parse the result lines of a batch one by one, and validate each text."""
     stage = batch.step.stage
     fields, read = reply_fields(stage, follow_up=bool(batch.plan.follow_up)), provider.reply
     return [validate_text(stage, read(line, fields)) for line in split_lines(raw)]
 
 
 def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
-    """Mark replies whose text belongs to another request of this batch as MISPLACED; if there are many, mark all."""
+    """Mark replies whose text answers another request of this batch as MISPLACED; if there are too many, mark all."""
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     requests = _requests(session, batch, keys, accepted)
     wrong = find_swapped_replies(requests, accepted)
@@ -165,10 +180,12 @@ def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], repli
         "%s: %d replies answer another request of the batch%s",
         session.describe(batch),
         len(wrong),
-        "; none of its keys is believed" if every else "",
+        "; all its replies are rejected" if every else "",
     )
     return [
-        reply._replace(reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(reply.key, 'another')}")
+        reply._replace(
+            reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(reply.key, 'another request')}"
+        )
         if reply.reason is Reason.ACCEPTED and (every or reply.key in wrong)
         else reply
         for reply in replies
@@ -176,14 +193,14 @@ def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], repli
 
 
 def _requests(session: Session, batch: Batch, keys: Collection[str], answered: Iterable[str]) -> dict[str, str]:
-    """Return the end of each dialogue by key, for every request of a batch, as long as is compared.
+    """Map the key of each request of a batch to the last characters of its dialogue: those that are compared.
 
-    Requests whose texts came from another batch are known by their replies (`answered` are the keys of all): their text
-    may stand under the key of a request that is still waiting.
+    `answered` are the keys of all accepted replies. The batch may no longer hold a conversation, because another batch
+    brought its text. Its request is still included if it has a reply: that text may belong to a key that is held.
     """
     dialogues = zip(
         *[session.store.dialogues.held_texts(batch)] * batch.position, strict=True
-    )  # one after the other, as read
+    )  # one iterator, repeated: each tuple has the texts of one conversation
     found = dict(zip(keys, (" ".join(said)[-COMPARED_CHARACTERS:] for said in dialogues), strict=True))
     asked = {key: parsed.number for key in answered if key not in found and (parsed := parse_key(key))}
     if not asked:
@@ -198,10 +215,10 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
 
 
 def settle_late_results(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """Settle results that arrived after their batch had ended without any.
+    """Settle a batch by results that arrived after it had ended without any.
 
-    A text is accepted for each conversation that has none yet, even if another batch was asked for it since. All else
-    is superseded: the first outcome of the conversation stays.
+    A text is accepted if the conversation has none yet, even if another batch was asked for it since. All other rows
+    are superseded. A conversation that takes no text keeps the reason that the batch's first end gave it.
     """
     with session.store.transaction():
         ended, lent = session.store.reclaim_for_late_results(batch)
@@ -210,7 +227,7 @@ def settle_late_results(session: Session, provider: Provider, batch: Batch, raw:
         brought = {keys[key] for key in accepted_keys(judged) if key in keys}
         holders = session.store.return_reclaimed(batch, lent, but=brought)
         if not brought and batch.state == BatchState.ABANDONED:
-            # As it ended: a kill may have left an ending that says otherwise.
+            # Write the first ending again: a kill may have left another one.
             why = batch.job.error or ""
             write_ending(session, batch, Ending(Reason.NOT_SENT, why, batch.state, why))
             book_unused_results(session, provider, batch, raw)
@@ -223,10 +240,10 @@ def settle_late_results(session: Session, provider: Provider, batch: Batch, raw:
 
 
 def _release_unneeded(session: Session, holder: Batch) -> None:
-    """Release conversations that need this batch no more. If it was not created yet, the others go in a new batch."""
+    """End a waiting batch that lost conversations to late results. Its other conversations go into another batch."""
     if holder.state not in WAITING_STATES:
         return
-    why = "texts that it was to ask for came late from an earlier batch"
+    why = "late results of an earlier batch brought texts that it asks for"
     if holder.job.intent_at is None:
         release_batch(session, holder, BatchState.REFUSED, error=why)
     else:
@@ -234,7 +251,7 @@ def _release_unneeded(session: Session, holder: Batch) -> None:
 
 
 def book_unused_results(session: Session, provider: Provider, batch: Batch, raw: bytes) -> None:
-    """Record the cost of a late job whose texts no conversation waits for: every line is superseded."""
+    """Record the cost of late results whose texts are not needed. Every row is superseded."""
     from batchgen.engine.settlement.match import match_results  # here: it loads polars
 
     replies = [provider.reply(line, ()) for line in split_lines(raw)]
@@ -251,7 +268,7 @@ def _add_prices(
 
 
 def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply], ending: Ending) -> None:
-    """Write texts, failures, tokens, money and the end of the batch in one transaction."""
+    """Write the ending, then enter texts, failures, tokens, money and the batch's end in one transaction."""
     from batchgen.engine.settlement.match import match_results  # here: it loads polars
 
     write_ending(session, batch, ending)
@@ -261,7 +278,7 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
     strangers = len(merged.unknown_keys) - len(ending.gone)
     if strangers > 0 or merged.keyless:
         log.warning(
-            "%s: %s for requests that it does not hold and %d without a key are left aside",
+            "%s: ignored %s for requests that it does not hold and %d without a key",
             session.describe(batch),
             pluralize(max(strangers, 0), "line"),
             merged.keyless,
@@ -287,10 +304,10 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
 def _add_first_outcomes(
     usage: Mapping[Reason, tuple[int, Usage]], gone: Mapping[int, Reason]
 ) -> dict[Reason, tuple[int, Usage]]:
-    """Return the outcomes of a batch, with the first outcomes of conversations that took no text from it."""
+    """Add the reasons of the first end, for conversations that took no late text, to the outcomes of a batch."""
     found = dict(usage)
     for reason, count in Counter(gone.values()).items():
-        if reason is not Reason.NOT_SENT:  # which is no outcome: nothing was bought
+        if reason is not Reason.NOT_SENT:  # nothing was bought, so there is no outcome
             more, used = found.get(reason, (0, Usage()))
             found[reason] = (count + more, used)
     return found

@@ -22,7 +22,7 @@ from batchgen.runtime.logging_setup import log
 
 
 def is_on_hold(session: Session, scope: str, step: Step) -> str:
-    """Return why a quota back-off or a halt forbids batches of this model or step now, "" if none does."""
+    """Return why a pause or a halt forbids batches of this model or step now, "" if none does. Record a trouble."""
     waits = session.store.holds.all()
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not is_in_force(wait, session.now()):
@@ -37,19 +37,18 @@ def may_submit_draft(session: Session, shard: BatchDraft, halted: set[str], reas
 
     `halted` are the models that stopped in this command.
     """
-    provider = session.provider(shard.step.stage)
-    model = session.model(provider)
-    scope = model_scope(provider.name, model)
+    choice = session.choice(shard.step.stage)
+    scope = model_scope(*choice)
     if scope in halted or is_on_hold(session, scope, shard.step):
         return False
-    wanted = _BatchNeeds(shard.step, provider.name, model, shard.input_tokens, shard.reserved_usd)
+    wanted = _BatchNeeds(shard.step, *choice, shard.input_tokens, shard.reserved_usd)
     return _has_room(session, wanted, reasons)
 
 
 def may_submit_planned(session: Session, batch: Batch, behind: Sequence[Batch], reasons: dict[Step, str]) -> bool:
     """Return whether a batch that an earlier command planned may be sent: limits may have changed since.
 
-    It is sent before the batches `behind` it, so what they will need does not count against it.
+    It is sent before the batches `behind` it, so their reserved amounts do not count against it.
     """
     need = _max_cost_usd(session, batch)
     later = sum(_max_cost_usd(session, one) or 0 for one in (batch, *behind))
@@ -58,7 +57,7 @@ def may_submit_planned(session: Session, batch: Batch, behind: Sequence[Batch], 
 
 
 def record_hold(session: Session, step: Step, reason: str) -> None:
-    """Record for `status` why a limit holds conversations at `step` back, "" if none does."""
+    """Record for `status` why a limit holds back conversations at `step`, "" if none does."""
     if reason:
         session.store.holds.put(Hold(step_scope(step.position), None, 0, reason))
     else:
@@ -66,10 +65,10 @@ def record_hold(session: Session, step: Step, reason: str) -> None:
 
 
 class _BatchNeeds(NamedTuple):
-    """What a batch needs.
+    """What a batch needs: estimated input `tokens`, and at most `usd` (None: the price is unknown).
 
-    Of the planned batches only those with a number below `before` count; `later_usd` of the reserved amount is for this
-    batch and those behind it. `usd` is None if the price is unknown.
+    Of the planned batches only those with a number below `before` count against the limits. `later_usd` of the reserved
+    amount is for this batch and those behind it, and does not count.
     """
 
     step: Step
@@ -82,7 +81,7 @@ class _BatchNeeds(NamedTuple):
 
 
 def _has_room(session: Session, wanted: _BatchNeeds, reasons: dict[Step, str]) -> bool:
-    """Return whether a batch fits the limits; the first reason why not is kept."""
+    """Return whether a batch fits the limits; otherwise add the reason to `reasons`, if its step has none yet."""
     reason = _why_no_room(session, wanted)
     if reason:
         log.info("%s waits: %s", wanted.step, reason)
@@ -99,7 +98,7 @@ def _why_no_room(session: Session, wanted: _BatchNeeds) -> str:
     if reason := _why_over_provider_limits(session, wanted.provider, enqueued, wanted.tokens):
         return reason
     if not _affordable(session, wanted):
-        return f"max_usd = {session.settings.max_usd:g} would be passed"
+        return f"max_usd = {session.settings.max_usd:g} would be exceeded"
     return ""
 
 
@@ -117,7 +116,7 @@ def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[i
 
 
 def _affordable(session: Session, wanted: _BatchNeeds) -> bool:
-    """Return whether `max_usd` allows the batch."""
+    """Return whether `max_usd` allows the batch; otherwise record a trouble."""
     cap = session.settings.max_usd
     if not cap:
         return True
@@ -130,7 +129,7 @@ def _affordable(session: Session, wanted: _BatchNeeds) -> bool:
 
 
 def _max_cost_usd(session: Session, batch: Batch) -> float | None:
-    """Return the most that a planned batch can cost, by the price known now."""
+    """Return the most that a planned batch can cost in USD, None if the price is still unknown."""
     if batch.plan.reserved_usd is not None:
         return batch.plan.reserved_usd
     rate = session.rate(batch.provider, batch.model)
@@ -141,15 +140,15 @@ def _budget_error(
     session: Session, step: Step, need_usd: float | None, left: float, held: CostSummary
 ) -> BudgetReached:
     if need_usd is None or held.unpriced:
-        models = held.unpriced_models or (session.model(session.provider(step.stage)),)
+        models = held.unpriced_models or (session.model(step.stage),)
         return BudgetReached(
-            f"{step}: it was not sent, because max_usd = {session.settings.max_usd:g} cannot be kept: the price of"
-            f" {', '.join(models)} is unknown.",
+            f"{step}: the next batch was not sent, because max_usd = {session.settings.max_usd:g} cannot be checked:"
+            f" the price of {', '.join(models)} is unknown.",
             do=f'Set it in batchgen.toml: [prices."{models[0]}"] input = ..., output = ... (USD per million tokens).',
         )
     return BudgetReached(
         f"{step}: the next batch costs up to ${need_usd:.4f}; ${max(left, 0):.4f} of max_usd ="
         f" {session.settings.max_usd:g} is left (spent ${held.spent_usd:.4f}, reserved ${held.reserved_usd:.4f})."
         " It was not sent.",
-        do="Raise max_usd in batchgen.toml, or let what is in flight come back first.",
+        do="Raise max_usd in batchgen.toml, or wait until batches in flight have ended: they may cost less.",
     )

@@ -1,4 +1,4 @@
-"""Predict the length of replies, for `estimate`, `submit --dry-run` and reservations in the ledger.
+"""Predict the length of replies, for `estimate`, `submit --dry-run` and the estimated cost in the ledger.
 
 If a stage has accepted replies already, their mean length is used.
 """
@@ -14,14 +14,14 @@ JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
 
 
 def asks_follow_up(session: Session, step: Step) -> bool:
-    """Return whether requests of `step` ask for the next question too: `ask_next`, but not in the last round."""
+    """Return whether requests of `step` also ask for the next question: with `ask_next`, but not in the last round."""
     return (
         step.stage is Stage.CORRECTION and step.round < session.settings.rounds and session.settings.correction.ask_next
     )
 
 
 def expected_output_tokens(session: Session, step: Step) -> float:
-    """Return the expected output tokens of one reply of `step`, with the question it may include."""
+    """Return the expected output tokens of one reply of `step`, including a follow-up."""
     if not asks_follow_up(session, step):
         return expected_text_tokens(session, step.stage)
     measured = _mean_output_tokens(session, step.stage, along=True)
@@ -29,7 +29,7 @@ def expected_output_tokens(session: Session, step: Step) -> float:
 
 
 def expected_text_tokens(session: Session, stage: Stage) -> float:
-    """Return the expected output tokens of one reply of `stage` without a question."""
+    """Return the expected output tokens of one reply of `stage` without a follow-up."""
     if measured := _mean_output_tokens(session, stage, along=False):
         return measured
     if stage is Stage.CORRECTION and (both := _mean_output_tokens(session, stage, along=True)):

@@ -1,7 +1,7 @@
-"""Encode many request lines at once: the parts that all lines share are encoded once. Pure.
+"""Encode many request lines at once: the parts that all lines share are encoded only once. Pure.
 
-A template is made with the provider's own codec: a dialogue of markers is encoded, and the line is cut at the markers.
-Texts are escaped together by the same encoder, so that the lines are byte for byte those of the codec.
+A template is made with the provider's own codec: it encodes a dialogue of placeholders, and the line is cut at these.
+All texts are escaped by one call of the same JSON encoder, so that the lines are byte for byte those of the codec.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _ASCII = bytes(range(0x80))
 class RequestTemplate(NamedTuple):
     """The template for the request lines of one step.
 
-    `fenced` texts are JSON inside JSON. `fixed_features` are the text features of one request's messages without the
-    texts; `system` is its system text.
+    `fenced`: the texts are JSON inside JSON. `fixed_features` are the text features of one request's messages without
+    the texts; `system` is its system text.
     """
 
     line_template: LineTemplate
@@ -42,7 +42,7 @@ class RequestTemplate(NamedTuple):
 def make_request_template(
     places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]
 ) -> RequestTemplate:
-    """Return the template for dialogues of `places` texts: `ask` builds the prompt, `encode` is the codec."""
+    """Return the template for dialogues of `places` texts. `ask` builds the prompt, `encode` is the codec."""
     texts = marks(range(places))
     asked = ask(texts)
     line = encode(KEY_PLACEHOLDER, asked)
@@ -53,6 +53,7 @@ def make_request_template(
 
 
 def _fixed_features(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> TextFeatures:
+    """Return the text features of a prompt without the placeholders `marks`."""
     said = " ".join(message.text for message in asked.messages)
     found = count_features(said)
     for mark in marks:
@@ -78,15 +79,15 @@ def render_requests(form: RequestTemplate, keys: Sequence[bytes], texts: list[st
 
 
 def _encode_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
-    """Return each text as a JSON string on one line."""
+    """Return each text as a JSON string on one line, and the features of all texts."""
     said = b" ".join([text.encode() for text in texts])
     return split_encoded_list(_one_line(orjson.dumps(texts, option=orjson.OPT_INDENT_2))), count_utf8_features(said)
 
 
 def _encode_nested_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
-    """Return each text as a JSON string inside a JSON string, without the outer quotation marks."""
+    """Return each text as a JSON string inside a JSON string, without the outer quotation marks, and the features."""
     inner = orjson.dumps(texts, option=orjson.OPT_INDENT_2)
-    # A string of JSON holds nothing else that a second escaping would change; the line feeds between items stay.
+    # A second escaping changes only backslashes and quotation marks. The line feeds between the items stay.
     pieces = split_encoded_list(_one_line(inner.replace(b"\\", rb"\\").replace(b'"', rb"\"")))
     return pieces, count_utf8_features(orjson.dumps(texts)[1:-1]).plus(
         TextFeatures(punctuation=1), 1 - len(texts)
@@ -94,6 +95,6 @@ def _encode_nested_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:
 
 
 def _one_line(encoded: bytes) -> bytes:
-    """Escape line separators. They are looked for only in lines that are not ASCII, which are few."""
+    """Escape Unicode line separators. Only the few characters that are not ASCII are searched for them."""
     beyond = encoded.translate(None, _ASCII)
     return escape_line_ends(encoded, [end for end in LINE_ENDS if end.encode() in beyond])

@@ -7,11 +7,11 @@ from batchgen.core.errors import StageStopped
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES
 
-MIN_SETTLED = 5  # settled conversations before a share means anything; all of them in a smaller run
+MIN_SETTLED = 5  # settled conversations before the share is checked; all of them in a smaller run
 
 
 def rejection_limit_error(session: Session, step: Step) -> StageStopped | None:
-    """Return the error because of which `step` may not go on, or None."""
+    """Return the error that stops `step`, None if it may go on."""
     done, left = session.store.totals.settled_at(step.position)
     settled = left + done
     limit = session.settings.stage(step.stage).max_rejected_share
@@ -21,14 +21,14 @@ def rejection_limit_error(session: Session, step: Step) -> StageStopped | None:
     if left <= limit * came_back:
         return None
     return StageStopped(
-        f"{step}: {left} of {came_back} conversations were left behind ({_reasons(session, step)});"
+        f"{step}: {left} of {came_back} conversations were rejected ({_reasons(session, step)});"
         f" max_rejected_share = {limit:g} stops the step.",
         do=f"Read data/rejected.jsonl. Then raise max_rejected_share in [{step.stage}], or: batchgen retry.",
     )
 
 
 def _pending_retries(session: Session, step: Step) -> int:
-    """Count conversations that failed by accident and may still succeed: an outage must not stop a step."""
+    """Count the conversations that failed and are tried again: a temporary outage must not stop a step."""
     live = session.store.batches(*LIVE_STATES)
     return session.store.totals.pending_retries(step) + sum(
         batch.requests for batch in live if batch.step == step and batch.attempt > 1

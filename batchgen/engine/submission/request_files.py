@@ -1,6 +1,6 @@
 """Build the lines of one request file from ready conversations, within every limit. Pure except for reading the store.
 
-A file is encoded and counted as a whole. Only if that is near a limit are its lines made and counted one by one.
+All lines of a file are encoded and counted at once. If the result exceeds a limit, they are encoded one by one instead.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from batchgen.engine.submission.line_templates import make_request_template, ren
 from batchgen.ledger.rows import ReadyConversation
 from batchgen.providers.base import Parameters
 
-MAX_HALVINGS = 3  # of a batch for further attempts
-MAX_DOUBLINGS = 3  # of the output ceiling: beyond a model's maximum the whole batch would be refused
+MAX_HALVINGS = 3  # of the size of a batch, after failed attempts
+MAX_DOUBLINGS = 3  # of the output token limit: above the model's maximum, the provider would refuse the whole batch
 
 
 class Limits(NamedTuple):
-    """What one request file may hold: requests, encoded bytes, estimated input tokens."""
+    """The limits of one request file: requests, encoded bytes, estimated input tokens, and bytes of one line."""
 
     requests: int
     bytes: int
@@ -38,8 +38,8 @@ class Limits(NamedTuple):
 class BatchDraft(NamedTuple):
     """The content of one request file, and its expected cost (USD; None: price unknown).
 
-    `reserved_usd` is the most it can cost: every reply as long as its token limit, the input by its margin more than
-    estimated.
+    `reserved_usd` is the most it can cost: every reply as long as its token limit, and the estimated input tokens plus
+    a margin.
     """
 
     step: Step
@@ -71,7 +71,7 @@ class RequestLine(NamedTuple):
 
 
 class _RequestLines(NamedTuple):
-    """Request lines as one block, and their estimated input tokens."""
+    """Request lines as one block of bytes, and their estimated input tokens."""
 
     rows: list[ReadyConversation]
     body: bytes
@@ -92,10 +92,10 @@ def limits(session: Session, step: Step) -> Limits:
 
 
 def draft_batch(session: Session, step: Step, tried: int, *, after: int = 0) -> BatchDraft | None:
-    """Return the next request file of `step` for conversations tried `tried` times, None if none is ready.
+    """Return the next batch of `step` for conversations that were tried `tried` times, None if none is ready.
 
-    Only conversations behind number `after` are used. Those whose single request exceeds a limit are added to
-    `too_large` and left out.
+    Only conversations with a number above `after` are used. Those whose own request exceeds a limit are only in
+    `too_large`.
     """
     attempt = tried + 1
     bounds = limits(session, step)
@@ -109,7 +109,7 @@ def draft_batch(session: Session, step: Step, tried: int, *, after: int = 0) -> 
 
 
 def _fits_limits(found: _RequestLines, bounds: Limits) -> bool:
-    """Return whether lines that were made as one block need no cutting."""
+    """Return whether lines that were encoded as one block are within every limit."""
     if found.input_tokens > bounds.tokens or len(found.body) > bounds.bytes or not found.rows:
         return False
     return len(found.body) <= bounds.line_bytes or max(map(len, found.body.split(b"\n"))) < bounds.line_bytes
@@ -118,7 +118,7 @@ def _fits_limits(found: _RequestLines, bounds: Limits) -> bool:
 def _encode_up_to_limits(
     session: Session, step: Step, rows: list[ReadyConversation], attempt: int, bounds: Limits
 ) -> _RequestLines:
-    """Return as many requests as the limits allow, made one by one."""
+    """Encode requests one by one, as many as the limits allow."""
     taken: list[RequestLine] = []
     too_large: list[ReadyConversation] = []
     size = tokens = 0
@@ -135,10 +135,10 @@ def _encode_up_to_limits(
 
 
 def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[ReadyConversation]:
-    """Return half as many requests for each time they failed.
+    """Keep at most `most` rows, halved for each failed attempt.
 
-    A batch fails as a whole, and large jobs expire more often. A refusal or a create call that was given up bought
-    nothing and does not count.
+    A batch may fail as a whole, and large jobs expire more often. A refused or abandoned batch bought nothing and does
+    not count.
     """
     return rows[: max(most >> min(rows[0].failed_attempts, MAX_HALVINGS), 1)] if rows else rows
 
@@ -162,7 +162,7 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     most = wanted.max_output_tokens
     if asks_follow_up(session, step):
         most += session.settings.question.max_output_tokens
-    model = session.model(session.provider(step.stage))
+    model = session.model(step.stage)
     return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
 
 
@@ -183,7 +183,7 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _RequestLines:
-    """Encode the same lines as one block, many times faster. Returns no rows if a text is empty."""
+    """Encode the same lines as one block, which is many times faster. Returns no rows if a text is empty."""
     encode, ask, key = (
         session.provider(step.stage).line,
         prompt_builder(session, step),
@@ -208,8 +208,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines) -> BatchDraft:
-    provider = session.provider(step.stage)
-    rate = session.rate(provider.name, session.model(provider))
+    rate = session.rate(*session.choice(step.stage))
     tokens = found.input_tokens
     ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
     ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())

@@ -1,9 +1,10 @@
 """Send planned batches to their provider.
 
-The steps of the submission protocol, in order: request file durable, upload, intent durable, exactly one create call,
-id durable. The program may be killed between any two; what that leaves is continued here or in `reconcile`.
+The steps of the submission protocol, in order: write the request file durably, upload it, write the intent durably,
+make exactly one create call, write the job's id durably. The program may be killed between any two of them. This module
+or `reconcile` then continues.
 
-Batches are created one by one. The first batch of a model goes alone. After it was accepted, the files of the next
+Batches are created one by one. The first batch of a model is sent alone. After it was accepted, the files of the next
 batches are uploaded in threads: an upload costs nothing and may be repeated. After an error the model stops.
 """
 
@@ -26,7 +27,7 @@ from batchgen.core.errors import (
     Temporary,
 )
 from batchgen.engine.maintenance import delete_input_files
-from batchgen.engine.reconcile import adopt, jobs_by_lookup_key
+from batchgen.engine.reconcile import adopt, jobs_by_label, matching_jobs
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.submission.admission import is_on_hold
@@ -41,7 +42,6 @@ from batchgen.providers.base import (
     LinesRefused,
     ModelGone,
     RemoteFile,
-    lookup_key,
 )
 from batchgen.runtime.concurrency import start_thread
 from batchgen.runtime.failpoints import failpoint
@@ -49,8 +49,8 @@ from batchgen.runtime.files import hash_file
 from batchgen.runtime.logging_setup import log
 
 MAX_UPLOADS_AHEAD = 4  # files that are uploaded while the batches before them are created
-MAX_UPLOAD_AHEAD_BYTES = 32_000_000  # of them and of the one before them together: what is under way may lie in memory
-MAX_FAILED_UPLOADS = 3  # of a file that the provider cannot process, before somebody is called
+MAX_UPLOAD_AHEAD_BYTES = 32_000_000  # of them and the current one together, because all may be in memory
+MAX_FAILED_UPLOADS = 3  # of a file that the provider cannot process, before the step is halted
 
 
 class _FileNotReady(NotReady):
@@ -64,8 +64,8 @@ class _ModelHalted(Exception):
 class _Submission:
     """A planned batch that is being sent.
 
-    `upload` is set if its upload was started in advance. `kept`: an earlier command uploaded the file, and the provider
-    should still have it.
+    `upload` is set if its upload was started in advance. `kept` is true if an earlier command uploaded the file and the
+    provider should still have it.
     """
 
     __slots__ = ("batch", "kept", "upload")
@@ -76,11 +76,11 @@ class _Submission:
 
 
 class Sender:
-    """The submissions of one command. `halted` are the models that stopped in it."""
+    """Sends the batches of one command. `halted` are the models that stopped in it."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._granted = set[str]()  # models of which a batch was created in this command
+        self._granted = set[str]()  # models that accepted a batch in this command
         self.halted: set[str] = set()
 
     def send(self, batches: Iterable[Batch]) -> int:
@@ -108,7 +108,7 @@ class Sender:
             if not isinstance(error, _FileNotReady):
                 self.halted.add(_batch_scope(batch))
 
-    # ---- which batch goes, and what is uploaded meanwhile
+    # ---- which batch is sent next, and what is uploaded meanwhile
 
     def _next(self, source: Iterator[Batch], waiting: deque[_Submission]) -> _Submission | None:
         """Return the next batch that may be created. The others wait for a later tick."""
@@ -140,7 +140,7 @@ class Sender:
                     outgoing.upload = start_thread(self._upload_call(outgoing), f"uploading {batch.name}")
 
     def _record_unused_upload(self, outgoing: _Submission) -> None:
-        """Record the upload of a batch that may not be created now, for a later tick."""
+        """Record the upload of a batch that may not be created now, so that a later tick can use it."""
         if outgoing.upload is not None and not outgoing.kept:
             with suppress(BatchgenError, *REFUSALS):
                 _record_upload(self._session, outgoing.batch, outgoing.upload.result())
@@ -148,13 +148,14 @@ class Sender:
     # ---- the protocol
 
     def _deliver(self, outgoing: _Submission) -> None:
-        """Upload the file, look for a job that an earlier command may have created, create. Returns when it is in
-        flight.
+        """Upload the file, look for a job that an earlier command may have created, or create one.
+
+        Returns when the batch is in flight.
         """
         batch = self._finish_upload(outgoing)
         if batch.job.intent_at is not None and self._adopt_existing_job(batch):
             return
-        if outgoing.kept:  # uploaded by an earlier command; the file is the evidence of what is bought now
+        if outgoing.kept:  # uploaded by an earlier command: the file on disk must still be what is bought now
             _check_file(self._session, batch)
         self._create(batch)
 
@@ -172,7 +173,7 @@ class Sender:
         return partial(remote.upload, session.layout.requests(batch.step, batch.name), batch.plan.bytes)
 
     def _finish_upload(self, outgoing: _Submission) -> Batch:
-        """Return the batch once its file may be used."""
+        """Wait for the upload, record it, and return the batch. Raises _FileNotReady while the file is processed."""
         session, batch = self._session, outgoing.batch
         call = outgoing.upload.result if outgoing.upload is not None else self._upload_call(outgoing)
         try:
@@ -182,7 +183,7 @@ class Sender:
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
             self._pause_model(batch, error)
         except Temporary:
-            # It may be this file alone: the next time others go first.
+            # Perhaps only this file fails: next time, other batches are sent first.
             session.store.update(batch, failed_uploads=max(batch.counters.failed_uploads, 1))
             raise
         except REFUSALS as error:
@@ -191,23 +192,22 @@ class Sender:
         if not file.ready:
             raise _FileNotReady(
                 f"{session.describe(batch)}: the provider is still processing the uploaded file.",
-                do="The next tick goes on.",
+                do="The next tick checks it again.",
             )
         return batch
 
     def _adopt_existing_job(self, batch: Batch) -> bool:
-        """Before a name is used again that an earlier command used, look for its job and adopt it."""
+        """Adopt the job of an earlier create call for this batch, if there is one. Returns whether there was."""
         session, provider = self._session, provider_row(batch.provider)
-        wanted = lookup_key(provider, name=batch.name, remote_file=batch.job.remote_file or "")
-        matches = jobs_by_lookup_key(session, provider).get(wanted)
+        matches = matching_jobs(batch, jobs_by_label(session, provider))
         if matches:
             adopt(session, provider, batch, matches)
         return bool(matches)
 
     def _create(self, batch: Batch) -> None:
-        """Make intent durable, make one create call, make the id durable.
+        """Write the intent durably, make one create call, write the job's id durably.
 
-        After a clear refusal the batch is put back to its earlier state, or released.
+        After an explicit error response the batch is put back to its earlier state, or released.
         """
         session = self._session
         remote = session.remote(provider_row(batch.provider))
@@ -218,12 +218,12 @@ class Sender:
             remote_id = remote.create(model=batch.model, file_id=batch.job.remote_file or "", name=batch.name)
         except Ambiguous as error:
             raise Ambiguous(
-                f"{session.describe(batch)}: {error}", do="The next tick looks for it; nothing is bought twice."
+                f"{session.describe(batch)}: {error}", do="The next tick looks for its job; nothing is bought twice."
             ) from None
         except QuotaReached as error:
             self._pause_model(session.store.update(batch, state=BatchState.UPLOADED), error)
         except (SetupError, Temporary):
-            session.store.update(batch, state=BatchState.UPLOADED)  # a clear no, or never sent: nothing was bought
+            session.store.update(batch, state=BatchState.UPLOADED)  # refused or never sent: nothing was bought
             raise
         except REFUSALS as error:
             _handle_refusal(session, batch, error)
@@ -235,7 +235,7 @@ class Sender:
         log.info("%s: submitted as %s", session.describe(batch), remote_id)
 
     def _pause_model(self, batch: Batch, error: QuotaReached) -> NoReturn:
-        """Hold a model back after a quota error, with a back-off that lasts over ticks. Attempts do not increase."""
+        """Pause a model after a quota error, across ticks. Attempts do not increase. Raises _ModelHalted."""
         session = self._session
         hold = session.store.holds.pause(_batch_scope(batch), str(error), session.now(), error.retry_after_seconds)
         session.trouble(hold_error(hold, session.now()))
@@ -243,7 +243,7 @@ class Sender:
 
 
 def _batch_scope(batch: Batch) -> str:
-    """Return what stops, is trusted, and is held back together."""
+    """Return the scope of a batch's model: all batches of one model are paused and halted together."""
     return model_scope(batch.provider, batch.model)
 
 
@@ -270,27 +270,29 @@ def _record_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
 
 
 def _check_file(session: Session, batch: Batch) -> None:
-    """Check that the bytes to be sent, or already uploaded, are the bytes that were planned."""
+    """Check that the request file is still the one that was planned. Otherwise release the batch, raise Temporary."""
     path = session.layout.requests(batch.step, batch.name)
     try:
         same = hash_file(path).sha256 == batch.plan.sha256
     except FileNotFoundError:
         same = False
     if not same:
-        batch = session.store.update(batch, intent_at=None)  # nothing was bought with it, and nothing will be
-        settle.release_batch(session, batch, BatchState.REFUSED, error="the request file is not what was planned")
+        batch = session.store.update(batch, intent_at=None)  # nothing was bought with this file
+        settle.release_batch(session, batch, BatchState.REFUSED, error="the request file was changed after planning")
         raise Temporary(
             f"{path}: not the file that was planned; it was not sent.", do="The next tick writes a new one."
         )
 
 
-# ---- after a clear no to an upload or a create call: nothing was bought, so nothing is waited for
+# ---- after an explicit error response to an upload or a create call: nothing was bought
 
 
 def _handle_refusal(session: Session, batch: Batch, error: Exception) -> NoReturn:
-    """Release `batch`, or put it back to before its upload. Raises _ModelHalted; Temporary if the next tick goes on."""
+    """Release `batch`, or put it back to before its upload. Raises Temporary if the next tick may go on, else
+    _ModelHalted.
+    """
     if isinstance(error, FileGone | JobNotFound):
-        _upload_again(session, batch, f"the uploaded file is gone ({error})")
+        _upload_again(session, batch, f"the provider no longer has the uploaded file ({error})")
     if isinstance(error, FileFailed) and batch.counters.failed_uploads < MAX_FAILED_UPLOADS:
         _upload_again(session, batch, str(error), failed=1)
     if isinstance(error, LinesRefused):
@@ -308,13 +310,11 @@ def _upload_again(session: Session, batch: Batch, why: str, *, failed: int = 0) 
 
 def _handle_refused_lines(session: Session, batch: Batch, error: LinesRefused) -> NoReturn:
     """Reject the conversations of the lines that the provider named; the others go in a new batch."""
-    rows = session.store.held_conversations(batch.number)
-    refused = {rows[line - 1].number: text for line, text in error.lines.items() if 0 < line <= len(rows)}
+    refused = settle.release_except_refused(session, batch, error.lines, str(error))
     if not refused:
         _halt_step(session, batch, str(error))
-    settle.release_batch(session, batch, BatchState.REFUSED, error=str(error), refused=refused)
     raise Temporary(
-        f"{session.describe(batch)}: {len(refused)} of its requests were refused ({error}).",
+        f"{session.describe(batch)}: {refused} of its requests were refused ({error}).",
         do="See data/rejected.jsonl; the others are submitted again.",
     )
 
@@ -328,8 +328,8 @@ def _handle_model_gone(session: Session, batch: Batch, message: str) -> NoReturn
 
 
 def _halt_step(session: Session, batch: Batch, message: str) -> NoReturn:
-    """Stop a step until a person acts, because the same refusal would come again at every tick."""
+    """Halt a step until the user acts, because every tick would get the same refusal. Raises _ModelHalted."""
     settle.release_batch(session, batch, BatchState.REFUSED, error=message)
     session.store.holds.put(Hold(halt_scope(batch.position), None, 1, f"{batch.step} was refused: {message}"))
-    session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Mend the cause, then: batchgen retry"))
+    session.trouble(StageStopped(f"{session.describe(batch)}: {message}", do="Fix the cause, then: batchgen retry"))
     raise _ModelHalted

@@ -1,10 +1,10 @@
-"""Plan batches for ready conversations, as many as may be sent now. `sender` sends them."""
+"""Plan batches for ready conversations, as many as may be sent now. The module `sender` sends them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import STAGES, Stage, Step
 from batchgen.core.errors import BatchgenError
 from batchgen.core.outcomes import Reason
 from batchgen.engine.session import Session
@@ -15,8 +15,6 @@ from batchgen.engine.submission.rejection_limit import rejection_limit_error
 from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.sender import Sender
 from batchgen.ledger.rows import WAITING_STATES, Batch, BatchIdentity, BatchPlan, BatchState
-from batchgen.providers import find_provider as provider_row
-from batchgen.providers.base import Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import hash_file, write_durably
 
@@ -24,29 +22,33 @@ from batchgen.runtime.files import hash_file, write_durably
 def submit(session: Session, steps: Sequence[Step]) -> int:
     """Submit every conversation that is ready for one of `steps`. Returns the number of batches created.
 
-    What cannot be sent now waits: troubles are recorded in the session, and the other provider goes on.
+    What cannot be sent now waits. Troubles are recorded in the session; they do not stop the other provider.
     """
     sender = Sender(session)
     return sum(map(sender.send, Selection(session, steps, sender.halted).sources()))
 
 
 class Selection:
-    """Selects the batches that may be sent now, in order. `reasons` has the limit that holds back each step.
+    """Selects the batches that may be sent now, in order.
 
-    `halted` are models that stopped in this command, `unready` the providers that cannot be used, with the reason.
+    `halted` are models that stopped in this command, `unready` the stages for which no model can be asked, with the
+    reason.
     """
 
     def __init__(self, session: Session, steps: Sequence[Step], halted: set[str]) -> None:
         self.session, self.steps, self.halted = session, steps, halted
-        self.unready, self.reasons = dict.fromkeys(session.unusable, ""), dict[Step, str]()
+        self.reasons = dict[Step, str]()
+        # Of a provider that could not be used while collecting, the reason was told already.
+        self.unready = {stage: "" for stage in STAGES if session.choice(stage).provider in session.unusable}
 
     def sources(self) -> Iterator[Iterator[Batch]]:
-        """Return the batches of each step and number of attempts, one after the other.
+        """Yield the batches of each step and number of attempts, one iterator after the other.
 
-        The result of earlier ones decides on later ones. Raises NeedsPerson if the store is an older copy.
+        Send each one before taking the next: its result decides on later ones. Raises NeedsPerson if the store is an
+        older copy.
         """
         if self.session.store.batches(*WAITING_STATES) or any(map(self.session.store.ready_attempts, self.steps)):
-            self.session.require_newest_store()  # it lists folders: once a command
+            self.session.require_newest_store()  # it lists folders, so call it once in a command
         yield self._left_over(troubled=False)
         for step in self.steps:
             for tried in self.session.store.ready_attempts(step):
@@ -54,36 +56,38 @@ class Selection:
             record_hold(self.session, step, self.reasons.get(step, ""))
         yield self._left_over(troubled=True)
 
-    # ---- what a dry run does in another way
+    # ---- what a dry run overrides
 
-    def make_ready(self, provider: Provider) -> None:
-        """Prepare for the first paid batch. Raises BatchgenError if `provider` cannot be used now."""
-        self.session.pin_model(provider)
+    def make_ready(self, stage: Stage) -> None:
+        """Prepare for the first paid batch of `stage`. Raises BatchgenError if no provider can be used now."""
+        self.session.pin_model(stage)
 
     def enter(self, shard: BatchDraft) -> Batch:
-        """Write the request file of a batch, and enter it into the ledger."""
+        """Write the request file of a batch, and enter the batch into the ledger."""
         return plan_batch(self.session, shard)
 
     def release(self, batch: Batch, why: str) -> None:
-        """Give up a batch of an earlier command that was not created."""
+        """End a batch that an earlier command planned and that was not created."""
         settle.release_batch(self.session, batch, BatchState.REFUSED, error=why)
 
     # ----
 
     def _left_over(self, *, troubled: bool) -> Iterator[Batch]:
-        """Return batches whose file was written in an earlier command and that were not created yet.
+        """Yield the batches that an earlier command planned and that were not created yet.
 
-        Those that were `troubled` in their upload come last, in random order: one file alone may be refused every time.
+        `troubled`: those with a failed upload, in random order, because one file may be refused every time; or else the
+        others.
         """
         session = self.session
         waiting = session.store.batches(*WAITING_STATES)
         found = [batch for batch in waiting if bool(batch.counters.failed_uploads) == troubled]
         if troubled and found:
-            from random import shuffle  # here: hardly a tick needs it
+            from random import shuffle  # here: few ticks need it
 
             shuffle(found)
         for at, batch in enumerate(found, start=1):
-            if batch.job.intent_at is None and batch.model != session.model(provider_row(batch.provider)):
+            written_by = session.choice(batch.step.stage)
+            if batch.job.intent_at is None and (batch.provider, batch.model) != written_by:
                 self.release(batch, f"{batch.model} was given up before it was asked")
             elif batch.step in self.steps and may_submit_planned(session, batch, found[at:], self.reasons):
                 yield batch
@@ -92,15 +96,15 @@ class Selection:
         """Yield every batch of `step` that may be sent now; each is entered into the ledger when it is taken."""
         session = self.session
         # All of them, before the first batch of any: who pays for questions wants to know that a key is missing.
-        able = {provider.name for provider in session.providers() if self.can_ask(provider)}
+        able = set(filter(self.can_ask, STAGES))
         after = 0
-        while session.provider(step.stage).name in able:
+        while step.stage in able:
             shard = request_files.draft_batch(session, step, tried, after=after)
             if shard is None:
                 return
             after = max(row.number for row in (*shard.rows, *shard.too_large))
             for row in shard.too_large:
-                session.store.reject(row, Reason.TOO_LARGE, "a single request exceeds the limits of a request file")
+                session.store.reject(row, Reason.TOO_LARGE, "its request alone exceeds the limits of a request file")
             if shard.too_large and (stop := rejection_limit_error(session, step)):
                 session.trouble(stop)
                 return
@@ -109,25 +113,25 @@ class Selection:
             if not may_submit_draft(session, shard, self.halted, self.reasons):
                 return
             batch = self.enter(shard)
-            del shard  # it is on disk now; the next one may be as large
+            del shard  # it is on disk now; free its memory before the next one
             yield batch
 
-    def can_ask(self, provider: Provider) -> bool:
-        """Return whether `provider` can be used in this command; otherwise record a trouble."""
-        if provider.name not in self.unready:
+    def can_ask(self, stage: Stage) -> bool:
+        """Return whether a model can be asked for `stage` in this command; otherwise record a trouble."""
+        if stage not in self.unready:
             try:
-                self.make_ready(provider)
+                self.make_ready(stage)
             except BatchgenError as error:
-                self.session.trouble(error, provider.name)
-                self.unready[provider.name] = str(error)
-        return provider.name not in self.unready
+                self.session.trouble(error)
+                self.unready[stage] = str(error)
+        return stage not in self.unready
 
 
 def plan_batch(session: Session, shard: BatchDraft) -> Batch:
     """Write the request file durably, then the ledger: a kill between the two leaves a file that no batch refers to.
 
-    If the same file exists already, an older copy of the store may have been restored: the batch is entered as one
-    whose create call was tried, and is looked for before it is created.
+    If the same file exists already, an older copy of the store may have been restored. Then the batch is entered as one
+    with an intent, so that its job is looked for before it is created.
     """
     identity, plan = ledger_entry(session, shard)
     path = session.layout.requests(shard.step, identity.name)
@@ -145,14 +149,14 @@ def plan_batch(session: Session, shard: BatchDraft) -> Batch:
 
 def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
     """Return the next batch of the ledger, for the content of `shard`. Its file is not written yet: no `sha256`."""
-    provider = session.provider(shard.step.stage)
+    provider, model = session.choice(shard.step.stage)
     number = session.store.next_batch_number()
     identity = BatchIdentity(
         name=f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}",
         position=shard.step.position,
         attempt=shard.attempt,
-        provider=provider.name,
-        model=session.model(provider),
+        provider=provider,
+        model=model,
     )
     plan = BatchPlan(
         requests=len(shard.rows),

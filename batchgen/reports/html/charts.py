@@ -25,7 +25,7 @@ Rows = Sequence[Mapping[str, Any]]
 WIDE, NARROW = 1090, 320  # width in pixels, on a desktop and on a phone
 STEP_LABEL = 128  # pixels for the longest label, "round 3 correction"
 ROW_HEIGHT = 24  # pixels of a bar and the gap beside it
-STATE_COLOURS = {"done": "--good", "in flight": "--busy", "ready": "--idle", "left behind": "--bad"}
+STATE_COLOURS = {"done": "--good", "in flight": "--busy", "ready": "--idle", "rejected": "--bad"}
 COST_COLOURS = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
 PHASE_COLOURS = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
 # The date at midnight, the time at all other ticks.
@@ -166,7 +166,7 @@ def steps_chart(steps: Sequence[StepFacts]) -> RenderedChart:
         )
         return done
 
-    words = "; ".join(f"{one.name}: {one.done} done, {one.rejected} left behind of {one.entered}" for one in steps)
+    words = "; ".join(f"{one.name}: {one.done} done, {one.rejected} rejected of {one.entered}" for one in steps)
     return render_chart(chart, f"Conversations per step. {words}.", STATE_COLOURS, steps=rows)
 
 

@@ -158,9 +158,7 @@ def template_values(
 def _headline(answer: Mapping[str, Any]) -> str:
     done = f"{format_integer(answer['complete'])} of {format_integer(answer['conversations'])} conversations complete"
     if answer["finished"]:
-        return f"Finished: {done}" + (
-            f", {format_integer(answer['rejected'])} left behind" if answer["rejected"] else ""
-        )
+        return f"Finished: {done}" + (f", {format_integer(answer['rejected'])} rejected" if answer["rejected"] else "")
     return f"Running: {done} so far"
 
 
@@ -185,7 +183,7 @@ def _tiles(facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any]) -> I
         format_integer(complete),
         f"{format_share(complete / total)} of {format_integer(total)}" if total else "",
     )
-    yield _tile("Left behind", format_integer(left), format_share(left / total) if total else "")
+    yield _tile("Rejected", format_integer(left), format_share(left / total) if total else "")
     yield _tile("In progress", format_integer(total - complete - left), f"{format_integer(flying)} in flight")
     yield _tile(
         "Spent",

@@ -24,7 +24,7 @@ main.main(["status"])
 
 
 def ended(*command: str) -> tuple[int, str, str]:
-    """What a command leaves: (status, stdout, stderr)."""
+    """Wait for a command. Returns (status, stdout, stderr)."""
     done = subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -54,5 +54,5 @@ def test_an_interrupt_is_one_line() -> None:
 
 
 def test_where_interrupts_are_ignored_they_stay_ignored() -> None:
-    """As below `nohup`, or behind an ampersand in a script."""
+    """For example under `nohup`, or with an ampersand in a script."""
     assert ended("sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, INTERRUPTED) == (0, "", "")

@@ -39,12 +39,12 @@ def test_a_prepare_that_fails_leaves_no_store(bench: Bench, what: str) -> None:
     assert not (bench.root / "data" / "batchgen.sqlite").exists()
     assert bench.prepare(seeds(2)).code == 0
     assert bench.run("prepare", "--input", str(source)).code == 2
-    assert bench.status()["conversations"] == 2  # a store that was there stays
+    assert bench.status()["conversations"] == 2  # an existing store is kept
 
 
 @pytest.mark.parametrize("option", ["--root PATH", "--config PATH", "-q", "--verbose"])
 def test_an_option_behind_the_command_is_told_its_place(bench: Bench, option: str) -> None:
     result = bench.run("retry", *option.split())
     assert (result.code, result.out) == (2, "")
-    assert f"It stands before the command: batchgen {option} retry" in result.err
+    assert f"Write it before the command: batchgen {option} retry" in result.err
     assert "before the command" not in bench.run("retry", "--rout").err

@@ -20,7 +20,7 @@ def test_every_reason_has_a_policy() -> None:
 
 
 def test_the_policy_never_loops() -> None:
-    """Whatever is asked again costs an attempt, unless nothing was bought."""
+    """A retry counts as an attempt, unless nothing was bought."""
     free = {reason for reason, policy in POLICY.items() if policy.retry and not policy.counts_as_attempt}
     assert free == {Reason.NOT_SENT}
     assert [reason for reason, policy in POLICY.items() if policy.raise_token_limit] == [Reason.TRUNCATED]
@@ -195,7 +195,7 @@ def test_a_key_says_what_it_was_made_of(number: int, digits: int, position: int,
     "key",
     [
         *("", "r1-1", "r1-000001.r2.answer.a1", "r1-000001.r2.summary.a1.x", "r1-000001.r2.answer.a1.x\n", "x.r1-1"),
-        f"r1-{'9' * 5000}.r2.answer.a1.x",  # more digits than an int is made from
+        f"r1-{'9' * 5000}.r2.answer.a1.x",  # more digits than int() accepts
     ],
 )
 def test_a_stranger_is_no_key_of_ours(key: str) -> None:

@@ -90,7 +90,7 @@ def test_the_estimate_against_a_real_tokenizer(provider: str, text: str, toleran
 def test_the_estimate_of_a_whole_data_set(name: str, provider: str, total: int) -> None:
     path = SHARED / name
     if not path.exists():
-        return  # real rows may not lie in the repository
+        return  # real rows are not allowed in the repository
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     estimated = sum(estimate_text_tokens(row[field], PROVIDERS[provider].tokens) for row in rows for field in FIELDS)
     assert estimated == pytest.approx(total, rel=0.05)
@@ -113,7 +113,7 @@ def features(text: str) -> Iterator[float]:
     )
 
 
-# The last and the first characters of what is counted alike: a range that is a little off is seen at them alone.
+# The first and last characters of each range that is counted alike: only they show a range that is off by one.
 EDGES = "\u00bf\u00c0\u00d7\u01ff\u0200\u023f\u0240\u024f\u0250\u3040\u30ff\u3400\u9fff\ua000\uabff\uac00\ud7af"
 EDGES += "\uf900\ufaff\ufb00az09 \n\r\t\u0663\u0969\u044f\u0e01\u00b2\u3002\u0085\u2028"
 

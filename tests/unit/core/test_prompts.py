@@ -57,7 +57,7 @@ def parsed(fenced: str) -> list[Turn]:
 
 
 def said(row: Provider, line: bytes) -> list[str]:
-    """The texts of the messages of a request line, the system text left out."""
+    """The texts of the messages of a request line, without the system text."""
     sent = json.loads(line)
     if row.name == "gemini":
         return [part["text"] for content in sent["request"]["contents"] for part in content["parts"]]
@@ -109,7 +109,7 @@ def test_the_answer_is_asked_for_in_a_proper_chat(turns: list[Turn], question: s
     assert len(roles) == shown * MESSAGES_PER_TURN + 1
     assert [message.text for message in asked.messages if message.role == "assistant"] == [
         turn.correction for turn in turns[-shown:]
-    ]  # never the draft that was corrected
+    ]  # not the answer that was corrected
 
 
 @pytest.mark.parametrize("history_messages", [2, 3, 15, 16, 17, 100])
@@ -153,7 +153,7 @@ def test_gemini_stages_answer_in_json(stage: Stage) -> None:
 
 
 def test_each_stage_is_told_what_its_reader_has_seen() -> None:
-    """A user knows the corrections only, as the assistant's words: nobody may speak of drafts or corrections."""
+    """A user has seen only the corrections, as the assistant's words: no prompt may mention drafts or corrections."""
     turns = [Turn("q", "a", "c"), Turn("q2", "a2")]
     question, answer, correction = (asked_for(stage, turns).system for stage in Stage)
     assert "the last correction (the only reply the user saw)" in question

@@ -19,7 +19,7 @@ from batchgen.core.text import (
     replace_surrogates,
 )
 
-ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
+ANY_TEXT = st.text(st.characters())  # including lone surrogates and control characters
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ ANY_TEXT = st.text(st.characters())  # lone surrogates and controls included
         ("a\x00\x07\x1b[0m\x7fb\x9b", "a[0mb"),
         ("a\u0085b\u2028c", "a\u0085b\u2028c"),
         ("\ud800a\udfff", "\ufffda\ufffd"),
-        ("\ud83d\ude00", "\ufffd\ufffd"),  # two halves are not a pair once they are characters of their own
+        ("\ud83d\ude00", "\ufffd\ufffd"),  # two surrogate characters are not joined to a pair
         ("\U0001f600", "\U0001f600"),
         ("\x00 \x00", ""),
         ("", ""),
@@ -74,7 +74,7 @@ def test_a_character_is_of_one_writing_system() -> None:
 
 
 def test_the_ranges_of_cjk_lie_within_each_other() -> None:
-    """They differ at the ends of the blocks alone, and all hold the letters that nearly every text is made of."""
+    """They differ only at the ends of the blocks, and all contain the usual letters."""
     every = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x10000))))
     ranges = (texts.WEIGHED_CJK_LETTERS, texts.PAIRED_CHARACTERS, texts.WORD_CHARACTERS, texts.WEIGHED_CJK)
     letters, paired, words, weighed = (set(re.findall(f"[{one}]", every)) for one in ranges)

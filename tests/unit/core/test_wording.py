@@ -52,9 +52,9 @@ def answer(total: int, complete: int, rejected: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ((1, 0, 1), "0 of 1 conversation has 3 rounds, 1 was left behind."),
-        ((8, 6, 2), "6 of 8 conversations have 3 rounds, 2 were left behind."),
-        ((MILLION, 999_000, 1_000), "999,000 of 1,000,000 conversations have 3 rounds, 1,000 were left behind."),
+        ((1, 0, 1), "0 of 1 conversation has 3 rounds, 1 was rejected."),
+        ((8, 6, 2), "6 of 8 conversations have 3 rounds, 2 were rejected."),
+        ((MILLION, 999_000, 1_000), "999,000 of 1,000,000 conversations have 3 rounds, 1,000 were rejected."),
     ],
 )
 def test_where_a_run_is(counts: tuple[int, int, int], words: str) -> None:
@@ -123,7 +123,7 @@ def test_log_lines_name_the_zone_of_their_times(bench: Bench) -> None:
 
 
 def test_the_order_of_a_sum_does_not_decide_its_rounding() -> None:
-    orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # half a millionth at the end
+    orders = list(permutations([4.485e-05, 9.62e-05, 5.08e-05, 5.665e-05]))  # the sum ends in half a millionth
     assert len({round(sum(terms), 6) for terms in orders}) == 2
     assert len({round_usd(sum(terms)) for terms in orders}) == 1
     assert round_usd(1 / 3) == 0.333333

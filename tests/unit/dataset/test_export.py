@@ -1,4 +1,4 @@
-"""Export a finished run in every format, and load it as trainers do."""
+"""Export a finished run in every format, and load it as training programs do."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_flagged_records_are_left_out_on_request(finished: Bench, tmp_path: Path
     assert dropped["left_out"] == {"correction_equals_answer": len(EQUAL)}
     assert flagged.isdisjoint(row["id"] for row in records(tmp_path / "dropped.jsonl"))
     turns = export(finished, "aligner", tmp_path / "turns.jsonl", "--flags", "drop:correction_equals_answer,refusal")
-    assert turns["rows"] == (COUNT - 1) * 3 - len(EQUAL)  # only the turn itself goes
+    assert turns["rows"] == (COUNT - 1) * 3 - len(EQUAL)  # only the turn itself is left out
     assert turns["conversations"] == COUNT - 1
 
 
@@ -195,7 +195,7 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
     result = finished.run("export", "--format", "messages", "--output", str(tmp_path / "x.jsonl"), "--flags", flags)
     assert result.code == 2
     assert "question_repeats" in result.err
-    assert "one field of one: refusal:answer, refusal:correction, " in result.err  # the same words every time
+    assert "one field of a flag: refusal:answer, refusal:correction, " in result.err  # the same text every time
     assert not (tmp_path / "x.jsonl").exists()
 
 
@@ -257,7 +257,7 @@ def test_a_broken_export_leaves_the_old_file(
 
 @pytest.mark.parametrize("command", [("export", "--format", "messages"), ("report",)])
 def test_an_empty_output_is_refused(command: tuple[str, ...], finished: Bench) -> None:
-    """A script's variable that was not set must not fill the folder it happens to be in."""
+    """An unset variable of a script must not write into the current folder."""
     result = finished.run(*command, "--output", "")
     assert result.code == 2
     assert "--output" in result.err
@@ -310,7 +310,7 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
         "Speak as the user",
         "Stay plausible",
         "Write only the answer itself",
-        "1 of 12 conversations were left behind",
+        "1 of 12 conversations were rejected",
         "| answer | empty | 1 |",
         "| correction_equals_answer | 2 |",
         "Content warning",

@@ -44,7 +44,7 @@ LONG_CHINESE = (
 
 
 def marks(*dialogues: Sequence[Turn]) -> list[set[str]]:
-    """The labels of every turn of some dialogues that are a dataset of their own."""
+    """The labels of every turn of some dialogues that form a dataset."""
     turns = turns_frame(Conversation(number, tuple(turns)) for number, turns in enumerate(dialogues, start=1))
     return [set(found) for found in labels_by_turn(survey([turns]).add_context(turns))]
 
@@ -55,7 +55,7 @@ def last(*turns: Turn) -> set[str]:
 
 
 def later(**fields: str) -> set[str]:
-    """The labels of a second round, plain but for `fields`."""
+    """The labels of a second round that has no flags but for `fields`."""
     second = Turn("And for how many days?", "About a month, I think.", "Two to four days; freeze what is left.")
     return last(PLAIN, second._replace(**fields))
 
@@ -97,7 +97,7 @@ ECHO_WORDS = st.lists(st.sampled_from(["rain ", "storm ", "屋顶", "é", "x", "
 def test_whoever_was_shown_a_text_may_echo_it(
     dialogues: list[list[tuple[str, str, str]]], quoted: list[tuple[int, int, int, int]], pairs: int
 ) -> None:
-    """The search in bulk finds what a look at each pair of texts finds."""
+    """The search in bulk finds the same as a comparison of each pair of texts."""
     texts = [[list(turn) for turn in dialogue] for dialogue in dialogues]
     cells = [(turn, field) for dialogue in texts for turn in dialogue for field in range(3)]
     for source, target, start, length in quoted:
@@ -245,7 +245,7 @@ def test_language_drift(seed: Turn, text: str, *, flagged: bool) -> None:
     for field in ALL_FIELDS:
         turn = seed._replace(question="?", **{field: text}) if field != "question" else seed._replace(question=text)
         assert (f"language_drift:{field}" in last(seed, turn)) is flagged
-    assert not {label for label in last(Turn(text, text, text)) if "drift" in label}  # the seed sets the measure
+    assert not {label for label in last(Turn(text, text, text)) if "drift" in label}  # drift is measured from the seed
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_template_artefact(text: str, *, flagged: bool) -> None:
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_leaked_instruction(stage: Stage) -> None:
-    """Every sentence of the prompts that is long enough to be ours, whatever length is configured."""
+    """Every long enough sentence of the prompts is found, at any configured length."""
     system = build_prompt(Conversation(1, (PLAIN,)), stage, target_characters=777, history_messages=16).system
     for sentence in system.split(". "):
         said = later(correction=f"Sure. {sentence.upper()}")
@@ -312,7 +312,7 @@ def test_length_outlier_is_measured_per_round_and_field() -> None:
     usual[9][1] = usual[9][1]._replace(answer="x" * 150)  # within a factor of two
     found = [number for number, said in enumerate(marks(*usual)) if "length_outlier:answer" in said]
     assert found == [15, 17]
-    assert not any("length_outlier:answer" in said for said in marks(*usual[:12]))  # too few to say what is usual
+    assert not any("length_outlier:answer" in said for said in marks(*usual[:12]))  # too few texts for a usual length
 
 
 @pytest.mark.parametrize("text", [STORM, LONG_CHINESE])
@@ -357,7 +357,7 @@ def test_chunks_do_not_change_what_is_found() -> None:
 
 @pytest.mark.parametrize("size", [20, 21, 200])
 def test_usual_lengths_are_medians_of_logarithms(size: int) -> None:
-    """Lengths are counted, not kept; the bounds are those of the formula over all of them."""
+    """Only counts of lengths are stored; the bounds equal those of the formula over all lengths."""
     chance = Random(size)
     sizes = [chance.randrange(1, 60) for _ in range(size)]
     turns = turns_frame(

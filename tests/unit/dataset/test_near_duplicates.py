@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No second process, which takes its time to start: what two of them find is looked at once."""
+    """Use no second process, because its start takes time; one test compares the results of two processes."""
     monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)
 
 
 def related(chance: Random) -> list[Conversation]:
-    """Dialogues of all degrees of likeness: each is a few words off one of a handful."""
+    """Dialogues of all degrees of similarity: each differs by a few words from one of a few."""
     themes = [[f"word{chance.randrange(2000)}" for _ in range(90)] for _ in range(5)]
     dialogues = []
     for number in range(1, 61):
@@ -63,7 +63,7 @@ def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
 
 
 def test_little_is_kept_of_a_conversation() -> None:
-    """However long its texts are: its number and four bytes for each band."""
+    """For texts of any length: its number and four bytes for each band."""
     kept = BandIndex()
     kept.learn(
         band_hashes(turns_frame(Conversation(n, (Turn(f"{n} " * 2000, "s" * 1000, "c"),)) for n in range(1, 101)))

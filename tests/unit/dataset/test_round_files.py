@@ -22,7 +22,7 @@ HISTORY, SINGLE = "round2/round2_history.jsonl", "round2/round2_single_turn.json
 
 @pytest.fixture
 def bench(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Three conversations a tick, and files of more than two lines are large."""
+    """Three conversations per tick; files of more than two lines count as large."""
     monkeypatch.setattr(round_files, "SMALL_FILE_LINES", 2)
     made = make_bench()
     made.configure(ONE_BY_ONE)
@@ -96,7 +96,7 @@ def test_small_files_are_whole_after_every_command(make_bench: Make) -> None:
 
 
 def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are new, the store still holds them for stale: they are written again."""
+    """The files are new but the store lists them as outdated: they are written again."""
     until(bench, 6)
     tick(bench)
     before = bench.status()["complete"]
@@ -127,11 +127,11 @@ def test_a_missing_file_is_written_whatever_its_size(bench: Bench) -> None:
 
 
 def test_another_number_of_rounds_is_another_receipt(bench: Bench) -> None:
-    """A step more or less is a line more or less, and no reason for `verify` to find it wrong."""
+    """The receipt has one line per step; `verify` accepts the new number of lines."""
     bench.configure("rounds = 3\n")
     bench.prepare(seeds(2))
     assert bench.run("run").code == 0
     for fewer in (2, 3):
         bench.configure(f"rounds = {fewer}\n")
         checked = bench.run("verify")
-        assert (checked.code, "all is well" in checked.out) == (0, True), checked
+        assert (checked.code, "no problems found" in checked.out) == (0, True), checked

@@ -1,4 +1,4 @@
-"""Test where seeds come from, a path or a data set of a hub, and how a sample is drawn."""
+"""Test the sources of seeds (a path or a dataset of the Hugging Face hub) and how a sample is drawn."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_samples_are_uniform_in_rows_and_in_order() -> None:
     for sample_seed in range(1000):
         places.update(enumerate(drawn(3, sample_seed=sample_seed).split()))
     assert len(places) == 30
-    # Each of 10 rows at each of 3 places: 100 +- 9.5 expected; the seeds are fixed, so this cannot flicker.
+    # Each of 10 rows at each of 3 places: 100 +- 9.5 expected. The seeds are fixed, so this test is deterministic.
     assert all(60 < count < 140 for count in places.values())
     assert sum((count - 100) ** 2 / 100 for count in places.values()) < 60
 
@@ -81,7 +81,7 @@ def test_reading_stops_where_the_limit_is_reached(tmp_path: Path) -> None:
     assert report == SeedReport(2, 2, copies=1)
 
 
-# --- where a source lies ----------------------------------------------------------------------------------------------
+# --- location of a source ---------------------------------------------------------------------------------------------
 
 
 def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub() -> Iterator[tuple[str, list[str]]]:
-    """Address of a running hub, and what it was asked."""
+    """The address of a running hub, and the requests that it received."""
     asked: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"asked": asked}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -211,7 +211,7 @@ for source in sys.argv[1:]:
 
 
 def resolved(home: Path, endpoint: str, *sources: str, **environment: str) -> list[str]:
-    """What `resolve` says in a process of its own: the hub's library reads its environment when it is imported."""
+    """The result of `resolve` in a new process, because the hub's library reads its environment at import."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
     command = [sys.executable, "-W", "error", "-c", CODE, *sources]
@@ -220,7 +220,7 @@ def resolved(home: Path, endpoint: str, *sources: str, **environment: str) -> li
 
 
 def test_the_library_of_the_hub_says_everything_once(tmp_path: Path) -> None:
-    """To the log of the program; its own handler would write the same line beside it."""
+    """Its lines go to the log of the program; its own handler would print each line again."""
     after = "\nimport logging\nprint(logging.getLogger('huggingface_hub').handlers)"
     with hub() as (endpoint, _):
         settings = {
@@ -250,7 +250,7 @@ def test_datasets_come_from_the_hub(tmp_path: Path) -> None:
     assert "json/page could not be fetched" in errors[4]
     assert "GET /api/datasets/aligner/aligner-20K" not in asked
     assert "GET /cdn/aligner/aligner-20K/train.jsonl.xz" in asked
-    # The hub is away now: what was fetched before is still there, what was not is an error and no traceback.
+    # The hub is stopped now: cached files still work; any other is an error without a traceback.
     cached, fresh = resolved(tmp_path, endpoint, "aligner/aligner-20K", "some/other")
     assert cached == known
     assert fresh.startswith("InputError: some/other could not be fetched: ")

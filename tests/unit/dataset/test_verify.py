@@ -57,13 +57,13 @@ def replaced(old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
 
 
 ANSWERS = "results/round2/answer/*.jsonl"
-# what is done to which file, and what must be said of it
+# (change, file, message that must be printed)
 TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
-    (HISTORY, replaced(b"plant", b"plants"), "round2_history.jsonl:1: not what"),
+    (HISTORY, replaced(b"plant", b"plants"), "round2_history.jsonl:1: differs from"),
     (HISTORY, lambda rows: rows[:-1], "round2_history.jsonl:4: a line is missing"),
-    (HISTORY, lambda rows: [*rows, rows[-1]], "round2_history.jsonl:5: a line too many"),
-    (HISTORY, lambda rows: [rows[1], rows[0], *rows[2:]], "round2_history.jsonl:1: not what"),
-    (HISTORY, swapped_ids, "round2_history.jsonl:2: not what the store holds"),
+    (HISTORY, lambda rows: [*rows, rows[-1]], "round2_history.jsonl:5: this line should not exist"),
+    (HISTORY, lambda rows: [rows[1], rows[0], *rows[2:]], "round2_history.jsonl:1: differs from"),
+    (HISTORY, swapped_ids, "round2_history.jsonl:2: differs from the store"),
     (HISTORY, without_a_round, "round2_history.jsonl:1: 1 rounds instead of 2"),
     (HISTORY, with_a_field, "round2_history.jsonl:1: "),
     (HISTORY, lambda rows: [rows[0][:40] + b"\n", *rows[1:]], "round2_history.jsonl:1: not JSON"),
@@ -74,24 +74,28 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
         lambda rows: [rows[0].replace(b"is about", b"was about", 1), *rows[1:]],
         "round2_single_turn.jsonl:1: not",
     ),
-    ("data/round1/round1_history_seed.jsonl", lambda rows: rows[1:], "round1_history_seed.jsonl:1: not what"),
-    ("data/rejected.jsonl", lambda _: [b'{"id":"r1-000001"}\n'], "rejected.jsonl:1: a line too many"),
+    ("data/round1/round1_history_seed.jsonl", lambda rows: rows[1:], "round1_history_seed.jsonl:1: differs from"),
+    ("data/rejected.jsonl", lambda _: [b'{"id":"r1-000001"}\n'], "rejected.jsonl:1: this line should not exist"),
     ("data/rejected.jsonl", None, "rejected.jsonl: No such file"),
     (
         "results/round2/answer/*.jsonl",
         lambda rows: [row.replace(b"Point", b"Pint") for row in rows],
         "r1-000001 round 2",
     ),
-    (ANSWERS, lambda rows: rows[1:], "its text is in no line 'r1-00000"),
+    (ANSWERS, lambda rows: rows[1:], "its text is not in any line 'r1-00000"),
     (
         "results/round2/answer/*.jsonl",
         lambda rows: [row.replace(b"r1-", b"r2-") for row in rows],
         "r1-000004 round 2 answer",
     ),
-    ("results/round2/question/*.jsonl", None, "the result file is gone, 4 texts came from it"),
-    ("requests/round2/question/*.jsonl", lambda rows: [*rows[:-1], rows[-1] + b" "], "not the bytes that were sent"),
-    ("requests/round2/correction/*.jsonl", None, "the request file is gone"),
-    ("results/round2/question/*.ending.json", None, "how the batch ended is gone"),
+    ("results/round2/question/*.jsonl", None, "the result file of 4 texts is missing"),
+    (
+        "requests/round2/question/*.jsonl",
+        lambda rows: [*rows[:-1], rows[-1] + b" "],
+        "differs from the file that was sent",
+    ),
+    ("requests/round2/correction/*.jsonl", None, "the request file is missing"),
+    ("results/round2/question/*.ending.json", None, "the ending of the batch is missing"),
     ("requests/run.json", None, "rebuild needs them"),
     ("requests/run.json", lambda _: [b'{"run":"00000000"}'], "rebuild needs them"),
     ("requests/seeds.jsonl.zst", None, "rebuild needs them"),
@@ -100,7 +104,7 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
 
 @pytest.fixture(scope="module")
 def copies() -> dict[str, bytes]:
-    """The files of one finished run, kept for every test of this module that lands in this process."""
+    """The files of one finished run, for all tests of this module in this process."""
     return {}
 
 
@@ -123,7 +127,7 @@ def finished_run(make_bench: Make, copies: dict[str, bytes]) -> Bench:
 
 def test_whatever_was_tampered_with_is_named(make_bench: Make, copies: dict[str, bytes]) -> None:
     bench = finished_run(make_bench, copies)
-    assert bench.run("verify").out == f"{bench.root / 'data'}: all is well.\n"
+    assert bench.run("verify").out == f"{bench.root / 'data'}: no problems found.\n"
     for pattern, change, words in TAMPERED:
         path = one(bench.root, pattern)
         before = path.read_bytes()
@@ -146,12 +150,12 @@ def test_a_text_changed_in_the_store_is_in_no_result_line(make_bench: Make, copi
         database.execute("UPDATE texts SET text = 'Something else.' WHERE text_id = 2 * 256 + 4")
         database.commit()
     problems = bench.run("verify", "--json").json["problems"]
-    assert any(problem.startswith("r1-000002 round 2 answer: its text is in no line") for problem in problems)
-    assert any("round2_history.jsonl:2: not what the store holds" in problem for problem in problems)
+    assert any(problem.startswith("r1-000002 round 2 answer: its text is not in any line") for problem in problems)
+    assert any("round2_history.jsonl:2: differs from the store" in problem for problem in problems)
 
 
 def test_a_store_with_a_page_overwritten_is_named(make_bench: Make, copies: dict[str, bytes]) -> None:
-    """Every page of this small store holds something, but not all of it is read by whoever checks the dataset."""
+    """Every page of this small store is used, but a check of the dataset alone does not read all of them."""
     bench = finished_run(make_bench, copies)
     path = bench.root / "data" / "batchgen.sqlite"
     whole = path.read_bytes()
@@ -173,9 +177,12 @@ def test_an_unfinished_run_is_named(make_bench: Make, copies: dict[str, bytes]) 
     bench.configure(ROUNDS)
     bench.prepare(seeds(3))
     result = bench.run("verify")
-    assert (result.code, result.out) == (1, "not finished: 3 conversations are on their way, 0 batches in flight\n")
+    assert (result.code, result.out) == (
+        1,
+        "not finished: 3 conversations are ready or in flight, 0 batches in flight\n",
+    )
     bench.run("collect", "--advance")
-    assert "3 conversations are on their way, 1 batches in flight" in bench.run("verify").out
+    assert "3 conversations are ready or in flight, 1 batches in flight" in bench.run("verify").out
 
 
 def test_a_run_with_a_hundred_flaws_is_told_in_a_hundred_lines(make_bench: Make) -> None:
@@ -192,7 +199,7 @@ def test_a_run_with_a_hundred_flaws_is_told_in_a_hundred_lines(make_bench: Make)
 
 
 def test_a_derived_file_comes_back_when_it_is_deleted(make_bench: Make, copies: dict[str, bytes]) -> None:
-    """Round files are derived: whatever happened to them, they can be written anew from the store."""
+    """Round files are derived: after any damage they can be written again from the store."""
     bench = finished_run(make_bench, copies)
     for name in (HISTORY, SINGLE, "data/rejected.jsonl"):
         (bench.root / name).unlink()

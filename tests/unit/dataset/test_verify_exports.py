@@ -32,13 +32,13 @@ def spoil(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows[1].update(answer="Something else."), "answer: not what the store holds"),
+        (lambda rows: rows[1].update(answer="Something else."), "answer: differs from the store"),
         (lambda rows: rows[1].update(round=3), "round 3 does not exist or is there twice"),
         (lambda rows: rows[1].update(round=[4]), "round [4] does not exist"),
-        (lambda rows: rows[0].update(id="r1-999999"), "no conversation of this run"),
+        (lambda rows: rows[0].update(id="r1-999999"), "not a conversation of this run"),
         (lambda rows: rows[0].update(id=f"r1-00000{REJECTED}"), "the conversation is not complete"),
-        (lambda rows: rows[0].update(id="r1-1"), "no conversation of this run"),
-        (lambda rows: rows[0].update(id=7), "no conversation of this run"),
+        (lambda rows: rows[0].update(id="r1-1"), "not a conversation of this run"),
+        (lambda rows: rows[0].update(id=7), "not a conversation of this run"),
         (lambda rows: rows[0].pop("answer"), "not a record of any format"),
         (lambda rows: rows.append(rows[0]), "is there twice"),
         (lambda rows: rows.pop(), "the card says"),
@@ -82,7 +82,7 @@ def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeyp
 
 
 def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_path: Path) -> None:
-    """Every format, where it was written; what was changed is named, what was deleted is nobody's business."""
+    """Every format at its path; a changed file is reported, a deleted one is not."""
     for form in FORMATS:
         export(finished, form, tmp_path / form, "--test-share", "0.2")
     single = tmp_path / "one.parquet"
@@ -93,7 +93,7 @@ def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_pat
     found = finished.run("verify", "--json")
     assert found.code == 1
     assert sorted(str(tmp_path) in problem for problem in found.json["problems"]) == [True, True]
-    assert "correction: not what the store holds" in found.out
+    assert "correction: differs from the store" in found.out
     shutil.rmtree(tmp_path / "aligner")
     export(finished, "parquet", single)
     assert finished.run("verify").code == 0
@@ -102,7 +102,7 @@ def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_pat
 def test_verify_reads_columns_a_few_rows_at_a_time(
     finished: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every row is looked at, also where the last group is full, and of a file in another's shape none."""
+    """Every row is read, also if the last group is full; of a file of another format, none."""
     path = tmp_path / "one.parquet"
     export(finished, "parquet", path)
     rows = pl.read_parquet(path)
@@ -121,7 +121,7 @@ def test_verify_sees_a_receipt_that_was_changed(finished: Bench) -> None:
     path = finished.root / "data" / "receipt.json"
     before = path.read_bytes()
     path.write_bytes(before.replace(b'"usd": 0.', b'"usd": 1.', 1))
-    assert "receipt.json: not what the store holds" in finished.run("verify").out
+    assert "receipt.json: differs from the store" in finished.run("verify").out
     path.unlink()
     assert finished.run("verify").code == 1
     assert finished.run("collect").code == 0

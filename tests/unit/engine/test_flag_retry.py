@@ -1,4 +1,4 @@
-"""Test quality flags that are configured for a new request. Other flags are only recorded."""
+"""Test flags that are configured to cause a new request. Other flags are only recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELLED = '{"correction": "Here is the corrected answer: water it when the soil
 
 
 def test_every_flag_of_a_text_can_be_a_reason() -> None:
-    """The settings, which must not load polars, list them by the stage whose text they look at."""
+    """The settings, which must not load polars, list the flags by the stage of the text."""
     assert {name for names in RETRY_FLAGS.values() for name in names} == FLAGS.keys() - WHOLE_DATASET
     assert all(flag.fields for flag in FLAGS.values())
     assert Settings().question.retry_flags == ()
@@ -59,7 +59,7 @@ def test_who_is_flagged_at_every_attempt_is_left_behind(make_bench: Make) -> Non
 
 
 def test_a_question_that_comes_along_is_judged_too(make_bench: Make) -> None:
-    """With ask_next the question is part of the correction's reply: the whole reply is asked again."""
+    """With ask_next the question is part of the reply with the correction: the whole reply is requested again."""
     bench = make_bench()
     bench.configure('rounds = 3\n[correction]\nask_next = true\nretry_flags = ["template_artefact"]\n')
     bench.prepare(seeds(3))
@@ -72,7 +72,7 @@ def test_a_question_that_comes_along_is_judged_too(make_bench: Make) -> None:
 
 
 def test_rebuild_judges_as_it_was_judged(make_bench: Make) -> None:
-    """A configuration that changed meanwhile does not change what was accepted and what was asked again."""
+    """A later change of the configuration does not change which texts were accepted and which were retried."""
     scene = Scene.of(make_bench, 4, 'question.retry_flags = ["question_asks_nothing"]\n')
     scene.bench.service.faults.rows("text", key=r"r1-000002\.r2\.question", text=STATEMENT, times=1)
     scene.finish()

@@ -70,7 +70,7 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     formula = row.tokens
     total = estimate_request_tokens(lined.system, said, len(dialogues), formula)
     one_by_one = sum(estimate_prompt_tokens(one, formula) for one in prompts)
-    assert abs(total - one_by_one) <= 0.5 * (len(dialogues) + 1)  # each of them is rounded
+    assert abs(total - one_by_one) <= 0.5 * (len(dialogues) + 1)  # each prompt is rounded
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
@@ -111,12 +111,12 @@ def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path:
     shard = request_files.draft_batch(session(tmp_path / "cut", SEEDS, configured), FIRST, 0)
     assert shard is not None
     assert [row.number for row in shard.rows] == list(range(1, 9 if limit == "none" else 6))
-    if limit != "tokens":  # another model's lines differ in its name
+    if limit != "tokens":  # that case uses another model, whose name is in the lines
         assert shard.body == b"".join(line.line for line in lines[: len(shard.rows)])
 
 
 def test_an_empty_text_is_asked_about_all_the_same(tmp_path: Path) -> None:
-    """Such a text is left out of the prompt, so that its line has another form."""
+    """An empty text is left out of the prompt, so its line has another form."""
     run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], Settings())
     shard = request_files.draft_batch(run, FIRST, 0)
     assert shard is not None

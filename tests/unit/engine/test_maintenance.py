@@ -62,7 +62,7 @@ def test_another_run_is_not_touched(make_bench: Make, tmp_path: Path, capsys: py
 def test_clean_deletes_what_is_settled_once(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4)
     scene.tick()
-    assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")  # its job is in flight
+    assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")  # because its job is in flight
     scene.tick()
     assert scene.run("clean").out == "1 input file and 1 finished job deleted.\n"
     scene.finish()
@@ -73,7 +73,7 @@ def test_clean_deletes_what_is_settled_once(make_bench: Make) -> None:
     assert len(world.requests) == calls
     left = [file for file in world.files.values() if file.id in {job.input_file for job in world.jobs.values()}]
     assert left == []
-    assert len(world.files) == 3  # the results stay
+    assert len(world.files) == 3  # the result files stay
     assert {job.provider for job in world.jobs.values() if job.deleted} == {"gemini"}
     assert scene.run("verify").code == 0
     assert scene.tick() == (0, "", "")
@@ -103,7 +103,7 @@ def test_clean_goes_on_where_it_was_interrupted(make_bench: Make) -> None:
     faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(400, BUSY)))
     second = scene.run("clean")
     assert (second.code, second.out) == (75, "1 input file and 0 finished jobs deleted.\n")
-    assert "its input file stays" in second.err
+    assert "its input file was not deleted" in second.err
     faults.add(CallFault(provider="gemini", endpoint="file_delete", action=Status(404, "Not found.")))
     assert scene.run("clean") == (0, "1 input file and 0 finished jobs deleted.\n", "")
     assert scene.run("clean") == (0, "0 input files and 0 finished jobs deleted.\n", "")
@@ -118,7 +118,7 @@ def test_clean_and_cancel_leave_what_another_key_made(make_bench: Make, monkeypa
     calls = len(scene.bench.service.world.requests)
     result = scene.run("cancel")
     assert (result.code, result.out) == (0, "0 batches: cancellation asked for.\n")
-    assert "was submitted with another key; it is left alone" in result.err
+    assert "was submitted with another key; to cancel it, run `batchgen cancel` with that key" in result.err
     assert scene.run("clean").out == "0 input files and 0 finished jobs deleted.\n"
     assert len(scene.bench.service.world.requests) == calls
 
@@ -182,7 +182,7 @@ def test_retry_by_round_stage_and_reason(make_bench: Make) -> None:
     assert scene.run("retry").out.startswith("4 conversations")
     assert scene.run("retry").out == nothing
     attempts = [row["attempt"] for row in ledger(scene.bench).conversations]
-    assert attempts == [1, 1, 1, 1, 1, 0, 0, 0]  # keys are never used twice
+    assert attempts == [1, 1, 1, 1, 1, 0, 0, 0]  # because keys are never reused
     scene.finish()
     assert scene.bench.rows("rejected.jsonl") == []
     assert len(set(scene.bench.service.world.bought_keys)) == len(scene.bench.service.world.bought_keys)

@@ -68,7 +68,7 @@ def test_every_request_is_accounted_for_once(lines: list[Reply], random: Random,
 
 
 def test_every_accident_at_once() -> None:
-    """Shuffled, one equal copy, one different copy, a stranger, a line without a key, a request without a line."""
+    """Shuffled lines, an equal copy, a different copy, an unknown key, no key, and a request without a line."""
     one = Usage(10, 0, 5, 0)
     text = {key: Reply(key, Reason.ACCEPTED, f"text {number}", usage=one) for key, number in KEYS.items()}
     lines = [
@@ -121,7 +121,7 @@ def test_tables_have_their_schemas() -> None:
 
 
 def test_a_key_that_is_there_twice_is_an_error_and_no_extra_row() -> None:
-    """one_per_key settles copies before the join; the join itself refuses them."""
+    """one_per_key removes copies before the join; the join itself refuses them."""
     doubled = replies_frame([Reply("key-1", Reason.ACCEPTED, "x"), Reply("key-1", Reason.ACCEPTED, "y")])
     with pytest.raises(pl.exceptions.ComputeError):
         join_replies(requests_frame(KEYS), doubled)

@@ -1,4 +1,4 @@
-"""Test that downloads of ended batches overlap, and that nothing else changes by it."""
+"""Test that downloads of ended batches overlap, and that this changes nothing else."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, re
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
 
 BATCHES = 5
-BEFORE = {"gemini": [], "together": [["collect", "--advance"]]}  # commands after which its jobs are the next to end
+BEFORE = {"gemini": [], "together": [["collect", "--advance"]]}  # commands before the provider's first jobs
 
 
 def ready(bench: Bench, provider: str) -> None:
-    """BATCHES batches of one request each have ended at `provider`; nothing of them was looked at."""
+    """BATCHES batches of one request each have ended at `provider`; none was polled since."""
     bench.configure(f"{ROUNDS}batches.max_requests = 1\n")
     assert bench.prepare(seeds(BATCHES)).code == 0
     assert bench.run("submit", "--stage", "question").code == 0
@@ -36,7 +36,7 @@ def downloads(bench: Bench, provider: str) -> int:
 
 @pytest.mark.parametrize("provider", BEFORE)
 def test_downloads_overlap(provider: str, bench: Bench) -> None:
-    """The second download is answered only when the third has been asked for."""
+    """The second download is answered only after the third one has arrived."""
     ready(bench, provider)
     held = CallFault(provider=provider, endpoint="download", nth=2, times=2, action=Delay(PATIENCE_SECONDS))
     bench.service.faults.add(held)
@@ -49,7 +49,7 @@ def test_downloads_overlap(provider: str, bench: Bench) -> None:
 @pytest.mark.parametrize("endpoint", ["get", "download"])
 @pytest.mark.parametrize("unlucky", range(BATCHES))
 def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make) -> None:
-    """Whichever batch cannot be had at the moment: those before it are booked, it is not, and the rest is as ever."""
+    """One batch cannot be downloaded now: those before it are booked, it is not, and the rest goes on as usual."""
     bench = make_bench()
     ready(bench, "gemini")
     job = bench.service.world.jobs_created("gemini")[unlucky]
@@ -64,7 +64,7 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
 
 
 def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
-    """Every download behind the one that is booked hangs; the program ends at once, and the next tick goes on."""
+    """Every download after the one that is booked hangs; the program ends at once, and the next tick continues."""
     ready(bench, "gemini")
     bench.service.faults.add(CallFault(endpoint="download", nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, ["collect"], lambda: downloads(bench, "gemini") >= BATCHES)
@@ -74,7 +74,7 @@ def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
 
 
 class Shelf:
-    """A provider's reads that note who asked for what; some answer with an exception."""
+    """The read calls of a provider, with a log of the calls; some raise an exception."""
 
     def __init__(self, trouble: dict[str, Exception]) -> None:
         self.trouble, self.asked = trouble, Counter[str]()

@@ -62,7 +62,7 @@ def test_a_batch_whose_end_is_not_known_is_looked_for_and_adopted(bench: Bench) 
 
 @pytest.mark.parametrize("stages", [["question"], ["question", "answer"]])
 def test_what_is_in_flight_is_reserved_again_and_has_its_price(bench: Bench, stages: list[str]) -> None:
-    """Otherwise `max_usd` would be held against nothing, and stop the run for a model that nobody can name."""
+    """Otherwise `max_usd` would not count it, and would stop the run because its model is unknown."""
     bench.configure(f"{ROUNDS}max_usd = 10\n")
     bench.prepare(seeds(3))
     for stage in stages:
@@ -91,7 +91,7 @@ def forget_an_answer_in_flight(bench: Bench) -> None:
 
 
 def test_at_together_a_batch_is_found_by_the_name_of_its_file(bench: Bench) -> None:
-    """Its jobs carry no name of ours, but the id of an upload that has one."""
+    """Its jobs have no name of ours, but the id of an uploaded file that has one."""
     forget_an_answer_in_flight(bench)
     bench.ticks()
     assert bench.status()["complete"] == 3
@@ -124,7 +124,7 @@ def test_at_together_somebody_must_look_where_the_file_is_gone(bench: Bench) -> 
 
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 def test_retry_gives_up_nothing_that_nobody_has_looked_for(bench: Bench, provider: str) -> None:
-    """It is meant for what was left behind, and a rebuilt store does not know its jobs before the first tick."""
+    """`retry` is for rejected conversations, and a rebuilt store knows its jobs only after the first tick."""
     if provider == "together":
         forget_an_answer_in_flight(bench)
     else:
@@ -196,7 +196,7 @@ def test_where_no_run_was_nothing_is_left_behind(bench: Bench) -> None:
 
 
 def test_a_file_that_was_never_sent_is_passed_over(bench: Bench) -> None:
-    """A kill between a request file and the ledger leaves an orphan whose number went to a later batch."""
+    """A kill between request file and ledger leaves a file without a batch; a later batch has its number."""
     bench.configure(ROUNDS)
     bench.prepare(seeds(4))
     bench.ticks()
@@ -221,7 +221,7 @@ def test_a_torn_request_file_is_named(bench: Bench) -> None:
     (bench.root / "data" / "batchgen.sqlite").unlink()
     result = bench.run("rebuild")
     assert result.code == 2
-    assert f"{sent}:4: not what was sent" in result.err
+    assert f"{sent}:4: not valid JSON" in result.err
 
 
 def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
@@ -233,12 +233,12 @@ def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
     (bench.root / "data" / "batchgen.sqlite").unlink()
     result = bench.run("rebuild")
     assert result.code == 2
-    assert f"{sent}: asks for conversation 9, and the run has 4" in result.err
+    assert f"{sent}: asks for conversation 9, but the run has only 4" in result.err
 
 
 @pytest.mark.parametrize("arguments", [["prepare", "--input", "seeds.jsonl", "--all"], ["status"], ["collect"]])
 def test_a_lost_store_is_never_bought_again(bench: Bench, arguments: list[str]) -> None:
-    """`prepare` would begin a second run and write over what `rebuild` needs of the first."""
+    """`prepare` would begin a second run and overwrite files of the first that `rebuild` needs."""
     troubled(bench)
     files = bench.files()
     forget(bench)
@@ -264,7 +264,7 @@ def test_a_lost_ending_is_made_up_for_by_the_results(bench: Bench) -> None:
     ending.unlink()
     forget(bench)
     rebuilt = bench.run("rebuild")
-    assert (rebuilt.code, "its ending is gone" in rebuilt.err) == (0, True)
+    assert (rebuilt.code, "its ending file is missing" in rebuilt.err) == (0, True)
     assert bench.files() == files
 
 
@@ -329,7 +329,7 @@ def test_other_seeds_do_not_take_the_place_of_those_that_an_older_store_forgot(b
 
 
 def put_back(bench: Bench, then: int, since: int) -> int:
-    """`then` ticks, a copy of the store, `since` more ticks, the copy in its place; how many jobs there are."""
+    """Run `then` ticks, copy the store, run `since` more ticks, restore the copy. Returns the number of jobs."""
     store = bench.root / "data" / "batchgen.sqlite"
     for _ in range(then):
         bench.run("collect", "--advance")

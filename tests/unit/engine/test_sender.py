@@ -17,7 +17,7 @@ from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
 
 BATCHES = 5
-# The commands that lead up to the provider's first batches, and the one that sends them.
+# The commands before the provider's first batches, and the one that sends these.
 UP_TO = {"gemini": [], "together": [["submit", "--stage", "question"], ["collect"]]}
 SEND = {"gemini": ["submit", "--stage", "question"], "together": ["submit", "--stage", "answer"]}
 BEYOND_EVERY_PAUSE = 3 * 3600.0
@@ -25,7 +25,7 @@ GRACE = "reconcile_grace_seconds = 20\nhttp_timeout_seconds = 10\n"
 
 
 def ready(bench: Bench, provider: str, batches: int = BATCHES) -> Bench:
-    """Each conversation is a batch of its own, ready for the provider's first stage."""
+    """Each conversation is a separate batch, ready for the provider's first stage."""
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n{GRACE}")
     assert bench.prepare(seeds(batches)).code == 0
     for command in UP_TO[provider]:
@@ -43,7 +43,7 @@ def seen(bench: Bench, provider: str, endpoint: str) -> int:
 
 @pytest.mark.parametrize("provider", SEND)
 def test_uploads_overlap(provider: str, bench: Bench) -> None:
-    """Number two and those behind it are answered only when all have been asked for."""
+    """The uploads from number two on are answered only after all of them have arrived."""
     ready(bench, provider)
     held = CallFault(
         provider=provider, endpoint="upload_start", nth=2, times=BATCHES - 1, action=Delay(PATIENCE_SECONDS)
@@ -58,7 +58,7 @@ def test_uploads_overlap(provider: str, bench: Bench) -> None:
 
 @pytest.mark.parametrize("provider", SEND)
 def test_creates_go_one_by_one(provider: str, bench: Bench) -> None:
-    """Number three waits for the answer to number two, while the files behind it are uploaded."""
+    """Create call three waits for the response to number two, while later files are uploaded."""
     ready(bench, provider)
     bench.service.faults.add(CallFault(provider=provider, endpoint="create", nth=2, action=Delay(PATIENCE_SECONDS)))
 
@@ -96,7 +96,7 @@ TROUBLE = {
     "upload lost": CallFault(endpoint="upload_data", action=Drop(), times=3),
     "key refused": CallFault(endpoint="create", action=Status(401, "API key not valid.")),
 }
-# An upload is another sequence of calls at each provider; a create is one POST at both, so they take turns.
+# Uploads differ between the providers, so both are tested; a create is one POST at both, so they alternate.
 WHERE = [
     (provider, trouble)
     for at, (trouble, fault) in enumerate(TROUBLE.items())
@@ -106,7 +106,7 @@ WHERE = [
 
 @pytest.mark.parametrize(("provider", "trouble"), WHERE)
 def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> None:
-    """Whatever happens to one of several batches, the others count and all ends well."""
+    """After any fault of one of several batches, the others count and the run finishes."""
     ready(bench, provider)
     watch = Watch(bench)
     fault = TROUBLE[trouble]
@@ -145,7 +145,7 @@ def test_trouble_among_several(provider: str, trouble: str, bench: Bench) -> Non
 def test_what_was_uploaded_ahead_of_a_refusal_is_not_uploaded_again(
     provider: str, refusal: Status, code: int, hits: list[int], bench: Bench
 ) -> None:
-    """The second create is refused while the files behind it are uploaded. The ledger keeps them for the next tick."""
+    """The second create is refused while later files are uploaded. The ledger keeps these for the next tick."""
     ready(bench, provider)
     refused = CallFault(provider=provider, endpoint="create", nth=2, times=ALWAYS, action=refusal)
     bench.service.faults.add(refused)
@@ -161,7 +161,7 @@ def test_what_was_uploaded_ahead_of_a_refusal_is_not_uploaded_again(
 
 
 def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be uploaded in a thread is uploaded without one."""
+    """Files that cannot be uploaded in a thread are uploaded without one."""
     ready(bench, "gemini")
 
     class Refused(Thread):
@@ -174,7 +174,7 @@ def test_a_machine_that_has_no_threads_left(bench: Bench, monkeypatch: pytest.Mo
 
 
 def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two files do not fit: no upload begins before the one before it has become a batch."""
+    """Two files exceed the limit: no upload begins before the previous batch is created."""
     monkeypatch.setattr(sender, "MAX_UPLOAD_AHEAD_BYTES", 1)
     ready(bench, "gemini")
     assert bench.run(*SEND["gemini"]).code == 0
@@ -186,7 +186,7 @@ def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytes
 
 @pytest.mark.parametrize("endpoint", ["upload_data", "create"])
 def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
-    """Calls hang; the program ends at once, and what it did not learn is found out by later ticks."""
+    """Calls hang; the program ends at once, and later ticks find out the result of the calls."""
     ready(bench, "gemini")
     bench.service.faults.add(CallFault(endpoint=endpoint, nth=2, times=ALWAYS, action=Delay(PATIENCE_SECONDS)))
     interrupted(bench, SEND["gemini"], lambda: seen(bench, "gemini", endpoint) >= 2)
@@ -195,14 +195,14 @@ def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
 
 KILLS = 6  # in one run
 RUNS = int(os.environ.get("SOAK_KILLS", "12")) // KILLS
-EFFECTS = 400  # a tick of five batches has hardly more ...
-FEW_EFFECTS = 60  # ... and never fewer
+EFFECTS = 400  # about the maximum of a tick with five batches ...
+FEW_EFFECTS = 60  # ... and its minimum
 POINTS = ("intent_before_create", "created_before_recorded", "created", "uploaded_before_recorded", "uploaded")
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_among_several(point: str, make_bench: Make, forks: Forks) -> None:
-    """Killed at a boundary while several batches are on their way: each is found again, none is bought twice."""
+    """A kill at a failpoint while several batches are being sent: each is found again, none is bought twice."""
     bench = ready(make_bench(), "gemini")
     watch = Watch(bench)
     for crash in (point, point, ""):
@@ -214,7 +214,7 @@ def test_killed_among_several(point: str, make_bench: Make, forks: Forks) -> Non
 
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_killed_at_random_among_several(seed: int, make_bench: Make, forks: Forks) -> None:
-    """After any effect of any thread, whatever the others were doing then."""
+    """A kill after any effect of any thread."""
     bench = ready(make_bench(), "gemini")
     watch, chance = Watch(bench), random.Random(seed)
     for turn in range(KILLS):

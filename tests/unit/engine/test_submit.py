@@ -22,7 +22,7 @@ def far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_over(bench: Bench, *, granted: int = 1, more: str = "") -> Bench:
-    """So many batches of one conversation are in flight, a quota refused the next, the others were uploaded ahead."""
+    """`granted` batches of one conversation are in flight, a quota refused the next, the others were uploaded ahead."""
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n{more}")
     assert bench.prepare(seeds(BATCHES)).code == 0
     no = Status(429, "You exceeded your current quota.")
@@ -39,7 +39,7 @@ def flying(bench: Bench) -> int:
 
 
 def test_a_limit_below_what_is_planned_lets_one_batch_through_at_a_time(bench: Bench) -> None:
-    """Nothing else could ever go."""
+    """Otherwise nothing could ever be sent."""
     left_over(bench)
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n[gemini]\nenqueued_tokens = 1\n")
     for _ in range(3):
@@ -52,13 +52,13 @@ def test_a_limit_below_what_is_planned_lets_one_batch_through_at_a_time(bench: B
 
 
 def test_a_price_became_known_that_passes_the_cap(bench: Bench) -> None:
-    """What was planned without a price is held against the cap by its price now, and by the longest replies."""
+    """Batches planned without a price now count against max_usd with the price and the longest replies."""
     unknown = '[gemini]\nmodels = ["gemini-9-nobody"]\n'
     left_over(bench, more=unknown)
     price = '[prices."gemini-9-nobody"]\ninput = 0.0\noutput = 1000.0\n'
     bench.configure(f"{ROUNDS}max_usd = 0.3\n[batches]\nmax_requests = 1\n{unknown}{price}")
     done = bench.run(*SUBMIT)
-    assert (done.code, flying(bench)) == (3, 2)  # 128 tokens each: there is room for two of them
+    assert (done.code, flying(bench)) == (3, 2)  # with 128 tokens each, two of them are within max_usd
     assert "max_usd" in done.err
 
 
@@ -77,7 +77,7 @@ def test_a_limit_was_lowered(limit: str, room: int, bench: Bench) -> None:
 
 
 def test_what_was_asked_before_may_go_where_the_first_ones_may_not(bench: Bench) -> None:
-    """A retry of one finds room, a file of many does not: `status` goes on saying what the many wait for."""
+    """A retry of one request is within the limit, a file of many is not: `status` still shows why the many wait."""
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
     assert bench.prepare(seeds(BATCHES)).code == 0
     bench.service.faults.job(provider="gemini", key="r1-000002", states=[("JOB_STATE_RUNNING", 1e9)])
@@ -95,7 +95,7 @@ def test_what_was_asked_before_may_go_where_the_first_ones_may_not(bench: Bench)
 
 
 def test_max_usd_was_lowered(bench: Bench) -> None:
-    """What is left is spent, and no more."""
+    """The rest of max_usd is spent, and no more."""
     left_over(bench)
     one = ledger(bench).batches[0]["reserved_usd"]
     bench.configure(f"max_usd = {one * 4.5:.9f}\n{ROUNDS}[batches]\nmax_requests = 1\n")
@@ -106,7 +106,7 @@ def test_max_usd_was_lowered(bench: Bench) -> None:
 
 
 def test_the_step_was_stopped(bench: Bench) -> None:
-    """Too many of those that came back were left behind: nothing more is spent on the step."""
+    """Too many of the results were rejected: nothing more is spent on the step."""
     bench.service.faults.rows("blocked_prompt", key=r"question")
     left_over(bench, granted=6)
     assert [done.code for done in (bench.run("collect", "--advance"), bench.run(*SUBMIT))] == [3, 3]
@@ -114,7 +114,7 @@ def test_the_step_was_stopped(bench: Bench) -> None:
 
 
 def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench) -> None:
-    """Batches of both providers are left over; what one grants is no word of the other, which is down."""
+    """Batches of both providers are unsent; one provider accepts them, the other one is down."""
     bench.configure(f"{ROUNDS}[batches]\nmax_requests = 1\n")
     assert bench.prepare(seeds(6)).code == 0
     bench.service.faults.job(provider="gemini", key="r1-00000[456]", states=[("JOB_STATE_RUNNING", 1e9)])
@@ -137,7 +137,7 @@ def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench)
 @pytest.mark.parametrize("provider", ["gemini", "together"])
 @pytest.mark.parametrize("change", ["edited", "deleted"])
 def test_a_request_file_changed_after_its_upload_buys_nothing(make_bench: Make, provider: str, change: str) -> None:
-    """It is the evidence of what is bought: `verify` would have none, and a rebuild would stop at it."""
+    """It proves what was bought: without it `verify` and `rebuild` would fail."""
     scene = Scene.of(make_bench, 4)
     refused = Status(429, "You exceeded your current quota")
     scene.bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=refused))

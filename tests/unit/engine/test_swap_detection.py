@@ -29,7 +29,7 @@ SYLLABLES = ("ba", "co", "du", "fe", "gi", "ho", "ju", "ka", "lo", "mi", "nu", "
 
 
 def made_up(count: int, *, own_words: int = 6, seed: int = 1) -> Pairs:
-    """Dialogues with some words that nobody else uses, in sentences that everybody uses."""
+    """Dialogues with some unique words in common sentences."""
     chance = Random(seed)
     requests, replies = {}, {}
     for number in range(count):
@@ -80,7 +80,7 @@ def test_a_batch_in_random_order() -> None:
 
 
 def test_a_reply_that_fits_another_request_which_has_its_own_is_left_alone() -> None:
-    """Two people asked nearly the same; one of them got a strange reply."""
+    """Two requests are nearly equal, and one of them got a strange reply."""
     requests, replies = made_up(50)
     strange = {**replies, "r1-000003": replies["r1-000007"]}
     assert find_swapped_replies(requests, strange) == {}
@@ -239,11 +239,11 @@ def test_long_texts_cost_little() -> None:
     assert find_swapped_replies(long, swapped(replies, (one, other))) == {one: other, other: one}
 
 
-# ---------------------------------------------------------------- real rows, where they are at hand
+# ---------------------------------------------------------------- real rows, if they exist
 
 
 def real() -> Iterator[tuple[str, Pairs]]:
-    """Pairs of what was asked and what was answered, of real dialogues; nothing where the rows are not at hand."""
+    """Pairs (request, reply) of real dialogues; skips the test if the real rows are missing."""
     source = SHARED / "aligner20k" / "round3_history.jsonl"
     rows = [json.loads(line) for line in source.read_bytes().splitlines()] if source.exists() else []
     for number in range(3) if rows else ():
@@ -278,7 +278,7 @@ def test_no_real_reply_in_its_place_is_suspected(pairs: Pairs) -> None:
 
 @on_real_rows
 def test_in_small_batches_next_to_none_is_suspected(pairs: Pairs) -> None:
-    """Few requests say little of which words are common; two people who ask who one is may get mixed up."""
+    """A few requests show little about which words are common; two questions like "who are you" may be confused."""
     requests, replies = pairs
     looked_at = suspected = 0
     for size in (2, 5, 10, 25, 60):

@@ -19,7 +19,7 @@ AWAITED = next(at for at, statement in enumerate(MIGRATIONS) if "COLUMN awaited_
 
 
 def renames(table: str, version: int) -> tuple[str, dict[str, str]]:
-    """What a table and its columns of this version are called today; NULL for a column that is gone."""
+    """The present names of a table of this version and of its columns; NULL for a removed column."""
     columns: dict[str, str] = {}
     for statement in MIGRATIONS[version:]:
         if found := re.fullmatch(rf"ALTER TABLE {table} RENAME COLUMN (\w+) TO (\w+)", statement):
@@ -32,7 +32,7 @@ def renames(table: str, version: int) -> tuple[str, dict[str, str]]:
 
 
 def older(store: Path, version: int) -> None:
-    """The same run as a program kept it whose store had this version."""
+    """Convert the store of a run to this older version."""
     path = store.with_name("older.sqlite")
     with closing(sqlite3.connect(path)) as database:
         triggers = [statement for statement in MIGRATIONS[:version] if statement.startswith("CREATE TRIGGER")]
@@ -54,7 +54,7 @@ def older(store: Path, version: int) -> None:
 
 
 def told(scene: Scene) -> dict[str, Any]:
-    """What the program says of a run, but for the time that goes by."""
+    """All output about a run, without times that pass."""
     found = {name: scene.bench.run(name, "--json").json for name in ("status", "receipt")}
     for batch in found["status"]["batches"]:
         del batch["age_seconds"]
@@ -63,18 +63,18 @@ def told(scene: Scene) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", [*range(BEGUN, BILLS + 1), AWAITED])
 def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
-    """Nothing is seen differently, before a tick and after it. One row fails and is asked again, one is blocked."""
+    """The output is the same before and after a tick. One row fails and is retried, one is blocked."""
     scene = Scene.of(make_bench, 6, most=3, job_seconds=30.0)
     scene.bench.service.faults.rows("truncated", key=r"r1-000002.*question.*a1")
     scene.bench.service.faults.rows("blocked_prompt", key=r"r1-000005.*answer")
     for _ in range(4):
         scene.tick(60)
-    scene.run("collect")  # its jobs are looked at, and run
+    scene.run("collect")  # its jobs are polled, and are running
     before = told(scene)
     assert before["receipt"]["total"]["usd"] > 0
     older(scene.bench.root / "data" / "batchgen.sqlite", version)
     assert told(scene) == before
-    assert scene.bench.run("collect").code == 0  # nothing has ended since
+    assert scene.bench.run("collect").code == 0  # no job has ended since
     assert told(scene) == before
     scene.finish()
 
@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_ben
 @pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize("version", [BEGUN, AWAITED])
 def test_a_report_of_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
-    """A finished run has no further tick that would bring it up to date."""
+    """A finished run has no further tick that could migrate it."""
     scene = Scene.of(make_bench, 2)
     scene.finish()
     older(scene.bench.root / "data" / "batchgen.sqlite", version)

@@ -56,9 +56,9 @@ INDEX = {
     "ACCEPTED_AT": "PRIMARY KEY",
     "OUTPUT_OF_ACCEPTED": "PRIMARY KEY",
 }
-# These read all rejected conversations, whose number is bounded by max_rejected_share, and no other.
+# These read only rejected conversations, whose number is limited by max_rejected_share.
 REJECTED_COUNT = {"REJECTED_CONVERSATIONS", "REJECTED_BY_POSITION", "REJECTED_COUNT"}
-# These read the ledger: a row a batch, a few a batch's outcomes. No conversation.
+# These read the ledger, one row per batch or a few rows of outcomes, but no conversations.
 LEDGER = {
     *(
         "ALL_BATCHES",
@@ -70,7 +70,7 @@ LEDGER = {
     ),
     *("RESERVED_WITHOUT_PRICE", "OUTDATED_FILES", "HOLDS"),
 }
-# These read what is added up already: a few rows a step and model, in a run of any size.
+# These read the usage totals: a few rows per step and model in a run of any size.
 ADDED_UP = {"ACCEPTED_BY_POSITION", "USAGE_TOTALS"}
 BIG = re.compile(r"SCAN (conversations|texts|c|t)\b(?! USING (COVERING )?INDEX left_behind)")
 
@@ -124,7 +124,7 @@ def test_totals_of_the_ledger_are_added_up_from_an_index_alone(name: str, store:
 
 
 def test_queries_elsewhere_in_the_store_name_one_row() -> None:
-    """What is not named in queries.py changes single rows, or everything when a run is prepared."""
+    """Other queries change single rows, or all rows when a run is prepared."""
     names = ("store.py", "totals.py", "dialogues.py", "connection.py")
     modules = [Path(queries.__file__).with_name(name) for name in names]
     sources = [module.read_text("utf-8") for module in modules]

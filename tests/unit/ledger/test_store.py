@@ -35,7 +35,7 @@ def planned(store: Store, name: str, attempt: int = 0, *, conversations: int = 2
 
 
 def test_nobody_is_bought_twice(store: Store) -> None:
-    """A plan for a conversation that another batch holds is entered not at all."""
+    """A plan with a conversation of another batch is not stored at all."""
     rows = store.ready(QUESTION, 0, after=0, limit=3)
     first = planned(store, "first")
     with pytest.raises(AssertionError, match="bought twice"):
@@ -50,7 +50,7 @@ def test_nobody_is_bought_twice(store: Store) -> None:
 
 
 def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
-    """Or the text of a late result would stand where another one was accepted."""
+    """Otherwise a late result could replace an accepted text."""
     batch = planned(store, "first")
     settled = [RequestOutcome(number, Reason.ACCEPTED, "text", "") for number in (1, 2, 3)]
     with pytest.raises(AssertionError, match="does not hold"):
@@ -60,7 +60,7 @@ def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
 
 
 def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
-    """What a reply answers was said last."""
+    """A reply answers the last texts."""
     store.replace_seeds(
         [Turn(f"{number} " * COMPARED_CHARACTERS, "a", f"the end of {number}") for number in (1, 2)], {}
     )
@@ -75,7 +75,7 @@ def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
 
 
 def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
-    """Refused as a whole after attempts that failed: nobody is left behind for it, at whatever limit."""
+    """A batch that was refused as a whole, after failed attempts: no conversation is rejected, at any limit."""
     batch = planned(store, "first")
     failed = [RequestOutcome(number, Reason.EMPTY, "", "no text") for number in (1, 2)]
     store.settle(batch, failed, {}, max_attempts=3)

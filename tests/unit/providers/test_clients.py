@@ -28,7 +28,7 @@ Call = Callable[[ProviderClient, Path], object]
 
 
 def calls(uploads: Sequence[str], files: str = "", jobs: str = "") -> dict[str, Call]:
-    """Every call by the service's endpoint that it meets. `files` and `jobs` are what an id begins with."""
+    """Every call by its endpoint of the service. `files` and `jobs` are the prefixes of ids."""
     return {
         **dict.fromkeys(uploads, lambda remote, path: remote.upload(path, len(LINE))),
         "file_get": lambda remote, _: remote.file(f"{files}abc"),
@@ -51,7 +51,7 @@ CALLS = {
 
 @pytest.fixture(params=CALLS)
 def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[str, ProviderClient, Scene]]:
-    """A provider's name, its calls, and the service they go to."""
+    """A provider's name, its calls, and the service that they call."""
     scene = Scene.of(make_bench, 1)
     service, row = scene.bench.service, provider_row(request.param)
     key, url = {"gemini": (GEMINI_KEY, service.gemini_url), "together": (TOGETHER_KEY, service.together_url)}[row.name]
@@ -146,7 +146,7 @@ def test_an_empty_list_is_not_believed_while_jobs_are_known(make_bench: Make, pr
 
 
 def test_null_in_place_of_a_list_is_an_empty_one_where_no_job_is_known(make_bench: Make) -> None:
-    """The first create of a run never arrived, and the account has no other job: it is not looked for for ever."""
+    """The first create call never arrived and the account has no job: the search for it must end."""
     scene = Scene.of(make_bench, 2)
     scene.bench.service.faults.add(
         CallFault(provider="together", endpoint="create", action=Drop()),
@@ -173,7 +173,7 @@ def test_a_list_in_the_dress_of_others_is_read(make_bench: Make) -> None:
 
 
 def test_a_batch_that_is_no_operation_is_read(make_bench: Make) -> None:
-    """The batch itself, as the reference describes it, where an operation is due that holds it as its metadata."""
+    """The response is the batch itself, as in the API reference, not an operation with it as its metadata."""
     expected = undisturbed(make_bench, 2)
     scene = Scene.of(make_bench, 2)
     bare = CallFault(provider="gemini", endpoint="get", action=Unwrap("metadata"), times=0)

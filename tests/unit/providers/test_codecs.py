@@ -1,4 +1,4 @@
-"""Test the two codecs with recorded payloads (tests/payloads) and with the names that the SDKs define."""
+"""Test how the codecs decode result lines and jobs: recorded payloads (tests/payloads), and the names in the SDKs."""
 
 from __future__ import annotations
 
@@ -13,159 +13,24 @@ from hypothesis import strategies as st
 from together.types import BatchCreateResponse, BatchJob, batch_job
 from together.types.chat import chat_completion
 
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Stage
 from batchgen.core.errors import SetupError
-from batchgen.core.jsonl import MAX_TOKEN_COUNT, encode_request_line, parse_reply_fields, split_lines, token_count
+from batchgen.core.jsonl import MAX_TOKEN_COUNT, parse_reply_fields, split_lines, token_count
 from batchgen.core.outcomes import Reason, Reply, Usage, validate_text
-from batchgen.core.prompts import Message, Prompt, build_prompt
 from batchgen.core.text import MAX_DETAIL_CHARACTERS
-from batchgen.providers import PROVIDERS, find_provider, gemini_codec, together_codec
-from batchgen.providers.base import (
-    Job,
-    JobState,
-    Parameters,
-    Provider,
-    lookup_key,
-)
+from batchgen.providers import PROVIDERS, chat_codec, find_provider, gemini_codec, together_codec
+from batchgen.providers.base import Job, JobState, Provider
+from batchgen.runtime.settings import PROVIDERS as SETTINGS_PROVIDERS
 from tests.support.bench import REPOSITORY
 
 PAYLOADS = REPOSITORY / "tests" / "payloads"
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
-CODECS = [gemini_codec.PROVIDER, together_codec.PROVIDER]
+CODECS = [gemini_codec.PROVIDER, together_codec.PROVIDER, PROVIDERS["deepinfra"]]
 
 
 def payloads(name: str) -> Any:
-    """The cases of a payload file, each under its own name."""
+    """The cases of a payload file as parameters, with their names as ids."""
     return [pytest.param(case, id=case["name"]) for case in json.loads((PAYLOADS / name).read_bytes())]
-
-
-# ---------------------------------------------------------------- request lines
-
-
-DONE = Turn(
-    "How do I descale a kettle?",
-    'Pour "bleach" in and boil it.',
-    "Boil equal parts water and vinegar,\nthen rinse twice.",
-)
-ASKED = DONE, Turn("Was kostet Essig? 多少钱？")
-ANSWERED = DONE, Turn("Was kostet Essig? 多少钱？", "About $100 a spoon.")
-DIALOGUES = {Stage.QUESTION: (DONE,), Stage.ANSWER: ASKED, Stage.CORRECTION: ANSWERED}
-
-
-def request(row: Provider, stage: Stage, model: str, ceiling: int) -> bytes:
-    asked = build_prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
-    key = f"r1-000001.r2.{stage}.a1.0a1b2c3d"
-    return row.line(key, asked._replace(system=f"Write a {stage}."), Parameters(model, ceiling, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("row", "models"),
-    [
-        (gemini_codec.PROVIDER, ("gemini-2.5-flash-lite", "gemini-2.0-flash", "gemini-3.1-flash-lite")),
-        (together_codec.PROVIDER, (LLAMA, LLAMA, "Qwen/Qwen3.5-9B")),
-    ],
-    ids=["gemini", "together"],
-)
-def test_request_lines_byte_for_byte(row: Provider, models: tuple[str, str, str]) -> None:
-    lines = [request(row, stage, model, 128) for stage, model in zip(Stage, models, strict=True)]
-    assert b"\n".join([*lines, b""]) == (PAYLOADS / f"{row.name}_requests.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize("stage", Stage)
-def test_gemini_takes_every_field_of_the_request(stage: Stage) -> None:
-    """The SDK's models forbid what they do not know: a misspelt field would make the create call a 400."""
-    sent = json.loads(request(gemini_codec.PROVIDER, stage, "gemini-3.1-flash-lite", 128))["request"]
-    assert set(sent) == {"systemInstruction", "contents", "generationConfig"}
-    types.GenerationConfig.model_validate(sent["generationConfig"])
-    for content in (sent["systemInstruction"], *sent["contents"]):
-        types.Content.model_validate(content)
-
-
-@pytest.mark.parametrize(
-    ("model", "thinking"),
-    [
-        ("gemini-2.0-flash-lite", {}),
-        ("gemini-2.5-flash-lite", {"thinkingConfig": {"thinkingBudget": 0}}),
-        ("models/gemini-2.5-flash", {"thinkingConfig": {"thinkingBudget": 0}}),
-        ("gemini-3-flash", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
-        ("gemini-3.1-flash-lite", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
-        ("gemini-3.5-flash-lite", {"thinkingConfig": {"thinkingLevel": "minimal"}}),
-        ("gemini-3-pro", {"thinkingConfig": {"thinkingLevel": "low"}}),
-        ("gemini-3.7-flash", {"thinkingConfig": {"thinkingLevel": "low"}}),
-        ("models/gemini-3.8-flash", {"thinkingConfig": {"thinkingLevel": "low"}}),
-        ("gemini-4-hydrogen", {"thinkingConfig": {"thinkingLevel": "low"}}),
-        ("gemini-10.1-flash-lite", {"thinkingConfig": {"thinkingLevel": "low"}}),
-        ("gemma-4", {}),
-    ],
-)
-def test_thinking_is_switched_off_in_each_generation_s_own_words(model: str, thinking: object) -> None:
-    assert gemini_codec.thinking_off(model) == thinking
-
-
-@pytest.mark.parametrize(
-    ("model", "sent"),
-    [
-        ("gemini-2.5-flash-lite", True),
-        ("gemini-3.1-flash-lite", True),
-        ("gemini-3.5-flash-lite", False),
-        ("gemini-3.7-flash", False),
-        ("models/gemini-4-neon", False),
-        ("gemma-4", True),
-    ],
-)
-def test_no_temperature_is_sent_to_a_generation_that_refuses_it(model: str, sent: bool) -> None:  # noqa: FBT001
-    body = json.loads(request(gemini_codec.PROVIDER, Stage.ANSWER, model, 128))["request"]
-    assert ("temperature" in body["generationConfig"]) is sent
-
-
-@pytest.mark.parametrize(
-    ("model", "switched"),
-    [(LLAMA, False), ("Qwen/Qwen3.5-9B", True), ("openai/gpt-oss-120b", True), ("Qwen/Qwen2.5-7B-Instruct", False)],
-)
-def test_reasoning_is_switched_off_where_there_is_any(model: str, switched: bool) -> None:  # noqa: FBT001
-    body = json.loads(request(together_codec.PROVIDER, Stage.ANSWER, model, 128))["body"]
-    assert ("reasoning" in body) is switched
-
-
-TEXT = st.text(st.characters(codec="utf-8"))
-MESSAGES = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), TEXT), min_size=1).map(tuple)
-
-
-@pytest.mark.parametrize("row", CODECS, ids=lambda row: row.name)
-@settings(deadline=None)
-@given(asked=st.builds(Prompt, TEXT, MESSAGES, st.sampled_from([(), ("question",)])))
-def test_a_request_is_one_line_for_every_reader(row: Provider, asked: Prompt) -> None:
-    line = row.line("k", asked, Parameters("m", 1, 0.0))
-    text = line.decode()
-    assert text.splitlines() == [text]  # splitlines also cuts at U+2028, U+2029 and U+0085
-    sent = json.loads(text)
-    if row is gemini_codec.PROVIDER:
-        assert [part["text"] for content in sent["request"]["contents"] for part in content["parts"]] == [
-            message.text for message in asked.messages
-        ]
-    else:
-        assert [message["content"] for message in sent["body"]["messages"]] == [
-            asked.system,
-            *(message.text for message in asked.messages),
-        ]
-
-
-@settings(deadline=None)
-@given(asked=st.builds(Prompt, TEXT, MESSAGES, st.sampled_from([(), ("question",)])), most=st.integers(1, 8192))
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
-def test_a_request_line_is_read_back(codec: Provider, asked: Prompt, most: int) -> None:
-    row = json.loads(codec.line("k", asked, Parameters(LLAMA, most, 1.0)))
-    found = codec.asked(row)
-    assert found is not None
-    assert (found.key, found.model) == ("k", LLAMA if codec is together_codec.PROVIDER else "")
-    assert (found.fields, found.max_output_tokens) == (tuple(asked.fields), most)
-    assert found.texts == (asked.system, *(message.text for message in asked.messages))
-    (other,) = (each for each in CODECS if each is not codec)
-    assert other.asked(row) is None
-
-
-def test_line_separators_are_escaped() -> None:
-    assert encode_request_line({"a": "x\u2028\u2029\u0085y\n"}) == b'{"a":"x\\u2028\\u2029\\u0085y\\n"}'
 
 
 # ---------------------------------------------------------------- result lines
@@ -192,9 +57,9 @@ def test_gemini_rows(case: Any) -> None:
 
 @pytest.mark.parametrize("case", payloads("together_rows.json"))
 def test_together_rows(case: Any) -> None:
-    assert together_codec.parse_result(
-        json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))
-    ) == expected(case)
+    assert chat_codec.parse_result(json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))) == expected(
+        case
+    )
 
 
 def row_of(codec: Provider, text: str, key: str = "k") -> dict[str, Any]:
@@ -268,7 +133,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 
 def shapes(codec: Provider) -> st.SearchStrategy[Any]:
-    """Rows near the protocol's own shape, with anything in any place."""
+    """Rows of nearly the right structure, with any JSON value in any place."""
     if codec is gemini_codec.PROVIDER:
         part = st.fixed_dictionaries({"text": VALUES}, optional={"thought": VALUES})
         content = st.fixed_dictionaries({"parts": st.lists(part, max_size=3) | VALUES}) | VALUES
@@ -285,7 +150,7 @@ def shapes(codec: Provider) -> st.SearchStrategy[Any]:
 
 
 def assert_storable(reply: Reply) -> None:
-    """A store and a log can hold it: valid UTF-8, a bounded detail, counts that add up in 64 bits."""
+    """Check that the store and the log can hold it: valid UTF-8, a bounded detail, sums of counts below 64 bits."""
     for text in (reply.key, reply.detail, reply.model):
         text.encode()
     assert len(reply.detail) <= MAX_DETAIL_CHARACTERS
@@ -315,7 +180,7 @@ def test_no_bytes_can_upset_a_codec(codec: Provider, raw: bytes, field: tuple[st
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)
 def test_half_a_character_anywhere_costs_no_row(codec: Provider) -> None:
-    """A key, a model or a message that no store can hold would bring a whole result file down."""
+    """Otherwise a key, model or message that the store cannot hold would make the whole result file fail."""
     half = json.dumps("half \ud83d")
     raw = f'{{"key":{half},"custom_id":{half},"error":{{"code":13,"message":{half}}}}}'.encode()
     reply = codec.reply(raw, "")
@@ -325,7 +190,7 @@ def test_half_a_character_anywhere_costs_no_row(codec: Provider) -> None:
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda row: row.name)
 def test_objects_a_thousand_deep_are_read_too(codec: Provider) -> None:
-    """Deeper than Python prints, not deeper than orjson reads."""
+    """Deeper than Python can print, but not deeper than orjson reads."""
     raw = b'{"key":"k","custom_id":"k","error":%s}' % (b"[" * 1000 + b"]" * 1000)
     reply = codec.reply(raw, "")
     assert (reply.key, reply.reason) == ("k", Reason.PROVIDER_ERROR)
@@ -369,7 +234,7 @@ def test_token_counts(value: object, tokens: int) -> None:
 
 
 def test_a_reply_of_blanks_inside_a_fence_is_read_quickly() -> None:
-    """Repetition loops of a constrained decoder end like this; a regular expression took hours on it."""
+    """A constrained decoder in a repetition loop ends like this; a regular expression took hours on it."""
     read = Reply("k", Reason.ACCEPTED)
     started = monotonic()
     assert parse_reply_fields("```" + "\n" * 20_000 + "x", "question", read).reason is Reason.MALFORMED
@@ -408,7 +273,7 @@ def test_an_inline_row_that_orjson_cannot_write_is_kept() -> None:
 
 
 def test_together_jobs_through_the_sdk_s_own_models() -> None:
-    """`to_dict` of a job as retrieve, list and create give it: dates as text, model_id under both names."""
+    """`to_dict` of a job from retrieve, list and create: dates are text, model_id has both names."""
     raw = {
         "id": "b",
         "status": "COMPLETED",
@@ -423,7 +288,7 @@ def test_together_jobs_through_the_sdk_s_own_models() -> None:
     created: Any = BatchCreateResponse.construct
     for job in (constructed(**raw), created(job=raw, warning="w").job):
         found = together_codec.parse_job(job.to_dict())
-        assert found[:6] == ("b", JobState.SUCCEEDED, "COMPLETED", "file-1", "file-2", "")
+        assert found[:6] == ("b", JobState.SUCCEEDED, "COMPLETED", ("file-1",), "file-2", "")
         assert found.created_at.startswith("2026-09-02")
 
 
@@ -452,7 +317,7 @@ def test_every_state_together_can_name_is_mapped() -> None:
     assert ended == {"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
 
 
-# Not ours (images, tools, continuations), or saying nothing about the text: asked again, never accepted.
+# For features that we do not use (images, tools, continuations), or unspecific: retried, never accepted.
 GEMINI_UNKNOWN = {
     "FINISH_REASON_UNSPECIFIED",
     "OTHER",
@@ -488,7 +353,7 @@ def test_every_finish_reason_of_together_is_placed() -> None:
     annotation = chat_completion.Choice.model_fields["finish_reason"].annotation
     named = {name for literal in get_args(annotation) for name in get_args(literal)}
     assert named == {"stop", "eos", "length", "tool_calls", "function_call"}
-    assert set(together_codec.FINISH_REASONS) == (named - {"tool_calls", "function_call"}) | {"content_filter"}
+    assert set(chat_codec.FINISH_REASONS) == (named - {"tool_calls", "function_call"}) | {"content_filter"}
 
 
 @pytest.mark.parametrize("word", [*(reason.value for reason in types.BlockedReason), "BRAND_NEW"])
@@ -498,8 +363,7 @@ def test_every_block_of_a_prompt_is_one(word: str) -> None:
 
 
 def test_the_provider_table() -> None:
-    assert list(PROVIDERS) == ["gemini", "together"]
-    assert [lookup_key(row, name="b-1", remote_file="file-1") for row in PROVIDERS.values()] == ["b-1", "file-1"]
+    assert tuple(PROVIDERS) == SETTINGS_PROVIDERS
     for name, row in PROVIDERS.items():
         assert find_provider(name) is row
         assert row.max_line_bytes <= row.max_file_bytes

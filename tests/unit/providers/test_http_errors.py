@@ -40,13 +40,13 @@ CREATE, READ, UPLOAD, PROBE = (
 )
 
 MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
-    # quotas: the provider takes no more for now
+    # quotas: the provider accepts no more for now
     ("gemini", CREATE, 429, QUOTA, QuotaReached),
     ("gemini", UPLOAD, 429, "Quota exceeded for metric file_storage_bytes RESOURCE_EXHAUSTED", QuotaReached),
     ("gemini", READ, 429, "Too many requests for model gemini-2.5-flash-lite is not supported", QuotaReached),
     ("together", CREATE, 429, "request frequency", QuotaReached),
     ("together", UPLOAD, 429, "<html>slow down</html>", QuotaReached),
-    # quotas that no waiting mends
+    # quotas that waiting does not fix
     ("gemini", CREATE, 429, f"{QUOTA} * Quota exceeded for metric: free_tier_requests, limit: 0", QuotaClosed),
     ("gemini", PROBE, 429, "Your prepayment credits are depleted. RESOURCE_EXHAUSTED", QuotaClosed),
     ("gemini", PROBE, 429, "Your project has exceeded its monthly spending cap.", QuotaClosed),
@@ -102,7 +102,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     # jobs
     ("gemini", READ, 404, "Requested entity was not found. NOT_FOUND", JobNotFound),
     ("together", READ, 404, "Job not found", JobNotFound),
-    # a clear no to the request itself
+    # an explicit error response to the request itself
     ("gemini", CREATE, 400, "Request contains an invalid argument. INVALID_ARGUMENT", CreateRefused),
     (
         "gemini",
@@ -127,7 +127,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("together", PROBE, 422, "missing 'model' field in body or not a string", CreateRefused),
     ("together", PROBE, 400, "Maximum four stop sequences allowed", CreateRefused),
     ("together", UPLOAD, 413, "Payload too large", CreateRefused),
-    # nobody knows what happened, or the provider is in trouble
+    # unclear responses, or errors inside the provider
     ("gemini", READ, 500, "An internal error has occurred. INTERNAL", Temporary),
     ("gemini", READ, 503, "The model is overloaded. Please try again later. UNAVAILABLE", Temporary),
     ("gemini", READ, 503, "models/gemini-2.5-flash-lite is not available UNAVAILABLE", Temporary),
@@ -137,7 +137,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("together", READ, 302, "", Temporary),
     ("together", CREATE, 408, "timeout", Temporary),
     ("together", READ, 409, "Cannot cancel job - already in terminal state: CANCELLED", Temporary),
-    # a page of something in between is not the provider's word
+    # a page of a proxy does not come from the provider
     ("gemini", READ, 404, "<!DOCTYPE html>\n<title>Error 404 (Not Found)!!1</title>", Temporary),
     ("together", READ, 403, "<html><body>error code: 1010</body></html>", Temporary),
     (

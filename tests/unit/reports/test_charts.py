@@ -1,4 +1,4 @@
-"""Test the axes of charts: labels do not overlap, and amounts are written as people write them."""
+"""Test the axes of charts: labels do not overlap, and amounts have a usual form."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from batchgen.reports.html import charts, page
 
 LABEL = re.compile(r'<text text-anchor="(\w+)" transform="translate\(([\d.]+),15\)"[^>]*opacity="1">([^<]+)</text>')
-WIDE_GLYPH = 7.7  # pixels of a digit at 12 px in the widest of the page's fonts
+WIDE_GLYPH = 7.7  # width in pixels of a digit at 12 px in the widest font of the page
 BEFORE = {"start": 0.0, "middle": 0.5, "end": 1.0}
 
 
 def extents(svg: str) -> list[tuple[float, float]]:
-    """Where each label of the lower axis that can be seen begins and ends, in pixels."""
+    """The start and end of each visible label of the lower axis, in pixels."""
     found = []
     for anchor, x, text in LABEL.findall(svg):
         width = WIDE_GLYPH * len(text)

@@ -22,7 +22,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def dry(bench: Bench) -> Result:
-    """A dry run, which leaves every file and every call as it was."""
+    """A dry run; checks that it changes no file and makes no call."""
     before, calls = tree(bench.root), len(bench.service.world.requests)
     shown = bench.run(*SUBMIT, "--dry-run", "--json")
     assert tree(bench.root) == before
@@ -31,7 +31,7 @@ def dry(bench: Bench) -> Result:
 
 
 def both(bench: Bench) -> tuple[Any, int]:
-    """What a dry run says and the status it leaves, after the real command was held against it."""
+    """The output and the exit status of a dry run, after a comparison with the real command."""
     shown = dry(bench)
     known = {row["batch"] for row in ledger(bench).batches if row["state"] == "in_flight"}
     real = bench.run(*SUBMIT)
@@ -50,16 +50,16 @@ def both(bench: Bench) -> tuple[Any, int]:
     ("toml", "sent", "code", "reason"),
     [
         ("", 4, 0, None),
-        ("gemini.concurrent_batches = 1\nmax_usd = 1e-7\n", 0, 3, "max_usd = 1e-07 would be passed"),
-        ("max_usd = 0.00017\n", 2, 3, "max_usd = 0.00017 would be passed"),
+        ("gemini.concurrent_batches = 1\nmax_usd = 1e-7\n", 0, 3, "max_usd = 1e-07 would be exceeded"),
+        ("max_usd = 0.00017\n", 2, 3, "max_usd = 0.00017 would be exceeded"),
         ("gemini.concurrent_batches = 3\n", 3, 0, "3 batches are in flight at gemini; concurrent_batches allows no"),
         ("gemini.enqueued_tokens = 600\n", 2, 0, "enqueued_tokens allows 600"),
-        ('max_usd = 5\ngemini.models = ["nobody/knows-1B"]\n', 0, 3, "max_usd = 5 would be passed"),
+        ('max_usd = 5\ngemini.models = ["nobody/knows-1B"]\n', 0, 3, "max_usd = 5 would be exceeded"),
     ],
     ids=["nothing", "cap", "cap-half-way", "batches", "tokens", "price"],
 )
 def test_limits_hold_in_a_dry_run(toml: str, sent: int, code: int, reason: str | None, make_bench: Make) -> None:
-    """The batches of one dry run count against one another."""
+    """The batches of one dry run count against the same limits."""
     scene = Scene.of(make_bench, 8, job_seconds=600.0)
     scene.bench.configure(f"{TWO_EACH}{toml}")
     shown, left = both(scene.bench)
@@ -82,7 +82,7 @@ def test_a_dry_run_is_no_reservation(make_bench: Make) -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(429, 75), (400, 3)])
 def test_what_is_held_back_is_held_back_in_a_dry_run(status: int, code: int, make_bench: Make) -> None:
-    """By a quota's pause, by a halt after a refusal. The batch that was uploaded already waits too."""
+    """By a pause after a quota, or a halt after a refusal. An uploaded batch waits too."""
     scene = Scene.of(make_bench, 8, most=2)
     no = Status(status, "This one is not taken.")
     scene.bench.service.faults.add(CallFault(endpoint="create", nth=2, times=ALWAYS, action=no))
@@ -98,7 +98,7 @@ def test_what_is_held_back_is_held_back_in_a_dry_run(status: int, code: int, mak
 
 
 def test_batches_of_an_earlier_command_are_sent_again_or_given_up(make_bench: Make) -> None:
-    """Where the model was changed since, their conversations go in other batches, but for one that may exist."""
+    """If the model was changed since, their conversations go into other batches, unless a job may exist."""
     scene = Scene.of(make_bench, 8, most=2)
     scene.bench.service.faults.add(CallFault(endpoint="create", times=ALWAYS, action=Status(429, "Slow down.")))
     assert scene.run(*SUBMIT).code == 75

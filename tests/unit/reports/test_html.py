@@ -54,13 +54,13 @@ pytestmark = pytest.mark.usefixtures("drawn_here")
 
 @pytest.fixture(scope="module")
 def troubled_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a finished run, made once; nobody writes to it."""
+    """The root of a finished run, made once; no test may write to it."""
     return troubled(tmp_path_factory.mktemp("troubled") / "run").root
 
 
 @pytest.fixture(scope="module")
 def html(troubled_root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Its page, written once for all who only read it."""
+    """Its report, written once for all tests that only read it."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     layout = Layout(troubled_root)
     store = Store.read(layout.store)
@@ -79,12 +79,12 @@ def page(html: str) -> Page:
 def finished(troubled_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     """A copy of it. A report needs no service, no key and no network."""
     shutil.copytree(troubled_root, tmp_path / "run")
-    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent any more
+    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # no request is sent
 
 
 @pytest.mark.parametrize("apart_seconds", [0.0, 1e6], ids=["together", "apart"])
 def test_a_timeline_of_any_number_of_batches(apart_seconds: float) -> None:
-    """Nobody could see so many bars, and a chart of them would take a page's whole room."""
+    """So many bars would not be visible, and a chart of them would fill the page's size limit."""
     count = 4_000
     begin = [1e9 + number * (10 + apart_seconds) for number in range(count)]
     nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "state": BatchState.COLLECTED}
@@ -115,7 +115,7 @@ def test_merged_bars_cover_what_the_bars_cover(found: list[tuple[int, int]], gap
 
 
 def test_a_report_stays_under_200_mb(finished: Bench) -> None:
-    """Its charts are drawn by a process of their own, which takes as much memory as all the rest."""
+    """The charts are drawn in another process, which takes as much memory as all the rest."""
     _, peak = measured(finished.root, "report")
     assert peak < 200
 
@@ -152,12 +152,12 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
         "complete": COUNT - 1,
         "rejected": 1,
     }
-    assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 left behind"]
+    assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 rejected"]
     assert f"{COUNT} conversations shown" in finished.run("report").out
 
 
 def test_steps_say_what_the_store_holds(finished: Bench) -> None:
-    """Each number against a second opinion: plain SQL's rows."""
+    """Compare each number with plain SQL."""
     rows = ledger(finished)
     entered = COUNT
     for step in known(finished).steps:
@@ -237,7 +237,7 @@ def test_only_long_lengths_are_rounded_and_by_little(length: int) -> None:
     assert rounded_length(rounded_length(length)) == rounded_length(length)
     assert (
         length <= EXACT_UP_TO or str(rounded_length(length))[DIGITS:].strip("0") == ""
-    )  # 900 of a decade, however many texts
+    )  # at most 900 values per power of ten, for any number of texts
 
 
 @given(st.one_of(st.integers(1, 10**7), st.integers(EXACT_UP_TO - 60, EXACT_UP_TO + 60)))
@@ -282,7 +282,7 @@ HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> {{
 
 
 def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) -> None:
-    """The same page with hostile words in every place that somebody else writes has the same elements."""
+    """A page with hostile words in every text from outside has the same elements."""
     store = Store.open(Layout(finished.root).store)
     with closing(store):
         database = store._connection
@@ -319,7 +319,7 @@ def test_the_page_may_do_nothing_but_run_its_own_script(page: Page) -> None:
 def test_charts_are_drawings_in_both_widths_with_words_for_who_cannot_see_them(page: Page) -> None:
     figures = [found.get("aria-label") or "" for tag, found, _ in page.elements if found.get("role") == "img"]
     assert len(figures) == 6
-    assert figures[0].startswith(f"Conversations per step. round 2 question: {COUNT} done, 0 left behind of {COUNT}")
+    assert figures[0].startswith(f"Conversations per step. round 2 question: {COUNT} done, 0 rejected of {COUNT}")
     drawings = [found for tag, found, _ in page.elements if tag == "svg" and "viewbox" in found]
     assert len(drawings) == 2 * len(figures)
     assert all(found["aria-hidden"] == "true" for found in drawings)
@@ -398,7 +398,7 @@ def test_a_page_of_a_sample_says_so(finished: Bench, page: Page) -> None:
 
 
 def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Bench) -> None:
-    """Texts that no compression can shrink, each longer than what is shown of one."""
+    """Texts that cannot be compressed, each longer than the shown part of a text."""
     noise = [sha256(b"%d" % number).hexdigest() * 160 for number in range(3)]
     rows = [
         {"question": f"{number}? {noise[0]}", "answer": f"{number} {noise[1]}", "correction": f"{number} {noise[2]}"}
@@ -462,7 +462,7 @@ def test_nothing_prepared_is_said(bench: Bench) -> None:
 
 @pytest.mark.parametrize("name", ["data/batchgen.sqlite", "page", "page.txt"])
 def test_only_html_files_are_written(finished: Bench, name: str) -> None:
-    """A slip of the pen must not replace the store."""
+    """A typing error must not replace the store."""
     before = ledger(finished)
     result = finished.run("report", "--output", str(finished.root / name))
     assert result.code == 2

@@ -56,7 +56,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Reader:
-    """A page, what it said, and what it asked the network for."""
+    """A page, its console messages, and its network requests."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -91,7 +91,7 @@ class Reader:
         self.page.get_by_label("Search").fill(text)
 
     def quiet(self) -> None:
-        """Nothing ran that is not the page's, nothing complained, and only the file itself was loaded."""
+        """Check that no foreign script ran, no error was logged, and only the file itself was loaded."""
         assert self.said == []
         assert [url for url in self.asked if not url.startswith(("file:", "blob:"))] == []
         assert len({url for url in self.asked if url.startswith("file:")}) == 1
@@ -142,7 +142,7 @@ def test_filters_by_flag_outcome_and_rounds(reader: Reader) -> None:
     expect(reader.rows).to_have_count(1)
     expect(reader.chosen).to_have_text(BLOCKED_ID)
     expect(reader.page.locator("#detail .standing")).to_contain_text(
-        "Left behind at round 3 answer: empty after 3 attempts"
+        "Rejected at round 3 answer: empty after 3 attempts"
     )
     expect(reader.page.locator("#detail .absent")).to_have_count(2)
     reader.page.locator("#outcome").select_option("complete")
@@ -250,7 +250,7 @@ def test_the_page_does_not_move_while_it_loads(browser: Browser, address: str) -
 def test_thousands_of_conversations_are_few_rows_at_a_time(
     browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # nothing is sent
+    bench = Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # no request is sent
     assert bench.prepare(seeds(6_000)).code == 0
     assert bench.run("report", "--conversations", "6000").code == 0
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -277,7 +277,7 @@ def test_what_is_printed_is_what_can_be_read(reader: Reader, tmp_path: Path) -> 
 
 
 def test_controls_have_names_and_text_has_contrast(reader: Reader) -> None:
-    """Every control has a name, and the page's inks are read on its grounds in both themes (WCAG AA, 4.5 to 1)."""
+    """Every control has a name, and text has enough contrast in both themes (WCAG AA, 4.5 to 1)."""
     for role in ("button", "textbox", "combobox", "listbox", "searchbox"):
         for control in reader.page.get_by_role(role).all():
             assert control.evaluate(

@@ -17,11 +17,11 @@ from batchgen.reports.html import conversations, facts
 from batchgen.reports.html.conversations import LoadedConversation, TextStatistics, read_texts
 from batchgen.runtime import worker_process
 
-BYTES_MORE = 32  # of a conversation; a number in a list takes 40, an entry of a dict 100 and more
+BYTES_MORE = 32  # per conversation; a number in a list takes 40 bytes, an entry of a dict 100 or more
 
 
 class Alike:
-    """A store of conversations that all have a flag; each second one copies the one before it."""
+    """A store of conversations that all have a flag; every second one is a copy of the previous one."""
 
     def __init__(self, conversations: int) -> None:
         self._numbers = range(1, conversations + 1)
@@ -58,7 +58,7 @@ def looked_at(conversations: int) -> TextStatistics:
 
 
 def held() -> int:
-    """Bytes of Python's own objects that are still wanted."""
+    """Bytes of Python objects that are still in use."""
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
 
@@ -80,13 +80,13 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
 
     every = conversations.read_ranges
     monkeypatch.setattr(conversations, "read_ranges", ranges)
-    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)  # all of it in this process
+    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)  # run everything in this process
     monkeypatch.setattr(conversations, "RANGE", 50)
     monkeypatch.setattr(near_duplicates, "CACHED_SIGNATURES", 20)
     few, many = 300, 1000
-    for count in (100, few, many):  # the first one imports and compiles
+    for count in (100, few, many):  # the first one includes imports and compilation
         looked_at(count)
-    first, second, third, fourth = at_the_ends[2:]  # of two passes each
+    first, second, third, fourth = at_the_ends[2:]  # two passes per count
     assert third - first < BYTES_MORE * (many - few)
     assert fourth - second < BYTES_MORE * (many - few)
 

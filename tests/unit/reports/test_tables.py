@@ -19,7 +19,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def at_a_terminal(scene: Scene, *arguments: str, columns: int | None = 100, real: int = 0) -> str:
-    """What a command prints on a terminal `real` columns wide, without its colours; `columns` is what COLUMNS says."""
+    """The output of a command on a terminal with `real` columns, without colours; `columns` is the value of COLUMNS."""
     mine, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, real))
     said_width = {} if columns is None else {"COLUMNS": str(columns)}
@@ -34,7 +34,7 @@ def at_a_terminal(scene: Scene, *arguments: str, columns: int | None = 100, real
     try:
         while block := os.read(mine, 65536):
             said += block
-    except OSError:  # how Linux ends a terminal
+    except OSError:  # Linux raises OSError at the end of a terminal
         pass
     os.close(mine)
     _, errors = process.communicate(timeout=60)
@@ -51,7 +51,7 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
         scene.tick(300)
     facts = scene.bench.status()
     shown = at_a_terminal(scene, "status", columns=columns)
-    assert f"0 of 8 conversations have {facts['rounds']} rounds, 1 was left behind." in shown
+    assert f"0 of 8 conversations have {facts['rounds']} rounds, 1 was rejected." in shown
     for row in facts["steps"]:
         wanted = [row[name] or "·" for name in ("done", "in_flight", "ready", "rejected")]
         (line,) = [line for line in shown.split("\n") if line.startswith(f"round {row['round']} {row['stage']}")]
@@ -59,7 +59,7 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
     live = [batch for batch in facts["batches"] if batch["state"] == "in_flight"]
     assert live
     assert all(re.search(rf"{batch['batch']} +{batch['requests']} +{batch['provider']}", shown) for batch in live)
-    assert '[prices."MODEL"]' in shown  # brackets are no markup
+    assert '[prices."MODEL"]' in shown  # brackets are not markup
     assert "gemini-nobody-knows" in shown
     assert max(map(len, shown.split("\n"))) <= columns
 
@@ -69,7 +69,7 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
 )
 def test_a_terminal_of_a_width_for_no_table_loses_no_figure(make_bench: Make, columns: int | None, real: int) -> None:
     scene = Scene.of(make_bench, 8)
-    scene.bench.ticks()  # what is in flight has an age, and grows older between two looks
+    scene.bench.ticks()  # batches in flight have an age, which changes between two calls
     assert at_a_terminal(scene, "status", columns=columns, real=real) == scene.bench.run("status").out
 
 
@@ -84,7 +84,7 @@ def test_the_width_of_a_terminal_is_its_own_where_no_variable_says_it(make_bench
 def test_a_live_view_on_such_a_terminal_is_lines(
     make_bench: Make, columns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In its place stand the log lines of a run that nobody watches."""
+    """The log lines of a run without a terminal are printed instead."""
     scene = Scene.of(make_bench, 2)
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)

@@ -1,4 +1,4 @@
-"""Test writes that fail (the old file or the new one is there), the layout of a root, and the lock."""
+"""Test writes that fail (the file is the old one or the new one), the layout of a root, and the lock."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_old_or_the_new_file_whatever_fails(
     found = path.read_bytes() if path.exists() else None
     assert found == (b"".join(NEW) if renamed else before)
     assert [entry.name for entry in tmp_path.iterdir()] == ([path.name] if found is not None else [])
-    assert write_durably(path, NEW) == hash_file(path) == WRITTEN  # space is back
+    assert write_durably(path, NEW) == hash_file(path) == WRITTEN  # there is space again
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(OLD)
-    with pytest.raises(SetupError, match="no directory"), exclusive_lock(Layout(path)):
+    with pytest.raises(SetupError, match="not a directory"), exclusive_lock(Layout(path)):
         pass
 
 

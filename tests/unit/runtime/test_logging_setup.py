@@ -1,4 +1,4 @@
-"""Test log lines: keys are masked, the current stderr is used, and a line that cannot be written stops nothing."""
+"""Test log lines: keys are masked, the current stderr is used, and a line that cannot be written stops no command."""
 
 from __future__ import annotations
 

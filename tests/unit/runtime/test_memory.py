@@ -61,7 +61,7 @@ print(now() - before)
 
 
 def test_the_allocator_of_polars_reads_what_it_is_told() -> None:
-    """It speaks up about an option that does not exist, and keeps silent about ours."""
+    """It prints a warning for an unknown option, and none for ours."""
     for value, silent in ((VALUE, True), ("no_such_option:1", False)):
         said = subprocess.run(
             [sys.executable, "-c", "import polars"],
@@ -87,7 +87,7 @@ def test_every_command_tells_it_unless_the_user_did(
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the knob is glibc's")
 def test_large_blocks_are_the_system_s_again_when_they_are_freed() -> None:
-    """Blocks of two megabytes, small ones between them: glibc would keep what the large ones leave, 47 MB."""
+    """Blocks of 2 MB with small ones between them: by default glibc keeps the 47 MB of the freed large blocks."""
     said = subprocess.run(
         [sys.executable, "-c", HOLES],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -99,7 +99,7 @@ def test_large_blocks_are_the_system_s_again_when_they_are_freed() -> None:
 
 
 def test_the_words_of_requests_are_kept_once() -> None:
-    """A whole batch may have to be compared: 2,000 requests took 30 MB as sets of words of their own."""
+    """A whole batch may have to be compared: 2,000 requests with separate sets of words took 30 MB."""
     chance = Random(1)
     vocabulary = ["".join(chance.choices("abcdefghij", k=7)) for _ in range(2000)]
     texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-COMPARED_CHARACTERS:] for number in range(500)}
@@ -116,7 +116,7 @@ def test_the_words_of_requests_are_kept_once() -> None:
 def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last texts of long dialogues come between older ones all over the file: their pages must fit the cache."""
+    """New texts of long dialogues are written all over the file, between older ones: their pages must fit the cache."""
     most, text = Settings().batches.max_requests, "x" * 400
     written = Store.open(tmp_path / "store.sqlite")
     written.replace_seeds([Turn(text, text, text)] * most, {"run": "r", "prepared": "now"})
@@ -147,10 +147,10 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 def test_a_parquet_file_is_written_in_pieces(tmp_path: Path) -> None:
-    """polars holds several groups of rows at once: with groups of 5,000 this took twice as much."""
+    """polars holds several row groups at once: with groups of 5,000 rows this took twice the memory."""
     path = tmp_path / "out.parquet"
     command = [sys.executable, "-c", PARQUET, str(path)]
-    # What was freed goes at once, so that the peak is not a matter of time.
+    # Freed memory is returned at once, so that the peak does not depend on timing.
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), NAME: "dirty_decay_ms:0,muzzy_decay_ms:0"}
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     assert pl.scan_parquet(path).select(pl.len()).collect().item() == 20_000 > ROW_GROUP
@@ -172,7 +172,7 @@ def sent(layout: Layout, conversations: int) -> list[RequestFile]:
 
 def test_who_was_asked_last_takes_a_few_bytes_a_text(tmp_path: Path) -> None:
     held = []
-    for conversations in (50, 500, 5_000):  # the first one imports
+    for conversations in (50, 500, 5_000):  # the first one includes imports
         layout = Layout(tmp_path / str(conversations))
         files = sent(layout, conversations)
         tracemalloc.start()

@@ -24,12 +24,17 @@ max_usd = 0
 models = ["gemini-2.5-flash-lite", "gemini-3.1-flash-lite", "gemini-3.5-flash-lite"]
 enqueued_tokens = 10_000_000
 concurrent_batches = 100
-[together]
-models = ["meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"]
+[deepinfra]
+models = ["meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"]
 [question]
 max_output_tokens = 128
 temperature = 1.0
 [answer]
+models = [
+    "together:meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo",
+    "deepinfra:meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo",
+    "together:Qwen/Qwen3.5-9B",
+]
 temperature = 1.0
 [correction]
 temperature = 1.0
@@ -76,11 +81,15 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
     elif isinstance(default, bool):
         other, wrong = "true", "2"
     elif isinstance(default, tuple):
-        other, wrong = ("['prompt_echo']" if path[-1] == "retry_flags" else "['another']"), "'another'"
+        names = {"retry_flags": "['prompt_echo']", "models": "['openai:another']"}
+        other, wrong = names[path[-1]], "'another'"
     else:
         other, wrong = ("0.25" if path[-1].endswith("_share") else "2"), "'2'"
     before = dict(KEYS)
     found = leaves(msgspec.to_builtins(written(tmp_path, toml(path, other))))
+    if path in {("answer", "provider"), ("together", "models")}:  # these choose the models of the answers, as before
+        assert dict(found)["answer", "models"] == ()
+        found.remove((("answer", "models"), ()))
     assert [key for key, value in found if value != before.get(key, False)] in ([path], [])
     with pytest.raises(SetupError) as raised:
         written(tmp_path, toml(path, wrong))
@@ -94,6 +103,24 @@ def test_one_key_of_a_table_leaves_the_others(tmp_path: Path) -> None:
     assert found.provider("gemini") == ProviderSettings(models=("m",), enqueued_tokens=10_000_000)
     assert found.provider("together") == Settings().together
     assert [found.stage(stage).provider for stage in Stage] == ["gemini", "together", "gemini"]
+
+
+@pytest.mark.parametrize(
+    ("text", "models"),
+    [
+        ("[together]\nmodels = ['a', 'b']", ["together:a", "together:b"]),
+        (
+            "[answer]\nprovider = 'together'",
+            ["together:meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "together:Qwen/Qwen3.5-9B"],
+        ),
+        ("[answer]\nprovider = 'groq'\n[groq]\nmodels = ['a']", ["groq:a"]),
+        ("[answer]\nmodels = ['groq:a/b:c', 'gemini:d']\n[together]\nmodels = ['e']", ["groq:a/b:c", "gemini:d"]),
+    ],
+)
+def test_the_models_of_a_stage_are_its_own_or_those_of_its_provider(
+    tmp_path: Path, text: str, models: list[str]
+) -> None:
+    assert list(map(str, written(tmp_path, text).choices(Stage.ANSWER))) == models
 
 
 def test_prices_of_one_s_own(tmp_path: Path) -> None:
@@ -137,7 +164,10 @@ def test_prices_of_one_s_own(tmp_path: Path) -> None:
         ("[gemini]\nmodels = [1]", "gemini.models[0] must be a text, not 1."),
         ("gemini = 3", "line 1: gemini must be a section, not 3."),
         ("[[gemini]]\nmodels = ['a']", 'line 1: gemini must be a section, not [{"models": ["a"]}].'),
-        ("[question]\nprovider = 'openai'", 'line 2: question.provider must be gemini or together, not "openai".'),
+        ("[question]\nprovider = 'novita'", "line 2: question.provider must be one of gemini, together, deepinfra,"),
+        ("[question]\nprovider = 'openai'", "line 2: question.provider: no model of openai is named."),
+        ("[answer]\nmodels = ['together']", 'answer.models[0] must be PROVIDER:MODEL, not "together".'),
+        ("[answer]\nmodels = ['openai:a', 'x:b']", 'answer.models[1] must be PROVIDER:MODEL, not "x:b".'),
         ("[question]\ntemperature = 2.1", "question.temperature must be a number <= 2.0, not 2.1."),
         ("[question]\ntemperature = nan", "question.temperature must be a number >= 0.0, not NaN."),
         ("[question]\nmax_output_tokens = 0", "question.max_output_tokens must be a whole number >= 1, not 0."),

@@ -26,7 +26,7 @@ STREAMS = [pytest.param(str(FULL), marks=pytest.mark.skipif(not FULL.exists(), r
 
 
 class Refusing(StringIO):
-    """A stream that takes nothing."""
+    """A stream that refuses every write."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def bench(expected: dict[str, bytes], make_bench: Make) -> Bench:
 
 
 def spawned(bench: Bench, *arguments: str, **streams: str) -> Result:
-    """A command in a process of its own; `stdout` and `stderr` go where they are told to, or are read."""
+    """Run a command in a new process; `stdout` and `stderr` are redirected or captured."""
     opened = {name: _opened(where) for name, where in streams.items()}
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "cli.py"), "--root", str(bench.root), *arguments],
@@ -86,7 +86,7 @@ def test_33_log_lines_that_cannot_be_written_stop_nothing(
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_33_no_status_changes_where_stderr_takes_nothing(stream: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """In a process of its own: Python flushes once more when it ends, and leaves with 120 where that fails."""
+    """In a new process, because Python flushes again at its end and exits with 120 if that fails."""
     assert spawned(bench, "-v", "collect", "--advance", stderr=stream).code == 0
     assert spawned(bench, "nonsense", stderr=stream).code == 2
     bench.service.faults.add(CallFault(provider="together", endpoint="create", action=Status(401, "no")))
@@ -110,7 +110,7 @@ def test_33_an_answer_on_a_full_disk(command: str, bench: Bench) -> None:
 
 
 def test_33_the_work_behind_an_answer_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The troubles of a tick are told, and leave their status, though its answer is lost."""
+    """A tick reports its troubles and exits with their status, though its output is lost."""
     bench.service.faults.add(CallFault(provider="gemini", endpoint="create", action=Status(429, "quota")))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Refusing(errno.ENOSPC))
@@ -122,7 +122,7 @@ def test_33_the_work_behind_an_answer_is_done(bench: Bench, monkeypatch: pytest.
 
 @pytest.mark.parametrize("command", ["status", "receipt", "collect", "estimate", "--help"])
 def test_nobody_reads_the_answer(command: str, bench: Bench) -> None:
-    """`batchgen status | head -0` under pipefail: that is no fault of the command."""
+    """`batchgen status | head -0` under pipefail: the command must not fail."""
     done = spawned(bench, command, *([] if command == "--help" else ["--json"]), stdout=UNREAD)
     assert (done.code, done.err) == (0, "")
 
@@ -139,7 +139,7 @@ def test_verify_says_what_it_found_by_its_status_where_nobody_reads(finished: Be
 
 
 def test_a_broken_pipe_that_is_not_ours_is_temporary(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """click leaves with 1 for any broken pipe, and 1 means that verify found something."""
+    """click exits with 1 for any broken pipe, but here 1 means that `verify` found something."""
 
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

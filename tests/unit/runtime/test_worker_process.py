@@ -18,7 +18,7 @@ from tests.support.worker_tasks import dies_elsewhere, fails, square, where
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second process is started whatever the machine has."""
+    """Start the second process on any number of cores."""
     monkeypatch.setenv("HERE", str(os.getpid()))
     monkeypatch.setattr(worker_process, "_cpu_count", lambda: 2)
 
@@ -84,7 +84,7 @@ def test_few_pieces_are_in_memory_at_once() -> None:
             yield taken
 
     for done, _ in parallel_map(square, pieces()):
-        assert taken - done <= 2  # one in each process, one done
+        assert taken - done <= 2  # one in each process and one finished
 
 
 def test_who_stops_early_leaves_no_process() -> None:
@@ -111,8 +111,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("ending", ["SIGKILL", "SIGINT"])
 def test_the_second_process_does_not_outlive_the_first(ending: str) -> None:
-    """It would keep its memory, and what was opened for it: who reads this pipe to its end would wait for ever."""
-    done = subprocess.run(  # ends when nobody has the pipe any more
+    """It would keep its memory and its open files: a reader of this pipe would wait for ever."""
+    done = subprocess.run(  # returns when no process has the pipe open
         [sys.executable, "-c", FIRST.replace("ENDING", ending)],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

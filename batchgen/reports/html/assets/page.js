@@ -6,7 +6,7 @@
   const SLICE = 12; // milliseconds of searching before the browser may draw
   const REST = 120; // milliseconds after the last key before a search begins
   const REWRITTEN = 35; // percent of the answer kept; below this, underlines would be under nearly every word
-  const STATES = { complete: "complete", open: "on its way", rejected: "left behind" };
+  const STATES = { complete: "complete", open: "in progress", rejected: "rejected" };
   const by = (id) => document.getElementById(id);
 
   function make(tag, name, text) {
@@ -84,7 +84,7 @@
     const states = counts((item) => [item.s]);
     const reasons = [...counts((item) => (item.s === "rejected" ? [item.w[2]] : []))].sort((a, b) => b[1] - a[1]);
     options(outcome, [...states].map(([state, count]) => [state, numbered(STATES[state], count)]));
-    options(outcome, reasons.map(([reason, count]) => [`=${reason}`, numbered(`left behind: ${words(reason)}`, count)]));
+    options(outcome, reasons.map(([reason, count]) => [`=${reason}`, numbered(`rejected: ${words(reason)}`, count)]));
     const flagged = [...counts(labelsOf)].sort((a, b) => b[1] - a[1]);
     const any = flagged.length ? [["any", "any flag"], ["none", "no flag"]] : [];
     options(flag, [...any, ...flagged.map(([at, count]) => [labels[at][0], numbered(words(labels[at][0]), count)])]);
@@ -238,7 +238,7 @@
       const [number, stage, why, more, attempts] = item.w;
       const node = make("p", `standing ${item.s}`);
       const where = `round ${number} ${stage}`;
-      node.append(make("strong", "", item.s === "rejected" ? `Left behind at ${where}: ${words(why)}` : `On its way: ${where} is ${why}`));
+      node.append(make("strong", "", item.s === "rejected" ? `Rejected at ${where}: ${words(why)}` : `In progress: ${where} is ${why}`));
       if (attempts) node.append(` after ${attempts} attempt${attempts === 1 ? "" : "s"}`);
       if (more) node.append(make("span", "more", more));
       return node;

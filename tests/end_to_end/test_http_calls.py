@@ -13,7 +13,7 @@ from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.invariants import ROUNDS, Make
 
 UPLOADS = {"gemini": {"upload_start", "upload_data"}, "together": {"upload_start", "upload_data", "upload_finish"}}
-EXPECTED = {"gemini": (2, 1, 1, 1), "together": (3, 1, 1, 1)}  # upload, create, look, download
+EXPECTED = {"gemini": (2, 1, 1, 1), "together": (3, 1, 1, 1)}  # calls for upload, create, poll, download
 BATCHES = 6
 
 
@@ -36,8 +36,8 @@ def test_calls_of_a_batch(provider: str, bench: Bench) -> None:
     uploads = sum(found[endpoint] for endpoint in UPLOADS[provider])
     assert (uploads, batches, found["get"], found["download"]) == tuple(batches * each for each in EXPECTED[provider])
     ticks = batches // BATCHES
-    assert found["list"] == ticks  # one for all of a tick's batches
-    assert found["probe"] == 1  # once a run
+    assert found["list"] == ticks  # one for all batches of a tick
+    assert found["probe"] == 1  # once per run
     assert sum(found.values()) == sum(EXPECTED[provider]) * batches + ticks + 1
 
 
