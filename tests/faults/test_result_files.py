@@ -232,9 +232,7 @@ NOT_BELIEVED = [
         marks=LOOKED_AT_QUICKLY,
         id="cut at a line's end for a minute",
     ),
-    pytest.param(
-        "download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"
-    ),
+    pytest.param("download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"),
     pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, but at least 5 are expected", id="empty"),
     # The number of lines is right, but the last one is incomplete. A new request for its row would be paid again.
     pytest.param("download", [cut(0.95)], 4, ONCE * 2, "end within a line: a part is missing", id="cut in a line"),
