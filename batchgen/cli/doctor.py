@@ -130,7 +130,7 @@ def _check_model(remote: ProviderClient, choice: ModelChoice, settings: Settings
         "price_source": "unknown" if price is None else price.source,
         "price_seen": str(price.read_on) if price and price.read_on else None,
         "price_last_day": str(price.last_day) if price and price.last_day else None,
-        "price_past": past_price(model, price) if price and price.is_past(clock.now()) else "",
+        "price_past": past_price(choice.provider, choice.model, price) if price and price.is_past(clock.now()) else "",
     }
 
 

@@ -93,11 +93,11 @@ def priced_models(provider: str) -> list[str]:
     return [name.removeprefix(beginning) for name in price_list() if name.startswith(beginning)]
 
 
-def past_price(model: str, price: Rate) -> str:
+def past_price(provider: str, model: str, price: Rate) -> str:
     """Say that the last day of a price is over, and what to do."""
     return (
         f"this price ended on {price.last_day}; look up the new one and set it in batchgen.toml:"
-        f' [prices."{model}"] input = ..., output = ...'
+        f' [prices."{provider}:{model}"] input = ..., output = ...'
     )
 
 

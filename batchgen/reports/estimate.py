@@ -170,7 +170,9 @@ def usd_text(value: float | None) -> str:
 def _rate_line(session: Session, provider: str, model: str) -> str:
     rate = session.rate(provider, model)
     if rate is None:
-        return f'{model}: price unknown; set it in batchgen.toml: [prices."{model}"] input = ..., output = ...'
+        return (
+            f'{model}: price unknown; set it in batchgen.toml: [prices."{provider}:{model}"] input = ..., output = ...'
+        )
     seen = f", seen {rate.read_on}" if rate.read_on else ""
-    past = f"; {past_price(model, rate)}" if rate.is_past(session.now()) else ""
+    past = f"; {past_price(provider, model, rate)}" if rate.is_past(session.now()) else ""
     return f"{model}: ${rate.input:g} in, ${rate.output:g} out per million tokens ({rate.source}{seen}){past}"

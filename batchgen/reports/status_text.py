@@ -92,7 +92,8 @@ def receipt_text(found: Mapping[str, Any]) -> str:
         lines.append(f"{row['provider']} {row['model']}: {_paid_text(row, '$')}")
         if row["rate"] is None:
             lines.append(
-                f'  price unknown; set it in batchgen.toml: [prices."{row["model"]}"] input = ..., output = ...'
+                f"  price unknown; set it in batchgen.toml:"
+                f' [prices."{row["provider"]}:{row["model"]}"] input = ..., output = ...'
             )
     return "\n".join(lines)
 

@@ -287,7 +287,7 @@ def test_a_price_that_is_past_is_said_aloud(days: int, make_bench: Make, monkeyp
         shown = bench.run(command)
         assert shown.code == 0
         assert (said in shown.out) is bool(days)
-        assert ('[prices."gemini-2.5-flash"]' in shown.out) is bool(days)
+        assert ('[prices."gemini:gemini-2.5-flash"]' in shown.out) is bool(days)
     assert bench.run("estimate", "--json").json["past_prices"] == ["gemini-2.5-flash"][:days]
     model = bench.run("doctor", "--json").json["providers"][0]["models"][0]
     assert (model["price_last_day"], bool(model["price_past"])) == ("2026-11-30", bool(days))

@@ -240,7 +240,7 @@ def test_the_price_list_is_whole() -> None:
         assert model.startswith(f"{entry['provider']}:"), model
         assert set(entry) <= {"provider", "standard", "batch", "source", "read_on", "last_day", "note"}, model
         assert isinstance(entry.get("last_day", date.max), date), model
-        assert entry["provider"] in {*PROVIDERS, "deepinfra"}, model
+        assert entry["provider"] in PROVIDERS, model
         assert isinstance(entry["read_on"], date), model
         assert entry["source"], model
         batch, standard = entry["batch"], entry["standard"]
