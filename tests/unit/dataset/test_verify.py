@@ -72,7 +72,7 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
     (
         SINGLE,
         lambda rows: [rows[0].replace(b"is about", b"was about", 1), *rows[1:]],
-        "round2_single_turn.jsonl:1: not",
+        "round2_single_turn.jsonl:1: differs",
     ),
     ("data/round1/round1_history_seed.jsonl", lambda rows: rows[1:], "round1_history_seed.jsonl:1: differs from"),
     ("data/rejected.jsonl", lambda _: [b'{"id":"r1-000001"}\n'], "rejected.jsonl:1: this line should not exist"),
@@ -96,9 +96,9 @@ TAMPERED: list[tuple[str, Callable[[list[bytes]], list[bytes]] | None, str]] = [
     ),
     ("requests/round2/correction/*.jsonl", None, "the request file is missing"),
     ("results/round2/question/*.ending.json", None, "the ending of the batch is missing"),
-    ("requests/run.json", None, "rebuild needs them"),
-    ("requests/run.json", lambda _: [b'{"run":"00000000"}'], "rebuild needs them"),
-    ("requests/seeds.jsonl.zst", None, "rebuild needs them"),
+    ("requests/run.json", None, "rebuild needs run.json"),
+    ("requests/run.json", lambda _: [b'{"run":"00000000"}'], "rebuild needs run.json"),
+    ("requests/seeds.jsonl.zst", None, "rebuild needs run.json"),
 ]
 
 
