@@ -5,7 +5,7 @@ when a history file is given or found beside the repository, else the shipped ex
 are the texts of each request, outputs the texts of each reply (in JSON where JSON is asked for); chat templates, which
 each provider adds by itself, are not counted.
 
-    python benchmarks/cost.py [--history round3_history.jsonl]
+    python benchmarks/cost.py [--history round3_history.jsonl] [--shows corrections|everything]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import batch_rate, standard_rate
-from batchgen.core.prompts import Prompt, build_prompt, reply_fields
+from batchgen.core.prompts import HistoryShows, Prompt, build_prompt, reply_fields
 from batchgen.core.tokens import estimate_text_tokens
 from batchgen.dataset.seeds import SeedReport, read_seeds
 from batchgen.providers import PROVIDERS
@@ -50,7 +50,7 @@ def conversations(path: Path) -> list[Conversation]:
     return [Conversation(n, (Turn(*seed),) * 3) for n, seed in enumerate(seeds, start=1)]
 
 
-def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[Step, Prompt, str]]:
+def exchanges(conversation: Conversation, shows: HistoryShows, *, ask_next: bool) -> Iterator[tuple[Step, Prompt, str]]:
     """Every request of a finished conversation, with the reply it got."""
     settings = Settings()
     rounds = len(conversation.turns)
@@ -66,6 +66,7 @@ def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[S
             step.stage,
             target_characters=settings.stage(step.stage).target_characters,
             history_messages=settings.history_messages,
+            shows=shows,
             follow_up=along,
         )
         replies = [current[written], conversation.turns[step.round].question] if along else [current[written]]
@@ -78,13 +79,15 @@ def count(provider: str, text: str) -> int:
     return len(TOKENIZERS[provider].encode_ordinary(text))
 
 
-def measure(found: list[Conversation], *, ask_next: bool) -> tuple[dict[Step, Usage], Counter[str]]:
+def measure(
+    found: list[Conversation], shows: HistoryShows, *, ask_next: bool
+) -> tuple[dict[Step, Usage], Counter[str]]:
     """Tokens by step, and the estimate's input tokens by provider beside them."""
     settings = Settings()
     totals: dict[Step, Usage] = {}
     estimated: Counter[str] = Counter()
     for conversation in found:
-        for step, asked, reply in exchanges(conversation, ask_next=ask_next):
+        for step, asked, reply in exchanges(conversation, shows, ask_next=ask_next):
             provider = settings.stage(step.stage).provider
             texts = [asked.system, *(message.text for message in asked.messages)]
             used = sum(count(provider, text) for text in texts)
@@ -113,11 +116,13 @@ def usd(parts: dict[str, Usage], model: str, *, batch: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--history", type=Path, default=HISTORY)
-    found = conversations(parser.parse_args().history)
+    parser.add_argument("--shows", type=HistoryShows, choices=tuple(HistoryShows), default=HistoryShows.CORRECTIONS)
+    arguments = parser.parse_args()
+    found, shows = conversations(arguments.history), arguments.shows
     sums = {}
     for mode in (False, True):
-        totals, estimated = measure(found, ask_next=mode)
-        print(f"\n{len(found)} conversations, rounds 2 and 3, ask_next = {str(mode).lower()}\n")
+        totals, estimated = measure(found, shows, ask_next=mode)
+        print(f"\n{len(found)} conversations, rounds 2 and 3, history shows {shows}, ask_next = {str(mode).lower()}\n")
         print("| step | tokens in | tokens out |\n| --- | ---: | ---: |")
         for step, used in sorted(totals.items(), key=lambda item: item[0].position):
             print(f"| {step} | {used.input:,} | {used.output:,} |")

@@ -108,6 +108,7 @@ def _input_tokens(session: Session, conversation: Conversation, step: Step) -> i
         step.stage,
         target_characters=wanted.target_characters,
         history_messages=session.settings.history_messages,
+        shows=session.settings.history.shows,
         follow_up=asks_follow_up(session, step),
     )
     return estimate_prompt_tokens(asked, session.provider(step.stage).tokens)
