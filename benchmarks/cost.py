@@ -22,10 +22,10 @@ import splintr
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps
+from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, HistoryShows, Stage, Step, Turn, steps
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import batch_rate, standard_rate
-from batchgen.core.prompts import HistoryShows, Prompt, build_prompt, reply_fields
+from batchgen.core.prompts import Prompt, build_prompt, reply_fields
 from batchgen.core.tokens import estimate_text_tokens
 from batchgen.dataset.seeds import SeedReport, read_seeds
 from batchgen.providers import PROVIDERS

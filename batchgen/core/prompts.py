@@ -12,21 +12,13 @@ shown, and the model must not see the mistake that it is about to be asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 import orjson
 
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 
 MESSAGES_PER_TURN = 2  # one of the user, one of the assistant
-
-
-class HistoryShows(StrEnum):
-    """What the question and the correction stage see of each earlier turn."""
-
-    CORRECTIONS = "corrections"  # question and correction: what the user saw
-    EVERYTHING = "everything"  # the flawed answer too
 
 
 class Message(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from batchgen import __version__
-from batchgen.core.dialogue import Conversation, Stage, Turn
-from batchgen.core.prompts import HistoryShows, build_prompt
+from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
+from batchgen.core.prompts import build_prompt
 from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES

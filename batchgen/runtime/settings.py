@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from batchgen.core.dialogue import Stage
+from batchgen.core.dialogue import HistoryShows, Stage
 from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.core.pricing import Price
-from batchgen.core.prompts import HistoryShows
 from batchgen.runtime.logging_setup import add_secret
 
 PROVIDERS = ("gemini", "together")

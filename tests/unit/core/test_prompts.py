@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import (
     MESSAGES_PER_TURN,
-    HistoryShows,
     Prompt,
     build_prompt,
     recent_turns,

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, group_into_turns, key_format, request_key
-from batchgen.core.prompts import HistoryShows, Prompt, build_prompt
+from batchgen.core.dialogue import (
+    STAGES,
+    Conversation,
+    HistoryShows,
+    Stage,
+    Step,
+    Turn,
+    group_into_turns,
+    key_format,
+    request_key,
+)
+from batchgen.core.prompts import Prompt, build_prompt
 from batchgen.core.text_features import TextFeatures, count_features
 from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens
 from batchgen.engine.session import Session
