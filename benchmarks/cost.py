@@ -61,6 +61,8 @@ BASELINE = {
 VARIANTS: Mapping[str, str] = {
     "default": "",
     "ask_next": "correction.ask_next = true",
+    "shows everything": 'history.shows = "everything"',
+    "shows everything, ask_next": 'history.shows = "everything"\ncorrection.ask_next = true',
 }
 TARGETS = (400, 300, 200)  # characters of answers and corrections; the texts at hand were written for the first
 

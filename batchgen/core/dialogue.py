@@ -1,4 +1,4 @@
-"""Stages, steps, turns and conversations, and the names of conversations and requests in files and on the wire."""
+"""Dialogues and steps, and the names of conversations and requests in files and requests. Pure."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ class Conversation(NamedTuple):
 
     number: int
     turns: tuple[Turn, ...]
+
+
+class HistoryShows(StrEnum):
+    """What the question and the correction stage see of each earlier turn."""
+
+    CORRECTIONS = "corrections"  # question and correction: what the user saw
+    EVERYTHING = "everything"  # the flawed answer too
 
 
 def group_into_turns(texts: Sequence[str]) -> Iterator[Turn]:
