@@ -95,7 +95,10 @@ def bill(usd: float, **more: Any) -> dict[str, Any]:
 
 
 def paid(**more: Any) -> list[str]:
-    rows = [{"round": step.round, "stage": str(step.stage), "models": [], **bill(31.5, **more)} for step in (Step.at(3), Step.at(8))]
+    rows = [
+        {"round": step.round, "stage": str(step.stage), "models": [], **bill(31.5, **more)}
+        for step in (Step.at(3), Step.at(8))
+    ]
     return receipt_text({"steps": rows, "models": [], "total": bill(1183.25, **more)}).split("\n")
 
 
