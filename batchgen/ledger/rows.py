@@ -39,6 +39,11 @@ def pinned_model_fact(provider: str) -> str:
     return f"model:{provider}"
 
 
+def echo_ignored_fact(provider: str, model: str) -> str:
+    """Name the run fact that says that a model's replies did not keep to the echo of their requests."""
+    return f"echo_ignored:{provider}:{model}"
+
+
 class BatchIdentity(NamedTuple):
     """What a batch is called, and who is asked for what."""
 
@@ -67,6 +72,7 @@ class BatchPlan(NamedTuple):
     reserved_usd: float | None
     planned_at: float
     follow_up: int = 0  #: 1: a reply brings the next round's question along, two texts in all
+    echo: int = 0  #: 1: the schema of each request fixes the echo that its reply must hold
 
 
 class RemoteJob(NamedTuple):

@@ -78,6 +78,7 @@ class ParsedRequest(NamedTuple):
     fields: tuple[str, ...]
     texts: tuple[str, ...]
     max_output_tokens: int
+    echoes: bool = False  # its schema fixes an echo
 
 
 class ConnectionOptions(NamedTuple):
@@ -157,6 +158,7 @@ class Provider:
         bytes, ...
     ]  # a torn or keyless result row has one of them, an error in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
+    echoes: bool = False  # `line` writes the echo of a prompt into the schema of the reply
 
     def is_foreign(self, variable: str) -> bool:
         """Return whether the SDK, but not this program, reads an environment variable."""

@@ -137,7 +137,7 @@ def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> di
     # In a small batch few words distinguish by accident: one shared with its own request keeps a reply in its place.
     least = ENOUGH_OWN_WORDS if len(said) >= SMALL_BATCH else 1
     sample = list(said.values())[:: ceil(len(said) / SAMPLE) or 1]
-    common = _common_words(Counter(chain.from_iterable(map(word_set, sample))), len(sample))
+    common = common_words(Counter(chain.from_iterable(map(word_set, sample))), len(sample))
     away = {}
     for key, text in said.items():
         found = word_set(text)
@@ -146,7 +146,7 @@ def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> di
     return away
 
 
-def _common_words(frequency: Mapping[str, int], texts: int) -> set[str]:
+def common_words(frequency: Mapping[str, int], texts: int) -> set[str]:
     """Return the words in too many of the texts to be distinctive: {word: number of texts}."""
     limit = max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
     return {word for word, count in frequency.items() if count > limit}
@@ -191,7 +191,7 @@ class _RequestIndex(NamedTuple):
         # A word's weight is its inverse frequency, squared because it stands in both vectors of a cosine.
         weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
         lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
-        common = _common_words(frequency, len(asked))
+        common = common_words(frequency, len(asked))
         owners: dict[str, list[str]] = {}
         for key, found in asked.items():
             for word in found:

@@ -6,17 +6,31 @@ If a stage has accepted replies already, their mean length is used.
 from __future__ import annotations
 
 from batchgen.core.dialogue import Stage, Step
+from batchgen.core.prompts import reply_fields
 from batchgen.engine.session import Session
+from batchgen.ledger.rows import echo_ignored_fact
 
 QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
 CHARACTERS_PER_TOKEN = 4.5  # English
 JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
+ECHO_TOKENS = 8  # and the echo with its name and quotes
 
 
 def asks_follow_up(session: Session, step: Step) -> bool:
     """Return whether requests of `step` ask for the next question too: `ask_next`, but not in the last round."""
     return (
         step.stage is Stage.CORRECTION and step.round < session.settings.rounds and session.settings.correction.ask_next
+    )
+
+
+def asks_echo(session: Session, step: Step) -> bool:
+    """Return whether requests of `step` fix an echo: where there is a schema, and no model has ignored it."""
+    provider = session.provider(step.stage)
+    return (
+        session.settings.batches.echo
+        and provider.echoes
+        and bool(reply_fields(step.stage))
+        and not session.store.fact(echo_ignored_fact(provider.name, session.model(provider)))
     )
 
 

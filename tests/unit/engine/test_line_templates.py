@@ -14,6 +14,7 @@ from batchgen.core.text_features import TextFeatures, count_features
 from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission import request_files
+from batchgen.engine.submission.expected_length import ECHO_TOKENS
 from batchgen.engine.submission.line_templates import make_request_template, render_requests
 from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
@@ -132,4 +133,4 @@ def test_raised_ceilings_stand_in_their_own_lines(tmp_path: Path) -> None:
     assert shard is not None
     lines = list(request_files.encode_requests(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
     assert shard.body == b"".join(line.line for line in lines)
-    assert shard.output_ceiling == sum(128 << (number % 3) for number in range(1, 9))
+    assert shard.output_ceiling == sum((128 + ECHO_TOKENS) << (number % 3) for number in range(1, 9))
