@@ -22,7 +22,7 @@ import splintr
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, steps
+from batchgen.core.dialogue import ECHO_FIELD, FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, echo_of, steps
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import batch_rate, standard_rate
 from batchgen.core.prompts import Prompt, build_prompt, reply_fields
@@ -50,7 +50,7 @@ def conversations(path: Path) -> list[Conversation]:
     return [Conversation(n, (Turn(*seed),) * 3) for n, seed in enumerate(seeds, start=1)]
 
 
-def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[Step, Prompt, str]]:
+def exchanges(conversation: Conversation, *, ask_next: bool, echo: bool = False) -> Iterator[tuple[Step, Prompt, str]]:
     """Every request of a finished conversation, with the reply it got."""
     settings = Settings()
     rounds = len(conversation.turns)
@@ -71,11 +71,30 @@ def exchanges(conversation: Conversation, *, ask_next: bool) -> Iterator[tuple[S
         replies = [current[written], conversation.turns[step.round].question] if along else [current[written]]
         fields = reply_fields(step.stage, follow_up=along)
         values = dict(zip(fields, replies, strict=True)) if fields else {}
+        if echo and fields:
+            values = {ECHO_FIELD: echo_of(conversation.number), **values}
         yield step, asked, orjson.dumps(values).decode() if values else replies[0]
 
 
 def count(provider: str, text: str) -> int:
     return len(TOKENIZERS[provider].encode_ordinary(text))
+
+
+def echo_tokens(found: list[Conversation]) -> tuple[int, int]:
+    """Tokens that the echo adds to all replies, and the tokens of its part of all schemas, as JSON."""
+    added = schemas = 0
+    for conversation in found:
+        plain, echoing = (exchanges(conversation, ask_next=False, echo=echo) for echo in (False, True))
+        fixed = {ECHO_FIELD: {"type": "STRING", "enum": [echo_of(conversation.number)]}}
+        schema = orjson.dumps(
+            {"properties": fixed, "required": [ECHO_FIELD], "propertyOrdering": [ECHO_FIELD]}
+        ).decode()
+        for (step, asked, reply), (_, _, longer) in zip(plain, echoing, strict=True):
+            if asked.fields:
+                provider = Settings().stage(step.stage).provider
+                added += count(provider, longer) - count(provider, reply)
+                schemas += count(provider, schema)
+    return added, schemas
 
 
 def measure(found: list[Conversation], *, ask_next: bool) -> tuple[dict[Step, Usage], Counter[str]]:
@@ -125,6 +144,12 @@ def main() -> None:
         for name, used in sums[mode].items():
             error = estimated[name] / used.input - 1
             print(f"| **{name}** (the estimate of its input: {error:+.1%}) | {used.input:,} | {used.output:,} |")
+    added, schemas = echo_tokens(found)
+    requests = sum(bool(asked.fields) for one in found for _, asked, _ in exchanges(one, ask_next=False))
+    price = batch_rate(GEMINI, {})
+    usds = [price.usd(Usage(output=added)), price.usd(Usage(input=schemas))] if price else []
+    print(f"\necho, ask_next = false: {requests:,} requests to Gemini; {added:,} tokens more out (${usds[0]:.4f});")
+    print(f"at most {schemas:,} more in (${usds[1]:.4f}), if schemas are billed")
     print("\n| answers by | online baseline | ours | ours, ask_next |\n| --- | ---: | ---: | ---: |")
     for model in CHOICES:
         online = usd(BASELINE, model, batch=False)

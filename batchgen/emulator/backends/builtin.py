@@ -129,7 +129,8 @@ def _without_fixed(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     free = {name: part for name, part in properties.items() if not _is_fixed(part)}
     if schema is None or len(free) == len(properties):
         return schema
-    return {**schema, "properties": free, "required": [name for name in schema.get("required", ()) if name in free]}
+    required = {"required": [name for name in schema["required"] if name in free]} if "required" in schema else {}
+    return {**schema, "properties": free, **required}
 
 
 def _sentence(name: str, words: list[str], seed: bytes) -> str:

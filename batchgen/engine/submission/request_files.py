@@ -148,7 +148,7 @@ def _prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Pr
     """Return the function that builds the configured prompt of `step` for a conversation."""
     target = session.settings.stage(step.stage).target_characters
     history, along = session.settings.history_messages, asks_follow_up(session, step)
-    echo = asks_echo(session, step)
+    echo = asks_echo(session, step.stage)
 
     def ask(conversation: Conversation) -> Prompt:
         asked = build_prompt(
@@ -165,7 +165,7 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     most = wanted.max_output_tokens
     if asks_follow_up(session, step):
         most += session.settings.question.max_output_tokens
-    if asks_echo(session, step):
+    if asks_echo(session, step.stage):
         most += ECHO_TOKENS
     model = session.model(session.provider(step.stage))
     return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
@@ -231,5 +231,5 @@ def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines
         estimated_usd=rate.usd(expected) if rate else None,
         reserved_usd=rate.usd(most) if rate else None,
         follow_up=asks_follow_up(session, step),
-        echo=asks_echo(session, step),
+        echo=asks_echo(session, step.stage),
     )

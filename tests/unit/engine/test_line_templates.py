@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, group_into_turns, key_format, request_key
+from batchgen.core.dialogue import (
+    STAGES,
+    Conversation,
+    Stage,
+    Step,
+    Turn,
+    echo_of,
+    group_into_turns,
+    key_format,
+    request_key,
+)
 from batchgen.core.prompts import Prompt, build_prompt
 from batchgen.core.text_features import TextFeatures, count_features
 from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens
@@ -30,6 +41,7 @@ AWKWARD = [
     ",\\n  ",
     "batchgen-mark-0-",
     "batchgen-mark-key-",
+    "batchgen-mark-echo-",
     "a\u2028b\u2029c\x85d",
     "na\u00efve caf\u00e9",
     "多少钱，三个。",
@@ -55,9 +67,10 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     history, along = data.draw(st.integers(2, 8)), step.stage is Stage.CORRECTION and data.draw(st.booleans())
     parameters = Parameters("gemini-2.5-flash-lite", 128, 1.0)
     keys = [f"r1-{number:06d}.k" for number in range(len(dialogues))]
+    echoes = [echo_of(number) for number in range(len(dialogues))] if data.draw(st.booleans()) else []
 
-    def ask(texts: list[str]) -> Prompt:
-        return asked(texts, step.stage, history, follow_up=along)
+    def ask(texts: list[str], echo: str = "xx") -> Prompt:
+        return asked(texts, step.stage, history, follow_up=along)._replace(echo=echo if echoes else "")
 
     lined = make_request_template(
         step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters)
@@ -65,8 +78,8 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     shown = [
         text for texts in dialogues for text in texts[lined.line_template.shown.start : lined.line_template.shown.stop]
     ]
-    body, said = render_requests(lined, [key.encode() for key in keys], shown)
-    prompts = [ask(texts) for texts in dialogues]
+    body, said = render_requests(lined, [key.encode() for key in keys], shown, [echo.encode() for echo in echoes])
+    prompts = [ask(texts, echo) for texts, echo in zip_longest(dialogues, echoes, fillvalue="")]  # type: ignore[arg-type]
     assert body == b"".join(row.line(key, one, parameters) + b"\n" for key, one in zip(keys, prompts, strict=True))
     formula = row.tokens
     total = estimate_request_tokens(lined.system, said, len(dialogues), formula)
