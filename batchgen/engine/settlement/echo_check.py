@@ -21,10 +21,11 @@ IGNORED_LEAST = 4  # ... but not fewer than this: two swapped replies of a small
 
 
 class EchoCheck(NamedTuple):
-    """The accepted replies of a batch, by what their echoes say. Each number is a position in the list of replies.
+    """The accepted replies of a batch, by what their echoes say. Replies are told by their positions in the list.
 
     `proven` keys have a reply with their own echo. `foreign` replies hold the echo of another request, whose key is the
-    value. `unproven` replies hold no echo of the batch, or one that several of its requests have.
+    value. `unproven` replies hold no echo of the batch, or their own one, which another request of the batch has too.
+    Replies under the key of no request are left out.
     """
 
     accepted: int
@@ -46,19 +47,19 @@ def check_echoes(keys: Mapping[str, int], replies: Sequence[Reply]) -> EchoCheck
             numbers[reply.key] = parsed.number  # a request whose text came from another batch
     echoes = {key: echo_of(number) for key, number in numbers.items()}
     shared = {echo for echo, count in Counter(echoes.values()).items() if count > 1}
-    owners = {echo: key for key, echo in echoes.items() if echo not in shared}
+    owners = {echo: key for key, echo in echoes.items()}
     accepted, proven, foreign, unproven = 0, set[str](), dict[int, str](), list[int]()
     for position, reply in enumerate(replies):
-        if reply.reason is not Reason.ACCEPTED:
+        own = echoes.get(reply.key)
+        if reply.reason is not Reason.ACCEPTED or own is None:  # nobody's reply is used for no request
             continue
         accepted += 1
-        owner = owners.get(reply.echo)
-        if owner is None:
+        if reply.echo not in owners or (reply.echo == own and own in shared):
             unproven.append(position)
-        elif owner == reply.key:
-            proven.add(owner)
+        elif reply.echo == own:
+            proven.add(reply.key)
         else:
-            foreign[position] = owner
+            foreign[position] = owners[reply.echo]
     return EchoCheck(accepted, proven, foreign, unproven)
 
 
@@ -71,7 +72,7 @@ def are_echoes_ignored(
     """
     keys = {position: replies[position].key for position in found.unproven}
     without = sum(key not in swapped and replies[position].echo != _own_echo(key) for position, key in keys.items())
-    own, other = _count_fits(found, replies, requests)
+    own, other = _count_fits(found, replies, requests) if found.foreign else (0, 0)
     return without + own >= _least_ignored(found) and without + own > other
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import Step, Turn, echo_of, request_key
+from batchgen.core.dialogue import Stage, Step, Turn, echo_of, request_key, steps
 from batchgen.core.outcomes import Reason, Reply
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
@@ -26,8 +26,11 @@ STEP = Step.at(3)
 ALIKE = "That depends on what you need."  # a text that tells nothing of its request
 
 
-def keys(count: int, first: int = 1) -> dict[str, int]:
-    return {request_key(f"r1-{n:06d}", STEP, 1, "beef"): n for n in range(first, first + count)}
+GEMINI_STEPS = [step for step in steps(3) if step.stage is not Stage.ANSWER]
+
+
+def keys(count: int, first: int = 1, step: Step = STEP) -> dict[str, int]:
+    return {request_key(f"r1-{n:06d}", step, 1, "beef"): n for n in range(first, first + count)}
 
 
 def replies(asked: dict[str, int]) -> list[Reply]:
@@ -49,10 +52,12 @@ def test_echoes_of_neighbours_differ() -> None:
     assert echo_of(3844) == echo_of(0)
 
 
-@given(st.integers(2, 400), st.integers(0, 10**6), st.data())
-def test_a_swapped_pair_is_always_found(count: int, first: int, data: st.DataObject) -> None:
+@pytest.mark.parametrize("step", GEMINI_STEPS, ids=str)
+@settings(max_examples=100)
+@given(count=st.integers(2, 400), first=st.integers(0, 10**6), data=st.data())
+def test_a_swapped_pair_is_always_found(step: Step, count: int, first: int, data: st.DataObject) -> None:
     one, other = data.draw(st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True))
-    asked = keys(count, first)
+    asked = keys(count, first, step)
     found = check_echoes(asked, swap(replies(asked), one, other))
     names = list(asked)
     assert found.foreign == {one: names[other], other: names[one]}
@@ -67,6 +72,27 @@ def test_an_echo_that_two_requests_have_proves_nothing() -> None:
     assert found.unproven == [0, 1]
     assert len(found.proven) == 1
     assert not are_echoes_ignored(found, replies(asked), dict.fromkeys(asked, ""), ())
+
+
+def test_an_echo_that_two_other_requests_have_is_foreign_all_the_same() -> None:
+    asked = keys(1) | keys(1, 1 + 3844) | keys(1, 2)
+    found = replies(asked)
+    check = check_echoes(asked, [*found[:2], found[2]._replace(echo=echo_of(1))])
+    assert list(check.foreign) == [2]
+
+
+def test_replies_of_nobody_are_left_out() -> None:
+    asked = keys(3)
+    strange = [Reply(key, Reason.ACCEPTED, ALIKE, echo=echo_of(1)) for key in ("", "nobody-sent-this")]
+    assert check_echoes(asked, [*strange, *replies(asked)]) == (3, set(asked), {}, [])
+
+
+def test_a_request_that_was_answered_before_is_known_by_its_reply() -> None:
+    """Of two swapped replies, one stands under the key of a conversation that the batch does not hold any more."""
+    asked = keys(5)
+    last = list(asked)[-1]
+    found = check_echoes({key: asked[key] for key in asked if key != last}, swap(replies(asked), 0, 4))
+    assert found.foreign == {0: last, 4: next(iter(asked))}
 
 
 def test_what_was_not_accepted_is_not_compared() -> None:
