@@ -1,4 +1,4 @@
-"""Stages, steps, turns, conversations and what is shown of them, and the names of conversations and requests in files and on the wire."""
+"""Stages, steps, turns and conversations, and the names of conversations and requests in files and on the wire."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from together.types import BatchCreateResponse, BatchJob, batch_job
 from together.types.chat import chat_completion
 
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 from batchgen.core.errors import SetupError
 from batchgen.core.jsonl import MAX_TOKEN_COUNT, encode_request_line, parse_reply_fields, split_lines, token_count
 from batchgen.core.outcomes import Reason, Reply, Usage, validate_text
@@ -53,7 +53,13 @@ DIALOGUES = {Stage.QUESTION: (DONE,), Stage.ANSWER: ASKED, Stage.CORRECTION: ANS
 
 
 def request(row: Provider, stage: Stage, model: str, ceiling: int) -> bytes:
-    asked = build_prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
+    asked = build_prompt(
+        Conversation(1, DIALOGUES[stage]),
+        stage,
+        target_characters=400,
+        history_messages=16,
+        shows=HistoryShows.EVERYTHING,  # the recorded lines show the answers of earlier turns
+    )
     key = f"r1-000001.r2.{stage}.a1.0a1b2c3d"
     return row.line(key, asked._replace(system=f"Write a {stage}."), Parameters(model, ceiling, 1.0))
 
