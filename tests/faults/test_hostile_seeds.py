@@ -134,7 +134,7 @@ def test_hostile_seeds_become_data_and_nothing_else(bench: Bench) -> None:
     assert [row["id"] for row in seeds.values()] == [f"r1-{number:06d}" for number in range(1, len(TEXTS) + 1)]
     for number, request in requests(bench, "question").items():
         said = seeds[number]["question"]
-        assert fenced(request) == [{"question": said, "answer": said, "correction": said}]
+        assert fenced(request) == [{"question": said, "correction": said}]
     for number, request in requests(bench, "answer").items():
         texts = [message["content"] for message in request["messages"][1:]]
         assert texts == [seeds[number]["question"], seeds[number]["correction"], turns[number]["question"]]

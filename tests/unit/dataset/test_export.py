@@ -307,6 +307,7 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
     models = finished.status()["models"]
     for words in (
         *models.values(),
+        "see earlier turns without their answers",
         "Speak as the user",
         "Stay plausible",
         "Write only the answer itself",
