@@ -23,6 +23,7 @@ from batchgen.providers.base import (
     FileFailed,
     Job,
     JobNotFound,
+    JobState,
     ModelGone,
     RemoteFile,
 )
@@ -115,7 +116,8 @@ class OpenAIClient:
             raise Ambiguous(f"{self._name}, {CREATING}: no clear answer ({type(error).__name__}).") from None
         if created is None:
             raise error_from_create_response(self._failure(CREATING, response))
-        if not created.remote_id or (file_id not in created.labels and name not in created.labels):
+        ours = file_id in created.labels or name in created.labels or created.state is not JobState.UNKNOWN
+        if not (created.remote_id and ours):
             raise Ambiguous(f"{self._name}, {CREATING}: an answer without a batch.")
         return created.remote_id
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -194,6 +192,8 @@ def load_settings(root: Path, config: Path | None = None) -> Settings:
         raise SetupError(f"{path}, line {line}: this is not UTF-8.", do="Save the file as UTF-8.") from None
     except OSError as error:
         raise SetupError(f"{path}: {error.strerror}.", do="It must be a file that you can read.") from None
+    import tomllib  # here and below: an idle tick of a run without this file saves 5 ms
+
     try:
         return _settings(tomllib.loads(text))
     except _InvalidKey as error:
@@ -294,6 +294,8 @@ def _check_stage(stage: Stage, settings: Settings) -> None:
 
 def _shown(value: Any) -> str:
     """Return a value as the file writes it, cut if it is long."""
+    import json
+
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004 - about a line
 
@@ -314,6 +316,8 @@ def _line(text: str, where: _Where) -> int:
 
     It is the smallest number of lines that is valid TOML and has the value.
     """
+    import tomllib
+
     keys = [key for key in where if isinstance(key, str)]
     lines, begin = text.split("\n"), 1
     for count in range(1, len(lines) + 1):
