@@ -61,7 +61,10 @@ BASELINE = {
 VARIANTS: Mapping[str, str] = {
     "default": "",
     "ask_next": "correction.ask_next = true",
+    "everything": 'history.shows = "everything"',
+    "everything, ask_next": 'history.shows = "everything"\ncorrection.ask_next = true',
 }
+TARGET_VARIANTS = ("default", "ask_next")
 TARGETS = (400, 300, 200)  # characters of answers and corrections; the texts at hand were written for the first
 
 
@@ -214,8 +217,8 @@ def print_targets(conversations: Sequence[Conversation]) -> None:
     for target in TARGETS:
         texts = shortened(conversations, target / TARGETS[0])
         lengths = f"answer.target_characters = {target}\ncorrection.target_characters = {target}\n"
-        for name, toml in VARIANTS.items():
-            totals, _ = measure(texts, f"{lengths}{toml}")
+        for name in TARGET_VARIANTS:
+            totals, _ = measure(texts, f"{lengths}{VARIANTS[name]}")
             rows.append(
                 [f"{target}", name, *(f"${usd(totals, gemini, LLAMA_8B, batch=True):.4f}" for gemini in GEMINI)]
             )

@@ -1,4 +1,7 @@
-"""Stages, steps, turns and conversations, and the names of conversations and requests in files and on the wire."""
+"""Stages, steps, turns, conversations and what is shown of them.
+
+Also the names of conversations and requests, in files and on the wire.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,13 @@ class Conversation(NamedTuple):
 
     number: int
     turns: tuple[Turn, ...]
+
+
+class HistoryShows(StrEnum):
+    """What the question and the correction stage see of each earlier turn."""
+
+    CORRECTIONS = "corrections"  # question and correction: what the user saw
+    EVERYTHING = "everything"  # the flawed answer too
 
 
 def group_into_turns(texts: Sequence[str]) -> Iterator[Turn]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from batchgen import __version__
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import build_prompt
 from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.quality.flags import FLAGS, LABELS
@@ -37,6 +37,13 @@ SIZES = (
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
 )
+
+_SHOWN = {
+    HistoryShows.CORRECTIONS: "By the run's settings, the question and the correction stage see earlier turns without"
+    " their answers: as the user saw them.",
+    HistoryShows.EVERYTHING: "By the run's settings, the question and the correction stage see earlier turns with their"
+    " answers.",
+}
 
 
 class SplitFile(NamedTuple):
@@ -236,7 +243,7 @@ def _prompts(run: Run) -> str:
         )
         text = build_prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
         said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
-    return "## Prompts\n\n" + "\n\n".join(said)
+    return f"## Prompts\n\n{_SHOWN[run.settings.history.shows]}\n\n" + "\n\n".join(said)
 
 
 def _left_behind(run: Run, facts: ExportFacts) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from batchgen.core.dialogue import Stage
+from batchgen.core.dialogue import HistoryShows, Stage
 from batchgen.core.errors import KeyRefused, SetupError
 from batchgen.core.pricing import Price
 from batchgen.runtime.logging_setup import add_secret
@@ -107,12 +107,19 @@ class BatchSettings(_Section, frozen=True):
     reconcile_grace_seconds: Amount = 900
 
 
+class HistorySettings(_Section, frozen=True):
+    """What the question and the correction stage see of earlier turns."""
+
+    shows: HistoryShows = HistoryShows.CORRECTIONS
+
+
 class Settings(_Section, frozen=True):
     """The configuration of a run."""
 
     rounds: Annotated[int, Meta(ge=2, le=50)] = 3
     history_messages: Annotated[int, Meta(ge=2)] = 16
     max_usd: Amount = 0
+    history: HistorySettings = HistorySettings()
     gemini: ProviderSettings = ProviderSettings(
         # The older ones are cheaper, but may be closed to new keys.
         models=("gemini-2.5-flash-lite", "gemini-3.1-flash-lite", "gemini-3.5-flash-lite"),
@@ -247,6 +254,8 @@ def _convert(value: Any, kind: type[Struct], where: _Where) -> Any:
         raise _InvalidKey(where, f"{_dotted_name(where)} needs the key `{missing[1]}`.")
     for key in keys:
         value = value[key]
+    if message.startswith("Invalid enum value"):  # history.shows is the only key of this kind
+        raise _InvalidKey(where, f"{_dotted_name(where)} must be {' or '.join(HistoryShows)}, not {_shown(value)}.")
     message = message.partition(", got ")[0]
     if not message.startswith("Expected "):
         raise _InvalidKey(where, f"{_dotted_name(where)}: {message}.")

@@ -47,6 +47,28 @@ def test_ticks_alone_finish_the_dataset(bench: Bench) -> None:
     assert len(bench.service.world.posts) == posts
 
 
+def test_no_question_or_correction_request_shows_an_earlier_flawed_answer(bench: Bench) -> None:
+    bench.configure("[batches]\nmax_requests = 4\n")
+    bench.prepare(seeds(10))
+    bench.service.faults.rows("truncated", key=r"r1-000003\.r3\.correction\.a1")  # a second attempt shows none either
+    bench.ticks()
+    truth = {row["id"]: row["rounds"] for row in bench.rows("round3/round3_history.jsonl")}
+    looked_at = 0
+    for number in (2, 3):
+        for stage in ("question", "correction"):
+            for path in (bench.root / f"requests/round{number}/{stage}").glob("*.jsonl"):
+                for line in map(json.loads, path.read_bytes().splitlines()):
+                    rounds = truth[line["key"].partition(".")[0]]
+                    (content,) = line["request"]["contents"]
+                    shown = [{key: turn[key] for key in ("question", "correction")} for turn in rounds[: number - 1]]
+                    current = {key: rounds[number - 1][key] for key in ("question", "answer")}
+                    expected = [*shown, current] if stage == "correction" else shown
+                    assert json.loads(content["parts"][0]["text"]) == expected
+                    assert not any(turn["answer"] in json.dumps(line) for turn in rounds[: number - 1])
+                    looked_at += 1
+    assert looked_at == 4 * 10 + 1
+
+
 def test_stage_by_stage_by_hand_gives_the_same_files(make_bench: Callable[..., Bench]) -> None:
     ticked = make_bench(root="ticked")
     ticked.prepare(seeds(5))

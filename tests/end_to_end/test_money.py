@@ -216,7 +216,7 @@ def test_dry_run_ledger_and_estimate_say_the_same(make_bench: Make) -> None:
     for stage in ("question", "answer", "correction"):
         step = next(row for row in scene.bench.run("estimate", "--json").json["steps"] if row["stage"] == stage)
         dry = scene.bench.run("submit", "--stage", stage, "--dry-run", "--json").json
-        assert dry["estimated_usd"] == pytest.approx(step["usd"], rel=0.001)
+        assert dry["estimated_usd"] == pytest.approx(step["usd"], rel=0.005)  # rounded as the tokens below are
         counted = sum(batch["input_tokens"] for batch in dry["batches"])
         assert counted == pytest.approx(step["input_tokens"], abs=4)  # rounded per file here, per request there
         scene.run("submit", "--stage", stage)

@@ -227,7 +227,11 @@ def _echo_candidates(turns: pl.DataFrame, field: str) -> pl.DataFrame:
 
 
 def _shown_fields(field: str) -> Mapping[str, int]:
-    """Return what the writer of `field` was shown and other flags do not compare: fields, and how many rounds later."""
+    """Return what the writer of `field` was shown and other flags do not compare: fields, and how many rounds later.
+
+    The answer of the round before is compared too, although only `[history] shows = "everything"` shows it: a flag is
+    the same under every setting.
+    """
     if field == Stage.QUESTION:
         return {"answer": 1, "correction": 1}
     if field == Stage.ANSWER:

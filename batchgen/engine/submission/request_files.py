@@ -145,12 +145,16 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
     """Return the function that builds the configured prompt of `step` for a conversation."""
-    target = session.settings.stage(step.stage).target_characters
-    history, along = session.settings.history_messages, asks_follow_up(session, step)
+    settings, along = session.settings, asks_follow_up(session, step)
 
     def ask(conversation: Conversation) -> Prompt:
         return build_prompt(
-            conversation, step.stage, target_characters=target, history_messages=history, follow_up=along
+            conversation,
+            step.stage,
+            target_characters=settings.stage(step.stage).target_characters,
+            history_messages=settings.history_messages,
+            shows=settings.history.shows,
+            follow_up=along,
         )
 
     return ask

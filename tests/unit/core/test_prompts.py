@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import (
     MESSAGES_PER_TURN,
     Prompt,
@@ -48,8 +48,32 @@ OPEN = {
 }
 
 
-def asked_for(stage: Stage, turns: Sequence[Turn], history_messages: int = 16) -> Prompt:
-    return build_prompt(Conversation(1, tuple(turns)), stage, target_characters=400, history_messages=history_messages)
+SHOWS = st.sampled_from(HistoryShows)
+
+
+def asked_for(
+    stage: Stage,
+    turns: Sequence[Turn],
+    history_messages: int = 16,
+    shows: HistoryShows = HistoryShows.CORRECTIONS,
+    *,
+    follow_up: bool = False,
+) -> Prompt:
+    return build_prompt(
+        Conversation(1, tuple(turns)),
+        stage,
+        target_characters=400,
+        history_messages=history_messages,
+        shows=shows,
+        follow_up=follow_up,
+    )
+
+
+def seen(turns: Sequence[Turn], shows: HistoryShows) -> list[Turn]:
+    """The turns as the question and the correction stage see them."""
+    if shows is HistoryShows.EVERYTHING:
+        return list(turns)
+    return [Turn(turn.question, "", turn.correction) if turn.correction else turn for turn in turns]
 
 
 def parsed(fenced: str) -> list[Turn]:
@@ -68,8 +92,8 @@ def said(row: Provider, line: bytes) -> list[str]:
 @settings(deadline=None)
 @given(data=st.data())
 def test_whatever_a_seed_holds_stays_inside_the_fence(stage: Stage, data: st.DataObject) -> None:
-    turns = (*data.draw(st.lists(FINISHED, min_size=1, max_size=3)), *data.draw(OPEN[stage]))
-    asked = asked_for(stage, turns)
+    turns, shows = (*data.draw(st.lists(FINISHED, min_size=1, max_size=3)), *data.draw(OPEN[stage])), data.draw(SHOWS)
+    asked = asked_for(stage, turns, shows=shows)
     assert (
         asked.system
         == asked_for(stage, [Turn("q", "a", "c"), *([Turn("q", "a")] if stage != "question" else [])]).system
@@ -81,20 +105,21 @@ def test_whatever_a_seed_holds_stays_inside_the_fence(stage: Stage, data: st.Dat
         if stage is Stage.ANSWER:
             assert texts == [text for turn in turns for text in (turn.question, turn.correction) if text]
         else:
-            assert parsed(texts[0]) == list(turns)
+            assert parsed(texts[0]) == seen(turns, shows)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda text: repr(text[:20]))
 @pytest.mark.parametrize("stage", Stage)
-def test_hostile_seeds(stage: Stage, hostile: str) -> None:
+@pytest.mark.parametrize("shows", HistoryShows)
+def test_hostile_seeds(shows: HistoryShows, stage: Stage, hostile: str) -> None:
     turns = [Turn(hostile, hostile, hostile)]
     turns += {Stage.QUESTION: [], Stage.ANSWER: [Turn(hostile)], Stage.CORRECTION: [Turn(hostile, hostile)]}[stage]
-    asked = asked_for(stage, turns)
+    asked = asked_for(stage, turns, shows=shows)
     assert hostile not in asked.system
     if stage is Stage.ANSWER:
         assert [message.text for message in asked.messages] == [hostile] * 3
     else:
-        assert parsed(asked.messages[0].text) == turns
+        assert parsed(asked.messages[0].text) == seen(turns, shows)
         assert asked.messages[0].text.count("\n") == 0
 
 
@@ -119,7 +144,41 @@ def test_the_window_counts_finished_turns(stage: Stage, history_messages: int) -
     begun = [Turn("q", "a")] if stage is Stage.CORRECTION else []
     kept = min(history_messages // MESSAGES_PER_TURN, 12)
     (message,) = asked_for(stage, [*turns, *begun], history_messages).messages
-    assert parsed(message.text) == [*turns[-kept:], *begun]
+    assert parsed(message.text) == seen([*turns[-kept:], *begun], HistoryShows.CORRECTIONS)
+
+
+@settings(deadline=None)
+@given(st.lists(FINISHED, min_size=1, max_size=6), st.data(), st.integers(2, 16))
+def test_everything_is_the_whole_history(turns: list[Turn], data: st.DataObject, history_messages: int) -> None:
+    """Byte for byte what the program sent before the setting existed: all fields of the turns in the window."""
+    for stage in (Stage.QUESTION, Stage.CORRECTION):
+        dialogue = [*turns, *data.draw(OPEN[stage])]
+        (message,) = asked_for(stage, dialogue, history_messages, HistoryShows.EVERYTHING).messages
+        assert message.text == turns_as_json(recent_turns(dialogue, history_messages))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(2, 16), st.booleans())
+def test_no_answer_of_an_earlier_turn_is_shown(rounds: int, history_messages: int, follow_up: bool) -> None:  # noqa: FBT001
+    turns = [Turn(f"<question {n}>", f"<answer {n}>", f"<correction {n}>") for n in range(rounds)]
+    question = asked_for(Stage.QUESTION, turns, history_messages)
+    assert "<answer" not in question.messages[0].text
+    assert f"<correction {rounds - 1}>" in question.messages[0].text
+    begun = [*turns, Turn("<last question>", "<answer to correct>")]
+    correction = asked_for(Stage.CORRECTION, begun, history_messages, follow_up=follow_up)
+    assert correction.messages[0].text.count("<answer") == 1
+    assert "<answer to correct>" in correction.messages[0].text
+
+
+@pytest.mark.parametrize("stage", Stage)
+@given(turns=st.lists(FINISHED, min_size=1, max_size=3), data=st.data())
+def test_the_setting_changes_neither_the_instructions_nor_the_chat(
+    stage: Stage, turns: list[Turn], data: st.DataObject
+) -> None:
+    dialogue = [*turns, *data.draw(OPEN[stage])]
+    lean, whole = (asked_for(stage, dialogue, shows=shows) for shows in HistoryShows)
+    assert (lean.system, lean.fields) == (whole.system, whole.fields)
+    assert stage is not Stage.ANSWER or lean == whole
 
 
 def test_at_least_one_turn_is_shown() -> None:
@@ -127,7 +186,7 @@ def test_at_least_one_turn_is_shown() -> None:
     assert list(recent_turns(turns, 0)) == turns
 
 
-def test_fields_not_written_yet_are_left_out() -> None:
+def test_empty_fields_are_left_out() -> None:
     assert turns_as_json([Turn("q", "a", "c"), Turn("q2", "a2"), Turn("q3")]) == (
         '[{"question":"q","answer":"a","correction":"c"},{"question":"q2","answer":"a2"},{"question":"q3"}]'
     )

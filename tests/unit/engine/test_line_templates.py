@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn, group_into_turns, key_format, request_key
+from batchgen.core.dialogue import (
+    STAGES,
+    Conversation,
+    HistoryShows,
+    Stage,
+    Step,
+    Turn,
+    group_into_turns,
+    key_format,
+    request_key,
+)
 from batchgen.core.prompts import Prompt, build_prompt
 from batchgen.core.text_features import TextFeatures, count_features
 from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens
@@ -19,7 +29,7 @@ from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 from batchgen.runtime.files import Layout
-from batchgen.runtime.settings import BatchSettings, ProviderSettings, Settings
+from batchgen.runtime.settings import BatchSettings, HistorySettings, ProviderSettings, Settings
 
 AWKWARD = [
     'ends with a quote and a comma",',
@@ -38,9 +48,11 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(AWKW
 STEPS = [Step(number, stage) for number in (2, 3, 4) for stage in STAGES]
 
 
-def asked(texts: list[str], stage: Stage, history: int, *, follow_up: bool) -> Prompt:
+def asked(texts: list[str], stage: Stage, history: int, shows: HistoryShows, *, follow_up: bool) -> Prompt:
     conversation = Conversation(0, tuple(group_into_turns(texts)))
-    return build_prompt(conversation, stage, target_characters=400, history_messages=history, follow_up=follow_up)
+    return build_prompt(
+        conversation, stage, target_characters=400, history_messages=history, shows=shows, follow_up=follow_up
+    )
 
 
 @pytest.mark.parametrize("row", PROVIDERS.values(), ids=lambda row: row.name)
@@ -52,11 +64,12 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
         st.lists(st.lists(TEXTS, min_size=step.position, max_size=step.position), min_size=1, max_size=4)
     )
     history, along = data.draw(st.integers(2, 8)), step.stage is Stage.CORRECTION and data.draw(st.booleans())
+    shows = data.draw(st.sampled_from(HistoryShows))
     parameters = Parameters("gemini-2.5-flash-lite", 128, 1.0)
     keys = [f"r1-{number:06d}.k" for number in range(len(dialogues))]
 
     def ask(texts: list[str]) -> Prompt:
-        return asked(texts, step.stage, history, follow_up=along)
+        return asked(texts, step.stage, history, shows, follow_up=along)
 
     lined = make_request_template(
         step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters)
@@ -98,6 +111,16 @@ SEEDS = [Turn(f"Question {number}? " + "why " * number, "An answer.", "A correct
 FIRST = Step(2, Stage.QUESTION)
 
 
+@pytest.mark.parametrize("shows", HistoryShows)
+def test_a_file_made_in_bulk_has_the_lines_of_the_codec(shows: HistoryShows, tmp_path: Path) -> None:
+    run = session(tmp_path, SEEDS, Settings(history=HistorySettings(shows)))
+    shard = request_files.draft_batch(run, FIRST, 0)
+    assert shard is not None
+    lines = list(request_files.encode_requests(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
+    assert shard.body == b"".join(line.line for line in lines)
+    assert (b"An answer." in shard.body) is (shows is HistoryShows.EVERYTHING)
+
+
 @pytest.mark.parametrize("limit", ["bytes", "tokens", "none"])
 def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path: Path) -> None:
     whole = session(tmp_path / "whole", SEEDS, Settings())
@@ -115,9 +138,11 @@ def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path:
         assert shard.body == b"".join(line.line for line in lines[: len(shard.rows)])
 
 
-def test_an_empty_text_is_asked_about_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shows", HistoryShows)
+def test_an_empty_text_is_asked_about_all_the_same(shows: HistoryShows, tmp_path: Path) -> None:
     """An empty text is left out of the prompt, so its line has another form."""
-    run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], Settings())
+    configured = Settings(history=HistorySettings(shows))
+    run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], configured)
     shard = request_files.draft_batch(run, FIRST, 0)
     assert shard is not None
     rows = run.store.ready(FIRST, 0, after=0, limit=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -43,6 +44,50 @@ def test_a_lost_store_is_built_again_without_network(bench: Bench, monkeypatch: 
     assert after["cost"] == before["cost"]
     assert bench.run("verify").code == 0
     assert len(bench.service.world.seen()) == calls
+
+
+def earlier_answers_shown(bench: Bench, number: int, stage: str) -> set[bool]:
+    """Whether the requests of a step show the answers of earlier turns: one value if all do the same."""
+    found = set()
+    for path in (bench.root / f"requests/round{number}/{stage}").glob("*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            (content,) = json.loads(line)["request"]["contents"]
+            turns = json.loads(content["parts"][0]["text"])
+            assert stage == "question" or list(turns[-1]) == ["question", "answer"]
+            found.add(any("answer" in turn for turn in turns[: number - 1]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("corrections", "corrections"),
+        ("everything", "everything"),
+        ("everything", "corrections"),
+        ("corrections", "everything"),
+    ],
+)
+def test_a_store_is_built_again_whatever_the_history_showed(bench: Bench, before: str, after: str) -> None:
+    """Texts come from results/: a later request need not show them. The setting changes after round 2."""
+    bench.configure(f'[history]\nshows = "{before}"\n')
+    bench.service.faults.rows("truncated", key=r"r1-000003\.r2\.answer\.a1")
+    bench.prepare(seeds(4))
+    for stage in ("question", "answer", "answer", "correction"):
+        assert bench.run("submit", "--stage", stage, "--round", "2").code == 0
+        bench.run("collect")
+    bench.configure(f'[history]\nshows = "{after}"\n')
+    bench.ticks()
+    assert bench.status()["complete"] == 4
+    for number, shows in ((2, before), (3, after)):
+        for stage in ("question", "correction"):
+            assert earlier_answers_shown(bench, number, stage) == {shows == "everything"}
+    files, was = bench.files(), bench.status()
+    forget(bench)
+    assert bench.run("rebuild").code == 0
+    assert bench.files() == files
+    assert bench.status()["steps"] == was["steps"]
+    assert bench.status()["cost"] == was["cost"]
+    assert bench.run("verify").code == 0
 
 
 def forget(bench: Bench) -> None:

@@ -20,6 +20,8 @@ rounds = 3
 history_messages = 16
 max_usd = 0
 
+[history]
+shows = "corrections"
 [gemini]
 models = ["gemini-2.5-flash-lite", "gemini-3.1-flash-lite", "gemini-3.5-flash-lite"]
 enqueued_tokens = 10_000_000
@@ -156,6 +158,8 @@ def test_prices_of_one_s_own(tmp_path: Path) -> None:
         ("rounds = 2.5", "rounds must be a whole number, not 2.5."),
         ("rounds = 2026-01-01", 'rounds must be a whole number, not "2026-01-01".'),
         ("history_messages = 1", "history_messages must be a whole number >= 2, not 1."),
+        ("[history]\nshows = 'answers'", 'line 2: history.shows must be corrections or everything, not "answers".'),
+        ("[history]\nshow = 1", "line 2: unknown key `history.show`."),
         ("max_usd = -1", "max_usd must be a number >= 0.0, not -1."),
         ("max_usd = nan", "max_usd must be a number >= 0.0, not NaN."),
         (f"max_usd = {'1' * 400}", "line 1: max_usd: Number out of range."),
