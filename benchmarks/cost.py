@@ -61,8 +61,8 @@ BASELINE = {
 VARIANTS: Mapping[str, str] = {
     "default": "",
     "ask_next": "correction.ask_next = true",
-    "everything": 'history.shows = "everything"',
-    "everything, ask_next": 'history.shows = "everything"\ncorrection.ask_next = true',
+    "shows everything": 'history.shows = "everything"',
+    "shows everything, ask_next": 'history.shows = "everything"\ncorrection.ask_next = true',
 }
 TARGET_VARIANTS = ("default", "ask_next")
 TARGETS = (400, 300, 200)  # characters of answers and corrections; the texts at hand were written for the first

@@ -1,7 +1,4 @@
-"""Stages, steps, turns, conversations and what is shown of them.
-
-Also the names of conversations and requests, in files and on the wire.
-"""
+"""Dialogues and steps, and the names of conversations and requests in files and requests. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Build the prompt of each stage.
 
-The question and the correction stage see the dialogue as one JSON array of turns. A text cannot end the
-JSON string that contains it. So no part of a seed looks like an instruction of this program, and the system text says
-that it is data. By default earlier turns are shown there without their answers: the user never saw them, and they would
+The question and the correction stage see the dialogue as one JSON array of turns. A text cannot end the JSON string
+that contains it. So no part of a seed looks like an instruction of this program, and the system text says that it is
+data. By default earlier turns are shown there without their answers: the user never saw them, and they would
 cost input tokens in every later request.
 
 The answer stage is a chat. There the assistant's earlier messages are the corrections: they are what the user was

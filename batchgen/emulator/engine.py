@@ -96,7 +96,7 @@ def cancel_job(world: World, job: Job) -> None:
     now = world.now()
     family = FAMILIES[job.provider]
     running = job.phase == "running"
-    how = job.plan.cancel or (family.cancel_running if running else family.cancel_pending)
+    how = job.plan.cancel or (family.cancel_running if running else "cancelled")
     if how == "ignored" or (job.phase != "pending" and not running):
         return
     served = served_so_far(world, job, now) if running or job.plan.share is not None else 0

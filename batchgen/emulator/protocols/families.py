@@ -17,7 +17,7 @@ class Family:
 
     rows              its line format
     success, failure, cancelled, expired     its words for how a job ends
-    cancel_pending, cancel_running           what a cancel does to a job that waits or runs, as in Job.cancel
+    cancel_running    what a cancel does to a job that runs, as in Job.cancel; one that waits is cancelled
     cancelling        whether a cancelled job is shown as being cancelled for a while
     limit_seconds     a job that has not ended by then expires, with the rows answered so far if expired_rows
     result_ids        the ids of result files: {job} is the job, {kind} is output or error, {new} a new name
@@ -31,7 +31,6 @@ class Family:
     failure: str
     cancelled: str
     expired: str
-    cancel_pending: str = "cancelled"
     cancel_running: str = "cancelled"
     cancelling: bool = True
     limit_seconds: float = math.inf
