@@ -45,9 +45,8 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
     ],
     "collect": [
         (settle, "parse_results", "replies read and judged"),
-        (settle, "_reject_swapped", "  their places"),
-        (settle, "_requests", "    texts read from the store"),
-        (settle, "find_swapped_replies", "    words compared"),
+        (settle, "_reject_misplaced", "  their places"),
+        (settle, "check_echoes", "    echoes compared"),
         (settle, "settle", "what is durable"),
         (settle, "write_ending", "  the ending's file"),
         (match, "match_results", "  replies matched with requests"),
@@ -56,6 +55,12 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
         (Session, "keys", "keys"),
         (throughput, "write_due_files", "derived files"),
         (os, "fsync", "all syncs but SQLite's"),
+    ],
+    "collect without echo": [
+        (settle, "parse_results", "replies read and judged"),
+        (settle, "_reject_misplaced", "  their places"),
+        (settle, "_requests", "    texts read from the store"),
+        (settle, "find_swapped_replies", "    words compared"),
     ],
 }
 

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
@@ -32,7 +33,7 @@ import orjson
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.core.dialogue import Stage, Step, Turn
+from batchgen.core.dialogue import ECHO_FIELD, Stage, Step, Turn, echo_of
 from batchgen.core.outcomes import Reason, Usage
 from batchgen.dataset.round_files import write_due_files
 from batchgen.dataset.seeds import SeedReport, read_seeds
@@ -44,7 +45,7 @@ from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, Re
 from batchgen.ledger.store import Store
 from batchgen.providers.base import Job, JobState
 from batchgen.runtime.files import FileDigest, Layout, write_durably
-from batchgen.runtime.settings import Settings
+from batchgen.runtime.settings import BatchSettings, Settings
 from benchmarks.commands import relative
 
 QUESTION = Step(2, Stage.QUESTION)
@@ -72,14 +73,14 @@ def reply(number: int) -> str:
     return f"Thank you, that helps. Now with {about}: which would you begin with if only ten minutes were left?"
 
 
-def session(root: Path, rows: int) -> Session:
+def session(root: Path, rows: int, *, echo: bool = True) -> Session:
     """A prepared run whose store holds `rows` conversations; it has no provider."""
     layout = Layout(root)
     layout.data.mkdir(parents=True)
     store = Store.open(layout.store)
     store.replace_seeds(seeds(rows), {"run": "bench", "prepared": "bench"})
     store.set_fact("model:gemini", Settings().gemini.models[0])
-    return Session(layout, Settings(), store, {})
+    return Session(layout, Settings(batches=BatchSettings(echo=echo)), store, {})
 
 
 def build_all(run: Session) -> list[Batch]:
@@ -95,7 +96,8 @@ def result_lines(run: Session, batch: Batch) -> bytes:
     lines = []
     names = run.names()
     for row in run.store.held_conversations(batch.number):
-        text = orjson.dumps({"question": reply(row.number)}).decode()
+        echo = {ECHO_FIELD: echo_of(row.number)} if batch.plan.echo else {}
+        text = orjson.dumps({**echo, "question": reply(row.number)}).decode()
         response = {
             "candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP"}],
             "usageMetadata": {"promptTokenCount": 300, "candidatesTokenCount": 40, "totalTokenCount": 340},
@@ -105,8 +107,8 @@ def result_lines(run: Session, batch: Batch) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def measure_build(rows: int, root: Path) -> list[float]:
-    run = session(root, rows)
+def measure_build(rows: int, root: Path, *, echo: bool = True) -> list[float]:
+    run = session(root, rows, echo=echo)
     seconds, start = [], time.perf_counter()
     while shard := request_files.draft_batch(run, QUESTION, 0):
         submit.plan_batch(run, shard)
@@ -131,10 +133,10 @@ def floor_build(rows: int, root: Path) -> list[float]:
     return seconds
 
 
-def measure_collect(rows: int, root: Path) -> list[float]:
+def measure_collect(rows: int, root: Path, *, echo: bool = True) -> list[float]:
     from batchgen.providers import PROVIDERS
 
-    run = session(root, rows)
+    run = session(root, rows, echo=echo)
     seconds: list[float] = []
     job = Job("batches/x", JobState.SUCCEEDED, "JOB_STATE_SUCCEEDED")
     batches = [run.store.update(batch, state=BatchState.IN_FLIGHT, remote_id="x") for batch in build_all(run)]
@@ -231,14 +233,17 @@ def least_collect(rows: int, root: Path) -> list[float]:
     return seconds
 
 
-MEASURES = {
+MEASURES: dict[str, Callable[[int, Path], list[float]]] = {
     "build": measure_build,
     "build least": least_build,
     "build floor": floor_build,
     "collect": measure_collect,
     "collect least": least_collect,
     "collect floor": floor_collect,
+    "build without echo": partial(measure_build, echo=False),
+    "collect without echo": partial(measure_collect, echo=False),
 }
+ECHO_MEASURES = [f"{name}{how}" for name in ("build", "collect") for how in ("", " without echo")]
 
 
 def in_own_process(name: str, rows: int) -> dict[str, Any]:
@@ -248,7 +253,8 @@ def in_own_process(name: str, rows: int) -> dict[str, Any]:
 
 def local_work(rows: int, runs: int) -> dict[str, float]:
     """Rates, and shares of the floor: of the median seconds of a request file, run by run."""
-    rounds = [{name: in_own_process(name, rows) for name in MEASURES} for _ in range(runs)]
+    names = [name for name in MEASURES if "without echo" not in name]
+    rounds = [{name: in_own_process(name, rows) for name in names} for _ in range(runs)]
     found = {}
     for name in ("build", "collect"):
         floors, ours, least = (
@@ -259,6 +265,12 @@ def local_work(rows: int, runs: int) -> dict[str, float]:
         found[f"{name}, share of the floor that store and disk alone would reach"] = _share(floors, least)
         found[f"{name}, peak MB"] = statistics.median(one[name]["peak_mb"] for one in rounds)
     return found
+
+
+def echo_work(rows: int, runs: int) -> dict[str, float]:
+    """Milliseconds a request file with and without the echo, taken in turn."""
+    rounds = [{name: in_own_process(name, rows)["seconds"] for name in ECHO_MEASURES} for _ in range(runs)]
+    return {name: 1000 * statistics.median(statistics.median(one[name]) for one in rounds) for name in ECHO_MEASURES}
 
 
 def _share(floors: Sequence[float], seconds: Sequence[float]) -> float:
@@ -313,9 +325,26 @@ def page() -> str:
         lines += ["| --- |" + " ---: |" * len(several)]
         names = [name for name in several[0] if name not in ("conversations", "machine")]
         lines += [f"| {name} | {' | '.join(_number(run.get(name)) for run in several)} |" for name in names]
-    lines += _exports() + _round_trips() + _peaks()
+    lines += _echo() + _exports() + _round_trips() + _peaks()
     where = FIGURES / "where.md"
     return "\n".join(lines) + "\n" + ("\n" + where.read_text("utf-8") if where.exists() else "")
+
+
+def _echo() -> list[str]:
+    """What `--echo` found, if it was run."""
+    found = _figures("echo")
+    if not found:
+        return []
+    rows = [
+        f"| {name} | {_number(found[name])} | {_number(found[f'{name} without echo'])} |"
+        for name in ("build", "collect")
+    ]
+    words = [
+        "Milliseconds a file of 2,000 questions, with `[batches] echo = true` (echoes are compared) and `false`",
+        "(words are compared), taken in turn: `.venv/bin/python benchmarks/throughput.py --echo --rows 20000`.",
+        "`benchmarks/parts.py --rows 10000` shows the parts of both.",
+    ]
+    return ["", "## The echo", "", *words, "", "| | with echo | without |", "| --- | ---: | ---: |", *rows]
 
 
 def _exports() -> list[str]:
@@ -381,6 +410,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--figures", default="after", help="Under which name the figures are kept.")
+    parser.add_argument("--echo", action="store_true", help="Measure only what the echo costs and saves.")
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -388,12 +418,17 @@ def main() -> None:
             seconds = MEASURES[options.measure](options.rows, Path(folder) / "root")
         print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
-    found: dict[str, Any] = {"machine": machine(), **local_work(options.rows, options.runs)}
-    for conversations in (200, options.rows):
-        found |= commands(conversations, 5 * options.runs)
+    name = "echo" if options.echo else options.figures
+    found: dict[str, Any]
+    if options.echo:
+        found = dict(echo_work(options.rows, options.runs))
+    else:
+        found = {"machine": machine(), **local_work(options.rows, options.runs)}
+        for conversations in (200, options.rows):
+            found |= commands(conversations, 5 * options.runs)
     FIGURES.mkdir(exist_ok=True)
-    (FIGURES / f"{options.figures}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    if options.figures == "after":
+    (FIGURES / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if name in ("after", "echo"):
         write_page()
     for name, value in found.items():
         print(f"{name:<55}{value if isinstance(value, str) else _number(value):>10}")

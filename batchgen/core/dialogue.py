@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import product
+from string import ascii_letters, digits
 from typing import NamedTuple
 
 
@@ -117,3 +119,16 @@ def parse_key(key: str) -> ParsedKey | None:
         return None
     step = Step(int(match["round"]), Stage(match["stage"]))
     return ParsedKey(int(match["number"]), step, int(match["attempt"]))
+
+
+ECHO_FIELD = "m"  # the name of the echo in a JSON reply; short, because every reply is billed for it
+_ECHOES = tuple(map("".join, product(digits + ascii_letters, repeat=2)))
+
+
+def echo_of(number: int) -> str:
+    """Return the echo of a conversation: two characters that only a reply to its own requests can hold.
+
+    It depends on the number alone, so that it can be computed from any request key. Conversations whose numbers differ
+    by a multiple of 3844 have the same echo.
+    """
+    return _ECHOES[number % len(_ECHOES)]

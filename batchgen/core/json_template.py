@@ -10,8 +10,10 @@ import orjson
 
 _TEXT_PLACEHOLDER = "batchgen-mark-%d-"
 KEY_PLACEHOLDER = "batchgen-mark-key-"
-# The key; or a text as a JSON string, or as a JSON string within a JSON string.
-PLACEHOLDER_PATTERN = re.compile(rb'batchgen-mark-key-|(\\?)"batchgen-mark-(\d+)-\1"')
+ECHO_PLACEHOLDER = "batchgen-mark-echo-"
+ECHO_SLOT = -1  # in place of a text's position
+# The key; the echo; or a text as a JSON string, or as a JSON string within a JSON string.
+PLACEHOLDER_PATTERN = re.compile(rb'batchgen-mark-key-|(batchgen-mark-echo-)|(\\?)"batchgen-mark-(\d+)-\2"')
 _ITEM_SEPARATOR = b",\n  "  # orjson's separator of list items when it indents; no JSON string holds a raw line feed
 _LIST_START, _LIST_END = b"[\n  ", b"\n]"
 
@@ -19,7 +21,8 @@ _LIST_START, _LIST_END = b"[\n  ", b"\n]"
 class LineTemplate(NamedTuple):
     """A JSON line that is cut at its placeholders.
 
-    `constants` are the pieces between them. `slots` says what is between: the position of a text, or None for the key.
+    `constants` are the pieces between them. `slots` says what fills each: the position of a text, ECHO_SLOT
+    for the echo, or None for the key.
     """
 
     constants: tuple[bytes, ...]
@@ -28,11 +31,18 @@ class LineTemplate(NamedTuple):
     @property
     def shown(self) -> range:
         """The positions from the first to the last text that the lines show."""
-        places = [place for place in self.slots if place is not None]
+        places = self.text_slots
         return range(min(places), max(places) + 1)
 
+    @property
+    def text_slots(self) -> list[int]:
+        """The positions of the texts, in the order of the line."""
+        return [place for place in self.slots if place is not None and place != ECHO_SLOT]
+
     def lines(self, keys: Sequence[bytes], pieces: Mapping[int, Sequence[bytes]]) -> bytes:
-        """Return the lines for `keys`, joined. `pieces` maps each position to the encoded texts of all lines."""
+        """Return the lines for `keys`, joined. `pieces` maps each position to the encoded texts of all lines, and
+        ECHO_SLOT to their echoes.
+        """
         width = 2 * len(self.slots) + 1
         parts: list[bytes] = [b""] * (width * len(keys))
         for order, constant in enumerate(self.constants):
@@ -54,7 +64,7 @@ def parse_line_template(line: bytes) -> LineTemplate:
     end = 0
     for found in PLACEHOLDER_PATTERN.finditer(line):
         constants.append(line[end : found.start()])
-        holes.append(int(found[2]) if found[2] else None)
+        holes.append(ECHO_SLOT if found[1] else int(found[3]) if found[3] else None)
         end = found.end()
     return LineTemplate((*constants, line[end:] + b"\n"), tuple(holes))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from batchgen.core.dialogue import ECHO_FIELD
 from batchgen.core.outcomes import THINK, Reason, Reply, without_thoughts
 from batchgen.core.text import one_line, replace_surrogates
 
@@ -60,25 +61,31 @@ def parse_reply_fields(text: str, fields: Sequence[str], read: Reply) -> Reply:
     """
     had_thoughts = text.lstrip().startswith(THINK)
     try:
-        found = parse_json_texts(without_thoughts(text) if had_thoughts else text, fields)
+        value = load_json_object(without_thoughts(text) if had_thoughts else text)
+        found = _texts_of(value, fields)
     except ValueError as error:
         return read._replace(reason=Reason.MALFORMED, detail=one_line(error))
     follow_up = found[1] if len(found) > 1 else ""
-    return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up, had_thoughts)
+    echo = text_or_empty(value.get(ECHO_FIELD))
+    return Reply(read.key, read.reason, found[0], read.detail, read.usage, read.model, follow_up, had_thoughts, echo)
 
 
-def parse_json_texts(text: str, fields: Sequence[str]) -> list[str]:
-    """Return the texts of `fields` in a JSON object. Raises ValueError for anything else.
+def load_json_object(text: str) -> dict[str, Any]:
+    """Decode a JSON object; a Markdown fence around it is tolerated. Anything else is empty.
 
-    A Markdown fence around the JSON is tolerated.
+    Raises ValueError if the text is not JSON.
     """
     try:
-        value = _load_json(text)
+        return dict_or_empty(_load_json(text))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
+
+
+def _texts_of(value: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
+    """Return the texts of `fields`. Raises ValueError if one is missing; other fields are passed over."""
     found: list[str] = []
     for field in fields:
-        words = value.get(field) if isinstance(value, dict) else None
+        words = value.get(field)
         if not isinstance(words, str) or (found and not words.strip()):
             raise ValueError(f"no text in field {field!r}")
         found.append(words)

@@ -94,8 +94,9 @@ class Reply(NamedTuple):
     detail: str = ""
     usage: Usage = Usage()
     model: str = ""  # the model version that wrote it, as the provider says
-    follow_up: str = ""  # the next round's question, if it was requested with the correction (`ask_next`)
-    had_thoughts: bool = False  # a <think> block was removed from its beginning
+    follow_up: str = ""  # the next round's question, where a correction was asked to bring it along
+    had_thoughts: bool = False  # a <think> block was taken off its beginning
+    echo: str = ""  # what a JSON reply holds in ECHO_FIELD; never part of the text
 
 
 # Reasoning models may write their thoughts before the text, or an empty block if they were told not to reason.

@@ -29,11 +29,15 @@ class Message(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A system text, messages, and the JSON fields that the reply must have, in order (none: plain text)."""
+    """A system text, messages, and the JSON fields that the reply must have, in order (none: plain text).
+
+    `echo` is the value that the schema of the reply fixes for ECHO_FIELD; "": the reply has no such field.
+    """
 
     system: str
     messages: tuple[Message, ...]
     fields: tuple[str, ...]
+    echo: str = ""
 
 
 # Each text says what the model cannot know: the user was shown the corrections and none of the answers. The texts hold

@@ -179,4 +179,6 @@ MIGRATIONS: tuple[str, ...] = (
     f"""CREATE TRIGGER usage_removed AFTER DELETE ON outcomes BEGIN {_add_usage("-", "OLD", "usage_totals")};
         DELETE FROM usage_totals WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
     "ALTER TABLE meta RENAME TO run_facts",
+    # 1: the schema of each request fixes the echo that its reply must hold.
+    "ALTER TABLE batches ADD COLUMN echo INTEGER NOT NULL DEFAULT 0",
 )

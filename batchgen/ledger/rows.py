@@ -34,6 +34,11 @@ WAITING_STATES = (BatchState.PLANNED, BatchState.UPLOADED)  # not created yet
 SUBMITTED_STATES = (BatchState.CREATING, BatchState.IN_FLIGHT)  # these may cost money
 
 
+def echo_ignored_fact(provider: str, model: str) -> str:
+    """Name the run fact that says that a model's replies did not keep to the echo of their requests."""
+    return f"echo_ignored:{provider}:{model}"
+
+
 class BatchIdentity(NamedTuple):
     """The name of a batch, its step and attempt, and the model that it asks."""
 
@@ -62,7 +67,8 @@ class BatchPlan(NamedTuple):
     estimated_usd: float | None
     reserved_usd: float | None
     planned_at: float
-    follow_up: int = 0  #: 1: a reply also brings the next round's question, so two texts in all
+    follow_up: int = 0  #: 1: a reply brings the next round's question along, two texts in all
+    echo: int = 0  #: 1: the schema of each request fixes the echo that its reply must hold
 
 
 class RemoteJob(NamedTuple):

@@ -13,6 +13,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from batchgen.core.dialogue import ECHO_FIELD
 from batchgen.core.jsonl import (
     decode_row,
     dict_or_empty,
@@ -105,13 +106,7 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
     generation |= {"maxOutputTokens": parameters.max_output_tokens, **thinking_off(parameters.model)}
     if prompt.fields:
         generation["responseMimeType"] = "application/json"
-        generation["responseSchema"] = {
-            "type": "OBJECT",
-            "properties": {field: {"type": "STRING"} for field in prompt.fields},
-            "required": list(prompt.fields),
-        }
-        if len(prompt.fields) > 1:  # without it Gemini writes the fields in alphabetical order
-            generation["responseSchema"]["propertyOrdering"] = list(prompt.fields)
+        generation["responseSchema"] = _response_schema(prompt)
     request = {
         "systemInstruction": {"parts": [{"text": prompt.system}]},
         "contents": [
@@ -123,6 +118,17 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
     return encode_request_line({"key": key, "request": request})
 
 
+def _response_schema(prompt: Prompt) -> dict[str, Any]:
+    """Return the schema of the reply: the echo first, which an enum of one value fixes, then the texts."""
+    properties: dict[str, Any] = {field: {"type": "STRING"} for field in prompt.fields}
+    if prompt.echo:
+        properties = {ECHO_FIELD: {"type": "STRING", "enum": [prompt.echo]}, **properties}
+    schema = {"type": "OBJECT", "properties": properties, "required": list(properties)}
+    if len(properties) > 1:  # otherwise written in alphabetical order
+        schema["propertyOrdering"] = list(properties)
+    return schema
+
+
 def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
     """Parse a request line; None if it is not a Gemini line. It does not name its model."""
     if "request" not in row:
@@ -130,12 +136,14 @@ def parse_request(row: Mapping[str, Any]) -> ParsedRequest | None:
     request = dict_or_empty(row["request"])
     generation = dict_or_empty(request.get("generationConfig"))
     contents = [dict_or_empty(request.get("systemInstruction")), *request.get("contents", ())]
+    fields = dict_or_empty(generation.get("responseSchema")).get("required", ())
     return ParsedRequest(
         key=text_or_empty(row.get("key")),
         model="",
-        fields=tuple(dict_or_empty(generation.get("responseSchema")).get("required", ())),
+        fields=tuple(field for field in fields if field != ECHO_FIELD),
         texts=tuple(str(part["text"]) for content in contents for part in content.get("parts", ())),
         max_output_tokens=token_count(generation.get("maxOutputTokens")),
+        echoes=ECHO_FIELD in fields,
     )
 
 
@@ -287,4 +295,5 @@ PROVIDER = Provider(
     key=result_key,
     result_row_markers=(b'"key"', b'"response"'),
     reply=parse_result,
+    echoes=True,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchgen.core.wording import as_invoked, pluralize
@@ -86,8 +86,7 @@ def receipt_text(found: Mapping[str, Any]) -> str:
                 line + f"{heading if row is None else _cell(row, key):>{width}}"
                 for line, (_, row) in zip(lines, rows, strict=True)
             ]
-    lines = [line + _models_cell(row) for line, (_, row) in zip(lines, rows, strict=True)]
-    lines.append("")
+    lines += ["", *_writer_lines(found["steps"]), ""]
     for row in found["models"]:
         lines.append(f"{row['provider']} {row['model']}: {_paid_text(row, '$')}")
         if row["rate"] is None:
@@ -111,9 +110,13 @@ _COLUMNS = (
 _ALWAYS_SHOWN = ("estimated_usd", "usd", "input_tokens", "output_tokens")
 
 
-def _models_cell(row: Mapping[str, Any] | None) -> str:
-    """Return who wrote a step."""
-    return "  written by" if row is None else "".join(f"  {model}" for model in row.get("models", ()))
+def _writer_lines(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each stage and model: which rounds it wrote."""
+    rounds: dict[tuple[str, str], list[str]] = {}
+    for row in steps:
+        for model in row["models"]:
+            rounds.setdefault((row["stage"], model), []).append(str(row["round"]))
+    return [f"{stage}s of round {', '.join(numbers)} by {model}" for (stage, model), numbers in rounds.items()]
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:

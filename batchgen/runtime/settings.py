@@ -98,13 +98,17 @@ class StageSettings(_Section, frozen=True):
 
 
 class BatchSettings(_Section, frozen=True):
-    """How requests are split into batches, and how long to wait. Sizes in bytes, times in seconds."""
+    """How requests are split into batches, and how long to wait. Sizes in bytes, times in seconds.
+
+    `echo`: JSON replies of a provider that can must repeat two characters which only their own request allows.
+    """
 
     max_requests: Count = 2000
     max_bytes: Count = 50_000_000
     max_attempts: Count = 3
     http_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 120
     reconcile_grace_seconds: Amount = 900
+    echo: bool = True
 
 
 class HistorySettings(_Section, frozen=True):

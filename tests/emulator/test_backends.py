@@ -113,6 +113,18 @@ def test_response_schemas_become_json_schemas() -> None:
     assert chat_rows.parse_prompt({"response_format": {"type": "json_object"}}).schema
 
 
+def test_the_value_of_an_enum_is_written_and_changes_nothing_else() -> None:
+    fixed = {**SCHEMA, "properties": {"m": {"type": "string", "enum": ["0a"]}, **SCHEMA["properties"]}}  # type: ignore[dict-item]
+    value = json.loads(Scripted().answer(Prompt(HELLO.messages, schema=fixed)).text)
+    assert next(iter(value.items())) == ("m", "0a")
+    del value["m"]
+    assert value == json.loads(Scripted().answer(Prompt(HELLO.messages, schema=SCHEMA)).text)
+    bounded = bounded_schema(fixed, 200.0)
+    assert bounded is not None
+    assert bounded["properties"]["m"] == {"type": "string", "enum": ["0a"]}
+    assert bounded["properties"]["question"] == {"maxLength": 40, "type": "string"}
+
+
 def test_strings_are_bounded_so_that_the_json_closes() -> None:
     bounded = bounded_schema(SCHEMA, 200.0)
     assert bounded is not None

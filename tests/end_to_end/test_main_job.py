@@ -134,7 +134,7 @@ def test_real_rows(bench: Bench) -> None:
 
 
 def asked_fields(folder: Path) -> set[tuple[str, ...]]:
-    """The JSON fields that Gemini's requests in a folder request."""
+    """The JSON fields that Gemini's requests in a folder ask for; the first is the echo."""
     rows = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
     return {tuple(row["request"]["generationConfig"]["responseSchema"]["required"]) for row in rows}
 
@@ -152,7 +152,7 @@ def test_a_correction_brings_the_next_question_along(bench: Bench) -> None:
     assert (2, "correction", 2) in sent  # a reply without its question is retried as a whole
     assert (3, "question", 1) not in sent
     fields = [asked_fields(bench.root / f"requests/round{number}/correction") for number in (2, 3)]
-    assert [list(map(len, found)) for found in fields] == [[2], [1]]  # no question of a fourth round is requested
+    assert [list(map(len, found)) for found in fields] == [[3], [2]]  # nobody pays for a question of a fourth round
     assert bench.run("verify").code == 0
     questions = [row["rounds"][2]["question"] for row in bench.rows("round3/round3_history.jsonl")]
     assert len(set(questions)) == 4

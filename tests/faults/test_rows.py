@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchgen.core.dialogue import echo_of
 from batchgen.core.outcomes import POLICY, Reason
 from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
 from batchgen.engine.settlement import settle
+from batchgen.engine.submission.expected_length import ECHO_TOKENS
 from tests.support.bench import seeds
 from tests.support.invariants import ROUNDS, finished, undisturbed
 from tests.support.scene import HOUR, MINUTE, STAGE, Make, Scene, built_again, failed_requests
@@ -130,7 +132,7 @@ def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
             assert data == without(expected[name], blocked)
     first = BY_PROVIDER[provider][0][0]
     assert first == "truncated"
-    ceiling = {"gemini": 128, "together": 512}[provider]
+    ceiling = {"gemini": 128 + ECHO_TOKENS, "together": 512}[provider]
     assert ceilings(scene.bench, 1, STAGE[provider]) == [ceiling, 2 * ceiling]
     assert ceilings(scene.bench, count, STAGE[provider]) == [ceiling]
 
@@ -146,7 +148,7 @@ def test_a_row_that_always_fails(make_bench: Make, provider: str) -> None:
     assert sorted(failed_requests(scene.bench)) == sorted(wanted)
     left = [(row["id"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")]
     assert left == [(f"r1-{number:06d}", reason, tries[number]) for number, reason in struck.items()]
-    ceiling = {"gemini": 128, "together": 512}[provider]
+    ceiling = {"gemini": 128 + ECHO_TOKENS, "together": 512}[provider]
     assert ceilings(scene.bench, 1, STAGE[provider]) == [ceiling, 2 * ceiling, 4 * ceiling]
     assert scene.bench.status()["complete"] == 3
 
@@ -266,7 +268,7 @@ def to_the_point(prompt: Prompt) -> str:
 
 def scene_of_topics(make_bench: Make, count: int, root: str) -> Scene:
     bench = make_bench(root=root, backend=Scripted(to_the_point))
-    bench.configure(ROUNDS)
+    bench.configure(f"{ROUNDS}batches.echo = false\n")
     bench.prepare(distinct(count))
     return Scene(bench)
 
@@ -290,6 +292,81 @@ def test_answers_under_each_others_keys(make_bench: Make, stage: str, swapped: t
     assert ("all its replies are rejected" in said) == (again == 12)
     assert [(reason, attempt) for _, reason, attempt in failed_requests(scene.bench)] == [("misplaced", 1)] * again
     assert scene.bench.files() == expected
+
+
+def saying_nothing(prompt: Prompt) -> str:
+    """A reply that fits every request, with the values that the enums of the schema fix."""
+    if prompt.schema is None:
+        return "It depends on much, as so often."
+    properties = prompt.schema["properties"].items()
+    return json.dumps({name: part["enum"][0] if "enum" in part else "It depends on much." for name, part in properties})
+
+
+def without_enums(prompt: Prompt) -> str:
+    """A reply of a model that ignores the enums of the schema."""
+    said = json.loads(default_text(prompt)) if prompt.schema else default_text(prompt)
+    return said if isinstance(said, str) else json.dumps({name: said[name] for name in said if name != "m"})
+
+
+@pytest.mark.fault(
+    26,
+    "answers of Gemini under each other's keys, whatever their words",
+    injected="rows swapped in pairs; no text tells its request",
+    seen="the echoes tell: exactly these are asked again, and all others are kept",
+)
+@pytest.mark.parametrize("ask_next", ["false", "true"])
+@pytest.mark.parametrize(
+    ("stage", "swapped"), [("question", (0, 7)), ("correction", (3, 4)), ("correction", (1, 2, 6, 9))]
+)
+def test_swapped_replies_are_known_by_their_echoes(
+    make_bench: Make, stage: str, swapped: tuple[int, ...], ask_next: str
+) -> None:
+    bench = make_bench(backend=Scripted(saying_nothing))
+    bench.configure(f"rounds = 3\ncorrection.ask_next = {ask_next}\n")
+    bench.prepare(seeds(12))
+    bench.service.faults.rows("swapped", key=rf"r2\.{stage}\.a1\.", indexes=list(swapped))
+    said = "".join(result.err for result in bench.ticks())
+    assert f"{len(swapped)} replies answer another request of the batch" in said
+    assert "none of its keys is believed" not in said
+    assert failed_requests(bench) == [(number + 1, "misplaced", 1) for number in swapped]
+    assert bench.status()["complete"] == 12
+    assert bench.run("verify").code == 0
+
+
+@pytest.mark.fault(
+    26,
+    "a model that ignores the enum of the schema",
+    injected="replies without the echo",
+    seen="one warning; replies are compared by their words, and later batches have no echo",
+)
+def test_a_model_that_ignores_the_echo(make_bench: Make) -> None:
+    def finished_run(root: str, script: Any) -> tuple[Scene, str]:
+        scene = Scene(make_bench(root=root, backend=Scripted(script)))
+        scene.bench.configure(ROUNDS)
+        scene.bench.prepare(seeds(12))
+        return scene, "".join(result.err for result in scene.finish())
+
+    quiet, _ = finished_run("quiet", default_text)
+    assert [has_echo(quiet.bench, stage) for stage in ("question", "correction")] == [True, True]
+    scene, said = finished_run("ignored", without_enums)
+    assert said.count("does not keep to the schema's echo") == 1
+    assert scene.bench.files() == quiet.bench.files()
+    assert [has_echo(scene.bench, stage) for stage in ("question", "correction")] == [True, False]
+    built_again(scene)
+    assert [has_echo(scene.bench, stage) for stage in ("question", "correction")] == [True, False]
+
+
+def has_echo(bench: Bench, stage: str) -> bool:
+    """Whether the requests of round 2 fix an echo, each its own; the ledger must say the same."""
+    lines = [
+        line for path in (bench.root / f"requests/round2/{stage}").iterdir() for line in path.read_bytes().splitlines()
+    ]
+    found = [f'"enum":["{echo_of(number)}"]'.encode() in line for number, line in enumerate(lines, start=1)]
+    with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database:
+        noted = database.execute("SELECT DISTINCT echo FROM batches WHERE name LIKE ?", (f"%-{stage}-%",)).fetchall()
+    assert noted == [(int(all(found)),)]
+    assert all(found) == any(found)
+    return all(found)
 
 
 @pytest.mark.parametrize(("least", "again"), [(2, 2), (1, 12)])

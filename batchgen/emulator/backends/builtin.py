@@ -85,8 +85,9 @@ _WORDS_PER_REPLY = 10
 class Scripted:
     """A backend of deterministic texts: `script` returns the reply to a prompt, as a text or a whole Answer.
 
-    The default is a pure function of messages and schema, not of key, attempt or model. It differs for every
-    conversation, uses words of the last message, and is valid JSON for a schema of string properties.
+    The default is a pure function of messages and schema, never of key, attempt, model or a value that an enum fixes.
+    It differs for every conversation, is made of words of the last message, and is valid JSON for any string properties
+    of a schema.
     """
 
     instant = True
@@ -108,7 +109,7 @@ class Scripted:
 
 def default_text(prompt: Prompt) -> str:
     """Return the default reply of Scripted."""
-    seed = orjson.dumps([[*map(tuple, prompt.messages)], prompt.schema], option=orjson.OPT_SORT_KEYS)
+    seed = orjson.dumps([[*map(tuple, prompt.messages)], _without_fixed(prompt.schema)], option=orjson.OPT_SORT_KEYS)
     last = prompt.messages[-1].content if prompt.messages else ""
     words = _WORD.findall(last[-_MAX_READ_CHARACTERS:]) or ["nothing"]
     # Take every n-th word, in reverse order, so that the reply repeats no phrase of the prompt.
@@ -116,6 +117,20 @@ def default_text(prompt: Prompt) -> str:
     if prompt.schema is None:
         return _sentence("", picked, seed)
     return orjson.dumps(_example(prompt.schema, "", picked, seed)).decode()
+
+
+def _is_fixed(schema: Mapping[str, Any]) -> bool:
+    return len(schema.get("enum", ())) == 1
+
+
+def _without_fixed(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the schema without the properties for which an enum allows one value only."""
+    properties: Mapping[str, Any] = (schema or {}).get("properties", {})
+    free = {name: part for name, part in properties.items() if not _is_fixed(part)}
+    if schema is None or len(free) == len(properties):
+        return schema
+    required = {"required": [name for name in schema["required"] if name in free]} if "required" in schema else {}
+    return {**schema, "properties": free, **required}
 
 
 def _sentence(name: str, words: list[str], seed: bytes) -> str:
@@ -230,7 +245,8 @@ def bounded_schema(schema: Mapping[str, Any] | None, characters: float) -> Mappi
     properties = (schema or {}).get("properties")
     if schema is None or not properties:
         return schema
-    room = max(MIN_CHARACTERS, int(characters / len(properties) * JSON_SHARE))
+    free = sum(not _is_fixed(part) for part in properties.values())
+    room = max(MIN_CHARACTERS, int(characters / max(free, 1) * JSON_SHARE))
     return {**schema, "properties": {name: _bounded(part, room) for name, part in properties.items()}}
 
 

@@ -11,6 +11,7 @@ from batchgen.emulator.faults import RowFault
 SEPARATORS = "\u2028\u2029\u0085"
 # Replaces a lone surrogate until the line is bytes, because Python cannot encode a string that has one.
 SURROGATE_MARK = "\ue000"
+FIXED_CHARACTERS = 2  # a value this short is one that an enum of the schema fixed: no model can change it
 
 
 def edit_text(text: str, fault: RowFault) -> str:
@@ -23,14 +24,17 @@ def _insert(text: str, inserted: str) -> str:
 
 
 def _map_texts(text: str, change: Callable[[str], str]) -> str:
-    """Apply `change` to a plain text, or to every string member of a JSON object."""
+    """Apply `change` to a plain text, or to the string members of a JSON object that are not as short as an enum's."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return change(text)
     if not isinstance(value, dict):
         return change(text)
-    changed = {name: change(part) if isinstance(part, str) else part for name, part in value.items()}
+    changed = {
+        name: change(part) if isinstance(part, str) and len(part) > FIXED_CHARACTERS else part
+        for name, part in value.items()
+    }
     return orjson.dumps(changed).decode()
 
 

@@ -138,6 +138,7 @@ def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int])
         reserved_usd=None,
         planned_at=file.path.stat().st_mtime,
         follow_up=sent.follow_up,
+        echo=sent.echo,
     )
     session.store.undo_rejections(numbers, file.step.position)
     try:

@@ -56,6 +56,11 @@ class ReadRequestFile(NamedTuple):
         """Return whether the requests also ask for the next round's question."""
         return self.asked[0].fields == reply_fields(Stage.CORRECTION, follow_up=True)
 
+    @property
+    def echo(self) -> bool:
+        """Return whether the schema of each request fixes an echo."""
+        return self.asked[0].echoes
+
 
 def request_files(layout: Layout) -> list[RequestFile]:
     """Return one request file for each batch number, in the order of the numbers.

@@ -21,6 +21,7 @@ from batchgen.core.pricing import Rate
 from batchgen.core.prompts import reply_fields
 from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
+from batchgen.engine.settlement.echo_check import are_echoes_ignored, check_echoes
 from batchgen.engine.settlement.flag_retry import reject_flagged
 from batchgen.engine.settlement.swap_detection import (
     COMPARED_CHARACTERS,
@@ -28,7 +29,7 @@ from batchgen.engine.settlement.swap_detection import (
     WHOLE_BATCH_SHARE,
     find_swapped_replies,
 )
-from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState
+from batchgen.ledger.rows import WAITING_STATES, Batch, BatchState, echo_ignored_fact
 from batchgen.providers.base import Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import write_durably
@@ -158,7 +159,7 @@ def parse_results(
     `keys` maps the keys of the batch to conversation numbers, in order (`session.keys`).
     """
     judged = parse_result_lines(provider, batch, raw)
-    return reject_flagged(session, batch, _reject_swapped(session, batch, keys, judged), retry_flags)
+    return reject_flagged(session, batch, _reject_misplaced(session, batch, keys, judged), retry_flags)
 
 
 def parse_result_lines(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
@@ -168,27 +169,88 @@ def parse_result_lines(provider: Provider, batch: Batch, raw: bytes) -> list[Rep
     return [validate_text(stage, read(line, fields)) for line in split_lines(raw)]
 
 
+def _reject_misplaced(session: Session, batch: Batch, keys: Mapping[str, int], replies: Sequence[Reply]) -> list[Reply]:
+    """Mark replies that belong to another request of this batch as MISPLACED: by their echo, else by their words.
+
+    A reply with the echo of its own request is not compared at all.
+    """
+    if not batch.plan.echo:
+        return _reject_swapped(session, batch, keys, replies)
+    found = check_echoes(keys, replies)
+    swapped = dict[str, str]()
+    if found.unproven or found.may_be_ignored:
+        accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
+        requests = _requests(session, batch, keys, accepted)
+        swapped = find_swapped_replies(requests, accepted)
+        if found.may_be_ignored and are_echoes_ignored(found, replies, requests, swapped):
+            _stop_echoes(session, batch)
+            return _mark_misplaced(session, batch, replies, _by_key(replies, swapped), len(requests))
+    wrong = dict(found.foreign)
+    for position in found.unproven:
+        fits = swapped.get(replies[position].key)
+        if fits is not None and fits not in found.proven:
+            wrong[position] = fits
+    return _mark_misplaced(session, batch, replies, wrong, len(keys), proven=found.proven)
+
+
+def _stop_echoes(session: Session, batch: Batch) -> None:
+    """Record that the model of a batch ignores the echo; later batches for it have none."""
+    fact = echo_ignored_fact(batch.provider, batch.model)
+    if session.store.fact(fact) is None:
+        log.warning(
+            "%s: %s does not keep to the schema's echo; replies are compared by their words, and later batches have no"
+            " echo",
+            session.describe(batch),
+            batch.model or batch.provider,
+        )
+    session.store.set_fact(fact, "1")
+
+
 def _reject_swapped(session: Session, batch: Batch, keys: Collection[str], replies: Sequence[Reply]) -> list[Reply]:
-    """Mark replies whose text answers another request of this batch as MISPLACED; if there are too many, mark all."""
+    """Mark replies whose words belong to another request of this batch as MISPLACED; if there are many, mark all."""
     accepted = {reply.key: reply.text for reply in replies if reply.reason is Reason.ACCEPTED}
     requests = _requests(session, batch, keys, accepted)
-    wrong = find_swapped_replies(requests, accepted)
+    wrong = _by_key(replies, find_swapped_replies(requests, accepted))
+    return _mark_misplaced(session, batch, replies, wrong, len(requests))
+
+
+def _by_key(replies: Sequence[Reply], swapped: Mapping[str, str]) -> dict[int, str]:
+    """Return the accepted replies whose key is in `swapped`: {position: the key it fits}."""
+    return {
+        position: swapped[reply.key]
+        for position, reply in enumerate(replies)
+        if reply.reason is Reason.ACCEPTED and reply.key in swapped
+    }
+
+
+def _mark_misplaced(
+    session: Session,
+    batch: Batch,
+    replies: Sequence[Reply],
+    wrong: Mapping[int, str],
+    requests: int,
+    *,
+    proven: Collection[str] = (),
+) -> list[Reply]:
+    """Mark the replies at the positions `wrong` as MISPLACED; if there are many, also all others without proof.
+
+    `proven` keys have a reply with the echo of their own request.
+    """
     if not wrong:
         return list(replies)
-    every = len(wrong) > max(WHOLE_BATCH_SHARE * len(requests), WHOLE_BATCH_LEAST)
+    count = len({replies[position].key for position in wrong})
+    every = count > max(WHOLE_BATCH_SHARE * requests, WHOLE_BATCH_LEAST)
     log.warning(
         "%s: %d replies answer another request of the batch%s",
         session.describe(batch),
-        len(wrong),
-        "; all its replies are rejected" if every else "",
+        count,
+        "; none of its keys is believed" if every and not proven else "",
     )
     return [
-        reply._replace(
-            reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(reply.key, 'another request')}"
-        )
-        if reply.reason is Reason.ACCEPTED and (every or reply.key in wrong)
+        reply._replace(reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(position, 'another')}")
+        if reply.reason is Reason.ACCEPTED and (position in wrong or (every and reply.key not in proven))
         else reply
-        for reply in replies
+        for position, reply in enumerate(replies)
     ]
 
 

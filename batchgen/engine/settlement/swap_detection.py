@@ -141,7 +141,7 @@ def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> di
     # In a small batch a reply hardly shares a distinctive word by accident, so that one is enough.
     least = ENOUGH_OWN_WORDS if len(said) >= SMALL_BATCH else 1
     sample = list(said.values())[:: ceil(len(said) / SAMPLE) or 1]
-    common = _common_words(Counter(chain.from_iterable(map(word_set, sample))), len(sample))
+    common = common_words(Counter(chain.from_iterable(map(word_set, sample))), len(sample))
     away = {}
     for key, text in said.items():
         found = word_set(text)
@@ -150,8 +150,8 @@ def _unlike_own_request(said: Mapping[str, str], asked: Mapping[str, str]) -> di
     return away
 
 
-def _common_words(frequency: Mapping[str, int], texts: int) -> set[str]:
-    """Return the words that too many of the `texts` have. `frequency` maps a word to the number of texts with it."""
+def common_words(frequency: Mapping[str, int], texts: int) -> set[str]:
+    """Return the words in too many of the texts to be distinctive: {word: number of texts}."""
     limit = max(min(COMMON_LEAST, texts // 2), COMMON_SHARE * texts)
     return {word for word, count in frequency.items() if count > limit}
 
@@ -199,7 +199,7 @@ class _RequestIndex(NamedTuple):
         # A word's weight is its log inverse frequency, squared because the cosine multiplies two vectors.
         weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
         lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
-        common = _common_words(frequency, len(asked))
+        common = common_words(frequency, len(asked))
         owners: dict[str, list[str]] = {}
         for key, found in asked.items():
             for word in found:

@@ -6,11 +6,14 @@ If a stage has accepted replies already, their mean length is used.
 from __future__ import annotations
 
 from batchgen.core.dialogue import Stage, Step
+from batchgen.core.prompts import reply_fields
 from batchgen.engine.session import Session
+from batchgen.ledger.rows import echo_ignored_fact
 
 QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
 CHARACTERS_PER_TOKEN = 4.5  # English
 JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
+ECHO_TOKENS = 6  # and the echo with its name and quotes; five in compact JSON with Gemma's tokenizer
 
 
 def asks_follow_up(session: Session, step: Step) -> bool:
@@ -20,12 +23,26 @@ def asks_follow_up(session: Session, step: Step) -> bool:
     )
 
 
+def asks_echo(session: Session, stage: Stage) -> bool:
+    """Return whether requests of `stage` fix an echo: where there is a schema, and no model has ignored it."""
+    provider = session.provider(stage)
+    return (
+        session.settings.batches.echo
+        and provider.echoes
+        and bool(reply_fields(stage))
+        and not session.store.fact(echo_ignored_fact(provider.name, session.model(provider)))
+    )
+
+
 def expected_output_tokens(session: Session, step: Step) -> float:
     """Return the expected output tokens of one reply of `step`, including a follow-up."""
     if not asks_follow_up(session, step):
         return expected_text_tokens(session, step.stage)
     measured = _mean_output_tokens(session, step.stage, along=True)
-    return measured or expected_text_tokens(session, step.stage) + expected_text_tokens(session, Stage.QUESTION)
+    if measured:
+        return measured
+    once = ECHO_TOKENS if asks_echo(session, step.stage) and asks_echo(session, Stage.QUESTION) else 0
+    return expected_text_tokens(session, step.stage) + expected_text_tokens(session, Stage.QUESTION) - once
 
 
 def expected_text_tokens(session: Session, stage: Stage) -> float:
@@ -36,7 +53,8 @@ def expected_text_tokens(session: Session, stage: Stage) -> float:
         return max(both - expected_text_tokens(session, Stage.QUESTION), 1.0)
     wanted = session.settings.stage(stage)
     text = QUESTION_TOKENS if stage is Stage.QUESTION else wanted.target_characters / CHARACTERS_PER_TOKEN
-    return min(text + (0 if stage is Stage.ANSWER else JSON_TOKENS), wanted.max_output_tokens)
+    json = (0 if stage is Stage.ANSWER else JSON_TOKENS) + (ECHO_TOKENS if asks_echo(session, stage) else 0)
+    return min(text + json, wanted.max_output_tokens)
 
 
 def _mean_output_tokens(session: Session, stage: Stage, *, along: bool) -> float:

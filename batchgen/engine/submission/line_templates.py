@@ -12,6 +12,8 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.json_template import (
+    ECHO_PLACEHOLDER,
+    ECHO_SLOT,
     KEY_PLACEHOLDER,
     PLACEHOLDER_PATTERN,
     LineTemplate,
@@ -45,8 +47,8 @@ def make_request_template(
     """Return the template for dialogues of `places` texts. `ask` builds the prompt, `encode` is the codec."""
     texts = marks(range(places))
     asked = ask(texts)
-    line = encode(KEY_PLACEHOLDER, asked)
-    fenced = any(found[1] for found in PLACEHOLDER_PATTERN.finditer(line))
+    line = encode(KEY_PLACEHOLDER, asked._replace(echo=ECHO_PLACEHOLDER if asked.echo else ""))
+    fenced = any(found[2] for found in PLACEHOLDER_PATTERN.finditer(line))
     return RequestTemplate(
         parse_line_template(line), fenced, _fixed_features(asked, texts, fenced=fenced), asked.system
     )
@@ -63,19 +65,22 @@ def _fixed_features(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> Tex
     return found
 
 
-def render_requests(form: RequestTemplate, keys: Sequence[bytes], texts: list[str]) -> tuple[bytes, TextFeatures]:
+def render_requests(
+    form: RequestTemplate, keys: Sequence[bytes], texts: list[str], echoes: Sequence[bytes] = ()
+) -> tuple[bytes, TextFeatures]:
     """Return the lines of requests with `keys`, concatenated, and the text features of all their messages.
 
-    `texts` are the texts at `form.line_template.shown` of each dialogue, none of them empty.
+    `texts` are the texts at `form.line_template.shown` of each dialogue, none of them empty. `echoes` are those of the
+    requests, if the lines have any.
     """
     shown = form.line_template.shown
-    wanted = sorted(place - shown.start for place in form.line_template.slots if place is not None)
+    wanted = sorted(place - shown.start for place in form.line_template.text_slots)
     if len(wanted) < len(shown):
         kept = [texts[place :: len(shown)] for place in wanted]
         texts = [text for dialogue in zip(*kept, strict=True) for text in dialogue]
     pieces, said = _encode_nested_texts(texts) if form.fenced else _encode_texts(texts)
     columns = {shown.start + place: pieces[order :: len(wanted)] for order, place in enumerate(wanted)}
-    return form.line_template.lines(keys, columns), said.plus(form.fixed_features, len(keys))
+    return form.line_template.lines(keys, {**columns, ECHO_SLOT: echoes}), said.plus(form.fixed_features, len(keys))
 
 
 def _encode_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:

@@ -11,13 +11,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from batchgen.core.dialogue import Conversation, Step, group_into_turns
+from batchgen.core.dialogue import Conversation, Step, echo_of, group_into_turns
 from batchgen.core.outcomes import Usage
 from batchgen.core.prompts import Prompt, build_prompt
 from batchgen.core.text_features import TextFeatures
 from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens, input_margin
 from batchgen.engine.session import Session
-from batchgen.engine.submission.expected_length import asks_follow_up, expected_output_tokens
+from batchgen.engine.submission.expected_length import ECHO_TOKENS, asks_echo, asks_follow_up, expected_output_tokens
 from batchgen.engine.submission.line_templates import make_request_template, render_requests
 from batchgen.ledger.rows import ReadyConversation
 from batchgen.providers.base import Parameters
@@ -52,6 +52,7 @@ class BatchDraft(NamedTuple):
     estimated_usd: float | None
     reserved_usd: float | None
     follow_up: bool
+    echo: bool
 
     @property
     def size(self) -> int:
@@ -145,17 +146,15 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
     """Return the function that builds the configured prompt of `step` for a conversation."""
-    settings, along = session.settings, asks_follow_up(session, step)
+    target = session.settings.stage(step.stage).target_characters
+    history, along = session.settings.history_messages, asks_follow_up(session, step)
+    echo = asks_echo(session, step.stage)
 
     def ask(conversation: Conversation) -> Prompt:
-        return build_prompt(
-            conversation,
-            step.stage,
-            target_characters=settings.stage(step.stage).target_characters,
-            history_messages=settings.history_messages,
-            shows=settings.history.shows,
-            follow_up=along,
+        asked = build_prompt(
+            conversation, step.stage, target_characters=target, history_messages=history, follow_up=along
         )
+        return asked._replace(echo=echo_of(conversation.number)) if echo else asked
 
     return ask
 
@@ -166,7 +165,9 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     most = wanted.max_output_tokens
     if asks_follow_up(session, step):
         most += session.settings.question.max_output_tokens
-    model = session.model(step.stage)
+    if asks_echo(session, step.stage):
+        most += ECHO_TOKENS
+    model = session.model(session.provider(step.stage))
     return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
 
 
@@ -204,7 +205,8 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
         texts = session.store.dialogues.ready_texts(group, lined.line_template.shown)
         if "" in texts or len(texts) != len(group) * len(lined.line_template.shown):
             return _RequestLines([], b"", 0, [])
-        body, counted = render_requests(lined, [key % row.number for row in group], texts)
+        echoes = [echo_of(row.number).encode() for row in group]
+        body, counted = render_requests(lined, [key % row.number for row in group], texts, echoes)
         bodies.append(body)
         said, system = said.plus(counted), lined.system
     tokens = estimate_request_tokens(system, said, len(rows), session.provider(step.stage).tokens)
@@ -229,4 +231,5 @@ def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines
         estimated_usd=rate.usd(expected) if rate else None,
         reserved_usd=rate.usd(most) if rate else None,
         follow_up=asks_follow_up(session, step),
+        echo=asks_echo(session, step.stage),
     )

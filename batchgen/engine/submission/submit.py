@@ -168,5 +168,6 @@ def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, Ba
         reserved_usd=shard.reserved_usd,
         planned_at=session.now(),
         follow_up=shard.follow_up,
+        echo=shard.echo,
     )
     return identity, plan

@@ -45,6 +45,7 @@ def answer(total: int, complete: int, rejected: int) -> dict[str, Any]:
         "steps": [{"round": one.round, "stage": str(one.stage), **step} for one in steps(3)],
         "batches": [],
         "waiting": [],
+        "stage_models": {},
         "cost": {"spent_usd": 0.0, "reserved_usd": 0.0, "estimated_usd": 1234.5, "unpriced_requests": 0},
     }
 
@@ -94,7 +95,10 @@ def bill(usd: float, **more: Any) -> dict[str, Any]:
 
 
 def paid(**more: Any) -> list[str]:
-    rows = [{"round": step.round, "stage": str(step.stage), **bill(31.5, **more)} for step in (Step.at(3), Step.at(8))]
+    rows = [
+        {"round": step.round, "stage": str(step.stage), "models": [], **bill(31.5, **more)}
+        for step in (Step.at(3), Step.at(8))
+    ]
     return receipt_text({"steps": rows, "models": [], "total": bill(1183.25, **more)}).split("\n")
 
 

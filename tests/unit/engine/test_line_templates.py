@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 from batchgen.core.dialogue import (
     STAGES,
     Conversation,
-    HistoryShows,
     Stage,
     Step,
     Turn,
+    echo_of,
     group_into_turns,
     key_format,
     request_key,
@@ -24,6 +25,7 @@ from batchgen.core.text_features import TextFeatures, count_features
 from batchgen.core.tokens import estimate_prompt_tokens, estimate_request_tokens
 from batchgen.engine.session import Session
 from batchgen.engine.submission import request_files
+from batchgen.engine.submission.expected_length import ECHO_TOKENS
 from batchgen.engine.submission.line_templates import make_request_template, render_requests
 from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
@@ -39,6 +41,7 @@ AWKWARD = [
     ",\\n  ",
     "batchgen-mark-0-",
     "batchgen-mark-key-",
+    "batchgen-mark-echo-",
     "a\u2028b\u2029c\x85d",
     "na\u00efve caf\u00e9",
     "多少钱，三个。",
@@ -67,9 +70,10 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     shows = data.draw(st.sampled_from(HistoryShows))
     parameters = Parameters("gemini-2.5-flash-lite", 128, 1.0)
     keys = [f"r1-{number:06d}.k" for number in range(len(dialogues))]
+    echoes = [echo_of(number) for number in range(len(dialogues))] if data.draw(st.booleans()) else []
 
-    def ask(texts: list[str]) -> Prompt:
-        return asked(texts, step.stage, history, shows, follow_up=along)
+    def ask(texts: list[str], echo: str = "xx") -> Prompt:
+        return asked(texts, step.stage, history, follow_up=along)._replace(echo=echo if echoes else "")
 
     lined = make_request_template(
         step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters)
@@ -77,8 +81,8 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     shown = [
         text for texts in dialogues for text in texts[lined.line_template.shown.start : lined.line_template.shown.stop]
     ]
-    body, said = render_requests(lined, [key.encode() for key in keys], shown)
-    prompts = [ask(texts) for texts in dialogues]
+    body, said = render_requests(lined, [key.encode() for key in keys], shown, [echo.encode() for echo in echoes])
+    prompts = [ask(texts, echo) for texts, echo in zip_longest(dialogues, echoes, fillvalue="")]  # type: ignore[arg-type]
     assert body == b"".join(row.line(key, one, parameters) + b"\n" for key, one in zip(keys, prompts, strict=True))
     formula = row.tokens
     total = estimate_request_tokens(lined.system, said, len(dialogues), formula)
@@ -157,4 +161,4 @@ def test_raised_ceilings_stand_in_their_own_lines(tmp_path: Path) -> None:
     assert shard is not None
     lines = list(request_files.encode_requests(run, FIRST, run.store.ready(FIRST, 0, after=0, limit=8), 1))
     assert shard.body == b"".join(line.line for line in lines)
-    assert shard.output_ceiling == sum(128 << (number % 3) for number in range(1, 9))
+    assert shard.output_ceiling == sum((128 + ECHO_TOKENS) << (number % 3) for number in range(1, 9))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from together.types import BatchCreateResponse, BatchJob, batch_job
 from together.types.chat import chat_completion
 
-from batchgen.core.dialogue import Stage
+from batchgen.core.dialogue import Conversation, Stage, Turn, echo_of
 from batchgen.core.errors import SetupError
 from batchgen.core.jsonl import MAX_TOKEN_COUNT, parse_reply_fields, split_lines, token_count
 from batchgen.core.outcomes import Reason, Reply, Usage, validate_text
@@ -399,3 +399,41 @@ def test_json_behind_thoughts_is_read(codec: Provider, thoughts: str) -> None:
     assert (read.reason, read.text, read.had_thoughts) == (Reason.ACCEPTED, "Why?", True)
     cut = codec.reply(json.dumps(row_of(codec, '<think>It asks {"question": "Why?"}')).encode(), ("question",))
     assert (cut.reason, cut.detail) == (Reason.MALFORMED, "a <think> block without </think>")
+
+
+@pytest.mark.parametrize("fields", [("question",), ("correction", "question")])
+@given(number=st.integers(0, 10**7))
+def test_gemini_writes_the_echo_first_and_reads_it_back(fields: tuple[str, ...], number: int) -> None:
+    echo = echo_of(number)
+    row = json.loads(CODECS[0].line("k", Prompt("s", (Message("user", "u"),), fields, echo), Parameters("m", 1, 0.0)))
+    schema = row["request"]["generationConfig"]["responseSchema"]
+    assert schema["properties"]["m"] == {"type": "STRING", "enum": [echo]}
+    assert schema["propertyOrdering"] == schema["required"] == list(schema["properties"]) == ["m", *fields]
+    types.Schema.model_validate(schema)
+    parsed = CODECS[0].asked(row)
+    assert parsed is not None
+    assert (parsed.fields, parsed.echoes) == (fields, True)
+    said = {"m": echo, **dict.fromkeys(fields, "Why?")}
+    reply = CODECS[0].reply(json.dumps(row_of(CODECS[0], json.dumps(said))).encode(), fields)
+    assert (reply.reason, reply.text, reply.echo) == (Reason.ACCEPTED, "Why?", echo)
+    assert validate_text(Stage.QUESTION, reply).echo == echo
+
+
+@pytest.mark.parametrize(
+    ("members", "echo"),
+    [("", ""), ('"m": "0a", ', "0a"), ('"m": 7, ', ""), ('"m": null, "x": [1], ', ""), ('"m": "", ', "")],
+)
+def test_a_reply_is_as_good_whatever_its_echo_is(members: str, echo: str) -> None:
+    row = row_of(CODECS[0], f'{{{members}"question": "Why?"}}')
+    reply = CODECS[0].reply(json.dumps(row).encode(), ("question",))
+    assert (reply.reason, reply.text, reply.echo) == (Reason.ACCEPTED, "Why?", echo)
+    cut = CODECS[0].reply(json.dumps(row_of(CODECS[0], f'{{{members}"question": "Wh')).encode(), ("question",))
+    assert (cut.reason, cut.text) == (Reason.MALFORMED, "")
+
+
+@pytest.mark.parametrize("stage", [Stage.ANSWER, Stage.QUESTION])
+def test_no_other_request_has_an_echo(stage: Stage) -> None:
+    asked = build_prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
+    for row in CODECS if stage is Stage.ANSWER else CODECS[1:]:
+        with_echo = row.line("k", asked._replace(echo="0a"), Parameters(LLAMA, 1, 1.0))
+        assert with_echo == row.line("k", asked, Parameters(LLAMA, 1, 1.0))
