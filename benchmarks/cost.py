@@ -24,7 +24,7 @@ import splintr
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.core.dialogue import ECHO_FIELD, FIRST_ROUND, STAGES, Conversation, Stage, Step, Turn, echo_of, steps
+from batchgen.core.dialogue import ECHO_FIELD, STAGES, Conversation, Stage, Step, Turn
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import batch_rate, standard_rate
 from batchgen.core.prompts import Prompt
@@ -56,15 +56,17 @@ BASELINE = {
     Stage.CORRECTION: Usage(input=474_487, output=40_477),  # and questions: the same model writes both
 }
 
-# A column of the tables: its heading, and the settings as a user writes them into batchgen.toml. What a new setting
-# saves is shown by a line here; nothing else needs to change.
+# A row of the tables of settings: its heading, and the settings as a user writes them into batchgen.toml. What a new
+# setting costs or saves is shown by a line here; nothing else needs to change.
 VARIANTS: Mapping[str, str] = {
     "default": "",
     "ask_next": "correction.ask_next = true",
+    "echo = false": "batches.echo = false",
+    "echo = false, ask_next": "batches.echo = false\ncorrection.ask_next = true",
     "shows everything": 'history.shows = "everything"',
     "shows everything, ask_next": 'history.shows = "everything"\ncorrection.ask_next = true',
 }
-TARGET_VARIANTS = ("default", "ask_next")
+MAIN_VARIANTS = ("default", "ask_next")  # of the tables with many rows
 TARGETS = (400, 300, 200)  # characters of answers and corrections; the texts at hand were written for the first
 
 
@@ -107,30 +109,16 @@ def read_conversations(path: Path) -> list[Conversation]:
     return [Conversation(n, (Turn(*seed),) * 3) for n, seed in enumerate(seeds, start=1)]
 
 
-def exchanges(conversation: Conversation, *, ask_next: bool, echo: bool = False) -> Iterator[tuple[Step, Prompt, str]]:
-    """Every request of a finished conversation, with the reply it got."""
-    settings = Settings()
-    rounds = len(conversation.turns)
-    for step in steps(rounds):
-        along = ask_next and step.stage is Stage.CORRECTION and step.round < rounds
-        if ask_next and step.stage is Stage.QUESTION and step.round > FIRST_ROUND:
-            continue  # it came along with the correction before it
-        done, current = conversation.turns[: step.round - 1], conversation.turns[step.round - 1]
-        written = STAGES.index(step.stage)
-        shown = (*done, Turn(*list(current)[:written])) if written else done
-        asked = build_prompt(
-            Conversation(conversation.number, shown),
-            step.stage,
-            target_characters=settings.stage(step.stage).target_characters,
-            history_messages=settings.history_messages,
-            follow_up=along,
-        )
-        replies = [current[written], conversation.turns[step.round].question] if along else [current[written]]
-        fields = reply_fields(step.stage, follow_up=along)
-        values = dict(zip(fields, replies, strict=True)) if fields else {}
-        if echo and fields:
-            values = {ECHO_FIELD: echo_of(conversation.number), **values}
-        yield step, asked, orjson.dumps(values).decode() if values else replies[0]
+@contextmanager
+def configured(toml: str) -> Iterator[Session]:
+    """Open a session with these settings. Its store stays empty: only settings are asked for."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "batchgen.toml").write_text(toml, "utf-8")
+        layout = Layout(root)
+        layout.store.parent.mkdir(parents=True, exist_ok=True)
+        with Session(layout, load_settings(root), Store.open(layout.store), {}) as session:
+            yield session
 
 
 def exchanges(session: Session, conversations: Iterable[Conversation]) -> Iterator[tuple[Step, Prompt, str]]:
@@ -149,31 +137,21 @@ def exchanges(session: Session, conversations: Iterable[Conversation]) -> Iterat
             yield step, asked, reply_text(asked, replies)
 
 
-def echo_tokens(found: list[Conversation]) -> tuple[int, int]:
-    """Tokens that the echo adds to all replies, and the tokens of its part of all schemas, as JSON."""
-    added = schemas = 0
-    for conversation in found:
-        plain, echoing = (exchanges(conversation, ask_next=False, echo=echo) for echo in (False, True))
-        fixed = {ECHO_FIELD: {"type": "STRING", "enum": [echo_of(conversation.number)]}}
-        schema = orjson.dumps(
-            {"properties": fixed, "required": [ECHO_FIELD], "propertyOrdering": [ECHO_FIELD]}
-        ).decode()
-        for (step, asked, reply), (_, _, longer) in zip(plain, echoing, strict=True):
-            if asked.fields:
-                provider = Settings().stage(step.stage).provider
-                added += count(provider, longer) - count(provider, reply)
-                schemas += count(provider, schema)
-    return added, schemas
+def reply_text(asked: Prompt, replies: Sequence[str]) -> str:
+    """Return a reply as the model writes it: the JSON that the prompt asks for, or plain text."""
+    if not asked.fields:
+        return replies[0]
+    echo = {ECHO_FIELD: asked.echo} if asked.echo else {}
+    return orjson.dumps({**echo, **dict(zip(asked.fields, replies, strict=True))}).decode()
 
 
-def measure(found: list[Conversation], *, ask_next: bool) -> tuple[dict[Step, Usage], Counter[str]]:
-    """Tokens by step, and the estimate's input tokens by provider beside them."""
-    settings = Settings()
-    totals: dict[Step, Usage] = {}
-    estimated: Counter[str] = Counter()
-    for conversation in found:
-        for step, asked, reply in exchanges(conversation, ask_next=ask_next):
-            provider = settings.stage(step.stage).provider
+def measure(conversations: Iterable[Conversation], toml: str) -> tuple[dict[Stage, Usage], dict[Stage, int]]:
+    """Return the tokens of each stage, and the estimate of its input tokens."""
+    totals = dict.fromkeys(STAGES, Usage())
+    estimated = dict.fromkeys(STAGES, 0)
+    with configured(toml) as session:
+        for step, asked, reply in exchanges(session, conversations):
+            encode = TOKENIZERS[step.stage].encode_ordinary
             texts = [asked.system, *(message.text for message in asked.messages)]
             before, used = totals[step.stage], sum(len(encode(text)) for text in texts)
             totals[step.stage] = Usage(input=before.input + used, output=before.output + len(encode(reply)))
@@ -228,15 +206,26 @@ def print_tokens(measured: Mapping[str, tuple[dict[Stage, Usage], dict[Stage, in
     print(table(["settings", *heads, "estimate's error"], rows))
 
 
+def print_settings(measured: Mapping[str, dict[Stage, Usage]]) -> None:
+    rows = []
+    for name, totals in measured.items():
+        cells = []
+        for gemini in GEMINI:
+            online, ours = usd(BASELINE, gemini, LLAMA_8B, batch=False), usd(totals, gemini, LLAMA_8B, batch=True)
+            cells.append(f"${ours:.4f} ({ours / online:.0%})")
+        rows.append([name, *cells])
+    print(table(["settings", *(gemini.name for gemini in GEMINI)], rows))
+
+
 def print_costs(measured: Mapping[str, dict[Stage, Usage]], gpu: OwnGpu) -> None:
     rows = []
     ways: dict[str, Model | OwnGpu] = {**ANSWERS, "own GPU": gpu}
     for gemini in GEMINI:
         for name, answers in ways.items():
             online = usd(BASELINE, gemini, answers, batch=False)
-            ours = [usd(totals, gemini, answers, batch=True) for totals in measured.values()]
+            ours = [usd(measured[variant], gemini, answers, batch=True) for variant in MAIN_VARIANTS]
             rows.append([gemini.name, name, f"${online:.4f}", *(f"${one:.4f} ({one / online:.0%})" for one in ours)])
-    print(table(["questions, corrections", "answers", "online baseline", *measured], rows))
+    print(table(["questions, corrections", "answers", "online baseline", *MAIN_VARIANTS], rows))
 
 
 def print_targets(conversations: Sequence[Conversation]) -> None:
@@ -244,7 +233,7 @@ def print_targets(conversations: Sequence[Conversation]) -> None:
     for target in TARGETS:
         texts = shortened(conversations, target / TARGETS[0])
         lengths = f"answer.target_characters = {target}\ncorrection.target_characters = {target}\n"
-        for name in TARGET_VARIANTS:
+        for name in MAIN_VARIANTS:
             totals, _ = measure(texts, f"{lengths}{VARIANTS[name]}")
             rows.append(
                 [f"{target}", name, *(f"${usd(totals, gemini, LLAMA_8B, batch=True):.4f}" for gemini in GEMINI)]
@@ -255,30 +244,21 @@ def print_targets(conversations: Sequence[Conversation]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--history", type=Path, default=HISTORY)
-    found = conversations(parser.parse_args().history)
-    sums = {}
-    for mode in (False, True):
-        totals, estimated = measure(found, ask_next=mode)
-        print(f"\n{len(found)} conversations, rounds 2 and 3, ask_next = {str(mode).lower()}\n")
-        print("| step | tokens in | tokens out |\n| --- | ---: | ---: |")
-        for step, used in sorted(totals.items(), key=lambda item: item[0].position):
-            print(f"| {step} | {used.input:,} | {used.output:,} |")
-        sums[mode] = by_provider(totals)
-        for name, used in sums[mode].items():
-            error = estimated[name] / used.input - 1
-            print(f"| **{name}** (the estimate of its input: {error:+.1%}) | {used.input:,} | {used.output:,} |")
-    added, schemas = echo_tokens(found)
-    requests = sum(bool(asked.fields) for one in found for _, asked, _ in exchanges(one, ask_next=False))
-    price = batch_rate(GEMINI, {})
-    usds = [price.usd(Usage(output=added)), price.usd(Usage(input=schemas))] if price else []
-    print(f"\necho, ask_next = false: {requests:,} requests to Gemini; {added:,} tokens more out (${usds[0]:.4f});")
-    print(f"at most {schemas:,} more in (${usds[1]:.4f}), if schemas are billed")
-    print("\n| answers by | online baseline | ours | ours, ask_next |\n| --- | ---: | ---: | ---: |")
-    for model in CHOICES:
-        online = usd(BASELINE, model, batch=False)
-        ours = [usd(sums[mode], model, batch=True) for mode in (False, True)]
-        cells = [f"${ours[0]:.4f} ({ours[0] / online:.0%})", f"${ours[1]:.4f} ({ours[1] / online:.0%})"]
-        print(f"| {model} | ${online:.4f} | {' | '.join(cells)} |")
+    parser.add_argument("--gpu-usd-per-hour", type=float, default=1.0)
+    parser.add_argument("--gpu-tokens-per-second", type=float, default=1000.0, help="Output tokens of the answers.")
+    given = parser.parse_args()
+    gpu = OwnGpu(given.gpu_usd_per_hour, given.gpu_tokens_per_second)
+    conversations = read_conversations(given.history)
+    measured = {name: measure(conversations, toml) for name, toml in VARIANTS.items()}
+    print(f"Tokens of {len(conversations)} conversations, rounds 2 and 3\n")
+    print_tokens(measured)
+    usage = {name: totals for name, (totals, _) in measured.items()}
+    print(f"\nCost, answers by {LLAMA_8B.provider}:{LLAMA_8B.name}, in batch and as a share of the online baseline\n")
+    print_settings(usage)
+    print(f"\nCost; the own GPU at ${gpu.usd_per_hour:g}/h and {gpu.tokens_per_second:g} output tokens/s\n")
+    print_costs(usage, gpu)
+    print(f"\nCost with shorter texts, answers by {LLAMA_8B.provider}:{LLAMA_8B.name}\n")
+    print_targets(conversations)
 
 
 if __name__ == "__main__":
