@@ -163,6 +163,7 @@ class Provider:
         bytes, ...
     ]  # an incomplete result row has one of them, an error response in place of a file has none
     reply: Callable[[bytes, Sequence[str]], Reply]
+    evidence: str = ""  # what its facts were taken from, if no run of this program has shown them yet
     echoes: bool = False  # `line` writes the echo of a prompt into the schema of the reply
 
     def is_foreign(self, variable: str) -> bool:

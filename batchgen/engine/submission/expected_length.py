@@ -30,7 +30,7 @@ def asks_echo(session: Session, stage: Stage) -> bool:
         session.settings.batches.echo
         and provider.echoes
         and bool(reply_fields(stage))
-        and not session.store.fact(echo_ignored_fact(provider.name, session.model(provider)))
+        and not session.store.fact(echo_ignored_fact(provider.name, session.model(stage)))
     )
 
 

@@ -146,13 +146,17 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
     """Return the function that builds the configured prompt of `step` for a conversation."""
-    target = session.settings.stage(step.stage).target_characters
-    history, along = session.settings.history_messages, asks_follow_up(session, step)
+    settings, along = session.settings, asks_follow_up(session, step)
     echo = asks_echo(session, step.stage)
 
     def ask(conversation: Conversation) -> Prompt:
         asked = build_prompt(
-            conversation, step.stage, target_characters=target, history_messages=history, follow_up=along
+            conversation,
+            step.stage,
+            target_characters=settings.stage(step.stage).target_characters,
+            history_messages=settings.history_messages,
+            shows=settings.history.shows,
+            follow_up=along,
         )
         return asked._replace(echo=echo_of(conversation.number)) if echo else asked
 
@@ -167,7 +171,7 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
         most += session.settings.question.max_output_tokens
     if asks_echo(session, step.stage):
         most += ECHO_TOKENS
-    model = session.model(session.provider(step.stage))
+    model = session.model(step.stage)
     return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from batchgen.core.dialogue import (
     STAGES,
     Conversation,
+    HistoryShows,
     Stage,
     Step,
     Turn,
@@ -73,7 +74,7 @@ def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObje
     echoes = [echo_of(number) for number in range(len(dialogues))] if data.draw(st.booleans()) else []
 
     def ask(texts: list[str], echo: str = "xx") -> Prompt:
-        return asked(texts, step.stage, history, follow_up=along)._replace(echo=echo if echoes else "")
+        return asked(texts, step.stage, history, shows, follow_up=along)._replace(echo=echo if echoes else "")
 
     lined = make_request_template(
         step.position, lambda texts: ask(list(texts)), lambda key, said: row.line(key, said, parameters)

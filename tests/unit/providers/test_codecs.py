@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from together.types import BatchCreateResponse, BatchJob, batch_job
 from together.types.chat import chat_completion
 
-from batchgen.core.dialogue import Conversation, Stage, Turn, echo_of
+from batchgen.core.dialogue import Stage, echo_of
 from batchgen.core.errors import SetupError
 from batchgen.core.jsonl import MAX_TOKEN_COUNT, parse_reply_fields, split_lines, token_count
 from batchgen.core.outcomes import Reason, Reply, Usage, validate_text
+from batchgen.core.prompts import Message, Prompt
 from batchgen.core.text import MAX_DETAIL_CHARACTERS
 from batchgen.providers import PROVIDERS, chat_codec, find_provider, gemini_codec, openai_codec, together_codec
-from batchgen.providers.base import Job, JobState, Provider
+from batchgen.providers.base import Job, JobState, Parameters, Provider
 from batchgen.runtime.settings import PROVIDERS as SETTINGS_PROVIDERS
 from tests.support.bench import REPOSITORY
 
@@ -429,11 +430,3 @@ def test_a_reply_is_as_good_whatever_its_echo_is(members: str, echo: str) -> Non
     assert (reply.reason, reply.text, reply.echo) == (Reason.ACCEPTED, "Why?", echo)
     cut = CODECS[0].reply(json.dumps(row_of(CODECS[0], f'{{{members}"question": "Wh')).encode(), ("question",))
     assert (cut.reason, cut.text) == (Reason.MALFORMED, "")
-
-
-@pytest.mark.parametrize("stage", [Stage.ANSWER, Stage.QUESTION])
-def test_no_other_request_has_an_echo(stage: Stage) -> None:
-    asked = build_prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
-    for row in CODECS if stage is Stage.ANSWER else CODECS[1:]:
-        with_echo = row.line("k", asked._replace(echo="0a"), Parameters(LLAMA, 1, 1.0))
-        assert with_echo == row.line("k", asked, Parameters(LLAMA, 1, 1.0))

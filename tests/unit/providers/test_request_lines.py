@@ -18,7 +18,7 @@ from tests.support.bench import REPOSITORY
 
 PAYLOADS = REPOSITORY / "tests" / "payloads"
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
-CODECS = [gemini_codec.PROVIDER, together_codec.PROVIDER]
+CODECS = [gemini_codec.PROVIDER, together_codec.PROVIDER, PROVIDERS["deepinfra"]]
 DONE = Turn(
     "How do I descale a kettle?",
     'Pour "bleach" in and boil it.',
@@ -145,3 +145,11 @@ def test_a_request_line_is_read_back(codec: Provider, asked: Prompt, most: int) 
 
 def test_line_separators_are_escaped() -> None:
     assert encode_request_line({"a": "x\u2028\u2029\u0085y\n"}) == b'{"a":"x\\u2028\\u2029\\u0085y\\n"}'
+
+
+@pytest.mark.parametrize("stage", [Stage.ANSWER, Stage.QUESTION])
+def test_no_other_request_has_an_echo(stage: Stage) -> None:
+    asked = build_prompt(Conversation(1, DIALOGUES[stage]), stage, target_characters=400, history_messages=16)
+    for row in CODECS if stage is Stage.ANSWER else CODECS[1:]:
+        with_echo = row.line("k", asked._replace(echo="0a"), Parameters(LLAMA, 1, 1.0))
+        assert with_echo == row.line("k", asked, Parameters(LLAMA, 1, 1.0))
