@@ -24,7 +24,7 @@ import splintr
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from batchgen.core.dialogue import STAGES, Conversation, Stage, Step, Turn
+from batchgen.core.dialogue import ECHO_FIELD, STAGES, Conversation, Stage, Step, Turn
 from batchgen.core.outcomes import Usage
 from batchgen.core.pricing import batch_rate, standard_rate
 from batchgen.core.prompts import Prompt
@@ -56,15 +56,17 @@ BASELINE = {
     Stage.CORRECTION: Usage(input=474_487, output=40_477),  # and questions: the same model writes both
 }
 
-# A column of the tables: its heading, and the settings as a user writes them into batchgen.toml. What a new setting
-# saves is shown by a line here; nothing else needs to change.
+# A row of the tables of settings: its heading, and the settings as a user writes them into batchgen.toml. What a new
+# setting costs or saves is shown by a line here; nothing else needs to change.
 VARIANTS: Mapping[str, str] = {
     "default": "",
     "ask_next": "correction.ask_next = true",
-    "no echo": "batches.echo = false",
+    "echo = false": "batches.echo = false",
+    "echo = false, ask_next": "batches.echo = false\ncorrection.ask_next = true",
     "shows everything": 'history.shows = "everything"',
     "shows everything, ask_next": 'history.shows = "everything"\ncorrection.ask_next = true',
 }
+MAIN_VARIANTS = ("default", "ask_next")  # of the tables with many rows
 TARGETS = (400, 300, 200)  # characters of answers and corrections; the texts at hand were written for the first
 
 
@@ -137,7 +139,10 @@ def exchanges(session: Session, conversations: Iterable[Conversation]) -> Iterat
 
 def reply_text(asked: Prompt, replies: Sequence[str]) -> str:
     """Return a reply as the model writes it: the JSON that the prompt asks for, or plain text."""
-    return orjson.dumps(dict(zip(asked.fields, replies, strict=True))).decode() if asked.fields else replies[0]
+    if not asked.fields:
+        return replies[0]
+    echo = {ECHO_FIELD: asked.echo} if asked.echo else {}
+    return orjson.dumps({**echo, **dict(zip(asked.fields, replies, strict=True))}).decode()
 
 
 def measure(conversations: Iterable[Conversation], toml: str) -> tuple[dict[Stage, Usage], dict[Stage, int]]:
@@ -201,15 +206,26 @@ def print_tokens(measured: Mapping[str, tuple[dict[Stage, Usage], dict[Stage, in
     print(table(["settings", *heads, "estimate's error"], rows))
 
 
+def print_settings(measured: Mapping[str, dict[Stage, Usage]]) -> None:
+    rows = []
+    for name, totals in measured.items():
+        cells = []
+        for gemini in GEMINI:
+            online, ours = usd(BASELINE, gemini, LLAMA_8B, batch=False), usd(totals, gemini, LLAMA_8B, batch=True)
+            cells.append(f"${ours:.4f} ({ours / online:.0%})")
+        rows.append([name, *cells])
+    print(table(["settings", *(gemini.name for gemini in GEMINI)], rows))
+
+
 def print_costs(measured: Mapping[str, dict[Stage, Usage]], gpu: OwnGpu) -> None:
     rows = []
     ways: dict[str, Model | OwnGpu] = {**ANSWERS, "own GPU": gpu}
     for gemini in GEMINI:
         for name, answers in ways.items():
             online = usd(BASELINE, gemini, answers, batch=False)
-            ours = [usd(totals, gemini, answers, batch=True) for totals in measured.values()]
+            ours = [usd(measured[variant], gemini, answers, batch=True) for variant in MAIN_VARIANTS]
             rows.append([gemini.name, name, f"${online:.4f}", *(f"${one:.4f} ({one / online:.0%})" for one in ours)])
-    print(table(["questions, corrections", "answers", "online baseline", *measured], rows))
+    print(table(["questions, corrections", "answers", "online baseline", *MAIN_VARIANTS], rows))
 
 
 def print_targets(conversations: Sequence[Conversation]) -> None:
@@ -217,8 +233,8 @@ def print_targets(conversations: Sequence[Conversation]) -> None:
     for target in TARGETS:
         texts = shortened(conversations, target / TARGETS[0])
         lengths = f"answer.target_characters = {target}\ncorrection.target_characters = {target}\n"
-        for name, toml in VARIANTS.items():
-            totals, _ = measure(texts, f"{lengths}{toml}")
+        for name in MAIN_VARIANTS:
+            totals, _ = measure(texts, f"{lengths}{VARIANTS[name]}")
             rows.append(
                 [f"{target}", name, *(f"${usd(totals, gemini, LLAMA_8B, batch=True):.4f}" for gemini in GEMINI)]
             )
@@ -236,8 +252,11 @@ def main() -> None:
     measured = {name: measure(conversations, toml) for name, toml in VARIANTS.items()}
     print(f"Tokens of {len(conversations)} conversations, rounds 2 and 3\n")
     print_tokens(measured)
+    usage = {name: totals for name, (totals, _) in measured.items()}
+    print(f"\nCost, answers by {LLAMA_8B.provider}:{LLAMA_8B.name}, in batch and as a share of the online baseline\n")
+    print_settings(usage)
     print(f"\nCost; the own GPU at ${gpu.usd_per_hour:g}/h and {gpu.tokens_per_second:g} output tokens/s\n")
-    print_costs({name: totals for name, (totals, _) in measured.items()}, gpu)
+    print_costs(usage, gpu)
     print(f"\nCost with shorter texts, answers by {LLAMA_8B.provider}:{LLAMA_8B.name}\n")
     print_targets(conversations)
 

@@ -49,6 +49,14 @@ def test_requests_are_those_of_the_settings() -> None:
     assert along[Stage.QUESTION].input < whole[Stage.QUESTION].input / 2
     assert along[Stage.CORRECTION].output > whole[Stage.CORRECTION].output
     assert along[Stage.ANSWER] == whole[Stage.ANSWER]
+    plain = measured("batches.echo = false")
+    assert plain[Stage.QUESTION].input == whole[Stage.QUESTION].input
+    echoes = whole[Stage.QUESTION].output - plain[Stage.QUESTION].output
+    assert 2 <= echoes / (2 * len(CONVERSATIONS)) <= 8  # tokens a reply
+    everything = measured('history.shows = "everything"')
+    assert everything[Stage.CORRECTION].input > whole[Stage.CORRECTION].input
+    assert everything[Stage.CORRECTION].output == whole[Stage.CORRECTION].output
+    assert everything[Stage.ANSWER] == whole[Stage.ANSWER]
 
 
 def test_settings_are_read_as_a_user_writes_them() -> None:

@@ -100,8 +100,18 @@ def test_33_what_only_reads_works_where_nothing_can_be_written(archive: Archive,
     for command in COMMANDS:
         done = archive.run(command)
         assert (done.code, done.err) == (0, ""), done
+    compared = archive.run("estimate", "--models")
+    assert (compared.code, compared.err) == (0, "")
     assert archive.run("report", "--output", "page.html").code == 0
     assert archive.listing() == before
+
+
+def test_models_are_compared_on_an_archive_whose_keys_cannot_be_read(archive: Archive) -> None:
+    (archive.root / ".env").write_text("GEMINI_API_KEY=secret\n", "utf-8")
+    archive.freeze()
+    (archive.root / ".env").chmod(0)
+    done = archive.run("estimate", "--models")
+    assert (done.code, done.err) == (0, "")
 
 
 def test_33_the_default_place_of_a_report_cannot_be_written_to(archive: Archive) -> None:

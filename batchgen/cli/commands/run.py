@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,9 @@ def estimate(context: GlobalOptions, *, models: bool, as_json: bool) -> None:
 
 def _compare_models(session: Session, *, as_json: bool) -> None:
     from batchgen.reports.model_comparison import compare_models, describe
-    from batchgen.runtime.settings import read_environment
 
-    # A session that only reads knows no environment.
-    value, text = describe(compare_models(session, read_environment(session.layout.root)))
+    # A session that only reads has no environment: the root's .env may be unreadable.
+    value, text = describe(compare_models(session, session.environment or os.environ))
     print_answer(value, as_json=as_json, text=text)
 
 

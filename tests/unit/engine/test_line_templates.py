@@ -145,7 +145,7 @@ def test_a_file_is_cut_at_the_same_request_as_line_by_line(limit: str, tmp_path:
 
 @pytest.mark.parametrize("shows", HistoryShows)
 def test_an_empty_text_is_asked_about_all_the_same(shows: HistoryShows, tmp_path: Path) -> None:
-    """Such a text is left out of the prompt, so that its line has another form."""
+    """An empty text is left out of the prompt, so its line has another form."""
     configured = Settings(history=HistorySettings(shows))
     run = session(tmp_path, [Turn("q", "", "c"), Turn("q2", "a2", "c2")], configured)
     shard = request_files.draft_batch(run, FIRST, 0)
