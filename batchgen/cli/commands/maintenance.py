@@ -81,7 +81,7 @@ def clean(context: GlobalOptions, *, as_json: bool) -> None:
         print_answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
 
 
-@click.command(short_help="Ask another model from now on.")
+@click.command(short_help="Use another model from now on.")
 @click.argument("name", metavar="STAGE|PROVIDER", type=click.Choice([*map(str, STAGES), *PROVIDERS]))
 @click.argument("model", required=False)
 @json_option
