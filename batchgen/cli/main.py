@@ -62,19 +62,21 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="batchgen")
 @click.pass_context
 def cli(context: click.Context, root: Path, config: Path | None, *, verbose: bool, quiet: bool) -> None:
-    """Grow question/answer/correction triples into multi-turn dialogues over the Gemini and Together batch APIs.
+    """Grow question/answer/correction triples into multi-turn dialogues over Gemini, Together and other batch APIs.
 
     \b
     A first run, no key needed:
       batchgen demo
     A real one:
+      batchgen doctor                   # checks keys, models and prices
       batchgen prepare --input aligner/aligner-20K --limit 200
+      batchgen estimate                 # what it will cost
       batchgen submit --stage question
-      batchgen collect --advance        # the cron line, until `batchgen status` says finished
+      batchgen collect --advance        # every few minutes (cron), until `batchgen status` says finished
       batchgen verify
 
-    Exit status: 0 done or nothing to do, 1 verify found something, 2 usage or configuration, 3 needs a person,
-    75 temporary trouble (the next tick goes on), 130 interrupted.
+    Exit status: 0 done or nothing to do, 1 `verify` found something wrong, 2 wrong usage or configuration, 3 you must
+    decide something, 75 temporary problem (the next `collect --advance` goes on), 130 interrupted.
     """
     mask_keys(os.environ)
     set_mmap_threshold()

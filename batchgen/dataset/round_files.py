@@ -1,4 +1,4 @@
-"""Write the files that people read: each round's turns and histories, rejected conversations, and the receipt.
+"""Write the files that people read: `data/roundN/*.jsonl`, `data/rejected.jsonl`, `data/receipt.json`.
 
 They are made from the store and can be written again at any time. A round file is replaced as a whole, atomically,
 after a conversation completed that round; a large file at most once an hour, until the run is finished.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Session(Run):
-    """A run together with its providers: a client and a pinned model for each."""
+    """A run together with its providers: a client for each provider, and a pinned model for each stage."""
 
     __slots__ = ("_remotes",)
 
@@ -120,7 +120,7 @@ class Session(Run):
     def pin_model(self, stage: Stage) -> None:
         """Before the first paid batch of `stage`, pin the first model of its list that answers a request for one token.
 
-        Call it before the first paid batch. Together lists models that it does not serve, and answers 201 to a batch
+        A listing of models proves nothing: Together lists models that it does not serve, and answers 201 to a batch
         for such a model before the job fails. Raises KeyRefused, QuotaClosed, UnknownModel, Temporary; NeedsPerson if a
         quota has refused for a day.
         """

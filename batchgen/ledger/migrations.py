@@ -1,4 +1,4 @@
-"""The tables of the ledger, as an append-only list of migrations.
+"""The tables of the ledger, as a list of migrations. To add a table or a column, append SQL to MIGRATIONS.
 
 A text's `text_id` is `number * TEXT_IDS + position`: its conversation and its position in the dialogue in one integer.
 So the texts of a dialogue are neighbours on disk, in order, and are read as one range.

@@ -1,7 +1,8 @@
 """The provider table.
 
-To add a service that speaks OpenAI's batch protocol, add its row to `openai_services` and its name to `settings`. For
-another protocol write a codec and a client, and add a row here.
+To add a service that speaks OpenAI's batch protocol, add its row to `openai_services`, and its name and a field to
+`runtime/settings` (PROVIDERS, Settings). Add a row to `emulator/services`, so that tests can use it, and its prices to
+`core/prices.toml`. For another protocol write a codec and a client, and add them to PROVIDERS and _CLIENTS here.
 """
 
 import os

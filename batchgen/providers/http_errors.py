@@ -1,4 +1,4 @@
-"""What the clients of both providers share: TLS, retries, and turning HTTP errors into ours."""
+"""What the clients of all providers share: TLS, retries, and turning HTTP errors into ours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ READ_ATTEMPTS = 3
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return one TLS context for both SDKs, whose defaults differ (OS store, certifi's list).
+    """Return one TLS context for all clients, whose defaults differ (OS store, certifi's list).
 
     It uses SSL_CERT_FILE / SSL_CERT_DIR alone if set, otherwise the store of the operating system with certifi's list.
     """

@@ -1,7 +1,7 @@
 """A deadline for a complete answer.
 
 The read time-out of an HTTP client starts again with every byte, so a body that arrives one byte at a time would hold
-the lock of the root for ever. The HTTP clients of both SDKs (httpx, httpx2) accept the same hook.
+the lock of the root for ever. All HTTP clients that are used here (httpx, httpx2) accept the same hook.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Estimate what the rest of a run will cost: tokens, USD and batches by step. Makes no network calls.
 
 Takes a sample of the conversations and fills the texts that do not exist yet with filler of the expected length. Then
-builds each request and counts its tokens as `submit` does.
+builds each request and counts its tokens as `submit` does. `estimate --models` is in `model_comparison`.
 """
 
 from __future__ import annotations

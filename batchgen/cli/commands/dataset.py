@@ -39,7 +39,7 @@ class _FormatName(click.Choice[str]):
 def verify(context: GlobalOptions, *, as_json: bool) -> None:
     """Check the finished dataset: schema, shape, and every text against the raw result line it came from.
 
-    Exports are checked too, as long as they are where they were written: each record against the store.
+    Each record of an export is compared with the store, if the export is still where it was written.
     """
     from batchgen.dataset.round_files import write_outdated_files
     from batchgen.dataset.verify import verify as run
@@ -67,7 +67,7 @@ def verify(context: GlobalOptions, *, as_json: bool) -> None:
 def report(context: GlobalOptions, output: Path | None, conversations: int, *, as_json: bool) -> None:
     """Write one HTML page about the run: steps, cost, batches, lengths, flags, and the conversations to read.
 
-    The page needs no network, neither when it is written nor when it is read. Works beside other commands.
+    The page needs no network, neither when it is written nor when it is read. Works while another command runs.
 
     \b
       batchgen report && xdg-open data/report.html
@@ -91,16 +91,21 @@ def report(context: GlobalOptions, output: Path | None, conversations: int, *, a
     help="A .jsonl or .parquet file, or a folder.",
 )
 @click.option("--flags", default="keep", show_default=True, help="keep, or drop:NAME,... to leave flagged records out.")
-@click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Split off a test set.")
-@click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the split.")
+@click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Share of the records for a test set, e.g. 0.1.",
+)
+@click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the test split.")
 @json_option
 @click.pass_obj
 def export(  # noqa: PLR0913 - one parameter an option
     context: GlobalOptions, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
 ) -> None:
-    """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
+    """Write the finished dataset in a format that trainers read. If --output is a folder, add a dataset card.
 
-    `batchgen verify` also checks it, as long as it is at that path.
+    `batchgen verify` also checks the export, if it is still at that path.
 
     \b
       batchgen export --format messages --output messages.jsonl

@@ -32,7 +32,7 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 @json_option
 @click.pass_obj
 def retry(context: GlobalOptions, stage: str | None, number: int | None, reason: str | None, *, as_json: bool) -> None:
-    """Make rejected conversations ready again, with their full number of attempts, and lift halts of their steps.
+    """Make rejected conversations ready again, with all their attempts, and let their stopped steps go on.
 
     \b
       batchgen retry --stage correction --reason truncated
@@ -52,9 +52,9 @@ def retry(context: GlobalOptions, stage: str | None, number: int | None, reason:
 @json_option
 @click.pass_obj
 def cancel(context: GlobalOptions, *, as_json: bool) -> None:
-    """Ask the providers to stop every batch in flight. What they finished until then is still collected.
+    """Ask the providers to stop every batch in flight. What is finished by then is still collected.
 
-    What they did not finish is ready again: stop cron first, or the next `collect --advance` submits it.
+    What is not finished becomes ready again. Stop cron first, or the next `collect --advance` submits it.
     """
     from batchgen.engine.maintenance import cancel as run
 
@@ -71,7 +71,7 @@ def cancel(context: GlobalOptions, *, as_json: bool) -> None:
 def clean(context: GlobalOptions, *, as_json: bool) -> None:
     """Delete input files and finished jobs at the providers. Deletes nothing that this run did not create.
 
-    Deletes them only for settled batches, whose results are in `results/`. (Together has no call to delete a job.)
+    Deletes only what belongs to batches whose results are in `results/`. Only Gemini has a call to delete a job.
     """
     from batchgen.engine.maintenance import clean as run
 
@@ -81,17 +81,18 @@ def clean(context: GlobalOptions, *, as_json: bool) -> None:
         print_answer({"deleted": done.files, "jobs": done.jobs}, as_json=as_json, text=text)
 
 
-@click.command(short_help="Ask another model from now on.")
+@click.command(short_help="Use another model from now on.")
 @click.argument("name", metavar="STAGE|PROVIDER", type=click.Choice([*map(str, STAGES), *PROVIDERS]))
 @click.argument("model", required=False)
 @json_option
 @click.pass_obj
 def switch(context: GlobalOptions, name: str, model: str | None, *, as_json: bool) -> None:
-    """Use another model from now on: MODEL, or the next one of the list that is served.
+    """Use another model of the list from now on: MODEL, or the next one that is served.
 
     The first argument is a stage (question, answer, correction), or a provider, which means every stage that it
-    writes. A run stays with the model that it began with. If that model is withdrawn, its stages stop (status 3) until
-    this command, or a changed list in batchgen.toml, names another. Batches in flight are not changed.
+    writes. MODEL must be in the list in batchgen.toml. A stage keeps its model for the whole run. If the provider
+    withdraws the model, the stage stops (status 3) until you switch, or take the model off the list.
+    Batches in flight are not changed.
 
     \b
       batchgen switch answer                                # the next model of its list
@@ -134,7 +135,7 @@ def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def doctor(context: GlobalOptions, *, as_json: bool) -> None:
-    """Check keys, addresses, proxy and CA, that each model is really served (a one-token call), limits and prices.
+    """Check keys, addresses, proxy, TLS certificates, limits and prices, and ask each model for one token.
 
     \b
       batchgen doctor && batchgen submit --stage question

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batchgen.engine.session import Session
 
 
-@click.command()
+@click.command(short_help="Read triples, keep the good ones, write round 1.")
 @click.option(
     "--input",
     "source",
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def prepare(  # noqa: PLR0913 - one parameter an option
     call: click.Context, source: str, limit: int, *, everything: bool, sample_seed: int, no_shuffle: bool, as_json: bool
 ) -> None:
-    """Read single-turn triples, keep the good ones, write round 1.
+    """Read question/answer/correction triples, leave out unusable ones, and write round 1.
 
     \b
     Files: .jsonl, .json (array), .csv, each also .gz/.xz/.zst, and .parquet; or a Hugging Face dataset id.
@@ -65,12 +65,12 @@ def prepare(  # noqa: PLR0913 - one parameter an option
         print_answer(value, as_json=as_json, text=text)
 
 
-@click.command()
-@click.option("--models", is_flag=True, help="Price the same run with every model whose price is known.")
+@click.command(short_help="Tokens, dollars and batches per step, before you pay.")
+@click.option("--models", is_flag=True, help="Show what the run costs with each model whose price is known.")
 @json_option
 @click.pass_obj
 def estimate(context: GlobalOptions, *, models: bool, as_json: bool) -> None:
-    """Tokens, dollars and batches per step, before anything is paid. No network."""
+    """Print tokens, dollars and batches per step, before anything is paid. Makes no network calls."""
     from batchgen.reports.estimate import describe
     from batchgen.reports.estimate import estimate as run
 
@@ -91,13 +91,13 @@ def _compare_models(session: Session, *, as_json: bool) -> None:
 
 
 @click.command(short_help="Send every conversation that is ready for a stage.")
-@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), required=True, help="What to ask for.")
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), required=True, help="The stage to send.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent and what it would cost; send nothing.")
 @json_option
 @click.pass_obj
 def submit(context: GlobalOptions, stage: str, number: int | None, *, dry_run: bool, as_json: bool) -> None:
-    """Send every conversation that is ready for a stage: request files, uploads, batches.
+    """Send every conversation that is ready for a stage: write request files, upload them, create batches.
 
     \b
       batchgen submit --stage question --dry-run
@@ -128,12 +128,14 @@ def submit(context: GlobalOptions, stage: str, number: int | None, *, dry_run: b
 
 
 @click.command(short_help="Poll the batches in flight, and read what has ended.")
-@click.option("--advance", is_flag=True, help="Then submit every stage that has become ready (the cron line).")
+@click.option("--advance", is_flag=True, help="Then submit what has become ready (use this in cron).")
 @click.option("--wait", is_flag=True, help="Keep polling until nothing is in flight; with --advance until finished.")
 @json_option
 @click.pass_obj
 def collect(context: GlobalOptions, *, advance: bool, wait: bool, as_json: bool) -> None:
-    """Poll every batch in flight, read what has ended, write the round files.
+    """Ask for the state of every batch in flight, read the results of ended ones, write the round files.
+
+    A batch is in flight from the time it is created at its provider until its results are read.
 
     \b
       */5 * * * *  batchgen --root /data/run1 collect --advance
@@ -161,9 +163,9 @@ def collect(context: GlobalOptions, *, advance: bool, wait: bool, as_json: bool)
 @click.command(short_help="Everything that is left to do, in the foreground.")
 @click.pass_obj
 def run(context: GlobalOptions) -> None:
-    """Everything that is left to do, in the foreground (`prepare` must have run).
+    """Do everything that is left to do, in the foreground. Run `prepare` first.
 
-    Ctrl-C loses nothing: run it again, or let cron go on with `collect --advance`.
+    Ctrl-C loses nothing: start `run` again, or let cron go on with `collect --advance`.
     """
     with open_session(context) as session:
         require_prepared(session)
@@ -183,11 +185,11 @@ def _wait(session: Session, context: GlobalOptions, *, advance: bool, as_json: b
     print_answer(value, as_json=as_json, text=summary(value))
 
 
-@click.command()
+@click.command(short_help="Where every conversation and every batch is.")
 @json_option
 @click.pass_obj
 def status(context: GlobalOptions, *, as_json: bool) -> None:
-    """Where every conversation and every batch is. Works beside other commands."""
+    """Show where every conversation and every batch is. Works while another command runs."""
     from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.ledger.status import status as read
     from batchgen.ledger.store import Store
@@ -209,11 +211,11 @@ def status(context: GlobalOptions, *, as_json: bool) -> None:
         print_answer(value, as_json=as_json, text=status_text(value))
 
 
-@click.command()
+@click.command(short_help="What was really paid, per step and model.")
 @json_option
 @click.pass_obj
 def receipt(context: GlobalOptions, *, as_json: bool) -> None:
-    """What was really paid, per step and model, beside the estimate. Works beside other commands.
+    """Show what was really paid, per step and model, beside the estimate. Works while another command runs.
 
     The same facts are in data/receipt.json. Batches in flight are not billed yet: see `batchgen status`.
     """

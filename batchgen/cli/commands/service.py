@@ -14,19 +14,27 @@ from batchgen.runtime.streams import table_width
 
 
 @click.command(short_help="The batch APIs on this machine, in front of a local model.")
-@click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True)
-@click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True)
-@click.option("--openai-port", type=click.IntRange(0, 65535), default=8803, show_default=True)
+@click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True, help="Gemini.")
+@click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True, help="Together.")
+@click.option(
+    "--openai-port",
+    type=click.IntRange(0, 65535),
+    default=8803,
+    show_default=True,
+    help="All others, each under its name: /deepinfra, /groq, ...",
+)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
 @click.option("--data-dir", type=UserPath(), help="Keep files and jobs here across restarts.")
-@click.option("--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least job duration.")
+@click.option(
+    "--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Shortest duration of a job."
+)
 @click.option(
     "--concurrency", type=click.IntRange(1, 4096), help="Rows sent at once.  [default: 64 of a server, 8 of smollm]"
 )
 @click.option("--control", is_flag=True, help="Let any program on this machine cause faults and set the clock (tests).")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Also accept this host name. Repeatable.")
 def serve(**asked: Any) -> None:
-    """All providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
+    """Serve all providers' batch APIs on this machine, in front of a small local model or any OpenAI-compatible server.
 
     \b
       batchgen serve --backend http://127.0.0.1:8000/v1     # vLLM, llama-server, Ollama, ...
@@ -46,7 +54,7 @@ def serve(**asked: Any) -> None:
 @click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Root folder of the demo.")
 @click.pass_obj
 def demo(context: GlobalOptions, conversations: int, backend: str, output: Path) -> None:
-    """The whole pipeline on shipped example seeds, through the local service: no key, no network.
+    """Run the whole pipeline on example seeds, through the local service. Needs no key and no network.
 
     The text comes from a very small model (SmolLM2, 135 million parameters) and is for demonstration only.
     """

@@ -1,4 +1,4 @@
-"""Decide whether a batch may be sent now: holds, the configured limits of the provider, and the budget.
+"""Decide whether a batch may be sent now: holds, the configured limits of the provider, and the budget (`max_usd`).
 
 Reasons against it are recorded in `session.troubles`, or as the hold of the step.
 """

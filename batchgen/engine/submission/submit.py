@@ -22,7 +22,7 @@ from batchgen.runtime.files import hash_file, write_durably
 def submit(session: Session, steps: Sequence[Step]) -> int:
     """Submit every conversation that is ready for one of `steps`. Returns the number of batches created.
 
-    What cannot be sent now waits. Troubles are recorded in the session; they do not stop the other provider.
+    What cannot be sent now waits. Troubles are recorded in the session; they do not stop other providers.
     """
     sender = Sender(session)
     return sum(map(sender.send, Selection(session, steps, sender.halted).sources()))
