@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
     ],
 }
 
+MEASURES = {**throughput.MEASURES, "collect without echo": partial(throughput.measure_collect, echo=False)}
+
 
 def timed(place: Any, name: str, seconds: list[float]) -> None:
     """Note in `seconds` how long each call of a function takes from now on."""
@@ -86,7 +88,7 @@ def parts(what: str, rows: int) -> dict[str, float]:
     for place, name, label in PARTS[what]:
         timed(place, name, seconds[label])
     with tempfile.TemporaryDirectory() as folder:
-        files = throughput.MEASURES[what](rows, Path(folder) / "root")
+        files = MEASURES[what](rows, Path(folder) / "root")
     found = {"in all": statistics.median(files) * 1000}
     for label, each in seconds.items():
         calls = max(1, round(len(each) / len(files)))
