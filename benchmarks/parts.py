@@ -64,7 +64,10 @@ PARTS: dict[str, list[tuple[Any, str, str]]] = {
     ],
 }
 
-MEASURES = {**throughput.MEASURES, "collect without echo": partial(throughput.measure_collect, echo=False)}
+MEASURES: dict[str, Callable[[int, Path], list[float]]] = {
+    **throughput.MEASURES,
+    "collect without echo": partial(throughput.measure_collect, echo=False),
+}
 
 
 def timed(place: Any, name: str, seconds: list[float]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import product
-from string import ascii_letters, digits
+from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
 
@@ -122,13 +122,23 @@ def parse_key(key: str) -> ParsedKey | None:
 
 
 ECHO_FIELD = "m"  # the name of the echo in a JSON reply; short, because every reply is billed for it
-_ECHOES = tuple(map("".join, product(digits + ascii_letters, repeat=2)))
+# Pairs of letters, those that Gemini's tokenizer reads as one token first: in lower case, then with one capital.
+_ECHOES = tuple(
+    one + other
+    for first, second in (
+        (ascii_lowercase, ascii_lowercase),
+        (ascii_uppercase, ascii_lowercase),
+        (ascii_uppercase, ascii_uppercase),
+        (ascii_lowercase, ascii_uppercase),
+    )
+    for one, other in product(first, second)
+)
 
 
 def echo_of(number: int) -> str:
-    """Return the echo of a conversation: two characters that only a reply to its own requests can hold.
+    """Return the echo of a conversation: two letters that only a reply to its own requests can hold.
 
     It depends on the number alone, so that it can be computed from any request key. Conversations whose numbers differ
-    by a multiple of 3844 have the same echo.
+    by a multiple of 2704 have the same echo.
     """
     return _ECHOES[number % len(_ECHOES)]

@@ -47,9 +47,9 @@ def swap(found: list[Reply], one: int, other: int) -> list[Reply]:
 
 
 def test_echoes_of_neighbours_differ() -> None:
-    assert len({echo_of(number) for number in range(1000, 1000 + 3844)}) == 3844
+    assert len({echo_of(number) for number in range(1000, 1000 + 2704)}) == 2704
     assert all(len(echo_of(number)) == 2 and echo_of(number).isalnum() for number in (0, 1, 3843, 10**9))
-    assert echo_of(3844) == echo_of(0)
+    assert echo_of(2704) == echo_of(0)
 
 
 @pytest.mark.parametrize("step", GEMINI_STEPS, ids=str)
@@ -67,7 +67,7 @@ def test_a_swapped_pair_is_always_found(step: Step, count: int, first: int, data
 
 
 def test_an_echo_that_two_requests_have_proves_nothing() -> None:
-    asked = keys(1) | keys(1, 1 + 3844) | keys(1, 2)
+    asked = keys(1) | keys(1, 1 + 2704) | keys(1, 2)
     found = check_echoes(asked, replies(asked))
     assert found.unproven == [0, 1]
     assert len(found.proven) == 1
@@ -75,7 +75,7 @@ def test_an_echo_that_two_requests_have_proves_nothing() -> None:
 
 
 def test_an_echo_that_two_other_requests_have_is_foreign_all_the_same() -> None:
-    asked = keys(1) | keys(1, 1 + 3844) | keys(1, 2)
+    asked = keys(1) | keys(1, 1 + 2704) | keys(1, 2)
     found = replies(asked)
     check = check_echoes(asked, [*found[:2], found[2]._replace(echo=echo_of(1))])
     assert list(check.foreign) == [2]
