@@ -94,10 +94,8 @@ def said(row: Provider, line: bytes) -> list[str]:
 def test_whatever_a_seed_holds_stays_inside_the_fence(stage: Stage, data: st.DataObject) -> None:
     turns, shows = (*data.draw(st.lists(FINISHED, min_size=1, max_size=3)), *data.draw(OPEN[stage])), data.draw(SHOWS)
     asked = asked_for(stage, turns, shows=shows)
-    assert (
-        asked.system
-        == asked_for(stage, [Turn("q", "a", "c"), *([Turn("q", "a")] if stage != "question" else [])]).system
-    )
+    plain = [Turn("q", "a", "c"), *([Turn("q", "a")] if stage is not Stage.QUESTION else [])]
+    assert asked.system == asked_for(stage, plain, shows=shows).system
     for row in PROVIDERS.values():
         line = row.line("k", asked, Parameters("gemini-2.5-flash-lite", 128, 1.0))
         assert line.decode().splitlines() == [line.decode()]
@@ -172,12 +170,13 @@ def test_no_answer_of_an_earlier_turn_is_shown(rounds: int, history_messages: in
 
 @pytest.mark.parametrize("stage", Stage)
 @given(turns=st.lists(FINISHED, min_size=1, max_size=3), data=st.data())
-def test_the_setting_changes_neither_the_instructions_nor_the_chat(
+def test_the_setting_changes_neither_the_fields_nor_the_chat(
     stage: Stage, turns: list[Turn], data: st.DataObject
 ) -> None:
     dialogue = [*turns, *data.draw(OPEN[stage])]
     lean, whole = (asked_for(stage, dialogue, shows=shows) for shows in HistoryShows)
-    assert (lean.system, lean.fields) == (whole.system, whole.fields)
+    assert lean.fields == whole.fields
+    assert len(lean.system) <= len(whole.system)
     assert stage is not Stage.ANSWER or lean == whole
 
 
