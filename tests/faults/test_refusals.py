@@ -21,7 +21,16 @@ from tests.support.invariants import (
     tick,
     until,
 )
-from tests.support.provider_facts import ANSWERERS, KEYS, MODEL_GONE, PROVIDERS, UPLOAD_DATA, UPLOAD_START
+from tests.support.provider_facts import (
+    ANSWERERS,
+    KEYS,
+    MODEL_GONE,
+    MODELS_SETTING,
+    OTHER_MODEL,
+    PROVIDERS,
+    UPLOAD_DATA,
+    UPLOAD_START,
+)
 
 STEPS = 3
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
@@ -370,7 +379,7 @@ def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench:
     bench.service.faults.add(
         CallFault(provider=provider, endpoint="create", action=MODEL_GONE[provider], nth=nth, times=0)
     )
-    assert f"[{provider}] models" in until(bench, 3).err
+    assert MODELS_SETTING[provider] in until(bench, 3).err
     for _ in range(3):
         assert tick(bench, 4000).code == 3
     assert posts(bench, provider) == nth
