@@ -25,9 +25,9 @@ from tests.support.provider_facts import (
     ANSWERERS,
     KEYS,
     MODEL_GONE,
-    MODELS_SETTING,
     OTHER_MODEL,
     PROVIDERS,
+    STAGE,
     UPLOAD_DATA,
     UPLOAD_START,
 )
@@ -379,7 +379,7 @@ def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench:
     bench.service.faults.add(
         CallFault(provider=provider, endpoint="create", action=MODEL_GONE[provider], nth=nth, times=0)
     )
-    assert MODELS_SETTING[provider] in until(bench, 3).err
+    assert f"batchgen switch {STAGE[provider]}" in until(bench, 3).err
     for _ in range(3):
         assert tick(bench, 4000).code == 3
     assert posts(bench, provider) == nth

@@ -22,8 +22,7 @@ UPLOAD_START = {"gemini": "upload_start", "together": "upload_start", "deepinfra
 UPLOAD_DATA = {"gemini": "upload_data", "together": "upload_data", "deepinfra": "upload_whole"}
 # A part of the address of an output file; DeepInfra always names an error file as well.
 OUTPUT_FILE = {"gemini": "", "together": "", "deepinfra": "_output"}
-# The setting of a provider's models, as a message names it, and with another model.
-MODELS_SETTING = {"gemini": "[gemini] models", "together": "[together] models", "deepinfra": "batchgen switch answer"}
+# A configuration with another model.
 OTHER_MODEL = {
     "gemini": '[gemini]\nmodels = ["other-model"]\n',
     "together": '[together]\nmodels = ["other-model"]\n',
