@@ -103,7 +103,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     # jobs
     ("gemini", READ, 404, "Requested entity was not found. NOT_FOUND", JobNotFound),
     ("together", READ, 404, "Job not found", JobNotFound),
-    ("deepinfra", CREATE, 404, "No such file: file-abc", FileGone),
+    ("deepinfra", CREATE, 404, "No such file: file-abc", JobNotFound),
     ("deepinfra", READ, 404, "No such batch: batch_abc", JobNotFound),
     ("deepinfra", PROBE, 404, "The model 'nobody/knows' does not exist.", ModelGone),
     ("deepinfra", UPLOAD, 401, "Invalid API key.", KeyRefused),
