@@ -27,6 +27,7 @@ from batchgen.providers.openai_services import SERVICES
 from batchgen.runtime import clock
 from tests.support import fault_table
 from tests.support.bench import REPOSITORY, Bench
+from tests.support.provider_facts import providers_in
 
 if TYPE_CHECKING:
     from tests.support.fork_server import Forks
@@ -116,13 +117,14 @@ def make_bench(
 ) -> Iterator[Callable[..., Bench]]:
     """Make benches. The environment and the clock are those of the last one.
 
-    A test with a parameter `provider` that is a service with OpenAI's protocol gets its answers from that service.
+    A test gets its answers from the service with OpenAI's protocol that a parameter of it names, if one does.
     """
     services: list[LocalService] = []
-    provider = getattr(request.node, "callspec", None) and request.node.callspec.params.get("provider")
-    answerer = str(provider) if provider in SERVICES else "together"
+    callspec = getattr(request.node, "callspec", None)
+    named = providers_in(callspec.params.values()) & SERVICES.keys() if callspec else set()
+    found = min(named, default="together")
 
-    def make(*, root: str = "run", job_seconds: float = 0.0, backend: Any = None) -> Bench:
+    def make(*, root: str = "run", job_seconds: float = 0.0, backend: Any = None, answerer: str = found) -> Bench:
         service = LocalService(backend=backend or Scripted(), job_seconds=job_seconds)
         service.start()
         services.append(service)

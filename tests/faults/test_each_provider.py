@@ -5,36 +5,36 @@ from __future__ import annotations
 import pytest
 
 from batchgen.emulator.faults import ALWAYS, CallFault, Status
-from batchgen.runtime.settings import load_settings
-from tests.support.bench import GEMINI_KEY, TOGETHER_KEY
+from batchgen.runtime.settings import LLAMA
+from tests.support.bench import SPARE_MODEL
 from tests.support.invariants import ORDER, ledger
+from tests.support.provider_facts import ANSWERERS, KEY_VARIABLE, KEYS
 from tests.support.scene import Make, Scene
 
-KEYS = {"gemini": ("GEMINI_API_KEY", GEMINI_KEY), "together": ("TOGETHER_API_KEY", TOGETHER_KEY)}
+MODELS = dict.fromkeys(ANSWERERS, (LLAMA, SPARE_MODEL))
 ONE_AT_A_TIME = "gemini.concurrent_batches = 1\n"
 
 
 def hindered(scene: Scene, patch: pytest.MonkeyPatch, provider: str, how: str) -> tuple[int, str]:
     """Make all calls to `provider` fail. Returns the exit status to expect, and a part of the message."""
-    variable, key = KEYS[provider]
+    variable, key = KEY_VARIABLE[provider], KEYS[provider]
     world, faults = scene.bench.service.world, scene.bench.service.faults
     if how == "no key":
         patch.delenv(variable)
         return 2, f"{variable} is not set"
     if how == "a refused key":
-        world.valid_keys = {GEMINI_KEY, TOGETHER_KEY} - {key}
+        world.valid_keys = set(KEYS.values()) - {key}
         return 2, "check the key, its project and its billing"
     if how == "no model":
-        models = load_settings(scene.bench.root, None).provider(provider).models
-        world.gone_models = {model.removeprefix("models/") for model in models}
+        world.gone_models = set(MODELS[provider])
         return 2, f"{provider} serves none of"
     faults.add(CallFault(provider=provider, endpoint="probe", times=ALWAYS, action=Status(503)))
     return 75, "503"
 
 
 def mended(scene: Scene, patch: pytest.MonkeyPatch) -> None:
-    for variable, key in KEYS.values():
-        patch.setenv(variable, key)
+    for provider, variable in KEY_VARIABLE.items():
+        patch.setenv(variable, KEYS[provider])
     world = scene.bench.service.world
     world.valid_keys, world.gone_models = None, set()
     scene.bench.service.faults.clear()
@@ -47,16 +47,17 @@ def mended(scene: Scene, patch: pytest.MonkeyPatch) -> None:
     seen="the other provider's stage is sent; status 2 (75 after the 503), and what is missing",
 )
 @pytest.mark.parametrize("how", ["no key", "a refused key", "no model", "no answer"])
+@pytest.mark.parametrize("provider", ANSWERERS)
 def test_one_provider_is_no_reason_to_hold_back_the_other(
-    how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
+    provider: str, how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene.of(make_bench, 4)
-    code, told = hindered(scene, monkeypatch, "together", how)
+    code, told = hindered(scene, monkeypatch, provider, how)
     for command in (["submit", "--stage", "question"], ["collect", "--advance"]):
         done = scene.run(*command)
         assert done.code == code
         assert done.err.count(told) == 1
-        assert (scene.jobs("gemini"), scene.jobs("together")) == (1, 0)
+        assert (scene.jobs("gemini"), scene.jobs(provider)) == (1, 0)
     assert [(row["position"], row["state"]) for row in ledger(scene.bench).batches] == [(3, "collected")]
     mended(scene, monkeypatch)
     scene.finish()
@@ -91,12 +92,13 @@ def test_a_key_that_is_refused_at_work_stops_its_provider_only(endpoint: str, ma
 
 
 @pytest.mark.parametrize("how", ["no key", "a refused key"])
+@pytest.mark.parametrize("provider", ANSWERERS)
 def test_a_run_waits_for_what_the_other_provider_has(
-    how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
+    provider: str, how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`run` ends when no provider can do more, and not before."""
     scene = Scene.of(make_bench, 4, job_seconds=600.0)
-    code, told = hindered(scene, monkeypatch, "together", how)
+    code, told = hindered(scene, monkeypatch, provider, how)
     done = scene.run("run")
     assert done.code == code
     assert told in done.err

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from tests.support.invariants import ledger
-from tests.support.scene import HOUR, MINUTE, POSITION, Make, Scene, reach, spent
+from tests.support.provider_facts import POSITION
+from tests.support.scene import HOUR, MINUTE, Make, Scene, reach, spent
 
 # ---------------------------------------------------------------- waiting
 
@@ -84,6 +85,10 @@ IN_PART = pytest.mark.fault(
         pytest.param("together", "EXPIRED", 0.4, MINUTE, marks=NAMED_LATE),
         pytest.param("together", "CANCELLED", 0.4, MINUTE, marks=NAMED_LATE),
         pytest.param("gemini", "BATCH_STATE_CANCELLED", 1.0, MINUTE, marks=NAMED_LATE),
+        pytest.param("deepinfra", "expired", 0.4, 0.0, marks=KEPT),  # "failed" means that no row was begun
+        pytest.param("deepinfra", "cancelled", 0.4, 0.0, marks=KEPT),
+        pytest.param("deepinfra", "expired", 0.4, MINUTE, marks=NAMED_LATE),
+        pytest.param("deepinfra", "cancelled", 0.4, MINUTE, marks=NAMED_LATE),
     ],
 )
 def test_what_an_unfinished_job_did_is_kept(
@@ -112,7 +117,9 @@ def test_what_an_unfinished_job_did_is_kept(
     injected="state",
     seen="a warning at each tick, status 3 after 6 h, no second job; collected when it says more",
 )
-@pytest.mark.parametrize(("provider", "odd"), [("gemini", "BATCH_STATE_FOO"), ("together", "DREAMING")])
+@pytest.mark.parametrize(
+    ("provider", "odd"), [("gemini", "BATCH_STATE_FOO"), ("together", "DREAMING"), ("deepinfra", "dreaming")]
+)
 def test_an_unknown_or_missing_state_is_polled_until_it_says_more(make_bench: Make, provider: str, odd: str) -> None:
     scene = Scene.of(make_bench, 4)
     states = [[odd, 3 * HOUR], [None, 9 * HOUR]]

@@ -8,10 +8,10 @@ from batchgen.emulator.faults import CallFault, Drop, LateCommit, Status
 from batchgen.providers import PROVIDERS as TABLE
 from batchgen.runtime import clock
 from batchgen.runtime.settings import KEY_VARIABLES, Settings
-from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench
+from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import Make, Watch, end, finished, ledger, no_key_anywhere, start, tick, until
+from tests.support.provider_facts import KEY_VARIABLE, KEYS, PROVIDERS, UPLOAD_START
 
-PROVIDERS = ("gemini", "together")
 HOUR = 3600.0
 DAY = 24 * HOUR
 
@@ -39,7 +39,7 @@ def test_36_key_rotated_in_flight(
     provider: str, bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The jobs of another key answer 404: this is reported, and they are collected once the old key is back."""
-    variable, old = f"{provider.upper()}_API_KEY", {"gemini": GEMINI_KEY, "together": TOGETHER_KEY}[provider]
+    variable, old = KEY_VARIABLE[provider], KEYS[provider]
     while (batches := ledger(bench).batches) == [] or batches[-1]["provider"] != provider:
         assert tick(bench).code == 0
     monkeypatch.setenv(variable, "another-key-of-mine")
@@ -99,16 +99,17 @@ def test_36_key_rotated_after_the_upload(
     injected="planted keys, `-v`, the SDKs' own debug logs",
     seen="`***`; the keys are in no file and no output",
 )
-@pytest.mark.parametrize("log", ["debug", "info"])
-def test_42_planted_keys_are_found_nowhere(log: str, bench: Bench) -> None:
+@pytest.mark.parametrize(("log", "provider"), [("debug", "together"), ("info", "together"), ("debug", "deepinfra")])
+def test_42_planted_keys_are_found_nowhere(log: str, provider: str, bench: Bench) -> None:
     """Errors contain the request and its headers, responses quote the key, and all logs are at debug level."""
     faults = bench.service.faults
-    for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
+    for asked in ("gemini", provider):
+        key = KEYS[asked]
         quoting = f"the request with x-goog-api-key: {key} and Authorization: Bearer {key} was refused"
-        faults.add(CallFault(provider=provider, endpoint="probe", action=Status(400, quoting)))
-        faults.add(CallFault(provider=provider, endpoint="upload_start", action=Status(500, quoting)))
-        faults.add(CallFault(provider=provider, endpoint="create", action=Status(429, quoting)))
-        faults.add(CallFault(provider=provider, endpoint="get", action=Drop(reset=True)))
+        faults.add(CallFault(provider=asked, endpoint="probe", action=Status(400, quoting)))
+        faults.add(CallFault(provider=asked, endpoint=UPLOAD_START[asked], action=Status(500, quoting)))
+        faults.add(CallFault(provider=asked, endpoint="create", action=Status(429, quoting)))
+        faults.add(CallFault(provider=asked, endpoint="get", action=Drop(reset=True)))
     said: list[str] = []
     for _ in range(3):
         bench.service.world.advance(0)

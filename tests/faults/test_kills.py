@@ -16,6 +16,7 @@ from batchgen.emulator.faults import CallFault, Drop
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ROUNDS, Make, Watch, end, undisturbed
+from tests.support.provider_facts import ANSWERERS
 
 CONVERSATIONS = 3
 STEPS = 3
@@ -89,10 +90,10 @@ def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_benc
     injected="SIGKILL or SIGTERM after a random write, commit or packet (`make soak`: 1000 times)",
     seen="the same files, no batch bought twice",
 )
-@pytest.mark.parametrize("seed", range(RUNS))
-def test_killed_at_random(seed: int, expected: dict[str, bytes], make_bench: Make, forks: Forks) -> None:
+@pytest.mark.parametrize(("seed", "provider"), [(seed, ANSWERERS[seed % len(ANSWERERS)]) for seed in range(RUNS)])
+def test_killed_at_random(seed: int, provider: str, expected: dict[str, bytes], make_bench: Make, forks: Forks) -> None:
     """Ticks are killed after any write, commit or network call, by SIGKILL or SIGTERM."""
-    bench = prepared(make_bench(), "max_requests = 2\n")
+    bench = prepared(make_bench(answerer=provider), "max_requests = 2\n")
     watch = Watch(bench)
     chance = random.Random(seed)
     kills = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from batchgen.emulator.faults import CallFault, Status
+from tests.support.provider_facts import UPLOAD_DATA
 from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
 
 NOT_TAKEN = pytest.mark.fault(
@@ -31,7 +32,7 @@ def fail(scene: Scene, provider: str, endpoint: str, part: str) -> None:
 
 def two_uploads(scene: Scene, provider: str) -> None:
     for number in (1, 5):
-        fail(scene, provider, "upload_data", f"r1-{number:06d}.r2.answer")
+        fail(scene, provider, UPLOAD_DATA[provider], f"r1-{number:06d}.r2.answer")
 
 
 def polls_of_one_job(scene: Scene, provider: str) -> None:
@@ -50,10 +51,13 @@ def download_of_one_job(scene: Scene, provider: str) -> None:
     ("provider", "conversations", "inject"),
     [
         pytest.param("together", 8, two_uploads, marks=NOT_TAKEN),
+        pytest.param("deepinfra", 8, two_uploads, marks=NOT_TAKEN),
         pytest.param("gemini", 6, polls_of_one_job, marks=NOT_READ),
         pytest.param("together", 6, polls_of_one_job, marks=NOT_READ),
+        pytest.param("deepinfra", 6, polls_of_one_job, marks=NOT_READ),
         pytest.param("gemini", 6, download_of_one_job, marks=NOT_READ),
         pytest.param("together", 6, download_of_one_job, marks=NOT_READ),
+        pytest.param("deepinfra", 6, download_of_one_job, marks=NOT_READ),
     ],
 )
 def test_a_batch_in_trouble_holds_back_its_own_rows_only(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchgen.emulator.faults import Action, Body, CallFault, Drop, Status
-from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench
+from tests.support.bench import Bench
 from tests.support.invariants import (
     CONVERSATIONS,
     Make,
@@ -21,8 +21,17 @@ from tests.support.invariants import (
     tick,
     until,
 )
+from tests.support.provider_facts import (
+    ANSWERERS,
+    KEYS,
+    MODEL_GONE,
+    OTHER_MODEL,
+    PROVIDERS,
+    STAGE,
+    UPLOAD_DATA,
+    UPLOAD_START,
+)
 
-PROVIDERS = ("gemini", "together")
 STEPS = 3
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 
@@ -146,6 +155,15 @@ REFUSALS = [
         marks=WISH_TO_WAIT,
         id="together wish",
     ),
+    pytest.param(
+        refused("deepinfra", "create", wait(250)),
+        75,
+        "waits 250 s",
+        AT_250_SECONDS,
+        1,
+        marks=WISH_TO_WAIT,
+        id="deepinfra wish",
+    ),
     *(
         # A create call that may have bought a job is looked for before it is made again.
         pytest.param(
@@ -170,7 +188,7 @@ REFUSALS = [
             id=f"{provider} {endpoint}",
         )
         for provider in PROVIDERS
-        for endpoint in ("upload_start", "upload_data")
+        for endpoint in sorted({UPLOAD_START[provider], UPLOAD_DATA[provider]})
     ),
     # One refused upload causes no halt: uploading again buys nothing.
     pytest.param(
@@ -186,7 +204,21 @@ REFUSALS = [
     pytest.param(
         refused("together", "create", Status(400, PROCESSING)), 75, "", [], 0, marks=TOO_EARLY, id="processing"
     ),
+    pytest.param(
+        refused("deepinfra", "create", Status(400, PROCESSING)), 75, "", [], 0, marks=TOO_EARLY, id="deepinfra early"
+    ),
     # The same request would be refused again: the step halts until `retry`.
+    pytest.param(
+        refused(
+            "deepinfra", "create", Status(422, body={"detail": [{"loc": ["body", "metadata"], "msg": "Bad field."}]})
+        ),
+        3,
+        "Bad field.",
+        [(9000, 3)] * 3,
+        0,
+        marks=WHOLE_FILE,
+        id="deepinfra whole",
+    ),
     pytest.param(
         refused("gemini", "create", Status(400, "Bad field.")), 3, "", [(9000, 3)] * 3, 0, marks=WHOLE_FILE, id="whole"
     ),
@@ -333,12 +365,6 @@ def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     assert len(bench.rows("round2/round2_history.jsonl")) == CONVERSATIONS - 1
 
 
-GONE = {
-    "gemini": Status(404, "models/gemini-2.5-flash-lite is not found for API version v1beta."),
-    "together": Status(400, "Unable to access non-serverless model Meta-Llama.", status="model_not_available"),
-}
-
-
 @pytest.mark.fault(
     12,
     "create: the model is gone",
@@ -350,15 +376,17 @@ def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench:
     """Exit 3 and no repeated retries; the other provider's steps continue; a person must choose another model."""
     bench = start(make_bench(), "max_requests = 2\n")
     nth = 2 if provider == "gemini" else 1
-    bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=GONE[provider], nth=nth, times=0))
-    assert f"[{provider}] models" in until(bench, 3).err
+    bench.service.faults.add(
+        CallFault(provider=provider, endpoint="create", action=MODEL_GONE[provider], nth=nth, times=0)
+    )
+    assert f"batchgen switch {STAGE[provider]}" in until(bench, 3).err
     for _ in range(3):
         assert tick(bench, 4000).code == 3
     assert posts(bench, provider) == nth
-    other = "together" if provider == "gemini" else "gemini"
+    other = bench.answerer if provider == "gemini" else "gemini"
     assert bench.service.world.jobs_created(other)
     bench.service.faults.clear()
-    start(bench, "max_requests = 2\n", f'[{provider}]\nmodels = ["other-model"]\n')
+    start(bench, "max_requests = 2\n", OTHER_MODEL[provider])
     bench.ticks()
     finished(bench)
     assert bench.files() == expected
@@ -381,14 +409,16 @@ REFUSED = {
 )
 @pytest.mark.parametrize(
     ("name", "endpoint"),
-    [*((name, "create") for name in REFUSED), *(("400", endpoint) for endpoint in ("probe", "upload_start", "get"))],
+    [*((name, "create") for name in REFUSED), *(("400", endpoint) for endpoint in ("probe", "upload", "get"))],
 )
-def test_13_key_refused(name: str, endpoint: str, bench: Bench, expected: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("provider", ANSWERERS)
+def test_13_key_refused(name: str, endpoint: str, provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """Exit 2 and one line with the error and the fix, no key and no traceback; the right key continues the run."""
-    for provider, key in (("gemini", GEMINI_KEY), ("together", TOGETHER_KEY)):
+    for asked in ("gemini", provider):
         refused = REFUSED[name]
-        action = Status(refused.code, refused.message.format(key=key))
-        bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=action))
+        action = Status(refused.code, refused.message.format(key=KEYS[asked]))
+        call = UPLOAD_START[asked] if endpoint == "upload" else endpoint
+        bench.service.faults.add(CallFault(provider=asked, endpoint=call, action=action))
     said = [tick(bench)]
     while said[-1].code != 2:
         said.append(tick(bench))

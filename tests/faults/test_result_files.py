@@ -9,9 +9,10 @@ import pytest
 
 from batchgen.emulator.faults import Action, Body, CallFault, Html, Merge, Status, Truncate
 from tests.support.invariants import bought_once, ledger
-from tests.support.scene import HOUR, MINUTE, POSITION, STAGE, Make, Scene, failed_requests, reach
+from tests.support.provider_facts import OUTPUT_FILE, POSITION, PROVIDERS, STAGE
+from tests.support.scene import HOUR, MINUTE, Make, Scene, failed_requests, reach
 
-BOTH = pytest.mark.parametrize("provider", ["gemini", "together"])
+BOTH = pytest.mark.parametrize("provider", PROVIDERS)
 
 
 def key(number: int, provider: str, attempt: int = 1) -> str:
@@ -58,7 +59,7 @@ def test_rows_in_disorder(make_bench: Make, provider: str) -> None:
     assert "5 of 8 accepted (5 accepted, 1 conflict, 2 missing, 2 superseded)" in said
     assert "ignored 1 line for requests that it does not hold and 1 without a key" in said
     assert failures(scene) == {2: "conflict", 4: "missing", 5: "missing"}
-    raw = next((scene.bench.root / "results" / "round2" / STAGE[provider]).glob("*.jsonl")).read_bytes()
+    raw = next((scene.bench.root / "results" / "round2" / STAGE[provider]).glob("*-a1.jsonl")).read_bytes()
     keys = [row.get("key") or row.get("custom_id") for row in map(json.loads, raw.splitlines())]
     assert [found for found in keys if found] != sorted(found for found in keys if found)  # as it was downloaded
     scene.finish_as_expected()
@@ -157,7 +158,9 @@ def test_a_first_short_download_is_not_believed_however_late_it_comes(
     reach(scene, provider)
     assert [scene.tick(MINUTE).code for _ in range(3)] == [75] * 3
     faults.clear()
-    faults.add(CallFault(provider=provider, endpoint="download", action=cut(0.6, on_line=True), times=2))
+    part = OUTPUT_FILE[provider]
+    short = CallFault(provider=provider, endpoint="download", contains=part, action=cut(0.6, on_line=True), times=2)
+    faults.add(short)
     result = scene.tick(MINUTE)
     assert result.code == 75
     assert "at least 8 are expected" in result.err
@@ -277,7 +280,8 @@ def test_an_answer_that_is_not_the_whole_file_is_not_believed(  # noqa: PLR0913,
     reach(scene, provider)
     before = list((scene.bench.root / "results").rglob("*.jsonl"))
     for action in actions:
-        fault = CallFault(provider=provider, endpoint=endpoint, action=action, times=times)
+        part = OUTPUT_FILE[provider] if endpoint == "download" else ""
+        fault = CallFault(provider=provider, endpoint=endpoint, contains=part, action=action, times=times)
         scene.bench.service.faults.add(fault)
     for after, code in ticks:
         result = scene.tick(after)
@@ -334,7 +338,7 @@ def test_bytes_that_break_careless_readers(make_bench: Make, provider: str) -> N
     for number, outcome in enumerate(outcomes, 1):
         rows(outcome, provider=provider, key=key(number, provider))  # type: ignore[arg-type]
     smile = "Smile \U0001f600\U0001f468\u200d\U0001f469 \u4f60\u597d"
-    text = smile if provider == "together" else json.dumps({"question": smile})
+    text = json.dumps({"question": smile}) if provider == "gemini" else smile
     rows("text", provider=provider, key=key(10, provider), text=text)
     assert "8 of 11 accepted (8 accepted, 3 missing)" in until_collected(
         scene, provider, most=5, every=8 * MINUTE

@@ -15,10 +15,10 @@ from batchgen.core.dialogue import echo_of
 from batchgen.core.outcomes import POLICY, Reason
 from batchgen.emulator.backends.builtin import Prompt, Scripted, default_text
 from batchgen.engine.settlement import settle
-from batchgen.engine.submission.expected_length import ECHO_TOKENS
 from tests.support.bench import seeds
 from tests.support.invariants import ROUNDS, finished, undisturbed
-from tests.support.scene import HOUR, MINUTE, STAGE, Make, Scene, built_again, failed_requests
+from tests.support.provider_facts import MAX_OUTPUT_TOKENS, PROVIDERS, STAGE
+from tests.support.scene import HOUR, MINUTE, Make, Scene, built_again, failed_requests
 
 if TYPE_CHECKING:
     from tests.support.bench import Bench
@@ -61,10 +61,22 @@ ROWS: list[tuple[str, dict[str, Any], str, Reason]] = [
     ("http_status", {"code": 500}, "together", Reason.PROVIDER_ERROR),
     ("http_status", {"code": 400}, "together", Reason.INVALID_REQUEST),
     ("http_status", {"code": 422}, "together", Reason.INVALID_REQUEST),
+    # Those of Together, and codes of errors as text.
+    ("truncated", {}, "deepinfra", Reason.TRUNCATED),
+    ("safety", {}, "deepinfra", Reason.BLOCKED_OUTPUT),
+    ("finish", {}, "deepinfra", Reason.UNKNOWN_FINISH),
+    ("no_parts", {}, "deepinfra", Reason.EMPTY),
+    ("blank", {}, "deepinfra", Reason.EMPTY),
+    ("neither", {}, "deepinfra", Reason.UNREADABLE),
+    ("missing", {}, "deepinfra", Reason.MISSING),
+    ("error", {"code": 500}, "deepinfra", Reason.PROVIDER_ERROR),
+    ("error", {"code": 400}, "deepinfra", Reason.INVALID_REQUEST),
+    ("http_status", {"code": 500}, "deepinfra", Reason.PROVIDER_ERROR),
+    ("http_status", {"code": 422}, "deepinfra", Reason.INVALID_REQUEST),
 ]
 # Provider -> its rows of the table above.
-BY_PROVIDER = {name: [row for row in ROWS if row[2] == name] for name in STAGE}
-TWO = pytest.mark.parametrize("provider", ["gemini", "together"])
+BY_PROVIDER = {name: [row for row in ROWS if row[2] == name] for name in PROVIDERS}
+TWO = pytest.mark.parametrize("provider", PROVIDERS)
 
 
 def strike(scene: Scene, provider: str, attempt: str = "1") -> dict[int, Reason]:
@@ -132,7 +144,7 @@ def test_a_row_that_fails_once(make_bench: Make, provider: str) -> None:
             assert data == without(expected[name], blocked)
     first = BY_PROVIDER[provider][0][0]
     assert first == "truncated"
-    ceiling = {"gemini": 128 + ECHO_TOKENS, "together": 512}[provider]
+    ceiling = MAX_OUTPUT_TOKENS[provider]
     assert ceilings(scene.bench, 1, STAGE[provider]) == [ceiling, 2 * ceiling]
     assert ceilings(scene.bench, count, STAGE[provider]) == [ceiling]
 
@@ -148,7 +160,7 @@ def test_a_row_that_always_fails(make_bench: Make, provider: str) -> None:
     assert sorted(failed_requests(scene.bench)) == sorted(wanted)
     left = [(row["id"], row["reason"], row["attempts"]) for row in scene.bench.rows("rejected.jsonl")]
     assert left == [(f"r1-{number:06d}", reason, tries[number]) for number, reason in struck.items()]
-    ceiling = {"gemini": 128 + ECHO_TOKENS, "together": 512}[provider]
+    ceiling = MAX_OUTPUT_TOKENS[provider]
     assert ceilings(scene.bench, 1, STAGE[provider]) == [ceiling, 2 * ceiling, 4 * ceiling]
     assert scene.bench.status()["complete"] == 3
 

@@ -13,6 +13,7 @@ from batchgen.emulator.faults import CallFault, Html, Status
 from batchgen.runtime import clock
 from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import CONVERSATIONS, Make, posts, start, tick, until
+from tests.support.provider_facts import PROVIDERS, UPLOAD_START, URL_VARIABLE
 from tests.support.scene import HOUR, MINUTE, Scene
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
@@ -23,8 +24,6 @@ LONG = (
 NO_FREE_TIER = f"{LONG}* Quota exceeded for metric: free_tier_requests, limit: 0, model: gemini-2.5-flash-lite"
 NO_CREDITS = "The prepaid credits of this project are used up; buy new ones in its billing."
 DAILY = f"{LONG}* Quota exceeded for metric: paid_tier_requests, limit: 1500, model: gemini-2.5-flash-lite"
-PROVIDERS = ("gemini", "together")
-VARIABLES = {"gemini": "GOOGLE_GEMINI_BASE_URL", "together": "TOGETHER_BASE_URL"}
 
 
 @pytest.fixture
@@ -119,12 +118,18 @@ def test_6_a_model_that_has_waited_for_a_day_calls_somebody(endpoint: str, make_
 # ---------------------------------------------------------------- addresses, 43
 
 
-@pytest.mark.parametrize("ending", ["/", "/v1", "/v1/", "/v1beta", "/v1beta/", "/v1beta1", "//"])
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("provider", "ending"),
+    [
+        *((provider, ending) for provider in PROVIDERS for ending in ("/", "/v1", "/v1/", "//")),
+        # The address of a service of OpenAI's shape is used as it is: its version may be a part of it.
+        *((provider, ending) for provider in ("gemini", "together") for ending in ("/v1beta", "/v1beta/", "/v1beta1")),
+    ],
+)
 def test_an_address_that_ends_in_its_version(
     provider: str, ending: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLES[provider], f"{os.environ[VARIABLES[provider]]}{ending}")
+    monkeypatch.setenv(URL_VARIABLE[provider], f"{os.environ[URL_VARIABLE[provider]]}{ending}")
     assert bench.run("doctor").code == 0
     assert {result.code for result in bench.ticks()} == {0}
     assert bench.status()["complete"] == CONVERSATIONS
@@ -139,9 +144,9 @@ def test_an_address_that_ends_in_its_version(
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("action", [Status(404, "Not Found"), Html(404)], ids=["json", "page"])
 def test_43_an_upload_that_finds_nobody(provider: str, action: Any, bench: Bench) -> None:
-    bench.service.faults.add(CallFault(provider=provider, endpoint="upload_start", action=action, times=0))
+    bench.service.faults.add(CallFault(provider=provider, endpoint=UPLOAD_START[provider], action=action, times=0))
     refused = until(bench, 2)
-    assert VARIABLES[provider] in refused.err
+    assert URL_VARIABLE[provider] in refused.err
     assert "Traceback" not in refused.err
     assert posts(bench, provider) == 0
     bench.service.faults.clear()
@@ -175,7 +180,7 @@ def test_13_doctor_where_no_model_could_be_asked(provider: str, code: int, messa
     assert found.code == 2
     assert f"PROBLEM: {provider}: no call to a configured model succeeded" in found.out
     assert message in found.err
-    assert VARIABLES[provider] in found.err
+    assert URL_VARIABLE[provider] in found.err
 
 
 PLACES = (

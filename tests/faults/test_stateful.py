@@ -9,22 +9,24 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from batchgen.emulator.faults import CallFault, Drop, Html, Status
 from batchgen.runtime import failpoints
 from tests.support.invariants import finished
+from tests.support.provider_facts import ANSWERERS, KEY_VARIABLE, UPLOAD_START
 from tests.support.scene import Scene
 
 if TYPE_CHECKING:
     from tests.support.bench import Bench
 
-PROVIDERS = st.sampled_from(["gemini", "together"])
+ASKED = st.sampled_from(["gemini", "answerer"])
 CRASHPOINTS = st.sampled_from(
     [
         "request_file_written",
@@ -41,7 +43,7 @@ CRASHPOINTS = st.sampled_from(
     ]
 )
 ROWS = st.sampled_from(["missing", "empty", "truncated", "error", "duplicate_different", "no_key", "blocked_prompt"])
-CALLS = st.sampled_from(["get", "list", "download", "upload_start", "create"])
+CALLS = st.sampled_from(["get", "list", "download", "upload", "create"])
 TROUBLES = st.sampled_from([Status(503), Status(429), Html(), Drop()])
 MOST_TICKS = 120
 
@@ -53,14 +55,21 @@ class Killed(BaseException):
 class Pipeline(RuleBasedStateMachine):
     """A run of two rounds with every kind of fault."""
 
-    def __init__(self, make_scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, make_scene: Callable[[str], Scene], monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        self.scene, self.monkeypatch = make_scene(), monkeypatch
+        self.make_scene, self.monkeypatch = make_scene, monkeypatch
         self.said: list[str] = []
+
+    @initialize(answerer=st.sampled_from(ANSWERERS))
+    def begin(self, answerer: str) -> None:
+        self.scene = self.make_scene(answerer)
 
     @property
     def bench(self) -> Bench:
         return self.scene.bench
+
+    def name(self, provider: str) -> str:
+        return self.bench.answerer if provider == "answerer" else provider
 
     def command(self, *arguments: str) -> None:
         result = self.bench.run(*arguments)
@@ -84,22 +93,25 @@ class Pipeline(RuleBasedStateMachine):
     def retry(self) -> None:
         self.command("retry")
 
-    @rule(provider=PROVIDERS, late_seconds=st.sampled_from([300.0, 5000.0]))
+    @rule(provider=ASKED, late_seconds=st.sampled_from([300.0, 5000.0]))
     def jobs_are_cancelled_and_one_delivers(self, provider: str, late_seconds: float) -> None:
-        self.bench.service.faults.job(provider=provider, times=1, cancel="late", late_seconds=late_seconds)
+        self.bench.service.faults.job(provider=self.name(provider), times=1, cancel="late", late_seconds=late_seconds)
         self.command("cancel")
 
     @rule(seconds=st.sampled_from([60.0, 400.0, 1000.0, 7200.0, -1800.0]))
     def time_passes(self, seconds: float) -> None:
         self.bench.service.world.advance(seconds)
 
-    @rule(provider=PROVIDERS)
+    @rule(provider=ASKED)
     def the_next_answer_to_a_create_is_lost(self, provider: str) -> None:
-        self.bench.service.faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
+        lost = CallFault(provider=self.name(provider), endpoint="create", action=Drop(), after_effect=True)
+        self.bench.service.faults.add(lost)
 
-    @rule(provider=PROVIDERS, endpoint=CALLS, action=TROUBLES)
+    @rule(provider=ASKED, endpoint=CALLS, action=TROUBLES)
     def a_call_goes_wrong(self, provider: str, endpoint: str, action: Any) -> None:
-        self.bench.service.faults.add(CallFault(provider=provider, endpoint=endpoint, action=action))
+        name = self.name(provider)
+        call = UPLOAD_START[name] if endpoint == "upload" else endpoint
+        self.bench.service.faults.add(CallFault(provider=name, endpoint=call, action=action))
 
     @rule(outcome=ROWS)
     def a_row_goes_wrong(self, outcome: Any) -> None:
@@ -116,10 +128,10 @@ class Pipeline(RuleBasedStateMachine):
             except Killed:
                 self.said.append("killed")
 
-    @rule(variable=st.sampled_from(["GEMINI_API_KEY", "TOGETHER_API_KEY"]))
-    def a_tick_with_another_key(self, variable: str) -> None:
+    @rule(provider=ASKED)
+    def a_tick_with_another_key(self, provider: str) -> None:
         with self.monkeypatch.context() as patch:
-            patch.setenv(variable, "another-key-of-the-same-project")
+            patch.setenv(KEY_VARIABLE[self.name(provider)], "another-key-of-the-same-project")
             self.command("collect")
 
     @invariant()
@@ -155,8 +167,8 @@ def test_no_order_of_events_breaks_an_invariant(
 ) -> None:
     roots = itertools.count()
 
-    def make_scene() -> Scene:
-        return Scene.of(make_bench, 4, most=2, root=f"machine{next(roots)}")
+    def make_scene(answerer: str) -> Scene:
+        return Scene.of(partial(make_bench, answerer=answerer), 4, most=2, root=f"machine{next(roots)}")
 
     examples = int(os.environ.get("MACHINE_EXAMPLES", "6"))
     run_state_machine_as_test(

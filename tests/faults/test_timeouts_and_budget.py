@@ -9,8 +9,8 @@ from batchgen.providers import read_deadline
 from tests.support.bench import Bench
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ROUNDS, Make, Watch, end, finished, ledger, met, start, tick
+from tests.support.provider_facts import PROVIDERS
 
-PROVIDERS = ("gemini", "together")
 PRICES = """
 [prices."gemini-2.5-flash-lite"]
 input = 1.0
@@ -54,6 +54,12 @@ def test_41_a_finished_run_is_left_alone(bench: Bench) -> None:
 # ---------------------------------------------------------------- no complete response, 43
 
 SILENT = ["probe", "upload_start", "upload_data", "create", "get", "download"]
+SILENT_AT = [
+    *((provider, endpoint) for provider in ("gemini", "together") for endpoint in SILENT),
+    ("deepinfra", "upload_whole"),
+    ("deepinfra", "create"),
+    ("deepinfra", "download"),
+]
 
 
 @pytest.mark.fault(
@@ -62,8 +68,7 @@ SILENT = ["probe", "upload_start", "upload_data", "create", "get", "download"]
     injected="hang at the probe, upload, create, poll, download",
     seen="status 75 after one time-out; the lock is free",
 )
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("endpoint", SILENT)
+@pytest.mark.parametrize(("provider", "endpoint"), SILENT_AT)
 def test_43_no_answer_at_all(provider: str, endpoint: str, expected: dict[str, bytes], make_bench: Make) -> None:
     """The server accepts and never answers: after one time-out the command ends and the lock is free."""
     bench = start(make_bench(), "http_timeout_seconds = 0.3\n")

@@ -99,9 +99,9 @@ class Bench:
         )
 
     def configure(self, text: str) -> None:
-        """Write batchgen.toml; the models of the answers are added if the answerer is not Together."""
+        """Write batchgen.toml; the models of the answers are added unless Together gives them or `text` has them."""
         self.root.mkdir(parents=True, exist_ok=True)
-        if self.answerer != "together" and "answer.models" not in text:
+        if self.answerer != "together" and f'"{self.answerer}:' not in text:
             models = f'models = ["{self.answerer}:{LLAMA}", "{self.answerer}:{SPARE_MODEL}"]\n'
             text = text.replace("[answer]\n", f"[answer]\n{models}") if "[answer]" in text else f"answer.{models}{text}"
         (self.root / "batchgen.toml").write_text(text, "utf-8")

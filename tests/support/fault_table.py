@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.provider_facts import PROVIDERS, providers_in
+
 if TYPE_CHECKING:
     import pytest
 
@@ -18,15 +20,25 @@ START, END = "<!-- table: make docs -->\n", "<!-- end of table -->\n"
 
 
 def rows(items: Iterable[pytest.Item]) -> list[str]:
-    """One table row for each mark, in the order of the faults; parametrised tests count once."""
-    found = {}
+    """One table row for each mark, in the order of the faults; parametrised tests count once.
+
+    The column "providers" names those that the parameters of the test name.
+    """
+    found: dict[tuple[int, str, str], tuple[list[str], set[str]]] = {}
     for item in items:
+        callspec = getattr(item, "callspec", None)
+        providers = providers_in(callspec.params.values()) if callspec else set()
         name = item.nodeid.removeprefix("tests/").partition("[")[0]
         for mark in item.iter_markers("fault"):
             number, fault = mark.args
             cells = [str(number), fault, mark.kwargs["injected"], mark.kwargs["seen"], f"`{name}`"]
-            found[number, name, fault] = f"| {' | '.join(cells)} |\n"
-    return [found[key] for key in sorted(found)]
+            found.setdefault((number, name, fault), (cells, set()))[1].update(providers)
+    return [_row(*found[key]) for key in sorted(found)]
+
+
+def _row(cells: list[str], providers: set[str]) -> str:
+    named = ", ".join(name for name in PROVIDERS if name in providers)
+    return f"| {' | '.join([*cells[:-1], named, cells[-1]])} |\n"
 
 
 def write(items: Iterable[pytest.Item]) -> None:
@@ -34,5 +46,5 @@ def write(items: Iterable[pytest.Item]) -> None:
     page = PAGE.read_text("utf-8")
     before, _, rest = page.partition(START)
     _, _, after = rest.partition(END)
-    head = "| # | fault | how it is injected | what the user sees | test |\n| --- | --- | --- | --- | --- |\n"
+    head = "| # | fault | how it is injected | what the user sees | providers | test |\n" + "| --- " * 6 + "|\n"
     PAGE.write_text(f"{before}{START}{head}{''.join(rows(items))}{END}{after}", "utf-8")

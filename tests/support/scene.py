@@ -19,10 +19,6 @@ from tests.support.bench import Bench, Result, seeds
 from tests.support.invariants import ORDER, ROUNDS, Watch, finished, ledger, undisturbed
 
 Make = Callable[..., Bench]
-# The first step of round 2 at each provider, as a stage and as a position.
-STAGE = {"gemini": "question", "together": "answer", "deepinfra": "answer"}
-POSITION = {"gemini": 3, "together": 4, "deepinfra": 4}
-PROVIDERS = tuple(STAGE)
 HOUR = 3600.0
 MINUTE = 60.0
 ROUNDING_USD = 2e-6  # `status` prints millionths
@@ -135,12 +131,12 @@ def bill(bench: Bench) -> float:
 
 def _usage(line: bytes) -> Usage:
     try:
-        response = json.loads(line)["response"]
+        response = json.loads(line)["response"] or {}
     except (ValueError, KeyError):
         return Usage()
     gemini = response.get("usageMetadata")
     if gemini is not None:
         output = gemini.get("candidatesTokenCount", 0) + gemini.get("thoughtsTokenCount", 0)
         return Usage(input=gemini["promptTokenCount"], output=output)
-    usage = response["body"].get("usage", {})
+    usage = response.get("body", {}).get("usage", {})
     return Usage(input=usage.get("prompt_tokens", 0), output=usage.get("completion_tokens", 0))

@@ -18,7 +18,7 @@ from batchgen.emulator.faults import Body, CallFault, Drop, Unwrap
 from batchgen.providers import connect
 from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import REFUSALS, ConnectionOptions, ProviderClient
-from tests.support.bench import GEMINI_KEY, TOGETHER_KEY
+from tests.support.bench import GEMINI_KEY
 from tests.support.invariants import bought_once, undisturbed, until
 from tests.support.scene import HOUR, MINUTE, Make, Scene
 
@@ -46,6 +46,7 @@ def calls(uploads: Sequence[str], files: str = "", jobs: str = "") -> dict[str, 
 CALLS = {
     "gemini": calls(("upload_start", "upload_data"), "files/", "batches/"),
     "together": calls(("upload_start", "upload_data", "upload_finish")),
+    "deepinfra": calls(("upload_whole",)),
 }
 
 
@@ -53,9 +54,9 @@ CALLS = {
 def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[str, ProviderClient, Scene]]:
     """A provider's name, its calls, and the service that they call."""
     scene = Scene.of(make_bench, 1)
-    service, row = scene.bench.service, provider_row(request.param)
-    key, url = {"gemini": (GEMINI_KEY, service.gemini_url), "together": (TOGETHER_KEY, service.together_url)}[row.name]
-    remote = connect(row, ConnectionOptions(key, url, 20.0, "v1beta"))
+    row, variables = provider_row(request.param), scene.bench.environment
+    access = ConnectionOptions(variables[row.key_variable], variables[row.url_variable], 20.0, "v1beta")
+    remote = connect(row, access)
     yield row.name, remote, scene
     remote.close()
 
@@ -94,6 +95,13 @@ NO_WHOLE_LIST: list[tuple[str, Any]] = [
     ("together", [{}]),
     ("together", [None]),
     ("together", "later"),
+    ("deepinfra", {"data": [], "has_more": True}),
+    ("deepinfra", {"data": None}),
+    ("deepinfra", {"detail": "upstream"}),
+    ("deepinfra", {"data": [{}], "has_more": False}),
+    ("deepinfra", {"data": [None]}),
+    ("deepinfra", []),
+    ("deepinfra", "later"),
 ]
 
 
@@ -129,7 +137,10 @@ def json_text(text: str) -> Body:
     injected="an empty object, an empty list or null in place of the listing",
     seen="status 75 for as long as it lasts; nothing is bought twice",
 )
-@pytest.mark.parametrize(("provider", "text"), [("gemini", "{}"), ("together", "null"), ("together", "[]")])
+@pytest.mark.parametrize(
+    ("provider", "text"),
+    [("gemini", "{}"), ("together", "null"), ("together", "[]"), ("deepinfra", '{"object": "list", "data": []}')],
+)
 def test_an_empty_list_is_not_believed_while_jobs_are_known(make_bench: Make, provider: str, text: str) -> None:
     scene = Scene.of(make_bench, 2, most=1)
     faults = scene.bench.service.faults

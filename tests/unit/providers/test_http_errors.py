@@ -46,6 +46,7 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     ("gemini", READ, 429, "Too many requests for model gemini-2.5-flash-lite is not supported", QuotaReached),
     ("together", CREATE, 429, "request frequency", QuotaReached),
     ("together", UPLOAD, 429, "<html>slow down</html>", QuotaReached),
+    ("deepinfra", CREATE, 429, "Too many batches: 100 may be open at once.", QuotaReached),
     # quotas that waiting does not fix
     ("gemini", CREATE, 429, f"{QUOTA} * Quota exceeded for metric: free_tier_requests, limit: 0", QuotaClosed),
     ("gemini", PROBE, 429, "Your prepayment credits are depleted. RESOURCE_EXHAUSTED", QuotaClosed),
@@ -102,6 +103,11 @@ MEANINGS: list[tuple[str, str, int, str, type[Exception]]] = [
     # jobs
     ("gemini", READ, 404, "Requested entity was not found. NOT_FOUND", JobNotFound),
     ("together", READ, 404, "Job not found", JobNotFound),
+    ("deepinfra", CREATE, 404, "No such file: file-abc", JobNotFound),
+    ("deepinfra", READ, 404, "No such batch: batch_abc", JobNotFound),
+    ("deepinfra", PROBE, 404, "The model 'nobody/knows' does not exist.", ModelGone),
+    ("deepinfra", UPLOAD, 401, "Invalid API key.", KeyRefused),
+    ("deepinfra", READ, 400, "A batch that is completed cannot be cancelled.", CreateRefused),
     # an explicit error response to the request itself
     ("gemini", CREATE, 400, "Request contains an invalid argument. INVALID_ARGUMENT", CreateRefused),
     (
