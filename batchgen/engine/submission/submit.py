@@ -118,6 +118,10 @@ class Selection:
 
     def can_ask(self, stage: Stage) -> bool:
         """Return whether a model can be asked for `stage` in this command; otherwise record a trouble."""
+        choice = self.session.choice(stage)
+        for other, why in list(self.unready.items()):
+            if self.session.choice(other) == choice:
+                self.unready.setdefault(stage, why)  # the same model is asked once in a command
         if stage not in self.unready:
             try:
                 self.make_ready(stage)
