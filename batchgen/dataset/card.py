@@ -237,11 +237,17 @@ def _prompts(run: Run) -> str:
     said = []
     for stage in Stage:
         settings = run.settings.stage(stage)
-        length, history = settings.target_characters, run.settings.history_messages
         along = stage is Stage.CORRECTION and any(
             batch.plan.follow_up for batch in run.store.batches(BatchState.COLLECTED)
         )
-        text = build_prompt(example, stage, target_characters=length, history_messages=history, follow_up=along).system
+        text = build_prompt(
+            example,
+            stage,
+            target_characters=settings.target_characters,
+            history_messages=run.settings.history_messages,
+            shows=run.settings.history.shows,
+            follow_up=along,
+        ).system
         said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
     return f"## Prompts\n\n{_SHOWN[run.settings.history.shows]}\n\n" + "\n\n".join(said)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, Stage, Turn
+from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import build_prompt
 from batchgen.dataset.quality import patterns
 from batchgen.dataset.quality.similarity import (
@@ -244,12 +244,20 @@ def _instructions() -> list[str]:
     """Return sentences and clauses of the system prompts that other texts would not have."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
     said = " ".join(
-        build_prompt(empty, stage, target_characters=0, history_messages=2, follow_up=stage is Stage.CORRECTION).system
+        build_prompt(
+            empty,
+            stage,
+            target_characters=0,
+            history_messages=2,
+            shows=shows,
+            follow_up=stage is Stage.CORRECTION,
+        ).system
         for stage in Stage
+        for shows in HistoryShows
     )
     unmeasured = re.sub(r",? in about \d+ characters", ".", said)
     parts = [*unmeasured.split("."), *re.split("[.:;]", unmeasured)]
-    return sorted({part.strip(" ,") for part in parts if len(part.strip(" ,")) >= MIN_CLAUSE_CHARACTERS})
+    return sorted({part.strip(" ,:") for part in parts if len(part.strip(" ,:")) >= MIN_CLAUSE_CHARACTERS})
 
 
 def _flag(find: Callable[[pl.DataFrame, str], pl.Series], meaning: str, *fields: str) -> tuple[str, Flag]:
