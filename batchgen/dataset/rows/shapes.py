@@ -138,21 +138,21 @@ def _read_pair(row: Row, *, prompt: str | None, transcripts: bool) -> Row | RowE
     correction, answer = chosen.pop(), rejected.pop()
     if not correction.role == answer.role == "assistant":
         return RowError.NO_REPLY
-    if chosen != rejected:
-        return RowError.DIFFERENT_QUESTIONS
     before = _messages(row.get(prompt), "user", transcripts=True) if prompt else []
     if before and before[-1] in (Message("assistant", ""), correction):  # an open turn, or the chosen reply once more
         before.pop()
-    question = _only_question(chosen or before, before)
+    if chosen != rejected and max(len(chosen), len(rejected)) == 1:
+        return RowError.DIFFERENT_QUESTIONS
+    question = _only_question(max(chosen, rejected, before, key=len))
     if isinstance(question, RowError):
         return question
     return dict(zip(FIELDS, (question.content, answer.content, correction.content), strict=True))
 
 
-def _only_question(asked: list[Message], before: list[Message]) -> Message | RowError:
+def _only_question(asked: list[Message]) -> Message | RowError:
     if not any(message.role == "user" for message in asked):
         return RowError.NO_QUESTION
-    return RowError.MORE_TURNS if max(len(asked), len(before)) > 1 else asked[0]
+    return RowError.MORE_TURNS if len(asked) > 1 else asked[0]
 
 
 def _messages(value: object, speaker: str, *, transcripts: bool) -> list[Message]:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from batchgen.core.errors import InputError
+from batchgen.dataset import seeds
 from batchgen.dataset.rows import row_files
 from batchgen.dataset.seeds import Seed, SeedReport, SkippedRow, read_seeds
 from tests.support.seed_files import GOOD, as_jsonl, read, refused, write
