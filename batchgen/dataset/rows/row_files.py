@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_CSV_FIELD = 64 * 1024 * 1024  # characters; the csv module's own limit of 131,072 is below a long answer
 PARQUET_SLICE = 10_000  # rows; collect_batches would hold a whole row group: 436 MB against 108 MB
+MESSAGES_SLICE = 2_500  # rows with lists of messages: a row of UltraFeedback is several times as long as a triple
 SUPPORTED_FILES_HINT = "Use .jsonl, .json or .csv, each also .gz, .xz or .zst; or .parquet."
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -137,10 +138,12 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
             frame = pl.scan_parquet(name, glob=False, hive_partitioning=False)
             with native_stderr_dropped():
                 frame = _select_columns(frame, columns)
+                has_messages = any(kind.is_nested() for kind in frame.collect_schema().dtypes())
                 count = frame.select(pl.len()).collect().item()
-            for offset in range(0, count, PARQUET_SLICE):
+            size = MESSAGES_SLICE if has_messages else PARQUET_SLICE
+            for offset in range(0, count, size):
                 with native_stderr_dropped():
-                    rows = frame.slice(offset, PARQUET_SLICE).collect()
+                    rows = frame.slice(offset, size).collect()
                 yield from enumerate(rows.iter_rows(named=True), start=offset + 1)
     except pl.exceptions.PolarsError as error:
         raise ValueError(str(error)) from None

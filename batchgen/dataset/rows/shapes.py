@@ -15,7 +15,7 @@ from typing import NamedTuple
 from batchgen.dataset.rows.dotted_paths import FIELDS, column_of, decode_json, find
 
 PAIR_FIELDS = ("chosen", "rejected")
-PAIR_COLUMNS = ("prompt", "conversations", "messages", *PAIR_FIELDS)
+PROMPT_COLUMNS = ("prompt", "conversations", "messages")
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "chatbot": "assistant"}  # other names of roles
 SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -79,7 +79,10 @@ class Columns:
             wanted = [name for name in dict.fromkeys(found.values()) if name]
         else:
             is_pair = not {*FIELDS}.issubset(names) and {*PAIR_FIELDS}.issubset(names)
-            wanted = [name for name in PAIR_COLUMNS if name in names] if is_pair else [*FIELDS]
+            before = [name for name in PROMPT_COLUMNS if name in names][
+                :1
+            ]  # UltraFeedback has both prompt and messages
+            wanted = [*before, *PAIR_FIELDS] if is_pair else [*FIELDS]
         if any(names.count(name) != 1 for name in wanted):
             raise WrongColumns(f"needs {', '.join(wanted)}, once each", names)
         return wanted
@@ -103,7 +106,7 @@ class Columns:
 
 
 def _recognize_pair(row: Row) -> Shape | None:
-    values = {name: _decoded(row.get(name)) for name in PAIR_COLUMNS}
+    values = {name: _decoded(row.get(name)) for name in (*PROMPT_COLUMNS, *PAIR_FIELDS)}
     prompt, chosen, rejected = values["prompt"], values["chosen"], values["rejected"]
     is_text = isinstance(chosen, str) and isinstance(rejected, str)
     if not is_text and not (isinstance(chosen, list | dict) and isinstance(rejected, list | dict)):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.errors import InputError
+from batchgen.dataset.rows import row_files
 from batchgen.dataset.rows.dotted_paths import FIELDS
 from batchgen.dataset.rows.shapes import Columns, RowError
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds
@@ -98,9 +99,9 @@ SHAPES: dict[Callable[[Seed], dict[str, Any]], str] = {
     texts: "texts with a prompt",
     transcript_prompt: "texts with a prompt",
 }
-WRITERS: dict[str, Callable[[Path, Rows], None]] = {
-    "x.jsonl": lambda path, rows: path.write_text("".join(json.dumps(row) + "\n" for row in rows)) and None,
-    "x.json": lambda path, rows: path.write_text(json.dumps(rows, ensure_ascii=False)) and None,
+WRITERS: dict[str, Callable[[Path, Rows], object]] = {
+    "x.jsonl": lambda path, rows: path.write_text("".join(json.dumps(row) + "\n" for row in rows)),
+    "x.json": lambda path, rows: path.write_text(json.dumps(rows, ensure_ascii=False)),
     "x.csv": lambda path, rows: pl.DataFrame([in_cells(row) for row in rows]).write_csv(path),
     "x.parquet": lambda path, rows: pl.DataFrame(rows).write_parquet(path),
 }
@@ -260,7 +261,7 @@ def test_paths_into_objects_and_lists(tmp_path: Path, name: str) -> None:
     assert read(tmp_path / name, NESTED_PATHS) == (TRIPLES, SeedReport(3, 3))
 
 
-def test_paths_into_parquet_beside_values_that_python_has_not(tmp_path: Path) -> None:
+def test_paths_into_parquet_beside_values_that_python_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     when = pl.Series([datetime(2026, 1, 1, tzinfo=UTC)] * 3)
     frame = pl.DataFrame([ultrafeedback(row) for row in TRIPLES]).with_columns(
         pl.struct(pl.col("chosen"), when.alias("when"), pl.lit(b"\xff").alias("bytes")).alias("deep.er")
@@ -271,6 +272,8 @@ def test_paths_into_parquet_beside_values_that_python_has_not(tmp_path: Path) ->
         "answer": "rejected.-1.content",
         "correction": "messages.1.content",
     }
+    assert read(tmp_path / "x.parquet", paths)[0] == TRIPLES
+    monkeypatch.setattr(row_files, "MESSAGES_SLICE", 2)
     assert read(tmp_path / "x.parquet", paths)[0] == TRIPLES
     WRITERS["x.parquet"](tmp_path / "y.parquet", [texts(row) for row in TRIPLES])
     assert (
