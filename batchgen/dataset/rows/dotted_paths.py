@@ -22,6 +22,7 @@ USUAL_NAMES = {  # names that other datasets use, the most frequent first
     "correction": ("correction", "chosen", "corrected", "revision", "revised", "target"),
 }
 TEXT_KEYS = ("content", "value", "text")  # the text of a message
+MOST_SHOWN = 60  # characters of a name that is suggested
 MOST_NESTED = 4  # parts of a suggested path
 
 
@@ -78,6 +79,9 @@ def column_of(path: str, names: Iterable[str]) -> str | None:
 
 def suggest_columns(row: Mapping[str, object]) -> str:
     """Return a `--columns` option for a row, to copy and change: usual names first, then the columns that are left."""
+    row = {
+        name: value for name, value in row.items() if name.strip() and name.isprintable() and len(name) <= MOST_SHOWN
+    }
     names = {name.lower(): name for name in row}
     taken = {
         field: next((names[usual] for usual in usual_names if usual in names), None)

@@ -111,6 +111,7 @@ def test_columns_that_are_refused(given: str) -> None:
             "question=prompt,answer=rejected.-1.content,correction=chosen.-1.value",
         ),
         ({"x": "1", "y": {"text": "2"}, "z z": "3"}, "'question=x,answer=y.text,correction=z z'"),
+        ({"": "1", "\x1b[31m": "2", "x" * 61: "3", "ok": "4"}, "question=ok,answer=COLUMN,correction=COLUMN"),
         ({"instruction": "q", "output": []}, "question=instruction,answer=output,correction=COLUMN"),
     ],
 )

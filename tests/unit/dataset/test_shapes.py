@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from batchgen.dataset.rows import row_files
 from batchgen.dataset.rows.dotted_paths import FIELDS
 from batchgen.dataset.rows.shapes import Columns, RowError
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds
-from tests.support.bench import Bench
+from tests.support.bench import REPOSITORY, Bench
 from tests.support.invariants import ROUNDS
 
 Rows = list[dict[str, Any]]
@@ -380,3 +381,26 @@ def test_preference_pairs_grow_into_a_dataset(bench: Bench, tmp_path: Path) -> N
     exported = pl.read_ndjson(file["path"]).sort("id")["messages"].to_list()
     shown = [[message["content"] for message in messages if message["role"] != "system"][:2] for messages in exported]
     assert shown == [[row.question, row.correction] for row in TRIPLES]
+
+
+# --- the page about seeds ---------------------------------------------------------------------------------------------
+
+PAGE = (REPOSITORY / "docs" / "seeds.md").read_text("utf-8")
+EXAMPLES = re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_page_is_the_same_triple(bench: Bench, example: str) -> None:
+    [options] = re.findall(r"--columns \S+", PAGE.split("```sh")[2]) if example is EXAMPLES[-1] else [""]
+    done = prepare(bench, "pairs.jsonl", [json.loads(example)], *options.split())
+    assert done.code == 0
+    shape, triple = done.err.splitlines()
+    assert triple in PAGE.splitlines()
+    if "hh-rlhf" in shape:
+        assert shape in PAGE.splitlines()
+
+
+def test_the_page_names_every_reason() -> None:
+    reasons = {reason.value for reason in RowError} - {RowError.NO_CHOSEN.value, RowError.NO_REJECTED.value}
+    assert {reason for reason in reasons if reason not in PAGE} == set()
+    assert len(EXAMPLES) == 7
