@@ -18,7 +18,7 @@ from batchgen.core.prompts import build_prompt
 from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
-from batchgen.dataset.seeds import file_format
+from batchgen.dataset.rows.row_files import file_format
 from batchgen.ledger.receipt import cost_summary
 from batchgen.ledger.rows import BatchState
 from batchgen.ledger.run import Run

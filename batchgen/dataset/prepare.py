@@ -4,65 +4,70 @@ from __future__ import annotations
 
 import json
 import secrets
-import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError, SetupError
+from batchgen.core.text import clean_text
 from batchgen.core.wording import pluralize
 from batchgen.dataset.manifest import FACTS, manifest_matches, write_manifest
 from batchgen.dataset.round_files import write_due_files
+from batchgen.dataset.rows.dotted_paths import parse_columns
+from batchgen.dataset.rows.row_files import file_sha256
+from batchgen.dataset.rows.shapes import Columns
 from batchgen.dataset.seed_sources import resolve
-from batchgen.dataset.seeds import (
-    SUPPORTED_FILES_HINT,
-    SeedReport,
-    file_format,
-    file_sha256,
-    read_seeds,
-    sample_seeds,
-)
+from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, as_text, lost_store_error
 
-MOST_FILES = 5  # files of a folder that an error message lists
+PREVIEWED = 2  # triples shown before anything is written
+MOST_PREVIEWED = 32  # characters of a text in the preview
 
 
 class PrepareOptions(NamedTuple):
-    """Which seeds to take. `limit` None takes every row, in file order."""
+    """Which seeds to take. `limit` None takes every row, in file order.
+
+    `columns` and `file` are the options of these names, "" if not given.
+    """
 
     source: str
     limit: int | None
     sample_seed: int
     shuffle: bool
+    columns: str = ""
+    file: str = ""
 
 
 class Prepared(NamedTuple):
     """What `prepare` did. `report` is None if the root was prepared the same way before."""
 
     conversations: int
-    source: Path
+    source: str
+    files: list[Path]
     report: SeedReport | None
 
 
-def prepare(run: Run, options: PrepareOptions) -> Prepared:
+def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lambda _: None) -> Prepared:
     """Fill the root with round 1. Changes nothing if it has the same input and options already.
 
-    Raises SetupError if the root has paid work for other input; NeedsPerson if the store of that work is missing or an
-    older copy; InputError if the input cannot be read or has no usable row.
+    `show` gets the preview: what the rows were recognized as and two triples, before anything is written. Raises
+    SetupError if the root has paid work for other input; NeedsPerson if the store of that work is missing or an older
+    copy; InputError if the input cannot be read or has no usable row.
     """
     _check_store(run)
-    path = resolve(options.source)
-    if path.is_dir():
-        raise InputError(f"{path} is a directory.", do=_which_file(path))
-    identity = _identity(path, options)
+    columns = Columns(parse_columns(options.columns) if options.columns else None)
+    files = resolve(options.source, options.file)
+    source = str(files[0]) if len(files) == 1 else f"{options.source} ({len(files)} files)"
+    identity = _identity(files, columns, options)
     if run.store.fact("prepared") == identity:
         if not manifest_matches(run):
             write_manifest(run, {name: run.store.fact(name) or "" for name in FACTS})
         write_due_files(run)
-        return Prepared(run.conversations, path, None)
+        return Prepared(run.conversations, source, files, None)
     if run.store.has_paid():
         raise SetupError(
             f"{run.layout.root} already has a run with other seeds ({run.store.fact('source')}), and money was spent on"
@@ -70,16 +75,26 @@ def prepare(run: Run, options: PrepareOptions) -> Prepared:
             do="Start another root: batchgen --root NEW-DIR prepare --input ...",
         )
     run.require_newest_store()
-    _delete_unsent_files(run.layout, run)
     report = SeedReport()
-    seeds = sample_seeds(
-        read_seeds(path, report), limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle
-    )
+    rows = read_seeds(files[0], report, columns, more=files[1:])
+    seeds = sample_seeds(rows, limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle)
+    first = list(islice(seeds, PREVIEWED))
+    show("\n".join([f"Read as {report.shape}.", *map(_one_line, first)]))
+    _delete_unsent_files(run.layout, run)
     meta = {"prepared": identity, "source": as_text(options.source), "run": secrets.token_hex(4)}
-    count = run.store.replace_seeds(_turns(seeds), meta)
+    count = run.store.replace_seeds(_turns(chain(first, seeds)), meta)
     write_manifest(run, meta)
     write_due_files(run)
-    return Prepared(count, path, report)
+    return Prepared(count, source, files, report)
+
+
+def _one_line(seed: Seed) -> str:
+    """Return a triple as one line: the beginning of each text, without characters that a terminal obeys."""
+    shown = []
+    for name, text in seed._asdict().items():
+        words = " ".join("".join(one if one.isprintable() else " " for one in clean_text(text[:200])).split())
+        shown.append(f"{name}: {words if len(words) <= MOST_PREVIEWED else words[: MOST_PREVIEWED - 3] + '...'}")
+    return f"  {' | '.join(shown)}"
 
 
 def _check_store(run: Run) -> None:
@@ -88,26 +103,16 @@ def _check_store(run: Run) -> None:
         raise lost
 
 
-def _which_file(folder: Path) -> str:
-    """Return which file of a folder to suggest: the train file, the only file of a known format, or a choice."""
-    usable = sorted(each.name for each in folder.iterdir() if file_format(each.name) and each.is_file())
-    names = [name for name in usable if name.startswith("train")] or usable
-    if not names:
-        return f"It has no file of a supported format. {SUPPORTED_FILES_HINT}"
-    if len(names) == 1:
-        return f"Name the file: --input {shlex.quote(str(folder / names[0]))}"
-    shown = ", ".join(names[:MOST_FILES])
-    return f"Name one of its files: {shown}{', ...' if len(names) > MOST_FILES else '.'}"
-
-
-def _identity(path: Path, options: PrepareOptions) -> str:
-    """Return a value that is equal for equal input and options. The content of the file counts, not its path."""
+def _identity(files: list[Path], columns: Columns, options: PrepareOptions) -> str:
+    """Return a value that is equal for equal input and options. The contents of the files count, not their paths."""
     try:
-        content = file_sha256(path)
+        contents = [file_sha256(path) for path in files]
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.", do="Check --input.") from None
+        raise InputError(f"{files[0]}: {error.strerror}.", do="Check --input.") from None
     drawn = options.limit is not None and options.shuffle
-    return json.dumps([content, options.limit, options.sample_seed if drawn else None])
+    given = [columns.paths] if columns.paths else []
+    content = contents[0] if len(contents) == 1 else contents
+    return json.dumps([content, options.limit, options.sample_seed if drawn else None, *given])
 
 
 def _turns(seeds: Iterator[tuple[str, str, str]]) -> Iterator[Turn]:
@@ -123,14 +128,15 @@ def _delete_unsent_files(layout: Layout, run: Run) -> None:
 
 def describe(done: Prepared) -> tuple[dict[str, object], str]:
     """Return (JSON value, text) about what `prepare` did: rows kept and left out, where and why."""
-    value: dict[str, object] = {"conversations": done.conversations, "source": str(done.source)}
+    value: dict[str, object] = {"conversations": done.conversations, "source": done.source}
+    value["files"] = [str(path) for path in done.files]
     if done.report is None:
         return {
             **value,
             "unchanged": True,
         }, f"{pluralize(done.conversations, 'conversation')} prepared already; nothing changed."
     report = done.report
-    value |= {"read": report.read, "kept": report.kept, "left_out": dict(report.left_out)}
+    value |= {"read_as": report.shape, "read": report.read, "kept": report.kept, "left_out": dict(report.left_out)}
     value["repeated_questions"] = report.copies
     value["examples"] = {reason: list(lines) for reason, lines in report.examples.items()}
     kept, rows = pluralize(done.conversations, "conversation"), pluralize(report.read, "row")

@@ -13,7 +13,7 @@ from tests.support.scene import Scene, built_again
 @pytest.mark.parametrize("provider", SERVICES)
 def test_a_run_with_the_answers_of_a_service(provider: str, make_bench: Make) -> None:
     expected = undisturbed(make_bench, 4)
-    bench = make_bench()
+    bench = make_bench(answerer=provider)
     bench.configure(ROUNDS)
     bench.prepare(seeds(4))
     bench.ticks()

@@ -41,10 +41,21 @@ if TYPE_CHECKING:
 @click.option("--all", "everything", is_flag=True, help="Take every row, in file order; not with --limit.")
 @click.option("--sample-seed", type=int, default=42, show_default=True, help="Seed of the random draw.")
 @click.option("--no-shuffle", is_flag=True, help="Take the first rows in file order instead of drawing.")
+@click.option("--columns", default="", metavar="FIELD=PATH,...", help="Where question, answer and correction are.")
+@click.option("--file", default="", metavar="NAME", help="One file of a dataset or folder; * for several.")
 @json_option
 @click.pass_context
 def prepare(  # noqa: PLR0913 - one parameter an option
-    call: click.Context, source: str, limit: int, *, everything: bool, sample_seed: int, no_shuffle: bool, as_json: bool
+    call: click.Context,
+    source: str,
+    limit: int,
+    *,
+    everything: bool,
+    sample_seed: int,
+    no_shuffle: bool,
+    columns: str,
+    file: str,
+    as_json: bool,
 ) -> None:
     """Read question/answer/correction triples, leave out unusable ones, and write round 1.
 
@@ -52,15 +63,19 @@ def prepare(  # noqa: PLR0913 - one parameter an option
     Files: .jsonl, .json (array), .csv, each also .gz/.xz/.zst, and .parquet; or a Hugging Face dataset id.
       batchgen prepare --input train.jsonl.xz --limit 200
       batchgen prepare --input aligner/aligner-20K --all
+    \b
+    Preference pairs are recognized: UltraFeedback, hh-rlhf, ShareGPT, OpenAI. For others, name the places:
+      batchgen prepare --input pairs.jsonl \\
+        --columns question=prompt,answer=rejected.-1.content,correction=chosen.-1.content
     """
     from batchgen.dataset.prepare import PrepareOptions, describe
     from batchgen.dataset.prepare import prepare as run
 
     if everything and call.get_parameter_source("limit") is ParameterSource.COMMANDLINE:
         raise click.UsageError(f"--all takes every row, --limit {limit} does not: leave one of them out.", call)
-    options = PrepareOptions(source, None if everything else limit, sample_seed, not no_shuffle)
+    options = PrepareOptions(source, None if everything else limit, sample_seed, not no_shuffle, columns, file)
     with open_session(call.obj, create=True) as session:
-        done = run(session, options)
+        done = run(session, options, lambda text: None if call.obj.quiet else click.echo(text, err=True))
         value, text = describe(done)
         print_answer(value, as_json=as_json, text=text)
 

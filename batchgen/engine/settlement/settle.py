@@ -244,7 +244,7 @@ def _mark_misplaced(
         "%s: %d replies answer another request of the batch%s",
         session.describe(batch),
         count,
-        "; none of its keys is believed" if every and not proven else "",
+        "; all its replies are rejected" if every and not proven else "",
     )
     return [
         reply._replace(reason=Reason.MISPLACED, text="", detail=f"its text answers {wrong.get(position, 'another')}")

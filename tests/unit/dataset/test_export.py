@@ -310,7 +310,7 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
         "see earlier turns without their answers",
         "Speak as the user",
         "Stay plausible",
-        "Write only the answer itself",
+        "Write only the new answer",
         "1 of 12 conversations were rejected",
         "| answer | empty | 1 |",
         "| correction_equals_answer | 2 |",

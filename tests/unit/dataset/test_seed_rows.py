@@ -11,6 +11,7 @@ import pytest
 
 from batchgen.core.errors import InputError
 from batchgen.dataset import seeds
+from batchgen.dataset.rows import row_files
 from batchgen.dataset.seeds import Seed, SeedReport, SkippedRow, read_seeds
 from tests.support.seed_files import GOOD, as_jsonl, read, refused, write
 
@@ -181,7 +182,7 @@ def test_csv_lines_are_physical(tmp_path: Path) -> None:
 
 
 def test_parquet_rows_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "PARQUET_SLICE", 2)
+    monkeypatch.setattr(row_files, "PARQUET_SLICE", 2)
     frame = pl.DataFrame({"n": [1, 2, 3, 4, 5], "answer": ["a", None, " ", "a", "a"]})
     frame.with_columns(question=pl.lit("q"), correction=pl.lit("c")).write_parquet(tmp_path / "x.parquet")
     rows, report = read(tmp_path / "x.parquet")

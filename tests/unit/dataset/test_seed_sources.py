@@ -21,8 +21,9 @@ import pytest
 
 from batchgen.core.errors import InputError
 from batchgen.dataset import seed_sources
-from batchgen.dataset.seed_sources import resolve
-from batchgen.dataset.seeds import Seed, SeedReport, file_sha256, read_seeds, sample_seeds
+from batchgen.dataset.rows.row_files import file_sha256
+from batchgen.dataset.seed_sources import named_files, resolve, train_files
+from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from tests.support.bench import REPOSITORY
 from tests.support.seed_files import GOOD, SEEDS, as_csv, as_jsonl, read, write
 
@@ -89,8 +90,7 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "aligner").mkdir()
     write(tmp_path, "aligner/aligner-20K", "x")
-    assert resolve("aligner/aligner-20K") == Path("aligner/aligner-20K")
-    assert resolve(str(tmp_path)) == tmp_path
+    assert resolve("aligner/aligner-20K") == [Path("aligner/aligner-20K")]
 
 
 NO_PATHS = [
@@ -114,13 +114,50 @@ def test_what_looks_like_a_path_is_never_asked_for(source: str, monkeypatch: pyt
 
 def test_the_train_file_is_found(caplog: pytest.LogCaptureFixture) -> None:
     names = [".gitattributes", "README.md", "test.jsonl", "data/train-00000-of-00001.parquet", "train.txt"]
-    assert seed_sources.train_file("o/n", names) == "data/train-00000-of-00001.parquet"
+    assert train_files("o/n", names) == ["data/train-00000-of-00001.parquet"]
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert seed_sources.train_file("o/n", ["b/train.csv", "a/train.json.xz"]) == "a/train.json.xz"
-    assert "o/n has 2 train files; only a/train.json.xz is read." in caplog.messages
+        assert train_files("o/n", ["b/train.csv", "a/train.json.xz"]) == ["a/train.json.xz"]
+    assert "o/n: only a/train.json.xz is read; --file takes another: b/train.csv." in caplog.messages
     with pytest.raises(InputError, match="o/n has no train file"):
-        seed_sources.train_file("o/n", ["README.md", "test.jsonl", "train.py"])
+        train_files("o/n", ["README.md", "test.jsonl", "train.py"])
+
+
+@pytest.mark.parametrize(
+    "name", ["d/train-{:05}-of-00012.parquet", "train_{}.jsonl", "train.{}.json.gz", "train-{}.csv"]
+)
+def test_all_parts_of_the_train_file_are_read_in_order(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    parts = [name.format(number) for number in range(12)]
+    assert train_files("o/n", sorted(parts, reverse=True)) == parts
+    assert not caplog.records
+
+
+def test_parts_of_another_split_are_named_and_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    prefs, sft = ([f"data/train_{kind}-0000{n}-of-00002.parquet" for n in (0, 1)] for kind in ("prefs", "sft"))
+    assert train_files("o/n", [*sft, *prefs]) == prefs
+    [told] = caplog.messages
+    assert told == f"o/n: only data/train_prefs.parquet is read; --file takes another: {', '.join(sft)}."
+
+
+def test_a_file_is_picked_by_its_name_or_a_pattern() -> None:
+    names = ["README.md", "b.csv", "train-10.jsonl", "train-2.jsonl", "sub/[x].json"]
+    assert named_files("o/n", names, "b.csv") == ["b.csv"]
+    assert named_files("o/n", names, "sub/[x].json") == ["sub/[x].json"]  # a name before a pattern
+    assert named_files("o/n", names, "train-*") == ["train-2.jsonl", "train-10.jsonl"]
+    for file in ("README.md", "c.csv", "sub", "TRAIN-2.jsonl"):
+        with pytest.raises(InputError, match=f"o/n has no file '{file}' of a supported format") as caught:
+            named_files("o/n", names, file)
+        assert caught.value.do == "It has b.csv, sub/[x].json, train-2.jsonl, train-10.jsonl."
+
+
+def test_a_file_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    first, second = (write(tmp_path, f"sub/train-{number}.jsonl", GOOD) for number in (1, 2))
+    assert resolve(str(tmp_path), "sub/train-2.jsonl") == [second]
+    assert resolve(str(tmp_path), "*/train-*") == [first, second]
+    for source, file in ((tmp_path, "../x.jsonl"), (tmp_path, "none.jsonl"), (first, "train-1.jsonl"), (tmp_path, "")):
+        with pytest.raises(InputError):
+            resolve(str(source), file)
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -128,6 +165,10 @@ TRAIN = lzma.compress(as_jsonl(SEEDS))
 REPOSITORIES: dict[str, dict[str, bytes]] = {
     "aligner/aligner-20K": {"README.md": b"#", "train.jsonl.xz": TRAIN},
     "some/other": {".gitattributes": b"", "data/train-00000.csv": as_csv(SEEDS), "test.csv": b"x"},
+    "some/parts": {
+        **{f"data/train-0000{n}-of-00003.jsonl": as_jsonl(SEEDS[n : n + 1]) for n in (2, 0, 1)},
+        "data/test-00000-of-00001.jsonl": as_jsonl(SEEDS[3:5]),
+    },
     "some/empty": {"README.md": b"#"},
 }
 
@@ -204,7 +245,7 @@ from batchgen.dataset.seed_sources import resolve
 assert not {"huggingface_hub", "polars"} & set(sys.modules)
 for source in sys.argv[1:]:
     try:
-        print(resolve(source))
+        print(*resolve(*source.split("#")))
     except InputError as error:
         print("InputError:", error)
 """
@@ -231,6 +272,20 @@ def test_the_library_of_the_hub_says_everything_once(tmp_path: Path) -> None:
         command = [sys.executable, "-c", CODE + after, "some/other"]
         said = subprocess.run(command, check=True, capture_output=True, text=True, env=settings, timeout=60).stdout
     assert said.endswith("train-00000.csv\n[]\n")
+
+
+def test_all_train_files_or_the_named_one_come_from_the_hub(tmp_path: Path) -> None:
+    names = ["data/test-00000-of-00001.jsonl", "data/train-00002*", "data/train-9.jsonl"]
+    aligner = "aligner/aligner-20K#train.jsonl.xz"
+    with hub() as (endpoint, _):
+        sources = ["some/parts", *(f"some/parts#{name}" for name in names), aligner]
+        parts, test, last, none, known = resolved(tmp_path, endpoint, *sources)
+    first, *more = map(Path, parts.split())
+    assert list(read_seeds(first, SeedReport(), more=more)) == SEEDS[:3]
+    assert read(Path(test))[0] == SEEDS[3:5]
+    assert Path(last) == more[-1]
+    assert none == "InputError: some/parts has no file 'data/train-9.jsonl' of a supported format."
+    assert read(Path(known))[0] == SEEDS
 
 
 def test_datasets_come_from_the_hub(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.core.errors import InputError
-from batchgen.dataset import seeds
-from batchgen.dataset.seeds import Seed, SeedReport, file_sha256, read_seeds, sample_seeds
+from batchgen.dataset.rows import row_files
+from batchgen.dataset.rows.row_files import file_sha256
+from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from tests.support.bench import REPOSITORY, SHARED
 from tests.support.seed_files import (
     GOOD,
@@ -59,7 +60,7 @@ def test_round_trip(tmp_path: Path, kind: str, writer: Callable[..., bytes], pac
 def test_round_trip_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "a[1]*?.parquet", as_parquet(SEEDS))
     assert read(path)[0] == SEEDS
-    monkeypatch.setattr(seeds, "PARQUET_SLICE", 3)
+    monkeypatch.setattr(row_files, "PARQUET_SLICE", 3)
     assert read(path) == (SEEDS, SeedReport(read=8, kept=8, copies=2))
 
 

@@ -53,7 +53,7 @@ def both(bench: Bench) -> tuple[Any, int]:
         ("gemini.concurrent_batches = 1\nmax_usd = 1e-7\n", 0, 3, "max_usd = 1e-07 would be exceeded"),
         ("max_usd = 0.00017\n", 2, 3, "max_usd = 0.00017 would be exceeded"),
         ("gemini.concurrent_batches = 3\n", 3, 0, "3 batches are in flight at gemini; concurrent_batches allows no"),
-        ("gemini.enqueued_tokens = 600\n", 2, 0, "enqueued_tokens allows 600"),
+        ("gemini.enqueued_tokens = 500\n", 2, 0, "enqueued_tokens allows 500"),
         ('max_usd = 5\ngemini.models = ["nobody/knows-1B"]\n', 0, 3, "max_usd = 5 would be exceeded"),
     ],
     ids=["nothing", "cap", "cap-half-way", "batches", "tokens", "price"],
