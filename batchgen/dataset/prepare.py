@@ -43,7 +43,10 @@ class PrepareOptions(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What `prepare` did. `report` is None if the root was prepared the same way before."""
+    """What `prepare` did. `report` is None if the root was prepared the same way before.
+
+    `source` is the file that was read, or the folder or dataset of several files.
+    """
 
     conversations: int
     source: str
@@ -61,7 +64,7 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     _check_store(run)
     columns = Columns(parse_columns(options.columns) if options.columns else None)
     files = resolve(options.source, options.file)
-    source = str(files[0]) if len(files) == 1 else f"{options.source} ({len(files)} files)"
+    source = str(files[0]) if len(files) == 1 else options.source
     identity = _identity(files, columns, options)
     if run.store.fact("prepared") == identity:
         if not manifest_matches(run):
@@ -140,7 +143,8 @@ def describe(done: Prepared) -> tuple[dict[str, object], str]:
     value["repeated_questions"] = report.copies
     value["examples"] = {reason: list(lines) for reason, lines in report.examples.items()}
     kept, rows = pluralize(done.conversations, "conversation"), pluralize(report.read, "row")
-    lines = [f"{kept} prepared from {done.source} ({rows} read)."]
+    source = done.source if len(done.files) == 1 else f"{len(done.files)} files of {done.source}"
+    lines = [f"{kept} prepared from {source} ({rows} read)."]
     for reason, count in sorted(report.left_out.items()):
         where = ", ".join(map(str, report.examples.get(reason, ())))
         more = ", ..." if count > len(report.examples.get(reason, ())) else ""

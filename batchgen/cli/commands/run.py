@@ -63,6 +63,7 @@ def prepare(  # noqa: PLR0913 - one parameter an option
     Files: .jsonl, .json (array), .csv, each also .gz/.xz/.zst, and .parquet; or a Hugging Face dataset id.
       batchgen prepare --input train.jsonl.xz --limit 200
       batchgen prepare --input aligner/aligner-20K --all
+
     \b
     Preference pairs are recognized: UltraFeedback, hh-rlhf, ShareGPT, OpenAI. For others, name the places:
       batchgen prepare --input pairs.jsonl \\

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from batchgen.dataset.rows.dotted_paths import FIELDS, column_of, decode_json, find
 
 PAIR_FIELDS = ("chosen", "rejected")
-PROMPT_COLUMNS = ("prompt", "conversations", "messages")
+PROMPT_COLUMNS = ("prompt", "question", "conversations", "messages")  # UltraFeedback has both prompt and messages
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "chatbot": "assistant"}  # other names of roles
 SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -77,15 +77,14 @@ class Columns:
             if missing := [path for path, name in found.items() if name is None]:
                 raise WrongColumns(f"no column for {', '.join(missing)}", names)
             wanted = [name for name in dict.fromkeys(found.values()) if name]
+        elif {*FIELDS}.issubset(names) or not {*PAIR_FIELDS}.issubset(names):
+            wanted = [*FIELDS]
         else:
-            is_pair = not {*FIELDS}.issubset(names) and {*PAIR_FIELDS}.issubset(names)
-            before = [name for name in PROMPT_COLUMNS if name in names][
-                :1
-            ]  # UltraFeedback has both prompt and messages
-            wanted = [*before, *PAIR_FIELDS] if is_pair else [*FIELDS]
+            wanted = [*[name for name in PROMPT_COLUMNS if name in names][:1], *PAIR_FIELDS]
         if any(names.count(name) != 1 for name in wanted):
             raise WrongColumns(f"needs {', '.join(wanted)}, once each", names)
-        return wanted
+        # Without a prompt these are transcripts, or no known shape: then an error suggests the other columns.
+        return [*names] if wanted == [*PAIR_FIELDS] and not self.paths else wanted
 
     def has_any(self, row: Row) -> bool:
         """Return whether an object has a column that a row would have."""
@@ -107,24 +106,20 @@ class Columns:
 
 def _recognize_pair(row: Row) -> Shape | None:
     values = {name: _decoded(row.get(name)) for name in (*PROMPT_COLUMNS, *PAIR_FIELDS)}
-    prompt, chosen, rejected = values["prompt"], values["chosen"], values["rejected"]
+    chosen, rejected = values["chosen"], values["rejected"]
     is_text = isinstance(chosen, str) and isinstance(rejected, str)
     if not is_text and not (isinstance(chosen, list | dict) and isinstance(rejected, list | dict)):
         return None
     if is_text and _is_transcript(str(chosen)) and _is_transcript(str(rejected)):
         return _pair_shape("transcripts (hh-rlhf)", None, transcripts=True)
-    kinds = (
-        (
-            isinstance(prompt, str),
-            "texts with a prompt" if is_text else "messages with a prompt (UltraFeedback)",
-            "prompt",
-        ),
-        (isinstance(values["conversations"], list), "conversations (ShareGPT)", "conversations"),
-        (isinstance(prompt, list), "messages (OpenAI)", "prompt"),
-        (isinstance(values["messages"], list), "messages (OpenAI)", "messages"),
-        (isinstance(chosen, list), "messages (OpenAI)", None),
-    )
-    return next((_pair_shape(kind, name) for fits, kind, name in kinds if fits), None)
+    before = next((name for name in PROMPT_COLUMNS if isinstance(values[name], str | list)), None)
+    if before is None:
+        return _pair_shape("messages (OpenAI)", None) if isinstance(chosen, list) else None
+    if isinstance(values[before], str):
+        kind = f"texts with a {before}" if is_text else f"messages with a {before} (UltraFeedback)"
+    else:
+        kind = "conversations (ShareGPT)" if before == "conversations" else "messages (OpenAI)"
+    return _pair_shape(kind, before)
 
 
 def _pair_shape(kind: str, prompt: str | None, *, transcripts: bool = False) -> Shape:

@@ -84,6 +84,10 @@ def texts(row: Seed) -> dict[str, Any]:
     return {"prompt": row.question, "chosen": row.correction, "rejected": row.answer}
 
 
+def texts_with_question(row: Seed) -> dict[str, Any]:
+    return {"system": "", "question": row.question, "chosen": row.correction, "rejected": row.answer}
+
+
 def transcript_prompt(row: Seed) -> dict[str, Any]:
     return {**texts(row), "prompt": HH.format(row.question, "").rstrip()}
 
@@ -98,6 +102,7 @@ SHAPES: dict[Callable[[Seed], dict[str, Any]], str] = {
     openai_prompt: "OpenAI",
     openai_no_prompt: "OpenAI",
     texts: "texts with a prompt",
+    texts_with_question: "texts with a question",
     transcript_prompt: "texts with a prompt",
 }
 WRITERS: dict[str, Callable[[Path, Rows], object]] = {
@@ -324,11 +329,23 @@ def test_a_shape_that_is_not_known_is_refused_with_a_line_to_copy(bench: Bench, 
     ]
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_pairs_without_a_known_prompt_are_refused_with_all_columns(bench: Bench, name: str) -> None:
+    rows = [{"query": row.question, "chosen": row.correction, "rejected": row.answer} for row in TRIPLES]
+    done = prepare(bench, f"mine{Path(name).suffix}", rows)
+    assert done.code == 2
+    assert "query, chosen, rejected" in done.err
+    assert "--columns question=query,answer=rejected,correction=chosen" in done.err
+
+
 def test_a_csv_header_is_checked_by_its_names(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("prompt,chosen,rejected\nq,c,a\nrejected,chosen,prompt\na2,c2,q2\n")
     assert read(path)[0] == [Seed("q", "a", "c"), Seed("q2", "a2", "c2")]
     assert read(path)[1].examples == {"repeated header": [3]}
+    path.write_text("chosen,rejected,chosen\nq,c,a\n")
+    with pytest.raises(InputError, match="needs chosen, rejected, once each; found: chosen, rejected, chosen"):
+        read(path)
     path.write_text("text,text\nq,c\n")
     with pytest.raises(InputError, match="needs text, once each; found: text, text"):
         read(path, dict.fromkeys(FIELDS, "text"))
