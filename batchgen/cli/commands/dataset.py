@@ -100,11 +100,13 @@ def export(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Write the finished dataset in a form that trainers read; into a folder, with its dataset card.
 
-    `batchgen verify` also checks it, as long as it is at that path.
+    `batchgen verify` also checks it, as long as it is at that path. If LLaMA-Factory can read the format, the files are
+    entered in the dataset_info.json beside them.
 
     \b
       batchgen export --format messages --output messages.jsonl
       batchgen export --format preference --output dpo --test-share 0.1 --flags drop:refusal:correction
+      batchgen export --format llamafactory --output LLaMA-Factory/data/dialogues.jsonl
       batchgen export --format parquet --output dialogues.parquet
     """
     from batchgen.dataset.export import ExportOptions, describe
