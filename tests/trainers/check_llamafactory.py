@@ -14,6 +14,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from importlib.machinery import ModuleSpec
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -64,7 +65,7 @@ def read(folder: Path, cache: str, words: PreTrainedTokenizerFast) -> dict[str, 
     model = ModelArguments(model_name_or_path="none", cache_dir=cache)
     training = Seq2SeqTrainingArguments(output_dir=cache, use_cpu=True, report_to=[], disable_tqdm=True)
     template = get_template_and_fix_tokenizer(words, data)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(StringIO()):  # it prints an example with all its tokens
         found = get_dataset(template, model, data, training, "rm" if ranking == {True} else "sft", words)
     return {split: found[part] for split, part in SPLITS.items()}
 
