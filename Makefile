@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
+.PHONY: demo test docs soak check-trl check-llamafactory bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -27,6 +27,15 @@ soak: $(VENV)/.dev
 check-trl: $(VENV)/.demo $(VENV)-trl/.trl
 	$(BIN)/python cli.py -q demo --backend scripted --conversations 36 --output $(VENV)-trl/run
 	$(VENV)-trl/bin/python tests/trainers/check_trl.py $(VENV)-trl/run
+
+check-llamafactory: $(VENV)/.demo $(VENV)-llamafactory/.llamafactory
+	rm -rf $(VENV)-llamafactory/exports
+	$(BIN)/python cli.py -q demo --backend scripted --conversations 36 --output $(VENV)-llamafactory/run
+	for form in messages sharegpt llamafactory aligner; do \
+		$(BIN)/python cli.py --root $(VENV)-llamafactory/run export --format $$form --test-share 0.2 \
+			--output $(VENV)-llamafactory/exports/$$form || exit 1; \
+	done
+	$(VENV)-llamafactory/bin/python tests/trainers/check_llamafactory.py $(VENV)-llamafactory/exports
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
@@ -73,5 +82,11 @@ $(VENV)-trl/.trl: requirements-trl.txt requirements.txt
 	$(VENV)-trl/bin/pip install $(QUIET) -r requirements-trl.txt
 	touch $@
 
+$(VENV)-llamafactory/.llamafactory: requirements-llamafactory.txt
+	$(PYTHON) -m venv $(VENV)-llamafactory
+	$(VENV)-llamafactory/bin/pip install $(QUIET) -r requirements-llamafactory.txt
+	$(VENV)-llamafactory/bin/pip install $(QUIET) --no-deps llamafactory==0.9.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-trl .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
@@ -24,6 +24,7 @@ from polars.io.plugins import register_io_source
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
 from batchgen.dataset.card import CARD, ExportFacts, SplitFile, card, may_replace_with_card
+from batchgen.dataset.dataset_info import DATASET_INFO, write_dataset_info
 from batchgen.dataset.formats import FORMATS, FlaggedConversation, Format
 from batchgen.dataset.quality.flags import FLAGS, LABELS, labels_by_turn, labels_for, turns_frame
 from batchgen.dataset.quality.survey import Survey, choose_test_conversations, survey
@@ -59,13 +60,17 @@ class ExportOptions(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """What was written. `labels` counts the records with a label, `left_out` those that were not written."""
+    """What was written. `labels` counts the records with a label, `left_out` those that were not written.
+
+    `dataset_names` are the names of the files in LLaMA-Factory's dataset_info.json beside them.
+    """
 
     parts: Mapping[str, SplitFile]
     conversations: int
     labels: Mapping[str, int]
     left_out: Mapping[str, int]
     finished: bool
+    dataset_names: Sequence[str] = ()
 
 
 def export(run: Run, options: ExportOptions) -> Exported:
@@ -98,8 +103,9 @@ def export(run: Run, options: ExportOptions) -> Exported:
     if options.output.is_dir():
         facts = ExportFacts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
         write_durably(options.output / CARD, [card(run, facts, _command(options)).encode()])
+    names = write_dataset_info(options.form, options.output, list(outputs.values()))
     _record_export(run, options.output)
-    return done
+    return done._replace(dataset_names=names)
 
 
 def _record_export(run: Run, output: Path) -> None:
@@ -337,9 +343,12 @@ def describe(options: ExportOptions, done: Exported) -> tuple[dict[str, Any], st
         "left_out": dict(done.left_out),
         "flags": dict(done.labels),
         "finished": done.finished,
+        "dataset_names": list(done.dataset_names),
     }
     lines = [f"{done.conversations} conversations exported as {options.form}, {rows} rows:"]
     lines += [f"  {part.path}: {part.rows}" for part in done.parts.values()]
+    if done.dataset_names:
+        lines.append(f"  {DATASET_INFO} for LLaMA-Factory: {', '.join(done.dataset_names)}")
     lines += [f"  left out: {count} {reason}" for reason, count in sorted(done.left_out.items())]
     lines += [f"  flagged: {done.labels[label]} {label}" for label in LABELS if label in done.labels]
     return value, "\n".join(lines)

@@ -35,7 +35,8 @@ class FlaggedConversation(NamedTuple):
 class Format(NamedTuple):
     """A format: its columns, and whether one record is a `turn` with its history or a whole conversation.
 
-    `same` returns whether the last turn has nothing to learn in this format.
+    `same` returns whether the last turn has nothing to learn in this format. `dataset_info` is what LLaMA-Factory's
+    dataset_info.json says about such a file, besides its name; None if LLaMA-Factory cannot read the format.
     """
 
     per_turn: bool
@@ -44,6 +45,7 @@ class Format(NamedTuple):
     schema: Callable[[int], pl.Schema]
     tags: tuple[str, ...] = ()
     same: Callable[[FlaggedConversation], bool] = lambda _: False
+    dataset_info: Mapping[str, Any] | None = None
 
     def units(self, dialogue: FlaggedConversation) -> Iterator[FlaggedConversation]:
         """Return what each record is made of: the whole dialogue, or the dialogue up to each of its turns."""
@@ -70,10 +72,13 @@ def _messages(dialogue: FlaggedConversation) -> dict[str, Any]:
     return {"id": dialogue.identity, "messages": chat_messages(dialogue.turns), "flags": dialogue.flags()}
 
 
-def _sharegpt(dialogue: FlaggedConversation) -> dict[str, Any]:
+def _sharegpt_turns(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     speakers = {"user": "human", "assistant": "gpt"}
-    said = [{"from": speakers[each["role"]], "value": each["content"]} for each in chat_messages(dialogue.turns)]
-    return {"id": dialogue.identity, "conversations": said}
+    return [{"from": speakers[each["role"]], "value": each["content"]} for each in messages]
+
+
+def _sharegpt(dialogue: FlaggedConversation) -> dict[str, Any]:
+    return {"id": dialogue.identity, "conversations": _sharegpt_turns(chat_messages(dialogue.turns))}
 
 
 def _preference(dialogue: FlaggedConversation) -> dict[str, Any]:
@@ -84,6 +89,18 @@ def _preference(dialogue: FlaggedConversation) -> dict[str, Any]:
         "rejected": [{"role": "assistant", "content": turn.answer}],
         "id": dialogue.identity,
         "round": len(dialogue.turns),
+    }
+
+
+def _llamafactory(dialogue: FlaggedConversation) -> dict[str, Any]:
+    pair = _preference(dialogue)
+    (chosen,), (rejected,) = _sharegpt_turns(pair["chosen"]), _sharegpt_turns(pair["rejected"])
+    return {
+        "conversations": _sharegpt_turns(pair["prompt"]),
+        "chosen": chosen,
+        "rejected": rejected,
+        "id": pair["id"],
+        "round": pair["round"],
     }
 
 
@@ -126,10 +143,16 @@ Columns = dict[str, pl.DataType]
 
 _TEXT, _TEXTS, _NUMBER = pl.String(), pl.List(pl.String()), pl.Int64()
 _MESSAGE = pl.List(pl.Struct({"role": _TEXT, "content": _TEXT}))
-_SHAREGPT_TURNS = pl.List(pl.Struct({"from": _TEXT, "value": _TEXT}))
+_SHAREGPT_TURN = pl.Struct({"from": _TEXT, "value": _TEXT})
 _MESSAGES: Columns = {"id": _TEXT, "messages": _MESSAGE, "flags": _TEXTS}
-_SHAREGPT: Columns = {"id": _TEXT, "conversations": _SHAREGPT_TURNS}
+_SHAREGPT: Columns = {"id": _TEXT, "conversations": pl.List(_SHAREGPT_TURN)}
 _PREFERENCE: Columns = {**dict.fromkeys(("prompt", "chosen", "rejected"), _MESSAGE), "id": _TEXT, "round": _NUMBER}
+_LLAMAFACTORY: Columns = {
+    "conversations": pl.List(_SHAREGPT_TURN),
+    **dict.fromkeys(("chosen", "rejected"), _SHAREGPT_TURN),
+    "id": _TEXT,
+    "round": _NUMBER,
+}
 _ALIGNER: Columns = {**dict.fromkeys(Turn._fields, _TEXT), "id": _TEXT, "round": _NUMBER}
 
 
@@ -147,6 +170,17 @@ FORMATS: Mapping[str, Format] = {
         record=_messages,
         schema=lambda _: pl.Schema(_MESSAGES),
         tags=("conversational", "sft"),
+        dataset_info={
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages"},
+            "tags": {
+                "role_tag": "role",
+                "content_tag": "content",
+                "user_tag": "user",
+                "assistant_tag": "assistant",
+                "system_tag": "system",
+            },
+        },
     ),
     "sharegpt": Format(
         per_turn=False,
@@ -154,6 +188,7 @@ FORMATS: Mapping[str, Format] = {
         record=_sharegpt,
         schema=lambda _: pl.Schema(_SHAREGPT),
         tags=("conversational", "sft", "sharegpt"),
+        dataset_info={"formatting": "sharegpt", "columns": {"messages": "conversations"}},
     ),
     "preference": Format(
         per_turn=True,
@@ -164,12 +199,30 @@ FORMATS: Mapping[str, Format] = {
         tags=("conversational", "preference", "dpo", "trl"),
         same=_chosen_is_rejected,
     ),
+    "llamafactory": Format(
+        per_turn=True,
+        meaning="one turn a row in LLaMA-Factory's sharegpt preference format: the conversation up to the question, the"
+        " correction as chosen, the answer as rejected",
+        record=_llamafactory,
+        schema=lambda _: pl.Schema(_LLAMAFACTORY),
+        tags=("conversational", "preference", "dpo", "sharegpt", "llama-factory"),
+        same=_chosen_is_rejected,
+        dataset_info={
+            "formatting": "sharegpt",
+            "ranking": True,
+            "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
+        },
+    ),
     "aligner": Format(
         per_turn=True,
         meaning="one turn a row as aligner-20K's triple; the question contains the dialogue before it",
         record=_aligner,
         schema=lambda _: pl.Schema(_ALIGNER),
         tags=("aligner",),
+        dataset_info={
+            "formatting": "alpaca",
+            "columns": {"prompt": "question", "query": "answer", "response": "correction"},
+        },
     ),
     "parquet": Format(
         per_turn=False,

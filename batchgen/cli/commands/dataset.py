@@ -105,11 +105,13 @@ def export(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Write the finished dataset in a format that trainers read. If --output is a folder, add a dataset card.
 
-    `batchgen verify` also checks the export, if it is still at that path.
+    `batchgen verify` also checks the export, if it is still at that path. If LLaMA-Factory can read the format, the
+    files are entered in the dataset_info.json beside them.
 
     \b
       batchgen export --format messages --output messages.jsonl
       batchgen export --format preference --output dpo --test-share 0.1 --flags drop:refusal:correction
+      batchgen export --format llamafactory --output LLaMA-Factory/data/dialogues.jsonl
       batchgen export --format parquet --output dialogues.parquet
     """
     from batchgen.dataset.export import ExportOptions, describe

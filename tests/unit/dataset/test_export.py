@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from batchgen.dataset import card
+from batchgen.dataset.dataset_info import DATASET_INFO
 from batchgen.dataset.formats import FORMATS, FlaggedConversation
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.engine.session import Session
@@ -87,6 +89,11 @@ def test_every_form_loads_as_a_split_dataset(
     assert sides["train"].isdisjoint(sides["test"])
     assert len(sides["train"] | sides["test"]) == answer["conversations"] == COUNT - 1
     assert problems(finished, tmp_path / form) == []
+    if answer["dataset_names"]:  # LLaMA-Factory loads each file by its name
+        entries = json.loads((tmp_path / form / DATASET_INFO).read_bytes())
+        names = [str(tmp_path / form / entries[name]["file_name"]) for name in answer["dataset_names"]]
+        found = [load_dataset("json", data_files=[name], split="train").num_rows for name in names]
+        assert found == list(rows.values())
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -127,6 +134,25 @@ def test_preference_is_conversational_with_an_explicit_prompt(finished: Bench, t
         assert [each["role"] for each in row["prompt"]] == (["user", "assistant"] * row["round"])[:-1]
         assert row["rejected"] == [{"role": "assistant", "content": turns[-1]["answer"]}]
         assert row["chosen"] != row["rejected"]
+
+
+def test_llamafactory_is_the_same_preference_in_sharegpt_turns(finished: Bench, tmp_path: Path) -> None:
+    counts = export(finished, "preference", tmp_path / "pairs.jsonl")
+    answer = export(finished, "llamafactory", tmp_path / "turns.jsonl")
+    assert {name: answer[name] for name in ("rows", "left_out", "flags")} == {
+        name: counts[name] for name in ("rows", "left_out", "flags")
+    }
+    roles = {"user": "human", "assistant": "gpt"}
+    for row, pair in zip(records(tmp_path / "turns.jsonl"), records(tmp_path / "pairs.jsonl"), strict=True):
+        turns = {
+            name: [{"from": roles[each["role"]], "value": each["content"]} for each in pair[name]]
+            for name in ("prompt", "chosen", "rejected")
+        }
+        assert list(row) == ["conversations", "chosen", "rejected", "id", "round"]
+        assert row["conversations"] == turns["prompt"]
+        assert row["conversations"][-1]["from"] == "human"
+        assert ([row["chosen"]], [row["rejected"]]) == (turns["chosen"], turns["rejected"])
+        assert (row["id"], row["round"]) == (pair["id"], pair["round"])
 
 
 def test_aligner_is_the_triple_with_its_history(finished: Bench, tmp_path: Path) -> None:
@@ -230,7 +256,8 @@ def test_nothing_of_somebody_else_is_overwritten(
 def test_exporting_again_replaces_the_whole_export(finished: Bench, tmp_path: Path) -> None:
     for _ in range(2):
         export(finished, "messages", tmp_path / "out", "--test-share", "0.2")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "test.jsonl", "train.jsonl"]
+    names = ["README.md", DATASET_INFO, "test.jsonl", "train.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert problems(finished, tmp_path / "out") == []
 
 
