@@ -13,6 +13,7 @@ from tests.support.bench import GEMINI_KEY, SERVICE_KEY, TOGETHER_KEY
 STAGE = {"gemini": "question", "together": "answer", "deepinfra": "answer"}
 POSITION = {"gemini": 3, "together": 4, "deepinfra": 4}
 PROVIDERS = tuple(STAGE)
+ROWS = [TABLE[name] for name in PROVIDERS]  # one for each form of a request line
 ANSWERERS = PROVIDERS[1:]
 KEYS = {"gemini": GEMINI_KEY, "together": TOGETHER_KEY, "deepinfra": SERVICE_KEY}
 KEY_VARIABLE = {name: TABLE[name].key_variable for name in PROVIDERS}

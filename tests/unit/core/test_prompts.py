@@ -19,8 +19,8 @@ from batchgen.core.prompts import (
     turns_as_chat,
     turns_as_json,
 )
-from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
+from tests.support.provider_facts import ROWS
 
 HOSTILE = [
     "```",
@@ -96,7 +96,7 @@ def test_whatever_a_seed_holds_stays_inside_the_fence(stage: Stage, data: st.Dat
     asked = asked_for(stage, turns, shows=shows)
     plain = [Turn("q", "a", "c"), *([Turn("q", "a")] if stage is not Stage.QUESTION else [])]
     assert asked.system == asked_for(stage, plain, shows=shows).system
-    for row in PROVIDERS.values():
+    for row in ROWS:
         line = row.line("k", asked, Parameters("gemini-2.5-flash-lite", 128, 1.0))
         assert line.decode().splitlines() == [line.decode()]
         texts = said(row, line)

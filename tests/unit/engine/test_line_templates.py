@@ -29,10 +29,10 @@ from batchgen.engine.submission import request_files
 from batchgen.engine.submission.expected_length import ECHO_TOKENS
 from batchgen.engine.submission.line_templates import make_request_template, render_requests
 from batchgen.ledger.store import Store
-from batchgen.providers import PROVIDERS
 from batchgen.providers.base import Parameters, Provider
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import BatchSettings, HistorySettings, ProviderSettings, Settings
+from tests.support.provider_facts import ROWS
 
 AWKWARD = [
     'ends with a quote and a comma",',
@@ -59,7 +59,7 @@ def asked(texts: list[str], stage: Stage, history: int, shows: HistoryShows, *, 
     )
 
 
-@pytest.mark.parametrize("row", PROVIDERS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @pytest.mark.parametrize("step", STEPS, ids=str)
 @settings(max_examples=25)
 @given(data=st.data())
