@@ -97,7 +97,7 @@ def test_a_run_waits_for_what_the_other_provider_has(
     provider: str, how: str, make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`run` ends when no provider can do more, and not before."""
-    scene = Scene.of(make_bench, 4, job_seconds=600.0)
+    scene = Scene.of(make_bench, 4, job_seconds=60.0)
     code, told = hindered(scene, monkeypatch, provider, how)
     done = scene.run("run")
     assert done.code == code
