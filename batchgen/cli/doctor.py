@@ -10,8 +10,8 @@ from typing import Any
 
 from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
-from batchgen.core.pricing import batch_rate, past_price
-from batchgen.providers import connect
+from batchgen.core.pricing import batch_rate, offers, past_price
+from batchgen.providers import PROVIDERS, connect
 from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFound, ModelGone, Provider, ProviderClient
 from batchgen.providers.http_errors import mask_password
@@ -22,12 +22,24 @@ from batchgen.runtime.settings import ModelChoice, Settings, api_key
 NETWORK_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def check_setup(settings: Settings, environment: Mapping[str, str], root: Path) -> dict[str, Any]:
+def check_setup(
+    settings: Settings, environment: Mapping[str, str], root: Path, *, every_model: bool = False
+) -> dict[str, Any]:
     """Return the results of all checks as JSON. `problem` of a provider is empty if a run could start with it.
 
-    A provider whose key is not set is no problem as long as another one can write the same stages.
+    A provider whose key is not set is no problem as long as another one can write the same stages. With `every_model`
+    the models with a known price are asked too, at providers whose key is set.
     """
-    choices = list(dict.fromkeys(choice for stage in STAGES for choice in settings.choices(stage)))
+    choices = dict.fromkeys((choice for stage in STAGES for choice in settings.choices(stage)), True)
+    if every_model:
+        priced = (ModelChoice(offer.provider, offer.model) for offer in offers(settings.prices))
+        choices |= {
+            choice: False
+            for choice in priced
+            if choice not in choices
+            and choice.provider in PROVIDERS
+            and environment.get(provider_row(choice.provider).key_variable, "").strip()
+        }
     names = dict.fromkeys(choice.provider for choice in choices)
     found = {name: _check_provider(provider_row(name), choices, settings, environment) for name in names}
     served = {(name, model["model"]) for name in names for model in found[name]["models"] if model["served"] == "yes"}
@@ -57,9 +69,9 @@ def _folders_synced(root: Path) -> bool | None:
 
 
 def _check_provider(
-    provider: Provider, choices: Sequence[ModelChoice], settings: Settings, environment: Mapping[str, str]
+    provider: Provider, choices: Mapping[ModelChoice, bool], settings: Settings, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Check one provider and those of the models `choices` that it may be asked for."""
+    """Check one provider, and each of `choices` that is its model. They map to whether a stage may use the model."""
     wanted = settings.provider(provider.name)
     found: dict[str, Any] = {
         "name": provider.name,
@@ -82,7 +94,11 @@ def _check_provider(
         access = ConnectionOptions(key, url, settings.batches.http_timeout_seconds, wanted.api_version)
         remote = connect(provider, access)
         try:
-            found["models"] = [_check_model(remote, one, settings) for one in choices if one.provider == provider.name]
+            found["models"] = [
+                _check_model(remote, one, settings, needed=used)
+                for one, used in choices.items()
+                if one.provider == provider.name
+            ]
         finally:
             remote.close()
     except BatchgenError as error:
@@ -112,7 +128,7 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _check_model(remote: ProviderClient, choice: ModelChoice, settings: Settings) -> dict[str, Any]:
+def _check_model(remote: ProviderClient, choice: ModelChoice, settings: Settings, *, needed: bool) -> dict[str, Any]:
     """Ask a model for one token: a listed model may not be served. Raises KeyRefused, Temporary."""
     served, detail, model = "yes", "", choice.model
     try:
@@ -120,6 +136,10 @@ def _check_model(remote: ProviderClient, choice: ModelChoice, settings: Settings
     except ModelGone as error:
         served, detail = "no", str(error)
     except (CreateRefused, JobNotFound) as error:
+        served, detail = "unclear", str(error)
+    except BatchgenError as error:
+        if needed:
+            raise
         served, detail = "unclear", str(error)
     price = batch_rate(*choice, settings.prices)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from batchgen.emulator.faults import CallFault, Status
 from batchgen.providers import PROVIDERS
 from batchgen.runtime.settings import LLAMA, Settings
 from tests.support.bench import SERVICE_KEY, SPARE_MODEL, Bench, seeds
@@ -186,3 +187,19 @@ def test_doctor_tells_who_would_write_each_stage(bench: Bench, monkeypatch: pyte
     assert told.code == 0
     assert f"answer: deepinfra:{LLAMA}" in told.out
     assert "built from documents and one published capture" in told.out
+
+
+def test_doctor_asks_every_model_with_a_known_price(bench: Bench) -> None:
+    """Only those that a stage may use decide whether a run can start."""
+    bench.service.world.gone_models = {"openai/gpt-oss-120b"}
+    bench.service.faults.add(
+        CallFault(provider="gemini", endpoint="probe", contains="3.8", action=Status(429, "Wait."))
+    )
+    found = bench.run("doctor", "--models", "--json")
+    assert found.code == 0
+    models = {one["name"]: {row["model"]: row["served"] for row in one["models"]} for one in found.json["providers"]}
+    assert models["together"]["openai/gpt-oss-120b"] == "no"
+    assert models["together"]["meta-llama/Llama-3.3-70B-Instruct-Turbo"] == "yes"
+    assert models["gemini"]["gemini-3.8-flash"] == "unclear"
+    assert models["deepinfra"] == {}, "its key is not set"
+    assert "gpt-oss" not in bench.run("doctor").out

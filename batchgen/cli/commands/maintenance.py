@@ -132,18 +132,21 @@ def rebuild(context: GlobalOptions, *, as_json: bool) -> None:
 
 
 @click.command(short_help="Check keys, addresses, models, limits and prices.")
+@click.option("--models", "every_model", is_flag=True, help="Ask each model with a known price, not only yours.")
 @json_option
 @click.pass_obj
-def doctor(context: GlobalOptions, *, as_json: bool) -> None:
+def doctor(context: GlobalOptions, *, every_model: bool, as_json: bool) -> None:
     """Check keys, addresses, proxy, TLS certificates, limits and prices, and ask each model for one token.
 
     \b
       batchgen doctor && batchgen submit --stage question
+      batchgen doctor --models          # which models of `estimate --models` answer to your keys
     """
     from batchgen.cli.doctor import check_setup, describe, first_problem
     from batchgen.runtime.settings import read_environment
 
-    found = check_setup(context.settings(), read_environment(context.root), context.root)
+    environment = read_environment(context.root)
+    found = check_setup(context.settings(), environment, context.root, every_model=every_model)
     print_answer(found, as_json=as_json, text=describe(found))
     if problem := first_problem(found):
         raise problem
