@@ -38,7 +38,7 @@ DEMO_CONFIG = """\
 # Short prompts and replies, because a small model on this machine reads and writes them.
 history_messages = 2
 [question]
-max_output_tokens = 48
+max_output_tokens = 60
 [answer]
 max_output_tokens = 112
 target_characters = 200

@@ -122,13 +122,13 @@ def test_the_value_of_an_enum_is_written_and_changes_nothing_else() -> None:
     bounded = bounded_schema(fixed, 200.0)
     assert bounded is not None
     assert bounded["properties"]["m"] == {"type": "string", "enum": ["0a"]}
-    assert bounded["properties"]["question"] == {"maxLength": 40, "type": "string"}
+    assert bounded["properties"]["question"] == {"minLength": 8, "maxLength": 36, "type": "string"}
 
 
 def test_strings_are_bounded_so_that_the_json_closes() -> None:
     bounded = bounded_schema(SCHEMA, 200.0)
     assert bounded is not None
-    assert bounded["properties"]["question"] == {"maxLength": 40, "type": "string"}
+    assert bounded["properties"]["question"] == {"minLength": 8, "maxLength": 40, "type": "string"}
     assert bounded["properties"]["kind"] == SCHEMA["properties"]["kind"]  # type: ignore[index]
     assert bounded_schema(None, 100.0) is None
     chinese = Prompt((Message("user", "港口的潮汐如何运作？"),))

@@ -164,6 +164,8 @@ DEFAULT_TOKENS = 256
 MAX_TRIMS = 6
 JSON_SHARE = 0.8  # share of text in a JSON reply; the rest is names, quotes, braces and white space
 MIN_CHARACTERS = 20
+FIXED_CHARACTERS = 16  # what a fixed value takes with its name and quotes, at two characters a token
+FEWEST_CHARACTERS = 8  # of a text: a very small model may close a string at once
 FIRST_EAST_ASIAN = "\u2e80"  # first code point of the East Asian scripts
 
 
@@ -241,18 +243,19 @@ def _characters_per_token(prompt: Prompt) -> float:
 
 
 def bounded_schema(schema: Mapping[str, Any] | None, characters: float) -> Mapping[str, Any] | None:
-    """Return the schema with limited string lengths, so that the JSON ends before the tokens are used up."""
+    """Return the schema with limited string lengths: no text is empty, and the JSON ends within the tokens."""
     properties = (schema or {}).get("properties")
     if schema is None or not properties:
         return schema
     free = sum(not _is_fixed(part) for part in properties.values())
-    room = max(MIN_CHARACTERS, int(characters / max(free, 1) * JSON_SHARE))
+    left = characters * JSON_SHARE - FIXED_CHARACTERS * (len(properties) - free)
+    room = max(MIN_CHARACTERS, int(left / max(free, 1)))
     return {**schema, "properties": {name: _bounded(part, room) for name, part in properties.items()}}
 
 
 def _bounded(schema: Mapping[str, Any], characters: int) -> Mapping[str, Any]:
     plain = schema.get("type") == "string" and "enum" not in schema
-    return {"maxLength": characters, **schema} if plain else schema
+    return {"minLength": FEWEST_CHARACTERS, "maxLength": characters, **schema} if plain else schema
 
 
 def whole_sentences(answer: Answer) -> Answer:
