@@ -149,11 +149,11 @@ def _step_facts(
         in_flight=row["in_flight"],
         ready=row["ready"],
         rejected=row["rejected"],
-        left=_most_frequent_first(left),
+        left=most_frequent_first(left),
         requests=sent.requests,
         accepted=row["done"] - brought,
         brought=brought,
-        failed=_most_frequent_first(failed),
+        failed=most_frequent_first(failed),
         models=sorted(seen.models[step.position]),
         batches=sent.batches,
         had_thoughts=sent.had_thoughts,
@@ -162,7 +162,7 @@ def _step_facts(
     )
 
 
-def _most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
+def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
     """Sort counts by frequency, equal ones in the order of `Reason`."""
     order = [str(reason) for reason in Reason]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], order.index(item[0]))))

@@ -349,7 +349,7 @@ def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]
     conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
     note = Note(OPEN, (), ConversationState(1, 3, None, None, None, 0))
     record = json.dumps(conversation_record(conversation, note, Names("run", 6), 3)).encode()
-    packed = paging.pack_conversations(TextStatistics({}, Counter(), 0, 0, [record, record]))
+    packed = paging.pack_conversations(TextStatistics({}, Counter(), Counter(), 0, 0, [record, record], []))
     assert not set(packed) & set(b"<>&\"' ")
     items = Page(f'<script id="packed">{packed.decode()}</script>').unpacked()["items"]
     assert len(items) == 2
