@@ -119,7 +119,7 @@ class _TextScan:
     def __init__(self, session: Session, whole: Survey, most: int) -> None:
         self._session, self._whole, self._rounds = session, whole, session.settings.rounds
         self._most, self._sample = most, Sample[Note](most)
-        self._first = Sample[Note](min(READ_FIRST, most), each=1)
+        self._first = Sample[Note](min(READ_FIRST, most // 2), each=1)  # a small page has room for others, too
         self._lengths = LengthCounter()
         self._labels, self._conversations = Counter[tuple[str, int]](), Counter[str]()
         self._flagged, self._complete = 0, 0

@@ -1,9 +1,9 @@
 """Write facts, charts and conversations as one HTML file that needs no other file.
 
 Texts of conversations are compressed and in base64, and the script shows them as text nodes. Only the conversations to
-read first are also in the markup, for browsers without JavaScript. The template escapes them, as it does all values from
-outside (models, errors, reasons). The content security policy allows only the page's own script and style, and no
-network request.
+read first are also in the markup, for browsers without JavaScript. The template escapes these texts and all other
+values from outside (models, errors, reasons). The content security policy allows only the page's own script and style,
+and no network request.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from batchgen.reports.status_text import duration
 
 ASSETS = Path(__file__).with_name("assets")
 DASH = "\N{EN DASH}"
+MAX_PLAIN_CHARACTERS = 3_000  # of a text in the markup, where an invisible character takes 60 bytes
 
 
 def render_page(
@@ -143,7 +144,7 @@ def template_values(
     return {
         "answer": answer,
         "summary": summary,
-        "headline": _headline(summary, answer["finished"]),
+        "headline": _headline("Finished" if answer["finished"] else "Running", summary),
         "lead": _lead(facts),
         "first": [_to_read(orjson.loads(texts.shown[at]), texts.names) for at in texts.first],
         "steps": facts.steps,
@@ -166,13 +167,10 @@ def template_values(
     }
 
 
-def _headline(summary: Summary, finished: bool) -> str:
+def _headline(state: str, summary: Summary) -> str:
     share = format_share(summary.good / summary.conversations if summary.conversations else None)
-    found = (
-        f"{format_integer(summary.good)} of {format_integer(summary.conversations)} conversations ({share})"
-        f" {'is' if summary.good == 1 else 'are'} good"
-    )
-    return f"Finished: {found}" if finished else f"Running: {found} so far"
+    good, total = format_integer(summary.good), format_integer(summary.conversations)
+    return f"{state}: {good} of {total} conversations ({share}) {'is' if summary.good == 1 else 'are'} good"
 
 
 def _lead(facts: RunFacts) -> str:
@@ -190,16 +188,26 @@ def _to_read(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return a conversation that the page names to be read first, from its record (`conversation_record`)."""
     turns = [
         {
-            "question": question,
-            "answer": answer,
-            "correction": correction,
+            "question": question[:MAX_PLAIN_CHARACTERS],
+            "answer": _cut(answer),
+            "correction": _cut(correction),
             "labels": [names[at] for at in labels],
-            "cut": bool(cut),
+            "cut": max(len(question), *(len("".join(text)) for text in (answer, correction))) > MAX_PLAIN_CHARACTERS
+            or bool(cut),
         }
         for question, answer, correction, labels, *cut in record["t"]
     ]
     labels = dict.fromkeys(label for turn in turns for label in turn["labels"])
     return {"id": record["i"], "labels": list(labels), "turns": turns}
+
+
+def _cut(segments: Sequence[str]) -> list[str]:
+    """Cut a text in segments after MAX_PLAIN_CHARACTERS."""
+    found, room = [], MAX_PLAIN_CHARACTERS
+    for segment in segments:
+        found.append(segment[:room])
+        room -= len(found[-1])
+    return found
 
 
 def _format_time(seconds: float | None) -> str:

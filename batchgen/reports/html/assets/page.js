@@ -368,6 +368,8 @@
     async function follow() {
       const linked = items.findIndex((item) => `#${item.i}` === location.hash);
       if (linked < 0) return;
+      clearTimeout(rest); // a search that was typed just now comes first
+      await filter();
       if (!view.includes(linked)) await clear();
       choose(view.indexOf(linked));
       by("conversations").scrollIntoView();
