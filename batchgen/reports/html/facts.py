@@ -26,7 +26,8 @@ class StepFacts(NamedTuple):
     Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`; `left` counts the rejected ones by reason.
     Requests: `requests` were sent, `accepted` have a usable text, `failed` counts the others by reason. The rest have
     no reply yet. `had_thoughts` of the replies began with a <think> block, which was removed. `brought` texts came
-    with the replies of the step before (`ask_next`) and needed no request. `waited` and `ran` are in seconds.
+    with the replies of the step before (`ask_next`) and needed no request. `models` were sent requests, `writers` are
+    those with accepted texts. `waited` and `ran` are in seconds.
     """
 
     step: Step
@@ -41,6 +42,7 @@ class StepFacts(NamedTuple):
     brought: int
     failed: Mapping[str, int]
     models: Sequence[str]
+    writers: Sequence[str]
     batches: int
     had_thoughts: int
     waited: Sequence[float]
@@ -81,15 +83,19 @@ def collect_facts(session: Session) -> RunFacts:
     seen = _LedgerTotals(now)
     for batch in session.store.each_batch():
         seen.learn(batch)
-    failed: dict[int, Counter[str]] = {}
+    failed, writers = defaultdict[int, Counter[str]](Counter), defaultdict[int, set[str]](set)
     for bill in session.store.totals.usage():
-        if bill.reason is not Reason.ACCEPTED:
-            failed.setdefault(bill.position, Counter())[bill.reason] += bill.requests
+        if bill.reason is Reason.ACCEPTED:
+            writers[bill.position].add(f"{bill.model} ({bill.provider})")
+        else:
+            failed[bill.position][bill.reason] += bill.requests
     rows = []
     for row in answer["steps"]:
         at = Step(row["round"], Stage(row["stage"])).position
         brought, _ = session.store.totals.output_of_accepted([at - 1], follow_up=True)
-        rows.append(_step_facts(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
+        left = session.store.totals.rejection_reasons(at)
+        wrote = writers[at] | (writers[at - 1] if brought else set())
+        rows.append(_step_facts(row, seen, left, failed[at], brought)._replace(writers=sorted(wrote)))
     return RunFacts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
 
 
@@ -155,6 +161,7 @@ def _step_facts(
         brought=brought,
         failed=most_frequent_first(failed),
         models=sorted(seen.models[step.position]),
+        writers=(),
         batches=sent.batches,
         had_thoughts=sent.had_thoughts,
         waited=sent.waited,

@@ -16,7 +16,7 @@ class Summary(NamedTuple):
 
     `flags` counts the flagged conversations by label; one conversation can have several. `reasons` counts the rejected
     ones by reason. `usd` is what was billed for everything, `estimated` the estimate of the same batches. `at_least` is
-    "≥ " if a price is unknown. `models` names, by stage, the models that were sent requests.
+    "≥ " if a price is unknown. `models` names, by stage, the models that wrote accepted texts.
     """
 
     conversations: int
@@ -54,14 +54,14 @@ def summarize(facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any]) -
         usd_per_good=total["usd"] / good if good else None,
         estimated=total["estimated"],
         at_least=total["at_least"],
-        models=_models_by_stage(facts.steps),
+        models=_writers_by_stage(facts.steps),
     )
 
 
-def _models_by_stage(steps: Sequence[StepFacts]) -> dict[str, list[str]]:
-    """Return the models of each stage in the order of the rounds. A stage without a request is left out."""
+def _writers_by_stage(steps: Sequence[StepFacts]) -> dict[str, list[str]]:
+    """Return the models of each stage in the order of the rounds. A stage without a text is left out."""
     found = {
-        str(stage): list(dict.fromkeys(name for step in steps if step.step.stage is stage for name in step.models))
+        str(stage): list(dict.fromkeys(name for step in steps if step.step.stage is stage for name in step.writers))
         for stage in STAGES
     }
     return {stage: models for stage, models in found.items() if models}

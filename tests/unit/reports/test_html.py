@@ -277,6 +277,7 @@ def test_steps_say_what_the_store_holds(finished: Bench) -> None:
     assert by_name["round 2 answer"].failed == {"truncated": 1}
     assert by_name["round 3 answer"].failed == {"empty": 3}
     assert by_name["round 3 answer"].left == {"empty": 1}
+    assert all(step.writers == step.models for step in by_name.values())
     assert by_name["round 3 answer"].yielded == pytest.approx((COUNT - 1) / (COUNT + 2))
 
 
@@ -309,7 +310,7 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     by_name = {step.name: step for step in known(bench).steps}
     along = by_name["round 3 question"]
     assert (along.entered, along.done, along.brought, along.requests, along.accepted) == (3, 3, 3, 0, 0)
-    assert along.models == by_name["round 2 correction"].models
+    assert along.models == along.writers == by_name["round 2 correction"].models
     assert by_name["round 2 correction"].accepted == 3
     assert "+3 without a request" in written(bench)[1].texts("span")
 
@@ -551,7 +552,7 @@ def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
     assert [step.in_flight for step in known(bench).steps] == [3, 0, 0, 0, 0, 0]
     _, page = written(bench)
     assert {tuple(item["w"]) for item in page.unpacked()["items"]} == {(2, "question", "in flight")}
-    assert page.texts("dt") == ["Cost", "Models", "Flagged", "Rejected", "In progress"]
+    assert page.texts("dt") == ["Cost", "Flagged", "Rejected", "In progress"]
     assert page.texts("strong")[1:] == ["$0.0000", "0", "0", "3"]
 
 
