@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -95,7 +95,7 @@ def collect_facts(session: Session) -> RunFacts:
         brought, _ = session.store.totals.output_of_accepted([at - 1], follow_up=True)
         left = session.store.totals.rejection_reasons(at)
         wrote = writers[at] | (writers[at - 1] if brought else set())
-        rows.append(_step_facts(row, seen, left, failed[at], brought)._replace(writers=sorted(wrote)))
+        rows.append(_step_facts(row, seen, left, failed[at], brought, wrote))
     return RunFacts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
 
 
@@ -144,7 +144,12 @@ class _LedgerTotals:
 
 
 def _step_facts(
-    row: Mapping[str, Any], seen: _LedgerTotals, left: Mapping[str, int], failed: Mapping[str, int], brought: int
+    row: Mapping[str, Any],
+    seen: _LedgerTotals,
+    left: Mapping[str, int],
+    failed: Mapping[str, int],
+    brought: int,
+    writers: Collection[str],
 ) -> StepFacts:
     step = Step(row["round"], Stage(row["stage"]))
     sent = seen.sent[step.position]
@@ -161,7 +166,7 @@ def _step_facts(
         brought=brought,
         failed=most_frequent_first(failed),
         models=sorted(seen.models[step.position]),
-        writers=(),
+        writers=sorted(writers),
         batches=sent.batches,
         had_thoughts=sent.had_thoughts,
         waited=sent.waited,

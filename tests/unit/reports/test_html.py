@@ -315,6 +315,33 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     assert "+3 without a request" in written(bench)[1].texts("span")
 
 
+def test_a_model_whose_requests_all_failed_wrote_nothing(make_bench: Make) -> None:
+    llama, qwen = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"
+    bench = make_bench()
+    bench.configure(f'rounds = 2\ntogether.models = ["{llama}", "{qwen}"]\n')
+    bench.service.faults.rows("text", key=r"\.r2\.answer\.a1\.", text="")
+    assert bench.prepare(seeds(2)).code == 0
+    for stage in ("question", "answer"):
+        assert bench.run("submit", "--stage", stage).code == 0
+        bench.service.world.advance(60)
+        assert bench.run("collect").code == 0
+    assert bench.run("switch", "together", qwen).code == 0
+    bench.ticks()
+    (answers,) = [step for step in known(bench).steps if step.name == "round 2 answer"]
+    assert answers.models == [f"{qwen} (together)", f"{llama} (together)"]
+    assert answers.writers == [f"{qwen} (together)"]
+    assert page_models(written(bench)[1])["answers by "] == answers.writers
+
+
+def page_models(page: Page) -> dict[str, list[str]]:
+    """The models that the top of the page names, by the words before them."""
+    found: dict[str, list[str]] = {}
+    for at, (tag, _, text) in enumerate(page.elements):
+        if tag == "li" and "".join(text).endswith("s by "):
+            found["".join(text)] = ["".join(page.elements[at + 1][2])]
+    return found
+
+
 def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
     exported = finished.run("export", "--format", "aligner", "--output", str(finished.root / "all.jsonl"), "--json")
     flags = {attributes["data-flag"] for _, attributes, _ in page.elements if "data-flag" in attributes}
