@@ -334,7 +334,7 @@ def test_a_model_whose_requests_all_failed_wrote_nothing(make_bench: Make) -> No
 
 
 def page_models(page: Page) -> dict[str, list[str]]:
-    """The models that the top of the page names, by the words before them."""
+    """The first model of each stage that the top of the page names, by the words before it."""
     found: dict[str, list[str]] = {}
     for at, (tag, _, text) in enumerate(page.elements):
         if tag == "li" and "".join(text).endswith("s by "):
