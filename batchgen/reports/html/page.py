@@ -260,6 +260,6 @@ def _partial(total: int, shown: int) -> str:
         return ""
     return (
         f"This page shows {format_integer(shown)} of {format_integer(total)}"
-        f" conversations, sampled by id: those to read first, up to {PER_CLASS} of every flag, rejection reason and number of"
-        " rounds, then any others. All figures above are about all conversations."
+        f" conversations, sampled by id: those to read first, up to {PER_CLASS} of every flag, rejection reason and"
+        " number of rounds, then any others. All figures above are about all conversations."
     )
