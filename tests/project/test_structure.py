@@ -101,6 +101,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "reports/html/lengths.py": ("unit/reports/test_html.py",),
     "reports/html/page.py": ("unit/reports/test_html.py", "unit/reports/test_html_browser.py"),
     "reports/html/sample.py": ("unit/reports/test_html.py",),
+    "reports/html/summary.py": ("unit/reports/test_html.py",),
     "reports/html/timeline_bars.py": ("unit/reports/test_html.py",),
     "reports/html/word_diff.py": ("unit/reports/test_html.py",),
     "reports/html/write.py": ("unit/reports/test_html.py",),

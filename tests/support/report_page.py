@@ -16,6 +16,10 @@ from tests.support.grown_run import grow
 COUNT = 12
 SCRIPT = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"
 EMOJI = "\U0001f469\u200d\U0001f52c\U0001f600"
+INVISIBLE = (  # line and paragraph separators, controls, bidi controls and other format characters, fillers
+    "\0\x07\r\x1b\x7f\x85\xad\u034f\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"
+    "\u2060\u2064\u2066\u2067\u2068\u2069\u206f\u3164\ufe00\ufeff\ufff9\uffa0\U0001d173\U000e0001\U000e0041\U000e0100\U000e01ef"
+)
 CHINESE = {
     "question": "鸡蛋要煮多久蛋黄才是软的？",
     "answer": "把水烧开，煮十五分钟。",
@@ -25,21 +29,31 @@ HOSTILE_ID, CHINESE_ID, BLOCKED_ID, EQUAL_ID = "r1-000003", "r1-000004", "r1-000
 
 
 class Page(HTMLParser):
-    """A parsed report: its elements with their attributes, and the text after each start tag."""
+    """A parsed report: its elements with their attributes, and the text after each start tag.
+
+    A sign for an invisible character is no element of its own: its character is part of the text around it, and its
+    title is in `signs`.
+    """
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self._within = False
+        self.signs: list[str] = []
+        self._within, self._in_sign = False, False
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs), []))
+        found = dict(attrs)
+        if found.get("class") == "sign":
+            self.signs.append(found["title"] or "")
+            self._in_sign = True
+            return
+        self.elements.append((tag, found, []))
         self._within = True
 
     def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - the parser's own name
-        self._within = False
+        self._within, self._in_sign = self._in_sign, False
 
     def handle_data(self, data: str) -> None:
         if self._within:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 RANGE = 250  # conversations read at once; 1,000 would take 40 MB more and save no time
 MAX_TEXT_CHARACTERS = 10_000  # shown of one text; exported files have the full text
 BYTES_A_CONVERSATION = 12_000  # on average, before compression
+READ_FIRST = 10  # conversations that the page names to be read first
 COMPLETE, OPEN, REJECTED = "complete", "open", "rejected"
 
 
@@ -56,15 +58,18 @@ class Note(NamedTuple):
 class TextStatistics(NamedTuple):
     """`lengths` counts texts by round, field and characters; `labels` counts turns by (label, round).
 
-    `flagged` of the `complete` conversations have a label. `shown` are the page's conversations as JSON, in seed order.
-    `names` are the labels; `shown` refers to them by index.
+    `conversations` counts conversations by label. `flagged` of the `complete` conversations have a label. `shown` are
+    the page's conversations as JSON, in seed order; `first` are the indices of those to read first, in the order of
+    reading. `names` are the labels; `shown` refers to them by index.
     """
 
     lengths: Counts
     labels: Counter[tuple[str, int]]
+    conversations: Counter[str]
     flagged: int
     complete: int
     shown: list[bytes]
+    first: list[int]
     names: tuple[str, ...] = tuple(LABELS)
 
 
@@ -114,15 +119,20 @@ class _TextScan:
     def __init__(self, session: Session, whole: Survey, most: int) -> None:
         self._session, self._whole, self._rounds = session, whole, session.settings.rounds
         self._most, self._sample = most, Sample[Note](most)
+        self._first = Sample[Note](min(READ_FIRST, most // 2), each=1)  # a small page has room for others, too
         self._lengths = LengthCounter()
-        self._labels, self._flagged, self._complete = Counter[tuple[str, int]](), 0, 0
+        self._labels, self._conversations = Counter[tuple[str, int]](), Counter[str]()
+        self._flagged, self._complete = 0, 0
 
     def texts(self) -> TextStatistics:
         for seen, found in self._flagged_ranges():
             self._lengths.learn(one.conversation for one in seen)
             for one in seen:
                 self._add(one, found.get(one.conversation.number, ()))
-        return TextStatistics(self._lengths.counts, self._labels, self._flagged, self._complete, self._shown())
+        shown, first = self._shown()
+        return TextStatistics(
+            self._lengths.counts, self._labels, self._conversations, self._flagged, self._complete, shown, first
+        )
 
     def _flagged_ranges(self) -> Iterator[tuple[list[LoadedConversation], dict[int, tuple[tuple[str, ...], ...]]]]:
         """Yield every range, with labels by turn of its complete conversations by number."""
@@ -139,28 +149,38 @@ class _TextScan:
             yield seen, {one.number: tuple(tuple(next(found)) for _ in one.turns) for one in whole}
 
     def _add(self, one: LoadedConversation, found: tuple[tuple[str, ...], ...]) -> None:
-        state = one.state(self._rounds)
-        self._complete += state == COMPLETE
-        self._flagged += any(found)
-        for number, marks in enumerate(found, start=1):
-            self._labels.update((label, number) for label in marks)
-        names = {label for marks in found for label in marks} | {state, f"round {len(one.conversation.turns)}"}
+        number, state = one.conversation.number, one.state(self._rounds)
+        flags, note = {label for marks in found for label in marks}, Note(state, found, one.standing)
+        self._flagged += bool(flags)
+        self._conversations.update(flags)
+        for at, marks in enumerate(found, start=1):
+            self._labels.update((label, at) for label in marks)
+        names = flags | {state, f"round {len(one.conversation.turns)}"}
         if one.standing.reason:
             names.add(f"{REJECTED}: {one.standing.reason}")
-        self._sample.offer(one.conversation.number, names, Note(state, found, one.standing))
+        self._sample.offer(number, names, note)
+        if state == COMPLETE:
+            self._complete += 1
+            self._first.offer(number, flags, note)
 
-    def _shown(self) -> list[bytes]:
-        """Return the sample as JSON, in the order of the seeds, up to `most` times BYTES_A_CONVERSATION."""
+    def _shown(self) -> tuple[list[bytes], list[int]]:
+        """Return the conversations of the page as JSON in the order of the seeds, and the indices of the first to read.
+
+        Together they take up to `most` times BYTES_A_CONVERSATION.
+        """
         names, room = self._session.names(), self._most * BYTES_A_CONVERSATION
+        first = dict(self._first.chosen())
         records: dict[int, bytes] = {}
-        for number, note in self._sample.chosen():
+        for number, note in islice({**first, **dict(self._sample.chosen())}.items(), self._most):
             for one in self._session.store.dialogues.read([number]):
                 record = orjson.dumps(conversation_record(one, note, names, self._rounds))
                 room -= len(record)
-                if room < 0 and records:
-                    return [records[number] for number in sorted(records)]
-                records[number] = record
-        return [records[number] for number in sorted(records)]
+                if room >= 0 or not records:
+                    records[number] = record
+            if room < 0:
+                break
+        order = sorted(records)
+        return [records[number] for number in order], [order.index(number) for number in first if number in records]
 
 
 def conversation_record(one: Conversation, note: Note, names: Names, rounds: int) -> dict[str, Any]:

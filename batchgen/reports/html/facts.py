@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -26,7 +26,8 @@ class StepFacts(NamedTuple):
     Conversations: `entered` = `done` + `rejected` + `in_flight` + `ready`; `left` counts the rejected ones by reason.
     Requests: `requests` were sent, `accepted` have a usable text, `failed` counts the others by reason. The rest have
     no reply yet. `had_thoughts` of the replies began with a <think> block, which was removed. `brought` texts came
-    with the replies of the step before (`ask_next`) and needed no request. `waited` and `ran` are in seconds.
+    with the replies of the step before (`ask_next`) and needed no request. `models` were sent requests, `writers` are
+    those with accepted texts. `waited` and `ran` are in seconds.
     """
 
     step: Step
@@ -41,6 +42,7 @@ class StepFacts(NamedTuple):
     brought: int
     failed: Mapping[str, int]
     models: Sequence[str]
+    writers: Sequence[str]
     batches: int
     had_thoughts: int
     waited: Sequence[float]
@@ -81,15 +83,19 @@ def collect_facts(session: Session) -> RunFacts:
     seen = _LedgerTotals(now)
     for batch in session.store.each_batch():
         seen.learn(batch)
-    failed: dict[int, Counter[str]] = {}
+    failed, writers = defaultdict[int, Counter[str]](Counter), defaultdict[int, set[str]](set)
     for bill in session.store.totals.usage():
-        if bill.reason is not Reason.ACCEPTED:
-            failed.setdefault(bill.position, Counter())[bill.reason] += bill.requests
+        if bill.reason is Reason.ACCEPTED:
+            writers[bill.position].add(f"{bill.model} ({bill.provider})")
+        else:
+            failed[bill.position][bill.reason] += bill.requests
     rows = []
     for row in answer["steps"]:
         at = Step(row["round"], Stage(row["stage"])).position
         brought, _ = session.store.totals.output_of_accepted([at - 1], follow_up=True)
-        rows.append(_step_facts(row, seen, session.store.totals.rejection_reasons(at), failed.get(at, {}), brought))
+        left = session.store.totals.rejection_reasons(at)
+        wrote = writers[at] | (writers[at - 1] if brought else set())
+        rows.append(_step_facts(row, seen, left, failed[at], brought, wrote))
     return RunFacts(answer, rows, seen.spans.timeline(), seen.batches, [*seen.newest], seen.began, seen.last, now)
 
 
@@ -138,7 +144,12 @@ class _LedgerTotals:
 
 
 def _step_facts(
-    row: Mapping[str, Any], seen: _LedgerTotals, left: Mapping[str, int], failed: Mapping[str, int], brought: int
+    row: Mapping[str, Any],
+    seen: _LedgerTotals,
+    left: Mapping[str, int],
+    failed: Mapping[str, int],
+    brought: int,
+    writers: Collection[str],
 ) -> StepFacts:
     step = Step(row["round"], Stage(row["stage"]))
     sent = seen.sent[step.position]
@@ -149,12 +160,13 @@ def _step_facts(
         in_flight=row["in_flight"],
         ready=row["ready"],
         rejected=row["rejected"],
-        left=_most_frequent_first(left),
+        left=most_frequent_first(left),
         requests=sent.requests,
         accepted=row["done"] - brought,
         brought=brought,
-        failed=_most_frequent_first(failed),
+        failed=most_frequent_first(failed),
         models=sorted(seen.models[step.position]),
+        writers=sorted(writers),
         batches=sent.batches,
         had_thoughts=sent.had_thoughts,
         waited=sent.waited,
@@ -162,7 +174,7 @@ def _step_facts(
     )
 
 
-def _most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
+def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
     """Sort counts by frequency, equal ones in the order of `Reason`."""
     order = [str(reason) for reason in Reason]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], order.index(item[0]))))

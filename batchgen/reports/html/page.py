@@ -1,15 +1,16 @@
 """Write facts, charts and conversations as one HTML file that needs no other file.
 
-Texts of conversations are not part of the markup: they are compressed and in base64, and the script shows them as text
-nodes. The template escapes all other values from outside (models, errors, reasons). The content security policy allows
-only the page's own script and style, and no network request.
+Texts of conversations are compressed and in base64, and the script shows them as text nodes. Only the conversations to
+read first are also in the markup, for browsers without JavaScript. The template escapes these texts and all other
+values from outside (models, errors, reasons). The content security policy allows only the page's own script and style,
+and no network request.
 """
 
 from __future__ import annotations
 
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from batchgen.reports.html.conversations import TextStatistics
 from batchgen.reports.html.facts import RunFacts, StepFacts, median_and_maximum
 from batchgen.reports.html.lengths import EXACT_UP_TO, has_rounded_lengths, quantiles
 from batchgen.reports.html.sample import PER_CLASS
+from batchgen.reports.html.summary import Summary, summarize
+from batchgen.reports.html.visible_text import visible
 from batchgen.reports.status_text import duration
 
 ASSETS = Path(__file__).with_name("assets")
 DASH = "\N{EN DASH}"
+MAX_PLAIN_CHARACTERS = 3_000  # of a text in the markup, where an invisible character takes 60 bytes
 
 
 def render_page(
@@ -80,7 +84,9 @@ def _environment() -> Environment:
         whole=format_integer,
         share=format_share,
         lasted=format_duration,
+        each=format_small_usd,
         words=humanize,
+        visible=visible,
         drawn=Markup,  # charts contain no text from outside
     )
     return environment
@@ -96,6 +102,11 @@ def format_usd(value: float | None) -> str:
     if 0 < value < 0.00005:  # noqa: PLR2004
         return "< $0.0001"
     return f"${value:,.4f}" if abs(value) < 10 else f"${value:,.2f}"  # noqa: PLR2004
+
+
+def format_small_usd(value: float | None) -> str:
+    """Format USD that one conversation costs: six digits below 10 cents."""
+    return f"${value:.6f}" if value is not None and 0.000001 <= value < 0.1 else format_usd(value)  # noqa: PLR2004
 
 
 def format_integer(value: float | None) -> str:
@@ -129,12 +140,13 @@ def template_values(
     facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
 ) -> dict[str, Any]:
     """Return the values of the template, except style, script, policy and packed texts."""
-    answer = facts.answer
+    answer, summary = facts.answer, summarize(facts, texts, bill)
     return {
         "answer": answer,
-        "headline": _headline(answer),
+        "summary": summary,
+        "headline": _headline("Finished" if answer["finished"] else "Running", summary),
         "lead": _lead(facts),
-        "tiles": list(_tiles(facts, texts, bill)),
+        "first": [_to_read(orjson.loads(texts.shown[at]), texts.names) for at in texts.first],
         "steps": facts.steps,
         "flow": drawings.flow,
         "bill": {**bill, "chart": drawings.money},
@@ -155,57 +167,47 @@ def template_values(
     }
 
 
-def _headline(answer: Mapping[str, Any]) -> str:
-    done = f"{format_integer(answer['complete'])} of {format_integer(answer['conversations'])} conversations complete"
-    if answer["finished"]:
-        return f"Finished: {done}" + (f", {format_integer(answer['rejected'])} rejected" if answer["rejected"] else "")
-    return f"Running: {done} so far"
+def _headline(state: str, summary: Summary) -> str:
+    share = format_share(summary.good / summary.conversations if summary.conversations else None)
+    good, total = format_integer(summary.good), format_integer(summary.conversations)
+    return f"{state}: {good} of {total} conversations ({share}) {'is' if summary.good == 1 else 'are'} good"
 
 
 def _lead(facts: RunFacts) -> str:
+    good = "A good conversation is complete and has no quality flag."
     if facts.began is None:
-        return f"Prepared, nothing submitted yet. As of {_format_time(facts.now)}."
+        return f"{good} Prepared, nothing submitted yet. As of {_format_time(facts.now)}."
     end = facts.last or facts.now
-    models = " and ".join(dict.fromkeys(one["model"] for one in facts.answer["stage_models"].values()))
     return (
-        f"{facts.answer['rounds']} rounds with {models}. First submitted {_format_time(facts.began)}, newest result"
+        f"{good} {facts.answer['rounds']} rounds; first submitted {_format_time(facts.began)}, newest result"
         f" {duration(max(end - facts.began, 0))} later. As of {_format_time(facts.now)}."
     )
 
 
-def _tiles(facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    answer, total = facts.answer, facts.answer["conversations"]
-    complete, left = answer["complete"], answer["rejected"]
-    flying = sum(step.in_flight for step in facts.steps)
-    spent = bill["total"]
-    yield _tile(
-        "Complete",
-        format_integer(complete),
-        f"{format_share(complete / total)} of {format_integer(total)}" if total else "",
-    )
-    yield _tile("Rejected", format_integer(left), format_share(left / total) if total else "")
-    yield _tile("In progress", format_integer(total - complete - left), f"{format_integer(flying)} in flight")
-    yield _tile(
-        "Spent",
-        spent["at_least"] + format_usd(spent["usd"]),
-        f"estimated {format_usd(spent['estimated'])} for the same batches",
-    )
-    each = spent["usd"] / complete * 1000 if complete and spent["usd"] is not None else None
-    yield _tile(
-        "Per 1,000 complete",
-        DASH if each is None else spent["at_least"] + format_usd(each),
-        "failed requests included",
-    )
-    flagged = texts.flagged / texts.complete if texts.complete else None
-    yield _tile(
-        "With a quality flag",
-        format_share(flagged),
-        f"{format_integer(texts.flagged)} of {format_integer(texts.complete)} complete",
-    )
+def _to_read(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a conversation that the page names to be read first, from its record (`conversation_record`)."""
+    turns = [
+        {
+            "question": question[:MAX_PLAIN_CHARACTERS],
+            "answer": _cut(answer),
+            "correction": _cut(correction),
+            "labels": [names[at] for at in labels],
+            "cut": max(len(question), *(len("".join(text)) for text in (answer, correction))) > MAX_PLAIN_CHARACTERS
+            or bool(cut),
+        }
+        for question, answer, correction, labels, *cut in record["t"]
+    ]
+    labels = dict.fromkeys(label for turn in turns for label in turn["labels"])
+    return {"id": record["i"], "labels": list(labels), "turns": turns}
 
 
-def _tile(name: str, value: str, note: str) -> dict[str, str]:
-    return {"name": name, "value": value, "note": note}
+def _cut(segments: Sequence[str]) -> list[str]:
+    """Cut a text in segments after MAX_PLAIN_CHARACTERS."""
+    found, room = [], MAX_PLAIN_CHARACTERS
+    for segment in segments:
+        found.append(segment[:room])
+        room -= len(found[-1])
+    return found
 
 
 def _format_time(seconds: float | None) -> str:
@@ -258,6 +260,6 @@ def _partial(total: int, shown: int) -> str:
         return ""
     return (
         f"This page shows {format_integer(shown)} of {format_integer(total)}"
-        f" conversations, sampled by id: first up to {PER_CLASS} of every flag, rejection reason and number of rounds,"
-        " then any others. All figures above are about all conversations."
+        f" conversations, sampled by id: those to read first, up to {PER_CLASS} of every flag, rejection reason and"
+        " number of rounds, then any others. All figures above are about all conversations."
     )

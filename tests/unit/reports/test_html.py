@@ -23,15 +23,24 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
 from batchgen.dataset.quality.flags import LABELS
 from batchgen.engine.session import Session
+from batchgen.ledger.receipt import receipt
 from batchgen.ledger.rows import BATCH_COLUMNS, Batch, BatchState, ConversationState
 from batchgen.ledger.run import Names
 from batchgen.ledger.store import Store
 from batchgen.reports.html import charts, timeline_bars
 from batchgen.reports.html import page as paging
-from batchgen.reports.html.conversations import OPEN, Note, TextStatistics, conversation_record
-from batchgen.reports.html.facts import RunFacts, collect_facts
+from batchgen.reports.html.conversations import (
+    OPEN,
+    READ_FIRST,
+    Note,
+    TextStatistics,
+    conversation_record,
+    read_texts,
+)
+from batchgen.reports.html.facts import RunFacts, collect_facts, receipt_table
 from batchgen.reports.html.lengths import DIGITS, EXACT_UP_TO, QUANTILES, has_rounded_lengths, quantile, rounded_length
 from batchgen.reports.html.sample import PER_CLASS, Sample
+from batchgen.reports.html.summary import Summary, summarize
 from batchgen.reports.html.timeline_bars import TimelineBuilder
 from batchgen.reports.html.word_diff import diff_words
 from batchgen.reports.html.write import report
@@ -40,7 +49,19 @@ from batchgen.runtime.settings import load_settings
 from benchmarks.commands import measured
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.invariants import ledger
-from tests.support.report_page import BLOCKED_ID, CHINESE, COUNT, EQUAL_ID, HOSTILE_ID, SCRIPT, Page, read, troubled
+from tests.support.report_page import (
+    BLOCKED_ID,
+    CHINESE,
+    CHINESE_ID,
+    COUNT,
+    EMOJI,
+    EQUAL_ID,
+    HOSTILE_ID,
+    SCRIPT,
+    Page,
+    read,
+    troubled,
+)
 
 if TYPE_CHECKING:
     from tests.support.scene import Make
@@ -152,8 +173,89 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
         "complete": COUNT - 1,
         "rejected": 1,
     }
-    assert page.texts("h1") == [f"Finished: {COUNT - 1} of {COUNT} conversations complete, 1 rejected"]
+    assert page.texts("h1") == ["Finished: 9 of 12 conversations (75.0 %) are good"]
     assert f"{COUNT} conversations shown" in finished.run("report").out
+
+
+def test_the_summary_says_what_is_good_what_it_cost_and_what_is_wrong(finished: Bench, page: Page) -> None:
+    """Of 12 conversations one is rejected; the Chinese one and the one with an equal correction have flags."""
+    with closing(session(finished)) as one:
+        paid = receipt(one.store, one.settings, one.steps())
+        found = summarize(collect_facts(one), read_texts(one, 2000), receipt_table(paid))
+    total = finished.run("receipt", "--json").json["total"]
+    assert found == Summary(
+        conversations=12,
+        good=9,
+        flagged=2,
+        flags={
+            "correction_equals_answer": 1,
+            "language_drift:answer": 1,
+            "language_drift:correction": 1,
+            "language_drift:question": 1,
+        },
+        rejected=1,
+        reasons={"empty": 1},
+        open=0,
+        in_flight=0,
+        usd=total["usd"],
+        usd_per_good=total["usd"] / 9,
+        estimated=total["estimated_usd"],
+        at_least="",
+        models={
+            "question": ["gemini-2.5-flash-lite (gemini)"],
+            "answer": ["meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo (together)"],
+            "correction": ["gemini-2.5-flash-lite (gemini)"],
+        },
+    )
+    assert page.texts("strong")[1:] == [
+        paging.format_usd(total["usd"]),
+        f"${total['usd'] / 9:.6f}",
+        "2",
+        "1",
+    ]
+    chips = [(found, "".join(text)) for tag, found, text in page.elements if tag == "button" and "chip" in str(found)]
+    summary = [(found.get("data-flag") or found.get("data-reason"), text) for found, text in chips][:5]
+    assert summary == [
+        ("correction_equals_answer", "correction equals answer 1"),
+        ("language_drift:answer", "language drift · answer 1"),
+        ("language_drift:correction", "language drift · correction 1"),
+        ("language_drift:question", "language drift · question 1"),
+        ("empty", "empty 1"),
+    ]
+
+
+def test_the_conversations_to_read_first_have_every_flag_once(page: Page) -> None:
+    items = {item["i"]: item for item in page.unpacked()["items"]}
+    links = [(found["href"] or "")[1:] for tag, found, _ in page.elements if tag == "a"]
+    first = [name for name in links if name in items]
+    assert len(first) == len(set(first)) == READ_FIRST
+    assert set(first[:2]) == {EQUAL_ID, CHINESE_ID}
+    assert all(items[name]["s"] == "complete" for name in first)
+    assert "Ten conversations to read first" in page.texts("h2")
+    assert [found["id"] for tag, found, _ in page.elements if tag == "article"][: len(first)] == first
+
+
+def test_long_texts_of_the_conversations_to_read_first_are_cut_in_the_markup(finished: Bench) -> None:
+    """A text of invisible characters only would make the page sixty times as long as the text."""
+    with closing(session(finished)) as one:
+        facts, texts = collect_facts(one), read_texts(one, 2000)
+        bill = receipt_table(receipt(one.store, one.settings, one.steps()))
+    record = json.loads(texts.shown[0])
+    long = "\u200b" * 10_000
+    record["t"][0] = [long, ["same", long, "end"], [long], []]
+    texts = texts._replace(shown=[json.dumps(record).encode()], first=[0])
+    drawings = charts.RenderedCharts(charts.RenderedChart("", "", "", {}), None, {}, None)
+    page = Page(b"".join(paging.render_page(facts, texts, bill, drawings)).decode())
+    assert len(page.signs) == 200 + 3 * paging.MAX_PLAIN_CHARACTERS - len("same")
+    assert page.texts("p").count("Long texts are cut here. The exported files have the full texts.") == 1
+
+
+@pytest.mark.parametrize(
+    ("usd", "words"),
+    [(None, "unknown"), (0.0, "$0.0000"), (2e-7, "< $0.0001"), (0.00012345, "$0.000123"), (0.25, "$0.2500")],
+)
+def test_what_one_conversation_costs(usd: float | None, words: str) -> None:
+    assert paging.format_small_usd(usd) == words
 
 
 def test_steps_say_what_the_store_holds(finished: Bench) -> None:
@@ -175,6 +277,7 @@ def test_steps_say_what_the_store_holds(finished: Bench) -> None:
     assert by_name["round 2 answer"].failed == {"truncated": 1}
     assert by_name["round 3 answer"].failed == {"empty": 3}
     assert by_name["round 3 answer"].left == {"empty": 1}
+    assert all(step.writers == step.models for step in by_name.values())
     assert by_name["round 3 answer"].yielded == pytest.approx((COUNT - 1) / (COUNT + 2))
 
 
@@ -207,9 +310,36 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     by_name = {step.name: step for step in known(bench).steps}
     along = by_name["round 3 question"]
     assert (along.entered, along.done, along.brought, along.requests, along.accepted) == (3, 3, 3, 0, 0)
-    assert along.models == by_name["round 2 correction"].models
+    assert along.models == along.writers == by_name["round 2 correction"].models
     assert by_name["round 2 correction"].accepted == 3
     assert "+3 without a request" in written(bench)[1].texts("span")
+
+
+def test_a_model_whose_requests_all_failed_wrote_nothing(make_bench: Make) -> None:
+    llama, qwen = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"
+    bench = make_bench()
+    bench.configure(f'rounds = 2\ntogether.models = ["{llama}", "{qwen}"]\n')
+    bench.service.faults.rows("text", key=r"\.r2\.answer\.a1\.", text="")
+    assert bench.prepare(seeds(2)).code == 0
+    for stage in ("question", "answer"):
+        assert bench.run("submit", "--stage", stage).code == 0
+        bench.service.world.advance(60)
+        assert bench.run("collect").code == 0
+    assert bench.run("switch", "together", qwen).code == 0
+    bench.ticks()
+    (answers,) = [step for step in known(bench).steps if step.name == "round 2 answer"]
+    assert answers.models == [f"{qwen} (together)", f"{llama} (together)"]
+    assert answers.writers == [f"{qwen} (together)"]
+    assert page_models(written(bench)[1])["answers by "] == answers.writers
+
+
+def page_models(page: Page) -> dict[str, list[str]]:
+    """The first model of each stage that the top of the page names, by the words before it."""
+    found: dict[str, list[str]] = {}
+    for at, (tag, _, text) in enumerate(page.elements):
+        if tag == "li" and "".join(text).endswith("s by "):
+            found["".join(text)] = ["".join(page.elements[at + 1][2])]
+    return found
 
 
 def test_flags_are_those_of_an_export(finished: Bench, page: Page) -> None:
@@ -273,9 +403,13 @@ def test_every_conversation_can_be_read_as_the_store_holds_it(finished: Bench, p
     assert SCRIPT in names[HOSTILE_ID]["t"][0][0]
 
 
-def test_markup_of_a_seed_is_nowhere_in_the_page(html: str) -> None:
-    assert "pwned" not in html
-    assert CHINESE["question"] not in html
+def test_markup_of_a_seed_is_no_markup_of_the_page(html: str, page: Page) -> None:
+    """Only the conversations to read first are in the markup, escaped."""
+    assert "&lt;script&gt;" in html
+    assert "<img" not in html
+    assert [tag for tag in page.tags if tag in {"script", "img"}] == ["script", "script"]
+    assert f"What does {SCRIPT} do? {EMOJI}" in page.texts("span")
+    assert "U+200D" in page.signs
 
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> {{ 7*7 }} ${1} @packed@ --> ]]> \u2028"
@@ -349,7 +483,7 @@ def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]
     conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
     note = Note(OPEN, (), ConversationState(1, 3, None, None, None, 0))
     record = json.dumps(conversation_record(conversation, note, Names("run", 6), 3)).encode()
-    packed = paging.pack_conversations(TextStatistics({}, Counter(), 0, 0, [record, record]))
+    packed = paging.pack_conversations(TextStatistics({}, Counter(), Counter(), 0, 0, [record, record], []))
     assert not set(packed) & set(b"<>&\"' ")
     items = Page(f'<script id="packed">{packed.decode()}</script>').unpacked()["items"]
     assert len(items) == 2
@@ -386,6 +520,16 @@ def test_rare_classes_are_in_a_sample() -> None:
     assert len(found) == 100
 
 
+@given(st.dictionaries(st.integers(1, 10_000), st.sets(st.sampled_from("abcdef")), min_size=1))
+def test_the_first_of_a_sample_have_every_class_without_need_of_another(offers: dict[int, set[str]]) -> None:
+    classes = set().union(*offers.values())
+    found = drawn(10, offers.items(), each=1)
+    covered: list[set[str]] = []
+    while set().union(*covered) != classes:
+        covered.append(offers[found[len(covered)]])
+    assert all(one - set().union(*covered[:at]) for at, one in enumerate(covered))
+
+
 def test_a_page_of_a_sample_says_so(finished: Bench, page: Page) -> None:
     value, sample = written(finished, "--conversations", "6")
     assert value["shown"] == 6
@@ -420,7 +564,8 @@ def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Benc
 def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
     _, page = written(bench)
-    assert page.texts("h1") == ["Running: 0 of 3 conversations complete so far"]
+    assert page.texts("h1") == ["Running: 0 of 3 conversations (0 %) are good"]
+    assert not [text for text in page.texts("h2") if text.endswith("read first")]
     assert "No batch was submitted yet." in page.texts("p")
     assert "No conversation is complete yet." in page.texts("p")
     assert {item["s"] for item in page.unpacked()["items"]} == {"open"}
@@ -434,7 +579,8 @@ def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
     assert [step.in_flight for step in known(bench).steps] == [3, 0, 0, 0, 0, 0]
     _, page = written(bench)
     assert {tuple(item["w"]) for item in page.unpacked()["items"]} == {(2, "question", "in flight")}
-    assert "3 in flight" in page.texts("small")
+    assert page.texts("dt") == ["Cost", "Flagged", "Rejected", "In progress"]
+    assert page.texts("strong")[1:] == ["$0.0000", "0", "0", "3"]
 
 
 def test_a_report_works_while_another_command_holds_the_lock(finished: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from batchgen.reports.html.conversations import READ_FIRST
 from tests.support.bench import Bench, seeds
 from tests.support.report_page import (
     BLOCKED_ID,
@@ -19,6 +21,7 @@ from tests.support.report_page import (
     EMOJI,
     EQUAL_ID,
     HOSTILE_ID,
+    INVISIBLE,
     SCRIPT,
     troubled,
 )
@@ -26,6 +29,7 @@ from tests.support.report_page import (
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Request
 
+SEEN = "a\tb\u00a0\u3000 é中❤\ufe0f"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--no-sandbox",
@@ -154,11 +158,70 @@ def test_filters_by_flag_outcome_and_rounds(reader: Reader) -> None:
 
 
 def test_tables_lead_to_their_conversations(reader: Reader) -> None:
-    reader.page.locator("button[data-reason=empty]").click()
+    reader.page.locator("#steps button[data-reason=empty]").click()
     expect(reader.chosen).to_have_text(BLOCKED_ID)
     expect(reader.chosen).to_be_in_viewport()
-    reader.page.locator("button[data-flag=correction_equals_answer]").click()
+    reader.page.locator("#quality button[data-flag=correction_equals_answer]").click()
     expect(reader.rows.filter(has_text=EQUAL_ID)).to_have_count(1)
+
+
+def test_the_summary_leads_to_its_conversations(reader: Reader) -> None:
+    reader.page.locator("#summary button[data-flag=correction_equals_answer]").click()
+    expect(reader.rows).to_have_count(1)
+    expect(reader.chosen).to_have_text(EQUAL_ID)
+    reader.page.locator("#summary button[data-reason=empty]").click()
+    expect(reader.chosen).to_have_text(BLOCKED_ID)
+    expect(reader.chosen).to_be_in_viewport()
+
+
+def test_the_conversations_to_read_first_are_links_to_their_place(reader: Reader) -> None:
+    links = reader.page.locator("#first a")
+    expect(links).to_have_count(READ_FIRST)
+    reader.search("nobody wrote this")  # a link also finds what a search has hidden
+    for found in (EQUAL_ID, EQUAL_ID, CHINESE_ID):
+        reader.page.evaluate("scrollTo(0, 0)")
+        links.filter(has_text=found).click()
+        expect(reader.chosen).to_have_text(found)
+        expect(reader.chosen).to_be_in_viewport()
+    assert reader.page.url.endswith(f"#{CHINESE_ID}")
+    expect(reader.rows).to_have_count(COUNT)
+    reader.page.go_back()
+    expect(reader.chosen).to_have_text(EQUAL_ID)
+
+
+def test_without_a_script_the_first_conversations_can_be_read(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 360, "height": 800})
+    page = context.new_page()
+    page.goto(address)
+    page.locator("#first a", has_text=HOSTILE_ID).click()
+    conversation = page.locator("article", has_text=HOSTILE_ID)
+    expect(conversation).to_be_in_viewport()
+    expect(conversation.locator(".text.question").first).to_have_text(f"What does {SCRIPT} do? {EMOJI}")
+    expect(conversation.locator(".sign").first).to_be_visible()
+    expect(page.locator("#list")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    context.close()
+
+
+def test_invisible_characters_have_signs_and_are_copied(browser: Browser, address: str) -> None:
+    """The script of the page has the same rule as `visible`."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(
+        "const parse = Response.prototype.json; Response.prototype.json = async function () { const found = await"
+        f" parse.call(this); found.items[0].t[0][0] = {json.dumps(INVISIBLE + SEEN)}; return found; }};"
+    )
+    page.goto(address)
+    question = page.locator("#detail .text.question").first
+    expect(question).to_be_visible()
+    signs = question.locator(".sign")
+    titles = [f"U+{ord(character):04X}" for character in INVISIBLE]
+    assert [sign.get_attribute("title") for sign in signs.all()] == titles
+    assert question.text_content() == INVISIBLE + SEEN
+    assert all((sign.bounding_box() or {"width": 0})["width"] > 20 for sign in signs.all())
+    copied = question.evaluate("node => { getSelection().selectAllChildren(node); return getSelection().toString(); }")
+    assert {"\u202e", "\u2067", "\u200b", "\ufeff", "\xad", "\U000e0041"} < set(copied)
+    context.close()
 
 
 def test_a_conversation_full_of_markup_is_shown_and_not_run(reader: Reader) -> None:

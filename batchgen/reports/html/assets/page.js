@@ -7,13 +7,29 @@
   const REST = 120; // milliseconds after the last key before a search begins
   const REWRITTEN = 35; // percent of the answer kept; below this, underlines would be under nearly every word
   const STATES = { complete: "complete", open: "in progress", rejected: "rejected" };
+  // Nothing is seen of these characters, so a sign stands for each; the same rule as in visible_text.py.
+  const INVISIBLE = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0d\uffa0\u{e0100}-\u{e01ef}]/gu;
   const by = (id) => document.getElementById(id);
 
   function make(tag, name, text) {
     const node = document.createElement(tag);
     if (name) node.className = name;
-    if (text !== undefined) node.textContent = text;
+    if (text) put(node, text);
     return node;
+  }
+
+  function put(node, text) {
+    let from = 0;
+    for (const { 0: character, index } of text.matchAll(INVISIBLE)) {
+      const sign = document.createElement("span");
+      sign.className = "sign";
+      sign.dir = "ltr";
+      sign.title = `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+      sign.textContent = character; // so that copied text is the text
+      node.append(text.slice(from, index), sign);
+      from = index + character.length;
+    }
+    node.append(text.slice(from));
   }
 
   // ---------------------------------------------------------------- theme
@@ -187,7 +203,8 @@
     function text(name, segments, tag) {
       const node = make("p", `text ${name}`);
       segments.forEach((segment, at) => {
-        node.append(at % 2 ? make(tag, "", segment) : document.createTextNode(segment));
+        if (at % 2) node.append(make(tag, "", segment));
+        else put(node, segment);
       });
       const whole = segments.join("");
       node.lang = tongue(whole);
@@ -318,7 +335,7 @@
       for (const control of controls) control.value = "";
       if (name) flag.value = name;
       if (reason) outcome.value = `=${reason}`;
-      filter();
+      return filter();
     }
 
     const typing = (node) => node.matches?.("input, select, textarea");
@@ -346,12 +363,30 @@
       event.preventDefault();
     });
 
-    const linked = items.findIndex((item) => `#${item.i}` === location.hash);
-    filter().then(() => {
+    // ---- links to a conversation
+
+    async function follow() {
+      const linked = items.findIndex((item) => `#${item.i}` === location.hash);
       if (linked < 0) return;
-      choose(linked);
+      clearTimeout(rest); // a search that was typed just now comes first
+      await filter();
+      if (!view.includes(linked)) await clear();
+      choose(view.indexOf(linked));
       by("conversations").scrollIntoView();
-    });
+      if (detail.getBoundingClientRect().top > innerHeight / 2) detail.scrollIntoView({ block: "start" });
+    }
+
+    for (const link of document.querySelectorAll("#first a")) {
+      link.addEventListener("click", (event) => {
+        event.preventDefault(); // the address may be the same already: then the browser would do nothing
+        history.pushState(null, "", link.hash);
+        follow();
+        detail.focus({ preventScroll: true });
+      });
+    }
+    for (const node of document.querySelectorAll("#first .opening")) node.lang = tongue(node.textContent);
+    addEventListener("hashchange", follow);
+    filter().then(follow);
     document.documentElement.dataset.ready = "yes";
   }
 
