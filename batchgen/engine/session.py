@@ -20,10 +20,11 @@ from batchgen.ledger.pins import pinned_choice, pinned_choices
 from batchgen.ledger.rows import Hold
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
+from batchgen.runtime.environment import api_key
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.memory import set_mmap_threshold
-from batchgen.runtime.settings import ModelChoice, Settings, api_key
+from batchgen.runtime.settings import ModelChoice, Settings
 
 if TYPE_CHECKING:
     from batchgen.core.pricing import Rate

@@ -141,7 +141,7 @@ def doctor(context: GlobalOptions, *, as_json: bool) -> None:
       batchgen doctor && batchgen submit --stage question
     """
     from batchgen.cli.doctor import check_setup, describe, first_problem
-    from batchgen.runtime.settings import read_environment
+    from batchgen.runtime.environment import read_environment
 
     found = check_setup(context.settings(), read_environment(context.root), context.root)
     print_answer(found, as_json=as_json, text=describe(found))
