@@ -169,6 +169,16 @@ class Session(Run):
 
         add_facts(self.layout, {writer_fact(stage, self.store.next_batch_number()): str(choice)})
 
+    def record_instructions(self, stage: Stage) -> None:
+        """Note beside the requests with which instructions the next batches of `stage` are asked; log a change."""
+        from batchgen.dataset.manifest import instructions_hash, record_instructions
+
+        number = self.store.next_batch_number()
+        if record_instructions(self, stage, number):
+            own = self.settings.own_instructions().get(stage, "")
+            which = f"the instructions of the configuration (SHA-256 {instructions_hash(own)[:8]})" if own else ""
+            log.info("%s: asked with %s from batch %d on", stage, which or "the built-in instructions", number)
+
     def _passed_over(self, skipped: ModelChoice, chosen: ModelChoice) -> str:
         """Say that a model was passed over for lack of a key, and how much cheaper it would be."""
         from batchgen.core.pricing import batch_price_ratio
