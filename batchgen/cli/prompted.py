@@ -33,6 +33,7 @@ def prompted_session(context: GlobalOptions, wanted: str | None) -> Iterator[tup
         raise SetupError(f"--id {wanted}: nothing is prepared in {context.root} yet.", do="Leave out --id.")
     with TemporaryDirectory() as folder:
         layout = Layout(Path(folder))
+        layout.store.parent.mkdir()
         with Session(layout, context.settings(), Store.open(layout.store), {}) as session:
             line = (files("batchgen") / "examples.jsonl").read_bytes().partition(b"\n")[0]
             yield session, Conversation(1, (Turn(**orjson.loads(line)),))

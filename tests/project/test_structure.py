@@ -210,7 +210,7 @@ def test_the_list_of_commands_fits_a_terminal_and_goes_as_a_run_goes() -> None:
     lines = cli.get_help(context).partition("Commands:\n")[2].rstrip().split("\n")
     assert [line.split()[0] for line in lines] == list(COMMANDS)
     assert not [line for line in lines if line.endswith("...")]
-    assert list(COMMANDS)[:4] == ["prepare", "estimate", "submit", "collect"]
+    assert list(COMMANDS)[:5] == ["prepare", "prompts", "estimate", "submit", "collect"]
 
 
 def test_commands_with_choices_show_an_example() -> None:

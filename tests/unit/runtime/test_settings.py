@@ -65,7 +65,11 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
 
 
 MIDDLE_ROUND = {("question", "ask_next"), ("answer", "ask_next")}  # only a correction can ask the next question
-KEYS = [leaf for leaf in leaves(msgspec.to_builtins(Settings())) if leaf[0] not in MIDDLE_ROUND]
+KEYS = [
+    leaf
+    for leaf in leaves(msgspec.to_builtins(Settings()))
+    if leaf[0] not in MIDDLE_ROUND and leaf[0][-1] != "instructions_file"  # it needs a file
+]
 
 
 def toml(path: tuple[str, ...], value: Any) -> str:
@@ -78,7 +82,10 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
     tmp_path: Path, path: tuple[str, ...], default: Any
 ) -> None:
     if isinstance(default, str):
-        other, wrong = ("'together'" if path[-1] == "provider" and default == "gemini" else f"'{default}'"), "7"
+        other, wrong = (
+            ("'together'" if path[-1] == "provider" and default == "gemini" else f"'{default or 'own'}'"),
+            "7",
+        )
     elif isinstance(default, bool):
         other, wrong = "true", "2"
     elif isinstance(default, tuple):
@@ -220,6 +227,46 @@ def test_a_directory_in_the_file_s_place(tmp_path: Path) -> None:
     (tmp_path / "batchgen.toml").mkdir()
     with pytest.raises(SetupError, match=r"batchgen\.toml: Is a directory"):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_instructions_of_a_file_beside_the_configuration(tmp_path: Path, stage: Stage) -> None:
+    (tmp_path / "own.txt").write_bytes("\ufeff  Ask {this} in {length}.\n\n".encode())
+    text = f'[{stage}]\ninstructions_file = "own.txt"\ntarget_characters = 70\n'
+    found = written(tmp_path, text)
+    assert found.stage(stage).instructions == "Ask {this} in {length}."
+    assert found.own_instructions() == {stage: "Ask {this} in 70."}
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(text, "utf-8")
+    assert load_settings(tmp_path / "no such root", elsewhere).own_instructions() == found.own_instructions()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('instructions = "a"\ninstructions_file = "own.txt"', 4, "[answer] has both `instructions` and"),
+        ('instructions = " \\n "', 3, "answer.instructions is empty."),
+        ('instructions_file = ""', 3, "answer.instructions_file is empty."),
+        ('instructions_file = "empty.txt"', 3, "empty.txt is empty."),
+        ('instructions_file = "none.txt"', 3, "none.txt: No such file or directory."),
+        ('instructions_file = "folder"', 3, "folder: Is a directory."),
+        ('instructions_file = "a\\u0000b"', 3, "embedded null byte."),
+        ('instructions_file = "latin.txt"', 3, "latin.txt, line 2 is not UTF-8."),
+        ("instructions_file = 7", 3, "answer.instructions_file must be a text, not 7."),
+        ("instructions = ['a']", 3, "answer.instructions must be a text"),
+        ("instruction = 'a'", 3, "unknown key `answer.instruction`."),
+    ],
+)
+def test_instructions_that_cannot_be_used(tmp_path: Path, text: str, line: int, words: str) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "own.txt").write_text("a")
+    (tmp_path / "latin.txt").write_bytes(b"a\nb\xe9")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SetupError) as raised:
+        written(tmp_path, f"rounds = 3\n[answer]\n{text}\n")
+    assert f"{tmp_path / 'batchgen.toml'}, line {line}: " in str(raised.value)
+    assert words in str(raised.value)
+    assert raised.value.do
 
 
 def test_only_the_default_file_may_be_missing(tmp_path: Path) -> None:
