@@ -29,7 +29,7 @@ def prompted_session(context: GlobalOptions, wanted: str | None) -> Iterator[tup
         with open_read_only_session(context) as session:
             yield session, _find(session, wanted)
         return
-    if wanted:
+    if wanted is not None:
         raise SetupError(f"--id {wanted}: nothing is prepared in {context.root} yet.", do="Leave out --id.")
     with TemporaryDirectory() as folder:
         layout = Layout(Path(folder))
@@ -42,7 +42,7 @@ def prompted_session(context: GlobalOptions, wanted: str | None) -> Iterator[tup
 def _find(session: Session, wanted: str | None) -> Conversation:
     """Return a conversation of the run by its id. Raises SetupError if there is none."""
     names = session.names()
-    digits = (wanted or names.id(1)).removeprefix("r1-")
+    digits = (names.id(1) if wanted is None else wanted).removeprefix("r1-")
     number = int(digits) if digits.isdecimal() and len(digits) <= max(names.digits, 1) else 0
     for found in session.store.dialogues.read([number] if number else []):
         return found

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from batchgen.dataset import export
+from batchgen.runtime import worker_process
 from tests.support.bench import Bench, seeds
 from tests.support.scene import Make, Scene
 
@@ -35,7 +37,7 @@ def question(text: str, more: str = "") -> str:
 
 
 def changed(make_bench: Make) -> Bench:
-    """A finished run whose questions were asked with the built-in instructions in round 2, and with CHILD in round 3."""
+    """A finished run: questions of round 2 were asked with the built-in instructions, those of round 3 with CHILD."""
     bench = make_bench()
     bench.configure("rounds = 3\n")
     assert bench.prepare(seeds(3)).code == 0
@@ -117,16 +119,21 @@ def labels(bench: Bench) -> list[Any]:
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_leaked_sentence_of_one_s_own_is_flagged(make_bench: Make, *, own: bool) -> None:
-    """More conversations than a chunk of the export, so that a second process flags some of them."""
+def test_a_leaked_sentence_of_one_s_own_is_flagged(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch, *, own: bool
+) -> None:
+    """The export has six chunks, so that a second process flags the fourth."""
+    monkeypatch.setattr(export, "CHUNK", 1)
+    monkeypatch.setattr(worker_process, "_cpu_count", lambda: 2)
     bench = make_bench()
     bench.configure(question(CHILD) if own else "rounds = 3\n")
-    assert bench.prepare(seeds(2)).code == 0
+    assert bench.prepare(seeds(6)).code == 0
     leak = json.dumps({"question": f"What is a plant? {CHILD}"})
-    bench.service.faults.rows("text", key=r"r1-000002\.r2\.question", text=leak, times=1)
+    for number in (2, 4):
+        bench.service.faults.rows("text", key=rf"r1-00000{number}\.r2\.question", text=leak, times=1)
     bench.ticks()
     found = [str(flags) for flags in labels(bench)]
-    assert ["leaked_instruction:question" in flags for flags in found] == [False, own]
+    assert ["leaked_instruction:question" in flags for flags in found] == [False, own, False, own, False, False]
 
 
 def test_a_leak_can_be_asked_again(make_bench: Make) -> None:

@@ -104,7 +104,7 @@ def prompts(context: GlobalOptions, *, wanted: str | None, stage: str | None, as
       instructions = "Ask the next question as a child of eight would."
     """
     from batchgen.cli.prompted import prompted_session
-    from batchgen.reports.prompts import describe, prompts_of
+    from batchgen.reports.stage_prompts import describe, prompts_of
 
     with prompted_session(context, wanted) as (session, conversation):
         found = prompts_of(session, conversation, [Stage(stage)] if stage else list(Stage))
