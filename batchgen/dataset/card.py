@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,7 +250,7 @@ def _prompts(run: Run) -> str:
     for stage in Stage:
         asked = used.get(stage) or {_system(run, stage, run.settings.own_instructions(), follow_up=False): []}
         for text, batches in asked.items():
-            which = f"; {_batches_text(batches)}" if len(asked) > 1 else ""
+            which = f"; {_batches_text(batches, asked.values())}" if len(asked) > 1 else ""
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             head = f"{stage} (temperature {run.settings.stage(stage).temperature:g}{which})"
             said.append(f"{head}:\n\n{fence}text\n{text}\n{fence}")
@@ -269,14 +270,16 @@ def _system(run: Run, stage: Stage, own: Mapping[Stage, str], *, follow_up: bool
     ).system
 
 
-def _batches_text(batches: Sequence[Batch]) -> str:
-    """Name batches by their numbers, and count their requests by round."""
-    turns = Counter[int]()
+def _batches_text(batches: Sequence[Batch], asked: Iterable[Sequence[Batch]]) -> str:
+    """Name batches by their numbers, and count their requests by round. `asked` are all batches of the stage."""
+    turns, numbers = Counter[int](), {batch.number for batch in batches}
     for batch in batches:
         turns[batch.step.round] += batch.requests
-    numbers = ", ".join(str(batch.number) for batch in batches)
+    ordered = sorted(batch.number for some in asked for batch in some)
+    runs = [list(some) for mine, some in groupby(ordered, numbers.__contains__) if mine]
+    named = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
     counted = ", ".join(f"round {number}: {pluralize(count, 'request')}" for number, count in sorted(turns.items()))
-    return f"{'batches' if len(batches) > 1 else 'batch'} {numbers}; {counted}"
+    return f"{'batches' if len(batches) > 1 else 'batch'} {named}; {counted}"
 
 
 def _left_behind(run: Run, facts: ExportFacts) -> str:

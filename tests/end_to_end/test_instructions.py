@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -36,13 +37,14 @@ def question(text: str, more: str = "") -> str:
     return f'rounds = 3\n{more}[question]\ninstructions = "{text}"\n'
 
 
-def changed(make_bench: Make) -> Bench:
+def changed(make_bench: Make, most: int = 100) -> Bench:
     """A finished run: questions of round 2 were asked with the built-in instructions, those of round 3 with CHILD."""
     bench = make_bench()
-    bench.configure("rounds = 3\n")
+    limit = f"batches.max_requests = {most}\n"
+    bench.configure(f"rounds = 3\n{limit}")
     assert bench.prepare(seeds(3)).code == 0
     assert bench.run("submit", "--stage", "question").code == 0
-    bench.configure(question(CHILD))
+    bench.configure(question(CHILD, limit))
     said = "".join(result.err for result in bench.ticks())
     assert said.count("question: asked with the instructions of the configuration (SHA-256 ") == 1
     assert bench.status()["finished"]
@@ -62,6 +64,12 @@ def test_instructions_that_change_in_mid_run(make_bench: Make) -> None:
     assert "question (temperature 1; batch 4; round 3: 3 requests):" in card
     assert card.index(BUILT_IN) < card.index(CHILD)
     assert card.count("answer (temperature 1):") == 1
+
+
+def test_the_card_names_many_batches_by_their_first_and_last(make_bench: Make) -> None:
+    card = exported_card(changed(make_bench, most=1), "out")
+    assert "question (temperature 1; batches 1 to 3; round 2: 3 requests):" in card
+    assert re.search(r"question \(temperature 1; batches \d+ to \d+; round 3: 3 requests\):", card)
 
 
 def test_without_own_instructions_nothing_is_recorded(bench: Bench) -> None:

@@ -66,11 +66,8 @@ def _flags_by_key(
     written: Sequence[_NewText], names: Sequence[str], instructions: Sequence[str]
 ) -> dict[str, list[str]]:
     """Map each key to the flags that its texts have."""
-    from batchgen.dataset.quality.flags import (
-        FLAGS,
-        find_flag,
-        turns_frame,
-    )  # here: only a run with retry flags needs it
+    # Here: only a run with retry flags needs it.
+    from batchgen.dataset.quality.flags import FLAGS, find_flag, turns_frame
 
     found: dict[str, list[str]] = {}
     for stage in {one.stage for one in written}:
