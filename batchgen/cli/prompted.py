@@ -15,7 +15,7 @@ from batchgen.core.dialogue import Conversation, Turn
 from batchgen.core.errors import SetupError
 from batchgen.engine.session import Session
 from batchgen.ledger.store import Store
-from batchgen.runtime.files import Layout, is_there
+from batchgen.runtime.files import Layout, is_there, lost_store_error
 
 
 @contextmanager
@@ -23,12 +23,14 @@ def prompted_session(context: GlobalOptions, wanted: str | None) -> Iterator[tup
     """Open a session that only reads, and yield it with the conversation whose id is `wanted` (None: the first).
 
     If nothing is prepared, the session is empty and the conversation is an example. Raises SetupError for an id that
-    the run does not have.
+    the run does not have, BatchgenError if the store is lost.
     """
     if is_there(Layout(context.root).store):
         with open_read_only_session(context) as session:
             yield session, _find(session, wanted)
         return
+    if lost := lost_store_error(Layout(context.root)):
+        raise lost
     if wanted is not None:
         raise SetupError(f"--id {wanted}: nothing is prepared in {context.root} yet.", do="Leave out --id.")
     with TemporaryDirectory() as folder:

@@ -11,7 +11,8 @@ import pytest
 from batchgen.dataset import export
 from batchgen.runtime import worker_process
 from tests.support.bench import Bench, seeds
-from tests.support.scene import Make, Scene
+from tests.support.invariants import ROUNDS
+from tests.support.scene import Make, Scene, built_again
 
 CHILD = "Ask the next question as a child of eight years would ask it."
 NURSE = "Ask the next question as a nurse of the night shift would ask it."
@@ -152,6 +153,8 @@ def test_a_leak_can_be_asked_again(make_bench: Make) -> None:
     said = "".join(result.err for result in scene.finish())
     assert "3 of 4 accepted (3 accepted, 1 flagged)" in said
     assert scene.batches(3) == [(1, 4, "collected"), (2, 1, "collected")]
+    scene.bench.configure(ROUNDS)  # the flag is found again with the instructions of that time
+    built_again(scene)
 
 
 def test_estimate_counts_them(make_bench: Make) -> None:

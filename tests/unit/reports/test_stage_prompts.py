@@ -83,6 +83,15 @@ def test_the_round_that_is_written_next_is_shown(bench: Bench) -> None:
     assert "[QUESTION]" not in str(shown)
 
 
+def test_a_lost_store_is_no_reason_for_an_example(bench: Bench) -> None:
+    assert bench.prepare(seeds(3)).code == 0
+    assert bench.run("submit", "--stage", "question").code == 0
+    (bench.root / "data" / "batchgen.sqlite").unlink()
+    result = bench.run("prompts")
+    assert (result.code, result.out) == (3, "")
+    assert "rebuild" in result.err
+
+
 @pytest.mark.parametrize("wanted", ["r1-000004", "r1-0", "r1-x", "", "-1", "9" * 5000])
 def test_an_id_that_the_run_does_not_have(wanted: str, bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
