@@ -16,8 +16,9 @@ from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFound, ModelGone, Provider, ProviderClient
 from batchgen.providers.http_errors import mask_password
 from batchgen.runtime import clock
+from batchgen.runtime.environment import api_key
 from batchgen.runtime.files import sync_directory
-from batchgen.runtime.settings import ModelChoice, Settings, api_key
+from batchgen.runtime.settings import ModelChoice, Settings
 
 NETWORK_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 

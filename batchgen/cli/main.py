@@ -19,10 +19,10 @@ from batchgen.cli.exit_status import print_error, report_interrupt, report_lost_
 from batchgen.cli.paths import UserPath
 from batchgen.core.errors import BatchgenError
 from batchgen.core.wording import COMMANDS, as_invoked
+from batchgen.runtime.environment import mask_keys
 from batchgen.runtime.files import system_error
 from batchgen.runtime.logging_setup import configure
 from batchgen.runtime.memory import configure_jemalloc, set_mmap_threshold
-from batchgen.runtime.settings import mask_keys
 from batchgen.runtime.streams import force_utf8_output, unfailing_streams
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import orjson
 
+PLACEHOLDER_PREFIX = "batchgen-mark-"
 _TEXT_PLACEHOLDER = "batchgen-mark-%d-"
 KEY_PLACEHOLDER = "batchgen-mark-key-"
 ECHO_PLACEHOLDER = "batchgen-mark-echo-"

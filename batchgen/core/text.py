@@ -77,3 +77,8 @@ def _is_readable(character: str) -> bool:
     from unicodedata import category
 
     return not character.isascii() and character != "\ufffd" and category(character).startswith("S")
+
+
+def fill_length(instructions: str, characters: int) -> str:
+    """Fill in {length} of the instructions of a stage. Any other brace is plain text."""
+    return instructions.replace("{length}", str(characters))

@@ -1,12 +1,14 @@
 """Write the dataset card: README.md beside an export, with the metadata block that the Hugging Face hub reads.
 
-It depends only on the store and the export, not on the date: the same dataset has the same card.
+It depends only on the run and the export, not on the date: the same dataset has the same card.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +17,14 @@ import polars as pl
 from batchgen import __version__
 from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import build_prompt
+from batchgen.core.wording import pluralize
 from batchgen.dataset.formats import FORMATS
+from batchgen.dataset.manifest import instructions_at, known_facts
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
 from batchgen.dataset.rows.row_files import file_format
 from batchgen.ledger.receipt import cost_summary
-from batchgen.ledger.rows import BatchState
+from batchgen.ledger.rows import Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import timestamp
 
@@ -232,24 +236,50 @@ def _provenance(run: Run) -> str:
 
 
 def _prompts(run: Run) -> str:
-    """Return the section with the system text of each stage; the dialogue follows it as data."""
-    example = Conversation(1, (Turn("-"),))
+    """Return the section with the system texts of each stage; the dialogue follows them as data.
+
+    If the texts of a stage changed in mid-run, it says which batches were asked with which.
+    """
+    facts, used = known_facts(run.layout), dict[Stage, dict[str, list[Batch]]]()
+    for batch in run.store.batches(BatchState.COLLECTED):
+        text = _system(
+            run, batch.step.stage, instructions_at(facts, batch.number), follow_up=bool(batch.plan.follow_up)
+        )
+        used.setdefault(batch.step.stage, {}).setdefault(text, []).append(batch)
     said = []
     for stage in Stage:
-        settings = run.settings.stage(stage)
-        along = stage is Stage.CORRECTION and any(
-            batch.plan.follow_up for batch in run.store.batches(BatchState.COLLECTED)
-        )
-        text = build_prompt(
-            example,
-            stage,
-            target_characters=settings.target_characters,
-            history_messages=run.settings.history_messages,
-            shows=run.settings.history.shows,
-            follow_up=along,
-        ).system
-        said.append(f"{stage} (temperature {settings.temperature:g}):\n\n```text\n{text}\n```")
+        asked = used.get(stage) or {_system(run, stage, run.settings.own_instructions(), follow_up=False): []}
+        for text, batches in asked.items():
+            which = f"; {_batches_text(batches, asked.values())}" if len(asked) > 1 else ""
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            head = f"{stage} (temperature {run.settings.stage(stage).temperature:g}{which})"
+            said.append(f"{head}:\n\n{fence}text\n{text}\n{fence}")
     return f"## Prompts\n\n{_SHOWN[run.settings.history.shows]}\n\n" + "\n\n".join(said)
+
+
+def _system(run: Run, stage: Stage, own: Mapping[Stage, str], *, follow_up: bool) -> str:
+    """Return the system text of a stage that is asked with the instructions `own`."""
+    return build_prompt(
+        Conversation(1, (Turn("-"),)),
+        stage,
+        target_characters=run.settings.stage(stage).target_characters,
+        history_messages=run.settings.history_messages,
+        shows=run.settings.history.shows,
+        follow_up=follow_up,
+        own=own,
+    ).system
+
+
+def _batches_text(batches: Sequence[Batch], asked: Iterable[Sequence[Batch]]) -> str:
+    """Name batches by their numbers, and count their requests by round. `asked` are all batches of the stage."""
+    turns, numbers = Counter[int](), {batch.number for batch in batches}
+    for batch in batches:
+        turns[batch.step.round] += batch.requests
+    ordered = sorted(batch.number for some in asked for batch in some)
+    runs = [list(some) for mine, some in groupby(ordered, numbers.__contains__) if mine]
+    named = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    counted = ", ".join(f"round {number}: {pluralize(count, 'request')}" for number, count in sorted(turns.items()))
+    return f"{'batches' if len(batches) > 1 else 'batch'} {named}; {counted}"
 
 
 def _left_behind(run: Run, facts: ExportFacts) -> str:

@@ -26,6 +26,7 @@ from batchgen.core.errors import SetupError
 from batchgen.dataset.card import CARD, ExportFacts, SplitFile, card, may_replace_with_card
 from batchgen.dataset.dataset_info import DATASET_INFO, write_dataset_info
 from batchgen.dataset.formats import FORMATS, FlaggedConversation, Format
+from batchgen.dataset.manifest import all_instructions, known_facts
 from batchgen.dataset.quality.flags import FLAGS, LABELS, labels_by_turn, labels_for, turns_frame
 from batchgen.dataset.quality.survey import Survey, choose_test_conversations, survey
 from batchgen.ledger.rows import BatchState
@@ -293,7 +294,8 @@ def _flagged_conversations(run: Run, whole: Survey) -> Generator[tuple[int, Flag
             chunks.append(chunk)
             yield whole.add_context(turns_frame(chunk))
 
-    for _, found in parallel_map(labels_by_turn, frames()):
+    find_labels = partial(labels_by_turn, instructions=all_instructions(known_facts(run.layout)))
+    for _, found in parallel_map(find_labels, frames()):
         marks = iter(found)
         for one in chunks.popleft():
             turns = tuple(tuple(label) for label in islice(marks, len(one.turns)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from hashlib import sha256
 
 import orjson
 import zstandard
@@ -13,6 +15,7 @@ from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, write_durably
 
 FACTS = ("prepared", "source", "run")
+_INSTRUCTIONS = "instructions:"  # begins the name of a fact; then the stage and the first batch number follow
 
 
 def write_manifest(run: Run, facts: Mapping[str, str]) -> None:
@@ -38,6 +41,46 @@ def writer_at(facts: Mapping[str, str], stage: Stage, batch_number: int) -> str:
     """Return the model that wrote a batch, as PROVIDER:MODEL; "" if no fact says it."""
     names = sorted(name for name in facts if name.startswith(f"writer:{stage}:"))
     return next((facts[name] for name in reversed(names) if name <= writer_fact(stage, batch_number)), "")
+
+
+def record_instructions(run: Run, stage: Stage, batch_number: int) -> bool:
+    """Record what the batches of a stage are asked with from `batch_number` on. Returns whether that is a change."""
+    with suppress(InputError):
+        own = run.settings.own_instructions().get(stage, "")
+        if own != instructions_at(read_facts(run.layout), batch_number).get(stage, ""):
+            value = orjson.dumps({"sha256": instructions_hash(own), "text": own}).decode()
+            add_facts(run.layout, {f"{_INSTRUCTIONS}{stage}:{batch_number:09d}": value})
+            return True
+    return False
+
+
+def instructions_hash(text: str) -> str:
+    """Return the SHA-256 of the instructions of a stage; "" for the built-in ones."""
+    return sha256(text.encode()).hexdigest() if text else ""
+
+
+def instructions_at(facts: Mapping[str, str], batch_number: int) -> dict[Stage, str]:
+    """Return the configuration's own instructions with which a batch was asked, of the stages that had some."""
+    found = dict[Stage, str]()
+    for name in sorted(name for name in facts if name.startswith(_INSTRUCTIONS)):
+        _, stage, since = name.split(":")
+        if int(since) <= batch_number:
+            found[Stage(stage)] = orjson.loads(facts[name])["text"]
+    return {stage: text for stage, text in found.items() if text}
+
+
+def all_instructions(facts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return all instructions of the configuration with which this run's batches were asked."""
+    found = (orjson.loads(value)["text"] for name, value in facts.items() if name.startswith(_INSTRUCTIONS))
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def known_facts(layout: Layout) -> dict[str, str]:
+    """Return the facts of a run; {} if they are lost: `verify` says so."""
+    try:
+        return read_facts(layout)
+    except InputError:
+        return {}
 
 
 def add_facts(layout: Layout, facts: Mapping[str, str]) -> None:

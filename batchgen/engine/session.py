@@ -20,10 +20,11 @@ from batchgen.ledger.pins import pinned_choice, pinned_choices
 from batchgen.ledger.rows import Hold
 from batchgen.ledger.run import Run
 from batchgen.ledger.store import Store
+from batchgen.runtime.environment import api_key
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.memory import set_mmap_threshold
-from batchgen.runtime.settings import ModelChoice, Settings, api_key
+from batchgen.runtime.settings import ModelChoice, Settings
 
 if TYPE_CHECKING:
     from batchgen.core.pricing import Rate
@@ -167,6 +168,16 @@ class Session(Run):
         from batchgen.dataset.manifest import add_facts, writer_fact
 
         add_facts(self.layout, {writer_fact(stage, self.store.next_batch_number()): str(choice)})
+
+    def record_instructions(self, stage: Stage) -> None:
+        """Note beside the requests with which instructions the next batches of `stage` are asked; log a change."""
+        from batchgen.dataset.manifest import instructions_hash, record_instructions
+
+        number = self.store.next_batch_number()
+        if record_instructions(self, stage, number):
+            own = self.settings.own_instructions().get(stage, "")
+            which = f"the instructions of the configuration (SHA-256 {instructions_hash(own)[:8]})" if own else ""
+            log.info("%s: asked with %s from batch %d on", stage, which or "the built-in instructions", number)
 
     def _passed_over(self, skipped: ModelChoice, chosen: ModelChoice) -> str:
         """Say that a model was passed over for lack of a key, and how much cheaper it would be."""

@@ -11,7 +11,7 @@ from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, SetupErr
 from batchgen.dataset.round_files import has_open_conversations, write_due_files
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import SUBMITTED_STATES, Batch
-from batchgen.runtime.settings import is_loopback
+from batchgen.runtime.environment import is_loopback
 
 FIRST_PAUSE_SECONDS = 1.0
 PAUSE_GROWTH = 1.5

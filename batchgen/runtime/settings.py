@@ -1,22 +1,18 @@
-"""Read `batchgen.toml` and the environment into frozen Settings. Every key is optional; the README lists them all."""
+"""Read `batchgen.toml` into frozen Settings. Every key is optional; the README lists them all."""
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from batchgen.core.dialogue import HistoryShows, Stage
-from batchgen.core.errors import KeyRefused, SetupError
+from batchgen.core.errors import SetupError
 from batchgen.core.pricing import Price
-from batchgen.runtime.logging_setup import add_secret
+from batchgen.core.text import fill_length
 
 PROVIDERS = (
     "gemini",
@@ -30,7 +26,6 @@ PROVIDERS = (
     "doubleword",
 )
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
-KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
 
 # Quality flags that need only a text and its own dialogue, by the stage whose text they look at
 # (dataset/quality/flags.py).
@@ -84,7 +79,8 @@ class StageSettings(_Section, frozen=True):
     `models` are PROVIDER:MODEL in order of preference; without them, all models of `provider`. `target_characters` is
     the length that the prompt asks for. If more than `max_rejected_share` of the settled conversations are rejected,
     the step stops. A reply with one of `retry_flags` is retried. `ask_next` (correction only): the correction of a
-    middle round also asks for the next question.
+    middle round also asks for the next question. `instructions` replace the built-in ones; load_settings reads those
+    of `instructions_file`.
     """
 
     provider: str
@@ -95,6 +91,8 @@ class StageSettings(_Section, frozen=True):
     max_rejected_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
     retry_flags: tuple[str, ...] = ()
     ask_next: bool = False
+    instructions: str = ""
+    instructions_file: str = ""
 
 
 class BatchSettings(_Section, frozen=True):
@@ -164,6 +162,13 @@ class Settings(_Section, frozen=True):
             return tuple(map(ModelChoice.parse, chosen.models))
         return tuple(ModelChoice(chosen.provider, model) for model in self.provider(chosen.provider).models)
 
+    def own_instructions(self) -> dict[Stage, str]:
+        """Return the configured instructions of the stages that have some, with the length filled in."""
+        stages = ((stage, self.stage(stage)) for stage in Stage)
+        return {
+            stage: fill_length(one.instructions, one.target_characters) for stage, one in stages if one.instructions
+        }
+
 
 # ---------------------------------------------------------------- batchgen.toml
 
@@ -206,7 +211,7 @@ def load_settings(root: Path, config: Path | None = None) -> Settings:
     import tomllib  # here and below: an idle tick of a run without this file saves 5 ms
 
     try:
-        return _settings(tomllib.loads(text))
+        return _settings(tomllib.loads(text), path.parent)
     except _InvalidKey as error:
         raise SetupError(f"{path}, line {_line(text, error.where)}: {error}", do=error.do) from None
     except tomllib.TOMLDecodeError as error:
@@ -216,8 +221,8 @@ def load_settings(root: Path, config: Path | None = None) -> Settings:
         raise SetupError(f"{path}, line {line}: this is not TOML: {words}", do=do) from None
 
 
-def _settings(table: dict[str, Any]) -> Settings:
-    """Return the defaults, replaced by what `table` sets. Raises _InvalidKey."""
+def _settings(table: dict[str, Any], folder: Path) -> Settings:
+    """Return the defaults, replaced by what `table` sets. Its paths begin in `folder`. Raises _InvalidKey."""
     prices = table.get("prices")
     if isinstance(prices, dict):
         for model, price in prices.items():  # one by one: msgspec does not say which model has the mistake
@@ -233,7 +238,38 @@ def _settings(table: dict[str, Any]) -> Settings:
     found: Settings = _convert(merged, Settings, ())
     for stage in Stage:
         _check_stage(stage, found)
+        if text := _read_instructions(stage, table.get(stage, {}), folder):
+            chosen = msgspec.structs.replace(found.stage(stage), instructions=text)
+            found = msgspec.structs.replace(found, **{stage.value: chosen})
     return found
+
+
+def _read_instructions(stage: Stage, own: dict[str, Any], folder: Path) -> str:
+    """Return the instructions that the section of `stage` has or names, "" if none. Raises _InvalidKey."""
+    keys = [key for key in ("instructions", "instructions_file") if key in own]
+    if not keys:
+        return ""
+    where = (str(stage), keys[-1])
+    name, value = _dotted_name(where), str(own[keys[-1]])
+    if len(keys) > 1:
+        raise _InvalidKey(where, f"[{stage}] has both `{keys[0]}` and `{keys[1]}`.", do="Delete one of them.")
+    if keys == ["instructions_file"] and value:
+        path, do = folder / value, "It must be a UTF-8 file that you can read, relative to the folder of this file."
+        try:
+            text = path.read_text("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise _InvalidKey(where, f"{name}: {path}, line {line} is not UTF-8.", do="Save it as UTF-8.") from None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise _InvalidKey(where, f"{name}: {path}: {why}.", do=do) from None
+        name = f"{name}: {path}"
+    else:
+        text = value.strip()
+    if not text:
+        do = "Write the instructions there, or delete the key to use the built-in ones (see them: batchgen prompts)."
+        raise _InvalidKey(where, f"{name} is empty.", do=do)
+    return text
 
 
 def _drop_default_models(merged: dict[str, Any], table: dict[str, Any]) -> None:
@@ -344,57 +380,3 @@ def _line(text: str, where: _Where) -> int:
             break
         begin = count + 1
     return begin
-
-
-# ---------------------------------------------------------------- the environment
-
-
-def mask_keys(variables: Mapping[str, str]) -> None:
-    """Mask the keys of all providers in all output from now on, also of a provider that this run does not use."""
-    for name in KEY_VARIABLES:
-        add_secret(variables.get(name, "").strip())
-
-
-def read_environment(root: Path) -> dict[str, str]:
-    """Return the process environment, with the variables of a 0600 `.env` in `root`. The environment wins.
-
-    Raises SetupError if others may read the `.env` file.
-    """
-    path = root / ".env"
-    values: dict[str, str] = {}
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        return dict(os.environ)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path}: {error}", do="Make it a UTF-8 file that you can read.") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise SetupError(f"{path}: others may read this file.", do=f"Run: chmod 600 {path}")
-    for line in text.split("\n"):
-        name, sign, value = line.strip().removeprefix("export ").partition("=")
-        if sign and not name.startswith("#"):
-            values[name.strip()] = value.strip().strip("\"'")
-    mask_keys(values)
-    # An empty variable (KEY= in a crontab) does not override `.env`.
-    return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
-
-
-def api_key(variables: dict[str, str], name: str) -> str:
-    """Return the key in variable `name`, checked for characters that no HTTP header can have. Raises KeyRefused."""
-    key = variables.get(name, "").strip()
-    add_secret(key)
-    if not key:
-        raise KeyRefused(
-            f"{name} is not set.", do=f"Put {name}=... into the environment, or into ROOT/.env (mode 0600)."
-        )
-    if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
-        raise KeyRefused(
-            f"{name} contains characters that no key has (a line break, a blank, a quote?).", do="Set it again."
-        )
-    return key
-
-
-def is_loopback(url: str | None) -> bool:
-    """Return whether `url` points at this machine."""
-    return url is not None and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}

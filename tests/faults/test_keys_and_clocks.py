@@ -7,7 +7,8 @@ import pytest
 from batchgen.emulator.faults import CallFault, Drop, LateCommit, Status
 from batchgen.providers import PROVIDERS as TABLE
 from batchgen.runtime import clock
-from batchgen.runtime.settings import KEY_VARIABLES, Settings
+from batchgen.runtime.environment import KEY_VARIABLES
+from batchgen.runtime.settings import Settings
 from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import Make, Watch, end, finished, ledger, no_key_anywhere, start, tick, until
 from tests.support.provider_facts import KEY_VARIABLE, KEYS, PROVIDERS, UPLOAD_START

@@ -27,6 +27,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "cli/commands/run.py": ("end_to_end/test_main_job.py", "end_to_end/test_money.py"),
     "cli/commands/service.py": ("end_to_end/test_demo.py", "emulator/test_control.py"),
     "cli/doctor.py": ("faults/test_setup.py", "faults/test_environment.py"),
+    "cli/prompted.py": ("unit/reports/test_stage_prompts.py",),
     "cli/main.py": ("unit/cli/test_usage.py", "project/test_structure.py"),
     "core/dialogue.py": ("unit/core/test_prompts.py", "unit/core/test_outcomes.py"),
     "core/errors.py": ("unit/runtime/test_streams.py", "faults/test_filesystems.py"),
@@ -209,7 +210,7 @@ def test_the_list_of_commands_fits_a_terminal_and_goes_as_a_run_goes() -> None:
     lines = cli.get_help(context).partition("Commands:\n")[2].rstrip().split("\n")
     assert [line.split()[0] for line in lines] == list(COMMANDS)
     assert not [line for line in lines if line.endswith("...")]
-    assert list(COMMANDS)[:4] == ["prepare", "estimate", "submit", "collect"]
+    assert list(COMMANDS)[:5] == ["prepare", "prompts", "estimate", "submit", "collect"]
 
 
 def test_commands_with_choices_show_an_example() -> None:

@@ -60,7 +60,7 @@ def _opened(layout: Layout, settings: Settings) -> Iterator[Session]:
     """Open a session for writing. A new store is deleted again if an error leaves it without a run."""
     from batchgen.engine.session import Session
     from batchgen.ledger.store import Store
-    from batchgen.runtime.settings import read_environment
+    from batchgen.runtime.environment import read_environment
 
     variables, new = read_environment(layout.root), not layout.store.exists()
     unused = False

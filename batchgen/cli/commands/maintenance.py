@@ -143,7 +143,7 @@ def doctor(context: GlobalOptions, *, every_model: bool, as_json: bool) -> None:
       batchgen doctor --models          # which models of `estimate --models` answer to your keys
     """
     from batchgen.cli.doctor import check_setup, describe, first_problem
-    from batchgen.runtime.settings import read_environment
+    from batchgen.runtime.environment import read_environment
 
     environment = read_environment(context.root)
     found = check_setup(context.settings(), environment, context.root, every_model=every_model)

@@ -1,4 +1,4 @@
-"""Commands for the run: prepare, estimate, submit, collect, run, status, receipt."""
+"""Commands for the run: prepare, prompts, estimate, submit, collect, run, status, receipt."""
 
 from __future__ import annotations
 
@@ -78,6 +78,37 @@ def prepare(  # noqa: PLR0913 - one parameter an option
     with open_session(call.obj, create=True) as session:
         done = run(session, options, lambda text: None if call.obj.quiet else click.echo(text, err=True))
         value, text = describe(done)
+        print_answer(value, as_json=as_json, text=text)
+
+
+@click.command(short_help="What each stage is asked, for one conversation.")
+@click.option("--id", "wanted", metavar="ID", help="A conversation, e.g. r1-000007. Default: the first.")
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
+@json_option
+@click.pass_obj
+def prompts(context: GlobalOptions, *, wanted: str | None, stage: str | None, as_json: bool) -> None:
+    """Print what each stage would be asked for one conversation, and the built-in instructions as a start to copy.
+
+    Shows the system text, the messages and the JSON fields of the reply. Changes nothing, and works while another
+    command runs. Texts that are not written yet are shown as [QUESTION], [ANSWER], [CORRECTION]. Without a prepared
+    run the conversation is an example.
+
+    \b
+      batchgen prompts
+      batchgen prompts --id r1-000007 --stage question
+      batchgen prompts --stage correction --json
+
+    \b
+    Instructions of your own, in batchgen.toml ({length} stands for target_characters):
+      [question]
+      instructions = "Ask the next question as a child of eight would."
+    """
+    from batchgen.cli.prompted import prompted_session
+    from batchgen.reports.stage_prompts import describe, prompts_of
+
+    with prompted_session(context, wanted) as (session, conversation):
+        found = prompts_of(session, conversation, [Stage(stage)] if stage else list(Stage))
+        value, text = describe(session, conversation, found)
         print_answer(value, as_json=as_json, text=text)
 
 

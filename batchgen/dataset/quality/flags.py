@@ -7,10 +7,11 @@ A flag is a pure function of a frame of turns (schema TURNS_SCHEMA, whole conver
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
+from unicodedata import east_asian_width
 
 import polars as pl
 
@@ -43,6 +44,7 @@ CONTEXT_SCHEMA = pl.Schema(
 ALL_FIELDS = Turn._fields
 WHOLE_TURN = ("",)  # a flag of the turn as a whole
 MAX_PAIRS = 10_000  # pairs of turns of one conversation that are compared at once
+_SENTENCE_ENDS = ".\n\u3002\uff01\uff1f"  # also those of Chinese
 MIN_CLAUSE_CHARACTERS = 24  # characters; shorter clauses of a prompt ("Do not mention this") may be in any text
 
 
@@ -60,11 +62,21 @@ def turns_frame(conversations: Iterable[Conversation]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TURNS_SCHEMA, orient="row")
 
 
-def labels_by_turn(turns: pl.DataFrame) -> list[list[str]]:
-    """Return the labels of every turn, in row order: "name", or "name:field" if a flag has several fields."""
+def find_flag(name: str, turns: pl.DataFrame, field: str, instructions: Sequence[str] = ()) -> pl.Series:
+    """Return which turns have a flag in a field. `instructions` are those of the run's configuration."""
+    if name == leaked_instruction.__name__:
+        return leaked_instruction(turns, field, instructions)
+    return FLAGS[name].find(turns, field)
+
+
+def labels_by_turn(turns: pl.DataFrame, instructions: Sequence[str] = ()) -> list[list[str]]:
+    """Return the labels of every turn, in row order: "name", or "name:field" if a flag has several fields.
+
+    `instructions` are those of the run's configuration.
+    """
     found: list[list[str]] = [[] for _ in range(turns.height)]
     for label, (name, field) in LABELS.items():
-        for row in FLAGS[name].find(turns, field).arg_true():
+        for row in find_flag(name, turns, field, instructions).arg_true():
             found[row].append(label)
     return found
 
@@ -144,9 +156,10 @@ def template_artefact(turns: pl.DataFrame, field: str) -> pl.Series:
     return turns[field].str.contains(patterns.TEMPLATE)
 
 
-def leaked_instruction(turns: pl.DataFrame, field: str) -> pl.Series:
-    """The text has a sentence of our own prompts."""
-    return turns[field].str.contains_any(_instructions(), ascii_case_insensitive=True)
+def leaked_instruction(turns: pl.DataFrame, field: str, instructions: Sequence[str] = ()) -> pl.Series:
+    """The text has a sentence of our own prompts, or of `instructions`, those of the run's configuration."""
+    known = [*_built_in_clauses(), *_clauses("\n".join(instructions))]
+    return turns[field].str.contains_any(known, ascii_case_insensitive=True)
 
 
 def degenerate_repetition(turns: pl.DataFrame, field: str) -> pl.Series:
@@ -240,8 +253,8 @@ def _shown_fields(field: str) -> Mapping[str, int]:
 
 
 @cache
-def _instructions() -> list[str]:
-    """Return sentences and clauses of the system prompts that other texts would not have."""
+def _built_in_clauses() -> list[str]:
+    """Return sentences and clauses of the built-in system prompts that other texts would not have."""
     empty = Conversation(0, (Turn("-", "-", "-"),))
     said = " ".join(
         build_prompt(
@@ -251,13 +264,26 @@ def _instructions() -> list[str]:
             history_messages=2,
             shows=shows,
             follow_up=stage is Stage.CORRECTION,
+            own=own,
         ).system
         for stage in Stage
         for shows in HistoryShows
+        for own in ({}, dict.fromkeys(Stage, "-."))  # what is put around a configuration's own instructions
     )
+    return _clauses(said)
+
+
+@lru_cache(16)
+def _clauses(said: str) -> list[str]:
+    """Return sentences and clauses of instructions that other texts would not have."""
     unmeasured = re.sub(r",? in about \d+ characters", ".", said)
-    parts = [*unmeasured.split("."), *re.split("[.:;]", unmeasured)]
-    return sorted({part.strip(" ,:") for part in parts if len(part.strip(" ,:")) >= MIN_CLAUSE_CHARACTERS})
+    parts = [*re.split(f"[{_SENTENCE_ENDS}]", unmeasured), *re.split(f"[{_SENTENCE_ENDS}:;\uff1a\uff1b]", unmeasured)]
+    return sorted({found for part in parts if _width(found := part.strip(" ,:\uff0c")) >= MIN_CLAUSE_CHARACTERS})
+
+
+def _width(text: str) -> int:
+    """Return the number of characters; one of Chinese, Japanese or Korean says as much as two others."""
+    return sum(1 + (east_asian_width(character) in "WF") for character in text)
 
 
 def _flag(find: Callable[[pl.DataFrame, str], pl.Series], meaning: str, *fields: str) -> tuple[str, Flag]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from batchgen.core.dialogue import Conversation, Stage, Turn
 from batchgen.core.outcomes import Reason, Reply
+from batchgen.dataset.manifest import instructions_at, known_facts
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
 
@@ -29,7 +30,8 @@ def reject_flagged(session: Session, batch: Batch, replies: Sequence[Reply], nam
     if not names:
         return list(replies)
     accepted = {reply.key: reply for reply in replies if reply.reason is Reason.ACCEPTED}
-    raised = _flags_by_key(list(_new_texts(session, batch, accepted)), names)
+    asked_with = tuple(instructions_at(known_facts(session.layout), batch.number).values())
+    raised = _flags_by_key(list(_new_texts(session, batch, accepted)), names, asked_with)
     return [
         reply._replace(reason=Reason.FLAGGED, text="", follow_up="", detail=", ".join(raised[reply.key]))
         if reply.reason is Reason.ACCEPTED and reply.key in raised
@@ -60,9 +62,12 @@ def _add_text(turns: tuple[Turn, ...], stage: Stage, text: str) -> tuple[Turn, .
     return (*turns[:-1], turns[-1]._replace(**{stage.value: text}))
 
 
-def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str, list[str]]:
+def _flags_by_key(
+    written: Sequence[_NewText], names: Sequence[str], instructions: Sequence[str]
+) -> dict[str, list[str]]:
     """Map each key to the flags that its texts have."""
-    from batchgen.dataset.quality.flags import FLAGS, turns_frame  # here: only a run with retry flags needs it
+    # Here: only a run with retry flags needs it.
+    from batchgen.dataset.quality.flags import FLAGS, find_flag, turns_frame
 
     found: dict[str, list[str]] = {}
     for stage in {one.stage for one in written}:
@@ -72,7 +77,7 @@ def _flags_by_key(written: Sequence[_NewText], names: Sequence[str]) -> dict[str
         for name in names:
             if stage not in FLAGS[name].fields:
                 continue
-            hits = FLAGS[name].find(turns, stage)
+            hits = find_flag(name, turns, stage, instructions)
             for one, row in zip(mine, last, strict=True):
                 if hits[row]:
                     found.setdefault(one.key, []).append(name)

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Conversation, Step, echo_of, group_into_turns
+from batchgen.core.json_template import PLACEHOLDER_PREFIX
 from batchgen.core.outcomes import Usage
 from batchgen.core.prompts import Prompt, build_prompt
 from batchgen.core.text_features import TextFeatures
@@ -147,7 +148,7 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
     """Return the function that builds the configured prompt of `step` for a conversation."""
     settings, along = session.settings, asks_follow_up(session, step)
-    echo = asks_echo(session, step.stage)
+    echo, own = asks_echo(session, step.stage), settings.own_instructions()
 
     def ask(conversation: Conversation) -> Prompt:
         asked = build_prompt(
@@ -157,6 +158,7 @@ def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Pro
             history_messages=settings.history_messages,
             shows=settings.history.shows,
             follow_up=along,
+            own=own,
         )
         return asked._replace(echo=echo_of(conversation.number)) if echo else asked
 
@@ -192,7 +194,7 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
 
 
 def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _RequestLines:
-    """Encode the same lines as one block, which is many times faster. Returns no rows if a text is empty."""
+    """Encode the same lines as one block, which is many times faster. Returns no rows if it cannot be done."""
     encode, ask, key = (
         session.provider(step.stage).line,
         prompt_builder(session, step),
@@ -206,6 +208,8 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
             lambda texts: ask(Conversation(0, tuple(group_into_turns(texts)))),
             lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
         )
+        if PLACEHOLDER_PREFIX in lined.system:  # instructions of the configuration may be any text
+            return _RequestLines([], b"", 0, [])
         texts = session.store.dialogues.ready_texts(group, lined.line_template.shown)
         if "" in texts or len(texts) != len(group) * len(lined.line_template.shown):
             return _RequestLines([], b"", 0, [])

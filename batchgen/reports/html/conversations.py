@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
+from batchgen.dataset.manifest import all_instructions, known_facts
 from batchgen.dataset.quality.flags import LABELS, labels_by_turn, turns_frame
 from batchgen.dataset.quality.survey import Survey, survey
 from batchgen.engine.session import Session
@@ -143,7 +144,8 @@ class _TextScan:
                 waiting.append(seen)
                 yield self._whole.add_context(turns_frame(complete_conversations(seen, self._rounds)))
 
-        for _, labelled in parallel_map(labels_by_turn, frames()):
+        find_labels = partial(labels_by_turn, instructions=all_instructions(known_facts(self._session.layout)))
+        for _, labelled in parallel_map(find_labels, frames()):
             seen, found = waiting.popleft(), iter(labelled)
             whole = complete_conversations(seen, self._rounds)
             yield seen, {one.number: tuple(tuple(next(found)) for _ in one.turns) for one in whole}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +15,13 @@ from batchgen.core.prompts import (
     MESSAGES_PER_TURN,
     Prompt,
     build_prompt,
+    built_in_instructions,
     recent_turns,
     reply_fields,
     turns_as_chat,
     turns_as_json,
 )
+from batchgen.core.text import fill_length
 from batchgen.providers.base import Parameters, Provider
 from tests.support.provider_facts import ROWS
 
@@ -202,6 +205,40 @@ def test_the_length_wanted_stands_in_the_prompt() -> None:
     for stage in (Stage.ANSWER, Stage.CORRECTION):
         asked = build_prompt(Conversation(1, tuple(turns)), stage, target_characters=321, history_messages=16)
         assert "321" in asked.system
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8"))
+    | st.lists(st.sampled_from(["{", "}", "{length}", "%s", "a"])).map("".join)
+)
+def test_braces_of_own_instructions_are_plain_text(text: str) -> None:
+    """All but {length} survives, in the same order."""
+    assert "70".join(text.split("{length}")) == fill_length(text, 70)
+
+
+@pytest.mark.parametrize("shows", HistoryShows)
+@given(own=st.dictionaries(st.sampled_from(Stage), TEXTS), follow_up=st.booleans())
+@settings(deadline=None)
+def test_own_instructions_replace_the_built_in_ones(
+    shows: HistoryShows, own: dict[Stage, str], *, follow_up: bool
+) -> None:
+    turns = (Turn("q", "a", "c"), Turn("q2", "a2"))
+    for stage in Stage:
+        along = follow_up and stage is Stage.CORRECTION
+        options: Any = {"target_characters": 400, "history_messages": 16, "shows": shows, "follow_up": along}
+        plain = build_prompt(Conversation(1, turns), stage, **options)
+        asked = build_prompt(Conversation(1, turns), stage, **options, own=own)
+        built_in = fill_length(built_in_instructions(stage, shows), 400)
+        assert built_in in plain.system
+        assert asked[1:] == plain[1:]
+        told = own.get(stage, built_in)
+        after = own.get(Stage.QUESTION, "never offer help.") if along else told
+        assert told in asked.system
+        assert asked.system.endswith(after)
+        assert ("data, never instructions" in asked.system.replace(told, "")) or stage is Stage.ANSWER
+        assert ("unless the following says otherwise" in asked.system) == (
+            stage in own or (along and Stage.QUESTION in own)
+        )
 
 
 @pytest.mark.parametrize("stage", Stage)

@@ -22,6 +22,7 @@ from batchgen.dataset.quality.flags import (
     FLAGS,
     LABELS,
     TURNS_SCHEMA,
+    find_flag,
     labels_by_turn,
     labels_for,
     turns_frame,
@@ -284,6 +285,21 @@ def test_leaked_instruction(stage: Stage) -> None:
         said = later(correction=f"Sure. {sentence.upper()}")
         assert ("leaked_instruction:correction" in said) is (sentence != "Do not mention this."), sentence
     assert "leaked_instruction:answer" not in later(answer="Rewrite the answer in your own words. Input: none.")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "text", "leaked"),
+    [
+        ("Ask what a child of eight would ask.\nBe kind.", "ask what a child of eight would ask", True),
+        ("Ask what a child of eight would ask.\nBe kind.", "What would a child of eight ask? Be kind.", False),
+        ("用八岁孩子的口吻提出下一个问题。不要客气。", "好的，用八岁孩子的口吻提出下一个问题", True),
+        ("用八岁孩子的口吻提出下一个问题。不要客气。", "不要客气。", False),
+    ],
+)
+def test_a_leak_of_the_configuration_s_own_instructions(instructions: str, text: str, *, leaked: bool) -> None:
+    turns = turns_frame([Conversation(1, (PLAIN, PLAIN._replace(correction=text)))])
+    assert find_flag("leaked_instruction", turns, "correction", (instructions,)).to_list() == [False, leaked]
+    assert find_flag("leaked_instruction", turns, "correction").to_list() == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from batchgen.ledger.rows import BATCH_COLUMNS, Batch, ConversationState
 from batchgen.reports.html import conversations, facts
 from batchgen.reports.html.conversations import LoadedConversation, TextStatistics, read_texts
 from batchgen.runtime import worker_process
+from batchgen.runtime.files import Layout
 
 BYTES_MORE = 32  # per conversation; a number in a list takes 40 bytes, an entry of a dict 100 or more
 
@@ -49,6 +51,7 @@ def looked_at(conversations: int) -> TextStatistics:
         settings=SimpleNamespace(rounds=1),
         conversations=conversations,
         store=Alike(conversations),
+        layout=Layout(Path("no such run")),
         names=lambda: SimpleNamespace(id=str),
     )
     found = read_texts(session, 5)

@@ -1,8 +1,7 @@
-"""Test batchgen.toml and the environment: every documented key, and a clear message for every mistake."""
+"""Test batchgen.toml: every documented key, and a clear message for every mistake."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import msgspec
 import pytest
 
 from batchgen.core.dialogue import Stage
-from batchgen.core.errors import KeyRefused, SetupError
-from batchgen.runtime.settings import ProviderSettings, Settings, api_key, is_loopback, load_settings, read_environment
+from batchgen.core.errors import SetupError
+from batchgen.runtime.settings import ProviderSettings, Settings, load_settings
 
 # Every key that users rely on, with its documented default.
 DOCUMENTED = """
@@ -66,7 +65,11 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
 
 
 MIDDLE_ROUND = {("question", "ask_next"), ("answer", "ask_next")}  # only a correction can ask the next question
-KEYS = [leaf for leaf in leaves(msgspec.to_builtins(Settings())) if leaf[0] not in MIDDLE_ROUND]
+KEYS = [
+    leaf
+    for leaf in leaves(msgspec.to_builtins(Settings()))
+    if leaf[0] not in MIDDLE_ROUND and leaf[0][-1] != "instructions_file"  # it needs a file
+]
 
 
 def toml(path: tuple[str, ...], value: Any) -> str:
@@ -79,7 +82,10 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
     tmp_path: Path, path: tuple[str, ...], default: Any
 ) -> None:
     if isinstance(default, str):
-        other, wrong = ("'together'" if path[-1] == "provider" and default == "gemini" else f"'{default}'"), "7"
+        other, wrong = (
+            ("'together'" if path[-1] == "provider" and default == "gemini" else f"'{default or 'own'}'"),
+            "7",
+        )
     elif isinstance(default, bool):
         other, wrong = "true", "2"
     elif isinstance(default, tuple):
@@ -87,12 +93,12 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
         other, wrong = names[path[-1]], "'another'"
     else:
         other, wrong = ("0.25" if path[-1].endswith("_share") else "2"), "'2'"
-    before = dict(KEYS)
+    before = dict(leaves(msgspec.to_builtins(Settings())))
     found = leaves(msgspec.to_builtins(written(tmp_path, toml(path, other))))
     if path in {("answer", "provider"), ("together", "models")}:  # these choose the models of the answers, as before
         assert dict(found)["answer", "models"] == ()
         found.remove((("answer", "models"), ()))
-    assert [key for key, value in found if value != before.get(key, False)] in ([path], [])
+    assert [key for key, value in found if value != before[key]] in ([path], [])
     with pytest.raises(SetupError) as raised:
         written(tmp_path, toml(path, wrong))
     assert str(tmp_path / "batchgen.toml") in str(raised.value)
@@ -209,8 +215,6 @@ def test_a_misspelt_key_is_told_what_it_may_be(tmp_path: Path, text: str, do: st
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert written(tmp_path, "\ufeffrounds = 5\n").rounds == 5
-    dotenv(tmp_path, "\ufeffGEMINI_API_KEY=a-key\n")
-    assert read_environment(tmp_path)["GEMINI_API_KEY"] == "a-key"
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
@@ -225,6 +229,46 @@ def test_a_directory_in_the_file_s_place(tmp_path: Path) -> None:
         load_settings(tmp_path)
 
 
+@pytest.mark.parametrize("stage", Stage)
+def test_instructions_of_a_file_beside_the_configuration(tmp_path: Path, stage: Stage) -> None:
+    (tmp_path / "own.txt").write_bytes("\ufeff  Ask {this} in {length}.\n\n".encode())
+    text = f'[{stage}]\ninstructions_file = "own.txt"\ntarget_characters = 70\n'
+    found = written(tmp_path, text)
+    assert found.stage(stage).instructions == "Ask {this} in {length}."
+    assert found.own_instructions() == {stage: "Ask {this} in 70."}
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(text, "utf-8")
+    assert load_settings(tmp_path / "no such root", elsewhere).own_instructions() == found.own_instructions()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('instructions = "a"\ninstructions_file = "own.txt"', 4, "[answer] has both `instructions` and"),
+        ('instructions = " \\n "', 3, "answer.instructions is empty."),
+        ('instructions_file = ""', 3, "answer.instructions_file is empty."),
+        ('instructions_file = "empty.txt"', 3, "empty.txt is empty."),
+        ('instructions_file = "none.txt"', 3, "none.txt: No such file or directory."),
+        ('instructions_file = "folder"', 3, "folder: Is a directory."),
+        ('instructions_file = "a\\u0000b"', 3, "embedded null byte."),
+        ('instructions_file = "latin.txt"', 3, "latin.txt, line 2 is not UTF-8."),
+        ("instructions_file = 7", 3, "answer.instructions_file must be a text, not 7."),
+        ("instructions = ['a']", 3, "answer.instructions must be a text"),
+        ("instruction = 'a'", 3, "unknown key `answer.instruction`."),
+    ],
+)
+def test_instructions_that_cannot_be_used(tmp_path: Path, text: str, line: int, words: str) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "own.txt").write_text("a")
+    (tmp_path / "latin.txt").write_bytes(b"a\nb\xe9")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SetupError) as raised:
+        written(tmp_path, f"rounds = 3\n[answer]\n{text}\n")
+    assert f"{tmp_path / 'batchgen.toml'}, line {line}: " in str(raised.value)
+    assert words in str(raised.value)
+    assert raised.value.do
+
+
 def test_only_the_default_file_may_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     with pytest.raises(SetupError, match=re.escape(f"{path}: no such file")):
@@ -232,87 +276,3 @@ def test_only_the_default_file_may_be_missing(tmp_path: Path) -> None:
     path.write_text("rounds = 4")
     assert load_settings(tmp_path, path).rounds == 4
     assert load_settings(tmp_path / "no such root") == Settings()
-
-
-# ---------------------------------------------------------------- the environment
-
-
-def dotenv(root: Path, text: str, mode: int = 0o600) -> None:
-    path = root / ".env"
-    path.write_text(text, "utf-8")
-    path.chmod(mode)
-
-
-def test_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FROM_BOTH", "environment")
-    dotenv(tmp_path, "# C=1\n\nA = plain \nexport B=\"two words\"\nC='x=y'\r\nFROM_BOTH=file\nno sign\n#D=4\n")
-    found = read_environment(tmp_path)
-    assert {name: found.get(name) for name in ("A", "B", "C", "D", "FROM_BOTH")} == {
-        "A": "plain",
-        "B": "two words",
-        "C": "x=y",
-        "D": None,
-        "FROM_BOTH": "environment",
-    }
-
-
-def test_without_an_env_file_there_is_the_environment(tmp_path: Path) -> None:
-    assert read_environment(tmp_path) == dict(os.environ)
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o601])
-def test_an_env_file_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
-    dotenv(tmp_path, "GEMINI_API_KEY=secret-value", mode)
-    with pytest.raises(SetupError, match="others may read") as raised:
-        read_environment(tmp_path)
-    assert "chmod 600" in raised.value.do
-    assert "secret-value" not in f"{raised.value} {raised.value.do}"
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
-def test_an_env_file_of_one_s_own_is_read(tmp_path: Path, mode: int) -> None:
-    dotenv(tmp_path, "A=1", mode)
-    assert read_environment(tmp_path)["A"] == "1"
-
-
-def test_an_env_file_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"A=\xff")
-    with pytest.raises(SetupError, match=r"\.env"):
-        read_environment(tmp_path)
-
-
-@pytest.mark.parametrize("value", ["AIzaSyFine-key_0", " AIzaSyFine-key_0\n", "tgp_v1_x.y"])
-def test_a_key_is_taken_without_its_edges(value: str) -> None:
-    assert api_key({"GEMINI_API_KEY": value}, "GEMINI_API_KEY") == value.strip()
-
-
-@pytest.mark.parametrize("value", [None, "", "  \n"])
-def test_a_missing_key(value: str | None) -> None:
-    variables = {} if value is None else {"GEMINI_API_KEY": value}
-    with pytest.raises(KeyRefused, match="GEMINI_API_KEY is not set") as raised:
-        api_key(variables, "GEMINI_API_KEY")
-    assert raised.value.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    "value", ["two words", "line\nbreak", "tab\tbed", '"quoted"', "'quoted'", "bell\x07", "schlüssel"]
-)
-def test_a_key_that_no_header_can_carry_is_refused_and_not_told(value: str) -> None:
-    with pytest.raises(KeyRefused) as raised:
-        api_key({"TOGETHER_API_KEY": value}, "TOGETHER_API_KEY")
-    assert value not in f"{raised.value} {raised.value.do}"
-
-
-@pytest.mark.parametrize(
-    ("url", "loopback"),
-    [
-        ("http://127.0.0.1:8801", True),
-        ("http://localhost", True),
-        ("http://[::1]:80/x", True),
-        ("https://api.together.ai", False),
-        ("http://localhost.example.org", False),
-        (None, False),
-    ],
-)
-def test_this_machine(url: str | None, loopback: bool) -> None:  # noqa: FBT001
-    assert is_loopback(url) is loopback

@@ -1,0 +1,66 @@
+"""Read the environment: the providers' keys and addresses, also from a `.env` file. All keys are masked in output."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from batchgen.core.errors import KeyRefused, SetupError
+from batchgen.runtime.logging_setup import add_secret
+from batchgen.runtime.settings import PROVIDERS
+
+KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
+
+
+def mask_keys(variables: Mapping[str, str]) -> None:
+    """Mask the keys of all providers in all output from now on, also of a provider that this run does not use."""
+    for name in KEY_VARIABLES:
+        add_secret(variables.get(name, "").strip())
+
+
+def read_environment(root: Path) -> dict[str, str]:
+    """Return the process environment, with the variables of a 0600 `.env` in `root`. The environment wins.
+
+    Raises SetupError if others may read the `.env` file.
+    """
+    path = root / ".env"
+    values: dict[str, str] = {}
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        return dict(os.environ)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{path}: {error}", do="Make it a UTF-8 file that you can read.") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise SetupError(f"{path}: others may read this file.", do=f"Run: chmod 600 {path}")
+    for line in text.split("\n"):
+        name, sign, value = line.strip().removeprefix("export ").partition("=")
+        if sign and not name.startswith("#"):
+            values[name.strip()] = value.strip().strip("\"'")
+    mask_keys(values)
+    # An empty variable (KEY= in a crontab) does not override `.env`.
+    return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}
+
+
+def api_key(variables: dict[str, str], name: str) -> str:
+    """Return the key in variable `name`, checked for characters that no HTTP header can have. Raises KeyRefused."""
+    key = variables.get(name, "").strip()
+    add_secret(key)
+    if not key:
+        raise KeyRefused(
+            f"{name} is not set.", do=f"Put {name}=... into the environment, or into ROOT/.env (mode 0600)."
+        )
+    if not key.isascii() or not key.isprintable() or set(key) & set(" \"'"):
+        raise KeyRefused(
+            f"{name} contains characters that no key has (a line break, a blank, a quote?).", do="Set it again."
+        )
+    return key
+
+
+def is_loopback(url: str | None) -> bool:
+    """Return whether `url` points at this machine."""
+    return url is not None and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
