@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.text import clean_text
 from batchgen.core.wording import pluralize
+from batchgen.dataset.hub.seed_terms import SEED_TERMS_FACT, fetch_seed_terms
 from batchgen.dataset.manifest import FACTS, manifest_matches, write_manifest
 from batchgen.dataset.round_files import write_due_files
 from batchgen.dataset.rows.dotted_paths import parse_columns
@@ -68,7 +70,7 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     identity = _identity(files, columns, options)
     if run.store.fact("prepared") == identity:
         if not manifest_matches(run):
-            write_manifest(run, {name: run.store.fact(name) or "" for name in FACTS})
+            write_manifest(run, {name: value for name in FACTS if (value := run.store.fact(name)) is not None})
         write_due_files(run)
         return Prepared(run.conversations, source, files, None)
     if run.store.has_paid():
@@ -83,8 +85,11 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     seeds = sample_seeds(rows, limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle)
     first = list(islice(seeds, PREVIEWED))
     show("\n".join([f"Read as {report.shape}.", *map(_one_line, first)]))
+    terms = "" if os.path.exists(options.source) else fetch_seed_terms(options.source)  # noqa: PTH110 - as in resolve
     _delete_unsent_files(run.layout, run)
     meta = {"prepared": identity, "source": as_text(options.source), "run": secrets.token_hex(4)}
+    if terms:
+        meta[SEED_TERMS_FACT] = terms
     count = run.store.replace_seeds(_turns(chain(first, seeds)), meta)
     write_manifest(run, meta)
     write_due_files(run)
