@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 TRANSIENT_STATUSES = (408, 425, 429)  # and all from 500
 NO_TOKEN = "Set HF_TOKEN to a token that may write, or run: hf auth login"  # noqa: S105 - no token
-Show = Callable[[str], object]
+AGAIN = "Run the same command again: what has arrived is not sent again."
 
 
 class Target(NamedTuple):
@@ -93,8 +95,6 @@ def upload(target: Target, files: dict[str, Path]) -> Published:
     Raises KeyRefused for a refused token, SetupError for what the hub refuses and a repository that cannot be used,
     Temporary for what another try may mend.
     """
-    from huggingface_hub import CommitOperationAdd
-
     _calm_library()
     with _plain_errors(target.repository):
         api = _api()
@@ -102,12 +102,24 @@ def upload(target: Target, files: dict[str, Path]) -> Published:
         before = api.dataset_info(target.repository, timeout=30.0)
         private = bool(before.private)
         _check_repository(api, target, private, {each.rfilename for each in before.siblings or []}, files)
-        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        done = api.create_commit(
-            target.repository, operations, commit_message="Upload a dataset with its card", repo_type="dataset"
-        )
+        commit = _commit(api, target.repository, files)
     url = f"{api.endpoint}/datasets/{target.repository}"
-    return Published(url, private, done.oid, done.oid != before.sha)
+    return Published(url, private, commit, commit != before.sha)
+
+
+def _commit(api: HfApi, repository: str, files: dict[str, Path]) -> str:
+    """Upload the files that the hub does not have, and return the id of the commit, or of the last one if none is new."""
+    from huggingface_hub import CommitOperationAdd
+
+    operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # remarks of the hub about the card
+            done = api.create_commit(
+                repository, operations, commit_message="Upload a dataset with its card", repo_type="dataset"
+            )
+    except JSONDecodeError as error:  # the hub has answered before: this is an error page
+        raise Temporary(f"The hub has a problem for now: {_words(error)}", do=AGAIN) from None
+    return done.oid
 
 
 def _check_repository(api: HfApi, target: Target, private: bool, found: set[str], files: dict[str, Path]) -> None:  # noqa: FBT001
@@ -177,10 +189,12 @@ def _plain_errors(repository: str) -> Iterator[None]:
 
 def _plain_error(repository: str, error: BaseException) -> BatchgenError:
     from httpx2 import InvalidURL, TransportError, UnsupportedProtocol
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import BadRequestError, HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return _plain_error(repository, error.__cause__)  # the library's "Error while uploading FILE"
+    if isinstance(error, ValueError) and isinstance(error.__cause__, BadRequestError):
+        return SetupError(f"The hub refused the card: {_words(error)}", do="Is --license one that the hub knows?")
     if isinstance(error, HfHubHTTPError):
         return _refusal(repository, error.response.status_code, _words(error.server_message or error.args[0]))
     if isinstance(error, OfflineModeIsEnabled):
@@ -190,7 +204,7 @@ def _plain_error(repository: str, error: BaseException) -> BatchgenError:
     if isinstance(error, TransportError | OSError) and not isinstance(error, UnsupportedProtocol):
         return Temporary(
             f"The hub cannot be reached, or the connection broke: {_words(error)}",
-            do="Run the same command again: what has arrived is not sent again.",
+            do=AGAIN,
         )
     what = f"The hub gave an answer that is not the hub's: {_words(error)}"
     if isinstance(error, InvalidURL | UnsupportedProtocol):
@@ -205,7 +219,7 @@ def _refusal(repository: str, status: int, why: str) -> BatchgenError:
     if status in TRANSIENT_STATUSES or status >= 500:  # noqa: PLR2004
         return Temporary(
             f"The hub has a problem for now ({status}): {why}",
-            do="Run the same command again later: what has arrived is not sent again.",
+            do=AGAIN,
         )
     if status == 403:  # noqa: PLR2004
         do = f"Use a token with the right to write to {repository.partition('/')[0]}."
