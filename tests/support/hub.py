@@ -18,7 +18,7 @@ Files = Mapping[str, bytes]
 
 
 class Fault(NamedTuple):
-    """What happens instead of an answer to the first `times` requests that begin like this: "PUT /lfs/".
+    """What happens instead of an answer to `times` requests that begin like this: "PUT /lfs/"; `skip` come before.
 
     Status 0 breaks the connection. `after` breaks it only when the request has had its effect. `call` is called first.
     """
@@ -27,6 +27,7 @@ class Fault(NamedTuple):
     status: int = 0
     words: str = "broken on purpose"
     times: int = 1
+    skip: int = 0
     after: bool = False
     call: Callable[[], object] = lambda: None
 
@@ -56,7 +57,9 @@ class Hub:
     def fault(self, request: str) -> Fault | None:
         """Return the fault that this request meets; it counts down."""
         for place, fault in enumerate(self.faults):
-            if fault.times and request.startswith(fault.request):
+            if fault.skip and request.startswith(fault.request):
+                self.faults[place] = fault._replace(skip=fault.skip - 1)
+            elif fault.times and request.startswith(fault.request):
                 self.faults[place] = fault._replace(times=fault.times - 1)
                 return fault
         return None
@@ -73,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:  # one request after the other
             self._serve()
 
-    do_HEAD = do_POST = do_PUT = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server calls
 
     def _serve(self) -> None:
         request = f"{self.command} {self.path}"
@@ -87,7 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.silent = True
                 self._route()
             elif fault.status:
-                self.answer(fault.status, fault.words.encode(), {"X-Error-Message": fault.words})
+                refusal = 400 <= fault.status < 500
+                said = json.dumps({"error": fault.words}) if refusal else fault.words
+                self.answer(fault.status, said.encode(), {"X-Error-Message": fault.words})
             self.close_connection = True
             return
         self._route()

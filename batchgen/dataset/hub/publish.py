@@ -108,7 +108,7 @@ def upload(target: Target, files: dict[str, Path]) -> Published:
 
 
 def _commit(api: HfApi, repository: str, files: dict[str, Path]) -> str:
-    """Upload the files that the hub does not have, and return the id of the commit, or of the last one if none is new."""
+    """Upload what the hub does not have. Return the id of the commit, or of the last one if nothing is new."""
     from huggingface_hub import CommitOperationAdd
 
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
@@ -188,28 +188,31 @@ def _plain_errors(repository: str) -> Iterator[None]:
 
 
 def _plain_error(repository: str, error: BaseException) -> BatchgenError:
-    from httpx2 import InvalidURL, TransportError, UnsupportedProtocol
-    from huggingface_hub.errors import BadRequestError, HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import BadRequestError, HfHubHTTPError
 
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return _plain_error(repository, error.__cause__)  # the library's "Error while uploading FILE"
-    if isinstance(error, ValueError) and isinstance(error.__cause__, BadRequestError):
-        return SetupError(f"The hub refused the card: {_words(error)}", do="Is --license one that the hub knows?")
     if isinstance(error, HfHubHTTPError):
         return _refusal(repository, error.response.status_code, _words(error.server_message or error.args[0]))
+    if isinstance(error, ValueError) and isinstance(error.__cause__, BadRequestError):
+        return SetupError(f"The hub refused the card: {_words(error)}", do="Is --license one that the hub knows?")
+    return _no_answer(error)
+
+
+def _no_answer(error: BaseException) -> BatchgenError:
+    """Return the error for a call that was not sent, or got no answer of the hub."""
+    from httpx2 import InvalidURL, TransportError, UnsupportedProtocol
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     if isinstance(error, OfflineModeIsEnabled):
         return SetupError("HF_HUB_OFFLINE is set: nothing can be uploaded.", do="Unset it.")
     if isinstance(error, OSError) and error.filename is not None:
         return system_error(error)
-    if isinstance(error, TransportError | OSError) and not isinstance(error, UnsupportedProtocol):
-        return Temporary(
-            f"The hub cannot be reached, or the connection broke: {_words(error)}",
-            do=AGAIN,
-        )
-    what = f"The hub gave an answer that is not the hub's: {_words(error)}"
     if isinstance(error, InvalidURL | UnsupportedProtocol):
-        what = f"The address of the hub cannot be used: {_words(error)}"
-    return SetupError(what, do="Check HF_ENDPOINT.")
+        return SetupError(f"The address of the hub cannot be used: {_words(error)}", do="Correct or unset HF_ENDPOINT.")
+    if isinstance(error, TransportError | OSError):
+        return Temporary(f"The hub cannot be reached, or the connection broke: {_words(error)}", do=AGAIN)
+    return SetupError(f"The answer is not one of the hub: {_words(error)}", do="Correct or unset HF_ENDPOINT.")
 
 
 def _refusal(repository: str, status: int, why: str) -> BatchgenError:
