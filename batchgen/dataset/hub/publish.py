@@ -176,14 +176,14 @@ def _calm_library() -> None:
 @contextmanager
 def _plain_errors(repository: str) -> Iterator[None]:
     """Raise errors of the hub's library as errors of this program."""
-    from httpx2 import HTTPError
+    from httpx2 import HTTPError, InvalidURL
     from huggingface_hub.errors import OIDCError
 
     try:
         yield
     except BatchgenError:
         raise
-    except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError, OIDCError) as error:
+    except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError, InvalidURL, OIDCError) as error:
         raise _plain_error(repository, error) from None
 
 
