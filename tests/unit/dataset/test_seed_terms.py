@@ -102,6 +102,22 @@ def test_the_card_of_the_default_dataset_is_not_asked_for(bench: Bench, tmp_path
     assert kept(bench) is None
 
 
+def test_a_folder_is_not_taken_for_a_dataset_of_the_hub(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private" / "notes").mkdir(parents=True)
+    (tmp_path / "private" / "notes" / "train.jsonl").write_bytes(as_jsonl(SEEDS))
+    monkeypatch.chdir(tmp_path)
+    assert bench.run("prepare", "--input", "private/notes", "--file", "train.jsonl", "--all").code == 0
+    bench.run("submit", "--stage", "question")
+    bench.ticks()
+    export(bench, "messages", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "single-turn triples of notes" in text
+    assert "private" not in text
+    assert "source_datasets" not in text
+
+
 def test_a_file_has_no_card(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
     assert kept(bench) is None
