@@ -18,6 +18,7 @@ from huggingface_hub.utils import _http
 
 from batchgen.dataset.formats import FORMATS
 from batchgen.ledger.store import Store
+from batchgen.runtime import logging_setup
 from batchgen.runtime.files import Layout
 from tests.support.bench import GEMINI_KEY, REPOSITORY, SERVICE_KEY, TOGETHER_KEY, Bench
 from tests.support.finished_run import COUNT, export
@@ -205,9 +206,29 @@ def test_a_refused_token(hub: Hub, finished: Bench, monkeypatch: pytest.MonkeyPa
     assert hub.repositories == {}
 
 
-def test_a_hub_that_quotes_the_token(hub: Hub, finished: Bench) -> None:
-    hub.faults.append(Fault("POST /api/repos/create", 400, f"token {TOKEN} is odd"))
+@pytest.mark.parametrize("token", [TOKEN, "a.token.without.the.usual.form"])
+@pytest.mark.parametrize("by_login", [False, True])
+def test_a_hub_that_quotes_the_token(
+    token: str,
+    by_login: bool,  # noqa: FBT001 - a parameter of the test
+    hub: Hub,
+    finished: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging_setup, "_secrets", set())
+    monkeypatch.setenv("HF_TOKEN", token)
+    if by_login:
+        log_in(token, monkeypatch)
+    hub.faults.append(Fault("POST /api/repos/create", 400, f"token {token} is odd"))
     assert "token *** is odd" in refused(finished)
+
+
+def log_in(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the token where `hf auth login` does, in place of the environment."""
+    monkeypatch.delenv("HF_TOKEN")
+    path = Path(constants.HF_TOKEN_PATH)
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{token}\n", "utf-8")
 
 
 def test_no_token(hub: Hub, finished: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,10 +240,7 @@ def test_no_token(hub: Hub, finished: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_login_of_the_library_is_taken(hub: Hub, finished: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    path = Path(constants.HF_TOKEN_PATH)
-    path.parent.mkdir(parents=True)
-    path.write_text(f"{TOKEN}\n", "utf-8")
+    log_in(TOKEN, monkeypatch)
     publish(finished)
 
 
