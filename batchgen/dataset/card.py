@@ -19,6 +19,7 @@ from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import build_prompt
 from batchgen.core.wording import pluralize
 from batchgen.dataset.formats import FORMATS
+from batchgen.dataset.hub.seed_terms import DEFAULT_DATASET, NOT_FOR_ALL, SeedTerms
 from batchgen.dataset.manifest import instructions_at, known_facts
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.dataset.quality.patterns import LANGUAGES
@@ -66,6 +67,7 @@ class ExportFacts(NamedTuple):
     labels: Mapping[str, int]
     left_out: Mapping[str, int]
     scripts: Mapping[str, int]
+    terms: SeedTerms
 
     @property
     def rows(self) -> int:
@@ -76,13 +78,13 @@ def card(run: Run, facts: ExportFacts, command: str) -> str:
     """Return the README.md of the export that `command` writes."""
     sections = [
         _introduction(run, facts),
-        "## Content warning\n\n" + _WARNING,
+        f"## Content warning\n\n{_content(run, facts.terms)} {_WARNING}",
         _format(run, facts, command),
         _provenance(run),
         _prompts(run),
         _left_behind(run, facts),
         _flags(facts),
-        "## Licence\n\n" + _LICENCE,
+        f"## Licence\n\n{_licence(run, facts.terms)} {_MODELS_TERMS}",
     ]
     return f"---\n{_metadata(run, facts)}\n---\n{CARD_MARKER}\n\n" + "\n\n".join(sections) + "\n"
 
@@ -108,7 +110,7 @@ def read_card_rows(path: Path) -> dict[str, int]:
 def _metadata(run: Run, facts: ExportFacts) -> str:
     from huggingface_hub import DatasetCardData
 
-    form = FORMATS[facts.form]
+    form, terms = FORMATS[facts.form], facts.terms
     source = _source(run)
     schema = form.schema(run.settings.rounds)
     splits = [
@@ -116,15 +118,17 @@ def _metadata(run: Run, facts: ExportFacts) -> str:
         for split, part in facts.parts.items()
     ]
     data = DatasetCardData(
-        language=_languages(facts.scripts),
-        license=LICENSE,
+        language=list(terms.languages) or _languages(facts.scripts),
+        license=license_ids(run, terms),
+        license_name=terms.license_name or None,
+        license_link=terms.license_link or None,
         annotations_creators="machine-generated",
         language_creators=["found", "machine-generated"],
         size_categories=next((name for limit, name in SIZES if facts.rows < limit), "n>10M"),
         source_datasets=[source] if "/" in source else None,
         task_categories=["text-generation"],
         pretty_name=f"Multi-turn dialogues grown from {source}, {facts.form}",
-        tags=["multi-turn", "synthetic", *form.tags, "not-for-all-audiences"],
+        tags=["multi-turn", "synthetic", *form.tags, *[NOT_FOR_ALL] * (source == DEFAULT_DATASET or terms.not_for_all)],
         configs=[
             {
                 "config_name": "default",
@@ -134,6 +138,12 @@ def _metadata(run: Run, facts: ExportFacts) -> str:
         dataset_info={"features": [_feature(name, kind) for name, kind in schema.items()], "splits": splits},
     )
     return data.to_yaml()
+
+
+def license_ids(run: Run, terms: SeedTerms) -> str | list[str] | None:
+    if _has_default_licence(run, terms):
+        return LICENSE
+    return terms.licenses[0] if len(terms.licenses) == 1 else list(terms.licenses) or None
 
 
 def _feature(name: str, kind: Any) -> dict[str, Any]:
@@ -173,15 +183,52 @@ def _source(run: Run) -> str:
 
 
 _WARNING = (
-    "The seeds come from safety data: questions and answers may be violent, sexual, hateful or otherwise offensive, and"
-    " answers are bad on purpose. Rejected answers and uncorrected text are there to learn what not to say. Facts in"
-    " any text may be wrong; none of it was checked by a person."
+    "Rejected answers and uncorrected text are there to learn what not to say. Facts in any text may be wrong; none of"
+    " it was checked by a person."
 )
-_LICENCE = (
-    f"`{LICENSE}`, inherited from aligner-20K (PKU-Alignment): non-commercial use, with attribution. Seeds of your own"
-    " have their own licence; change the metadata above accordingly. The texts of the later rounds were written by the"
-    " models named above, and their makers' terms apply to what may be trained on them."
+_MODELS_TERMS = (
+    "The texts of the later rounds were written by the models named above, and their makers' terms apply to what may be"
+    " trained on them."
 )
+
+
+def _content(run: Run, terms: SeedTerms) -> str:
+    """Return what kind of text the seeds are, as far as it is known."""
+    if _source(run) == DEFAULT_DATASET:
+        return (
+            "The seeds come from safety data: questions and answers may be violent, sexual, hateful or otherwise"
+            " offensive, and answers are bad on purpose."
+        )
+    if terms.not_for_all:
+        return (
+            f"The card of {_source(run)} says that the seeds are not for all audiences, and answers are bad on purpose."
+        )
+    return (
+        f"The content is that of the seeds ({_source(run)}), which is unknown to the program: it may be offensive."
+        " Answers are bad on purpose."
+    )
+
+
+def _licence(run: Run, terms: SeedTerms) -> str:
+    """Return which licence holds and who says so."""
+    if _has_default_licence(run, terms):
+        return (
+            f"`{LICENSE}`, inherited from aligner-20K (PKU-Alignment): non-commercial use, with attribution. Seeds of"
+            " your own have their own licence; change the metadata above accordingly."
+        )
+    names = ", ".join(f"`{each}`" for each in terms.licenses)
+    if terms.given:
+        return f"{names}, as stated by whoever made this export."
+    if names:
+        return f"{names}, as the card of the seeds ({_source(run)}) says."
+    return (
+        f"The licence is that of the seeds ({_source(run)}), which is unknown to the program. Find it out before you"
+        " share this dataset, and state it with `batchgen export --license ID`."
+    )
+
+
+def _has_default_licence(run: Run, terms: SeedTerms) -> bool:
+    return not terms.given and _source(run) == DEFAULT_DATASET
 
 
 def _introduction(run: Run, facts: ExportFacts) -> str:

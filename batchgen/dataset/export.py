@@ -26,6 +26,7 @@ from batchgen.core.errors import SetupError
 from batchgen.dataset.card import CARD, ExportFacts, SplitFile, card, may_replace_with_card
 from batchgen.dataset.dataset_info import DATASET_INFO, write_dataset_info
 from batchgen.dataset.formats import FORMATS, FlaggedConversation, Format
+from batchgen.dataset.hub.seed_terms import seed_terms
 from batchgen.dataset.manifest import all_instructions, known_facts
 from batchgen.dataset.quality.flags import FLAGS, LABELS, labels_by_turn, labels_for, turns_frame
 from batchgen.dataset.quality.survey import Survey, choose_test_conversations, survey
@@ -51,13 +52,17 @@ Sink = Callable[[Record], object]
 
 
 class ExportOptions(NamedTuple):
-    """What to write and where. `flags` is "keep" or "drop:NAME,..."; with `test_share` 0 there is no split."""
+    """What to write and where. `flags` is "keep" or "drop:NAME,..."; with `test_share` 0 there is no split.
+
+    `license` is the licence that the card states; "" takes that of the seeds.
+    """
 
     form: str
     output: Path
     flags: str = "keep"
     test_share: float = 0.0
     split_seed: int = 42
+    license: str = ""
 
 
 class Exported(NamedTuple):
@@ -75,11 +80,22 @@ class Exported(NamedTuple):
 
 
 def export(run: Run, options: ExportOptions) -> Exported:
-    """Write every conversation that is complete in all rounds.
+    """Write every conversation that is complete in all rounds, for `verify` to check again and LLaMA-Factory to find.
 
-    Raises SetupError if there is none, for unknown flags, and for an output path that cannot be used.
+    Raises SetupError if there is none, for unknown flags or licence, and for an output path that cannot be used.
     """
-    form, dropped = FORMATS[options.form], _dropped(options.flags)
+    done = write_export(run, options, _command(options))
+    names = write_dataset_info(options.form, options.output, [part.path for part in done.parts.values()])
+    _record_export(run, options.output)
+    return done._replace(dataset_names=names)
+
+
+def write_export(run: Run, options: ExportOptions, command: str) -> Exported:
+    """Write the files of an export, and into a folder its card, which says that `command` made it.
+
+    Raises SetupError as `export` does.
+    """
+    form, dropped, terms = FORMATS[options.form], _dropped(options.flags), seed_terms(run, options.license)
     outputs = _outputs(run, options)
     need_place(next(iter(outputs.values())), "Choose another path: --output PATH")
     if next(_complete_conversations(run), None) is None:
@@ -102,11 +118,9 @@ def export(run: Run, options: ExportOptions) -> Exported:
     parts = {split: SplitFile(path, writing.rows[split]) for split, path in outputs.items()}
     done = Exported(parts, writing.conversations, writing.labels, writing.left_out, finished)
     if options.output.is_dir():
-        facts = ExportFacts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts)
-        write_durably(options.output / CARD, [card(run, facts, _command(options)).encode()])
-    names = write_dataset_info(options.form, options.output, list(outputs.values()))
-    _record_export(run, options.output)
-    return done._replace(dataset_names=names)
+        facts = ExportFacts(options.form, parts, done.conversations, done.labels, done.left_out, whole.scripts, terms)
+        write_durably(options.output / CARD, [card(run, facts, command).encode()])
+    return done
 
 
 def _record_export(run: Run, output: Path) -> None:
@@ -247,11 +261,19 @@ def _test_conversations(whole: Survey, options: ExportOptions) -> frozenset[int]
 
 def _command(options: ExportOptions) -> str:
     """Return the command that writes the same files again."""
-    parts = ["batchgen export", f"--format {options.form}", f"--output {as_text(options.output.name)}"]
+    start = f"batchgen export --format {options.form} --output {as_text(options.output.name)}"
+    return start + option_words(options)
+
+
+def option_words(options: ExportOptions) -> str:
+    """Return the options that choose and describe records, as they are typed, each after a space."""
+    parts = [""]
     if options.flags != "keep":
         parts.append(f"--flags {options.flags}")
     if options.test_share:
         parts.append(f"--test-share {options.test_share:g} --split-seed {options.split_seed}")
+    if options.license:
+        parts.append(f"--license {options.license}")
     return " ".join(parts)
 
 

@@ -11,10 +11,11 @@ import zstandard
 
 from batchgen.core.dialogue import Stage, Turn
 from batchgen.core.errors import InputError
+from batchgen.dataset.hub.seed_terms import SEED_TERMS_FACT
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, write_durably
 
-FACTS = ("prepared", "source", "run")
+FACTS = ("prepared", "source", "run", SEED_TERMS_FACT)
 _INSTRUCTIONS = "instructions:"  # begins the name of a fact; then the stage and the first batch number follow
 
 

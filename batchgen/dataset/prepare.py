@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,12 +15,13 @@ from batchgen.core.dialogue import Turn
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.text import clean_text
 from batchgen.core.wording import pluralize
+from batchgen.dataset.hub.seed_terms import DEFAULT_DATASET, SEED_TERMS_FACT, fetch_seed_terms
 from batchgen.dataset.manifest import FACTS, manifest_matches, write_manifest
 from batchgen.dataset.round_files import write_due_files
 from batchgen.dataset.rows.dotted_paths import parse_columns
 from batchgen.dataset.rows.row_files import file_sha256
 from batchgen.dataset.rows.shapes import Columns
-from batchgen.dataset.seed_sources import resolve
+from batchgen.dataset.seed_sources import DATASET_ID, resolve
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, as_text, lost_store_error
@@ -68,7 +70,7 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     identity = _identity(files, columns, options)
     if run.store.fact("prepared") == identity:
         if not manifest_matches(run):
-            write_manifest(run, {name: run.store.fact(name) or "" for name in FACTS})
+            write_manifest(run, {name: value for name in FACTS if (value := run.store.fact(name)) is not None})
         write_due_files(run)
         return Prepared(run.conversations, source, files, None)
     if run.store.has_paid():
@@ -83,8 +85,15 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     seeds = sample_seeds(rows, limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle)
     first = list(islice(seeds, PREVIEWED))
     show("\n".join([f"Read as {report.shape}.", *map(_one_line, first)]))
+    name, terms = as_text(options.source), ""
+    if not os.path.exists(options.source):  # noqa: PTH110 - as in resolve
+        terms = fetch_seed_terms(options.source)
+    elif DATASET_ID.fullmatch(name) and name != DEFAULT_DATASET:
+        name = f"./{name}"  # a card must not take this path for a dataset of the hub
     _delete_unsent_files(run.layout, run)
-    meta = {"prepared": identity, "source": as_text(options.source), "run": secrets.token_hex(4)}
+    meta = {"prepared": identity, "source": name, "run": secrets.token_hex(4)}
+    if terms:
+        meta[SEED_TERMS_FACT] = terms
     count = run.store.replace_seeds(_turns(chain(first, seeds)), meta)
     write_manifest(run, meta)
     write_due_files(run)

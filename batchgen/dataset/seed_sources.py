@@ -61,7 +61,7 @@ def _first_few(names: list[str]) -> str:
 
 
 def _download_dataset(dataset: str, file: str) -> list[Path]:
-    from httpx2 import HTTPError  # huggingface_hub does not translate it
+    from httpx2 import HTTPError, InvalidURL  # huggingface_hub does not translate them
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -77,7 +77,7 @@ def _download_dataset(dataset: str, file: str) -> list[Path]:
     except RepositoryNotFoundError:
         do = "Check the spelling; a private or gated dataset needs HF_TOKEN."
         raise InputError(f"{dataset!r} is neither a file here nor a dataset that the hub shows.", do=do) from None
-    except (HTTPError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (HTTPError, InvalidURL, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         do = "Try again, set HF_ENDPOINT to a mirror, or fetch the file yourself and give its path."
         raise InputError(f"{dataset} could not be fetched: {why}", do=do) from None

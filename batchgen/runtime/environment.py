@@ -16,8 +16,8 @@ KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
 
 
 def mask_keys(variables: Mapping[str, str]) -> None:
-    """Mask the keys of all providers in all output from now on, also of a provider that this run does not use."""
-    for name in KEY_VARIABLES:
+    """Mask the keys of all providers, also of unused ones, and of the Hugging Face hub in all output from now on."""
+    for name in (*KEY_VARIABLES, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         add_secret(variables.get(name, "").strip())
 
 

@@ -1,7 +1,8 @@
-"""Commands for the dataset: verify, report, export."""
+"""Commands for the dataset: verify, report, export, publish."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -82,6 +83,30 @@ def report(context: GlobalOptions, output: Path | None, conversations: int, *, a
         print_answer(value, as_json=as_json, text=text)
 
 
+def _records(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose and describe the records of an export."""
+    for option in (
+        click.option(
+            "--license", "license_id", default="", help="Licence for the card, e.g. cc-by-4.0; else the seeds' own."
+        ),
+        click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the test split."),
+        click.option(
+            "--test-share",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.0,
+            help="Share of the records for a test set, e.g. 0.1.",
+        ),
+        click.option(
+            "--flags",
+            default="keep",
+            show_default=True,
+            help="keep, or drop:NAME,... to leave flagged records out.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(short_help="Write the finished dataset in a form that trainers read.")
 @click.option("--format", "form", type=_FormatName(), required=True, help="Format of the records.")
 @click.option(
@@ -90,18 +115,19 @@ def report(context: GlobalOptions, output: Path | None, conversations: int, *, a
     required=True,
     help="A .jsonl or .parquet file, or a folder.",
 )
-@click.option("--flags", default="keep", show_default=True, help="keep, or drop:NAME,... to leave flagged records out.")
-@click.option(
-    "--test-share",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    help="Share of the records for a test set, e.g. 0.1.",
-)
-@click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the test split.")
+@_records
 @json_option
 @click.pass_obj
 def export(  # noqa: PLR0913 - one parameter an option
-    context: GlobalOptions, form: str, output: Path, flags: str, *, test_share: float, split_seed: int, as_json: bool
+    context: GlobalOptions,
+    form: str,
+    output: Path,
+    flags: str,
+    *,
+    test_share: float,
+    split_seed: int,
+    license_id: str,
+    as_json: bool,
 ) -> None:
     """Write the finished dataset in a format that trainers read. If --output is a folder, add a dataset card.
 
@@ -117,7 +143,52 @@ def export(  # noqa: PLR0913 - one parameter an option
     from batchgen.dataset.export import ExportOptions, describe
     from batchgen.dataset.export import export as run
 
-    options = ExportOptions(form, output.absolute(), flags, test_share, split_seed)
+    options = ExportOptions(form, output.absolute(), flags, test_share, split_seed, license_id)
     with open_session_or_read(context) as session:
         value, text = describe(options, run(session, options))
+        print_answer(value, as_json=as_json, text=text)
+
+
+@click.command(short_help="Upload an export with its card to the Hugging Face hub.")
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--format", "form", type=_FormatName(), required=True, help="Format of the records.")
+@click.option("--private/--public", default=True, show_default=True, help="Who can read a new repository.")
+@_records
+@json_option
+@click.pass_obj
+def publish(  # noqa: PLR0913 - one parameter an option
+    context: GlobalOptions,
+    repository: str,
+    form: str,
+    flags: str,
+    *,
+    private: bool,
+    test_share: float,
+    split_seed: int,
+    license_id: str,
+    as_json: bool,
+) -> None:
+    """Upload the finished dataset and a dataset card to the Hugging Face hub; the repository is created, private.
+
+    Needs a token that may write: HF_TOKEN, or `hf auth login`. HF_ENDPOINT is another address of the hub. Run the same
+    command again after a break: what has arrived is not sent again.
+
+    \b
+      batchgen publish me/dialogues --format messages --test-share 0.1
+      batchgen publish me/pairs --format preference --public --license cc-by-4.0
+    """
+    from tempfile import TemporaryDirectory
+
+    from batchgen.dataset.export import ExportOptions
+    from batchgen.dataset.hub import publish as hub
+
+    target = hub.Target(repository, private)
+    with TemporaryDirectory(prefix="batchgen-publish-") as folder:
+        options = ExportOptions(form, Path(folder) / "export", flags, test_share, split_seed, license_id)
+        with open_session_or_read(context) as session:
+            hub.check_target(session, target, options)
+            sent = hub.write_upload(session, target, options)
+        if not context.quiet:
+            click.echo(hub.describe_upload(target, sent.sizes), err=True)
+        value, text = hub.describe(target, options, sent, hub.upload(target, sent.files))
         print_answer(value, as_json=as_json, text=text)

@@ -319,13 +319,21 @@ def test_the_command_offers_every_format(finished: Bench) -> None:
 # ---------------------------------------------------------------- the card
 
 
+def set_fact(bench: Bench, name: str, value: str) -> None:
+    with closing(Store.open(Layout(bench.root).store)) as store:
+        store.set_fact(name, value)
+
+
 def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path: Path) -> None:
+    set_fact(finished, "source", "aligner/aligner-20K")
     export(finished, "messages", tmp_path / "out", "--test-share", "0.2", "--flags", "drop:correction_equals_answer")
     loaded = DatasetCard.load(tmp_path / "out" / "README.md")
     data, text = loaded.data.to_dict(), loaded.text
     assert data["license"] == "cc-by-nc-4.0"
     assert data["language"] == ["en"]
     assert data["size_categories"] == "n<1K"
+    assert data["source_datasets"] == ["aligner/aligner-20K"]
+    assert data["tags"][-1] == "not-for-all-audiences"
     assert data["task_categories"] == ["text-generation"]
     files = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "test")]
     assert data["configs"] == [{"config_name": "default", "data_files": files}]
@@ -341,7 +349,8 @@ def test_the_card_tells_what_the_hub_and_a_reader_want(finished: Bench, tmp_path
         "1 of 12 conversations were rejected",
         "| answer | empty | 1 |",
         "| correction_equals_answer | 2 |",
-        "Content warning",
+        "Content warning\n\nThe seeds come from safety data: questions and answers may be violent, sexual, hateful",
+        "`cc-by-nc-4.0`, inherited from aligner-20K (PKU-Alignment): non-commercial use, with attribution. Seeds of",
         f"cost ${finished.status()['cost']['spent_usd']:.4f}",
         "batchgen export --format messages --output out --flags drop:correction_equals_answer --test-share 0.2",
         *(f"`{label}`" for label in LABELS),
@@ -364,6 +373,42 @@ def test_the_card_does_not_tell_where_files_lay(source: str, told: str, finished
     with closing(Store.open(Layout(finished.root).store)) as store:
         store.set_fact("source", source)
         assert card._source(Session(Layout(finished.root), load_settings(finished.root), store, {})) == told
+
+
+def card_of(bench: Bench, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """The metadata and the text of the card of a new export."""
+    export(bench, "messages", folder, *options)
+    loaded = DatasetCard.load(folder / "README.md")
+    return loaded.data.to_dict(), loaded.text
+
+
+def test_the_card_of_other_seeds_says_that_their_licence_is_not_known(finished: Bench, tmp_path: Path) -> None:
+    data, text = card_of(finished, tmp_path / "out")
+    assert "license" not in data
+    assert "not-for-all-audiences" not in data["tags"]
+    assert "The licence is that of the seeds (seeds.jsonl), which is unknown to the program." in text
+    assert "The content is that of the seeds (seeds.jsonl), which is unknown to the program" in text
+    assert "safety data" not in text
+    assert "aligner-20K" not in text
+
+
+@pytest.mark.parametrize("source", ["aligner/aligner-20K", "seeds.jsonl"])
+def test_the_licence_that_the_user_names_is_stated(source: str, finished: Bench, tmp_path: Path) -> None:
+    set_fact(finished, "source", source)
+    data, text = card_of(finished, tmp_path / "out", "--license", "cc-by-4.0")
+    assert data["license"] == "cc-by-4.0"
+    assert "`cc-by-4.0`, as stated by whoever made this export." in text
+    assert "batchgen export --format messages --output out --license cc-by-4.0" in text
+    assert "cc-by-nc-4.0" not in text
+    assert ("safety data" in text) == (source == "aligner/aligner-20K")
+
+
+@pytest.mark.parametrize("license_id", ["two words", "-x", "a\nb", "x" * 101])
+def test_a_licence_that_is_no_identifier_is_refused(license_id: str, finished: Bench, tmp_path: Path) -> None:
+    output = str(tmp_path / "x.jsonl")
+    result = finished.run("export", "--format", "messages", "--output", output, "--license", license_id)
+    assert result.code == 2
+    assert "is no identifier of a licence" in result.err
 
 
 @pytest.mark.parametrize(

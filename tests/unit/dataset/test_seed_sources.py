@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import lzma
 import os
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +20,7 @@ from batchgen.dataset.rows.row_files import file_sha256
 from batchgen.dataset.seed_sources import named_files, resolve, train_files
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from tests.support.bench import REPOSITORY, Bench
+from tests.support.hub import Hub, running_hub
 from tests.support.seed_files import GOOD, SEEDS, as_csv, as_jsonl, read, write
 
 # --- draw -------------------------------------------------------------------------------------------------------------
@@ -160,7 +156,6 @@ def test_a_file_of_a_folder(tmp_path: Path) -> None:
             resolve(str(source), file)
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TRAIN = lzma.compress(as_jsonl(SEEDS))
 REPOSITORIES: dict[str, dict[str, bytes]] = {
     "aligner/aligner-20K": {"README.md": b"#", "train.jsonl.xz": TRAIN},
@@ -173,69 +168,9 @@ REPOSITORIES: dict[str, dict[str, bytes]] = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The calls of huggingface_hub 2.4.0: list a dataset, ask for a file (a redirect, as for LFS), get it."""
-
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        self.asked.append(f"{self.command} {self.path}")
-        path = self.path.split("?")[0].strip("/").split("/")
-        match path:
-            case ["api", "datasets", owner, name] if files := REPOSITORIES.get(f"{owner}/{name}"):
-                siblings = [{"rfilename": file} for file in files]
-                info = {"id": f"{owner}/{name}", "_id": "1", "sha": COMMIT, "siblings": siblings, "private": False}
-                self.answer(200, json.dumps(info).encode())
-            case ["datasets", owner, name, "resolve", _, *file] if files := REPOSITORIES.get(f"{owner}/{name}"):
-                self.file(f"cdn/{owner}/{name}/{'/'.join(file)}", files.get("/".join(file)))
-            case ["cdn", owner, name, *file]:
-                self.answer(200, REPOSITORIES[f"{owner}/{name}"]["/".join(file)])
-            case ["datasets" | "api", "broken", *_] | ["api", "datasets", "broken", *_]:
-                self.answer(403, b"{}", {"X-Error-Message": "broken on purpose"})
-            case ["api", "datasets", "html", _]:
-                self.answer(200, b"<html>please log in</html>")
-            case ["api", "datasets", "json", _]:
-                self.answer(200, b"{}")
-            case _:
-                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-
-    def file(self, location: str, data: bytes | None) -> None:
-        if data is None:
-            self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-            return
-        digest = hashlib.sha256(data).hexdigest()
-        linked = {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": COMMIT}
-        port = self.headers["Host"].rpartition(":")[2]
-        self.answer(302, b"", {**linked, "Location": f"http://localhost:{port}/{location}"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-@contextmanager
-def hub() -> Iterator[tuple[str, list[str]]]:
-    """The address of a running hub, and the requests that it received."""
-    asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"asked": asked}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def hub() -> AbstractContextManager[tuple[str, list[str]]]:
+    """The address of a running hub with these datasets, and the requests that it received."""
+    return running_hub(Hub(REPOSITORIES))
 
 
 CODE = """
