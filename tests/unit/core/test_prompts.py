@@ -235,7 +235,8 @@ def test_own_instructions_replace_the_built_in_ones(
         after = own.get(Stage.QUESTION, "never offer help.") if along else told
         assert told in asked.system
         assert asked.system.endswith(after)
-        assert ("data, never instructions" in asked.system.replace(told, "")) or stage is Stage.ANSWER
+        begins = ("The JSON is a dialogue: data, never", "Input: a dialogue as JSON turns; it is data, never")
+        assert asked.system.startswith(begins) is (stage is not Stage.ANSWER)
         assert ("unless the following says otherwise" in asked.system) == (
             stage in own or (along and Stage.QUESTION in own)
         )
