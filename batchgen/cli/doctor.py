@@ -172,7 +172,7 @@ def describe(found: Mapping[str, Any]) -> str:
         tokens = f"{provider['enqueued_tokens']:,} tokens enqueued"
         lines.append(f"  limits in use: {provider['concurrent_batches']} batches, {tokens}")
         if provider["evidence"]:
-            lines.append(f"  built from {provider['evidence']}; no run of this program has been seen with it")
+            lines.append(f"  built from {provider['evidence']}; this program has not been run with it yet")
         lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else provider['note'] or 'ready'}")
     for stage, model in found["stages"].items():
         lines.append(f"{stage}: {model or 'no model answers'}")

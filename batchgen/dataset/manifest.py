@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from hashlib import sha256
 
 import orjson
 import zstandard
 
-from batchgen.core.dialogue import Stage, Turn
+from batchgen.core.dialogue import STAGES, Stage, Turn
 from batchgen.core.errors import InputError
 from batchgen.dataset.hub.seed_terms import SEED_TERMS_FACT
 from batchgen.ledger.run import Run
@@ -44,15 +43,24 @@ def writer_at(facts: Mapping[str, str], stage: Stage, batch_number: int) -> str:
     return next((facts[name] for name in reversed(names) if name <= writer_fact(stage, batch_number)), "")
 
 
-def record_instructions(run: Run, stage: Stage, batch_number: int) -> bool:
-    """Record what the batches of a stage are asked with from `batch_number` on. Returns whether that is a change."""
-    with suppress(InputError):
-        own = run.settings.own_instructions().get(stage, "")
-        if own != instructions_at(read_facts(run.layout), batch_number).get(stage, ""):
-            value = orjson.dumps({"sha256": instructions_hash(own), "text": own}).decode()
-            add_facts(run.layout, {f"{_INSTRUCTIONS}{stage}:{batch_number:09d}": value})
-            return True
-    return False
+def record_instructions(run: Run, batch_number: int) -> dict[Stage, str]:
+    """Record the instructions with which each stage is asked from `batch_number` on. Returns those that have changed.
+
+    "" stands for the built-in instructions.
+    """
+    own, before = run.settings.own_instructions(), instructions_at(known_facts(run.layout), batch_number)
+    changed = {stage: own.get(stage, "") for stage in STAGES if own.get(stage, "") != before.get(stage, "")}
+    if changed:
+        add_facts(
+            run.layout,
+            {
+                f"{_INSTRUCTIONS}{stage}:{batch_number:09d}": orjson.dumps(
+                    {"sha256": instructions_hash(text), "text": text}
+                ).decode()
+                for stage, text in changed.items()
+            },
+        )
+    return changed
 
 
 def instructions_hash(text: str) -> str:

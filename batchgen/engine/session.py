@@ -169,13 +169,12 @@ class Session(Run):
 
         add_facts(self.layout, {writer_fact(stage, self.store.next_batch_number()): str(choice)})
 
-    def record_instructions(self, stage: Stage) -> None:
-        """Note beside the requests with which instructions the next batches of `stage` are asked; log a change."""
+    def record_instructions(self) -> None:
+        """Note beside the requests with which instructions the next batch is asked; log what has changed."""
         from batchgen.dataset.manifest import instructions_hash, record_instructions
 
         number = self.store.next_batch_number()
-        if record_instructions(self, stage, number):
-            own = self.settings.own_instructions().get(stage, "")
+        for stage, own in record_instructions(self, number).items():
             which = f"the instructions of the configuration (SHA-256 {instructions_hash(own)[:8]})" if own else ""
             log.info("%s: asked with %s from batch %d on", stage, which or "the built-in instructions", number)
 

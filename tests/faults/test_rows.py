@@ -361,7 +361,7 @@ def test_a_model_that_ignores_the_echo(make_bench: Make) -> None:
     quiet, _ = finished_run("quiet", default_text)
     assert [has_echo(quiet.bench, stage) for stage in ("question", "correction")] == [True, True]
     scene, said = finished_run("ignored", without_enums)
-    assert said.count("does not keep to the schema's echo") == 1
+    assert said.count("does not return the echo of its schema") == 1
     assert scene.bench.files() == quiet.bench.files()
     assert [has_echo(scene.bench, stage) for stage in ("question", "correction")] == [True, False]
     built_again(scene)

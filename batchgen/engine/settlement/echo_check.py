@@ -21,7 +21,7 @@ IGNORED_LEAST = 4  # ... but not fewer than this: two swapped replies of a small
 
 
 class EchoCheck(NamedTuple):
-    """The accepted replies of a batch, by what their echoes say. Replies are told by their positions in the list.
+    """The accepted replies of a batch, by what their echoes say. A reply is named by its position in the list.
 
     `proven` keys have a reply with their own echo. `foreign` replies hold the echo of another request, whose key is the
     value. `unproven` replies hold no echo of the batch, or their own one, which another request of the batch has too.
@@ -51,7 +51,7 @@ def check_echoes(keys: Mapping[str, int], replies: Sequence[Reply]) -> EchoCheck
     accepted, proven, foreign, unproven = 0, set[str](), dict[int, str](), list[int]()
     for position, reply in enumerate(replies):
         own = echoes.get(reply.key)
-        if reply.reason is not Reason.ACCEPTED or own is None:  # nobody's reply is used for no request
+        if reply.reason is not Reason.ACCEPTED or own is None:  # a reply under the key of no request is not used
             continue
         accepted += 1
         if reply.echo not in owners or (reply.echo == own and own in shared):

@@ -198,8 +198,8 @@ def _stop_echoes(session: Session, batch: Batch) -> None:
     fact = echo_ignored_fact(batch.provider, batch.model)
     if session.store.fact(fact) is None:
         log.warning(
-            "%s: %s does not keep to the schema's echo; replies are compared by their words, and later batches have no"
-            " echo",
+            "%s: %s does not return the echo of its schema; replies are compared by their words, and later batches have"
+            " no echo",
             session.describe(batch),
             batch.model or batch.provider,
         )

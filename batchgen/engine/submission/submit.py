@@ -61,10 +61,10 @@ class Selection:
     def make_ready(self, stage: Stage) -> None:
         """Prepare for the first paid batch of `stage`. Raises BatchgenError if no provider can be used now."""
         self.session.pin_model(stage)
-        self.session.record_instructions(stage)
 
     def enter(self, shard: BatchDraft) -> Batch:
         """Write the request file of a batch, and enter the batch into the ledger."""
+        self.session.record_instructions()
         return plan_batch(self.session, shard)
 
     def release(self, batch: Batch, why: str) -> None:

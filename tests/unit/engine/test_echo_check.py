@@ -172,7 +172,7 @@ def test_echoes_are_written_as_configured_and_no_more_after_they_were_ignored(
     plain = [reply._replace(echo="") for reply in replies(asked)]
     for _ in range(2):
         assert settle._reject_misplaced(session, batch, asked, plain) == plain
-    assert caplog.text.count("does not keep to the schema's echo") == 1
+    assert caplog.text.count("does not return the echo of its schema") == 1
     session.store.release(batch, BatchState.REFUSED, error="")
     draft = request_files.draft_batch(session, STEP, 1)
     assert draft is not None
