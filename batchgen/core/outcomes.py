@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
-from batchgen.core.text import clean_text, has_words
+from batchgen.core.judging import VERDICTS, join_verdict
+from batchgen.core.text import clean_text, has_words, one_line
 
 
 class Reason(StrEnum):
@@ -109,8 +110,8 @@ def validate_text(stage: Stage, reply: Reply) -> Reply:
     <think> blocks at its beginning are removed; if one has no end, the reply is MALFORMED. A text without any word is
     EMPTY. Other replies are returned as they are. The codec has validated the fields of JSON replies.
     """
-    if reply.reason is not Reason.ACCEPTED:
-        return reply
+    if stage is Stage.AUDIT or reply.reason is not Reason.ACCEPTED:
+        return _validate_verdict(reply) if reply.reason is Reason.ACCEPTED else reply
     if reply.text.isprintable() and reply.text[:1].isalnum() and reply.text[-1] != " " and not reply.follow_up:
         return reply  # most texts are one line with nothing to clean
     text, follow_up = clean_text(reply.text), clean_text(reply.follow_up)
@@ -128,6 +129,15 @@ def validate_text(stage: Stage, reply: Reply) -> Reply:
     if (text, follow_up) == (reply.text, reply.follow_up):
         return reply
     return reply._replace(text=text, follow_up=follow_up, had_thoughts=had_thoughts or reply.had_thoughts)
+
+
+def _validate_verdict(reply: Reply) -> Reply:
+    """Join the verdict and the reason of an accepted audit reply to one text; MALFORMED if either is missing."""
+    verdict, reason = reply.follow_up.strip().lower(), one_line(reply.text)
+    if verdict not in VERDICTS or not has_words(reason):
+        why = f"the verdict is {one_line(reply.follow_up) or 'missing'}" if has_words(reason) else "no reason"
+        return reply._replace(reason=Reason.MALFORMED, text="", follow_up="", detail=why)
+    return reply._replace(text=join_verdict(verdict, reason), follow_up="")
 
 
 def without_thoughts(text: str) -> str:

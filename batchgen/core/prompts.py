@@ -36,13 +36,15 @@ class Message(NamedTuple):
 class Prompt(NamedTuple):
     """A system text, messages, and the JSON fields that the reply must have, in order (none: plain text).
 
-    `echo` is the value that the schema of the reply fixes for ECHO_FIELD; "": the reply has no such field.
+    `echo` is the value that the schema of the reply fixes for ECHO_FIELD; "": the reply has no such field. `choices`
+    are the values that the schema allows for the last field, none for any text.
     """
 
     system: str
     messages: tuple[Message, ...]
     fields: tuple[str, ...]
     echo: str = ""
+    choices: tuple[str, ...] = ()
 
 
 # The instructions are as short as they can be, because each request is billed for them. With the answers of earlier
@@ -127,6 +129,8 @@ def reply_fields(stage: Stage, *, follow_up: bool = False) -> tuple[str, ...]:
     """Return the JSON fields that a reply of `stage` must have, in the order of writing; none for plain text."""
     if stage is Stage.ANSWER:
         return ()
+    if stage is Stage.AUDIT:
+        return ("reason", "verdict")  # in this order: a verdict before its reason is a guess
     return (stage.value, Stage.QUESTION.value) if follow_up else (stage.value,)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 # The modules of batchgen/cli/commands/ and their commands, in the order in which a run uses them.
 COMMAND_MODULES = {
     "run": ("prepare", "prompts", "estimate", "submit", "collect", "run", "status", "receipt"),
-    "dataset": ("verify", "report", "export", "publish"),
+    "dataset": ("verify", "audit", "report", "export", "publish"),
     "maintenance": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
     "service": ("serve", "demo"),
 }

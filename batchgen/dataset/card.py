@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from batchgen import __version__
-from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
+from batchgen.core.dialogue import STAGES, Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import build_prompt
 from batchgen.core.wording import pluralize
 from batchgen.dataset.formats import FORMATS
@@ -289,12 +289,14 @@ def _prompts(run: Run) -> str:
     """
     facts, used = known_facts(run.layout), dict[Stage, dict[str, list[Batch]]]()
     for batch in run.store.batches(BatchState.COLLECTED):
+        if batch.step.stage is Stage.AUDIT:  # no text of the dataset
+            continue
         text = _system(
             run, batch.step.stage, instructions_at(facts, batch.number), follow_up=bool(batch.plan.follow_up)
         )
         used.setdefault(batch.step.stage, {}).setdefault(text, []).append(batch)
     said = []
-    for stage in Stage:
+    for stage in STAGES:
         asked = used.get(stage) or {_system(run, stage, run.settings.own_instructions(), follow_up=False): []}
         for text, batches in asked.items():
             which = f"; {_batches_text(batches, asked.values())}" if len(asked) > 1 else ""
@@ -330,7 +332,7 @@ def _batches_text(batches: Sequence[Batch], asked: Iterable[Sequence[Batch]]) ->
 
 
 def _left_behind(run: Run, facts: ExportFacts) -> str:
-    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.rejected_conversations())
+    reasons = Counter((step.stage, reason) for _, step, reason, _, _ in run.store.dialogues.rejected_conversations())
     rejected = sum(reasons.values())
     lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were rejected."]
     if reasons:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from batchgen.core.dialogue import STAGES, Stage, Turn
+from batchgen.core.dialogue import STAGES, Turn
 from batchgen.dataset.quality.flags import LABELS
 
 _ORDER = {label: place for place, label in enumerate(LABELS)}
@@ -158,7 +158,7 @@ _ALIGNER: Columns = {**dict.fromkeys(Turn._fields, _TEXT), "id": _TEXT, "round":
 
 def _parquet_schema(rounds: int) -> pl.Schema:
     array = pl.Array(_TEXT, rounds)
-    models = dict.fromkeys((f"{stage}_models" for stage in Stage), array)
+    models = dict.fromkeys((f"{stage}_models" for stage in STAGES), array)
     columns: Columns = {"id": _TEXT, **dict.fromkeys(Turn._fields, array), "flags": _TEXTS, **models}
     return pl.Schema(columns)
 

@@ -1,4 +1,4 @@
-"""Write the files that people read: `data/roundN/*.jsonl`, `data/rejected.jsonl`, `data/receipt.json`.
+"""Write the files that people read: `data/roundN/*.jsonl`, and in `data/` rejected.jsonl, audit.jsonl, receipt.json.
 
 They are made from the store and can be written again at any time. A round file is replaced as a whole, atomically,
 after a conversation completed that round; a large file at most once an hour, until the run is finished.
@@ -12,12 +12,12 @@ from zlib import crc32
 
 from batchgen.core import pricing
 from batchgen.core.dialogue import STAGES
-from batchgen.ledger.rows import LIVE_STATES
+from batchgen.ledger.rows import AUDIT_FACT, LIVE_STATES
 from batchgen.ledger.run import Run
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.files import atomic_write, write_durably
 
-ROUND, REJECTED, RECEIPT = "round", "rejected", "receipt"
+ROUND, REJECTED, AUDIT, RECEIPT = "round", "rejected", "audit", "receipt"
 PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
 RECEIPT_INPUTS_FACT = (
     "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
@@ -63,11 +63,13 @@ def write_outdated_files(run: Run) -> list[Path]:
 
 
 def _derived_files(run: Run) -> Iterator[tuple[str, int, list[Path]]]:
-    """Return (name, expected number of lines, paths) of each round's files and of the rejected list."""
+    """Return (name, expected number of lines, paths) of each round's files, of the rejected list, and of the audit."""
     for number in range(1, run.settings.rounds + 1):
         if lines := _completed_up_to(run, number):
             yield f"{ROUND}{number}", lines, [run.layout.single_turn(number), run.layout.history(number)]
     yield REJECTED, run.store.totals.rejected(), [run.layout.rejected]
+    if run.store.fact(AUDIT_FACT):
+        yield AUDIT, 0, [run.layout.audit]
 
 
 def _old(run: Run, paths: Sequence[Path]) -> bool:
@@ -81,6 +83,11 @@ def _write(run: Run, name: str) -> list[Path]:
     if name == REJECTED:
         paths = [run.layout.rejected]
         write_durably(run.layout.rejected, rejected_lines(run))
+    elif name == AUDIT:
+        from batchgen.dataset.audit.verdicts import audit_lines
+
+        paths = [run.layout.audit]
+        write_durably(run.layout.audit, audit_lines(run))
     else:
         paths = _write_round(run, int(name.removeprefix(ROUND)))
         failpoint("round_files_written")
@@ -99,7 +106,7 @@ def _write_receipt(run: Run) -> list[Path]:
 
 def has_open_conversations(run: Run) -> bool:
     """Return whether any conversation is in flight or ready."""
-    return bool(run.store.batches(*LIVE_STATES)) or any(map(run.store.ready_attempts, run.steps()))
+    return bool(run.store.batches(*LIVE_STATES)) or any(map(run.store.ready_attempts, run.all_steps()))
 
 
 def _receipt_inputs_changed(run: Run) -> bool:

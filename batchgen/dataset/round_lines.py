@@ -59,7 +59,7 @@ def _render_lines(run: Run, number: int, *forms: LineTemplate) -> Iterator[tuple
 def rejected_lines(run: Run) -> Iterator[bytes]:
     """Yield every rejected conversation, with its step and the reason."""
     names = run.names()
-    for number, step, reason, detail, attempts in run.store.rejected_conversations():
+    for number, step, reason, detail, attempts in run.store.dialogues.rejected_conversations():
         row = {
             "id": names.id(number),
             "round": step.round,
@@ -73,4 +73,4 @@ def rejected_lines(run: Run) -> Iterator[bytes]:
 
 def receipt_line(run: Run) -> bytes:
     """Return the receipt as one JSON object."""
-    return orjson.dumps(receipt(run.store, run.settings, run.steps()), option=orjson.OPT_INDENT_2) + b"\n"
+    return orjson.dumps(receipt(run.store, run.settings), option=orjson.OPT_INDENT_2) + b"\n"

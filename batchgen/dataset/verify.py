@@ -18,10 +18,11 @@ from batchgen.core.jsonl import split_lines
 from batchgen.core.outcomes import Reason, validate_text
 from batchgen.core.prompts import reply_fields
 from batchgen.core.text import clean_text
+from batchgen.dataset.audit.verdicts import audit_lines
 from batchgen.dataset.manifest import manifest_matches
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
 from batchgen.dataset.schemas import validator
-from batchgen.ledger.rows import LIVE_STATES, Batch, BatchState
+from batchgen.ledger.rows import AUDIT_FACT, LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import find_provider as provider_row
@@ -77,6 +78,8 @@ def _derived(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
             yield from _check_file(history, _split_lines(histories(run, number)), "history", number)
     if run.layout.rejected not in unchecked:
         yield from _check_file(run.layout.rejected, rejected_lines(run), "rejected", None)
+    if run.store.fact(AUDIT_FACT) and run.layout.audit not in unchecked:
+        yield from _check_file(run.layout.audit, audit_lines(run), "audit", None)
     if run.layout.receipt not in unchecked:
         yield from _check_receipt(run)
 

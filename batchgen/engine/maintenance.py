@@ -195,7 +195,7 @@ def switch(session: Session, name: str, model: str | None) -> dict[Stage, ModelC
 
 def _stages_to_switch(session: Session, name: str) -> list[Stage]:
     """Return the stage called `name`, or the stages of the provider called `name`. Raises SetupError."""
-    if name in STAGES:
+    if name in tuple(Stage):
         return [Stage(name)]
     written = [stage for stage in STAGES if session.choice(stage).provider == name]
     stages = written or [

@@ -10,7 +10,7 @@ from batchgen.core.dialogue import Step
 from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, SetupError
 from batchgen.dataset.round_files import has_open_conversations, write_due_files
 from batchgen.engine.session import Session
-from batchgen.ledger.rows import SUBMITTED_STATES, Batch
+from batchgen.ledger.rows import AUDIT_FACT, SUBMITTED_STATES, Batch
 from batchgen.runtime.environment import is_loopback
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -40,10 +40,14 @@ def tick(session: Session, *, advance: bool) -> Tick:
     finally:
         written = write_due_files(session)
     submitted = 0
+    if advance and session.store.fact(AUDIT_FACT):
+        from batchgen.engine.audit import enter_finished_turns
+
+        enter_finished_turns(session)
     if advance and (has_open_conversations(session) or session.store.holds.all()):
         from batchgen.engine.submission.submit import submit
 
-        submitted = submit(session, session.steps())
+        submitted = submit(session, session.all_steps())
     return Tick(collected, submitted, tuple(written))
 
 
@@ -56,7 +60,7 @@ def _collect(session: Session) -> int:
     reconcile(session)
     collected = collect(session)
     if collected:
-        for stop in filter(None, (rejection_limit_error(session, step) for step in session.steps())):
+        for stop in filter(None, (rejection_limit_error(session, step) for step in session.all_steps())):
             session.trouble(stop)
     return collected
 

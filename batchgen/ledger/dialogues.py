@@ -1,4 +1,4 @@
-"""Read dialogues from the store. Each read is a few range queries."""
+"""Read dialogues, where they stand, and their audit from the store. Each read is a few range queries."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 
-from batchgen.core.dialogue import Conversation, Step, group_into_turns
+from batchgen.core.dialogue import FIRST_JUDGEMENT, Conversation, Judgement, Step, conversation_of, group_into_turns
 from batchgen.ledger import queries
 from batchgen.ledger.migrations import TEXT_IDS
-from batchgen.ledger.rows import Batch, ReadyConversation
+from batchgen.ledger.rows import Batch, ConversationState, ReadyConversation
 
 
 class Dialogues:
-    """Reads dialogues, which are stored text by text. Changes nothing."""
+    """Reads dialogues, which are stored text by text, and their states. Changes nothing."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -57,7 +57,9 @@ class Dialogues:
     def all(self, positions: int) -> Iterator[Conversation]:
         """Yield the first `positions` texts of every dialogue that has so many, in seed order, one at a time."""
         number, texts = 0, list[str]()
-        for text_id, text in self._connection.execute(queries.TEXTS, {"first": 0, "last": 2**62}):
+        for text_id, text in self._connection.execute(
+            queries.TEXTS, {"first": 0, "last": FIRST_JUDGEMENT * TEXT_IDS - 1}
+        ):
             if text_id // TEXT_IDS != number:
                 number, texts = text_id // TEXT_IDS, []
             texts.append(text)
@@ -86,3 +88,33 @@ class Dialogues:
             "last": number * TEXT_IDS + TEXT_IDS - 1,
         }
         return {text_id % TEXT_IDS: batch for text_id, batch in self._connection.execute(queries.SOURCE_BATCHES, query)}
+
+    # ---- where conversations stand
+
+    def rejected_conversations(self) -> Iterator[tuple[int, Step, str, str, int]]:
+        """Yield (number, step, reason, detail, failed attempts) of every rejected conversation, in seed order."""
+        for number, position, reason, detail, failed in self._connection.execute(queries.REJECTED_CONVERSATIONS):
+            yield number, Step.at(position), reason, detail or "", failed
+
+    def conversation_states(self, first: int, last: int) -> list[ConversationState]:
+        """List where the conversations with number `first` to `last` stand, in seed order."""
+        rows = self._connection.execute(queries.CONVERSATION_STATES, {"first": first, "last": last})
+        return list(map(ConversationState._make, rows))
+
+    # ---- the audit
+
+    def judged(self, numbers: Sequence[int]) -> Iterator[Conversation]:
+        """Yield the dialogue of each judgement, which must ascend, up to the turn that it judges, under its number."""
+        for conversation, same in groupby(numbers, conversation_of):
+            turns = next(self._range(conversation, conversation)).turns
+            for number in same:
+                yield Conversation(number, turns[: Judgement.at(number).round])
+
+    def judgements(self) -> list[int]:
+        """List the numbers of all judgements that were entered, in order."""
+        return list(chain.from_iterable(self._connection.execute(queries.JUDGEMENTS)))
+
+    def verdicts(self) -> Iterator[tuple[int, str, str]]:
+        """Yield (number of the judgement, its text, the model that wrote it), in order."""
+        for text_id, text, model in self._connection.execute(queries.VERDICTS):
+            yield text_id // TEXT_IDS, text, model

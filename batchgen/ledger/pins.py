@@ -5,24 +5,27 @@ It is found before the first paid batch of the stage and stays for the whole run
 
 from __future__ import annotations
 
-from batchgen.core.dialogue import STAGES, Stage
+from batchgen.core.dialogue import Stage
 from batchgen.ledger.store import Store
 from batchgen.runtime.settings import ModelChoice, Settings
 
 
 def pinned_choice(store: Store, settings: Settings, stage: Stage) -> ModelChoice | None:
-    """Return the pinned model of `stage`; None if there is none, or if the configuration no longer lists it."""
+    """Return the pinned model of `stage`; None if there is none, or if the configuration no longer lists it.
+
+    The judge need not be listed: `audit --model` can name any.
+    """
     choices = settings.choices(stage)
     if pinned := store.fact(_fact(stage)):
         choice = ModelChoice.parse(pinned)
-        return choice if choice in choices else None
+        return choice if choice in choices or stage is Stage.AUDIT else None
     # Earlier versions pinned one model for each provider.
     return next((one for one in choices if store.fact(f"model:{one.provider}") == one.model), None)
 
 
 def pinned_choices(store: Store, settings: Settings) -> dict[Stage, ModelChoice]:
     """Return the pinned models of all stages that have one."""
-    return {stage: choice for stage in STAGES if (choice := pinned_choice(store, settings, stage))}
+    return {stage: choice for stage in Stage if (choice := pinned_choice(store, settings, stage))}
 
 
 def pin(store: Store, stage: Stage, choice: ModelChoice, *, proven: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchgen.core.dialogue import FIRST_JUDGEMENT
 from batchgen.ledger import rows
 from batchgen.ledger.migrations import TEXT_IDS
 
@@ -48,8 +49,9 @@ UNDO_REJECTION = """UPDATE conversations SET reason = NULL, detail = NULL, faile
 LAST_BATCH = "SELECT coalesce(max(batch), 0) FROM batches"
 TEXTS = "SELECT text_id, text FROM texts WHERE text_id BETWEEN :first AND :last ORDER BY text_id"
 SOURCE_BATCHES = "SELECT text_id, batch FROM texts WHERE text_id BETWEEN :first AND :last AND batch IS NOT NULL"
-COMPLETED_UP_TO = """SELECT number FROM conversations
-    WHERE number > :after AND position >= :positions ORDER BY number LIMIT :limit"""
+COMPLETED_UP_TO = f"""SELECT number FROM conversations
+    WHERE number > :after AND number < {FIRST_JUDGEMENT} AND position >= :positions
+    ORDER BY number LIMIT :limit"""  # noqa: S608 - a constant
 COMPLETED_TEXTS = f"""SELECT t.text FROM conversations c
     JOIN texts t ON t.text_id BETWEEN c.number * {TEXT_IDS} + :low AND c.number * {TEXT_IDS} + :high
     WHERE c.number BETWEEN :first AND :last AND c.position >= :positions
@@ -77,11 +79,12 @@ ACCEPTED_BY_POSITION = """SELECT position, follow_up, sum(requests) FROM usage_t
 ACCEPTED_AT = """SELECT coalesce(sum(requests), 0) FROM usage_totals
     WHERE position IN (:position, :position - 1) AND reason = 'accepted' AND (position = :position OR follow_up = 1)"""
 REJECTED_AT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL AND position = :position"
-REJECTED_COUNT = "SELECT count(*) FROM conversations WHERE reason IS NOT NULL"
+REJECTED_COUNT = f"""SELECT count(*) FROM conversations INDEXED BY left_behind
+    WHERE reason IS NOT NULL AND number < {FIRST_JUDGEMENT}"""  # noqa: S608 - a constant
 REJECTED_BY_POSITION = "SELECT position, count(*) FROM conversations WHERE reason IS NOT NULL GROUP BY position"
-REJECTED_CONVERSATIONS = """SELECT number, position, reason, detail, failed_attempts
+REJECTED_CONVERSATIONS = f"""SELECT number, position, reason, detail, failed_attempts
     FROM conversations INDEXED BY left_behind
-    WHERE reason IS NOT NULL ORDER BY number"""
+    WHERE reason IS NOT NULL AND number < {FIRST_JUDGEMENT} ORDER BY number"""  # noqa: S608 - a constant
 REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
     WHERE reason IS NOT NULL AND position = :position GROUP BY reason"""
 MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, failed_attempts = 0
@@ -104,5 +107,10 @@ OUTPUT_OF_ACCEPTED = """SELECT coalesce(sum(requests), 0), coalesce(sum(output_t
     WHERE position = :position AND follow_up = :follow_up AND reason = 'accepted'"""
 CONVERSATION_STATES = """SELECT number, position, batch, reason, detail, failed_attempts FROM conversations
     WHERE number BETWEEN :first AND :last ORDER BY number"""
+# A judgement is a row like a conversation, with a number above all of them. Its one text is its verdict.
+ENTER_JUDGEMENT = "INSERT OR IGNORE INTO conversations (number, position) VALUES (?, ?)"
+JUDGEMENTS = f"SELECT number FROM conversations WHERE number >= {FIRST_JUDGEMENT} ORDER BY number"  # noqa: S608 - a constant
+VERDICTS = f"""SELECT t.text_id, t.text, b.model FROM texts t JOIN batches b USING (batch)
+    WHERE t.text_id >= {FIRST_JUDGEMENT * TEXT_IDS} ORDER BY t.text_id"""  # noqa: S608 - a constant
 OUTDATED_FILES = "SELECT file FROM outdated_files ORDER BY file"
 HOLDS = "SELECT scope, until, hits, reason, since FROM holds ORDER BY scope"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchgen.core.dialogue import Step
 from batchgen.core.outcomes import Reason, Usage
 from batchgen.ledger.rows import UsageTotal
 from batchgen.ledger.store import Store
@@ -99,7 +98,7 @@ def _price_reserved(store: Store, settings: Settings) -> tuple[int, float, set[s
 # ---------------------------------------------------------------- the receipt
 
 
-def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str, Any]:
+def receipt(store: Store, settings: Settings) -> dict[str, Any]:
     """Return the receipt of everything billed so far, by step and by model, each with its estimate or its rates.
 
     `failed_usd` was billed for replies without a usable text. `superseded_usd` was billed for result lines that were
@@ -109,7 +108,7 @@ def receipt(store: Store, settings: Settings, steps: Sequence[Step]) -> dict[str
     bills = _with_usd(store, settings)
     estimates = store.totals.estimated_by_position()
     rows = []
-    for step in steps:
+    for step in store.bought_steps(settings.rounds):
         mine = [(bill, usd) for bill, usd in bills if bill.position == step.position]
         head = {
             "round": step.round,

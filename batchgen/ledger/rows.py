@@ -13,6 +13,7 @@ from batchgen.core.outcomes import Reason, Usage
 UNKNOWN_FINGERPRINT = "unknown"  # value of `key_fingerprint` of a batch whose end a rebuilt store does not know
 JOB_DELETED = "deleted"  # value of `remote_state` of a collected batch whose job `clean` has deleted
 REBUILDING_FACT = "rebuilding"  # the run fact of a store that `rebuild` has begun to fill and not finished
+AUDIT_FACT = "audit"  # the run fact that says which turns the audit judges (engine/audit.py)
 CANCELLATION_REQUESTED = "its cancellation was asked for"  # value of `error` until the batch has ended
 
 

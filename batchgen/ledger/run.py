@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from batchgen.core.dialogue import Step, conversation_id, key_format, request_key, steps
+from batchgen.core.dialogue import (
+    Judgement,
+    Stage,
+    Step,
+    conversation_id,
+    conversation_of,
+    key_format,
+    request_key,
+    steps,
+)
 from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError, note
 from batchgen.core.wording import pluralize
 from batchgen.ledger.rows import REBUILDING_FACT, WAITING_STATES, Batch
@@ -26,10 +35,12 @@ class Names(NamedTuple):
     digits: int
 
     def id(self, number: int) -> str:
-        return conversation_id(number, self.digits)
+        """Return the id of a conversation, also for the number of a judgement."""
+        return conversation_id(conversation_of(number), self.digits)
 
     def key(self, number: int, step: Step, attempt: int) -> str:
-        return request_key(conversation_id(number, self.digits), step, attempt, self.run)
+        order = Judgement.at(number).order if step.stage is Stage.AUDIT else 0
+        return request_key(self.id(number), step, attempt, self.run, order=order)
 
     def id_format(self) -> bytes:
         """Return a format for many ids: `names.id_format() % number`."""
@@ -118,7 +129,10 @@ class Run:
         """
         if numbers is None:
             numbers = self.store.held_numbers(batch.number)
-        key = self.names().key_format(batch.step, batch.attempt).decode()
+        names = self.names()
+        if batch.step.stage is Stage.AUDIT:
+            return {names.key(number, batch.step, batch.attempt): number for number in numbers}
+        key = names.key_format(batch.step, batch.attempt).decode()
         return dict(zip(map(key.__mod__, numbers), numbers, strict=True))
 
     def may_get_late_results(self, batch: Batch) -> bool:
@@ -126,7 +140,12 @@ class Run:
         return batch.job.late_results_until is not None and self.now() < batch.job.late_results_until
 
     def steps(self) -> list[Step]:
+        """List the steps that grow the dialogues, in order."""
         return steps(self.settings.rounds)
+
+    def all_steps(self) -> list[Step]:
+        """List everything that is bought: `steps`, and after them the audit of each round, if an audit was begun."""
+        return self.store.bought_steps(self.settings.rounds)
 
     # ---- troubles
 

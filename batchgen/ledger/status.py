@@ -31,7 +31,7 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
             CostSummary(0.0, 0.0, 0.0, 0, ()),
             {},
             {},
-        )
+        ) | {"audit": None}
     total = int(store.fact("conversations") or 0)
     by_state, accepted, rejected = store.totals.counts_by_position()
     rows, entered = [], total
@@ -48,7 +48,33 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
         for wait in store.holds.all().values()
         if is_in_force(wait, now) and not _is_about_other_model(wait.scope, pinned.values())
     }
-    return _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, waits)
+    audit = _audit_record(store, settings, by_state, accepted, rejected)
+    return _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, waits) | audit
+
+
+def _audit_record(
+    store: Store,
+    settings: Settings,
+    by_state: Mapping[tuple[int, str], int],
+    accepted: Mapping[int, int],
+    rejected: Mapping[int, int],
+) -> dict[str, Any]:
+    """Return how far the audit is, counted in verdicts; None if no audit was begun."""
+    places = [step.position for step in store.bought_steps(settings.rounds) if step.stage is Stage.AUDIT]
+    if not places:
+        return {"audit": None}
+    done, failed = (sum(found.get(place, 0) for place in places) for found in (accepted, rejected))
+    flying = sum(by_state.get((place, state), 0) for place in places for state in SUBMITTED_STATES)
+    total = len(store.dialogues.judgements())
+    return {
+        "audit": {
+            "requests": total,
+            "ready": total - flying - done - failed,
+            "in_flight": flying,
+            "done": done,
+            "rejected": failed,
+        }
+    }
 
 
 def _step_record(step: Step, ready: int, in_flight: int, done: int, rejected: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from batchgen.core.dialogue import ID_DIGITS, STAGES, Step, Turn
+from batchgen.core.dialogue import ID_DIGITS, STAGES, Stage, Step, Turn, audit_steps, steps
 from batchgen.core.outcomes import POLICY, Reason, Usage
 from batchgen.ledger import queries
 from batchgen.ledger.connection import Database
@@ -20,12 +20,12 @@ from batchgen.ledger.dialogues import Dialogues
 from batchgen.ledger.holds import Holds
 from batchgen.ledger.migrations import TABLES, TEXT_IDS
 from batchgen.ledger.rows import (
+    AUDIT_FACT,
     Batch,
     BatchIdentity,
     BatchPlan,
     BatchState,
     BatchSummary,
-    ConversationState,
     ReadyConversation,
     ReclaimedConversations,
     RequestOutcome,
@@ -64,6 +64,10 @@ class Store(Database):
     def delete_fact(self, key: str) -> None:
         """Delete a fact of the run, if it exists."""
         self._connection.execute("DELETE FROM run_facts WHERE key = ?", (key,))
+
+    def bought_steps(self, rounds: int) -> list[Step]:
+        """List what a run of `rounds` rounds buys: its steps, then the audit of each round, if an audit was begun."""
+        return [*steps(rounds), *(audit_steps(rounds) if self.fact(AUDIT_FACT) else ())]
 
     def replace_seeds(self, seeds: Iterable[Turn], facts: Mapping[str, str]) -> int:
         """Delete everything in the store and enter `seeds` as round 1. Returns the number of conversations.
@@ -113,15 +117,11 @@ class Store(Database):
         """List the numbers of the conversations that a live batch holds, in seed order."""
         return list(chain.from_iterable(self._connection.execute(queries.HELD_NUMBERS, {"batch": batch})))
 
-    def rejected_conversations(self) -> Iterator[tuple[int, Step, str, str, int]]:
-        """Yield (number, step, reason, detail, failed attempts) of every rejected conversation, in seed order."""
-        for number, position, reason, detail, failed in self._connection.execute(queries.REJECTED_CONVERSATIONS):
-            yield number, Step.at(position), reason, detail or "", failed
-
-    def conversation_states(self, first: int, last: int) -> list[ConversationState]:
-        """List where the conversations with number `first` to `last` stand, in seed order."""
-        rows = self._connection.execute(queries.CONVERSATION_STATES, {"first": first, "last": last})
-        return list(map(ConversationState._make, rows))
+    def enter_judgements(self, numbers: Iterable[int], position: int) -> None:
+        """Make judgements ready for the audit at `position`. Those that exist already are left as they are."""
+        with self.transaction():
+            self._connection.executemany(queries.ENTER_JUDGEMENT, [(number, position) for number in numbers])
+            self._mark_outdated("audit")
 
     # ---- the ledger
 
@@ -340,8 +340,8 @@ class Store(Database):
         )
         if accepted and moved.rowcount != len(accepted):
             raise AssertionError("a text was accepted for a conversation that its batch does not hold")
-        if accepted and batch.step.stage is STAGES[-1]:
-            self._mark_outdated(f"round{batch.step.round}")
+        if accepted and batch.step.stage in (STAGES[-1], Stage.AUDIT):
+            self._mark_outdated("audit" if batch.step.stage is Stage.AUDIT else f"round{batch.step.round}")
 
     def _add_texts(self, rows: Sequence[tuple[int, int, str]]) -> None:
         """Enter rows of (text_id, batch, text), many with one statement."""

@@ -89,7 +89,7 @@ class Totals:
         return accepted, rejected
 
     def rejected(self) -> int:
-        """Count the rejected conversations."""
+        """Count the rejected conversations, without rejected judgements."""
         return int(self._connection.execute(queries.REJECTED_COUNT).fetchone()[0])
 
     def pending_retries(self, step: Step) -> int:

@@ -55,7 +55,9 @@ def encode_body(prompt: Prompt, parameters: Parameters, limit_field: str = "max_
         "temperature": parameters.temperature,
     }
     if prompt.fields:
-        properties = {field: {"type": "string"} for field in prompt.fields}
+        properties: dict[str, Any] = {field: {"type": "string"} for field in prompt.fields}
+        if prompt.choices:
+            properties[prompt.fields[-1]]["enum"] = list(prompt.choices)
         schema = {"type": "object", "properties": properties, "required": list(prompt.fields)}
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.fields[0], "schema": schema}}
     return body

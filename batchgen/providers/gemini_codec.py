@@ -121,6 +121,8 @@ def encode_request(key: str, prompt: Prompt, parameters: Parameters) -> bytes:
 def _response_schema(prompt: Prompt) -> dict[str, Any]:
     """Return the schema of the reply: the echo first, which an enum of one value fixes, then the texts."""
     properties: dict[str, Any] = {field: {"type": "STRING"} for field in prompt.fields}
+    if prompt.choices:
+        properties[prompt.fields[-1]]["enum"] = list(prompt.choices)
     if prompt.echo:
         properties = {ECHO_FIELD: {"type": "STRING", "enum": [prompt.echo]}, **properties}
     schema = {"type": "OBJECT", "properties": properties, "required": list(properties)}

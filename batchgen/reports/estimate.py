@@ -46,7 +46,7 @@ def estimate(session: Session) -> list[StepEstimate]:
         session, lambda step, asked: estimate_prompt_tokens(asked, session.provider(step.stage).tokens)
     )
     return [
-        _estimate_step(session, step, requests, means.get(step.position, 0.0))
+        estimate_step(session, step, requests, means.get(step.position, 0.0))
         for step, requests in remaining_requests(session).items()
     ]
 
@@ -63,7 +63,8 @@ def remaining_requests(session: Session) -> dict[Step, int]:
     return found
 
 
-def _estimate_step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
+def estimate_step(session: Session, step: Step, requests: int, mean_input: float) -> StepEstimate:
+    """Estimate so many requests of a step, each with `mean_input` tokens."""
     provider = session.provider(step.stage)
     model = session.model(step.stage)
     used = Usage(input=round(mean_input * requests), output=round(expected_output_tokens(session, step) * requests))
@@ -92,7 +93,7 @@ def comes_with_correction(session: Session, step: Step) -> bool:
     return asks_follow_up(session, Step(step.round - 1, Stage.CORRECTION))
 
 
-def _sample(session: Session) -> Iterable[Conversation]:
+def sample_conversations(session: Session) -> Iterable[Conversation]:
     """Read about SAMPLE conversations, evenly spread over the run."""
     total = session.conversations
     return session.store.dialogues.read(list(range(1, total + 1, max(-(-total // SAMPLE), 1))))
@@ -104,7 +105,7 @@ def mean_input_tokens(session: Session, count: Callable[[Step, Prompt], int]) ->
     builders = {step: prompt_builder(session, step) for step in session.steps()}
     sums: dict[int, int] = defaultdict(int)
     size = 0
-    for conversation in _sample(session):
+    for conversation in sample_conversations(session):
         size += 1
         texts = [text for turn in conversation.turns for text in turn if text]
         for step, ask in builders.items():

@@ -8,6 +8,8 @@ from typing import Any
 from batchgen.core.wording import as_invoked, pluralize
 from batchgen.ledger.rows import LIVE_STATES
 
+_AUDIT_COLUMNS = (("ready", 10), ("in_flight", 11), ("done", 10), ("rejected", 10))
+
 
 def headline(answer: Mapping[str, Any]) -> str:
     """Return the state of the run in one sentence."""
@@ -33,6 +35,9 @@ def status_text(answer: Mapping[str, Any]) -> str:
     for row in answer["steps"]:
         name = f"round {row['round']} {row['stage']}"
         lines.append(f"{name:<20}{row['ready']:>10,}{row['in_flight']:>11,}{row['done']:>10,}{row['rejected']:>10,}")
+    if audit := answer["audit"]:
+        counts = "".join(f"{audit[name]:>{width},}" for name, width in _AUDIT_COLUMNS)
+        lines.append(f"{'audit (verdicts)':<20}{counts}")
     writers = [f"{stage}s by {one['model']} ({one['provider']})" for stage, one in answer["stage_models"].items()]
     lines += ["", *writers] if writers else []
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]

@@ -47,6 +47,10 @@ class Layout(NamedTuple):
         return self.data / "rejected.jsonl"
 
     @property
+    def audit(self) -> Path:
+        return self.data / "audit.jsonl"
+
+    @property
     def receipt(self) -> Path:
         return self.data / "receipt.json"
 

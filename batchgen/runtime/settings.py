@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, Self
 import msgspec
 from msgspec import Meta, Struct
 
-from batchgen.core.dialogue import HistoryShows, Stage
+from batchgen.core.dialogue import MAX_ROUNDS, STAGES, HistoryShows, Stage
 from batchgen.core.errors import SetupError
 from batchgen.core.pricing import Price
 from batchgen.core.text import fill_length
@@ -34,6 +34,7 @@ RETRY_FLAGS = {
     Stage.QUESTION: ("question_repeats", "question_asks_nothing", "question_offers", *_ANY_STAGE_FLAGS),
     Stage.ANSWER: ("refusal", *_ANY_STAGE_FLAGS),
     Stage.CORRECTION: ("correction_equals_answer", "correction_nearly_answer", "refusal", *_ANY_STAGE_FLAGS),
+    Stage.AUDIT: (),
 }
 
 Count = Annotated[int, Meta(ge=1)]
@@ -118,7 +119,7 @@ class HistorySettings(_Section, frozen=True):
 class Settings(_Section, frozen=True):
     """The configuration of a run."""
 
-    rounds: Annotated[int, Meta(ge=2, le=50)] = 3
+    rounds: Annotated[int, Meta(ge=2, le=MAX_ROUNDS)] = 3
     history_messages: Annotated[int, Meta(ge=2)] = 16
     max_usd: Amount = 0
     history: HistorySettings = HistorySettings()
@@ -144,6 +145,13 @@ class Settings(_Section, frozen=True):
         models=(f"together:{LLAMA}", f"deepinfra:{LLAMA}", "together:Qwen/Qwen3.5-9B"),
     )
     correction: StageSettings = StageSettings(provider="gemini", max_output_tokens=512)
+    # A judge likes the texts of its own family, so the first ones wrote neither the answers nor the corrections.
+    audit: StageSettings = StageSettings(
+        provider="together",
+        max_output_tokens=512,  # also for the thoughts of a model that cannot be told not to think
+        models=("together:zai-org/GLM-5.3-Flash", "gemini:gemini-3.6-flash"),
+        temperature=0.0,
+    )
     batches: BatchSettings = BatchSettings()
     prices: dict[str, Price] = msgspec.field(default_factory=dict)
 
@@ -164,7 +172,7 @@ class Settings(_Section, frozen=True):
 
     def own_instructions(self) -> dict[Stage, str]:
         """Return the configured instructions of the stages that have some, with the length filled in."""
-        stages = ((stage, self.stage(stage)) for stage in Stage)
+        stages = ((stage, self.stage(stage)) for stage in STAGES)
         return {
             stage: fill_length(one.instructions, one.target_characters) for stage, one in stages if one.instructions
         }
@@ -236,7 +244,8 @@ def _settings(table: dict[str, Any], folder: Path) -> Settings:
         merged[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
     _drop_default_models(merged, table)
     found: Settings = _convert(merged, Settings, ())
-    for stage in Stage:
+    _check_stage(Stage.AUDIT, found)
+    for stage in STAGES:
         _check_stage(stage, found)
         if text := _read_instructions(stage, table.get(stage, {}), folder):
             chosen = msgspec.structs.replace(found.stage(stage), instructions=text)
@@ -335,10 +344,14 @@ def _check_stage(stage: Stage, settings: Settings) -> None:
     if chosen.ask_next and stage is not Stage.CORRECTION:
         where = (str(stage), "ask_next")
         raise _InvalidKey(where, f"{_dotted_name(where)} must be false: only a correction can ask the next question.")
+    if stage is Stage.AUDIT and (chosen.instructions or chosen.instructions_file):
+        where = (str(stage), "instructions" if chosen.instructions else "instructions_file")
+        raise _InvalidKey(where, f"{_dotted_name(where)}: the judge is asked in fixed words.", do="Delete the key.")
     if unknown := [name for name in chosen.retry_flags if name not in RETRY_FLAGS[stage]]:
         where = (str(stage), "retry_flags")
         words = f"{_dotted_name(where)}: {', '.join(unknown)} cannot be a reason to retry."
-        raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(RETRY_FLAGS[stage])}.")
+        can = RETRY_FLAGS[stage]
+        raise _InvalidKey(where, words, do=f"Flags that can: {', '.join(can)}." if can else "Delete the key.")
 
 
 def _shown(value: Any) -> str:

@@ -143,7 +143,7 @@ def select_steps(session: Session, stage: str | None, number: int | None) -> lis
         raise SetupError(
             f"--round {number}: this run has {rounds} rounds.", do=f"Round 1 is the seeds; 2 to {rounds} can be named."
         )
-    return [step for step in session.steps() if stage in (None, step.stage) and number in (None, step.round)]
+    return [step for step in session.all_steps() if stage in (None, step.stage) and number in (None, step.round)]
 
 
 def unprepared_error(root: Path) -> BatchgenError:

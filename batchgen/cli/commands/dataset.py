@@ -1,4 +1,4 @@
-"""Commands for the dataset: verify, report, export, publish."""
+"""Commands for the dataset: verify, audit, report, export, publish."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from batchgen.cli.commands.base import (
     GlobalOptions,
     json_option,
     open_read_only_session,
+    open_session,
     open_session_or_read,
     print_answer,
+    require_prepared,
 )
 from batchgen.cli.paths import UserPath
 
@@ -52,6 +54,42 @@ def verify(context: GlobalOptions, *, as_json: bool) -> None:
         )
         if found:
             click.get_current_context().exit(1)
+
+
+@click.command(short_help="Ask a judge model whether the corrections beat the answers.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Judge every round of N conversations, drawn once for the run. Default: 100. It can grow later.",
+)
+@click.option("--model", metavar="PROVIDER:MODEL", help="The judge. Default: the first of [audit] models that answers.")
+@json_option
+@click.pass_obj
+def audit(context: GlobalOptions, sample: int | None, model: str | None, *, as_json: bool) -> None:
+    """Ask a judge model, by batch, which of two replies is better: answer or correction. Show the figures so far.
+
+    Each turn is judged in both orders, and the judge does not know which reply is the correction. The turns of round 1
+    are judged, too: people wrote these corrections, so their figure shows how far the judge can be trusted. The
+    requests are paid like all others; `estimate` has their price. `collect --advance` carries the audit on, and nothing
+    of the dataset waits for it. Verdicts: data/audit.jsonl. Method: docs/audit.md.
+
+    \b
+      batchgen audit                                    # 100 conversations; later: the figures
+      batchgen audit --sample 500 --model together:deepseek-ai/DeepSeek-V4-Flash-0731
+    """
+    from batchgen.core.dialogue import Stage
+    from batchgen.dataset.audit.figures import audit_record
+    from batchgen.engine.audit import begin_audit
+    from batchgen.engine.tick import submit_steps
+    from batchgen.reports.audit_text import audit_text
+
+    with open_session(context) as session:
+        require_prepared(session)
+        begin_audit(session, sample, model)
+        sent = submit_steps(session, [step for step in session.all_steps() if step.stage is Stage.AUDIT])
+        record = {**(audit_record(session) or {}), "submitted": sent}
+        print_answer(record, as_json=as_json, text=audit_text(record))
 
 
 @click.command(short_help="Write one HTML page about the run.")

@@ -12,7 +12,7 @@ from batchgen.cli.commands.base import (
     require_prepared,
     select_steps,
 )
-from batchgen.core.dialogue import FIRST_ROUND, STAGES
+from batchgen.core.dialogue import FIRST_ROUND, Stage
 from batchgen.core.outcomes import Reason
 from batchgen.core.wording import pluralize
 from batchgen.runtime.settings import PROVIDERS
@@ -21,7 +21,7 @@ REASONS = [reason.value for reason in Reason if reason is not Reason.ACCEPTED]
 
 
 @click.command(short_help="Make rejected conversations ready again.")
-@click.option("--stage", type=click.Choice(list(map(str, STAGES))), help="Only this stage.")
+@click.option("--stage", type=click.Choice(list(map(str, Stage))), help="Only this stage.")
 @click.option("--round", "number", type=click.IntRange(min=FIRST_ROUND), help="Only this round.")
 @click.option(
     "--reason",
@@ -82,7 +82,7 @@ def clean(context: GlobalOptions, *, as_json: bool) -> None:
 
 
 @click.command(short_help="Use another model from now on.")
-@click.argument("name", metavar="STAGE|PROVIDER", type=click.Choice([*map(str, STAGES), *PROVIDERS]))
+@click.argument("name", metavar="STAGE|PROVIDER", type=click.Choice([*map(str, Stage), *PROVIDERS]))
 @click.argument("model", required=False)
 @json_option
 @click.pass_obj

@@ -20,7 +20,7 @@ from batchgen.cli.commands.base import (
     unprepared_error,
 )
 from batchgen.cli.paths import UserInput
-from batchgen.core.dialogue import FIRST_ROUND, Stage
+from batchgen.core.dialogue import FIRST_ROUND, STAGES, Stage
 from batchgen.core.wording import as_invoked, pluralize
 from batchgen.runtime.streams import table_width
 
@@ -83,7 +83,7 @@ def prepare(  # noqa: PLR0913 - one parameter an option
 
 @click.command(short_help="What each stage is asked, for one conversation.")
 @click.option("--id", "wanted", metavar="ID", help="A conversation, e.g. r1-000007. Default: the first.")
-@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only this stage.")
+@click.option("--stage", type=click.Choice([stage.value for stage in STAGES]), help="Only this stage.")
 @json_option
 @click.pass_obj
 def prompts(context: GlobalOptions, *, wanted: str | None, stage: str | None, as_json: bool) -> None:
@@ -107,7 +107,7 @@ def prompts(context: GlobalOptions, *, wanted: str | None, stage: str | None, as
     from batchgen.reports.stage_prompts import describe, prompts_of
 
     with prompted_session(context, wanted) as (session, conversation):
-        found = prompts_of(session, conversation, [Stage(stage)] if stage else list(Stage))
+        found = prompts_of(session, conversation, [Stage(stage)] if stage else list(STAGES))
         value, text = describe(session, conversation, found)
         print_answer(value, as_json=as_json, text=text)
 
@@ -118,6 +118,7 @@ def prompts(context: GlobalOptions, *, wanted: str | None, stage: str | None, as
 @click.pass_obj
 def estimate(context: GlobalOptions, *, models: bool, as_json: bool) -> None:
     """Print tokens, dollars and batches per step, before anything is paid. Makes no network calls."""
+    from batchgen.reports.audit_estimate import describe_audit
     from batchgen.reports.estimate import describe
     from batchgen.reports.estimate import estimate as run
 
@@ -126,7 +127,8 @@ def estimate(context: GlobalOptions, *, models: bool, as_json: bool) -> None:
             _compare_models(session, as_json=as_json)
             return
         value, text = describe(session, run(session))
-        print_answer(value, as_json=as_json, text=text)
+        audit, sentence = describe_audit(session)
+        print_answer({**value, "audit": audit}, as_json=as_json, text=f"{text}\n{as_invoked(sentence)}")
 
 
 def _compare_models(session: Session, *, as_json: bool) -> None:
@@ -266,7 +268,6 @@ def receipt(context: GlobalOptions, *, as_json: bool) -> None:
 
     The same facts are in data/receipt.json. Batches in flight are not billed yet: see `batchgen status`.
     """
-    from batchgen.core.dialogue import steps
     from batchgen.ledger.connection import translate_sqlite_errors
     from batchgen.ledger.receipt import receipt as read
     from batchgen.ledger.store import Store
@@ -278,5 +279,5 @@ def receipt(context: GlobalOptions, *, as_json: bool) -> None:
         store = Store.read(path)
         if store is None:
             raise unprepared_error(context.root)
-        value = read(store, settings, steps(settings.rounds))
+        value = read(store, settings)
     print_answer(value, as_json=as_json, text=receipt_text(value))

@@ -266,9 +266,9 @@ def _built_in_clauses() -> list[str]:
             follow_up=stage is Stage.CORRECTION,
             own=own,
         ).system
-        for stage in Stage
+        for stage in STAGES
         for shows in HistoryShows
-        for own in ({}, dict.fromkeys(Stage, "-."))  # what is put around a configuration's own instructions
+        for own in ({}, dict.fromkeys(STAGES, "-."))  # what is put around a configuration's own instructions
     )
     return _clauses(said)
 

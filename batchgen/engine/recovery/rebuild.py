@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import Stage, Step, conversation_of
 from batchgen.core.errors import InputError, SetupError
 from batchgen.core.outcomes import Reason, Usage, accepted_keys
 from batchgen.core.text_features import count_features
@@ -86,7 +86,7 @@ class _Replay:
         """Enter a batch, and settle it if it had ended. Raises InputError if its request file does not fit the run."""
         file, store = sent.file, self._session.store
         numbers = [number for number in sent.numbers if (number, file.step) not in self._answered_late]
-        if (foreign := max(numbers, default=0)) > (have := self._session.conversations):
+        if (foreign := conversation_of(max(numbers, default=0))) > (have := self._session.conversations):
             why = f"asks for conversation {foreign}, but the run has only {have}"
             raise InputError(f"{file.path}: {why}.", do="Restore requests/ from a backup: rebuild needs it unchanged.")
         batch = _plan_batch(self._session, sent, numbers)
@@ -140,6 +140,8 @@ def _plan_batch(session: Session, sent: ReadRequestFile, numbers: Sequence[int])
         follow_up=sent.follow_up,
         echo=sent.echo,
     )
+    if file.step.stage is Stage.AUDIT:
+        session.store.enter_judgements(numbers, file.step.position)
     session.store.undo_rejections(numbers, file.step.position)
     try:
         batch = session.store.plan(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-from batchgen.core.dialogue import Stage, Step, parse_key
+from batchgen.core.dialogue import FIRST_JUDGEMENT, Stage, Step, parse_key
 from batchgen.core.errors import InputError
 from batchgen.core.jsonl import dict_or_empty, split_lines
 from batchgen.core.prompts import reply_fields
@@ -19,7 +20,7 @@ from batchgen.providers.base import ParsedRequest
 from batchgen.runtime.files import Layout
 from batchgen.runtime.logging_setup import log
 
-_NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction)-(?P<serial>\d+)-a(?P<attempt>\d+)")
+_NAME = re.compile(r"\w+-r(?P<round>\d+)-(?P<stage>question|answer|correction|audit)-(?P<serial>\d+)-a(?P<attempt>\d+)")
 
 
 class RequestFile(NamedTuple):
@@ -125,7 +126,7 @@ class LastRequestIndex:
 
     def __init__(self, layout: Layout, files: Sequence[RequestFile], conversations: int) -> None:
         """Read `files`: all request files of a run, in order. Raises InputError."""
-        self._serials: dict[int, array[int]] = {}
+        self._serials: dict[int, array[int] | defaultdict[int, int]] = {}
         open_ones = (file.serial for file in files if not has_ending(layout, file))
         first_open = next(open_ones, files[-1].serial if files else 0)
         for file in files:
@@ -133,9 +134,11 @@ class LastRequestIndex:
                 self._add_file(read_request_file(file), conversations)
 
     def _add_file(self, sent: ReadRequestFile, conversations: int) -> None:
-        at = self._serials.setdefault(sent.file.step.position, array("I", bytes(4 * (conversations + 1))))
+        judged = sent.file.step.stage is Stage.AUDIT
+        empty = defaultdict[int, int](int) if judged else array("I", bytes(4 * (conversations + 1)))
+        at = self._serials.setdefault(sent.file.step.position, empty)
         for number in sent.numbers:
-            if number <= conversations:
+            if judged or number <= conversations:
                 at[number] = sent.file.serial
 
     def asked_again(self, file: RequestFile, numbers: Collection[int]) -> set[int]:
@@ -145,4 +148,9 @@ class LastRequestIndex:
 
     def asked_anything_later(self, file: RequestFile, numbers: Collection[int]) -> bool:
         """Return whether a later file asked for any text of `numbers`. Call it only for a batch without an ending."""
-        return any(at[number] > file.serial for at in self._serials.values() for number in numbers)
+        return any(
+            at[number] > file.serial
+            for position, at in self._serials.items()
+            for number in numbers
+            if (number >= FIRST_JUDGEMENT) == (Step.at(position).stage is Stage.AUDIT)
+        )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchgen.core.dialogue import parse_key
+from batchgen.core.dialogue import Stage, parse_key
 from batchgen.core.jsonl import split_lines
 from batchgen.core.outcomes import Reason, Reply, Usage, accepted_keys, validate_text
 from batchgen.core.pricing import Rate
@@ -259,7 +259,12 @@ def _requests(session: Session, batch: Batch, keys: Collection[str], answered: I
 
     `answered` are the keys of all accepted replies. The batch may no longer hold a conversation, because another batch
     brought its text. Its request is still included if it has a reply: that text may belong to a key that is held.
+    A judgement is compared by the turn that it judges.
     """
+    if batch.step.stage is Stage.AUDIT:
+        numbers = sorted(parsed.number for key in {*keys, *answered} if (parsed := parse_key(key)))
+        turns = {one.number: " ".join(one.turns[-1]) for one in session.store.dialogues.judged(numbers)}
+        return {key: turns[number][-COMPARED_CHARACTERS:] for key, number in session.keys(batch, numbers).items()}
     dialogues = zip(
         *[session.store.dialogues.held_texts(batch)] * batch.position, strict=True
     )  # one iterator, repeated: each tuple has the texts of one conversation

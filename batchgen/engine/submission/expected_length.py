@@ -10,6 +10,7 @@ from batchgen.core.prompts import reply_fields
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import echo_ignored_fact
 
+REASON_TOKENS = 35  # the reason of a verdict, one sentence, and the verdict
 QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
 CHARACTERS_PER_TOKEN = 4.5  # English
 JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
@@ -52,13 +53,14 @@ def expected_text_tokens(session: Session, stage: Stage) -> float:
     if stage is Stage.CORRECTION and (both := _mean_output_tokens(session, stage, along=True)):
         return max(both - expected_text_tokens(session, Stage.QUESTION), 1.0)
     wanted = session.settings.stage(stage)
-    text = QUESTION_TOKENS if stage is Stage.QUESTION else wanted.target_characters / CHARACTERS_PER_TOKEN
-    json = (0 if stage is Stage.ANSWER else JSON_TOKENS) + (ECHO_TOKENS if asks_echo(session, stage) else 0)
+    known = {Stage.QUESTION: QUESTION_TOKENS, Stage.AUDIT: REASON_TOKENS}
+    text = known.get(stage, wanted.target_characters / CHARACTERS_PER_TOKEN)
+    json = len(reply_fields(stage)) * JSON_TOKENS + (ECHO_TOKENS if asks_echo(session, stage) else 0)
     return min(text + json, wanted.max_output_tokens)
 
 
 def _mean_output_tokens(session: Session, stage: Stage, *, along: bool) -> float:
     """Return the mean output tokens of the accepted replies of `stage`, 0 if there are none."""
-    positions = [step.position for step in session.steps() if step.stage is stage]
+    positions = [step.position for step in session.all_steps() if step.stage is stage]
     requests, tokens = session.store.totals.output_of_accepted(positions, follow_up=along)
     return tokens / requests if requests else 0.0

@@ -11,8 +11,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from batchgen.core.dialogue import Conversation, Step, echo_of, group_into_turns
+from batchgen.core.dialogue import Conversation, Judgement, Stage, Step, echo_of, group_into_turns
 from batchgen.core.json_template import PLACEHOLDER_PREFIX
+from batchgen.core.judging import build_audit_prompt
 from batchgen.core.outcomes import Usage
 from batchgen.core.prompts import Prompt, build_prompt
 from batchgen.core.text_features import TextFeatures
@@ -146,12 +147,21 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 
 
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
-    """Return the function that builds the configured prompt of `step` for a conversation."""
+    """Return the function that builds the configured prompt of `step` for a conversation, or for a judgement: then
+    the conversation has its number, and its turns up to the judged one.
+    """
     settings, along = session.settings, asks_follow_up(session, step)
     echo, own = asks_echo(session, step.stage), settings.own_instructions()
 
     def ask(conversation: Conversation) -> Prompt:
-        asked = build_prompt(
+        asked = build(conversation)
+        return asked._replace(echo=echo_of(conversation.number)) if echo else asked
+
+    def build(conversation: Conversation) -> Prompt:
+        if step.stage is Stage.AUDIT:
+            order = Judgement.at(conversation.number).order
+            return build_audit_prompt(conversation.turns, order, settings.history_messages)
+        return build_prompt(
             conversation,
             step.stage,
             target_characters=settings.stage(step.stage).target_characters,
@@ -160,7 +170,6 @@ def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Pro
             follow_up=along,
             own=own,
         )
-        return asked._replace(echo=echo_of(conversation.number)) if echo else asked
 
     return ask
 
@@ -184,7 +193,8 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
         prompt_builder(session, step),
         session.provider(step.stage).tokens,
     )
-    conversations = session.store.dialogues.read([row.number for row in rows])
+    dialogues = session.store.dialogues
+    conversations = (dialogues.judged if step.stage is Stage.AUDIT else dialogues.read)([row.number for row in rows])
     names = session.names()
     parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.token_doublings for row in rows}}
     for row, conversation in zip(rows, conversations, strict=True):
@@ -195,6 +205,8 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
 
 def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> _RequestLines:
     """Encode the same lines as one block, which is many times faster. Returns no rows if it cannot be done."""
+    if step.stage is Stage.AUDIT:  # few requests; their texts are those of other positions
+        return _RequestLines([], b"", 0, [])
     encode, ask, key = (
         session.provider(step.stage).line,
         prompt_builder(session, step),

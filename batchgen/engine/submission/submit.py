@@ -39,7 +39,7 @@ class Selection:
         self.session, self.steps, self.halted = session, steps, halted
         self.reasons = dict[Step, str]()
         # Of a provider that could not be used while collecting, the reason was told already.
-        self.unready = {stage: "" for stage in STAGES if session.choice(stage).provider in session.unusable}
+        self.unready = {stage: "" for stage in Stage if session.choice(stage).provider in session.unusable}
 
     def sources(self) -> Iterator[Iterator[Batch]]:
         """Yield the batches of each step and number of attempts, one iterator after the other.
@@ -96,8 +96,9 @@ class Selection:
     def _planned(self, step: Step, tried: int) -> Iterator[Batch]:
         """Yield every batch of `step` that may be sent now; each is entered into the ledger when it is taken."""
         session = self.session
-        # All of them, before the first batch of any: who pays for questions wants to know that a key is missing.
-        able = set(filter(self.can_ask, STAGES))
+        # All of them, before the first batch of any: who pays for questions wants to know that a key is missing. No
+        # dialogue waits for the judge.
+        able = set(filter(self.can_ask, STAGES if step.stage in STAGES else [step.stage]))
         after = 0
         while step.stage in able:
             shard = request_files.draft_batch(session, step, tried, after=after)

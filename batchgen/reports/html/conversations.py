@@ -86,7 +86,7 @@ def read_ranges(session: Session) -> Iterator[list[LoadedConversation]]:
     """Yield all conversations, RANGE at a time. No cursor stays open in between, so that a tick can write."""
     rounds = session.settings.rounds
     for first in range(1, session.conversations + 1, RANGE):
-        standings = session.store.conversation_states(first, first + RANGE - 1)
+        standings = session.store.dialogues.conversation_states(first, first + RANGE - 1)
         if not standings:
             return
         found = {one.number: one for one in session.store.dialogues.read([row.number for row in standings])}

@@ -43,7 +43,7 @@ def report(session: Session, output: Path, most: int) -> Reported:
     need_place(output, "Choose another path for the report: --output FILE.html")
     known = collect_facts(session)
     texts = read_texts(session, most)
-    paid = receipt_table(receipt(session.store, session.settings, session.steps()))
+    paid = receipt_table(receipt(session.store, session.settings))
     wanted = ChartData(known.steps, known.timeline, length_shares(texts.lengths), paid["rows"] if paid["paid"] else [])
     answer = known.answer
     written = write_durably(output, render_page(known, texts, paid, run_in_subprocess(draw, wanted)))

@@ -180,7 +180,7 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
 def test_the_summary_says_what_is_good_what_it_cost_and_what_is_wrong(finished: Bench, page: Page) -> None:
     """Of 12 conversations one is rejected; the Chinese one and the one with an equal correction have flags."""
     with closing(session(finished)) as one:
-        paid = receipt(one.store, one.settings, one.steps())
+        paid = receipt(one.store, one.settings)
         found = summarize(collect_facts(one), read_texts(one, 2000), receipt_table(paid))
     total = finished.run("receipt", "--json").json["total"]
     assert found == Summary(
@@ -239,7 +239,7 @@ def test_long_texts_of_the_conversations_to_read_first_are_cut_in_the_markup(fin
     """A text of invisible characters only would make the page sixty times as long as the text."""
     with closing(session(finished)) as one:
         facts, texts = collect_facts(one), read_texts(one, 2000)
-        bill = receipt_table(receipt(one.store, one.settings, one.steps()))
+        bill = receipt_table(receipt(one.store, one.settings))
     record = json.loads(texts.shown[0])
     long = "\u200b" * 10_000
     record["t"][0] = [long, ["same", long, "end"], [long], []]

@@ -1,0 +1,1 @@
+"""What the judge said of finished turns: the verdicts of the store, `data/audit.jsonl`, and the figures."""
