@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchgen.core.dialogue import Step, conversation_id, request_key
+from batchgen.core.dialogue import FIRST_JUDGEMENT, Step
 from batchgen.engine.duplicates import MARK
+from batchgen.ledger.run import Names
 from tests.support.bench import GEMINI_KEY, SERVICE_KEY, TOGETHER_KEY, Bench, Result, seeds
 
 ORDER = {"planned": 0, "uploaded": 1, "creating": 2, "in_flight": 3}  # every other state is final
@@ -115,7 +116,8 @@ class Watch:
         assert held == {number: batch["requests"] for number, batch in live.items() if batch["requests"]}
         assert all(row["reason"] is None for row in now.conversations if row["batch"] is not None)
         assert all(row["position"] == live[row["batch"]]["position"] for row in now.conversations if row["batch"])
-        assert len(now.conversations) == int(now.meta.get("conversations", 0))
+        dialogues = [row for row in now.conversations if row["number"] < FIRST_JUDGEMENT]
+        assert len(dialogues) == int(now.meta.get("conversations", 0))
 
     def _provenance(self, now: Ledger) -> None:
         """I3: each accepted text was requested under its own key in the job of its batch."""
@@ -126,8 +128,7 @@ class Watch:
                 continue
             number, position = divmod(place, 256)
             batch = batches[source]
-            digits = int(now.meta["id_digits"])
-            key = request_key(conversation_id(number, digits), Step.at(position), batch["attempt"], now.meta["run"])
+            key = Names(now.meta["run"], int(now.meta["id_digits"])).key(number, Step.at(position), batch["attempt"])
             assert key in keys[batch["remote_id"].removeprefix("batches/")]
 
     def _added_up(self, now: Ledger) -> None:
