@@ -17,7 +17,8 @@ import polars as pl
 from batchgen import __version__
 from batchgen.core.dialogue import STAGES, Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import build_prompt
-from batchgen.core.wording import pluralize
+from batchgen.core.wording import markdown_table, pluralize
+from batchgen.dataset.audit.card_section import audit_section
 from batchgen.dataset.formats import FORMATS
 from batchgen.dataset.hub.seed_terms import DEFAULT_DATASET, NOT_FOR_ALL, SeedTerms
 from batchgen.dataset.manifest import instructions_at, known_facts
@@ -83,10 +84,11 @@ def card(run: Run, facts: ExportFacts, command: str) -> str:
         _provenance(run),
         _prompts(run),
         _left_behind(run, facts),
+        audit_section(run),
         _flags(facts),
         f"## Licence\n\n{_licence(run, facts.terms)} {_MODELS_TERMS}",
     ]
-    return f"---\n{_metadata(run, facts)}\n---\n{CARD_MARKER}\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_metadata(run, facts)}\n---\n{CARD_MARKER}\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
 
 def may_replace_with_card(path: Path) -> bool:
@@ -241,16 +243,10 @@ def _introduction(run: Run, facts: ExportFacts) -> str:
     )
 
 
-def _counts_table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = [list(head), *(list(map(str, row)) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
 def _format(run: Run, facts: ExportFacts, command: str) -> str:
     form = FORMATS[facts.form]
-    columns = _counts_table(("column", "type"), form.schema(run.settings.rounds).items())
-    parts = _counts_table(
+    columns = markdown_table(("column", "type"), form.schema(run.settings.rounds).items())
+    parts = markdown_table(
         ("split", "file", "rows"), ((split, part.path.name, part.rows) for split, part in facts.parts.items())
     )
     split = (
@@ -269,7 +265,7 @@ def _provenance(run: Run) -> str:
     for batch in batches:
         written[batch.step.round, batch.step.stage, batch.provider, batch.model] += batch.requests
     rows = [(1, "all", "seed", _source(run), run.conversations)]
-    table = _counts_table(
+    table = markdown_table(
         ("round", "text", "by", "model", "requests"), [*rows, *((*who, n) for who, n in written.items())]
     )
     began = timestamp(min((batch.job.submitted_at or batch.plan.planned_at for batch in batches), default=None))
@@ -337,11 +333,11 @@ def _left_behind(run: Run, facts: ExportFacts) -> str:
     lines = [f"## What is not in it\n\n{rejected} of {run.conversations} conversations were rejected."]
     if reasons:
         lines.append(
-            _counts_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items())))
+            markdown_table(("stage", "reason", "conversations"), ((*key, n) for key, n in sorted(reasons.items())))
         )
     if facts.left_out:
         lines.append("Records left out of this export:")
-        lines.append(_counts_table(("reason", "records"), sorted(facts.left_out.items())))
+        lines.append(markdown_table(("reason", "records"), sorted(facts.left_out.items())))
     return "\n\n".join(lines)
 
 
@@ -352,4 +348,4 @@ def _flags(facts: ExportFacts) -> str:
         for label, (name, _) in LABELS.items()
     ]
     what = "Flags describe; nothing was removed because of them unless the table above says so."
-    return f"## Flags\n\n{what}\n\n" + _counts_table(("flag", "meaning", "records", "share"), rows)
+    return f"## Flags\n\n{what}\n\n" + markdown_table(("flag", "meaning", "records", "share"), rows)

@@ -23,6 +23,7 @@ from polars.io.plugins import register_io_source
 
 from batchgen.core.dialogue import STAGES, Conversation
 from batchgen.core.errors import SetupError
+from batchgen.dataset.audit.verdicts import judged_turns
 from batchgen.dataset.card import CARD, ExportFacts, SplitFile, card, may_replace_with_card
 from batchgen.dataset.dataset_info import DATASET_INFO, write_dataset_info
 from batchgen.dataset.formats import FORMATS, FlaggedConversation, Format
@@ -107,7 +108,8 @@ def write_export(run: Run, options: ExportOptions, command: str) -> Exported:
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
     chunks = map(turns_frame, _chunks(_complete_conversations(run)))
-    whole = survey(chunks, partial(_turns_of, run), groups=bool(options.test_share))
+    judged = ((turn.number, turn.round, turn.winner) for turn in judged_turns(run))
+    whole = survey(chunks, partial(_turns_of, run), groups=bool(options.test_share), judged=judged)
     test = _test_conversations(whole, options)
     writing = _RecordWriter(form, dropped, test)
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from unicodedata import east_asian_width
 import polars as pl
 
 from batchgen.core.dialogue import FIRST_ROUND, STAGES, Conversation, HistoryShows, Stage, Turn
+from batchgen.core.judging import Winner
 from batchgen.core.prompts import build_prompt
 from batchgen.dataset.quality import patterns
 from batchgen.dataset.quality.similarity import (
@@ -34,10 +35,12 @@ from batchgen.runtime.settings import RETRY_FLAGS
 TURNS_SCHEMA = pl.Schema(
     {"number": pl.Int64, "round": pl.Int64, "question": pl.String, "answer": pl.String, "correction": pl.String}
 )
-# Of the whole dataset: the first conversation that this one nearly copies, and the usual lengths of each field.
+# Of the whole dataset: the first conversation that this one nearly copies, and the usual lengths of each field; of the
+# store: the winner of a turn that the audit has judged.
 CONTEXT_SCHEMA = pl.Schema(
     {
         "near_duplicate_of": pl.Int64,
+        "winner": pl.String,
         **{f"{field}_{end}": pl.Float64 for field in Turn._fields for end in ("least", "most")},
     }
 )
@@ -99,6 +102,16 @@ def correction_equals_answer(turns: pl.DataFrame, field: str) -> pl.Series:
 def correction_nearly_answer(turns: pl.DataFrame, field: str) -> pl.Series:
     """The correction differs from the answer, but in less than 5 % of its characters."""
     return _series(map(nearly_equal, turns["answer"], turns[field]))
+
+
+def correction_not_better(turns: pl.DataFrame, _: str) -> pl.Series:
+    """The turn was judged, and the correction did not win in both orders."""
+    return _has_winner(turns, Winner.ANSWER, Winner.TIE, Winner.INCONSISTENT)
+
+
+def answer_not_worse(turns: pl.DataFrame, _: str) -> pl.Series:
+    """The turn was judged, and in both orders the answer won or neither reply did."""
+    return _has_winner(turns, Winner.ANSWER, Winner.TIE)
 
 
 # ---------------------------------------------------------------- the question
@@ -199,6 +212,11 @@ def _series(values: Iterable[bool]) -> pl.Series:
     return pl.Series(list(values), dtype=pl.Boolean)
 
 
+def _has_winner(turns: pl.DataFrame, *winners: Winner) -> pl.Series:
+    """Return whether the audit found one of `winners`; false for a turn that was not judged."""
+    return turns["winner"].is_in(list(map(str, winners))).fill_null(value=False)
+
+
 def _is_model_written(turns: pl.DataFrame) -> pl.Series:
     """Return whether a model wrote the turn: round 1 is the seed."""
     return turns["round"] >= FIRST_ROUND
@@ -297,6 +315,8 @@ FLAGS: Mapping[str, Flag] = dict(
     [
         _flag(correction_equals_answer, "the correction is the answer unchanged"),
         _flag(correction_nearly_answer, "the correction differs from the answer in less than 5 % of its characters"),
+        _flag(correction_not_better, "judged: the correction did not win in both orders", Stage.CORRECTION),
+        _flag(answer_not_worse, "judged: the answer is at least as good as the correction", Stage.ANSWER),
         _flag(question_repeats, "the question was asked before in this conversation"),
         _flag(question_asks_nothing, "the question neither asks nor requests"),
         _flag(question_offers, "the question offers help, as an assistant does"),

@@ -24,37 +24,54 @@ MIN_TEXTS = 20
 MAD_TO_DEVIATION = 1.4826
 
 
+def winners_frame(judged: Iterable[tuple[int, int, str]] = ()) -> pl.DataFrame:
+    """Return judged turns, each (number, round, winner), as a frame."""
+    return pl.DataFrame(list(judged), schema={"number": pl.Int64, "round": pl.Int64, "winner": pl.String}, orient="row")
+
+
 class Survey(NamedTuple):
     """What was measured over a whole dataset.
 
     `lengths` has the usual lengths per round. `copies` has (number, near_duplicate_of): a conversation and the first
     one it nearly copies. `together` has (number, group): conversations with the same seed question, or that nearly copy
     each other, are one group (empty if no groups were wanted). `scripts` counts conversations by the writing system of
-    their seed.
+    their seed. `winners` has the turns that the audit has judged (`winners_frame`).
     """
 
     lengths: pl.DataFrame
     copies: pl.DataFrame
     together: pl.DataFrame
     scripts: Mapping[str, int]
+    winners: pl.DataFrame = winners_frame()
 
     def add_context(self, turns: pl.DataFrame) -> pl.DataFrame:
         """Return `turns` with the columns of flags.CONTEXT_SCHEMA."""
-        # A frame of turns holds consecutive numbers, and there may be many copies.
-        copied = self.copies.filter(pl.col("number").is_between(turns["number"].min(), turns["number"].max()))
-        return turns.join(copied, on="number", how="left", validate="m:1", maintain_order="left").join(
-            self.lengths, on="round", how="left", validate="m:1", maintain_order="left"
-        )
+        # A frame of turns holds consecutive numbers, and there may be many copies and verdicts.
+        mine = pl.col("number").is_between(turns["number"].min(), turns["number"].max())
+        found = turns
+        for known, on in (
+            (self.copies.filter(mine), ["number"]),
+            (self.lengths, ["round"]),
+            (self.winners.filter(mine), ["number", "round"]),
+        ):
+            found = found.join(known, on=on, how="left", validate="m:1", maintain_order="left")
+        return found
 
 
 ReadAgain = Callable[[pl.Series], Iterable[pl.DataFrame]]
 
 
-def survey(chunks: Iterable[pl.DataFrame], again: ReadAgain | None = None, *, groups: bool = True) -> Survey:
+def survey(
+    chunks: Iterable[pl.DataFrame],
+    again: ReadAgain | None = None,
+    *,
+    groups: bool = True,
+    judged: Iterable[tuple[int, int, str]] = (),
+) -> Survey:
     """Measure every turn. A chunk has whole conversations (schema flags.TURNS_SCHEMA).
 
     `again` yields some conversations again, by their numbers, in the same order; without it, `chunks` are iterated
-    again.
+    again. `judged` are the turns that the audit has judged (`winners_frame`).
     """
     lengths, asked, scripts = _LengthCounts(), _ConversationGroups(), Counter[str]()
     bands = BandIndex()
@@ -68,7 +85,7 @@ def survey(chunks: Iterable[pl.DataFrame], again: ReadAgain | None = None, *, gr
     suspects = bands.candidates()
     del bands
     found = find_near_duplicates(again(suspects) if again else _filter_turns(chunks, suspects))
-    return Survey(lengths.usual_bounds(), found, asked.together(found), scripts)
+    return Survey(lengths.usual_bounds(), found, asked.together(found), scripts, winners_frame(judged))
 
 
 def _filter_turns(chunks: Iterable[pl.DataFrame], numbers: pl.Series) -> Iterable[pl.DataFrame]:
