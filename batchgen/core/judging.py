@@ -45,7 +45,7 @@ def build_audit_prompt(turns: Sequence[Turn], order: int, history_messages: int)
     Nothing says which of the two replies is the correction.
     """
     *earlier, last = recent_turns(turns, history_messages)
-    replies = (last.answer, last.correction) if order == 1 else (last.correction, last.answer)
+    replies = [getattr(last, field) for field in shown_replies(order)]
     shown = {
         "dialogue": [{"user": turn.question, "assistant": turn.correction} for turn in earlier],
         "question": last.question,
@@ -54,6 +54,11 @@ def build_audit_prompt(turns: Sequence[Turn], order: int, history_messages: int)
     }
     text = orjson.dumps(shown).decode()
     return Prompt(_SYSTEM, (Message("user", text),), reply_fields(Stage.AUDIT), choices=VERDICTS)
+
+
+def shown_replies(order: int) -> tuple[Stage, Stage]:
+    """Return which reply an order shows first, and which second."""
+    return (Stage.ANSWER, Stage.CORRECTION) if order == 1 else (Stage.CORRECTION, Stage.ANSWER)
 
 
 def join_verdict(verdict: str, reason: str) -> str:

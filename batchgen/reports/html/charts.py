@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.reports.html import timeline_bars
+from batchgen.reports.html.audit_values import ALL_PAIRS, LIKE_LENGTH
 from batchgen.reports.html.facts import StepFacts
 from batchgen.reports.html.timeline_bars import Timeline
 
@@ -26,6 +27,7 @@ WIDE, NARROW = 1090, 320  # width in pixels, on a desktop and on a phone
 STEP_LABEL = 128  # pixels for the longest label, "round 3 correction"
 ROW_HEIGHT = 24  # pixels of a bar and the gap beside it
 STATE_COLOURS = {"done": "--good", "in flight": "--busy", "ready": "--idle", "rejected": "--bad"}
+WIN_RATE_COLOURS = {ALL_PAIRS: "--busy", LIKE_LENGTH: "--round3"}
 COST_COLOURS = {"accepted": "--good", "failed or unused": "--bad", "estimated": "--text"}
 PHASE_COLOURS = dict(zip(timeline_bars.PHASES, ("--idle", "--busy"), strict=True))
 # The date at midnight, the time at all other ticks.
@@ -52,12 +54,14 @@ class ChartData(NamedTuple):
     """The data of the charts.
 
     `lengths` comes from `lengths.length_shares`. `bill` has the rows of `cost_chart`, none if nothing was billed.
+    `win_rates` comes from `audit_values.win_rates`, none if nothing was judged.
     """
 
     steps: Sequence[StepFacts]
     timeline: Timeline
     lengths: Mapping[str, Rows]
     bill: Rows
+    win_rates: Rows = ()
 
 
 class RenderedCharts(NamedTuple):
@@ -67,6 +71,7 @@ class RenderedCharts(NamedTuple):
     timeline: RenderedChart | None
     lengths: Mapping[str, RenderedChart]
     money: RenderedChart | None
+    audit: RenderedChart | None = None
 
 
 def draw(wanted: ChartData) -> RenderedCharts:
@@ -76,6 +81,7 @@ def draw(wanted: ChartData) -> RenderedCharts:
         timeline_chart(wanted.timeline),
         length_charts(wanted.lengths),
         cost_chart(wanted.bill) if wanted.bill else None,
+        win_rate_chart(wanted.win_rates) if wanted.win_rates else None,
     )
 
 
@@ -130,8 +136,13 @@ def _colour(names: Mapping[str, str]) -> alt.Color:
 def _step_axis(steps: Sequence[str]) -> alt.Y:
     import altair as alt
 
-    axis = alt.Axis(title=None, grid=False, labelLimit=STEP_LABEL, minExtent=STEP_LABEL)
-    return alt.Y("step:N", sort=list(steps), axis=axis, scale=alt.Scale(paddingInner=0.35, paddingOuter=0.1))
+    return alt.Y("step:N", sort=list(steps), axis=_label_axis(), scale=alt.Scale(paddingInner=0.35, paddingOuter=0.1))
+
+
+def _label_axis() -> alt.Axis:
+    import altair as alt
+
+    return alt.Axis(title=None, grid=False, labelLimit=STEP_LABEL, minExtent=STEP_LABEL)
 
 
 def _ticks(width: int) -> int:
@@ -201,6 +212,43 @@ def cost_chart(rows: Sequence[Mapping[str, Any]]) -> RenderedChart:
 
     words = "; ".join(f"{row['step']}: {row['accepted'] + row['wasted']:.4f} dollars" for row in rows)
     return render_chart(chart, f"Cost and estimate of each step. {words}.", COST_COLOURS, bars=bars, ticks=ticks)
+
+
+# ---------------------------------------------------------------- audit
+
+
+def win_rate_chart(points: Rows) -> RenderedChart:
+    """Draw how often corrections win, with the 95 % interval, for each round. `points` have the keys of `win_rates`."""
+    import altair as alt
+
+    rounds = list(dict.fromkeys(point["turns"] for point in points))
+    names = {kind: colour for kind, colour in WIN_RATE_COLOURS.items() if any(each["kind"] == kind for each in points)}
+
+    def chart(width: int) -> alt.TopLevelMixin:
+        axis = alt.Axis(title="correction wins, with 95 % interval", format=".0%", tickCount=_ticks(width))
+        share = alt.Scale(domain=[0, 1])
+        place = {
+            "y": alt.Y("turns:N", sort=rounds, axis=_label_axis(), scale=alt.Scale(paddingInner=0.3, paddingOuter=0.1)),
+            "yOffset": alt.YOffset("kind:N", sort=list(names)),
+            "color": _colour(names),
+        }
+        base = alt.Chart(alt.NamedData("points"))
+        layers = alt.layer(
+            alt.Chart(alt.NamedData("half"))
+            .mark_rule(strokeDash=[4, 4], color="var(--soft)")
+            .encode(x=alt.X("rate:Q", scale=share, axis=axis)),
+            base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=share, axis=axis), x2="high:Q", **place),
+            base.mark_point(filled=True, size=60, opacity=1).encode(x="rate:Q", **place),
+        )
+        return layers.properties(width=width - STEP_LABEL, height=ROW_HEIGHT * len(names) * len(rounds))
+
+    words = "; ".join(
+        f"{each['turns']}, {each['kind']}: {each['rate']:.0%}, {each['low']:.0%} to {each['high']:.0%}"
+        for each in points
+    )
+    return render_chart(
+        chart, f"Share of judged turns that the correction wins. {words}.", names, points=points, half=[{"rate": 0.5}]
+    )
 
 
 # ---------------------------------------------------------------- batches

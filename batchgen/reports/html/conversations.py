@@ -7,7 +7,7 @@ conversations for the statistics; the chosen conversations are then read again. 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
+from batchgen.dataset.audit.verdicts import JudgedTurn, judged_turns
 from batchgen.dataset.manifest import all_instructions, known_facts
 from batchgen.dataset.quality.flags import LABELS, labels_by_turn, turns_frame
 from batchgen.dataset.quality.survey import Survey, survey
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import ConversationState
 from batchgen.ledger.run import Names
+from batchgen.reports.html.audit_values import verdict_record
 from batchgen.reports.html.lengths import Counts, LengthCounter
 from batchgen.reports.html.sample import Sample
 from batchgen.reports.html.word_diff import diff_words
@@ -49,11 +51,15 @@ class LoadedConversation(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What the page needs about a conversation besides its texts: state, labels by turn, row of the store."""
+    """What the page needs about a conversation besides its texts.
+
+    State, labels by turn, row of the store, and the judged turns by round.
+    """
 
     state: str
     labels: tuple[tuple[str, ...], ...]
     standing: ConversationState
+    judged: Mapping[int, JudgedTurn]
 
 
 class TextStatistics(NamedTuple):
@@ -77,9 +83,11 @@ class TextStatistics(NamedTuple):
 def read_texts(session: Session, most: int) -> TextStatistics:
     """Read every conversation for the statistics and choose at most `most` to be shown."""
     rounds = session.settings.rounds
+    judged = {(turn.number, turn.round): turn for turn in judged_turns(session)}
     done = (turns_frame(found) for seen in read_ranges(session) if (found := complete_conversations(seen, rounds)))
-    whole = survey(done, partial(_turns_of, session), groups=False)
-    return _TextScan(session, whole, most).texts()
+    winners = ((*turn, judged[turn].winner) for turn in judged)
+    whole = survey(done, partial(_turns_of, session), groups=False, judged=winners)
+    return _TextScan(session, whole, judged, most).texts()
 
 
 def read_ranges(session: Session) -> Iterator[list[LoadedConversation]]:
@@ -117,8 +125,11 @@ def complete_conversations(seen: Sequence[LoadedConversation], rounds: int) -> l
 class _TextScan:
     """The second pass over all conversations: counts lengths and labels, and chooses the sample."""
 
-    def __init__(self, session: Session, whole: Survey, most: int) -> None:
+    def __init__(
+        self, session: Session, whole: Survey, judged: Mapping[tuple[int, int], JudgedTurn], most: int
+    ) -> None:
         self._session, self._whole, self._rounds = session, whole, session.settings.rounds
+        self._judged = judged
         self._most, self._sample = most, Sample[Note](most)
         self._first = Sample[Note](min(READ_FIRST, most // 2), each=1)  # a small page has room for others, too
         self._lengths = LengthCounter()
@@ -152,18 +163,26 @@ class _TextScan:
 
     def _add(self, one: LoadedConversation, found: tuple[tuple[str, ...], ...]) -> None:
         number, state = one.conversation.number, one.state(self._rounds)
-        flags, note = {label for marks in found for label in marks}, Note(state, found, one.standing)
+        judged = self._judged_rounds(number)
+        flags, note = {label for marks in found for label in marks}, Note(state, found, one.standing, judged)
+        verdicts = {f"verdict: {turn.winner}" for turn in judged.values()}
         self._flagged += bool(flags)
         self._conversations.update(flags)
         for at, marks in enumerate(found, start=1):
             self._labels.update((label, at) for label in marks)
-        names = flags | {state, f"round {len(one.conversation.turns)}"}
+        names = flags | verdicts | {state, f"round {len(one.conversation.turns)}"}
         if one.standing.reason:
             names.add(f"{REJECTED}: {one.standing.reason}")
         self._sample.offer(number, names, note)
         if state == COMPLETE:
             self._complete += 1
-            self._first.offer(number, flags, note)
+            self._first.offer(number, flags | verdicts, note)
+
+    def _judged_rounds(self, number: int) -> dict[int, JudgedTurn]:
+        """Return the judged turns of a conversation by round."""
+        if not self._judged:
+            return {}
+        return {at: turn for at in range(1, self._rounds + 1) if (turn := self._judged.get((number, at)))}
 
     def _shown(self) -> tuple[list[bytes], list[int]]:
         """Return the conversations of the page as JSON in the order of the seeds, and the indices of the first to read.
@@ -189,11 +208,15 @@ def conversation_record(one: Conversation, note: Note, names: Names, rounds: int
     """Return a conversation as the page's script reads it.
 
     `i` is the id, `s` the state, `t` the turns. A turn has the question, the segments of answer and correction
-    (`word_diff`), the indices of its labels, and 1 if a text was cut. `w` of a rejected conversation is round, stage,
+    (`word_diff`), the indices of its labels, 1 if a text was cut, and, if it was judged, what the judge said
+    (`verdict_record`; before it there is a 0 if no text was cut). `w` of a rejected conversation is round, stage,
     reason, detail and failed attempts; of an open one round, stage, and "in flight" or "ready".
     """
     marks = note.labels or ((),) * len(one.turns)
-    turns = [_turn_record(turn, found) for turn, found in zip(one.turns[:rounds], marks, strict=False)]
+    turns = [
+        _turn_record(turn, found, note.judged.get(number))
+        for number, (turn, found) in enumerate(zip(one.turns[:rounds], marks, strict=False), start=1)
+    ]
     record: dict[str, Any] = {"i": names.id(one.number), "s": note.state, "t": turns}
     step = Step.at(min(note.standing.position, rounds * len(STAGES) - 1))
     if note.state == REJECTED:
@@ -204,10 +227,13 @@ def conversation_record(one: Conversation, note: Note, names: Names, rounds: int
     return record
 
 
-def _turn_record(turn: Turn, found: Sequence[str]) -> list[Any]:
+def _turn_record(turn: Turn, found: Sequence[str], judged: JudgedTurn | None) -> list[Any]:
     question, answer, correction = (text[:MAX_TEXT_CHARACTERS] for text in turn)
     alone = ([answer] * bool(answer), [correction] * bool(correction))
     both = diff_words(answer, correction) if answer and correction else alone
     order = list(LABELS)
     cut = max(map(len, turn)) > MAX_TEXT_CHARACTERS
-    return [question, *both, [order.index(label) for label in found], *([1] if cut else [])]
+    record = [question, *both, [order.index(label) for label in found]]
+    if judged:
+        return [*record, int(cut), verdict_record(judged)]
+    return [*record, 1] if cut else record

@@ -23,6 +23,7 @@ from batchgen import __version__
 from batchgen.dataset.quality.flags import FLAGS, LABELS
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import timestamp
+from batchgen.reports.html.audit_values import WINNER_WORDS
 from batchgen.reports.html.charts import RenderedCharts
 from batchgen.reports.html.conversations import TextStatistics
 from batchgen.reports.html.facts import RunFacts, StepFacts, median_and_maximum
@@ -38,9 +39,13 @@ MAX_PLAIN_CHARACTERS = 3_000  # of a text in the markup, where an invisible char
 
 
 def render_page(
-    facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
+    facts: RunFacts,
+    texts: TextStatistics,
+    bill: Mapping[str, Any],
+    drawings: RenderedCharts,
+    audit: Mapping[str, Any] | None = None,
 ) -> Iterator[bytes]:
-    """Yield the page in pieces. `bill` comes from `facts.receipt_table`."""
+    """Yield the page in pieces. `bill` comes from `facts.receipt_table`, `audit` from `audit_values`."""
     style, script = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
     marker = "@packed@"
     html = (
@@ -48,6 +53,7 @@ def render_page(
         .from_string((ASSETS / "page.html.j2").read_text("utf-8"))
         .render(
             **template_values(facts, texts, bill, drawings),
+            audit=audit,
             style=style,
             script=script,
             policy=content_security_policy(style, script),
@@ -71,7 +77,8 @@ def pack_conversations(texts: TextStatistics) -> bytes:
     """Pack the conversations for the page's script: JSON, compressed by zlib, in base64."""
     names = orjson.dumps([[label, FLAGS[LABELS[label][0]].meaning] for label in texts.names])
     squeeze = zlib.compressobj(6)
-    parts = [squeeze.compress(b'{"labels":' + names + b',"items":[')]
+    winners = orjson.dumps(list(WINNER_WORDS.items()))
+    parts = [squeeze.compress(b'{"labels":' + names + b',"winners":' + winners + b',"items":[')]
     for at, record in enumerate(texts.shown):
         parts.append(squeeze.compress(b"," + record if at else record))
     return b64encode(b"".join([*parts, squeeze.compress(b"]}"), squeeze.flush()]))
@@ -139,7 +146,7 @@ def humanize(name: str) -> str:
 def template_values(
     facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
 ) -> dict[str, Any]:
-    """Return the values of the template, except style, script, policy and packed texts."""
+    """Return the values of the template, except audit, style, script, policy and packed texts."""
     answer, summary = facts.answer, summarize(facts, texts, bill)
     return {
         "answer": answer,
@@ -149,6 +156,8 @@ def template_values(
         "first": [_to_read(orjson.loads(texts.shown[at]), texts.names) for at in texts.first],
         "steps": facts.steps,
         "flow": drawings.flow,
+        "win_rates": drawings.audit,
+        "winner_words": WINNER_WORDS,
         "bill": {**bill, "chart": drawings.money},
         "timeline": drawings.timeline,
         "turnaround": list(map(_turnaround, filter(_sent, facts.steps))),
@@ -193,12 +202,14 @@ def _to_read(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             "correction": _cut(correction),
             "labels": [names[at] for at in labels],
             "cut": max(len(question), *(len("".join(text)) for text in (answer, correction))) > MAX_PLAIN_CHARACTERS
-            or bool(cut),
+            or any(cut[:1]),
+            "verdict": cut[1] if len(cut) > 1 else None,
         }
         for question, answer, correction, labels, *cut in record["t"]
     ]
     labels = dict.fromkeys(label for turn in turns for label in turn["labels"])
-    return {"id": record["i"], "labels": list(labels), "turns": turns}
+    winners = dict.fromkeys(turn["verdict"][0] for turn in turns if turn["verdict"])
+    return {"id": record["i"], "labels": list(labels), "winners": list(winners), "turns": turns}
 
 
 def _cut(segments: Sequence[str]) -> list[str]:
@@ -260,6 +271,6 @@ def _partial(total: int, shown: int) -> str:
         return ""
     return (
         f"This page shows {format_integer(shown)} of {format_integer(total)}"
-        f" conversations, sampled by id: those to read first, up to {PER_CLASS} of every flag, rejection reason and"
-        " number of rounds, then any others. All figures above are about all conversations."
+        f" conversations, sampled by id: those to read first, up to {PER_CLASS} of every flag, verdict, rejection"
+        " reason and number of rounds, then any others. All figures above are about all conversations."
     )

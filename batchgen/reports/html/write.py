@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from batchgen.core.errors import SetupError
 from batchgen.core.wording import pluralize
+from batchgen.dataset.audit.figures import audit_record
 from batchgen.engine.session import Session
 from batchgen.ledger.receipt import receipt
+from batchgen.reports.html.audit_values import audit_values, win_rates
 from batchgen.reports.html.charts import ChartData, draw
 from batchgen.reports.html.conversations import read_texts
 from batchgen.reports.html.facts import collect_facts, receipt_table
@@ -44,9 +46,10 @@ def report(session: Session, output: Path, most: int) -> Reported:
     known = collect_facts(session)
     texts = read_texts(session, most)
     paid = receipt_table(receipt(session.store, session.settings))
-    wanted = ChartData(known.steps, known.timeline, length_shares(texts.lengths), paid["rows"] if paid["paid"] else [])
-    answer = known.answer
-    written = write_durably(output, render_page(known, texts, paid, run_in_subprocess(draw, wanted)))
+    bars, record = paid["rows"] if paid["paid"] else [], audit_record(session)
+    wanted = ChartData(known.steps, known.timeline, length_shares(texts.lengths), bars, win_rates(record))
+    answer, drawings = known.answer, run_in_subprocess(draw, wanted)
+    written = write_durably(output, render_page(known, texts, paid, drawings, audit_values(record)))
     return Reported(
         output, written.size, len(texts.shown), answer["conversations"], answer["complete"], answer["rejected"]
     )

@@ -481,7 +481,7 @@ def test_marks_name_the_words_that_changed() -> None:
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=3))
 def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]) -> None:
     conversation = Conversation(1, tuple(Turn(*turn) for turn in turns))
-    note = Note(OPEN, (), ConversationState(1, 3, None, None, None, 0))
+    note = Note(OPEN, (), ConversationState(1, 3, None, None, None, 0), {})
     record = json.dumps(conversation_record(conversation, note, Names("run", 6), 3)).encode()
     packed = paging.pack_conversations(TextStatistics({}, Counter(), Counter(), 0, 0, [record, record], []))
     assert not set(packed) & set(b"<>&\"' ")

@@ -62,6 +62,7 @@
 
   const texts = (turn) => [turn[0], turn[1].join(""), turn[2].join("")];
   const labelsOf = (item) => new Set(item.t.flatMap((turn) => turn[3]));
+  const winnersOf = (item) => new Set(item.t.flatMap((turn) => (turn[5] ? [turn[5][0]] : [])));
   const fullRounds = (item) => item.t.filter((turn) => texts(turn).every(Boolean)).length;
   const words = (name) => name.replace(/_/g, " ").replace(":", " · ");
 
@@ -76,10 +77,10 @@
     return /[\u3400-\u9fff\uf900-\ufaff]/.test(text) ? "zh-Hans" : "";
   }
 
-  function start({ labels, items }) {
+  function start({ labels, winners, items }) {
     const list = by("list"), rows = by("rows"), detail = by("detail");
-    const search = by("search"), outcome = by("outcome"), flag = by("flag"), rounds = by("rounds");
-    const controls = [outcome, flag, rounds];
+    const search = by("search"), outcome = by("outcome"), flag = by("flag"), verdict = by("verdict"), rounds = by("rounds");
+    const controls = [outcome, flag, verdict, rounds];
     let view = items.map((_, at) => at);
     let chosen = -1; // an index into view
     let wanted = ""; // the search text in lower case
@@ -104,6 +105,8 @@
     const flagged = [...counts(labelsOf)].sort((a, b) => b[1] - a[1]);
     const any = flagged.length ? [["any", "any flag"], ["none", "no flag"]] : [];
     options(flag, [...any, ...flagged.map(([at, count]) => [labels[at][0], numbered(words(labels[at][0]), count)])]);
+    const won = counts(winnersOf);
+    options(verdict, winners.filter(([name]) => won.has(name)).map(([name]) => [name, numbered(name, won.get(name))]));
     const full = [...counts((item) => [fullRounds(item)])].sort((a, b) => a[0] - b[0]);
     options(rounds, full.map(([number, count]) => [String(number), numbered(`${number}`, count)]));
 
@@ -111,6 +114,7 @@
       if (outcome.value && outcome.value !== (outcome.value[0] === "=" ? `=${item.w?.[2]}` : item.s)) return false;
       if (outcome.value[0] === "=" && item.s !== "rejected") return false;
       if (rounds.value && fullRounds(item) !== Number(rounds.value)) return false;
+      if (verdict.value && !winnersOf(item).has(verdict.value)) return false;
       if (!flag.value) return true;
       const found = labelsOf(item);
       if (flag.value === "any" || flag.value === "none") return (found.size > 0) === (flag.value === "any");
@@ -232,6 +236,23 @@
       return node;
     }
 
+    function judged([winner, judge, said]) {
+      const node = make("details", "judged");
+      node.open = winner === verdict.value;
+      const head = make("summary", "", "Judge: ");
+      head.append(make("span", `verdict ${winner}`, winners.find(([name]) => name === winner)[1]));
+      const reasons = make("dl", "");
+      for (const [order, choice, reason] of said) {
+        const shown = make("dt", "", `With the ${order}: `);
+        shown.append(make("strong", "", choice));
+        const why = make("dd", "", reason);
+        why.dir = "auto";
+        reasons.append(shown, why);
+      }
+      node.append(head, reasons, make("p", "note", judge));
+      return node;
+    }
+
     function kept(turn) {
       const same = turn[1].filter((_, at) => at % 2 === 0).join("").length;
       const whole = turn[1].join("").length;
@@ -248,6 +269,7 @@
       pair.append(part("answer", turn[1], "del", ""), part("correction", turn[2], "ins", beside));
       node.append(head, flagsOf(turn), part("question", [turn[0]], "", ""), pair);
       if (turn[4]) node.append(make("p", "note", "Long texts are cut here. The exported files have the full texts."));
+      if (turn[5]) node.append(judged(turn[5]));
       return node;
     }
 
@@ -321,7 +343,7 @@
       move(Number(button.dataset.by));
       detail.querySelector(`button.step[data-by="${button.dataset.by}"]`)?.focus();
     });
-    for (const button of document.querySelectorAll("button[data-flag], button[data-reason]")) {
+    for (const button of document.querySelectorAll("button[data-flag], button[data-reason], button[data-verdict]")) {
       button.disabled = false;
       button.addEventListener("click", () => {
         clear(button.dataset);
@@ -330,10 +352,11 @@
       });
     }
 
-    function clear({ flag: name, reason } = {}) {
+    function clear({ flag: name, reason, verdict: winner } = {}) {
       search.value = "";
       for (const control of controls) control.value = "";
       if (name) flag.value = name;
+      if (winner) verdict.value = winner;
       if (reason) outcome.value = `=${reason}`;
       return filter();
     }
