@@ -56,17 +56,24 @@ def percent(share: float) -> str:
 
 def audit_notes(record: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know beside the figures, one sentence each."""
-    notes = []
-    inconsistent = sum(one["inconsistent"] for one in record["rounds"])
-    if inconsistent:
-        places = record["preferred_place"]
-        notes.append(
-            f"Inconsistent: the judge changed its mind with the order in {percent(inconsistent / record['judged'])} of"
-            f" the turns ({places['first']:,} times for the first reply, {places['second']:,} for the second)."
-        )
-    if record["judge_is_corrector"]:
-        notes.append("The judge is the model that writes the corrections: it may prefer its own texts.")
-    return notes
+    return [note for note in (_position_note(record), judge_warning(record)) if note]
+
+
+def _position_note(record: Mapping[str, Any]) -> str:
+    inconsistent, places = sum(one["inconsistent"] for one in record["rounds"]), record["preferred_place"]
+    if not inconsistent:
+        return ""
+    return (
+        f"Inconsistent: the judge changed its mind with the order in {percent(inconsistent / record['judged'])} of the"
+        f" turns ({places['first']:,} times for the first reply, {places['second']:,} for the second)."
+    )
+
+
+def judge_warning(record: Mapping[str, Any]) -> str:
+    """Return a warning if the judge may be partial, else ""."""
+    if not record["judge_is_corrector"]:
+        return ""
+    return "The judge is the model that writes the corrections: it may prefer its own texts."
 
 
 def judges(record: Mapping[str, Any]) -> Sequence[str]:

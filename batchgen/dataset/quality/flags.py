@@ -330,6 +330,8 @@ FLAGS: Mapping[str, Flag] = dict(
         _flag(near_duplicate, "the conversation nearly copies an earlier one", *WHOLE_TURN),
     ]
 )
+# Flags that come from the audit. It judges a sample, so that a turn without them need not be better than one with them.
+JUDGED_FLAGS = frozenset({correction_not_better.__name__, answer_not_worse.__name__})
 LABELS: Mapping[str, tuple[str, str]] = {
     f"{name}:{field}" if len(flag.fields) > 1 else name: (name, field)
     for name, flag in FLAGS.items()

@@ -7,7 +7,16 @@ from typing import Any
 
 from batchgen.core.judging import ORDERS, Winner, shown_replies
 from batchgen.core.wording import pluralize
-from batchgen.dataset.audit.table import HEADS, METHOD, audit_notes, audit_rows, judges, named_records, rate_text
+from batchgen.dataset.audit.table import (
+    HEADS,
+    METHOD,
+    audit_notes,
+    audit_rows,
+    judge_warning,
+    judges,
+    named_records,
+    rate_text,
+)
 from batchgen.dataset.audit.verdicts import JudgedTurn
 
 WINNER_WORDS = {
@@ -39,7 +48,8 @@ def audit_values(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "winners": {str(won): count for won in Winner if (count := sum(one[won] for one in rounds))},
         "heads": HEADS,
         "rows": audit_rows(record),
-        "notes": audit_notes(record),
+        "notes": [note for note in audit_notes(record) if note != judge_warning(record)],
+        "warning": judge_warning(record),
     }
 
 
@@ -59,6 +69,7 @@ def verdict_record(turn: JudgedTurn) -> list[Any]:
     said = []
     for order, verdict, reason in zip(ORDERS, turn.verdicts, turn.reasons, strict=True):
         first, second = shown_replies(order)
-        named = {"first": f"the first, the {first}", "second": f"the second, the {second}"}.get(verdict, "a tie")
+        preferred = {"first": f"prefers the first, the {first}", "second": f"prefers the second, the {second}"}
+        named = preferred.get(verdict, "finds neither better")
         said.append([f"{first} shown first", named, reason])
     return [str(turn.winner), turn.model, said]

@@ -17,7 +17,7 @@ import orjson
 from batchgen.core.dialogue import STAGES, Conversation, Step, Turn
 from batchgen.dataset.audit.verdicts import JudgedTurn, judged_turns
 from batchgen.dataset.manifest import all_instructions, known_facts
-from batchgen.dataset.quality.flags import LABELS, labels_by_turn, turns_frame
+from batchgen.dataset.quality.flags import JUDGED_FLAGS, LABELS, labels_by_turn, turns_frame
 from batchgen.dataset.quality.survey import Survey, survey
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import ConversationState
@@ -65,9 +65,9 @@ class Note(NamedTuple):
 class TextStatistics(NamedTuple):
     """`lengths` counts texts by round, field and characters; `labels` counts turns by (label, round).
 
-    `conversations` counts conversations by label. `flagged` of the `complete` conversations have a label. `shown` are
-    the page's conversations as JSON, in seed order; `first` are the indices of those to read first, in the order of
-    reading. `names` are the labels; `shown` refers to them by index.
+    `conversations` counts conversations by label, and `flagged` of the `complete` ones have a label, both without
+    JUDGED_FLAGS. `shown` are the page's conversations as JSON, in seed order; `first` are the indices of those to read
+    first, in the order of reading. `names` are the labels; `shown` refers to them by index.
     """
 
     lengths: Counts
@@ -166,8 +166,8 @@ class _TextScan:
         judged = self._judged_rounds(number)
         flags, note = {label for marks in found for label in marks}, Note(state, found, one.standing, judged)
         verdicts = {f"verdict: {turn.winner}" for turn in judged.values()}
-        self._flagged += bool(flags)
-        self._conversations.update(flags)
+        self._flagged += bool(flags - JUDGED_FLAGS)
+        self._conversations.update(flags - JUDGED_FLAGS)
         for at, marks in enumerate(found, start=1):
             self._labels.update((label, at) for label in marks)
         names = flags | verdicts | {state, f"round {len(one.conversation.turns)}"}

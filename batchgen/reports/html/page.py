@@ -52,8 +52,7 @@ def render_page(
         _environment()
         .from_string((ASSETS / "page.html.j2").read_text("utf-8"))
         .render(
-            **template_values(facts, texts, bill, drawings),
-            audit=audit,
+            **template_values(facts, texts, bill, drawings, audit),
             style=style,
             script=script,
             policy=content_security_policy(style, script),
@@ -144,15 +143,20 @@ def humanize(name: str) -> str:
 
 
 def template_values(
-    facts: RunFacts, texts: TextStatistics, bill: Mapping[str, Any], drawings: RenderedCharts
+    facts: RunFacts,
+    texts: TextStatistics,
+    bill: Mapping[str, Any],
+    drawings: RenderedCharts,
+    audit: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the values of the template, except audit, style, script, policy and packed texts."""
+    """Return the values of the template, except style, script, policy and packed texts."""
     answer, summary = facts.answer, summarize(facts, texts, bill)
     return {
         "answer": answer,
         "summary": summary,
         "headline": _headline("Finished" if answer["finished"] else "Running", summary),
-        "lead": _lead(facts),
+        "lead": _lead(facts, judged=bool(audit and audit["judged"])),
+        "audit": audit,
         "first": [_to_read(orjson.loads(texts.shown[at]), texts.names) for at in texts.first],
         "steps": facts.steps,
         "flow": drawings.flow,
@@ -182,8 +186,9 @@ def _headline(state: str, summary: Summary) -> str:
     return f"{state}: {good} of {total} conversations ({share}) {'is' if summary.good == 1 else 'are'} good"
 
 
-def _lead(facts: RunFacts) -> str:
-    good = "A good conversation is complete and has no quality flag."
+def _lead(facts: RunFacts, *, judged: bool) -> str:
+    apart = " but those of the audit, which judges a sample" if judged else ""
+    good = f"A good conversation is complete and has no quality flag{apart}."
     if facts.began is None:
         return f"{good} Prepared, nothing submitted yet. As of {_format_time(facts.now)}."
     end = facts.last or facts.now

@@ -12,7 +12,8 @@ from batchgen.reports.html.facts import RunFacts, StepFacts, most_frequent_first
 
 
 class Summary(NamedTuple):
-    """Counts of conversations, and USD. A conversation is good if it is complete and has no flag.
+    """Counts of conversations, and USD. A conversation is good if it is complete and has no flag; JUDGED_FLAGS do
+    not count, because they depend on how many turns the audit judges.
 
     `flags` counts the flagged conversations by label; one conversation can have several. `reasons` counts the rejected
     ones by reason. `usd` is what was billed for everything, `estimated` the estimate of the same batches. `at_least` is

@@ -104,8 +104,8 @@ def test_every_judged_turn_has_its_verdict(page: Page) -> None:
             assert all(f"Plant {number}, {SCRIPT}" in reason for _, _, reason in said)
     _, _, said = items[3]["t"][1][5]  # the answer won
     assert [row[:2] for row in said] == [
-        ["answer shown first", "the first, the answer"],
-        ["correction shown first", "the second, the answer"],
+        ["answer shown first", "prefers the first, the answer"],
+        ["correction shown first", "prefers the second, the answer"],
     ]
 
 
@@ -128,9 +128,8 @@ def test_a_verdict_says_which_reply_each_place_held(verdicts: tuple[str, str]) -
     for order, verdict, (shown, named, _) in zip(ORDERS, verdicts, said, strict=True):
         first, second = ("answer", "correction") if order == 1 else ("correction", "answer")
         assert shown == f"{first} shown first"
-        assert named == {"first": f"the first, the {first}", "second": f"the second, the {second}"}.get(
-            verdict, "a tie"
-        )
+        place = {"first": first, "second": second}.get(verdict)
+        assert named == (f"prefers the {verdict}, the {place}" if place else "finds neither better")
 
 
 def test_without_an_audit_one_quiet_line_says_so(bench: Bench) -> None:

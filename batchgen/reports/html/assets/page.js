@@ -243,8 +243,8 @@
       head.append(make("span", `verdict ${winner}`, winners.find(([name]) => name === winner)[1]));
       const reasons = make("dl", "");
       for (const [order, choice, reason] of said) {
-        const shown = make("dt", "", `With the ${order}: `);
-        shown.append(make("strong", "", choice));
+        const shown = make("dt", "", `With the ${order}, it `);
+        shown.append(make("strong", "", choice), ":");
         const why = make("dd", "", reason);
         why.dir = "auto";
         reasons.append(shown, why);
