@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from batchgen import __version__
-from batchgen.dataset.quality.flags import FLAGS, LABELS
+from batchgen.dataset.quality.flags import FLAGS, JUDGED_FLAGS, LABELS
 from batchgen.ledger.rows import Batch
 from batchgen.ledger.status import timestamp
 from batchgen.reports.html.audit_values import WINNER_WORDS
@@ -199,7 +199,10 @@ def _lead(facts: RunFacts, *, judged: bool) -> str:
 
 
 def _to_read(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return a conversation that the page names to be read first, from its record (`conversation_record`)."""
+    """Return a conversation that the page names to be read first, from its record (`conversation_record`).
+
+    Its `labels` are without JUDGED_FLAGS, which follow from its `winners`.
+    """
     turns = [
         {
             "question": question[:MAX_PLAIN_CHARACTERS],
@@ -212,7 +215,7 @@ def _to_read(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         }
         for question, answer, correction, labels, *cut in record["t"]
     ]
-    labels = dict.fromkeys(label for turn in turns for label in turn["labels"])
+    labels = dict.fromkeys(label for turn in turns for label in turn["labels"] if label not in JUDGED_FLAGS)
     winners = dict.fromkeys(turn["verdict"][0] for turn in turns if turn["verdict"])
     return {"id": record["i"], "labels": list(labels), "winners": list(winners), "turns": turns}
 

@@ -20,6 +20,7 @@ from batchgen.dataset.quality.flags import (
     ALL_FIELDS,
     CONTEXT_SCHEMA,
     FLAGS,
+    JUDGED_FLAGS,
     LABELS,
     TURNS_SCHEMA,
     find_flag,
@@ -345,6 +346,24 @@ def test_prompt_echo(text: str) -> None:
 @given(st.binary(max_size=50), st.binary(min_size=120, max_size=300), st.binary(max_size=50), st.binary(max_size=50))
 def test_a_long_common_run_is_found_wherever_it_lies(before: bytes, run: bytes, after: bytes, other: bytes) -> None:
     assert echoes(before + run + after, other + run)
+
+
+@pytest.mark.parametrize(
+    ("winner", "flags"),
+    [
+        ("correction", set()),
+        ("inconsistent", {"correction_not_better"}),
+        ("answer", {"correction_not_better", "answer_not_worse"}),
+        ("tie", {"correction_not_better", "answer_not_worse"}),
+        (None, set()),
+    ],
+)
+def test_flags_of_judged_turns(winner: str | None, flags: set[str]) -> None:
+    """Only the judged turn has them: another turn of the conversation, and the same round of others, do not."""
+    turns = turns_frame(Conversation(number, (PLAIN, PLAIN)) for number in (4, 5, 6))
+    judged = [(5, 2, winner), (1, 1, "answer"), (9, 1, "answer")] if winner else []
+    found = [JUDGED_FLAGS & {*labels} for labels in labels_by_turn(survey([turns], judged=judged).add_context(turns))]
+    assert found == [set(), set(), set(), flags, set(), set()]
 
 
 def test_near_duplicate_marks_the_later_conversation() -> None:

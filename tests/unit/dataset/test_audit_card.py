@@ -1,0 +1,94 @@
+"""Test what an export of an audited run says: the section of the card, and the flags that follow from the verdicts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.core.judging import Winner
+from batchgen.dataset.audit.table import audit_notes, audit_rows
+from tests.support.audited_run import COUNT, audited, winner_of
+from tests.support.bench import Bench, seeds
+from tests.support.finished_run import export, problems, records
+
+NOT_WON = 3 + 6  # turns of WINNERS: of round 1 and of round 2
+NOT_WORSE = 2 + 3
+
+
+@pytest.fixture(scope="module")
+def audited_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of an audited run, made once; no test may write to it."""
+    return audited(tmp_path_factory.mktemp("audited") / "run").root
+
+
+@pytest.fixture
+def bench(audited_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """A copy of it."""
+    shutil.copytree(audited_root, tmp_path / "run")
+    return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # no request is sent
+
+
+def test_flags_follow_from_the_winners(bench: Bench, tmp_path: Path) -> None:
+    found = export(bench, "aligner", tmp_path / "turns.jsonl")
+    assert (found["rows"], found["flags"]["correction_not_better"]) == (2 * COUNT, NOT_WON)
+    assert found["flags"]["answer_not_worse"] == NOT_WORSE
+    for name, count in (("correction_not_better", NOT_WON), ("answer_not_worse", NOT_WORSE)):
+        left = export(bench, "aligner", tmp_path / f"{name}.jsonl", "--flags", f"drop:{name}")
+        assert left["left_out"] == {name: count}
+        kept = {(int(row["id"][-6:]), row["round"]) for row in records(tmp_path / f"{name}.jsonl")}
+        bad = {Winner.ANSWER, Winner.TIE} | ({Winner.INCONSISTENT} if name == "correction_not_better" else set())
+        assert kept == {(n, at) for n in range(1, COUNT + 1) for at in (1, 2) if winner_of(n, at) not in bad}
+        assert problems(bench, tmp_path / f"{name}.jsonl") == []
+
+
+def test_the_card_says_how_often_the_correction_wins(bench: Bench, tmp_path: Path) -> None:
+    export(bench, "messages", tmp_path / "out", "--flags", "drop:correction_not_better")
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    (section,) = [part for part in text.split("\n## ") if part.startswith("Is the correction better?")]
+    for words in (
+        "zai-org/GLM-5.3-Flash has compared answer and correction in 24 turns of 12 conversations, drawn at random",
+        "is described in batchgen's docs/audit.md.",
+        "| turns | judged | correction | answer | tie | inconsistent | correction wins (95 %) | of like length |",
+        "| round 1, seeds | 12 | 9 | 1 | 1 | 1 (8 %) | 75 % (47 % to 91 %) of 12 | 25 % (5 % to 70 %) of 4 |",
+        "| round 2 | 12 | 6 | 2 | 1 | 3 (25 %) | 50 % (25 % to 75 %) of 12 |",
+        "- Inconsistent: the judge changed its mind with the order in 17 % of the turns",
+    ):
+        assert words in section, words
+    assert "](" not in section
+    assert "| `correction_not_better` | judged: the correction did not win in both orders | 0 | 0.0% |" in text
+
+
+def test_the_card_of_a_run_without_verdicts_says_nothing_of_them(make_bench: Any, tmp_path: Path) -> None:
+    bench = make_bench()
+    bench.configure("rounds = 2\n")
+    assert bench.prepare(seeds(2)).code == 0
+    bench.ticks()
+    for _ in range(2):
+        found = export(bench, "messages", tmp_path / "out")
+        assert "Is the correction better?" not in (tmp_path / "out" / "README.md").read_text("utf-8")
+        assert not {"correction_not_better", "answer_not_worse"} & found["flags"].keys()
+        assert bench.run("audit").code == 0  # begun, no verdict yet
+
+
+def record(rounds: int, *, corrector: bool = False) -> dict[str, Any]:
+    """The figures of an audit whose only verdict in each round is for the correction."""
+    found = {"judged": 1, "win_rate": 1.0, "win_rate_95": [0.2065, 1.0]}
+    none = {"judged": 0, "win_rate": None, "win_rate_95": None}
+    one = {**dict.fromkeys(Winner, 0), "correction": 1, **found, "inconsistent_share": 0.0, "like_length": none}
+    each = [{"round": number, **one} for number in range(1, rounds + 1)]
+    return {"rounds": each, "later": one, "judged": rounds, "judge_is_corrector": corrector, "preferred_place": {}}
+
+
+def test_a_sum_of_later_rounds_is_shown_if_there_are_several() -> None:
+    assert [row[0] for row in audit_rows(record(2))] == ["round 1, seeds", "round 2"]
+    assert [row[0] for row in audit_rows(record(3))] == ["round 1, seeds", "round 2", "round 3", "after the seeds"]
+    assert audit_rows(record(1))[0][-2:] == ("100 % (21 % to 100 %) of 1", "-")  # Wilson's interval for 1 of 1
+
+
+def test_only_a_judge_of_its_own_texts_is_warned_of() -> None:
+    assert audit_notes(record(1)) == []
+    (warning,) = audit_notes(record(1, corrector=True))
+    assert "it may prefer its own texts" in warning
