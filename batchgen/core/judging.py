@@ -15,9 +15,9 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.dialogue import Stage, Turn
+from batchgen.core.outcomes import VERDICTS
 from batchgen.core.prompts import Message, Prompt, recent_turns, reply_fields
 
-VERDICTS = ("first", "second", "tie")
 ORDERS = (1, 2)  # 1: the answer is shown first; 2: the correction
 LIKE_LENGTH = 0.8  # the shorter of two replies of like length has at least this share of the other's characters
 _Z95 = 1.959964  # of the normal distribution, for 95 %
@@ -59,17 +59,6 @@ def build_audit_prompt(turns: Sequence[Turn], order: int, history_messages: int)
 def shown_replies(order: int) -> tuple[Stage, Stage]:
     """Return which reply an order shows first, and which second."""
     return (Stage.ANSWER, Stage.CORRECTION) if order == 1 else (Stage.CORRECTION, Stage.ANSWER)
-
-
-def join_verdict(verdict: str, reason: str) -> str:
-    """Return the text under which a verdict and its reason are stored."""
-    return f"{verdict}: {reason}"
-
-
-def split_verdict(text: str) -> tuple[str, str]:
-    """Return (verdict, reason) of a stored text."""
-    verdict, _, reason = text.partition(": ")
-    return verdict, reason
 
 
 def winner(verdicts: Sequence[str]) -> Winner:

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from batchgen.core.dialogue import Stage
-from batchgen.core.judging import VERDICTS, join_verdict
 from batchgen.core.text import clean_text, has_words, one_line
 
 
@@ -100,6 +99,8 @@ class Reply(NamedTuple):
     echo: str = ""  # what a JSON reply holds in ECHO_FIELD; never part of the text
 
 
+VERDICTS = ("first", "second", "tie")  # of the audit: which of two replies is better
+
 # Reasoning models may write their thoughts before the text, or an empty block if they were told not to reason.
 THINK, THINK_END = "<think>", "</think>"
 
@@ -137,7 +138,13 @@ def _validate_verdict(reply: Reply) -> Reply:
     if verdict not in VERDICTS or not has_words(reason):
         why = f"the verdict is {one_line(reply.follow_up) or 'missing'}" if has_words(reason) else "no reason"
         return reply._replace(reason=Reason.MALFORMED, text="", follow_up="", detail=why)
-    return reply._replace(text=join_verdict(verdict, reason), follow_up="")
+    return reply._replace(text=f"{verdict}: {reason}", follow_up="")
+
+
+def split_verdict(text: str) -> tuple[str, str]:
+    """Return (verdict, reason) of an accepted audit reply."""
+    verdict, _, reason = text.partition(": ")
+    return verdict, reason
 
 
 def without_thoughts(text: str) -> str:

@@ -41,13 +41,13 @@ def begin_audit(session: Session, size: int | None, model: str | None) -> None:
     `size` None keeps the sample, or takes DEFAULT_SAMPLE. `model`, as PROVIDER:MODEL, is the judge from now on. Raises
     SetupError for another form of a name, and KeyRefused or UnknownModel if no judge can be asked.
     """
-    choice = _parse_judge(model) if model else None
+    choice, begun = _parse_judge(model) if model else None, sample_of(session)
+    wanted = size or (begun.size if begun else DEFAULT_SAMPLE)
     if choice is not None and choice != pinned_choice(session.store, session.settings, Stage.AUDIT):
         session.pin(Stage.AUDIT, [choice])
-    else:
+    elif begun is None or wanted > begun.size:  # otherwise the figures are shown, also without a key
         session.pin_model(Stage.AUDIT)
-    begun = sample_of(session)
-    _set_sample(session, size or (begun.size if begun else DEFAULT_SAMPLE))
+    _set_sample(session, wanted)
     enter_finished_turns(session)
 
 

@@ -57,7 +57,7 @@ def _log_changes(answer: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
 
 def summary(answer: Mapping[str, Any]) -> str:
     """Return the state of a run in one line."""
-    flying = sum(row["in_flight"] for row in answer["steps"])
+    flying = sum(row["in_flight"] for row in (*answer["steps"], answer["audit"] or {"in_flight": 0}))
     least = "at least " if answer["cost"]["unpriced_requests"] else ""
     return (
         f"{answer['complete']:,}/{answer['conversations']:,} complete, {flying:,} in flight,"

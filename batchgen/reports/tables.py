@@ -53,6 +53,10 @@ def _steps(answer: Mapping[str, Any]) -> Table:
         bar = ProgressBar(answer["conversations"] or 1, settled, complete_style="green", finished_style="green")
         counts = (f"{row[key]:,}" if row[key] else ZERO for key in ("done", "in_flight", "ready", "rejected"))
         table.add_row(f"round {row['round']} {row['stage']}", bar, *counts)
+    if audit := answer["audit"]:
+        bar = ProgressBar(audit["requests"] or 1, audit["done"] + audit["rejected"], complete_style="green")
+        counts = (f"{audit[key]:,}" if audit[key] else ZERO for key in ("done", "in_flight", "ready", "rejected"))
+        table.add_row("audit (verdicts)", bar, *counts)
     return table
 
 

@@ -32,7 +32,6 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "core/dialogue.py": ("unit/core/test_prompts.py", "unit/core/test_outcomes.py"),
     "core/errors.py": ("unit/runtime/test_streams.py", "faults/test_filesystems.py"),
     "core/json_template.py": ("unit/engine/test_line_templates.py",),
-    "core/judging.py": ("end_to_end/test_audit.py", "unit/reports/test_html_audit.py"),
     "core/jsonl.py": ("unit/providers/test_codecs.py", "unit/providers/test_request_lines.py"),
     "core/text_features.py": ("unit/core/test_pricing.py", "unit/engine/test_line_templates.py"),
     "core/tokens.py": ("unit/core/test_pricing.py",),

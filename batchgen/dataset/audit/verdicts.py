@@ -9,7 +9,8 @@ from typing import NamedTuple
 import orjson
 
 from batchgen.core.dialogue import Judgement
-from batchgen.core.judging import ORDERS, Winner, split_verdict, winner
+from batchgen.core.judging import ORDERS, Winner, winner
+from batchgen.core.outcomes import split_verdict
 from batchgen.ledger.run import Run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import Stage, Step
 from batchgen.core.errors import StageStopped
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import LIVE_STATES
@@ -20,10 +20,13 @@ def rejection_limit_error(session: Session, step: Step) -> StageStopped | None:
     came_back = settled + _pending_retries(session, step)
     if left <= limit * came_back:
         return None
+    judged = step.stage is Stage.AUDIT
     return StageStopped(
-        f"{step}: {left} of {came_back} conversations were rejected ({_reasons(session, step)});"
-        f" max_rejected_share = {limit:g} stops the step.",
-        do=f"Read data/rejected.jsonl. Then raise max_rejected_share in [{step.stage}], or: batchgen retry.",
+        f"{step}: {left} of {came_back} {'verdicts' if judged else 'conversations'} were rejected"
+        f" ({_reasons(session, step)}); max_rejected_share = {limit:g} stops the step.",
+        do="Choose another judge: batchgen audit --model PROVIDER:MODEL. Then: batchgen retry --stage audit."
+        if judged
+        else f"Read data/rejected.jsonl. Then raise max_rejected_share in [{step.stage}], or: batchgen retry.",
     )
 
 

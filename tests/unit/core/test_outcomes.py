@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import Stage, Step, conversation_id, parse_key, request_key, steps
+from batchgen.core.dialogue import STAGES, Stage, Step, conversation_id, parse_key, request_key, steps
 from batchgen.core.outcomes import POLICY, Reason, Reply, Usage, one_per_key, total_usage, validate_text
 
 # ---------------------------------------------------------------- policy
@@ -32,7 +32,7 @@ def test_the_policy_never_loops() -> None:
 
 
 @pytest.mark.parametrize("text", ["ok", "7", "好", "\U0001f44d", "¿?a", "❤️", "é", "\u0e01"])
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_text_with_a_word_is_accepted(text: str, stage: Stage) -> None:
     for said in (text, f"{text} ", f" {text}\r\n"):
         assert validate_text(stage, Reply("k", Reason.ACCEPTED, said)) == Reply("k", Reason.ACCEPTED, text)

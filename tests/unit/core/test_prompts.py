@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import Conversation, HistoryShows, Stage, Turn
+from batchgen.core.dialogue import STAGES, Conversation, HistoryShows, Stage, Turn
 from batchgen.core.prompts import (
     MESSAGES_PER_TURN,
     Prompt,
@@ -91,7 +91,7 @@ def said(row: Provider, line: bytes) -> list[str]:
     return [message["content"] for message in sent["body"]["messages"][1:]]
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 @settings(deadline=None)
 @given(data=st.data())
 def test_whatever_a_seed_holds_stays_inside_the_fence(stage: Stage, data: st.DataObject) -> None:
@@ -110,7 +110,7 @@ def test_whatever_a_seed_holds_stays_inside_the_fence(stage: Stage, data: st.Dat
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda text: repr(text[:20]))
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("shows", HistoryShows)
 def test_hostile_seeds(shows: HistoryShows, stage: Stage, hostile: str) -> None:
     turns = [Turn(hostile, hostile, hostile)]
@@ -171,7 +171,7 @@ def test_no_answer_of_an_earlier_turn_is_shown(rounds: int, history_messages: in
     assert "<answer to correct>" in correction.messages[0].text
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 @given(turns=st.lists(FINISHED, min_size=1, max_size=3), data=st.data())
 def test_the_setting_changes_neither_the_fields_nor_the_chat(
     stage: Stage, turns: list[Turn], data: st.DataObject
@@ -217,13 +217,13 @@ def test_braces_of_own_instructions_are_plain_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("shows", HistoryShows)
-@given(own=st.dictionaries(st.sampled_from(Stage), TEXTS), follow_up=st.booleans())
+@given(own=st.dictionaries(st.sampled_from(STAGES), TEXTS), follow_up=st.booleans())
 @settings(deadline=None)
 def test_own_instructions_replace_the_built_in_ones(
     shows: HistoryShows, own: dict[Stage, str], *, follow_up: bool
 ) -> None:
     turns = (Turn("q", "a", "c"), Turn("q2", "a2"))
-    for stage in Stage:
+    for stage in STAGES:
         along = follow_up and stage is Stage.CORRECTION
         options: Any = {"target_characters": 400, "history_messages": 16, "shows": shows, "follow_up": along}
         plain = build_prompt(Conversation(1, turns), stage, **options)
@@ -242,7 +242,7 @@ def test_own_instructions_replace_the_built_in_ones(
         )
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 def test_gemini_stages_answer_in_json(stage: Stage) -> None:
     assert reply_fields(stage) == (() if stage is Stage.ANSWER else (stage.value,))
     assert asked_for(stage, [Turn("q", "a", "c"), Turn("q")]).fields == reply_fields(stage)
@@ -251,7 +251,7 @@ def test_gemini_stages_answer_in_json(stage: Stage) -> None:
 def test_each_stage_is_told_what_its_reader_has_seen() -> None:
     """A user has seen only the corrections, as the assistant's words: no prompt may mention drafts or corrections."""
     turns = [Turn("q", "a", "c"), Turn("q2", "a2")]
-    question, answer, correction = (asked_for(stage, turns).system for stage in Stage)
+    question, answer, correction = (asked_for(stage, turns).system for stage in STAGES)
     assert "the last correction" in question
     assert "keep what is right" in correction
     assert "never mention the old one" in correction

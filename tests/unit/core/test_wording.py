@@ -46,6 +46,7 @@ def answer(total: int, complete: int, rejected: int) -> dict[str, Any]:
         "batches": [],
         "waiting": [],
         "stage_models": {},
+        "audit": None,
         "cost": {"spent_usd": 0.0, "reserved_usd": 0.0, "estimated_usd": 1234.5, "unpriced_requests": 0},
     }
 

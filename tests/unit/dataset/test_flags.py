@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.core.dialogue import Conversation, Stage, Turn
+from batchgen.core.dialogue import STAGES, Conversation, Stage, Turn
 from batchgen.core.prompts import build_prompt
 from batchgen.dataset.quality import flags, patterns
 from batchgen.dataset.quality.flags import (
@@ -278,7 +278,7 @@ def test_template_artefact(text: str, *, flagged: bool) -> None:
     assert ("template_artefact:correction" in later(correction=text)) is flagged
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", STAGES)
 def test_leaked_instruction(stage: Stage) -> None:
     """Every long enough sentence of the prompts is found, at any configured length."""
     system = build_prompt(Conversation(1, (PLAIN,)), stage, target_characters=777, history_messages=16).system

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchgen.core.dialogue import Stage
+from batchgen.core.dialogue import STAGES, Stage
 from batchgen.core.errors import SetupError
 from batchgen.runtime.settings import ProviderSettings, Settings, load_settings
 
@@ -65,10 +65,11 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
 
 
 MIDDLE_ROUND = {("question", "ask_next"), ("answer", "ask_next")}  # only a correction can ask the next question
+NOT_OF_THE_AUDIT = {("audit", key) for key in ("retry_flags", "ask_next", "instructions")}
 KEYS = [
     leaf
     for leaf in leaves(msgspec.to_builtins(Settings()))
-    if leaf[0] not in MIDDLE_ROUND and leaf[0][-1] != "instructions_file"  # it needs a file
+    if leaf[0] not in {*MIDDLE_ROUND, *NOT_OF_THE_AUDIT} and leaf[0][-1] != "instructions_file"  # it needs a file
 ]
 
 
@@ -105,12 +106,19 @@ def test_each_key_can_be_set_alone_and_refuses_a_wrong_type(
     assert ".".join(path) in str(raised.value)
 
 
+@pytest.mark.parametrize("line", ["retry_flags = ['refusal']", "ask_next = true", "instructions = 'Judge harshly.'"])
+def test_keys_that_the_audit_cannot_have(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SetupError) as raised:
+        written(tmp_path, f"[audit]\n{line}\n")
+    assert f"line 2: audit.{line.partition(' ')[0]}" in str(raised.value)
+
+
 def test_one_key_of_a_table_leaves_the_others(tmp_path: Path) -> None:
     found = written(tmp_path, "[question]\nmax_output_tokens = 77\n[gemini]\nmodels = ['m']\n")
     assert found.question == msgspec.structs.replace(Settings().question, max_output_tokens=77)
     assert found.provider("gemini") == ProviderSettings(models=("m",), enqueued_tokens=10_000_000)
     assert found.provider("together") == Settings().together
-    assert [found.stage(stage).provider for stage in Stage] == ["gemini", "together", "gemini"]
+    assert [found.stage(stage).provider for stage in STAGES] == ["gemini", "together", "gemini"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +237,7 @@ def test_a_directory_in_the_file_s_place(tmp_path: Path) -> None:
         load_settings(tmp_path)
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 def test_instructions_of_a_file_beside_the_configuration(tmp_path: Path, stage: Stage) -> None:
     (tmp_path / "own.txt").write_bytes("\ufeff  Ask {this} in {length}.\n\n".encode())
     text = f'[{stage}]\ninstructions_file = "own.txt"\ntarget_characters = 70\n'
