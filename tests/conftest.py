@@ -179,6 +179,14 @@ def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return grown(tmp_path_factory.mktemp("finished"))
 
 
+@pytest.fixture(scope="session")
+def audited_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a finished run, every turn of which was judged, made once; no test may write to it."""
+    from tests.support.audited_run import audited
+
+    return audited(tmp_path_factory.mktemp("audited") / "run").root
+
+
 @pytest.fixture
 def finished(finished_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     """A copy of the finished run. Exporting needs no service, no key and no network."""

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchgen.core.dialogue import FIRST_JUDGEMENT
 from batchgen.core.judging import Winner
 from batchgen.dataset.audit.table import audit_notes, audit_rows
-from tests.support.audited_run import COUNT, audited, winner_of
-from tests.support.bench import Bench, seeds
+from batchgen.dataset.quality.flags import JUDGED_FLAGS
+from batchgen.ledger.migrations import TEXT_IDS
+from batchgen.ledger.rows import AUDIT_FACT
+from tests.support.audited_run import COUNT, winner_of
+from tests.support.bench import Bench
 from tests.support.finished_run import export, problems, records
 
 NOT_WON = 3 + 6  # turns of WINNERS: of round 1 and of round 2
 NOT_WORSE = 2 + 3
-
-
-@pytest.fixture(scope="module")
-def audited_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of an audited run, made once; no test may write to it."""
-    return audited(tmp_path_factory.mktemp("audited") / "run").root
 
 
 @pytest.fixture
@@ -61,16 +61,15 @@ def test_the_card_says_how_often_the_correction_wins(bench: Bench, tmp_path: Pat
     assert "| `correction_not_better` | judged: the correction did not win in both orders | 0 | 0.0% |" in text
 
 
-def test_the_card_of_a_run_without_verdicts_says_nothing_of_them(make_bench: Any, tmp_path: Path) -> None:
-    bench = make_bench()
-    bench.configure("rounds = 2\n")
-    assert bench.prepare(seeds(2)).code == 0
-    bench.ticks()
-    for _ in range(2):
-        found = export(bench, "messages", tmp_path / "out")
-        assert "Is the correction better?" not in (tmp_path / "out" / "README.md").read_text("utf-8")
-        assert not {"correction_not_better", "answer_not_worse"} & found["flags"].keys()
-        assert bench.run("audit").code == 0  # begun, no verdict yet
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_card_of_a_run_without_verdicts_says_nothing_of_them(bench: Bench, tmp_path: Path, *, begun: bool) -> None:
+    with closing(sqlite3.connect(bench.root / "data" / "batchgen.sqlite")) as database, database:
+        database.execute("DELETE FROM texts WHERE text_id >= ?", (FIRST_JUDGEMENT * TEXT_IDS,))
+        if not begun:
+            database.execute("DELETE FROM run_facts WHERE key = ?", (AUDIT_FACT,))
+    found = export(bench, "messages", tmp_path / "out")
+    assert "Is the correction better?" not in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert not JUDGED_FLAGS & found["flags"].keys()
 
 
 def record(rounds: int, *, corrector: bool = False) -> dict[str, Any]:

@@ -189,6 +189,34 @@ def test_the_conversations_to_read_first_are_links_to_their_place(reader: Reader
     expect(reader.chosen).to_have_text(EQUAL_ID)
 
 
+def test_verdicts_filter_and_unfold(
+    browser: Browser, audited_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(audited_root, None, capsys)  # type: ignore[arg-type] # no request is sent
+    assert bench.run("report", "--output", str(tmp_path / "page.html")).code == 0
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    reader = Reader(page)
+    reader.open((tmp_path / "page.html").as_uri())
+    expect(page.locator("#detail details.judged")).to_have_count(2)
+    expect(page.locator("#detail details.judged[open]")).to_have_count(0)
+    for won, found in (("answer", 2), ("tie", 1), ("inconsistent", 3), ("correction", 9)):
+        page.locator("#verdict").select_option(won)
+        expect(reader.rows).to_have_count(found)
+    page.locator("#summary button[data-verdict=answer]").click()
+    expect(reader.rows).to_have_count(2)
+    reader.rows.first.click()
+    expect(reader.chosen).to_have_text("r1-000001")
+    verdict = page.locator("#detail details.judged").first
+    expect(verdict.locator("summary")).to_have_text("Judge: the answer is better")
+    expect(verdict.locator("dd").first).to_contain_text(f"Plant 1, {SCRIPT}")
+    expect(verdict.locator("dd").first).to_be_visible()
+    expect(verdict.locator("dt").first).to_have_text("With the answer shown first, it prefers the first, the answer:")
+    reader.quiet()
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
 def test_without_a_script_the_first_conversations_can_be_read(browser: Browser, address: str) -> None:
     context = browser.new_context(java_script_enabled=False, viewport={"width": 360, "height": 800})
     page = context.new_page()
