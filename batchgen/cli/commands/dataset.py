@@ -104,7 +104,7 @@ def audit(context: GlobalOptions, sample: int | None, model: str | None, *, as_j
 @json_option
 @click.pass_obj
 def report(context: GlobalOptions, output: Path | None, conversations: int, *, as_json: bool) -> None:
-    """Write one HTML page about the run: steps, cost, batches, lengths, flags, and the conversations to read.
+    """Write one HTML page about the run: steps, cost, batches, lengths, audit, flags, and the conversations to read.
 
     The page needs no network, neither when it is written nor when it is read. Works while another command runs.
 

@@ -14,9 +14,9 @@ def audit_section(run: Run) -> str:
     if not record or not record["judged"]:
         return ""
     sample = (
-        f"{', '.join(judges(record))} has compared answer and correction in {pluralize(record['judged'], 'turn')} of"
-        f" {pluralize(record['conversations'], 'conversation')}, drawn at random from all {run.conversations:,}, also"
-        " from those that this export leaves out."
+        f"Answer and correction of {pluralize(record['judged'], 'turn')} were compared by {', '.join(judges(record))}."
+        f" The turns are those of {pluralize(record['conversations'], 'conversation')}, drawn at random from all"
+        f" {run.conversations:,}, also from those that this export leaves out."
     )
     notes = [f"- {note}" for note in audit_notes(record)]
     parts = [

@@ -49,7 +49,8 @@ def test_the_card_says_how_often_the_correction_wins(bench: Bench, tmp_path: Pat
     text = (tmp_path / "out" / "README.md").read_text("utf-8")
     (section,) = [part for part in text.split("\n## ") if part.startswith("Is the correction better?")]
     for words in (
-        "zai-org/GLM-5.3-Flash has compared answer and correction in 24 turns of 12 conversations, drawn at random",
+        "Answer and correction of 24 turns were compared by zai-org/GLM-5.3-Flash. The turns are those of 12 conv",
+        "conversations, drawn at random from all 12, also from those that this export leaves out.",
         "is described in batchgen's docs/audit.md.",
         "| turns | judged | correction | answer | tie | inconsistent | correction wins (95 %) | of like length |",
         "| round 1, seeds | 12 | 9 | 1 | 1 | 1 (8 %) | 75 % (47 % to 91 %) of 12 | 25 % (5 % to 70 %) of 4 |",
