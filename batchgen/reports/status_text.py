@@ -8,6 +8,8 @@ from typing import Any
 from batchgen.core.wording import as_invoked, pluralize
 from batchgen.ledger.rows import LIVE_STATES
 
+# What a stage writes, as the beginning of a line.
+_TEXTS = {"question": "questions", "answer": "answers", "correction": "corrections", "audit": "verdicts"}
 _AUDIT_COLUMNS = (("ready", 10), ("in_flight", 11), ("done", 10), ("rejected", 10))
 
 
@@ -38,7 +40,8 @@ def status_text(answer: Mapping[str, Any]) -> str:
     if audit := answer["audit"]:
         counts = "".join(f"{audit[name]:>{width},}" for name, width in _AUDIT_COLUMNS)
         lines.append(f"{'audit (verdicts)':<20}{counts}")
-    writers = [f"{stage}s by {one['model']} ({one['provider']})" for stage, one in answer["stage_models"].items()]
+    models = answer["stage_models"].items()
+    writers = [f"{_TEXTS[stage]} by {one['model']} ({one['provider']})" for stage, one in models]
     lines += ["", *writers] if writers else []
     live = [batch for batch in answer["batches"] if batch["state"] in LIVE_STATES]
     lines += ["", "batches in flight:"] if live else []
@@ -121,7 +124,7 @@ def _writer_lines(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in steps:
         for model in row["models"]:
             rounds.setdefault((row["stage"], model), []).append(str(row["round"]))
-    return [f"{stage}s of round {', '.join(numbers)} by {model}" for (stage, model), numbers in rounds.items()]
+    return [f"{_TEXTS[stage]} of round {', '.join(numbers)} by {model}" for (stage, model), numbers in rounds.items()]
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
