@@ -67,8 +67,8 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def stop(self, patience_seconds: float = 30.0) -> None:
-        """Finish the rows that are being answered, and start no new ones."""
+    def stop(self, patience_seconds: float) -> None:
+        """Finish the rows that are being answered, for `patience_seconds` at most, and start no new ones."""
         with self._world.wake:
             self._stopping = True
             self._world.wake.notify_all()
