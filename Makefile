@@ -73,7 +73,7 @@ $(VENV)/.demo: $(VENV)/.base requirements-demo.txt
 	$(BIN)/pip install $(QUIET) --no-deps -r requirements-demo.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.base requirements-dev.txt requirements-serve.txt
 	$(BIN)/pip install $(QUIET) -r requirements-dev.txt
 	touch $@
 

@@ -98,7 +98,7 @@ def check_host(host: str, token: str) -> None:
     """Raise SetupError for an address that other machines reach if there is no token."""
     from batchgen.emulator.host_check import is_this_machine
 
-    if not token and not is_this_machine(host):
+    if not token and not is_this_machine(host.lower()):
         raise SetupError(
             f"--host {host} can be reached from other machines, and there is no token. Without one, anybody there"
             " could read your texts and use your model.",
@@ -180,4 +180,4 @@ def _check_server(server: openai_chat.OpenAICompatible, url: str) -> None:
     except (BackendError, KeyError, TypeError, ValueError) as error:
         server.close()
         do = f"It must end in /v1 and answer GET .../models; a key goes into {BACKEND_KEY}."
-        raise SetupError(f"--backend {url}: no OpenAI-compatible server ({error}).", do=do) from None
+        raise SetupError(f"--backend {_shown_url(url)}: no OpenAI-compatible server ({error}).", do=do) from None

@@ -108,9 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
         service = self.server.service
         request = self._request(b"")
         length = self.headers.get("Content-Length") or "0"
-        size = int(length) if length.isascii() and length.isdecimal() else 0
-        if not service.may_send_body(request):
-            self.rfile.read(min(size, REFUSED_BYTES))  # a client reads no answer before its body is taken
+        size = int(length) if length.isascii() and length.isdecimal() else -1
+        if size < 0 or not service.may_send_body(request):
+            self.rfile.read(min(max(size, 0), REFUSED_BYTES))  # a client reads no answer before its body is taken
             self.close_connection = True
         elif size:
             request = replace(request, body=self.rfile.read(size))
