@@ -115,6 +115,13 @@ class HistorySettings(_Section, frozen=True):
     shows: HistoryShows = HistoryShows.CORRECTIONS
 
 
+class NotifySettings(_Section, frozen=True):
+    """What is told once when the run is finished, or needs a person: `url` gets a POST, `command` is run."""
+
+    url: Annotated[str, Meta(pattern="^(https?://.+)?$")] = ""
+    command: str = ""
+
+
 class Settings(_Section, frozen=True):
     """The configuration of a run."""
 
@@ -145,6 +152,7 @@ class Settings(_Section, frozen=True):
     )
     correction: StageSettings = StageSettings(provider="gemini", max_output_tokens=512)
     batches: BatchSettings = BatchSettings()
+    notify: NotifySettings = NotifySettings()
     prices: dict[str, Price] = msgspec.field(default_factory=dict)
 
     def stage(self, stage: Stage) -> StageSettings:
