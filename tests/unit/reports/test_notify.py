@@ -79,7 +79,6 @@ def test_a_person_is_called_once_for_each_time_one_is_needed(bench: Bench, recei
 def test_a_refused_key_needs_a_person_and_a_busy_provider_does_not(bench: Bench, receiver: Receiver) -> None:
     bench.configure(f'[notify]\nurl = "{receiver.url}"\n')
     bench.prepare(seeds(2))
-    bench.service.world.max_active_jobs = -1
     bench.service.faults.add(CallFault(endpoint="create", action=Status(503), times=1))
     assert bench.run("collect", "--advance").code == 75
     assert not receiver.taken
@@ -89,11 +88,15 @@ def test_a_refused_key_needs_a_person_and_a_busy_provider_does_not(bench: Bench,
     assert json.loads(receiver.taken[0].body)["state"] == "needs_person"
 
 
-def test_while_waiting_the_person_is_called_at_once(bench: Bench, receiver: Receiver) -> None:
-    bench.configure(f'[notify]\nurl = "{receiver.url}"\n')
+def test_a_run_in_the_foreground_tells_too(bench: Bench, receiver: Receiver) -> None:
+    notified = f'[notify]\nurl = "{receiver.url}"\n'
+    bench.configure(BUDGET + notified)
     bench.prepare(seeds(2))
+    assert bench.run("run").code == 3
+    bench.configure(notified)
     assert bench.run("run").code == 0
-    assert [json.loads(ping.body)["complete"] for ping in receiver.taken] == [2]
+    told = [json.loads(ping.body) for ping in receiver.taken]
+    assert [(one["state"], one["complete"]) for one in told] == [("needs_person", 0), ("finished", 2)]
 
 
 def finished(bench: Bench, lines: str) -> list[str]:
