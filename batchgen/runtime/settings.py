@@ -118,7 +118,7 @@ class HistorySettings(_Section, frozen=True):
 class NotifySettings(_Section, frozen=True):
     """What is told once when the run is finished, or needs a person: `url` gets a POST, `command` is run."""
 
-    url: Annotated[str, Meta(pattern="^(https?://.+)?$")] = ""
+    url: str = ""
     command: str = ""
 
 
@@ -244,6 +244,8 @@ def _settings(table: dict[str, Any], folder: Path) -> Settings:
         merged[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
     _drop_default_models(merged, table)
     found: Settings = _convert(merged, Settings, ())
+    if found.notify.url and not found.notify.url.startswith(("http://", "https://")):
+        raise _InvalidKey(("notify", "url"), "notify.url must begin with http:// or https://.")
     for stage in Stage:
         _check_stage(stage, found)
         if text := _read_instructions(stage, table.get(stage, {}), folder):

@@ -136,6 +136,13 @@ def test_serve_listens_where_it_is_told(tmp_path: Path) -> None:
         url = service.together_url.replace("0.0.0.0", "127.0.0.2")  # noqa: S104
         assert PLAIN.get(f"{url}/v1/batches").status_code == 401
         assert PLAIN.get(f"{url}/v1/batches", headers={"Authorization": f"Bearer {TOKEN}"}).json() == []
+
+
+def test_serve_listens_on_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
     with LocalService(host="::1") as six:
         assert six.together_url.startswith("http://[::1]:")
         assert PLAIN.get(f"{six.together_url}/healthz").status_code == 200
