@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -37,9 +38,12 @@ from tests.support.sdk_calls import (
     together_upload,
 )
 
-PLAIN = httpx.Client(timeout=5, verify=NO_TLS, trust_env=False)
 TOKEN = "planted-serve-token-0123456789"
 QUESTION = {"messages": [{"role": "user", "content": "How?"}]}
+
+
+get = partial(httpx.get, verify=NO_TLS, timeout=5)
+post = partial(httpx.post, verify=NO_TLS, timeout=5)
 
 
 # ---- token and address
@@ -79,9 +83,9 @@ def calls(service: LocalService, key: str) -> dict[str, httpx.Response]:
     """One call at each provider, with this key in the way of that provider."""
     bearer = {"Authorization": f"Bearer {key}"} if key else {}
     return {
-        "gemini": PLAIN.get(f"{service.gemini_url}/v1beta/batches", headers={"x-goog-api-key": key} if key else {}),
-        "together": PLAIN.get(f"{service.together_url}/v1/batches", headers=bearer),
-        "deepinfra": PLAIN.get(f"{service.service_url('deepinfra')}/batches", headers=bearer),
+        "gemini": get(f"{service.gemini_url}/v1beta/batches", headers={"x-goog-api-key": key} if key else {}),
+        "together": get(f"{service.together_url}/v1/batches", headers=bearer),
+        "deepinfra": get(f"{service.service_url('deepinfra')}/batches", headers=bearer),
     }
 
 
@@ -98,17 +102,17 @@ def test_without_the_token_every_provider_refuses_as_it_does() -> None:
             assert refused == {"gemini": 400 if key else 403, "together": 401, "deepinfra": 401}
         own = {"Authorization": f"Bearer {TOKEN}"}
         for path in ("/metrics", "/_control/world"):
-            assert PLAIN.get(service.gemini_url + path).status_code == 401
-            assert PLAIN.get(service.gemini_url + path, headers=own).status_code == 200
-        assert PLAIN.get(f"{service.gemini_url}/healthz").json() == {"status": "ok"}
+            assert get(service.gemini_url + path).status_code == 401
+            assert get(service.gemini_url + path, headers=own).status_code == 200
+        assert get(f"{service.gemini_url}/healthz").json() == {"status": "ok"}
         # A web page cannot know the token: any host name may be used.
-        assert PLAIN.get(f"{service.together_url}/v1/batches", headers={"Host": "gpu.box", **own}).status_code == 200
+        assert get(f"{service.together_url}/v1/batches", headers={"Host": "gpu.box", **own}).status_code == 200
         assert TOKEN not in f"{lines} {service.world.requests} {service.world.summary()}"
 
 
 def test_a_body_is_read_only_from_those_who_have_the_token() -> None:
     with LocalService(token=TOKEN) as service:
-        refused = PLAIN.post(f"{service.together_url}/v1/files/upload", content=b"x" * 500_000)
+        refused = post(f"{service.together_url}/v1/files/upload", content=b"x" * 500_000)
         assert refused.status_code == 401
         with together_client(service, key=TOKEN) as client:
             source = together_upload(client, jsonl(together_rows(2)))
@@ -134,8 +138,8 @@ def test_serve_listens_where_it_is_told(tmp_path: Path) -> None:
     options = ("--host", "0.0.0.0", "--token-file", str(token))  # noqa: S104
     with serving(tmp_path / "data", "scripted", *options) as service:
         url = service.together_url.replace("0.0.0.0", "127.0.0.2")  # noqa: S104
-        assert PLAIN.get(f"{url}/v1/batches").status_code == 401
-        assert PLAIN.get(f"{url}/v1/batches", headers={"Authorization": f"Bearer {TOKEN}"}).json() == []
+        assert get(f"{url}/v1/batches").status_code == 401
+        assert get(f"{url}/v1/batches", headers={"Authorization": f"Bearer {TOKEN}"}).json() == []
 
 
 def test_serve_listens_on_ipv6() -> None:
@@ -145,7 +149,7 @@ def test_serve_listens_on_ipv6() -> None:
         pytest.skip("no IPv6 here")
     with LocalService(host="::1") as six:
         assert six.together_url.startswith("http://[::1]:")
-        assert PLAIN.get(f"{six.together_url}/healthz").status_code == 200
+        assert get(f"{six.together_url}/healthz").status_code == 200
 
 
 # ---- names of models
@@ -209,7 +213,7 @@ def test_a_run_with_a_model_that_is_not_served_stops_before_it_sends(bench: Benc
 
 
 def test_sigterm_finishes_what_is_in_flight_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    rows, at_once = 24, 4
+    rows, at_once = 60, 4
     with Upstream(seconds=0.15) as upstream:
         with serving(tmp_path, upstream.url, "--concurrency", str(at_once)) as service:
             with Together(api_key=KEY, base_url=service.together_url, max_retries=0) as client:
@@ -256,11 +260,11 @@ def test_a_service_that_stops_takes_no_new_work_but_shows_its_results() -> None:
         job = together_job(client, 2)
         source = together_upload(client, jsonl(together_rows(1)))
         assert service.drain(5.0) == 0
-        assert PLAIN.get(f"{service.gemini_url}/healthz").status_code == 503
+        assert get(f"{service.gemini_url}/healthz").status_code == 503
         own = {"Authorization": "Bearer k"}
         body = {"input_file_id": source, "endpoint": "/v1/chat/completions"}
         for path, sent in {"/v1/batches": body, "/v1/chat/completions": {"model": "m", **QUESTION}}.items():
-            refused = PLAIN.post(service.together_url + path, json=sent, headers=own)
+            refused = post(service.together_url + path, json=sent, headers=own)
             assert refused.status_code == 503
             assert re.search("stopping", refused.text)
         assert len(parsed(together_output(client, job))) == 2
