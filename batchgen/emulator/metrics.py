@@ -21,14 +21,14 @@ from batchgen.emulator.state import World
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-HEALTH, METRICS = "/healthz", "/metrics"
+PATHS = HEALTH, METRICS = "/healthz", "/metrics"
 INSTALL = "pip install prometheus-client==0.26.0"  # the version of requirements-serve.txt
 PREFIX = "batchgen_serve"
 
 
 def handle(request: Request, world: World) -> Response | None:
     """Answer a request for one of the two addresses; None for any other request."""
-    if request.path not in {HEALTH, METRICS}:
+    if request.path not in PATHS:
         return None
     if request.method != "GET":
         return json_response({"error": f"{request.path} takes GET only."}, 405)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import select
 import signal
@@ -18,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from batchgen.core.errors import SetupError
 from batchgen.emulator import control_api, host_check, metrics
@@ -36,6 +37,8 @@ HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 30.0
 DRIP_PIECES = 20
+LENGTH = re.compile("[0-9]{1,15}")
+PATH_SIGNS = "/:@!$&'()*+,;=~"  # signs that a log line shows as they are
 REFUSED_BYTES = 1 << 20  # so much is read of a body that is not wanted
 PIECE_BYTES = 1 << 20  # of one piece of a file that is sent from disk
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # makes close() send a TCP reset
@@ -108,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         service = self.server.service
         request = self._request(b"")
         length = self.headers.get("Content-Length") or "0"
-        size = int(length) if length.isascii() and length.isdecimal() else -1
+        size = int(length) if LENGTH.fullmatch(length) else -1
         if size < 0 or not service.may_send_body(request):
             self.rfile.read(min(max(size, 0), REFUSED_BYTES))  # a client reads no answer before its body is taken
             self.close_connection = True
@@ -122,7 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:  # noqa: BLE001 - a bug here must reach the test, not only the client
             service.world.crashes.append(error)
             response = json_response({"error": {"code": 500, "message": repr(error), "status": "INTERNAL"}}, 500)
-        service.log(f"{request.method} {request.path} {response.status}")
+        if request.path not in metrics.PATHS:  # these are asked for every few seconds, for ever
+            service.log(f"{request.method} {quote(request.path, safe=PATH_SIGNS)} {response.status}")
         self._answer(response)
 
     def _response(self, request: Request) -> Response:

@@ -114,12 +114,16 @@ def test_a_page_shows_no_text_and_no_key(plain: httpx.Client) -> None:
 
 
 def test_the_two_addresses_are_read_only(plain: httpx.Client) -> None:
-    with LocalService() as service:
+    lines: list[str] = []
+    with LocalService(log=lines.append) as service:
         for path in ("/healthz", "/metrics"):
             assert plain.post(service.together_url + path, json={}).status_code == 405
             assert plain.get(service.together_url + path, headers={"Host": "rebound.example"}).status_code == 421
         assert plain.get(f"{service.together_url}/healthz").json() == {"status": "ok"}
         assert not service.world.requests  # no provider was asked
+        assert not lines
+        plain.get(f"{service.gemini_url}/v1beta/models/a:b%0AGET%20/forged")
+        assert lines == ["GET /v1beta/models/a:b%0AGET%20/forged 404"]
 
 
 def test_without_the_library_the_page_says_how_to_install_it(

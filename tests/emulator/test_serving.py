@@ -119,7 +119,7 @@ def test_a_body_is_read_only_from_those_who_have_the_token() -> None:
             assert together_create(client, source)
 
 
-@pytest.mark.parametrize("length", ["-5", "many", "\u00b2"])
+@pytest.mark.parametrize("length", ["-5", "many", "\u00b2", "9" * 5000])
 def test_a_length_that_is_none_ends_the_connection(length: str) -> None:
     with LocalService() as service:
         port = int(service.together_url.rpartition(":")[2])
