@@ -143,6 +143,12 @@ def test_one_server_that_answers_is_enough(events: list[tuple[int, bool, float]]
     assert {server.asked for server in servers} == {-1}
 
 
+@pytest.mark.fault(
+    28,
+    "serve: one of several model servers breaks",
+    injected="status 500 to every request after the twentieth",
+    seen="its rows go to the other server; it rests after eight failures; no row is lost",
+)
 def test_one_of_two_servers_breaks_and_no_row_is_lost() -> None:
     def breaks(_message: str, _before: int) -> Reply:
         return Reply(500) if first.asked.total() > 20 else Reply()
@@ -161,6 +167,12 @@ def test_one_of_two_servers_breaks_and_no_row_is_lost() -> None:
         assert first.asked.total() <= 20 + DOWN_AFTER + first.peak  # and not once for each row: it rested
 
 
+@pytest.mark.fault(
+    28,
+    "serve: all of several model servers are down, then one comes back",
+    injected="refused connections",
+    seen="no row is taken until a rest is over; then all rows are answered",
+)
 def test_rows_wait_while_every_server_is_down() -> None:
     clock = Clock()
     with Upstream() as first, Upstream() as second:

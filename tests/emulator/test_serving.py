@@ -212,6 +212,12 @@ def test_a_run_with_a_model_that_is_not_served_stops_before_it_sends(bench: Benc
 # ---- the stop
 
 
+@pytest.mark.fault(
+    28,
+    "serve: stopped in the middle of a job",
+    injected="SIGTERM",
+    seen="rows in flight are finished, no other is sent, status 0; the next start answers the rest, no row twice",
+)
 def test_sigterm_finishes_what_is_in_flight_and_the_next_start_goes_on(tmp_path: Path) -> None:
     rows, at_once = 60, 4
     with Upstream(seconds=0.15) as upstream:
@@ -232,6 +238,12 @@ def hanging(_message: str, before: int) -> Reply:
     return Reply(hang=before == 0)
 
 
+@pytest.mark.fault(
+    28,
+    "serve: stopped while the model server hangs",
+    injected="three rows without an answer, a stop with a grace of 0.1 s",
+    seen="the stop waits no longer; the rows are on disk and are answered after the next start",
+)
 def test_rows_that_hang_wait_on_disk_for_the_next_start(tmp_path: Path) -> None:
     said: list[str] = []
     jobs: list[str] = []

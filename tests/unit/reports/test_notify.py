@@ -124,6 +124,12 @@ def test_an_address_that_refuses(bench: Bench, receiver: Receiver, status: int, 
     assert len(receiver.taken) == calls
 
 
+@pytest.mark.fault(
+    43,
+    "the address of `[notify]` is down, or hangs",
+    injected="closed port, no answer",
+    seen="one warning without the address, the status is unchanged; only what nobody can have got is sent again",
+)
 def test_an_address_that_is_down_is_asked_again_and_one_that_hangs_is_not(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
