@@ -15,7 +15,9 @@ from batchgen.emulator.faults import CallFault, LateCommit
 from batchgen.emulator.http_values import Request, Response, json_response
 from batchgen.emulator.state import CreateCall, LoggedRequest, World, key_fingerprint
 
-NEW_WORK = frozenset({"create", "probe"})  # endpoints that a service which is stopping refuses
+# Endpoints that a service which is stopping refuses. Uploads too: a refused create call is an unclear answer to a
+# client, which then looks for its job, while a refused upload is tried again at once.
+NEW_WORK = frozenset({"create", "probe", "upload_start", "upload_whole"})
 
 
 class Call(NamedTuple):

@@ -275,9 +275,25 @@ def test_a_service_that_stops_takes_no_new_work_but_shows_its_results() -> None:
         assert get(f"{service.gemini_url}/healthz").status_code == 503
         own = {"Authorization": "Bearer k"}
         body = {"input_file_id": source, "endpoint": "/v1/chat/completions"}
-        for path, sent in {"/v1/batches": body, "/v1/chat/completions": {"model": "m", **QUESTION}}.items():
+        question = {"model": "m", **QUESTION}
+        for path, sent in {"/v1/batches": body, "/v1/chat/completions": question, "/v1/files": {}}.items():
             refused = post(service.together_url + path, json=sent, headers=own)
             assert refused.status_code == 503
             assert re.search("stopping", refused.text)
         assert len(parsed(together_output(client, job))) == 2
         assert len(service.world.jobs) == 1
+
+
+def test_a_run_goes_on_after_its_service_was_restarted(bench: Bench) -> None:
+    bench.configure("rounds = 2\n")
+    bench.prepare(seeds(2))
+    world = bench.service.world
+    for number in range(12):
+        world.stopping = number % 2 == 0  # each tick finds the service as it stops, and then started again
+        before = len(world.posts)
+        assert bench.run("collect", "--advance").code == (75 if world.stopping and len(world.jobs) < 3 else 0)
+        # Refused before the create call: an unclear answer would have been looked for, for 15 minutes.
+        assert len(world.posts) == before or not world.stopping
+        world.advance(60)
+    assert bench.status()["finished"]
+    assert len(world.posts) == len(world.jobs) == 3
