@@ -159,7 +159,7 @@ def _make_server(url: str, concurrency: int | None, models: Mapping[str, str]) -
     add_secret(key)
     parallel = concurrency or openai_chat.CONCURRENCY
     server = openai_chat.OpenAICompatible(url, models=models, api_key=key, parallel=parallel)
-    _check_server(server, url)
+    _check_server(server, url, models)
     return server
 
 
@@ -169,12 +169,16 @@ def _shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _check_server(server: openai_chat.OpenAICompatible, url: str) -> None:
+def _check_server(server: openai_chat.OpenAICompatible, url: str, models: Mapping[str, str]) -> None:
     """Check the address of a server before any row is sent, because a wrong one fails every row. Raises SetupError."""
     from batchgen.emulator.backends.builtin import BackendBusy, BackendError
 
     try:
-        log.info("%s answers with %s", _shown_url(url), server.first_model())
+        listed = server.listed_models()
+        log.info("%s answers with %s", _shown_url(url), ", ".join(dict.fromkeys([*models.values()] or listed[:1])))
+        # Only a warning: Ollama lists `llama3:latest` and takes `llama3`.
+        if missing := sorted(set(models.values()) - set(listed)):
+            log.warning("%s does not list %s; rows for it may fail", _shown_url(url), ", ".join(missing))
     except BackendBusy as error:
         log.warning("%s: %s; rows wait until it answers", _shown_url(url), error)
     except (BackendError, KeyError, TypeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import socket
@@ -199,6 +200,17 @@ def test_a_mapped_model_is_asked_and_an_unknown_one_refused_as_the_provider_does
             assert (gemini.status_code, gemini.json()["error"]["status"]) == (404, "NOT_FOUND")
             listed = client.get(f"{service.service_url('deepinfra')}/models").json()["data"]
             assert [one["id"] for one in listed] == ["big", "small"]
+
+
+def test_a_model_that_a_server_does_not_list_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("batchgen"), "propagate", True)
+    with Upstream() as upstream:
+        for model, warned in {"own/large": True, MODEL: False}.items():
+            caplog.clear()
+            make_backend(upstream.url, models={"big": model}).close()
+            assert (f"does not list {model}" in caplog.text) is warned
 
 
 def test_a_run_with_a_model_that_is_not_served_stops_before_it_sends(bench: Bench) -> None:

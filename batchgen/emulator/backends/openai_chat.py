@@ -64,11 +64,15 @@ class OpenAICompatible:
 
     def first_model(self) -> str:
         """Return the first model that the server lists. Raises BackendBusy, BackendError."""
+        return self.listed_models()[0]
+
+    def listed_models(self) -> list[str]:
+        """Return the models that the server lists, one at least. Raises BackendBusy, BackendError."""
         listed = self._call("GET", "/v1/models")
         models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
         if not models:
             raise BackendError("the model server lists no model")
-        return str(models[0]["id"])
+        return [str(model["id"]) for model in models]
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         import httpx
