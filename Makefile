@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl check-llamafactory bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
+.PHONY: demo test docs soak check-trl check-llamafactory check-container bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -36,6 +36,11 @@ check-llamafactory: $(VENV)/.demo $(VENV)-llamafactory/.llamafactory
 			--output $(VENV)-llamafactory/exports/$$form || exit 1; \
 	done
 	$(VENV)-llamafactory/bin/python tests/trainers/check_llamafactory.py $(VENV)-llamafactory/exports
+
+check-container: $(VENV)/.dev
+	$(BIN)/hadolint deploy/Containerfile
+	mkdir -p $(VENV)-container
+	$(BIN)/python tests/containers/check_containerfile.py $(VENV)-container
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
@@ -73,7 +78,7 @@ $(VENV)/.demo: $(VENV)/.base requirements-demo.txt
 	$(BIN)/pip install $(QUIET) --no-deps -r requirements-demo.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.base requirements-dev.txt requirements-serve.txt
 	$(BIN)/pip install $(QUIET) -r requirements-dev.txt
 	touch $@
 
@@ -89,4 +94,4 @@ $(VENV)-llamafactory/.llamafactory: requirements-llamafactory.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

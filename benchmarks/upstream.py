@@ -37,7 +37,7 @@ def kind(_asked: str, _before: int) -> Reply:
 
 class Upstream:
     """A context manager. `asked` counts requests by their last message, `peak` is the most that were in flight,
-    `keys` are the Authorization headers that came.
+    `keys` are the Authorization headers that came, `models` the models that were asked.
 
     seconds   how long every answer takes
     gather    nobody is answered before so many requests have been in flight at once
@@ -52,6 +52,7 @@ class Upstream:
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.keys: set[str] = set()
+        self.models: set[str] = set()
         self.peak = self._flying = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="upstream")
@@ -131,6 +132,7 @@ class Upstream:
 
     async def _answer(self, request: dict[str, Any]) -> Reply:
         message = str(request["messages"][-1]["content"])
+        self.models.add(str(request.get("model")))
         before = self.asked[message]
         self.asked[message] += 1
         self._flying += 1

@@ -1,18 +1,18 @@
-"""Implement `serve` and `demo`: the local batch service in front of a model, and the whole pipeline on it."""
+"""Implement `demo`: the whole pipeline on the local batch service."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from batchgen.cli.exit_status import print_troubles
-from batchgen.core.errors import SetupError
+from batchgen.cli.serving import make_backend
 from batchgen.core.wording import as_invoked, pluralize
 from batchgen.dataset.prepare import PrepareOptions, prepare
 from batchgen.dataset.verify import verify
@@ -24,12 +24,9 @@ from batchgen.providers import PROVIDERS
 from batchgen.reports.progress import show_progress
 from batchgen.runtime import clock
 from batchgen.runtime.files import Layout, exclusive_lock, write_durably
-from batchgen.runtime.logging_setup import add_secret
 from batchgen.runtime.settings import load_settings
 
 if TYPE_CHECKING:
-    from batchgen.emulator.backends import openai_chat
-    from batchgen.emulator.backends.builtin import Backend
     from batchgen.emulator.server import LocalService
 
 log = logging.getLogger("batchgen")
@@ -46,85 +43,10 @@ target_characters = 200
 max_output_tokens = 128
 target_characters = 200
 """
-BACKEND_KEY = "BATCHGEN_BACKEND_KEY"  # the key of a model server that needs one
 BACKEND_DESCRIPTIONS = {
     "smollm": "a very small local model (SmolLM2, 135 million parameters)",
     "scripted": "a script that answers with nonsense at once",
 }
-
-
-def make_backend(name: str, concurrency: int | None = None) -> Backend:
-    """Return the backend: `smollm`, `scripted`, or the URL of an OpenAI-compatible server. Raises SetupError.
-
-    `concurrency` rows are sent at the same time; None means the default of the backend.
-    """
-    from batchgen.emulator.backends import builtin, openai_chat
-    from batchgen.providers.http_errors import is_http_url
-
-    if name == "scripted":
-        return builtin.Scripted()
-    if is_http_url(name):
-        key = os.environ.get(BACKEND_KEY, "").strip()
-        add_secret(key)
-        server = openai_chat.OpenAICompatible(name, api_key=key, parallel=concurrency or openai_chat.CONCURRENCY)
-        _check_server(server, name)
-        return server
-    if name == "smollm":
-        return builtin.SmolLM(parallel=concurrency or builtin.SMOLLM_CONCURRENCY)
-    raise SetupError(f"--backend {name!r} is unknown.", do="Use smollm, scripted, or http://HOST:PORT/v1.")
-
-
-def _check_server(server: openai_chat.OpenAICompatible, url: str) -> None:
-    """Check the address of a server before any row is sent, because a wrong one fails every row. Raises SetupError."""
-    from batchgen.emulator.backends.builtin import BackendBusy, BackendError
-
-    try:
-        log.info("%s answers with %s", url, server.first_model())
-    except BackendBusy as error:
-        log.warning("%s; rows wait until it answers", error)
-    except (BackendError, KeyError, TypeError, ValueError) as error:
-        server.close()
-        do = f"It must end in /v1 and answer GET .../models; a key goes into {BACKEND_KEY}."
-        raise SetupError(f"--backend {url}: no OpenAI-compatible server ({error}).", do=do) from None
-
-
-class Serving(NamedTuple):
-    """The options of `serve`, by their names on the command line."""
-
-    gemini_port: int
-    together_port: int
-    openai_port: int
-    backend: str
-    data_dir: Path | None
-    job_seconds: float
-    concurrency: int | None
-    control: bool
-    allow_host: Sequence[str]
-
-
-def serve(asked: Serving) -> None:
-    """Serve until Ctrl-C."""
-    from batchgen.emulator.server import LocalService, run_service
-
-    service = LocalService(
-        make_backend(asked.backend, asked.concurrency),
-        job_seconds=asked.job_seconds,
-        data_dir=asked.data_dir,
-        gemini_port=asked.gemini_port,
-        together_port=asked.together_port,
-        openai_port=asked.openai_port,
-        log=log.info,
-        control=asked.control,
-        allow_hosts=asked.allow_host,
-    )
-
-    run_service(service, ready=_log_environment)
-
-
-def _log_environment(service: LocalService) -> None:
-    log.info("export GOOGLE_GEMINI_BASE_URL=%s TOGETHER_BASE_URL=%s", service.gemini_url, service.together_url)
-    log.info("export DEEPINFRA_BASE_URL=%s", service.service_url("deepinfra"))
-    log.info("export GEMINI_API_KEY=local TOGETHER_API_KEY=local DEEPINFRA_API_KEY=local NO_PROXY=127.0.0.1")
 
 
 def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class UserPath(click.ParamType[Path]):
@@ -21,6 +22,10 @@ class UserPath(click.ParamType[Path]):
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(_resolvable(self, str(value) if value else "", param, ctx))
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        """Let the shell complete the path."""
+        return [CompletionItem(incomplete, type="file")]
+
 
 class UserInput(click.ParamType[str]):
     """A path like UserPath, or the id of a dataset, which is not changed."""
@@ -29,6 +34,8 @@ class UserInput(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return _resolvable(self, value, param, ctx)
+
+    shell_complete = UserPath.shell_complete
 
 
 def _resolvable(

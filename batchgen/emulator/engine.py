@@ -12,6 +12,7 @@ from dataclasses import replace
 import orjson
 
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError
+from batchgen.emulator.backends.counts import INVALID
 from batchgen.emulator.protocols.families import FAMILIES
 from batchgen.emulator.protocols.row_format import Row
 from batchgen.emulator.result_files import write_result_files
@@ -203,11 +204,12 @@ def answer_row(job: Job, index: int, line: bytes, world: World) -> Row:
     key = job.keys[index]
     refused = form.refusal(body, world.serves)
     if refused:
+        world.counts.add(INVALID)
         return form.failed_row(key, refused, 400)
     prompt = form.prompt(body)
     model = prompt.model.removeprefix("models/") or job.model
     try:
-        return form.row(key, model, world.backend.answer(replace(prompt, model=model)))
+        return form.row(key, model, world.answer(replace(prompt, model=model)))
     except BackendBusy:
         raise
     except BackendError as error:

@@ -23,7 +23,7 @@ def foreign_host(request: Request, allowed: Collection[str]) -> Response | None:
     if host is None:
         return None
     name = host_name(host)
-    if name in allowed or name == LOCAL_NAME or name.endswith(f".{LOCAL_NAME}") or _is_loopback(name):
+    if name in allowed or is_this_machine(name):
         return None
     message = (
         f"This service does not answer under the host name {host!r}."
@@ -51,6 +51,11 @@ def host_name(host: str) -> str:
     name, colon, port = host.rpartition(":")
     bare = name if colon and ":" not in name and (port.isdecimal() or not port) else host
     return bare.lower().removesuffix(".")
+
+
+def is_this_machine(name: str) -> bool:
+    """Return whether a host name in lower case leads to this machine only."""
+    return name == LOCAL_NAME or name.endswith(f".{LOCAL_NAME}") or _is_loopback(name)
 
 
 def _is_loopback(name: str) -> bool:

@@ -51,8 +51,17 @@ class Request:
         return fields
 
     def origin(self) -> str:
-        """Return `http://host:port` as the client wrote it, for addresses in responses that lead to this service."""
-        return f"http://{self.headers.get('host', '127.0.0.1')}"
+        """Return `http://host:port` as the client wrote it, for addresses in responses that lead to this service.
+
+        A proxy in front that ends TLS says https in X-Forwarded-Proto.
+        """
+        scheme = "https" if self.headers.get("x-forwarded-proto", "").lower() == "https" else "http"
+        return f"{scheme}://{self.headers.get('host', '127.0.0.1')}"
+
+    def api_key(self) -> str:
+        """Return the key of the request, wherever a provider takes one; "" if there is none."""
+        bearer = self.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        return bearer or self.headers.get("x-goog-api-key", "") or self.query.get("key", "")
 
 
 @dataclass(frozen=True, slots=True)

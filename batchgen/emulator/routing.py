@@ -15,6 +15,10 @@ from batchgen.emulator.faults import CallFault, LateCommit
 from batchgen.emulator.http_values import Request, Response, json_response
 from batchgen.emulator.state import CreateCall, LoggedRequest, World, key_fingerprint
 
+# Endpoints that a service which is stopping refuses. Uploads too: a refused create call is an unclear answer to a
+# client, which then looks for its job, while a refused upload is tried again at once.
+NEW_WORK = frozenset({"create", "probe", "upload_start", "upload_whole"})
+
 
 class Call(NamedTuple):
     """One request for a handler; `owner` is the fingerprint of its key, `ids` are the names in the path."""
@@ -80,8 +84,7 @@ class Router:
     def _effect(self, route: Route, call: Call, key: str, fault: CallFault | None) -> Response:
         world = call.world
         try:
-            if not route.keyless and not world.accepts_key(key):
-                raise self.refused(key)
+            self._check(route, key, world)
             if fault is not None and isinstance(fault.action, LateCommit):
                 world.late_seconds = fault.action.seconds
             return route.function(call)
@@ -90,6 +93,13 @@ class Router:
             return json_response(error_body(self.provider, route.endpoint, error), error.status, error.headers)
         finally:
             world.late_seconds = 0.0
+
+    def _check(self, route: Route, key: str, world: World) -> None:
+        """Raise ApiError for a wrong key, and for new work once the service is stopping."""
+        if not route.keyless and not world.accepts_key(key):
+            raise self.refused(key)
+        if world.stopping and route.endpoint in NEW_WORK:
+            raise ApiError(503, "This service is stopping. It goes on when it is started again.")
 
     def _log(self, route: Route, call: Call, response: Response, *, created: bool) -> None:
         world, request = call.world, call.request

@@ -1,23 +1,28 @@
-"""The HTTP servers of the local service: three loopback ports, because the paths of the providers collide."""
+"""The HTTP servers of the local service: three ports, because the paths of the providers collide."""
 
 from __future__ import annotations
 
+import re
+import secrets
 import select
+import signal
 import socket
+import socketserver
 import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from batchgen.core.errors import SetupError
-from batchgen.emulator import control_api, host_check
+from batchgen.emulator import control_api, host_check, metrics
 from batchgen.emulator.backends.builtin import Backend, Scripted
 from batchgen.emulator.backends.workers import Workers
 from batchgen.emulator.engine import advance_jobs
@@ -30,7 +35,11 @@ from batchgen.runtime.concurrency import run_parallel
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
+GRACE_SECONDS = 30.0
 DRIP_PIECES = 20
+LENGTH = re.compile("[0-9]{1,15}")
+PATH_SIGNS = "/:@!$&'()*+,;=~"  # signs that a log line shows as they are
+REFUSED_BYTES = 1 << 20  # so much is read of a body that is not wanted
 PIECE_BYTES = 1 << 20  # of one piece of a file that is sent from disk
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # makes close() send a TCP reset
 RequestHandler = Callable[[Request, World], Response]
@@ -41,15 +50,23 @@ class _HttpServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, handle: RequestHandler, service: LocalService) -> None:
+    def __init__(self, host: str, port: int, handle: RequestHandler, service: LocalService) -> None:
         self.handle = handle
         self.service = service
         self.open_connections: set[socket.socket] = set()
-        super().__init__((HOST, port), _Handler)
+        self.busy_connections: set[socket.socket] = set()  # with a request that is not answered completely
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without the base class's look-up of the host's full name, which may ask a name server."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.server_address[1]}"
+        host = self.service.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}"
 
     def close_connections(self) -> None:
         """Close every connection, also idle keep-alive ones, so that every handler thread ends with the service."""
@@ -84,29 +101,47 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
+        self.server.busy_connections.add(self.connection)
+        try:
+            self._serve_request()
+        finally:
+            self.server.busy_connections.discard(self.connection)
+
+    def _serve_request(self) -> None:
         service = self.server.service
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length) if length else b""
-        if len(body) < length:  # the client disconnected in the middle of the body: this is no request
+        request = self._request(b"")
+        length = self.headers.get("Content-Length") or "0"
+        size = int(length) if LENGTH.fullmatch(length) else -1
+        if size < 0 or not service.may_send_body(request):
+            self.rfile.read(min(max(size, 0), REFUSED_BYTES))  # a client reads no answer before its body is taken
             self.close_connection = True
-            return
-        request = self._request(body)
+        elif size:
+            request = replace(request, body=self.rfile.read(size))
+            if len(request.body) < size:  # the client disconnected in the middle of the body: this is no request
+                self.close_connection = True
+                return
         try:
             response = self._response(request)
         except Exception as error:  # noqa: BLE001 - a bug here must reach the test, not only the client
             service.world.crashes.append(error)
             response = json_response({"error": {"code": 500, "message": repr(error), "status": "INTERNAL"}}, 500)
-        service.log(f"{request.method} {request.path} {response.status}")
+        if request.path not in metrics.PATHS:  # these are asked for every few seconds, for ever
+            service.log(f"{request.method} {quote(request.path, safe=PATH_SIGNS)} {response.status}")
         self._answer(response)
 
     def _response(self, request: Request) -> Response:
         service = self.server.service
-        if refusal := host_check.foreign_host(request, service.hosts):
+        # A web page cannot know the token, so that with one the host name need not be checked.
+        if not service.world.token and (refusal := host_check.foreign_host(request, service.hosts)):
             return refusal
+        if response := metrics.handle(request, service.world):
+            return response
         if not request.path.startswith(control_api.PREFIX):
             return self.server.handle(request, service.world)
         if not service.control:
             return json_response({"error": "Control is off. Start the service with `serve --control`."}, 404)
+        if service.world.token and not service.world.accepts_key(request.api_key()):
+            return json_response({"error": "Send the token: Authorization: Bearer TOKEN"}, 401)
         return host_check.foreign_page(request) or control_api.handle(request, service.world)
 
     # http.server calls methods of these names.
@@ -174,10 +209,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class LocalService:
-    """All providers on three loopback ports, as a context manager: Gemini, Together, the services of OpenAI's shape.
+    """All providers on three ports, as a context manager: Gemini, Together, the services of OpenAI's shape.
 
     job_seconds   how long a job takes at least; 0: the first poll finds it finished
     data_dir      files, jobs and finished rows are stored there and survive a restart; None: only in memory
+    host          the address to listen on
+    token         the only API key that is accepted, if it is not ""; then any host name is accepted
     ports         0: any free port
     log           called with one line per request
     control       whether /_control/ (see `control_api`) is served
@@ -192,6 +229,8 @@ class LocalService:
         *,
         job_seconds: float = 0.0,
         data_dir: Path | None = None,
+        host: str = HOST,
+        token: str = "",
         gemini_port: int = 0,
         together_port: int = 0,
         openai_port: int = 0,
@@ -200,15 +239,20 @@ class LocalService:
         allow_hosts: Sequence[str] = (),
     ) -> None:
         store = DirectoryStore(data_dir) if data_dir else MemoryStore()
-        self.world = World(backend or Scripted(), store=store, job_seconds=job_seconds)
+        # With a token the ids of uploads must not be guessed: some uploads need no other key.
+        seed = secrets.token_hex() if token else ""
+        self.world = World(backend or Scripted(), store=store, job_seconds=job_seconds, seed=seed)
+        self.world.token = token
         self.world.load()
+        self.host = host
         self.log = self.world.log = log
         self.control = control
-        self.hosts = frozenset({HOST, *map(host_check.host_name, allow_hosts)})
+        self.hosts = frozenset({HOST, host, *map(host_check.host_name, allow_hosts)})
         self._ports = (gemini_port, together_port, openai_port)
         self._servers: list[_HttpServer] = []
         self._threads: list[threading.Thread] = []
         self._workers = Workers(self.world)
+        self._patience_seconds = GRACE_SECONDS
 
     @property
     def faults(self) -> Faults:
@@ -233,6 +277,15 @@ class LocalService:
         """Return the address for the base URL of a service of OpenAI's shape, e.g. DEEPINFRA_BASE_URL."""
         return f"{self.openai_url}/{name}"
 
+    def may_send_body(self, request: Request) -> bool:
+        """Return whether the body of a request is read: with a token, only bodies of those who have it.
+
+        The secret address of an upload counts as well.
+        """
+        world, upload = self.world, request.path.rpartition("/")[2]
+        known = request.query.get("upload_id") in world.uploads or upload in world.uploads
+        return not world.token or known or world.accepts_key(request.api_key())
+
     def step(self) -> None:
         """Update every job to the present time, as the next request would."""
         with self.world.lock:
@@ -242,16 +295,30 @@ class LocalService:
         """Start all servers. Raises SetupError if a port is taken."""
         for port, handle in zip(self._ports, (gemini.handle, together.handle, openai.handle), strict=True):
             try:
-                server = _HttpServer(port, handle, self)
+                server = _HttpServer(self.host, port, handle, self)
             except OSError as error:
                 self.stop()
-                raise SetupError(f"Port {port} of {HOST} cannot be used: {error.strerror}.") from error
+                raise SetupError(f"Port {port} of {self.host} cannot be used: {error.strerror}.") from error
             self._servers.append(server)
             thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
             thread.start()
             self._threads.append(thread)
         self._workers.start()
         return self
+
+    def drain(self, seconds: float) -> int:
+        """Take no new jobs and no new rows, and wait for the rows and requests in flight.
+
+        Returns the number of rows that were not finished in `seconds`.
+        """
+        end = time.monotonic() + seconds
+        with self.world.lock:
+            self.world.stopping = True
+        self._workers.stop(seconds)
+        while time.monotonic() < end and any(server.busy_connections for server in self._servers):
+            time.sleep(POLL_SECONDS)
+        self._patience_seconds = 0.0
+        return self.world.counts.in_flight
 
     def stop(self) -> None:
         self.faults.release()
@@ -262,7 +329,7 @@ class LocalService:
             server.server_close()
         for thread in self._threads:
             thread.join()
-        self._workers.stop()
+        self._workers.stop(self._patience_seconds)
         self.world.backend.close()
 
     def __enter__(self) -> Self:
@@ -277,12 +344,33 @@ class LocalService:
 
 
 def run_service(
-    service: LocalService, *, ready: Callable[[LocalService], None], stop: threading.Event | None = None
+    service: LocalService,
+    *,
+    ready: Callable[[LocalService], None],
+    stop: threading.Event | None = None,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> None:
-    """Serve until Ctrl-C or until `stop` is set. Calls `ready` once with the running service.
+    """Serve until SIGTERM, Ctrl-C, or until `stop` is set. Calls `ready` once with the running service.
 
-    Before it returns, it finishes the rows that are being answered. Jobs in `data_dir` continue at the next start.
+    Before it returns, it finishes the rows that are being answered, for `grace_seconds` at most. Jobs in `data_dir`
+    continue at the next start. A second signal ends it at once, with a KeyboardInterrupt.
     """
-    with service, suppress(KeyboardInterrupt):
-        ready(service)
-        (stop or threading.Event()).wait()
+    with _sigterm_as_ctrl_c(), service:
+        with suppress(KeyboardInterrupt):
+            ready(service)
+            (stop or threading.Event()).wait()
+        if left := service.drain(grace_seconds):
+            service.log(f"{left} rows in flight were not finished in {grace_seconds:g} s")
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt. Only the main thread gets signals; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

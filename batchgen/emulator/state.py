@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import threading
 import time
 from collections import deque
@@ -13,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from batchgen.emulator.backends.builtin import Backend, Scripted
+from batchgen.emulator.backends.builtin import Answer, Backend, Prompt, Scripted
+from batchgen.emulator.backends.counts import Counts
 from batchgen.emulator.faults import NO_JOB_FAULT, Faults, JobFault
 from batchgen.emulator.http_values import Response
 from batchgen.emulator.services import SERVICES
@@ -133,6 +135,7 @@ class World:
     """The state of one local service. Everything public may be set at any time under `lock`.
 
     job_seconds               how long a job takes at least; a fifth of it is pending
+    token                     the only API key that is accepted, if it is not ""
     valid_keys                API keys that are accepted; None: any
     gone_models               models that are not served (any more), by the provider's names
     served_models             None: every model that is not gone
@@ -173,6 +176,9 @@ class World:
         self.posts: list[CreateCall] = []
         self.crashes: list[Exception] = []  # errors in the service or in a backend; LocalService raises the first
         self.late_seconds = 0.0  # set by LateCommit during one create call
+        self.counts = Counts()
+        self.stopping = False  # no new jobs and single calls are taken
+        self.token = ""
         self.valid_keys: set[str] | None = None
         self.gone_models: set[str] = set()
         self.served_models: set[str] | None = None
@@ -209,11 +215,17 @@ class World:
 
     def accepts_key(self, key: str) -> bool:
         """Return whether an API key is valid here."""
+        if self.token:
+            return hmac.compare_digest(key.encode(), self.token.encode())
         return bool(key) and (self.valid_keys is None or key in self.valid_keys)
 
     def serves(self, model: str) -> bool:
         """Return whether a model (without `models/`) is served."""
         return model not in self.gone_models and (self.served_models is None or model in self.served_models)
+
+    def answer(self, prompt: Prompt) -> Answer:
+        """Return the reply of the backend to one prompt, counted. Raises BackendError. Needs no lock."""
+        return self.counts.answer(self.backend, prompt)
 
     # Files and jobs
 

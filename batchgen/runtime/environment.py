@@ -13,11 +13,16 @@ from batchgen.runtime.logging_setup import add_secret
 from batchgen.runtime.settings import PROVIDERS
 
 KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
+# Those of the providers, of the Hugging Face hub, and of `serve`.
+SECRET_VARIABLES = (
+    *KEY_VARIABLES,
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "BATCHGEN_BACKEND_KEY", "BATCHGEN_SERVE_TOKEN"),
+)
 
 
 def mask_keys(variables: Mapping[str, str]) -> None:
-    """Mask the keys of all providers, also of unused ones, and of the Hugging Face hub in all output from now on."""
-    for name in (*KEY_VARIABLES, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    """Mask the keys of all providers, also of unused ones, of the Hugging Face hub and of `serve` in all output."""
+    for name in SECRET_VARIABLES:
         add_secret(variables.get(name, "").strip())
 
 

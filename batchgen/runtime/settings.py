@@ -14,17 +14,7 @@ from batchgen.core.errors import SetupError
 from batchgen.core.pricing import Price
 from batchgen.core.text import fill_length
 
-PROVIDERS = (
-    "gemini",
-    "together",
-    "deepinfra",
-    "openai",
-    "groq",
-    "parasail",
-    "nebius",
-    "inference",
-    "doubleword",
-)
+PROVIDERS = ("gemini", "together", "deepinfra", "openai", "groq", "parasail", "nebius", "inference", "doubleword")
 LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo"
 
 # Quality flags that need only a text and its own dialogue, by the stage whose text they look at
@@ -39,8 +29,6 @@ RETRY_FLAGS = {
 
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
-
-
 Name = Annotated[str, Meta(min_length=1)]
 
 
@@ -116,6 +104,13 @@ class HistorySettings(_Section, frozen=True):
     shows: HistoryShows = HistoryShows.CORRECTIONS
 
 
+class NotifySettings(_Section, frozen=True):
+    """What is told once when the run is finished, or needs a person: `url` gets a POST, `command` is run."""
+
+    url: str = ""
+    command: str = ""
+
+
 class Settings(_Section, frozen=True):
     """The configuration of a run."""
 
@@ -153,6 +148,7 @@ class Settings(_Section, frozen=True):
         temperature=0.0,
     )
     batches: BatchSettings = BatchSettings()
+    notify: NotifySettings = NotifySettings()
     prices: dict[str, Price] = msgspec.field(default_factory=dict)
 
     def stage(self, stage: Stage) -> StageSettings:
@@ -244,8 +240,9 @@ def _settings(table: dict[str, Any], folder: Path) -> Settings:
         merged[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
     _drop_default_models(merged, table)
     found: Settings = _convert(merged, Settings, ())
-    _check_stage(Stage.AUDIT, found)
-    for stage in STAGES:
+    if found.notify.url and not found.notify.url.startswith(("http://", "https://")):
+        raise _InvalidKey(("notify", "url"), "notify.url must begin with http:// or https://.")
+    for stage in Stage:
         _check_stage(stage, found)
         if text := _read_instructions(stage, table.get(stage, {}), folder):
             chosen = msgspec.structs.replace(found.stage(stage), instructions=text)

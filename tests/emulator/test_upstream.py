@@ -17,7 +17,7 @@ import orjson
 import pytest
 from together import Together
 
-from batchgen.cli.demo import make_backend
+from batchgen.cli.serving import make_backend
 from batchgen.core.errors import SetupError
 from batchgen.core.outcomes import Reason
 from batchgen.emulator.backends.builtin import BackendBusy, BackendError, Message, Prompt

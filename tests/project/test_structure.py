@@ -49,6 +49,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "dataset/rows/row_files.py": ("unit/dataset/test_seeds.py", "unit/dataset/test_seed_rows.py"),
     "dataset/round_lines.py": ("unit/dataset/test_round_files.py",),
     "emulator/backends/builtin.py": ("emulator/test_backends.py",),
+    "emulator/backends/counts.py": ("emulator/test_metrics.py",),
     "emulator/backends/openai_chat.py": ("emulator/test_upstream.py", "emulator/test_backends.py"),
     "emulator/backends/workers.py": ("emulator/test_upstream.py", "emulator/test_engine.py"),
     "emulator/control_api.py": ("emulator/test_control.py",),

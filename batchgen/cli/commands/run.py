@@ -190,13 +190,16 @@ def collect(context: GlobalOptions, *, advance: bool, wait: bool, as_json: bool)
       */5 * * * *  batchgen --root /data/run1 collect --advance
     """
     from batchgen.engine.tick import tick
+    from batchgen.reports.notify import notifying
 
     with open_session(context) as session:
         require_prepared(session)
         if wait:
             _wait(session, context, advance=advance, as_json=as_json)
         else:
-            done = tick(session, advance=advance)
+            with notifying(session) as notify:
+                done = tick(session, advance=advance)
+                notify()
             text = (
                 f"{pluralize(done.collected, 'batch')} collected, {done.submitted} submitted."
                 if done.made_progress
@@ -224,12 +227,18 @@ def run(context: GlobalOptions) -> None:
 def _wait(session: Session, context: GlobalOptions, *, advance: bool, as_json: bool) -> None:
     from batchgen.engine.tick import tick_until_done
     from batchgen.ledger.status import status as read
+    from batchgen.reports.notify import notifying
     from batchgen.reports.progress import show_progress, summary
     from batchgen.runtime import clock
 
     live = not context.quiet and bool(table_width(sys.stderr))
-    with show_progress(session, live=live) as show:
-        tick_until_done(session, advance=advance, sleep=clock.sleep, show=show)
+    with show_progress(session, live=live) as show, notifying(session) as notify:
+
+        def after_tick() -> None:
+            show()
+            notify()
+
+        tick_until_done(session, advance=advance, sleep=clock.sleep, show=after_tick)
     value = read(session.store, session.settings, session.now(), ended=as_json)
     print_answer(value, as_json=as_json, text=summary(value))
 

@@ -14,6 +14,12 @@ from batchgen.runtime.streams import table_width
 
 
 @click.command(short_help="The batch APIs on this machine, in front of a local model.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen here. Another one wants a token."
+)
+@click.option(
+    "--token-file", type=UserPath(), help="The only API key to accept. Default: $BATCHGEN_SERVE_TOKEN, if set."
+)
 @click.option("--gemini-port", type=click.IntRange(0, 65535), default=8801, show_default=True, help="Gemini.")
 @click.option("--together-port", type=click.IntRange(0, 65535), default=8802, show_default=True, help="Together.")
 @click.option(
@@ -23,13 +29,35 @@ from batchgen.runtime.streams import table_width
     show_default=True,
     help="All others, each under its name: /deepinfra, /groq, ...",
 )
-@click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
+@click.option(
+    "--backend",
+    multiple=True,
+    default=["smollm"],
+    show_default=True,
+    help="smollm, scripted, or the URL of a chat server. Repeatable for URLs: each row goes to the least busy one.",
+)
+@click.option(
+    "--models",
+    multiple=True,
+    metavar="NAME[=MODEL],...",
+    help="Serve only these models; MODEL is the backend's name for it. Repeatable.  [default: any name]",
+)
 @click.option("--data-dir", type=UserPath(), help="Keep files and jobs here across restarts.")
 @click.option(
     "--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Shortest duration of a job."
 )
 @click.option(
-    "--concurrency", type=click.IntRange(1, 4096), help="Rows sent at once.  [default: 64 of a server, 8 of smollm]"
+    "--concurrency",
+    type=click.IntRange(1, 4096),
+    help="Rows sent at once to each backend.  [default: 64 of a server, 8 of smollm]",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After SIGTERM or Ctrl-C, finish rows in flight for so long.",
 )
 @click.option("--control", is_flag=True, help="Let any program on this machine cause faults and set the clock (tests).")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Also accept this host name. Repeatable.")
@@ -41,9 +69,14 @@ def serve(**asked: Any) -> None:
       export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8801 TOGETHER_BASE_URL=http://127.0.0.1:8802
       export DEEPINFRA_BASE_URL=http://127.0.0.1:8803/deepinfra
       export GEMINI_API_KEY=local TOGETHER_API_KEY=local DEEPINFRA_API_KEY=local NO_PROXY=127.0.0.1
+
+    \b
+    As a service: several model servers, one name for each model, /healthz and /metrics on every port.
+      batchgen serve --backend http://gpu1:8000/v1 --backend http://gpu2:8000/v1 --data-dir /var/lib/batchgen-serve \\
+        --models meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo=meta-llama/Llama-3.1-8B-Instruct
     """
-    from batchgen.cli.demo import Serving
-    from batchgen.cli.demo import serve as run
+    from batchgen.cli.serving import Serving
+    from batchgen.cli.serving import serve as run
 
     run(Serving(**asked))
 

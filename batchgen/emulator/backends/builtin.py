@@ -63,10 +63,16 @@ class BackendBusy(BackendError):
 
 
 class Backend(Protocol):
-    """`instant` backends are called when a job is due; others by `parallel` threads from the start of the job."""
+    """`instant` backends are called when a job is due; others by `parallel` threads from the start of the job.
+
+    `parallel` may fall while the service runs; then fewer threads call.
+    """
 
     instant: bool
-    parallel: int
+
+    @property
+    def parallel(self) -> int:
+        """Return how many rows it takes at once."""
 
     def answer(self, prompt: Prompt) -> Answer:
         """Return the reply to one prompt. Raises BackendError, or BackendBusy if there is no reply yet."""

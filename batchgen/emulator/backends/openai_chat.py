@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ CONCURRENCY = 64
 class OpenAICompatible:
     """Any server with POST /v1/chat/completions (vLLM, llama-server, Ollama): `parallel` requests at once.
 
-    `url` may end in /v1 or not. `model` "" is the first model that the server lists; the model names in the rows
-    are not used, because they are the providers'. Raises BackendBusy for a server that is busy, broken or absent.
+    `url` may end in /v1 or not. `models` maps the model of a row, which is a provider's name, to a model of the server.
+    Any other row is answered by `model`; "" is the first model that the server lists. Raises BackendBusy for a server
+    that is busy, broken or absent.
     """
 
     instant = False
@@ -32,6 +34,7 @@ class OpenAICompatible:
         url: str,
         *,
         model: str = "",
+        models: Mapping[str, str] | None = None,
         api_key: str = "",
         parallel: int = CONCURRENCY,
         timeout_seconds: float = 600,
@@ -40,6 +43,7 @@ class OpenAICompatible:
 
         self.parallel = parallel
         self._model = model
+        self._models = models or {}
         self._idle: deque[httpx.Client] = deque()
         # One client per call: 64 threads that share a client wait three times as long for its pool as for the server.
         self._new_client = partial(
@@ -52,17 +56,23 @@ class OpenAICompatible:
         self._closed = False
 
     def answer(self, prompt: Prompt) -> Answer:
-        self._model = self._model or self.first_model()
-        body = chat_body(prompt, prompt.max_tokens) | {"model": self._model}
+        model = self._models.get(prompt.model)
+        if not model:
+            model = self._model = self._model or self.first_model()
+        body = chat_body(prompt, prompt.max_tokens) | {"model": model}
         return parse_completion(self._call("POST", "/v1/chat/completions", body))
 
     def first_model(self) -> str:
         """Return the first model that the server lists. Raises BackendBusy, BackendError."""
+        return self.listed_models()[0]
+
+    def listed_models(self) -> list[str]:
+        """Return the models that the server lists, one at least. Raises BackendBusy, BackendError."""
         listed = self._call("GET", "/v1/models")
         models = listed.get("data") if isinstance(listed, dict) else listed  # Together sends the bare list
         if not models:
             raise BackendError("the model server lists no model")
-        return str(models[0]["id"])
+        return [str(model["id"]) for model in models]
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         import httpx

@@ -42,8 +42,12 @@ class Throttle:
 
     def may_ask(self, now: float) -> bool:
         """Return whether one more request may be sent."""
+        return self.asked < self.limit(now)
+
+    def limit(self, now: float) -> int:
+        """Return how many requests may be in flight; 0 during a pause."""
         clock_set_back = self._paused_until - now > MAX_DELAY_SECONDS
-        return self.asked < self.allowed and (now >= self._paused_until or clock_set_back)
+        return self.allowed if now >= self._paused_until or clock_set_back else 0
 
     def record_success(self) -> None:
         """Record that the server answered, even if it said that a row is wrong."""

@@ -8,6 +8,7 @@ import time
 from typing import NamedTuple
 
 from batchgen.emulator.backends.builtin import BackendBusy
+from batchgen.emulator.backends.counts import FAILED
 from batchgen.emulator.backends.throttle import Throttle
 from batchgen.emulator.engine import advance_job, advance_jobs, answer_row, rows_to_answer, wants_answers
 from batchgen.emulator.protocols.families import FAMILIES
@@ -66,8 +67,8 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def stop(self, patience_seconds: float = 30.0) -> None:
-        """Finish the rows that are being answered, and start no new ones."""
+    def stop(self, patience_seconds: float) -> None:
+        """Finish the rows that are being answered, for `patience_seconds` at most, and start no new ones."""
         with self._world.wake:
             self._stopping = True
             self._world.wake.notify_all()
@@ -85,7 +86,8 @@ class Workers:
     def _wait_for_task(self) -> Task | None:
         world = self._world
         with world.wake:
-            task = self._next() if self.throttle.may_ask(world.now()) and not self._stopping else None
+            free = self.throttle.asked < world.backend.parallel and self.throttle.may_ask(world.now())
+            task = self._next() if free and not self._stopping else None
             if task is not None:
                 self.throttle.asked += 1
             elif not self._stopping:
@@ -121,6 +123,8 @@ class Workers:
             if busy is not None and (self._stopping or task.tries + 1 < MAX_TRIES):
                 self._put_back(task, busy.after_seconds)
             else:
+                if busy is not None:
+                    world.counts.add(FAILED)
                 self._save_row(task, row)
 
     def _save_row(self, task: Task, row: Row) -> None:

@@ -206,7 +206,7 @@ def _require_served(call: Call) -> None:
 def probe(call: Call) -> Response:
     _require_served(call)
     return json_response(
-        generate_content_response(call.world.backend.answer(parse_prompt(call.request.json())), call.ids["model"])
+        generate_content_response(call.world.answer(parse_prompt(call.request.json())), call.ids["model"])
     )
 
 

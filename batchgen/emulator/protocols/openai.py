@@ -263,7 +263,7 @@ def probe(call: Call) -> Response:
     _require_served(call, model)
     if not has_messages(body):
         raise invalid(call, "messages", "must be a non-empty array of objects")
-    return json_response(completion(call.world.backend.answer(parse_prompt(body)), model, int(call.world.now())))
+    return json_response(completion(call.world.answer(parse_prompt(body)), model, int(call.world.now())))
 
 
 def models(call: Call) -> Response:

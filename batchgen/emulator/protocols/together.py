@@ -274,7 +274,7 @@ def probe(call: Call) -> Response:
         raise ApiError(400, not_served_message(model), code="model_not_available")
     if not body.get("messages"):
         raise ApiError(400, "messages must be a non-empty array")
-    return json_response(completion(call.world.backend.answer(parse_prompt(body)), model, int(call.world.now())))
+    return json_response(completion(call.world.answer(parse_prompt(body)), model, int(call.world.now())))
 
 
 def models(call: Call) -> Response:
