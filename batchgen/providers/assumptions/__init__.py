@@ -3,12 +3,12 @@
 assumption       one row: a name, the assumption in one sentence, its source, and a function that looks at it
 gemini, together, openai (rows shared by the last two: chat)     the tables
 job_checks, row_checks, probe_checks     the functions that look
-observer         a client that notes what passes; evidence: what it notes; results: the result files read once more
+observer         a client that notes what passes; results: the result files read once more
 probes           the calls that only a rehearsal makes
-record           rehearsal.json
+evidence         what is noted, as rehearsal.json
 
-To add an assumption, add a row to a table. If nothing notes yet what it looks at, add a field to `evidence` and fill it in
-`observer`, or add a call to `probes`.
+To add an assumption, add a row to a table. If nothing notes yet what it looks at, add a field to `evidence` and fill it
+in `observer`, or add a call to `probes`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 from batchgen.providers.assumptions import gemini, openai, together
 from batchgen.providers.assumptions.assumption import Assumption
+
+# The first word of a row's name: what happens to a batch, in this order.
+_ORDER = ("model", "upload", "create", "listing", "states", "results", "rows", "usage", "sampling", "dead", "job")
 
 
 class Rehearsed(NamedTuple):
@@ -36,7 +39,17 @@ class Rehearsed(NamedTuple):
 def rehearsed(name: str) -> Rehearsed:
     """Return what a rehearsal must know of the provider called `name`."""
     if name == "gemini":
-        return Rehearsed(gemini.ROWS, gemini.DEAD_MODEL, refuses_dead=True, sizes_results=False)
+        return Rehearsed(_in_order(gemini.ROWS), gemini.DEAD_MODEL, refuses_dead=True, sizes_results=False)
     if name == "together":
-        return Rehearsed(together.ROWS, together.DEAD_MODEL, paged=False)
-    return Rehearsed(openai.service_rows(name), openai.DEAD_MODEL)
+        return Rehearsed(_in_order(together.ROWS), together.DEAD_MODEL, paged=False)
+    return Rehearsed(_in_order(openai.service_rows(name)), openai.DEAD_MODEL)
+
+
+def _in_order(rows: tuple[Assumption, ...]) -> tuple[Assumption, ...]:
+    """Return the rows by the first word of their names, the rare ones last."""
+
+    def place(row: Assumption) -> tuple[bool, int, str]:
+        word = row.name.partition(".")[0]
+        return row.rare, _ORDER.index(word) if word in _ORDER else len(_ORDER), word
+
+    return tuple(sorted(rows, key=place))

@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     """All that a rehearsal has seen of one provider.
 
     `rows` are the batches with results, `rates` the prices of the models in batch. `grace_seconds` is how long the job
-    of an unanswered create call is looked for. `finished` is true if nothing more will be seen.
+    of an unanswered create call is looked for.
     """
 
     provider: Provider
@@ -46,7 +46,6 @@ class Seen(NamedTuple):
     models: Sequence[str]
     rates: Mapping[str, Rate | None]
     grace_seconds: float
-    finished: bool
 
     @property
     def jobs(self) -> list[JobNotes]:

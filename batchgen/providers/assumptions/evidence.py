@@ -1,4 +1,4 @@
-"""What a rehearsal has seen of a provider: facts that exist only in passing, as data for `rehearsal.json`.
+"""`rehearsal.json`: what a rehearsal has seen of each provider, and what it concludes. It can be attached to a report.
 
 No key, no text of a dialogue and no instructions: names of states, jobs, files and JSON members, counts, times, and
 messages of the provider about the rehearsal's own calls.
@@ -6,8 +6,17 @@ messages of the provider about the rehearsal's own calls.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 from msgspec import Struct, field
 
+from batchgen.core.errors import SetupError
+from batchgen.runtime.files import write_durably
+from batchgen.runtime.logging_setup import redact
+
+FOLDER = "rehearsal"
+FILE = "rehearsal.json"
 ENDED_BEFORE = "EndedBefore"  # the kind of error of a cancel call that came too late
 
 
@@ -118,9 +127,64 @@ class Evidence(Struct):
     unclear_creates: list[str] = field(default_factory=list)
     refused_creates: list[str] = field(default_factory=list)
     listing: Outcome | None = None  # of the last listing
+    listing_failures: int = 0  # without a success between them
     listing_members: list[str] = field(default_factory=list)  # of a page; "[]" for an array
     listing_pages: int = 0
     downloads: dict[str, int] = field(default_factory=dict)  # bytes by remote file
     quotas: list[str] = field(default_factory=list)  # messages with HTTP status 429
     headers: list[str] = field(default_factory=list)  # names of response headers
     probes: ProbeNotes = field(default_factory=ProbeNotes)
+
+
+class CheckedAssumption(Struct):
+    """One row of the table: whether the assumption is held, broken or not seen yet, and what was seen.
+
+    `needed`: a run goes wrong without it. `rare`: it is seen only if something unusual happens.
+    """
+
+    provider: str
+    name: str
+    state: str
+    assumes: str
+    seen: str
+    needed: bool
+    source: str
+    rare: bool = False
+
+
+class Record(Struct):
+    """The content of `rehearsal.json`. Times are in seconds since 1970 UTC."""
+
+    version: str = ""
+    started_at: float = 0.0
+    updated_at: float = 0.0
+    conversations: int = 0
+    finished: bool = False
+    models: dict[str, str] = field(default_factory=dict)  # by stage
+    spent_usd: float = 0.0
+    checks: list[CheckedAssumption] = field(default_factory=list)
+    providers: dict[str, Evidence] = field(default_factory=dict)
+
+
+def record_path(root: Path) -> Path:
+    """Return the path of the record of a rehearsal of the run in `root`."""
+    return root / FOLDER / FILE
+
+
+def read_record(root: Path) -> Record | None:
+    """Return the record of the run in `root`; None if there is none. Raises SetupError if it cannot be read."""
+    path = record_path(root)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SetupError(
+            f"{path}: not a record of a rehearsal ({error}).", do=f"Delete {path.parent}, and rehearse again."
+        ) from None
+
+
+def write_record(root: Path, record: Record) -> None:
+    """Write the record durably. Keys are masked."""
+    text = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    write_durably(record_path(root), [redact(text.decode()).encode(), b"\n"])

@@ -124,8 +124,9 @@ class Observed:
             found = self._noting(heard, self._remote.jobs)
         except (BatchgenError, *REFUSALS) as error:
             self.notes.listing = outcome_of(heard, error)
+            self.notes.listing_failures += 1
             raise
-        self.notes.listing = outcome_of(heard)
+        self.notes.listing, self.notes.listing_failures = outcome_of(heard), 0
         self.notes.listing_pages = max(self.notes.listing_pages, len(heard))
         page = heard[-1].value if heard else None
         self.notes.listing_members = sorted(page) if isinstance(page, dict) else ["[]"] if page is not None else []

@@ -1,0 +1,158 @@
+"""Implement `rehearse`: two seeds through all steps with the real providers, and a table of what was assumed of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batchgen.cli.commands.base import print_answer
+from batchgen.cli.exit_status import print_error, print_troubles
+from batchgen.core.dialogue import STAGES
+from batchgen.core.errors import BudgetReached, NeedsPerson, SetupError
+from batchgen.core.outcomes import Usage
+from batchgen.dataset.prepare import PrepareOptions, prepare
+from batchgen.engine.rehearsal import Rehearsal
+from batchgen.engine.tick import FIRST_PAUSE_SECONDS, PAUSE_GROWTH, longest_pause, tick, tick_until_done
+from batchgen.ledger.connection import translate_sqlite_errors
+from batchgen.ledger.receipt import cost_summary
+from batchgen.ledger.rows import SUBMITTED_STATES
+from batchgen.ledger.store import Store
+from batchgen.providers.assumptions.assumption import State
+from batchgen.providers.assumptions.evidence import FOLDER, Record, read_record, record_path
+from batchgen.reports.estimate import estimate
+from batchgen.reports.progress import show_progress
+from batchgen.runtime import clock
+from batchgen.runtime.environment import read_environment
+from batchgen.runtime.files import Layout, exclusive_lock
+from batchgen.runtime.logging_setup import log
+from batchgen.runtime.streams import table_width
+
+if TYPE_CHECKING:
+    from batchgen.cli.commands.base import GlobalOptions
+
+ROUNDS = 3
+CONVERSATIONS = 2
+PROBE_USAGE = Usage(input=200, output=64)  # more than the two short requests of one provider's probes
+DELETE = f"To begin again, delete ROOT/{FOLDER}."
+
+
+def rehearse(context: GlobalOptions, conversations: int | None, max_usd: float, *, wait: bool, as_json: bool) -> int:
+    """Begin a rehearsal or carry it on, and print its table. Returns the exit status: 1 if something needed is broken.
+
+    Raises SetupError before anything is paid if it could cost more than `max_usd`.
+    """
+    with _opened(context, max_usd) as session:
+        _prepare(session, conversations)
+        _require_affordable(session, max_usd)
+        try:
+            if wait:
+                _wait(session, live=not context.quiet and bool(table_width(sys.stderr)))
+            else:
+                tick(session, advance=True)
+                session.look()
+        finally:
+            session.save()
+        _print(session, as_json=as_json)
+        for trouble in session.troubles:
+            if isinstance(trouble, BudgetReached):
+                trouble.do = "Allow more with --max-usd."
+        if not any(row.needed and row.state == State.BROKEN for row in session.record.checks):
+            return 0
+        for trouble in session.troubles:
+            print_error(trouble)
+        session.troubles.clear()
+    return 1
+
+
+@contextmanager
+def _opened(context: GlobalOptions, max_usd: float) -> Iterator[Rehearsal]:
+    """Open the session in ROOT/rehearsal, with the settings, the keys and the addresses of ROOT."""
+    own = context.settings()
+    cap = min(max_usd, own.max_usd) if own.max_usd else max_usd
+    settings = msgspec.structs.replace(own, rounds=ROUNDS, max_usd=cap)
+    layout = Layout(context.root / FOLDER)
+    environment, record = read_environment(context.root), read_record(context.root) or Record()
+    with (
+        exclusive_lock(layout),
+        translate_sqlite_errors(layout.store),
+        Rehearsal(layout, settings, Store.open(layout.store), environment, record) as session,
+        print_troubles(session.troubles),
+        translate_sqlite_errors(layout.store),
+    ):
+        yield session
+
+
+def _prepare(session: Rehearsal, conversations: int | None) -> None:
+    """Fill the folder with shipped seeds, and pin a model for each stage. Raises SetupError."""
+    before = session.conversations
+    if before and conversations not in (None, before):
+        raise SetupError(f"The rehearsal has {before} conversations already, not {conversations}.", do=DELETE)
+    with as_file(files("batchgen") / "examples.jsonl") as examples:
+        count = before or conversations or CONVERSATIONS
+        prepare(session, PrepareOptions(str(examples), count, sample_seed=0, shuffle=False))
+    for stage in STAGES:
+        session.pin_model(stage)
+
+
+def _require_affordable(session: Rehearsal, max_usd: float) -> None:
+    """Raise SetupError if what is left to buy, in its longest form, could pass `max_usd`."""
+    paid = cost_summary(session.store, session.settings)
+    total, buys = paid.spent_usd + paid.reserved_usd, False
+    for one in estimate(session):
+        rate = session.rate(one.provider, one.model)
+        if rate is None:
+            price = f'[prices."{one.provider}:{one.model}"] input = ..., output = ...'
+            raise SetupError(
+                f"{one.model} of {one.provider}: its price is unknown, so that --max-usd cannot be checked.",
+                do=f"Set it in batchgen.toml: {price} (USD per million tokens).",
+            )
+        ceiling = one.requests * session.settings.stage(one.step.stage).max_output_tokens
+        total += rate.usd(Usage(input=one.input_tokens, output=ceiling))
+        buys = buys or bool(one.requests)
+    total += sum(
+        rate.usd(PROBE_USAGE)
+        for choice in {session.choice(stage) for stage in STAGES}
+        if (rate := session.rate(*choice))
+    )
+    if buys and total > max_usd:
+        raise SetupError(
+            f"The rehearsal may cost ${total:.4f}, more than --max-usd {max_usd:g}. Nothing was sent.",
+            do=f"Allow more: batchgen rehearse --max-usd {total * 1.1:.3f}",
+        )
+    if buys:
+        log.info("the rehearsal costs $%.4f at most", total)
+
+
+def _wait(session: Rehearsal, *, live: bool) -> None:
+    """Tick until the run and all probes have ended, or a person is needed."""
+    with show_progress(session, live=live) as show:
+
+        def look() -> None:
+            session.look()
+            show()
+
+        tick_until_done(session, advance=True, sleep=clock.sleep, show=look)
+    pause = FIRST_PAUSE_SECONDS
+    while session.pending and not any(isinstance(one, NeedsPerson | SetupError) for one in session.troubles):
+        session.troubles.clear()
+        clock.sleep(pause)
+        pause = min(pause * PAUSE_GROWTH, longest_pause(session))
+        session.look()
+
+
+def _print(session: Rehearsal, *, as_json: bool) -> None:
+    record, path = session.record, record_path(session.layout.root.parent)
+    if as_json:
+        value: dict[str, Any] = msgspec.to_builtins(record)
+        del value["providers"]  # what was noted is in the file
+        print_answer({**value, "file": str(path)}, as_json=True, text="")
+        return
+    from batchgen.reports.rehearsal_table import print_rehearsal
+
+    flying = len(session.store.batches(*SUBMITTED_STATES))
+    print_rehearsal(record, flying, path, table_width(sys.stdout), sys.stdout)

@@ -1,0 +1,90 @@
+"""The table of a rehearsal for people (rich): each assumption, whether it is held, and what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from batchgen.core.wording import as_invoked, pluralize
+from batchgen.providers.assumptions.assumption import State
+from batchgen.providers.assumptions.evidence import CheckedAssumption, Record
+
+PLAIN_COLUMNS = 100  # where the output is no terminal
+WIDE_COLUMNS = 110  # from here on each row also says what is assumed
+STYLES = {State.HELD: "green", State.BROKEN: "bold red", State.UNSEEN: "dim"}
+
+
+def print_rehearsal(record: Record, flying: int, path: Path, columns: int, stream: TextIO) -> None:
+    """Print the tables of all providers, and what follows. `columns` 0: the output is no terminal."""
+    console = Console(file=stream, width=columns or PLAIN_COLUMNS, highlight=False, markup=False, emoji=False)
+    for name in dict.fromkeys(row.provider for row in record.checks):
+        rows = [row for row in record.checks if row.provider == name]
+        console.print(_heading(record, name, rows))
+        console.print(Padding(_table(rows, wide=console.width >= WIDE_COLUMNS), (0, 0, 1, 2)))
+    for line in conclusion(record, flying):
+        console.print(Text(line))
+    console.print(Text(f"Paid: ${record.spent_usd:.4f}. To attach to a report: {path}", style="dim"))
+
+
+def _heading(record: Record, name: str, rows: Sequence[CheckedAssumption]) -> Text:
+    stages = [stage for stage, choice in record.models.items() if choice.partition(":")[0] == name]
+    models = dict.fromkeys(record.models[stage].partition(":")[2] for stage in stages)
+    words = f"{', '.join(models)} ({', '.join(stages)})"
+    return Text.assemble((name, "bold"), f"  {words}  ", (_counts(rows), "dim"))
+
+
+def _counts(rows: Sequence[CheckedAssumption]) -> str:
+    counts = ((sum(row.state == state for row in rows), state) for state in State)
+    return ", ".join(f"{count} {state}" for count, state in counts if count)
+
+
+def _table(rows: Sequence[CheckedAssumption], *, wide: bool) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column("state", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    if wide:
+        table.add_column("assumed", ratio=1)
+    table.add_column("seen", ratio=1)
+    for row in rows:
+        state = State(row.state)
+        word = Text("BROKEN" if state is State.BROKEN else "-" if state is State.UNSEEN else state, STYLES[state])
+        style = "dim" if state is State.UNSEEN else ""
+        seen = Text(row.seen or state, style)
+        cells: list[RenderableType] = [word, Text(row.name, style)]
+        if wide:
+            cells.append(Text(row.assumes, style or "bright_black"))
+        elif state is State.BROKEN:
+            seen.append(f"\nAssumed: {row.assumes}")
+        if state is State.BROKEN and not row.needed:
+            seen.append("\nA run copes with this.", "yellow")
+        table.add_row(*cells, seen)
+    return table
+
+
+def conclusion(record: Record, flying: int) -> Iterator[str]:
+    """Say what the table means, and what to do next. `flying` is the number of batches in flight."""
+    broken = [row for row in record.checks if row.state == State.BROKEN]
+    needed = [row for row in broken if row.needed]
+    if needed:
+        names = ", ".join(f"{row.provider} {row.name}" for row in needed)
+        yield f"BROKEN, and a run relies on it: {names}. Do not start a large run; please report this."
+    elif broken:
+        yield f"{pluralize(len(broken), 'assumption')} broken; a run copes without them, but please report this."
+    if not record.finished:
+        so_far = "" if broken else " Nothing is wrong so far."
+        what = f"{pluralize(flying, 'batch')} in flight." if flying else "Not finished."
+        yield as_invoked(f"{what}{so_far} Go on: batchgen rehearse (or batchgen rehearse --wait)")
+        return
+    if not broken:
+        yield f"All {sum(row.state == State.HELD for row in record.checks)} assumptions that could be seen are held."
+    unseen = [row for row in record.checks if row.state == State.UNSEEN]
+    if usual := [row for row in unseen if not row.rare]:
+        yield f"Not seen: {', '.join(f'{row.provider} {row.name}' for row in usual)}."
+    if rare := dict.fromkeys(row.name for row in unseen if row.rare):
+        yield f"Seen only if something unusual happens: {', '.join(rare)}."
