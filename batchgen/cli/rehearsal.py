@@ -1,4 +1,4 @@
-"""Implement `rehearse`: two seeds through all steps with the real providers, and a table of what was assumed of them."""
+"""Implement `rehearse`: seeds through all steps with the real providers, and a table of what is assumed of them."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from batchgen.providers.assumptions.observer import Ear, Observed
 from batchgen.providers.assumptions.probes import ProbeKit, Prober
 from batchgen.providers.assumptions.results import BatchRows, read_rows
 from batchgen.providers.base import REFUSALS, Provider, ProviderClient
+from batchgen.providers.http_errors import address_text
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import Settings
 
@@ -49,7 +50,7 @@ class Rehearsal(Session):
         """Return a client that notes what passes."""
         ear = Ear()
         notes = self.record.providers.setdefault(provider.name, Evidence())
-        notes.address = self.environment.get(provider.url_variable) or ""
+        notes.address = address_text(self.environment.get(provider.url_variable))
         return Observed(super().connect(provider, ear.hear, *hooks), ear, notes, self.now)
 
     # ---- what is done beside the run

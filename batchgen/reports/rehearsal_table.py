@@ -17,19 +17,29 @@ from batchgen.providers.assumptions.evidence import CheckedAssumption, Record
 
 PLAIN_COLUMNS = 100  # where the output is no terminal
 WIDE_COLUMNS = 110  # from here on each row also says what is assumed
+MARKS = {State.HELD: "held", State.BROKEN: "BROKEN", State.UNSEEN: "-"}
+MOST_SEEN = 130  # characters of what was seen of a held assumption; all are in the file
 STYLES = {State.HELD: "green", State.BROKEN: "bold red", State.UNSEEN: "dim"}
 
 
 def print_rehearsal(record: Record, flying: int, path: Path, columns: int, stream: TextIO) -> None:
     """Print the tables of all providers, and what follows. `columns` 0: the output is no terminal."""
     console = Console(file=stream, width=columns or PLAIN_COLUMNS, highlight=False, markup=False, emoji=False)
+    with console.capture() as shown:
+        _print(console, record, flying, path)
+    stream.write("".join(f"{line.rstrip()}\n" for line in shown.get().splitlines()))
+
+
+def _print(console: Console, record: Record, flying: int, path: Path) -> None:
     for name in dict.fromkeys(row.provider for row in record.checks):
         rows = [row for row in record.checks if row.provider == name]
         console.print(_heading(record, name, rows))
-        console.print(Padding(_table(rows, wide=console.width >= WIDE_COLUMNS), (0, 0, 1, 2)))
+        for part in _tables(rows, wide=console.width >= WIDE_COLUMNS):
+            console.print(Padding(part, (0, 0, 0, 2)))
+        console.print()
     for line in conclusion(record, flying):
         console.print(Text(line))
-    console.print(Text(f"Paid: ${record.spent_usd:.4f}. To attach to a report: {path}", style="dim"))
+    console.print(Text(f"Paid for the dialogues: ${record.spent_usd:.4f}. To attach to a report: {path}", style="dim"))
 
 
 def _heading(record: Record, name: str, rows: Sequence[CheckedAssumption]) -> Text:
@@ -44,27 +54,37 @@ def _counts(rows: Sequence[CheckedAssumption]) -> str:
     return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
-def _table(rows: Sequence[CheckedAssumption], *, wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column("state", no_wrap=True)
-    table.add_column("check", no_wrap=True)
+def _tables(rows: Sequence[CheckedAssumption], *, wide: bool) -> Iterator[RenderableType]:
+    """Return the table of what was seen, and a line with the names of the rest."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0), expand=wide)
+    table.add_column("state", no_wrap=True, width=6)
+    table.add_column("check", no_wrap=True, width=15)
     if wide:
-        table.add_column("assumed", ratio=1)
-    table.add_column("seen", ratio=1)
+        table.add_column("assumed", ratio=6)
+    table.add_column("seen", ratio=7)
     for row in rows:
-        state = State(row.state)
-        word = Text("BROKEN" if state is State.BROKEN else "-" if state is State.UNSEEN else state, STYLES[state])
-        style = "dim" if state is State.UNSEEN else ""
-        seen = Text(row.seen or state, style)
-        cells: list[RenderableType] = [word, Text(row.name, style)]
-        if wide:
-            cells.append(Text(row.assumes, style or "bright_black"))
-        elif state is State.BROKEN:
-            seen.append(f"\nAssumed: {row.assumes}")
-        if state is State.BROKEN and not row.needed:
-            seen.append("\nA run copes with this.", "yellow")
-        table.add_row(*cells, seen)
-    return table
+        if row.state != State.UNSEEN or (row.seen and not row.rare):
+            table.add_row(*_cells(row, wide=wide))
+    yield table
+    if names := [row.name for row in rows if row.state == State.UNSEEN and not row.seen]:
+        yield Text(f"{State.UNSEEN}: {', '.join(names)}", style="dim")
+
+
+def _cells(row: CheckedAssumption, *, wide: bool) -> Iterator[Text]:
+    state = State(row.state)
+    style = "dim" if state is State.UNSEEN else ""
+    seen = Text(row.seen, style)
+    if state is State.HELD:
+        seen.truncate(MOST_SEEN, overflow="ellipsis")
+    yield Text(MARKS[state], STYLES[state])
+    yield Text(row.name, style)
+    if wide:
+        yield Text(row.assumes, style)
+    elif state is State.BROKEN:
+        seen.append(f"\nAssumed: {row.assumes}")
+    if state is State.BROKEN and not row.needed:
+        seen.append("\nA run copes with this.", "yellow")
+    yield seen
 
 
 def conclusion(record: Record, flying: int) -> Iterator[str]:
@@ -79,7 +99,7 @@ def conclusion(record: Record, flying: int) -> Iterator[str]:
     if not record.finished:
         so_far = "" if broken else " Nothing is wrong so far."
         what = f"{pluralize(flying, 'batch')} in flight." if flying else "Not finished."
-        yield as_invoked(f"{what}{so_far} Go on: batchgen rehearse (or batchgen rehearse --wait)")
+        yield as_invoked(f"{what}{so_far} Run it again later, or to the end: batchgen rehearse --wait")
         return
     if not broken:
         yield f"All {sum(row.state == State.HELD for row in record.checks)} assumptions that could be seen are held."

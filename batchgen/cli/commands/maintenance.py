@@ -162,8 +162,8 @@ def rehearse(call: click.Context, conversations: int | None, max_usd: float, *, 
     """Rehearse a run: two seeds through all six steps with your own settings, keys and models, in ROOT/rehearsal.
 
     Checks each assumption that this program makes of a provider, and prints whether it is held, broken or not seen yet.
-    All of it, to attach to a report, is in ROOT/rehearsal/rehearsal.json, without keys and without texts. Carry it on by
-    running it again. To begin again, delete ROOT/rehearsal. What each check is: docs/rehearsal.md.
+    All of it is in ROOT/rehearsal/rehearsal.json, without keys and without texts: attach it to a report. Run the
+    command again to carry it on. To begin again, delete ROOT/rehearsal. What each check is: docs/rehearsal.md.
 
     \b
       batchgen rehearse                 # creates the first batches

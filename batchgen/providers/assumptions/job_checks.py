@@ -53,7 +53,7 @@ def create_is_answered(seen: Seen) -> Finding:
         return broken(f"no clear answer, {pluralize(len(seen.notes.unclear_creates), 'time')}")
     times = [job.create_seconds for job in seen.jobs if job.create_seconds is not None]
     members = next((", ".join(job.members) for job in seen.jobs if job.members), "")
-    return held(f"within {max(times):.1f} s; members: {members}") if times else unseen()
+    return held(f"after {max(times):.1f} s at the latest; members: {members}") if times else unseen()
 
 
 def job_is_listed(seen: Seen) -> Finding:
@@ -66,8 +66,8 @@ def job_is_listed(seen: Seen) -> Finding:
     if not times:
         return unseen("no listing was read soon enough" if any(job.listed_at for job in seen.jobs) else "")
     missed = [job.missing_at for job in seen.jobs if job.missing_at is not None]
-    before = f", not yet after {seconds_text(max(missed))}" if missed else ""
-    return held(f"listed after {seconds_text(max(times))} at the latest{before} ({pluralize(len(times), 'job')})")
+    before = f"; not yet after {seconds_text(max(missed))}" if missed else ""
+    return held(f"{pluralize(len(times), 'job')}, after {seconds_text(max(times))} at the latest{before}")
 
 
 def label_is_listed(*labels: str) -> Callable[[Seen], Finding]:
@@ -80,7 +80,7 @@ def label_is_listed(*labels: str) -> Callable[[Seen], Finding]:
         shown = {label for job in listed for label in job.labels}
         words = " and ".join({"name": "its batch's name", "file": "its input file"}[one] for one in sorted(shown))
         if all(set(labels) & set(job.labels) for job in listed):
-            return held(f"{words} of each job")
+            return held(f"of each job {words}")
         return broken(f"{words or 'neither name nor input file'}; a lost job cannot be found again")
 
     return look
@@ -139,7 +139,7 @@ def states_go_forward(seen: Seen) -> Finding:
         if back := next((word for at, word in enumerate(words) if word in words[:at]), ""):
             return broken(f"{_bare(back)} came back")
     ended = [job for job in seen.jobs if job.ended]
-    return held(f"in {pluralize(len(ended), 'job')}") if ended else unseen()
+    return held(f"{pluralize(len(ended), 'job')}, none went back") if ended else unseen()
 
 
 def results_are_named(seen: Seen) -> Finding:

@@ -215,12 +215,14 @@ class Observed:
     def _note_listing(self, found: Iterable[Job]) -> None:
         listed = {job.remote_id: job for job in found}
         for remote_id, job in self.notes.jobs.items():
+            if job.deleted:
+                continue
             age = round(self._now() - job.created_at, 1)
             shown = listed.get(remote_id)
             if shown is None:
                 if job.listed_at is None:
                     job.missing_at = age
-                elif not job.deleted:
+                else:
                     job.vanished_at = age
                 continue
             job.listed_at = age if job.listed_at is None else job.listed_at
