@@ -203,7 +203,8 @@ def describe(found: Mapping[str, Any]) -> str:
         lines.append(
             "ROOT: its file system cannot sync a folder; a power cut may lose the newest files. Use a local disk."
         )
-    if new := [one["name"] for one in found["providers"] if one["key_set"] and not one["rehearsed"]]:
+    used = {str(model).partition(":")[0] for model in found["stages"].values()}
+    if new := [one["name"] for one in found["providers"] if one["name"] in used and not one["rehearsed"]]:
         words = "never rehearsed with this run's settings; two seeds, for a cent at most: batchgen rehearse --wait"
         lines.append(as_invoked(f"{', '.join(new)}: {words}"))
     return "\n".join(lines)

@@ -38,8 +38,9 @@ def _print(console: Console, record: Record, flying: int, path: Path) -> None:
             console.print(Padding(part, (0, 0, 0, 2)))
         console.print()
     for line in conclusion(record, flying):
-        console.print(Text(line))
-    console.print(Text(f"Paid for the dialogues: ${record.spent_usd:.4f}. To attach to a report: {path}", style="dim"))
+        console.print(Text(line), soft_wrap="batchgen" in line or "cli.py" in line)
+    paid = f"Paid for the dialogues: ${record.spent_usd:.4f}. To attach to a report: {path}"
+    console.print(Text(paid, style="dim"), soft_wrap=True)
 
 
 def _heading(record: Record, name: str, rows: Sequence[CheckedAssumption]) -> Text:

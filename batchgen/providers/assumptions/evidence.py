@@ -57,6 +57,7 @@ class JobNotes(Struct):
     ended: str = ""
     error: str = ""
     results: list[str] = field(default_factory=list)
+    nameless_seconds: float = 0.0  # from the first look at the ended job to the last one at which it named no results
     rows_told: int | None = None
     deleted: bool = False
 

@@ -10,6 +10,7 @@ from batchgen.providers.assumptions.evidence import JobNotes
 from batchgen.providers.base import JobState
 
 HOUR = 3600.0
+NAMELESS_SECONDS = 600.0  # after its end a job may need so long until it names its results
 MOST_FAILURES = 3  # listings that fail one after the other, before this is no accident
 ARROW = "→"
 
@@ -147,11 +148,14 @@ def results_are_named(seen: Seen) -> Finding:
     done = [job for job in seen.run_jobs if job.ended == JobState.SUCCEEDED]
     if not done:
         return unseen()
-    if any(not job.results for job in done):
-        return broken("a job succeeded and names no results")
+    nameless = [job.nameless_seconds for job in done if not job.results]
+    if nameless:
+        words = f"a job names no results {seconds_text(max(nameless))} after its end"
+        return broken(words) if max(nameless) >= NAMELESS_SECONDS else unseen(words)
     places = sorted({place for job in done for place in job.results})
     form = "inline, in the job itself" if all("inlined" in place for place in places) else "as files"
-    return held(f"{form}: {', '.join(places)}")
+    late = max(job.nameless_seconds for job in done)
+    return held(f"{form}: {', '.join(places)}{f'; after {seconds_text(late)}' if late else ''}")
 
 
 def rows_are_counted(seen: Seen) -> Finding:

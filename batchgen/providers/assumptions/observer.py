@@ -116,6 +116,8 @@ class Observed:
         if found.state.ended and heard:
             job.ended, job.error, job.rows_told = found.state.value, found.error, found.rows
             job.results = [place for place in RESULT_PLACES if _has(heard[-1].value, place)]
+            if not job.results and job.states:
+                job.nameless_seconds = self._now() - job.created_at - job.states[-1][0]
         return found
 
     def jobs(self) -> list[Job]:

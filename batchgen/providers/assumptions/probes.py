@@ -15,12 +15,13 @@ from batchgen.core.jsonl import dict_or_empty
 from batchgen.core.prompts import Message, Prompt
 from batchgen.providers.assumptions.evidence import ENDED_BEFORE, CreatedJob, Outcome, PagedListing
 from batchgen.providers.assumptions.observer import Observed, outcome_of
-from batchgen.providers.base import REFUSALS, Parameters, Provider, RemoteFile
+from batchgen.providers.base import REFUSALS, JobNotFound, Parameters, Provider, RemoteFile
 from batchgen.runtime.files import write_durably
 
 MOST_TRIES = 3  # of a probe that meets a temporary error; then this error is what was seen
 MOST_PAGED_JOBS = 200  # a longer listing has pages of its own
 OUTPUT_TOKENS = 16
+UNKNOWN_END = "00000000"  # of the id of a job that does not exist
 WORDS = "Say yes."
 CONFLICT = 409  # the client takes it for a success: the job has ended already
 
@@ -94,7 +95,7 @@ class Prober:
     def _unknown_job(self) -> None:
         if self._probes.unknown_job is None:
             real = next(iter(self._remote.notes.jobs))
-            unknown = real[:-4] + ("0000" if not real.endswith("0000") else "1111")
+            unknown = real[:-8] + UNKNOWN_END
             self._probes.unknown_job = self._once("unknown_job", lambda: self._remote.get(unknown))
 
     def _dead_model(self) -> None:
@@ -206,10 +207,14 @@ class Prober:
             return True
         if not made.job:
             return False
-        notes = self._remote.notes.jobs.get(made.job)
-        if notes is None or not notes.ended:
-            self._remote.tried(lambda: self._remote.get(made.job))
-        return bool(self._remote.notes.jobs[made.job].ended) if made.job in self._remote.notes.jobs else False
+        jobs = self._remote.notes.jobs
+        if made.job not in jobs or not jobs[made.job].ended:
+            outcome = self._remote.tried(lambda: self._remote.get(made.job))
+            lost = outcome.error == JobNotFound.__name__
+            self._probes.tries[made.job] = self._probes.tries.get(made.job, 0) + 1 if lost else 0
+            if self._probes.tries[made.job] > MOST_TRIES:  # it was never there
+                made.state = "unclear"
+        return made.state == "unclear" or (made.job in jobs and bool(jobs[made.job].ended))
 
     # ---- at the end
 
