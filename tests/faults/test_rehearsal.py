@@ -7,13 +7,24 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchgen.emulator.faults import AnyFault, Body, CallFault, Drop, JobFault, Merge, RowFault, Status, Strip
+from batchgen.emulator.faults import (
+    AnyFault,
+    Body,
+    CallFault,
+    Drop,
+    JobFault,
+    Merge,
+    RowFault,
+    RowOutcome,
+    Status,
+    Strip,
+)
 from batchgen.emulator.state import RETIRED_MODELS
 from batchgen.providers.assumptions import gemini, openai, rehearsed, together
 from batchgen.providers.assumptions.probes import UNKNOWN_END
 from tests.support.bench import Bench
 from tests.support.invariants import Make, no_key_anywhere
-from tests.support.provider_facts import ANSWERERS, PROVIDERS
+from tests.support.provider_facts import ANSWERERS, UPLOAD_START
 
 JOB_SECONDS = 30.0
 DEAD = {"gemini": gemini.DEAD_MODEL, "together": together.DEAD_MODEL, "deepinfra": openai.DEAD_MODEL}
@@ -30,7 +41,8 @@ def unseen(record: Any) -> set[str]:
 @pytest.mark.parametrize("provider", ANSWERERS)
 def test_all_is_held(provider: str, make_bench: Make) -> None:
     """Also: what only the rehearsal made is deleted, and its record has no key."""
-    bench = make_bench(job_seconds=JOB_SECONDS)
+    bench = make_bench(job_seconds=JOB_SECONDS, answerer=provider)
+    bench.configure("")
     done = bench.run("rehearse", "--wait", "--json")
     assert (done.code, done.json["finished"], broken(done.json)) == (0, True, set())
     assert unseen(done.json) == {"job.expired", "quota.refusal"}
@@ -51,96 +63,138 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
 
 
 class Case(NamedTuple):
-    """What breaks one assumption, and after how many calls of the command it is seen."""
+    """What breaks one assumption, after how many calls of the command it is seen, and the seconds after each call."""
 
     provider: str
     name: str
     fault: AnyFault
     calls: int = 1
-    toml: str = ""
+    pause: float = JOB_SECONDS + 10
 
 
 def call(provider: str, endpoint: str, action: Any, **fields: Any) -> CallFault:
     return CallFault(provider=provider, endpoint=endpoint, action=action, **{"times": 0, **fields})
 
 
-def merged(provider: str, patch: dict[str, Any]) -> RowFault:
-    return RowFault(provider=provider, outcome="merge", text=json.dumps(patch))
+def merged(provider: str, usage: dict[str, Any]) -> RowFault:
+    member = "usageMetadata" if provider == "gemini" else "usage"
+    return row(provider, "merge", text=json.dumps({member: usage}))
 
 
-LIST = {"gemini": {"operations": []}, "together": [], "deepinfra": {"data": [], "has_more": False}}
-USAGE = {"gemini": "usageMetadata", "together": "usage", "deepinfra": "usage"}
+def row(provider: str, outcome: RowOutcome, **fields: Any) -> RowFault:
+    return RowFault(provider=provider, outcome=outcome, **fields)
+
+
 COUNTS = {
     "gemini": ("promptTokenCount", "candidatesTokenCount", "totalTokenCount"),
     "together": ("prompt_tokens", "completion_tokens", "total_tokens"),
 }
-COUNTS["deepinfra"] = COUNTS["together"]
-UPLOAD = {"gemini": "upload_start", "together": "upload_start", "deepinfra": "upload_whole"}
 LABEL = {"gemini": "displayName", "together": "input_file_id", "deepinfra": "input_file_id"}
-NEW_STATE = {"gemini": "BATCH_STATE_NEW", "together": "NEW", "deepinfra": "new"}
 RUNNING = {"gemini": "BATCH_STATE_RUNNING", "together": "IN_PROGRESS", "deepinfra": "in_progress"}
 PENDING = {"gemini": "BATCH_STATE_PENDING", "together": "VALIDATING", "deepinfra": "validating"}
+EMPTY = {"gemini": {"operations": []}, "together": [], "deepinfra": {"data": [], "has_more": False}}
+NO = Status(400, "No.")
 
 
-def cases_of_each(provider: str) -> list[Case]:
-    """Return what every provider assumes. Answers are created in the second call and collected in the third."""
-    first, read = (1, 2) if provider == "gemini" else (2, 3)
-    asked, written, total = COUNTS[provider]
-    back = ((RUNNING[provider], 1.0), (PENDING[provider], 10.0))
+def of_calls(provider: str) -> list[Case]:
+    """Return what is seen soon after a job was created: in the first call, of an answerer in the second."""
+    first = 1 if provider == "gemini" else 2
+    dead = DEAD[provider]
+    back = (RUNNING[provider], PENDING[provider]) * 3
+    end = "failed" if provider == "deepinfra" else ""
+    dead_create: AnyFault = JobFault(model=dead, error="No.")
+    if provider == "gemini":
+        dead_create = call("gemini", "create", NO, contains=dead)
     return [
-        Case(provider, "create.answered", call(provider, "create", Drop(), after_effect=True, times=1), first + 1),
-        Case(
-            provider,
-            "upload.again",
-            call(provider, UPLOAD[provider], Status(400, "No."), contains="cancel", nth=2),
-            first,
-        ),
+        Case(provider, "upload.again", call(provider, UPLOAD_START[provider], NO, contains="cancel", nth=2), first),
+        Case(provider, "create.answered", call(provider, "create", Drop(), after_effect=True, times=1), first),
         Case(provider, "listing.label", call(provider, "list", Strip(LABEL[provider])), first),
-        Case(provider, "states.known", JobFault(provider=provider, states=(NEW_STATE[provider],)), first),
-        Case(provider, "states.forward", JobFault(provider=provider, key="r2", states=back), read),
-        Case(provider, "results.named", JobFault(provider=provider, key="r2", output="none"), read + 20),
-        Case(provider, "rows.keys", RowFault(provider=provider, outcome="duplicate_same"), read),
-        Case(provider, "rows.fields", RowFault(provider=provider, outcome="neither", times=1), read),
-        Case(provider, "rows.finish", RowFault(provider=provider, outcome="finish", times=1), read),
-        Case(provider, "rows.model", RowFault(provider=provider, outcome="merge"), read),
-        Case(provider, "usage.told", merged(provider, {USAGE[provider]: {written: None}}), read),
-        Case(provider, "usage.sum", merged(provider, {USAGE[provider]: {total: 1}}), read),
-        Case(provider, "usage.thoughts", RowFault(provider=provider, outcome="thoughts_and_cache"), read),
-        Case(
-            provider,
-            "sampling.limit",
-            merged(provider, {USAGE[provider]: {asked: 10, written: 5000, total: 5010}}),
-            read,
-        ),
-        Case(provider, "sampling.taken", RowFault(provider=provider, outcome="http_status", code=400), read),
-        Case(provider, "dead.probe", call(provider, "probe", Status(400, "No."), contains=DEAD[provider]), first),
-        Case(provider, "job.unknown", call(provider, "get", Status(400, "No."), contains=UNKNOWN_END), first),
-        Case(provider, "cancel.taken", call(provider, "cancel", Status(400, "No.")), first),
-        Case(provider, "delete.file", call(provider, "file_delete", Body(json={"id": "x", "deleted": True})), read),
+        Case(provider, "listing.whole", call(provider, "list", Body(json=EMPTY[provider]), nth=2, times=1), first + 2),
+        Case(provider, "states.known", JobFault(provider=provider, states=(f"{PENDING[provider]}_NEW",)), first),
+        Case(provider, "states.forward", JobFault(provider=provider, key="r2", states=back), first + 2),
+        Case(provider, "dead.probe", call(provider, "probe", NO, contains=dead), first),
+        Case(provider, "dead.create", dead_create, first + first - 1),
+        Case(provider, "job.unknown", call(provider, "get", NO, contains=UNKNOWN_END), first),
+        Case(provider, "cancel.taken", call(provider, "cancel", NO), first),
+        Case(provider, "cancel.end", JobFault(provider=provider, key="-cancel", cancel="ignored", end=end), first + 1),
+        Case(provider, "delete.file", call(provider, "file_delete", Body(json={"id": "x"})), first + first - 1),
     ]
 
 
+def of_rows(provider: str) -> list[Case]:
+    """Return what is seen in the first result file."""
+    read = 2 if provider == "gemini" else 3
+    asked, written, total = COUNTS[provider]
+    long = {asked: 10, written: 5000, total: 5010}
+    return [
+        Case(provider, "results.named", JobFault(provider=provider, key="r2", output="none"), read + 1, pause=700.0),
+        Case(provider, "rows.keys", row(provider, "duplicate_same"), read),
+        Case(provider, "rows.fields", row(provider, "neither", times=1), read),
+        Case(provider, "rows.finish", row(provider, "finish", times=1), read),
+        Case(provider, "rows.model", row(provider, "merge"), read),
+        Case(provider, "usage.told", merged(provider, {written: None, total: None}), read),
+        Case(provider, "usage.sum", merged(provider, {total: 1}), read),
+        Case(provider, "usage.thoughts", row(provider, "thoughts_and_cache"), read),
+        Case(provider, "sampling.limit", merged(provider, long), read),
+        Case(provider, "sampling.taken", row(provider, "http_status", code=400), read),
+    ]
+
+
+OTHER_ECHO = '{"m": "zz", "question": "Which of these plants needs the least water of all?"}'
+SHORT_LIFE = {"file": {"expirationTime": "2020-01-01T00:00:00Z"}}
 CASES = [
-    *(case for provider in PROVIDERS for case in cases_of_each(provider)),
+    *of_calls("gemini"),
+    *of_rows("gemini"),
+    *(case for case in of_calls("together") if case.name in ("listing.label", "dead.create", "cancel.end")),
+    *(
+        case
+        for case in of_rows("together")
+        if case.name in ("results.named", "rows.keys", "usage.told", "usage.thoughts")
+    ),
+    *of_calls("deepinfra"),
+    Case("gemini", "model.answers", call("gemini", "probe", NO, times=2)),
+    Case("gemini", "upload.kept", call("gemini", "upload_data", Merge(SHORT_LIFE))),
+    Case("gemini", "listing.appears", JobFault(provider="gemini", unlisted_seconds=2000.0), 3, pause=500.0),
+    Case("gemini", "listing.pages", call("gemini", "list", Strip("nextPageToken")), 4),
     Case(
         "gemini",
-        "upload.kept",
-        call("gemini", "upload_data", Merge({"file": {"expirationTime": "2020-01-01T00:00:00Z"}})),
+        "results.counted",
+        call("gemini", "get", Merge({"metadata": {"batchStats": {"failedRequestCount": "5"}}})),
+        2,
     ),
+    Case("gemini", "rows.json", row("gemini", "malformed_json", times=1), 2),
+    Case("gemini", "rows.echo", row("gemini", "text", text=OTHER_ECHO, times=1), 2),
+    Case("gemini", "delete.job", call("gemini", "delete", Body(json={}))),
+    Case("together", "results.size", call("together", "file_get", Merge({"bytes": 1})), 3),
     Case("deepinfra", "upload.kept", call("deepinfra", "upload_whole", Merge({"expires_at": 1})), 2),
+    Case("deepinfra", "listing.pages", call("deepinfra", "list", Strip("has_more")), 2),
+    Case("deepinfra", "results.counted", call("deepinfra", "get", Merge({"request_counts": {"failed": 5}})), 3),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.provider}-{case.name}")
 def test_one_broken_assumption(case: Case, make_bench: Make) -> None:
     bench = make_bench(job_seconds=JOB_SECONDS, answerer=case.provider if case.provider in ANSWERERS else "together")
-    bench.configure(case.toml)
+    bench.configure("")
     bench.service.faults.add(case.fault)
-    done = None
-    for _ in range(case.calls):
+    done = bench.run("rehearse", "--json")
+    for _ in range(case.calls - 1):
+        bench.service.world.advance(case.pause)
         done = bench.run("rehearse", "--json")
-        bench.service.world.advance(JOB_SECONDS + 10)
-    assert done is not None
     assert broken(done.json) == {(case.provider, case.name)}
     needed = next(row.needed for row in rehearsed(case.provider).rows if row.name == case.name)
-    assert done.code == 1 if needed else done.code in (0, 75)
+    assert (done.code == 1) if needed else (done.code in (0, 75))
+
+
+def test_an_upload_type_that_is_refused(make_bench: Make) -> None:
+    bench = make_bench(job_seconds=JOB_SECONDS)
+    bench.service.world.refused_mime_types = {"application/jsonl"}
+    done = bench.run("rehearse")
+    assert done.code == 0
+    assert "BROKEN" in done.out
+    assert "upload.type" in done.out
+    assert "1 assumption broken; a run copes without them" in done.out
+
+
+def test_retired_models_are_those_that_are_probed() -> None:
+    assert set(DEAD.values()) == RETIRED_MODELS

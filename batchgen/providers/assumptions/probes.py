@@ -73,13 +73,18 @@ class Prober:
         self._create(self._probes.dead_create, "dead", self._kit.dead_model)
         self._follow_dead()
         self._follow_cancelled()
+        self._page()
+        self._look_at_result()
         self._kit.save()
 
     def last_step(self) -> None:
-        """Make the calls that need a finished run."""
-        self._page()
-        self._look_at_files()
-        self._kit.save()
+        """Look, at the end of the run, whether the first input file is still there."""
+        notes, probes = self._remote.notes, self._probes
+        deleted = {probes.cancel.file, probes.dead_create.file, probes.second_file}
+        first = next((one for one in notes.uploads if one.file not in deleted), None)
+        if first is not None and probes.kept_file is None:
+            probes.kept_file = self._once("kept_file", lambda: self._remote.file(first.file))
+            probes.kept_seconds = self._kit.now() - first.at
 
     # ---- single calls
 
@@ -216,8 +221,6 @@ class Prober:
                 made.state = "unclear"
         return made.state == "unclear" or (made.job in jobs and bool(jobs[made.job].ended))
 
-    # ---- at the end
-
     def _enough_jobs(self) -> bool:
         return sum(not job.deleted for job in self._remote.notes.jobs.values()) > 1
 
@@ -238,20 +241,13 @@ class Prober:
         common = expected & {job.remote_id for job in found}
         self._probes.paged = PagedListing(size, pages, len(expected), len(common))
 
-    def _look_at_files(self) -> None:
-        """Look whether the first input file is still there, and which size the service names for a result file."""
-        notes = self._remote.notes
-        first = next((one for one in notes.uploads if one.file not in self._deleted_files()), None)
-        if first is not None and self._probes.kept_file is None:
-            self._probes.kept_file = self._once("kept_file", lambda: self._remote.file(first.file))
-            self._probes.kept_seconds = self._kit.now() - first.at
-        result, size = next(((file, size) for file, size in notes.downloads.items() if size), ("", 0))
-        if result and self._kit.sizes_results and self._probes.result_bytes is None:
+    def _look_at_result(self) -> None:
+        """Ask which size a result file has."""
+        if not self._kit.sizes_results or self._probes.result_bytes is not None:
+            return
+        result, size = next(((one, size) for one, size in self._remote.notes.downloads.items() if size), ("", 0))
+        if result:
             self._remote.tried(lambda: self._remote.file(result))
             told = dict_or_empty(self._remote.heard()[-1].value if self._remote.heard() else None).get("bytes")
             if isinstance(told, int):
                 self._probes.result_bytes = (told, size)
-
-    def _deleted_files(self) -> set[str]:
-        probes = self._probes
-        return {probes.cancel.file, probes.dead_create.file, probes.second_file}
