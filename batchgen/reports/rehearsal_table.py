@@ -46,8 +46,9 @@ def _print(console: Console, record: Record, flying: int, path: Path) -> None:
 def _heading(record: Record, name: str, rows: Sequence[CheckedAssumption]) -> Text:
     stages = [stage for stage, choice in record.models.items() if choice.partition(":")[0] == name]
     models = dict.fromkeys(record.models[stage].partition(":")[2] for stage in stages)
-    words = f"{', '.join(models)} ({', '.join(stages)})"
-    return Text.assemble((name, "bold"), f"  {words}  ", (_counts(rows), "dim"))
+    return Text.assemble(
+        (name, "bold"), f"  {', '.join(models)} ({', '.join(stages)})\n", (f"  {_counts(rows)}", "dim")
+    )
 
 
 def _counts(rows: Sequence[CheckedAssumption]) -> str:

@@ -22,7 +22,8 @@ from batchgen.emulator.faults import (
 from batchgen.emulator.state import RETIRED_MODELS
 from batchgen.providers.assumptions import gemini, openai, rehearsed, together
 from batchgen.providers.assumptions.probes import UNKNOWN_END
-from tests.support.bench import Bench
+from batchgen.runtime.files import Layout, exclusive_lock
+from tests.support.bench import Bench, Result
 from tests.support.invariants import Make, no_key_anywhere
 from tests.support.provider_facts import ANSWERERS, UPLOAD_START
 
@@ -53,6 +54,9 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
     assert not [file for file in world.files.values() if "rehearsal-" in file.name and file.provider != "gemini"]
     record = json.loads((bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8"))
     assert record["providers"]["gemini"]["jobs"]
+    text = (bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8")
+    for turn in Bench(bench.root / "rehearsal", bench.service, bench._capture).rows("round3/round3_history.jsonl"):
+        assert not [said for one in turn["rounds"] for said in one.values() if json.dumps(said)[1:-1] in text]
     rehearsal = Bench(bench.root / "rehearsal", bench.service, bench._capture, provider)
     no_key_anywhere(rehearsal, [done.out, done.err])
     assert rehearsal.run("verify").code == 0
@@ -60,6 +64,15 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
     assert (again.code, len(world.jobs_created())) == (0, len(jobs))
     assert "All 6" in again.out
     assert "rehearsed on" in bench.run("doctor").out
+
+
+def go_on(bench: Bench, calls: int, pause: float) -> Result:
+    """Call the command again, `pause` seconds after the last call each. Returns the last result."""
+    for _ in range(calls - 1):
+        bench.service.world.advance(pause)
+        bench.run("rehearse", "--json")
+    bench.service.world.advance(pause)
+    return bench.run("rehearse", "--json")
 
 
 class Case(NamedTuple):
@@ -178,9 +191,8 @@ def test_one_broken_assumption(case: Case, make_bench: Make) -> None:
     bench.configure("")
     bench.service.faults.add(case.fault)
     done = bench.run("rehearse", "--json")
-    for _ in range(case.calls - 1):
-        bench.service.world.advance(case.pause)
-        done = bench.run("rehearse", "--json")
+    if case.calls > 1:
+        done = go_on(bench, case.calls - 1, case.pause)
     assert broken(done.json) == {(case.provider, case.name)}
     needed = next(row.needed for row in rehearsed(case.provider).rows if row.name == case.name)
     assert (done.code == 1) if needed else (done.code in (0, 75))
@@ -198,3 +210,81 @@ def test_an_upload_type_that_is_refused(make_bench: Make) -> None:
 
 def test_retired_models_are_those_that_are_probed() -> None:
     assert set(DEAD.values()) == RETIRED_MODELS
+
+
+def probe_jobs(bench: Bench, name: str) -> list[str]:
+    return [job.id for job in bench.service.world.jobs_created() if job.keys[0].endswith(name)]
+
+
+@pytest.mark.parametrize(("jobs", "pause"), [(1, 5.0), (0, 50.0)], ids=["created", "lost"])
+def test_a_create_call_of_a_probe_is_made_once(jobs: int, pause: float, make_bench: Make) -> None:
+    """It gets no answer: its job is looked for, and never created again."""
+    bench = make_bench(job_seconds=JOB_SECONDS)
+    bench.configure("batches.reconcile_grace_seconds = 60\n")
+    # The first create call is that of the run, the second that of the probe.
+    bench.service.faults.add(
+        CallFault(endpoint="create", provider="gemini", action=Drop(), nth=2, after_effect=bool(jobs))
+    )
+    assert bench.run("rehearse", "--json").code == 1  # no clear answer
+    assert len(probe_jobs(bench, "gemini-cancel")) == jobs
+    done = go_on(bench, 3, pause)
+    assert len(probe_jobs(bench, "gemini-cancel")) == jobs
+    state = {row["name"]: row for row in done.json["checks"] if row["provider"] == "gemini"}["cancel.taken"]
+    assert state["state"] == ("held" if jobs else "not seen yet")
+    assert jobs or "no job was found" in state["seen"]
+
+
+def test_a_service_that_accepts_a_dead_model(bench: Bench) -> None:
+    """Its job is cancelled, and it is said; a job that cannot be found ends the matter."""
+    bench.configure("")
+    world = bench.service.world
+    accepted = Body(json={"name": "batches/strange", "metadata": {"state": "BATCH_STATE_PENDING"}})
+    bench.service.faults.add(call("gemini", "create", accepted, contains=DEAD["gemini"]))
+    done = bench.run("rehearse", "--wait", "--json")
+    assert done.json["finished"]
+    assert [seen.path for seen in world.seen("gemini", "cancel") if "strange" in seen.path]
+    assert len([post for post in world.posts if post.job == ""]) == 1
+    assert "dead.create" in unseen(done.json)
+
+
+def test_what_happens_seldom(make_bench: Make) -> None:
+    bench = make_bench(job_seconds=JOB_SECONDS)
+    bench.configure("")
+    bench.service.faults.add(
+        CallFault(provider="gemini", endpoint="create", action=Status(429, "Quota exceeded for metric: tokens.")),
+        JobFault(provider="gemini", key="r2", end="BATCH_STATE_EXPIRED", times=1),
+    )
+    assert bench.run("rehearse", "--json").code == 75
+    done = go_on(bench, 3, 120.0)
+    held = {row["name"]: row["seen"] for row in done.json["checks"] if row["state"] == "held"}
+    assert held["quota.refusal"].startswith("HTTP 429: Quota exceeded")
+    assert held["job.expired"] == "no results"
+
+
+def test_it_costs_no_more_than_is_allowed(bench: Bench) -> None:
+    refused = bench.run("rehearse", "--max-usd", "0.0001")
+    assert refused.code == 2
+    assert "The rehearsal may cost $0.00" in refused.err
+    assert "Allow more: batchgen" in refused.err.replace("python cli.py", "batchgen")
+    bench.configure('[correction]\nmodels = ["gemini:gemini-new"]\n')
+    unpriced = Bench(bench.root, bench.service, bench._capture)
+    assert "its price is unknown" in unpriced.run("rehearse").err
+    assert bench.service.world.batches_bought == 0
+
+
+def test_what_must_be_right_before_it_begins(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.configure("")
+    monkeypatch.delenv("GEMINI_API_KEY")
+    assert (done := bench.run("rehearse")).code == 2
+    assert "GEMINI_API_KEY is not set" in done.err
+    monkeypatch.setenv("GEMINI_API_KEY", bench.environment["GEMINI_API_KEY"])
+    assert bench.run("rehearse").code == 0
+    assert (done := bench.run("rehearse", "--conversations", "5")).code == 2
+    assert "has 2 conversations already, not 5" in done.err
+    with exclusive_lock(Layout(bench.root / "rehearsal")):
+        assert (done := bench.run("rehearse")).code == 0
+    assert "Another command is at work" in done.err
+    (bench.root / "rehearsal" / "rehearsal.json").write_text("{", "utf-8")
+    assert (done := bench.run("rehearse")).code == 2
+    assert "not a record of a rehearsal" in done.err
+    assert bench.run("doctor").code == 0

@@ -57,13 +57,14 @@ class Prober:
     def pending(self) -> bool:
         """Whether later steps will see more."""
         probes = self._probes
-        open_jobs = any(not one.cleaned for one in (probes.cancel, probes.dead_create))
-        unasked = (probes.unknown_job, probes.dead_model, probes.second_upload, probes.kept_file)
-        return open_jobs or None in unasked or (self._kit.paged and probes.paged is None and self._enough_jobs())
+        asked = [probes.unknown_job, probes.dead_model]
+        asked += [probes.second_upload] if probes.cancel.file else []
+        asked += [probes.kept_file] if self._remote.notes.uploads else []
+        return None in asked or not (probes.cancel.cleaned and probes.dead_create.cleaned)
 
     def step(self) -> None:
         """Make the calls that are due. Raises Temporary if one of them must be made again."""
-        if not any(job.create_seconds is not None for job in self._remote.notes.jobs.values()):
+        if not self._remote.notes.jobs:
             return  # nothing is known to work yet
         self._unknown_job()
         self._dead_model()
