@@ -76,15 +76,17 @@ def _opened(context: GlobalOptions, max_usd: float) -> Iterator[Rehearsal]:
     cap = min(max_usd, own.max_usd) if own.max_usd else max_usd
     settings = msgspec.structs.replace(own, rounds=ROUNDS, max_usd=cap)
     layout = Layout(context.root / FOLDER)
-    environment, record = read_environment(context.root), read_record(context.root) or Record()
-    with (
-        exclusive_lock(layout),
-        translate_sqlite_errors(layout.store),
-        Rehearsal(layout, settings, Store.open(layout.store), environment, record) as session,
-        print_troubles(session.troubles),
-        translate_sqlite_errors(layout.store),
-    ):
-        yield session
+    environment = read_environment(context.root)
+    with exclusive_lock(layout), translate_sqlite_errors(layout.store):
+        record, store = read_record(context.root), Store.open(layout.store)
+        if record is None or not store.fact("run"):  # without a run, the record is of a rehearsal that was deleted
+            record = Record()
+        with (
+            Rehearsal(layout, settings, store, environment, record) as session,
+            print_troubles(session.troubles),
+            translate_sqlite_errors(layout.store),
+        ):
+            yield session
 
 
 def _prepare(session: Rehearsal, conversations: int | None) -> None:

@@ -109,4 +109,4 @@ def conclusion(record: Record, flying: int) -> Iterator[str]:
     if usual := [row for row in unseen if not row.rare]:
         yield f"Not seen: {', '.join(f'{row.provider} {row.name}' for row in usual)}."
     if rare := dict.fromkeys(row.name for row in unseen if row.rare):
-        yield f"Seen only if something unusual happens: {', '.join(rare)}."
+        yield f"Not seen, because it did not happen: {', '.join(rare)}."

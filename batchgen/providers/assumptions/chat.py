@@ -126,6 +126,13 @@ _ROWS = (
     Assumption("cancel.taken", "A new job can be cancelled.", DOCUMENTED, probe_checks.cancel_is_taken),
     Assumption("delete.file", "A deleted input file is gone.", DOCUMENTED, probe_checks.delete_file, needed=False),
     Assumption(
+        "rows.json",
+        "A reply keeps to the JSON schema of its request, where it has one.",
+        DOCUMENTED,
+        row_checks.json_is_kept,
+        rare=True,
+    ),
+    Assumption(
         "job.expired",
         "An expired job brings the rows that were answered in time.",
         UNVERIFIED,

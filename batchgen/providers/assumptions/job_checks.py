@@ -59,14 +59,15 @@ def create_is_answered(seen: Seen) -> Finding:
 
 def job_is_listed(seen: Seen) -> Finding:
     """Whether jobs appear in a listing before the grace period is over."""
-    late = [job.missing_at for job in seen.jobs if (job.missing_at or 0) >= seen.grace_seconds]
+    jobs = [job for job in seen.jobs if job.create_seconds is not None]  # of the others the beginning is not known
+    late = [job.missing_at for job in jobs if (job.missing_at or 0) >= seen.grace_seconds]
     if late:
         return broken(f"not in a listing {seconds_text(max(filter(None, late)))} after the create call")
     # A job that was found late, although no listing before showed its absence, proves nothing.
-    times = [job.listed_at for job in seen.jobs if job.listed_at is not None and job.listed_at <= seen.grace_seconds]
+    times = [job.listed_at for job in jobs if job.listed_at is not None and job.listed_at <= seen.grace_seconds]
     if not times:
-        return unseen("no listing was read soon enough" if any(job.listed_at for job in seen.jobs) else "")
-    missed = [job.missing_at for job in seen.jobs if job.missing_at is not None]
+        return unseen("no listing was read soon enough" if any(job.listed_at for job in jobs) else "")
+    missed = [job.missing_at for job in jobs if job.missing_at is not None]
     before = f"; not yet after {seconds_text(max(missed))}" if missed else ""
     return held(f"{pluralize(len(times), 'job')}, after {seconds_text(max(times))} at the latest{before}")
 

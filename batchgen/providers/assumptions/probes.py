@@ -19,7 +19,7 @@ from batchgen.providers.base import REFUSALS, JobNotFound, Parameters, Provider,
 from batchgen.runtime.files import write_durably
 
 MOST_TRIES = 3  # of a probe that meets a temporary error; then this error is what was seen
-MOST_PAGED_JOBS = 200  # a longer listing has pages of its own
+MOST_PAGED_JOBS = 100  # a longer listing has pages of its own
 OUTPUT_TOKENS = 16
 UNKNOWN_END = "00000000"  # of the id of a job that does not exist
 WORDS = "Say yes."
@@ -233,7 +233,11 @@ class Prober:
             expected = {job.remote_id for job in self._remote.jobs()}
         except (BatchgenError, *REFUSALS):
             return
-        size = max(min(-(-len(expected) // 2), MOST_PAGED_JOBS), 1)
+        if len(expected) > MOST_PAGED_JOBS:  # more than one page as it is
+            pages = self._remote.notes.listing_pages
+            self._probes.paged = PagedListing(MOST_PAGED_JOBS, pages, len(expected), len(expected))
+            return
+        size = max(-(-len(expected) // 2), 1)
         try:
             found, pages = self._remote.jobs_in_pages(size)
         except (BatchgenError, *REFUSALS) as error:

@@ -9,6 +9,7 @@ from batchgen.core.outcomes import Reason
 from batchgen.core.wording import pluralize
 from batchgen.providers.assumptions.assumption import Finding, Seen, broken, held, unseen
 from batchgen.providers.assumptions.results import ResultRow
+from batchgen.providers.base import JobState
 
 ANSWERED = (Reason.ACCEPTED, Reason.TRUNCATED, Reason.MALFORMED, Reason.EMPTY)  # rows of a model that wrote
 SHOWN_MEMBERS = 12
@@ -24,10 +25,12 @@ def _answered(seen: Seen) -> list[ResultRow]:
 
 
 def rows_have_keys(seen: Seen) -> Finding:
-    """Whether each request has exactly one row, under its own key."""
-    if not seen.rows:
+    """Whether each request of a job that succeeded has exactly one row, under its own key."""
+    jobs = seen.notes.jobs
+    whole = [batch for batch in seen.rows if (job := jobs.get(batch.remote_id)) and job.ended == JobState.SUCCEEDED]
+    if not whole:
         return unseen()
-    for batch in seen.rows:
+    for batch in whole:
         came = Counter(row.reply.key for row in batch.rows)
         missing = len(set(batch.keys) - came.keys())
         if missing:
@@ -36,7 +39,7 @@ def rows_have_keys(seen: Seen) -> Finding:
             return broken(f"{pluralize(len(foreign), 'row')} under the key of no request")
         if max(came.values()) > 1:
             return broken("two rows under one key")
-    return held(f"{sum(len(batch.keys) for batch in seen.rows)} requests, one row each")
+    return held(f"{sum(len(batch.keys) for batch in whole)} requests, one row each")
 
 
 def row_order(seen: Seen) -> Finding:
@@ -87,6 +90,8 @@ def json_is_kept(seen: Seen) -> Finding:
     wrong = [row.reply.detail for row in rows if row.reply.reason is Reason.MALFORMED]
     if wrong:
         return broken(f"{len(wrong)} of {len(rows)} replies: {wrong[0]}")
+    if not rows and seen.rows:
+        return unseen("no JSON was asked for")
     return held(f"{len(rows)} replies") if rows else unseen()
 
 

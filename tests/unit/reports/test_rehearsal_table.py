@@ -52,7 +52,7 @@ def test_the_conclusion_says_what_to_do() -> None:
     assert "BROKEN, and a run relies on it: gemini rows.keys, gemini usage.told." in needed
     rare = shown(record(job_expired=("not seen yet", "no job expired"), states_known=("not seen yet", "")))
     assert "Not seen: gemini states.known." in rare
-    assert "Seen only if something unusual happens: job.expired." in rare
+    assert "Not seen, because it did not happen: job.expired." in rare
 
 
 def test_a_rehearsal_that_is_not_over_says_how_to_go_on() -> None:
