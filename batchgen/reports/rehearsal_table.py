@@ -81,23 +81,24 @@ def _cells(row: CheckedAssumption, *, wide: bool) -> Iterator[Text]:
     yield Text(MARKS[state], STYLES[state])
     yield Text(row.name, style)
     if wide:
-        yield Text(row.assumes, style)
+        yield Text(row.assumes, "" if state is State.BROKEN else "dim")
     elif state is State.BROKEN:
         seen.append(f"\nAssumed: {row.assumes}")
-    if state is State.BROKEN and not row.needed:
-        seen.append("\nA run copes with this.", "yellow")
+    if state is State.BROKEN:
+        seen.append("\nA run relies on this." if row.needed else "\nA run copes with this.", "yellow")
     yield seen
 
 
 def conclusion(record: Record, flying: int) -> Iterator[str]:
     """Say what the table means, and what to do next. `flying` is the number of batches in flight."""
     broken = [row for row in record.checks if row.state == State.BROKEN]
-    needed = [row for row in broken if row.needed]
+    needed, others = [
+        [f"{row.provider} {row.name}" for row in broken if row.needed == wanted] for wanted in (True, False)
+    ]
     if needed:
-        names = ", ".join(f"{row.provider} {row.name}" for row in needed)
-        yield f"BROKEN, and a run relies on it: {names}. Do not start a large run; please report this."
-    elif broken:
-        yield f"{pluralize(len(broken), 'assumption')} broken; a run copes without them, but please report this."
+        yield f"BROKEN, and a run relies on it: {', '.join(needed)}. Do not start a large run; please report this."
+    if others:
+        yield f"Broken, but a run copes: {', '.join(others)}.{'' if needed else ' Please report this.'}"
     if not record.finished:
         so_far = "" if broken else " Nothing is wrong so far."
         what = f"{pluralize(flying, 'batch')} in flight." if flying else "Not finished."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -46,7 +47,7 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
     bench.configure("")
     done = bench.run("rehearse", "--wait", "--json")
     assert (done.code, done.json["finished"], broken(done.json)) == (0, True, set())
-    assert unseen(done.json) == {"job.expired", "quota.refusal", "rows.json"}
+    assert unseen(done.json) == {"job.expired", "quota.refusal", "rows.blocked", "rows.json"}
     world = bench.service.world
     jobs = world.jobs_created()
     assert len([job for job in jobs if "rehearsal-" in job.keys[0]]) == 3  # Gemini refuses to create the dead one
@@ -205,7 +206,7 @@ def test_an_upload_type_that_is_refused(make_bench: Make) -> None:
     assert done.code == 0
     assert "BROKEN" in done.out
     assert "upload.type" in done.out
-    assert "1 assumption broken; a run copes without them" in done.out
+    assert "Broken, but a run copes: gemini upload.type. Please report this." in done.out
 
 
 def test_retired_models_are_those_that_are_probed() -> None:
@@ -253,12 +254,14 @@ def test_what_happens_seldom(make_bench: Make) -> None:
     bench.service.faults.add(
         CallFault(provider="gemini", endpoint="create", action=Status(429, "Quota exceeded for metric: tokens.")),
         JobFault(provider="gemini", key="r2", end="BATCH_STATE_EXPIRED", times=1),
+        row("gemini", "blocked_prompt", key="question", times=1),
     )
     assert bench.run("rehearse", "--json").code == 75
-    done = go_on(bench, 3, 120.0)
+    done = go_on(bench, 5, 120.0)
     held = {row["name"]: row["seen"] for row in done.json["checks"] if row["state"] == "held"}
     assert held["quota.refusal"].startswith("HTTP 429: Quota exceeded")
     assert held["job.expired"] == "no results"
+    assert re.fullmatch(r"1 row: PROHIBITED_CONTENT, \d+ prompt tokens", held["rows.blocked"])
     assert broken(done.json) == set()
 
 

@@ -236,6 +236,14 @@ ROWS = (
         needed=False,
     ),
     Assumption(
+        "rows.blocked",
+        "A blocked prompt is a row with a promptFeedback, and its prompt tokens are counted.",
+        UNVERIFIED,
+        row_checks.blocked_prompt,
+        needed=False,
+        rare=True,
+    ),
+    Assumption(
         "job.expired",
         "An expired job has no results.",
         f"{BATCH}: {DOCUMENTED}",

@@ -177,3 +177,12 @@ def parameters_are_taken(seen: Seen) -> Finding:
     if refused:
         return broken(refused[0])
     return held(f"{pluralize(len(rows), 'request')}, none refused") if rows else unseen()
+
+
+def blocked_prompt(seen: Seen) -> Finding:
+    """How the row of a blocked prompt looks, and whether it is billed."""
+    blocked = [row.reply for row in _rows(seen) if row.reply.reason is Reason.BLOCKED_PROMPT]
+    if not blocked:
+        return unseen("no prompt was blocked")
+    words = f"{pluralize(len(blocked), 'row')}: {blocked[0].detail}, {blocked[0].usage.input} prompt tokens"
+    return held(words) if all(reply.usage.input for reply in blocked) else broken(words)

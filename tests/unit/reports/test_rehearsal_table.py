@@ -45,11 +45,12 @@ def test_it_fits_the_terminal(columns: int) -> None:
 
 
 def test_the_conclusion_says_what_to_do() -> None:
-    assert "All 34 assumptions that could be seen are held." in shown(record())
+    assert "All 35 assumptions that could be seen are held." in shown(record())
     copes = shown(record(rows_echo=("broken", "no")))
-    assert "1 assumption broken; a run copes without them" in copes
+    assert "Broken, but a run copes: gemini rows.echo. Please report this." in copes
     needed = shown(record(rows_keys=("broken", "no"), usage_told=("broken", "no")))
     assert "BROKEN, and a run relies on it: gemini rows.keys, gemini usage.told." in needed
+    assert "A run relies on this." in needed
     rare = shown(record(job_expired=("not seen yet", "no job expired"), states_known=("not seen yet", "")))
     assert "Not seen: gemini states.known." in rare
     assert "Not seen, because it did not happen: job.expired." in rare
