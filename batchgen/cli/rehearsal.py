@@ -48,7 +48,7 @@ def rehearse(context: GlobalOptions, conversations: int | None, max_usd: float, 
     """
     with _opened(context, max_usd) as session:
         _prepare(session, conversations)
-        _require_affordable(session, max_usd)
+        _require_affordable(session, "--max-usd" if session.settings.max_usd == max_usd else "max_usd of batchgen.toml")
         try:
             if wait:
                 _wait(session, live=not context.quiet and bool(table_width(sys.stderr)))
@@ -60,7 +60,7 @@ def rehearse(context: GlobalOptions, conversations: int | None, max_usd: float, 
         _print(session, as_json=as_json)
         for trouble in session.troubles:
             if isinstance(trouble, BudgetReached):
-                trouble.do = "Allow more with --max-usd."
+                trouble.do = "Allow more with --max-usd, and with max_usd of batchgen.toml if it is set there."
         if not any(row.needed and row.state == State.BROKEN for row in session.record.checks):
             return 0
         for trouble in session.troubles:
@@ -101,32 +101,28 @@ def _prepare(session: Rehearsal, conversations: int | None) -> None:
         session.pin_model(stage)
 
 
-def _require_affordable(session: Rehearsal, max_usd: float) -> None:
-    """Raise SetupError if what is left to buy, in its longest form, could pass `max_usd`."""
-    paid = cost_summary(session.store, session.settings)
-    total, buys = paid.spent_usd + paid.reserved_usd, False
-    for one in estimate(session):
+def _require_affordable(session: Rehearsal, limit: str) -> None:
+    """Raise SetupError if what is left to buy, in its longest form, could pass the budget, which `limit` sets."""
+    paid, most = cost_summary(session.store, session.settings), session.settings.max_usd
+    total, left = paid.spent_usd + paid.reserved_usd, [one for one in estimate(session) if one.requests]
+    for one in left:
         rate = session.rate(one.provider, one.model)
         if rate is None:
             price = f'[prices."{one.provider}:{one.model}"] input = ..., output = ...'
             raise SetupError(
-                f"{one.model} of {one.provider}: its price is unknown, so that --max-usd cannot be checked.",
+                f"{one.model} of {one.provider}: its price is unknown, so that {limit} cannot be checked.",
                 do=f"Set it in batchgen.toml: {price} (USD per million tokens).",
             )
         ceiling = one.requests * session.settings.stage(one.step.stage).max_output_tokens
         total += rate.usd(Usage(input=one.input_tokens, output=ceiling))
-        buys = buys or bool(one.requests)
-    total += sum(
-        rate.usd(PROBE_USAGE)
-        for choice in {session.choice(stage) for stage in STAGES}
-        if (rate := session.rate(*choice))
-    )
-    if buys and total > max_usd:
+    rates = (session.rate(*choice) for choice in {session.choice(stage) for stage in STAGES})
+    total += sum(rate.usd(PROBE_USAGE) for rate in rates if rate)
+    if left and total > most:
         raise SetupError(
-            f"The rehearsal may cost ${total:.4f}, more than --max-usd {max_usd:g}. Nothing was sent.",
-            do=f"Allow more: batchgen rehearse --max-usd {total * 1.1:.3f}",
+            f"The rehearsal may cost ${total:.4f}, more than {limit} allows (${most:g}). Nothing was sent.",
+            do=f"Allow more: {limit} {total * 1.1:.3f}",
         )
-    if buys:
+    if left:
         log.info("the rehearsal costs $%.4f at most", total)
 
 
@@ -139,6 +135,8 @@ def _wait(session: Rehearsal, *, live: bool) -> None:
             show()
 
         tick_until_done(session, advance=True, sleep=clock.sleep, show=look)
+    if session.pending:
+        log.info("the dialogues are complete; waiting for the jobs that only the rehearsal made")
     pause = FIRST_PAUSE_SECONDS
     while session.pending and not any(isinstance(one, NeedsPerson | SetupError) for one in session.troubles):
         session.troubles.clear()

@@ -30,6 +30,7 @@ from batchgen.providers.http_errors import address_text
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import Settings
 
+QUOTED_CHARACTERS = 40  # of instructions; a message with so many of them quotes them
 ENDED = (BatchState.COLLECTED, BatchState.LOST)
 
 
@@ -145,11 +146,23 @@ class Rehearsal(Session):
         )
         return [
             CheckedAssumption(
-                provider.name, row.name, found.state.value, row.assumes, found.seen, row.needed, row.source, row.rare
+                provider=provider.name,
+                name=row.name,
+                state=found.state.value,
+                assumes=row.assumes,
+                seen=self._without_instructions(found.seen),
+                needed=row.needed,
+                source=row.source,
+                rare=row.rare,
             )
             for row in rehearsed(provider.name).rows
             if (found := row.look(seen))
         ]
+
+    def _without_instructions(self, text: str) -> str:
+        """Return a text for the record. A provider's message may quote a request, and so the user's instructions."""
+        own = (words[:QUOTED_CHARACTERS] for words in self.settings.own_instructions().values())
+        return "(a message that quotes your instructions)" if any(words in text for words in own) else text
 
     def _rows(self, provider: Provider) -> list[BatchRows]:
         """Read the files of the batches that have ended once more."""

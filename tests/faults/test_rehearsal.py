@@ -269,7 +269,9 @@ def test_it_costs_no_more_than_is_allowed(bench: Bench) -> None:
     refused = bench.run("rehearse", "--max-usd", "0.0001")
     assert refused.code == 2
     assert "The rehearsal may cost $0.00" in refused.err
-    assert "Allow more: batchgen" in refused.err.replace("python cli.py", "batchgen")
+    assert "more than --max-usd allows ($0.0001). Nothing was sent." in refused.err
+    bench.configure("max_usd = 0.0002\n")
+    assert "more than max_usd of batchgen.toml allows ($0.0002)" in bench.run("rehearse").err
     bench.configure('[correction]\nmodels = ["gemini:gemini-new"]\n')
     unpriced = Bench(bench.root, bench.service, bench._capture)
     assert "its price is unknown" in unpriced.run("rehearse").err
@@ -292,3 +294,14 @@ def test_what_must_be_right_before_it_begins(bench: Bench, monkeypatch: pytest.M
     assert (done := bench.run("rehearse")).code == 2
     assert "not a record of a rehearsal" in done.err
     assert bench.run("doctor").code == 0
+
+
+def test_own_instructions_stay_out_of_the_record(bench: Bench) -> None:
+    """Also where a provider quotes them."""
+    own = "Ask as a pirate would ask, and never mention the harbour of Tortuga."
+    bench.configure(f'[question]\ninstructions = "{own}"\n')
+    bench.service.faults.rows("error", provider="gemini", code=3, message=f"Invalid text: {own}")
+    bench.run("rehearse")
+    done = bench.run("rehearse", "--json")
+    assert broken(done.json) == {("gemini", "sampling.taken")}
+    assert own[:30] not in (bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8")
