@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
 from batchgen.core.pricing import batch_rate, offers, past_price
+from batchgen.core.wording import as_invoked
 from batchgen.providers import PROVIDERS, connect
 from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFound, ModelGone, Provider, ProviderClient
-from batchgen.providers.http_errors import mask_password
+from batchgen.providers.http_errors import address_text, mask_password
 from batchgen.runtime import clock
 from batchgen.runtime.environment import api_key
 from batchgen.runtime.files import sync_directory
@@ -51,6 +53,8 @@ def check_setup(
     for name, provider in found.items():
         if name not in needed and (not provider["key_set"] or provider["exit_code"] == UnknownModel.exit_code):
             provider |= {"problem": "", "note": provider["problem"]}
+    for name, day in _rehearsed_on(root, found.values()).items():
+        found[name]["rehearsed"] = day
     return {
         "providers": list(found.values()),
         "stages": {
@@ -59,6 +63,21 @@ def check_setup(
         "surroundings": dict(_network_settings()),
         "root": {"folders_synced": _folders_synced(root)},
     }
+
+
+def _rehearsed_on(root: Path, providers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return when the run in `root` was rehearsed with each provider, at the address that is used now."""
+    from batchgen.providers.assumptions.evidence import read_record
+
+    try:
+        record = read_record(root)
+    except SetupError:  # `rehearse` says what is wrong with it
+        record = None
+    if record is None or not record.finished:
+        return {}
+    day = datetime.fromtimestamp(record.updated_at, UTC).date().isoformat()
+    seen = [(one, notes) for one in providers if (notes := record.providers.get(one["name"])) and notes.jobs]
+    return {one["name"]: day for one, notes in seen if notes.address == one["url"]}
 
 
 def _folders_synced(root: Path) -> bool | None:
@@ -79,11 +98,12 @@ def _check_provider(
         "sdk": f"{provider.sdk} {version(provider.sdk)}",
         "key_variable": provider.key_variable,
         "not_read": sorted(name for name in environment if provider.is_foreign(name)),
-        "url": mask_password(environment.get(provider.url_variable) or "the provider's own"),
+        "url": address_text(environment.get(provider.url_variable)),
         "enqueued_tokens": wanted.enqueued_tokens,
         "concurrent_batches": wanted.concurrent_batches,
         "key_set": bool(environment.get(provider.key_variable, "").strip()),
         "evidence": provider.evidence,
+        "rehearsed": None,
         "models": [],
         "problem": "",
         "note": "",
@@ -171,7 +191,9 @@ def describe(found: Mapping[str, Any]) -> str:
         lines += [f"  {_model_line(model)}" for model in provider["models"]]
         tokens = f"{provider['enqueued_tokens']:,} tokens enqueued"
         lines.append(f"  limits in use: {provider['concurrent_batches']} batches, {tokens}")
-        if provider["evidence"]:
+        if provider["rehearsed"]:
+            lines.append(f"  rehearsed on {provider['rehearsed']}")
+        elif provider["evidence"]:
             lines.append(f"  built from {provider['evidence']}; this program has not been run with it yet")
         lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else provider['note'] or 'ready'}")
     for stage, model in found["stages"].items():
@@ -181,6 +203,10 @@ def describe(found: Mapping[str, Any]) -> str:
         lines.append(
             "ROOT: its file system cannot sync a folder; a power cut may lose the newest files. Use a local disk."
         )
+    used = {str(model).partition(":")[0] for model in found["stages"].values()}
+    if new := [one["name"] for one in found["providers"] if one["name"] in used and not one["rehearsed"]]:
+        words = "never rehearsed with this run's settings; two seeds, for a cent at most: batchgen rehearse --wait"
+        lines.append(as_invoked(f"{', '.join(new)}: {words}"))
     return "\n".join(lines)
 
 

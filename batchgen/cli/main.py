@@ -75,8 +75,9 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
       batchgen collect --advance        # every few minutes (cron), until `batchgen status` says finished
       batchgen verify
 
-    Exit status: 0 done or nothing to do, 1 `verify` found something wrong, 2 wrong usage or configuration, 3 you must
-    decide something, 75 temporary problem (the next `collect --advance` goes on), 130 interrupted.
+    Exit status: 0 done or nothing to do, 1 `verify` or `rehearse` found something wrong, 2 wrong usage or
+    configuration, 3 you must decide something, 75 temporary problem (the next `collect --advance` goes on),
+    130 interrupted.
     """
     mask_keys(os.environ)
     set_mmap_threshold()

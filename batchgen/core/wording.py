@@ -12,7 +12,7 @@ from pathlib import Path
 COMMAND_MODULES = {
     "run": ("prepare", "prompts", "estimate", "submit", "collect", "run", "status", "receipt"),
     "dataset": ("verify", "audit", "report", "export", "publish"),
-    "maintenance": ("retry", "cancel", "clean", "switch", "rebuild", "doctor"),
+    "maintenance": ("retry", "cancel", "clean", "switch", "rebuild", "doctor", "rehearse"),
     "service": ("serve", "demo"),
 }
 COMMANDS = {name: module for module, names in COMMAND_MODULES.items() for name in names}

@@ -23,6 +23,8 @@ from batchgen.emulator.storage import Answers, MemoryStore, Store
 
 REMEMBERED_REQUESTS = 100_000
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+# Models that their providers have shut down: no service serves them, so that a client can see how that is said.
+RETIRED_MODELS = frozenset({"gemini-1.0-pro", "togethercomputer/llama-2-70b-chat", "meta-llama/Llama-2-7b-chat-hf"})
 PENDING_SHARE = 0.2  # share of job_seconds in which a job is pending; after that it is running
 
 Phase = Literal["pending", "running", "cancelling", "ended"]
@@ -138,7 +140,7 @@ class World:
     token                     the only API key that is accepted, if it is not ""
     valid_keys                API keys that are accepted; None: any
     gone_models               models that are not served (any more), by the provider's names
-    served_models             None: every model that is not gone
+    served_models             None: every model that is not gone, and not in RETIRED_MODELS
     file_processing_seconds   a Gemini upload is PROCESSING for so long
     refused_mime_types        Gemini refuses uploads of these types, with 400 or (mime_refusal="200") a 200 error body
     deduplicate               Together answers 409 with the old file's id when it knows the checksum
@@ -221,7 +223,9 @@ class World:
 
     def serves(self, model: str) -> bool:
         """Return whether a model (without `models/`) is served."""
-        return model not in self.gone_models and (self.served_models is None or model in self.served_models)
+        if self.served_models is not None and model not in self.served_models:
+            return False
+        return model not in self.gone_models and model not in RETIRED_MODELS
 
     def answer(self, prompt: Prompt) -> Answer:
         """Return the reply of the backend to one prompt, counted. Raises BackendError. Needs no lock."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen.core.dialogue import STAGES, Stage
 from batchgen.core.errors import (
@@ -90,18 +90,23 @@ class Session(Run):
     def remote(self, provider: Provider) -> ProviderClient:
         """Return the client of a provider, connected at first use. Raises KeyRefused."""
         if provider.name not in self._remotes:
-            from batchgen.providers import connect
-            from batchgen.providers.base import ConnectionOptions
-
-            set_mmap_threshold()
-            access = ConnectionOptions(
-                key=api_key(dict(self.environment), provider.key_variable),
-                url=self.environment.get(provider.url_variable) or None,
-                timeout_seconds=self.settings.batches.http_timeout_seconds,
-                api_version=self.settings.provider(provider.name).api_version,
-            )
-            self._remotes[provider.name] = connect(provider, access)
+            self._remotes[provider.name] = self.connect(provider)
         return self._remotes[provider.name]
+
+    def connect(self, provider: Provider, *hooks: Callable[[Any], None]) -> ProviderClient:
+        """Return a new client of a provider; `hooks` are called with each HTTP response. Raises KeyRefused."""
+        from batchgen.providers import connect
+        from batchgen.providers.base import ConnectionOptions
+
+        set_mmap_threshold()
+        access = ConnectionOptions(
+            key=api_key(dict(self.environment), provider.key_variable),
+            url=self.environment.get(provider.url_variable) or None,
+            timeout_seconds=self.settings.batches.http_timeout_seconds,
+            api_version=self.settings.provider(provider.name).api_version,
+            hooks=hooks,
+        )
+        return connect(provider, access)
 
     def close(self) -> None:
         for remote in self._remotes.values():

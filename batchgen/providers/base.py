@@ -85,12 +85,16 @@ class ParsedRequest(NamedTuple):
 
 
 class ConnectionOptions(NamedTuple):
-    """How to reach a provider. `url` None is the provider's own address; the time-out is in seconds."""
+    """How to reach a provider. `url` None is the provider's own address; the time-out is in seconds.
+
+    `hooks` are called with each HTTP response (of httpx or httpx2) before its body is read; only a rehearsal has any.
+    """
 
     key: str
     url: str | None
     timeout_seconds: float
     api_version: str = ""
+    hooks: tuple[Callable[[Any], None], ...] = ()
 
 
 class ResultReader(Protocol):

@@ -54,7 +54,7 @@ from batchgen.runtime.logging_setup import redact
 
 API_URL = "https://generativelanguage.googleapis.com"
 UPLOADING = "upload a request file"
-PAGE_SIZE = 100
+PAGE_SIZE = 100  # most jobs on one page of a listing
 MAX_PAGES = 1000
 LIST_PAGE_FIELDS = {"operations", "nextPageToken", "unreachable"}  # fields that a page may have; an empty page has none
 
@@ -69,11 +69,12 @@ class GeminiClient:
         self._version = access.api_version
         self._headers = {"x-goog-api-key": access.key}
         self._mime = self.MIME_TYPES[0]
+        self.page_size = PAGE_SIZE
         # The SDK warns about a state that it does not know; the answer can still be read. Set once for all threads.
         warnings.filterwarnings("ignore", message=".* is not a valid ", module="google")
         with translate_setup_errors(NAME, self._base):
             trust = tls_context()
-            self._http = self._make_http_client(access.timeout_seconds, trust)
+            self._http = self._make_http_client(access, trust)
             self._client = genai.Client(
                 vertexai=False,
                 api_key=access.key,
@@ -88,7 +89,7 @@ class GeminiClient:
                 ),
             )
 
-    def _make_http_client(self, timeout_seconds: float, trust: ssl.SSLContext) -> httpx2.Client:
+    def _make_http_client(self, access: ConnectionOptions, trust: ssl.SSLContext) -> httpx2.Client:
         own_host = httpx2.URL(self._base).host
 
         def keep_key_at_home(request: httpx2.Request) -> None:
@@ -98,9 +99,12 @@ class GeminiClient:
 
         return httpx2.Client(
             verify=trust,
-            timeout=timeout_seconds,
+            timeout=access.timeout_seconds,
             follow_redirects=True,
-            event_hooks={"request": [keep_key_at_home], "response": [response_deadline(httpx2, timeout_seconds)]},
+            event_hooks={
+                "request": [keep_key_at_home],
+                "response": [response_deadline(httpx2, access.timeout_seconds), *access.hooks],
+            },
         )
 
     def close(self) -> None:
@@ -193,7 +197,7 @@ class GeminiClient:
         found: list[Job] = []
         token, seen = "", set[str]()
         while len(seen) < MAX_PAGES:
-            page = dict_or_empty(self._read("batches", "list batches", pageSize=str(PAGE_SIZE), pageToken=token))
+            page = dict_or_empty(self._read("batches", "list batches", pageSize=str(self.page_size), pageToken=token))
             operations = page.get("operations")
             if not isinstance(operations, list | None) or (page and not page.keys() & LIST_PAGE_FIELDS):
                 break  # an error or something else in place of a list: do not treat it as an empty list

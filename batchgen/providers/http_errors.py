@@ -207,6 +207,11 @@ def mask_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
+def address_text(url: str | None) -> str:
+    """Return the address of a provider for people: without its password; None is the provider's own."""
+    return mask_password(url) if url else "the provider's own"
+
+
 def error_from_create_response(refusal: HttpFailure) -> Exception:
     """Return the exception for a refused create call; the batch may exist unless the response is an explicit error."""
     if not 400 <= refusal.status < 500 or refusal.status in UNCLEAR_STATUSES:  # noqa: PLR2004 - HTTP's own classes

@@ -57,12 +57,13 @@ class OpenAIClient:
     def __init__(self, service: Service, access: ConnectionOptions) -> None:
         self._service, self._name = service, service.name
         self._base = _base_url(access.url, service.base_url)
+        self.page_size = PAGE_JOBS
         with translate_setup_errors(self._name, self._base):
             self._http = httpx2.Client(
                 headers={"Authorization": f"Bearer {access.key}"},
                 verify=tls_context(),
                 timeout=access.timeout_seconds,
-                event_hooks={"response": [response_deadline(httpx2, access.timeout_seconds)]},
+                event_hooks={"response": [response_deadline(httpx2, access.timeout_seconds), *access.hooks]},
             )
 
     def close(self) -> None:
@@ -131,7 +132,7 @@ class OpenAIClient:
         """Return every job of this key, from all pages. A page names its last job; the next one begins behind it."""
         doing, jobs, after = "list batches", list[Job](), ""
         for _ in range(MAX_PAGES):
-            page = self._read(doing, "/batches", {"limit": str(PAGE_JOBS), **({"after": after} if after else {})})
+            page = self._read(doing, "/batches", {"limit": str(self.page_size), **({"after": after} if after else {})})
             with self._translate_errors(doing):
                 found = _jobs_of_page(page)
             jobs += found

@@ -51,7 +51,7 @@ class TogetherClient:
             self._http = together.DefaultHttpxClient(
                 verify=tls_context(),
                 timeout=access.timeout_seconds,
-                event_hooks={"response": [response_deadline(httpx, access.timeout_seconds)]},
+                event_hooks={"response": [response_deadline(httpx, access.timeout_seconds), *access.hooks]},
             )
             self._client = together.Together(
                 api_key=access.key,

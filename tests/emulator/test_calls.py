@@ -249,6 +249,7 @@ def every_action() -> list[dict[str, Any]]:
         {"type": "drip", "seconds": 1},
         {"type": "truncate", "keep": 0.5, "on_line": True},
         {"type": "merge", "patch": {"a": None}},
+        {"type": "strip", "member": "a"},
         {"type": "latecommit", "seconds": 60, "then": {"type": "status", "code": 504}},
     ]
 

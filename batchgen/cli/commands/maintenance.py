@@ -150,3 +150,30 @@ def doctor(context: GlobalOptions, *, every_model: bool, as_json: bool) -> None:
     print_answer(found, as_json=as_json, text=describe(found))
     if problem := first_problem(found):
         raise problem
+
+
+@click.command(short_help="Two seeds through all steps; check what is assumed.")
+@click.option("--conversations", type=click.IntRange(1, 36), metavar="N", help="How many shipped seeds.  [default: 2]")
+@click.option("--max-usd", type=click.FloatRange(min=0), default=0.01, show_default=True, help="Refuse to cost more.")
+@click.option("--wait", is_flag=True, help="Keep polling until everything is seen.")
+@json_option
+@click.pass_context
+def rehearse(call: click.Context, conversations: int | None, max_usd: float, *, wait: bool, as_json: bool) -> None:
+    """Rehearse a run: two seeds through all six steps with your own settings, keys and models, in ROOT/rehearsal.
+
+    Checks each assumption that this program makes of a provider, and prints whether it is held, broken or not seen yet.
+    All of it is in ROOT/rehearsal/rehearsal.json, without keys and without texts: attach it to a report. Run the
+    command again to carry it on. To begin again, delete ROOT/rehearsal. What each check is: docs/rehearsal.md.
+
+    \b
+      batchgen rehearse                 # creates the first batches
+      batchgen rehearse                 # later: goes on, and shows what was seen
+      batchgen rehearse --wait          # until everything is seen
+      batchgen rehearse --max-usd 0.05
+
+    Exit status: 0 nothing is broken, or the run copes; 1 something broken that a run relies on; 2, 3, 75 as everywhere.
+    """
+    from batchgen.cli.rehearsal import rehearse as run
+
+    if code := run(call.obj, conversations, max_usd, wait=wait, as_json=as_json):
+        call.exit(code)

@@ -31,6 +31,7 @@ from batchgen.emulator.faults.actions import (
     LateCommit,
     Merge,
     Status,
+    Strip,
     Truncate,
     Unwrap,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "RowOutcome",
     "ScriptedState",
     "Status",
+    "Strip",
     "Truncate",
     "Unwrap",
     "parse_faults",
@@ -140,7 +142,7 @@ RowOutcome = Literal[
     # what the row says
     "error", "status", "neither", "blocked_prompt", "safety", "recitation", "finish", "truncated", "no_parts",
     "thought_only", "empty", "blank", "text", "malformed_json", "fenced", "separators", "nul", "lone_surrogate",
-    "http_status", "extra_fields", "thoughts_and_cache",
+    "http_status", "extra_fields", "thoughts_and_cache", "merge",
     # which rows the file has
     "missing", "duplicate_same", "duplicate_different", "unknown_key", "no_key", "swapped",
     # how the line is written
@@ -154,7 +156,7 @@ class RowFault(msgspec.Struct, frozen=True, kw_only=True, tag="rows"):
     key is a regex searched in the request key, `where` a predicate on the key (not in JSON), `indexes` are positions
     in the input file, `share` selects that share of the keys (by a hash of the key), `times` is the
     maximum number of rows (ALWAYS = 0: no maximum). code, message, reason and text are used by the outcomes that have
-    such a value.
+    such a value. `merge` merges `text`, a JSON object, into the answer of the row, as the action Merge does.
     """
 
     outcome: RowOutcome

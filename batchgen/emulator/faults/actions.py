@@ -145,6 +145,15 @@ class Merge(_AfterAction, frozen=True):
         return replace(response, body=orjson.dumps(merge_patch(orjson.loads(response.body), self.patch)))
 
 
+class Strip(_AfterAction, frozen=True):
+    """Delete every member called `member` from the real JSON response, at any depth."""
+
+    member: str
+
+    def apply(self, response: Response, where: tuple[str, str]) -> Response:
+        return replace(response, body=orjson.dumps(_stripped(orjson.loads(response.body), self.member)))
+
+
 class Unwrap(_AfterAction, frozen=True):
     """Send only the `member` of the real JSON response, for example a job without its wrapper."""
 
@@ -164,7 +173,7 @@ class LateCommit(_AfterAction, frozen=True):
         return self.then.apply(response, where)
 
 
-Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | Unwrap | LateCommit
+Action = Status | Body | Html | Empty | Drop | Hang | Delay | Drip | Truncate | Merge | Strip | Unwrap | LateCommit
 
 
 def merge_patch(value: Any, patch: Any) -> Any:
@@ -178,3 +187,11 @@ def merge_patch(value: Any, patch: Any) -> Any:
         else:
             merged[name] = merge_patch(merged.get(name), part)
     return merged
+
+
+def _stripped(value: Any, member: str) -> Any:
+    if isinstance(value, list):
+        return [_stripped(item, member) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _stripped(part, member) for name, part in value.items() if name != member}
+    return value

@@ -11,6 +11,7 @@ import orjson
 from batchgen.core.jsonl import dict_or_empty
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
+from batchgen.emulator.faults.actions import merge_patch
 from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
 from batchgen.emulator.protocols.row_format import Row
 
@@ -84,6 +85,8 @@ def text_of(line: Row) -> str:
 
 # What row faults make of a row
 
+OTHER_MODEL = '{"model": "other-model"}'  # what `merge` merges if the fault has no text
+
 
 def with_body(old: Row, body: Row) -> Row:
     """Return a row with another body of its response."""
@@ -132,6 +135,10 @@ def _extra_fields(old: Row, fault: RowFault) -> Row:
     return {**with_body(old, body), "novelty": {"a": [1]}}
 
 
+def _merge(old: Row, fault: RowFault) -> Row:
+    return with_body(old, merge_patch(old["response"]["body"], orjson.loads(fault.text or OTHER_MODEL)))
+
+
 def usage_with_thoughts(usage: Mapping[str, int]) -> dict[str, int]:
     """Return usage with seven reasoning tokens more, which are part of the completion."""
     more = dict(usage)
@@ -151,5 +158,6 @@ EDITS: Mapping[str, Callable[[Row, RowFault], Row]] = {
     "no_parts": _no_parts,
     "thought_only": _thought_only,
     "extra_fields": _extra_fields,
+    "merge": _merge,
     **dict.fromkeys(TEXT_EDITS, _edited_text),
 }

@@ -10,6 +10,7 @@ import orjson
 
 from batchgen.emulator.backends.builtin import Answer, Message, Prompt
 from batchgen.emulator.faults import RowFault
+from batchgen.emulator.faults.actions import merge_patch
 from batchgen.emulator.faults.text_edits import TEXT_EDITS, edit_text
 from batchgen.emulator.protocols.row_format import Row, RowFormat
 
@@ -144,6 +145,8 @@ def _cancelled_row(key: str) -> Row:
 
 # Row faults
 
+OTHER_MODEL = '{"modelVersion": "other-model"}'  # what `merge` merges if the fault has no text
+
 
 def _error(old: Row, fault: RowFault) -> Row:
     code = INTERNAL if fault.code is None else fault.code
@@ -222,6 +225,10 @@ def _thoughts_and_cache(old: Row, fault: RowFault) -> Row:
     return old | {"response": old["response"] | {"usageMetadata": usage}}
 
 
+def _merge(old: Row, fault: RowFault) -> Row:
+    return old | {"response": merge_patch(old["response"], orjson.loads(fault.text or OTHER_MODEL))}
+
+
 FORMAT = RowFormat(
     key_field="key",
     body_field="request",
@@ -247,6 +254,7 @@ FORMAT = RowFormat(
         "thought_only": _thought_only,
         "extra_fields": _extra_fields,
         "thoughts_and_cache": _thoughts_and_cache,
+        "merge": _merge,
         **dict.fromkeys(TEXT_EDITS, _edited_text),
     },
 )
