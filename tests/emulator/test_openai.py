@@ -16,8 +16,13 @@ EVERY_SERVICE = pytest.mark.parametrize("name", sorted(SERVICES))
 HOUR = 3600.0
 
 
-@EVERY_SERVICE
-@pytest.mark.parametrize("path", ["", "/v1", "/v1/openai", "/openai/v1"])
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *((name, "") for name in sorted(SERVICES)),
+        *(("deepinfra", path) for path in ("/v1", "/v1/openai", "/openai/v1")),
+    ],
+)
 def test_a_batch_from_upload_to_texts(wire: Callable[..., Wire], name: str, path: str) -> None:
     calls = wire(name, path)
     job = calls.job(3)
