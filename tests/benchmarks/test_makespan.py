@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchgen.core.dialogue import steps
@@ -95,20 +95,17 @@ seeds = st.integers(0, 2**20)
 runs = st.builds(plan, st.integers(1, 400), st.integers(1, 60), draw=st.builds(drawn, seeds))
 
 
-@settings(max_examples=40)
 @given(runs)
 def test_a_barrier_is_never_faster_than_flow(run: Plan) -> None:
     assert simulate(replace(run, flow=False)).seconds >= simulate(run).seconds
 
 
-@settings(max_examples=40)
 @given(runs)
 def test_a_step_less_is_never_slower(run: Plan) -> None:
     """`ask_next` in the simulation: the same turnaround times, with one step less."""
     assert simulate(replace(run, work=WORK[:3] + WORK[4:])).seconds <= simulate(run).seconds
 
 
-@settings(max_examples=40)
 @given(runs, st.integers(1, 5), st.integers(1, 2000), st.floats(0, 0.5), st.booleans())
 def test_no_conversation_is_lost(run: Plan, batches: int, tokens: int, failing: float, flow: bool) -> None:  # noqa: FBT001
     limits = Limits(tokens, batches)

@@ -1,14 +1,15 @@
-"""Fixtures: a running local service, and clients of both official SDKs that call it."""
+"""Fixtures: a running local service, clients of both official SDKs that call it, and plain calls to other services."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from batchgen.emulator.server import LocalService
-from tests.support.sdk_calls import gemini_client, together_client
+from tests.support.openai_calls import Wire
+from tests.support.sdk_calls import KEY, gemini_client, together_client
 
 if TYPE_CHECKING:
     from google import genai
@@ -44,3 +45,21 @@ def gemini(service: LocalService) -> Iterator[genai.Client]:
 def together(service: LocalService) -> Iterator[Together]:
     with together_client(service) as client:
         yield client
+
+
+@pytest.fixture
+def wire(service: LocalService) -> Iterator[Callable[..., Wire]]:
+    opened: list[Wire] = []
+
+    def open_wire(name: str = "deepinfra", path: str = "", key: str = KEY) -> Wire:
+        opened.append(Wire(service, name, path, key))
+        return opened[-1]
+
+    yield open_wire
+    for one in opened:
+        one.client.close()
+
+
+@pytest.fixture
+def deepinfra(wire: Callable[..., Wire]) -> Wire:
+    return wire()

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 LOOKS, LOOK_SECONDS = 3000, 0.01
 HELLO = Prompt((Message("user", "How do tides work?"),))
 PLACE_BYTES = 200  # memory per row: its key, and the positions of its line and its answer
-ROWS = int(os.environ.get("SOAK_ROWS", "4000"))
+ROWS = int(os.environ.get("SOAK_ROWS", "2000"))
 
 
 def over(service: LocalService, *, seconds: float = 0.0) -> None:
@@ -382,8 +382,8 @@ def together_create_soon(service: LocalService, source: str) -> str:
 
 
 def test_memory_does_not_grow_with_the_rows_of_a_job() -> None:
-    """Each answer has 4 kB of text, so the answers of 4,000 rows in memory would exceed the limit."""
-    found = measure(ROWS, 0.0, 32, text="The boats lie behind the harbour wall. " * 100)
+    """Each answer has 8 kB of text, so the answers of 2,000 rows in memory would exceed the limit."""
+    found = measure(ROWS, 0.0, 32, text="The boats lie behind the harbour wall. " * 200)
     assert found.rows == ROWS
     assert found.working_mb - found.idle_mb < 12 + ROWS * PLACE_BYTES / 1e6
 

@@ -1,15 +1,26 @@
-"""`Page`: parse an HTML report. `troubled`: make a run with markup, emoji, Chinese and rejected rows."""
+"""`Page`: parse an HTML report. `troubled`: make a run with markup, emoji, Chinese and rejected rows.
+
+Also: write the report of a run (`written`), and read what it is written from (`known`, `open_session`).
+"""
 
 from __future__ import annotations
 
 import json
 import zlib
 from base64 import b64decode
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 from batchgen.emulator.server import LocalService
+from batchgen.engine.session import Session
+from batchgen.ledger.store import Store
+from batchgen.reports.html.facts import RunFacts, collect_facts
+from batchgen.runtime.files import Layout
+from batchgen.runtime.settings import load_settings
 from tests.support.bench import Bench, seeds
 from tests.support.grown_run import grow
 
@@ -20,6 +31,8 @@ INVISIBLE = (  # line and paragraph separators, controls, bidi controls and othe
     "\0\x07\r\x1b\x7f\x85\xad\u034f\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"
     "\u2060\u2064\u2066\u2067\u2068\u2069\u206f\u3164\ufe00\ufeff\ufff9\uffa0\U0001d173\U000e0001\U000e0041\U000e0100\U000e01ef"
 )
+ROUNDED = "Lengths of 10,000 and more are rounded to three digits."
+WORDS = st.text(st.sampled_from("ab, .\n\u2028é中文，한😀<&"), max_size=40)
 CHINESE = {
     "question": "鸡蛋要煮多久蛋黄才是软的？",
     "answer": "把水烧开，煮十五分钟。",
@@ -99,3 +112,21 @@ def troubled(root: Path) -> Bench:
         assert bench.prepare(troubled_seeds()).code == 0
 
     return grow(root, prepare)
+
+
+def written(bench: Bench, *options: str) -> tuple[Any, Page]:
+    result = bench.run("report", "--json", *options)
+    assert result.code == 0, result
+    return result.json, read(Path(result.json["output"]))
+
+
+def open_session(root: Path) -> Session:
+    layout = Layout(root)
+    store = Store.read(layout.store)
+    assert store is not None
+    return Session(layout, load_settings(root), store, {})
+
+
+def known(bench: Bench) -> RunFacts:
+    with closing(open_session(bench.root)) as one:
+        return collect_facts(one)

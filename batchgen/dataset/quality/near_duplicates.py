@@ -24,7 +24,7 @@ MIN_JACCARD = 0.8
 PERMUTATIONS = 128
 BANDS = 16  # of 8 rows: finds 95 % of the pairs at MIN_JACCARD; what it finds is checked against the whole signatures
 SIGNATURE_SEED = 42
-PARTS = 16  # of the hashes of a band: comparing all of them at once takes ten times their own memory
+PARTS = 16  # at most, of the hashes of a band: comparing all of them at once takes ten times their own memory
 JOINED = 20_000  # rows of a frame of hashes: many small frames take as much memory as what is in them
 CACHED_SIGNATURES = 4_096  # signatures that stay in memory as numbers, 600 bytes each
 _CHUNK = 100  # conversations whose word runs are in memory at once: those take ten times the memory of the texts
@@ -68,8 +68,9 @@ class BandIndex:
         """Return the conversations that share a band with another one, in the order in which they were added."""
         rows = pl.concat([*self._joined, *self._recent])
         found = pl.repeat(value=False, n=rows.height, eager=True)
-        for name, part in product(_HASHES, range(PARTS)):
-            some = (rows[name] % PARTS == part).arg_true()
+        parts = min(PARTS, 1 + rows.height // JOINED)  # few rows need no parts, and each part takes a millisecond
+        for name, part in product(_HASHES, range(parts)):
+            some = (rows[name] % parts == part).arg_true()
             found = found.scatter(some.filter(rows[name].gather(some).is_duplicated()), values=True)
         return rows[_NUMBER].filter(found)
 
