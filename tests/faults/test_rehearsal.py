@@ -25,6 +25,7 @@ from batchgen.providers.assumptions import gemini, openai, rehearsed, together
 from batchgen.providers.assumptions.probes import UNKNOWN_END
 from batchgen.runtime.files import Layout, exclusive_lock
 from tests.support.bench import Bench, Result
+from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import Make, no_key_anywhere
 from tests.support.provider_facts import ANSWERERS, UPLOAD_START
 
@@ -305,3 +306,15 @@ def test_own_instructions_stay_out_of_the_record(bench: Bench) -> None:
     done = bench.run("rehearse", "--json")
     assert broken(done.json) == {("gemini", "sampling.taken")}
     assert own[:30] not in (bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8")
+
+
+def test_killed_before_each_write_of_a_file(make_bench: Make, forks: Forks) -> None:
+    """Request files, the record before and after each create call: nothing is created twice."""
+    bench = make_bench(job_seconds=JOB_SECONDS)
+    bench.configure("")
+    codes = [forks.run(bench, "rehearse", crash=f"file_before_rename:{at}").code for at in (2, 3, 4) * 3]
+    assert codes.count(KILLED) > 5
+    assert set(codes) <= {KILLED, 0, 75}
+    assert bench.run("rehearse", "--wait").code == 0
+    keys = bench.service.world.bought_keys
+    assert len(keys) == len(set(keys))
