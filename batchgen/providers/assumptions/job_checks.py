@@ -138,8 +138,8 @@ def _bare(word: str) -> str:
 
 
 def states_go_forward(seen: Seen) -> Finding:
-    """Whether no state came back after another one."""
-    for job in seen.jobs:
+    """Whether no state came back after another one. An unknown word has no place in the order."""
+    for job in (job for job in seen.jobs if not job.unknown_states):
         words = [word for _, word in job.states]
         if back := next((word for at, word in enumerate(words) if word in words[:at]), ""):
             return broken(f"{_bare(back)} came back")
