@@ -67,7 +67,9 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
     again = bench.run("rehearse")
     assert (again.code, len(world.jobs_created())) == (0, len(jobs))
     assert "All 6" in again.out
-    assert "rehearsed on" in bench.run("doctor").out
+    known = bench.run("doctor").out
+    assert "  rehearsed on 20" in known
+    assert "never rehearsed" not in known
 
 
 def go_on(bench: Bench, calls: int, pause: float) -> Result:
@@ -296,7 +298,9 @@ def test_what_must_be_right_before_it_begins(bench: Bench, monkeypatch: pytest.M
     (bench.root / "rehearsal" / "rehearsal.json").write_text("{", "utf-8")
     assert (done := bench.run("rehearse")).code == 2
     assert "not a record of a rehearsal" in done.err
-    assert bench.run("doctor").code == 0
+    assert (done := bench.run("doctor")).code == 0
+    assert done.out.count("never rehearsed") == 1
+    assert "gemini, together: never rehearsed with this run's settings" in done.out
 
 
 def test_own_instructions_stay_out_of_the_record(bench: Bench) -> None:
