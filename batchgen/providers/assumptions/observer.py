@@ -218,7 +218,7 @@ class Observed:
 
     def _note_listing(self, found: Iterable[Job]) -> None:
         listed = {job.remote_id: job for job in found}
-        for remote_id, job in self.notes.jobs.items():
+        for remote_id, job in list(self.notes.jobs.items()):
             if job.deleted:
                 continue
             age = round(self._now() - job.created_at, 1)
