@@ -16,6 +16,7 @@ from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BudgetReached, NeedsPerson, SetupError
 from batchgen.core.outcomes import Usage
 from batchgen.dataset.prepare import PrepareOptions, prepare
+from batchgen.engine.maintenance import clean
 from batchgen.engine.rehearsal import Rehearsal
 from batchgen.engine.tick import FIRST_PAUSE_SECONDS, PAUSE_GROWTH, longest_pause, tick, tick_until_done
 from batchgen.ledger.connection import translate_sqlite_errors
@@ -57,6 +58,8 @@ def rehearse(context: GlobalOptions, conversations: int | None, max_usd: float, 
                 session.look()
         finally:
             session.save()
+        if session.record.finished:
+            clean(session)  # nothing more is looked at: what was left at the providers would only fill their listings
         _print(session, as_json=as_json)
         for trouble in session.troubles:
             if isinstance(trouble, BudgetReached):

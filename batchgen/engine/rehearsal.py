@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any, cast
 
 from batchgen import __version__
@@ -51,6 +52,7 @@ class Rehearsal(Session):
         """Return a client that notes what passes."""
         ear = Ear()
         notes = self.record.providers.setdefault(provider.name, Evidence())
+        notes.sdk = f"{provider.sdk} {version(provider.sdk)}"
         notes.address = address_text(self.environment.get(provider.url_variable))
         return Observed(super().connect(provider, ear.hear, *hooks), ear, notes, self.now)
 

@@ -25,6 +25,7 @@ from batchgen.providers.assumptions import gemini, openai, rehearsed, together
 from batchgen.providers.assumptions.probes import UNKNOWN_END
 from batchgen.runtime.files import Layout, exclusive_lock
 from tests.support.bench import Bench, Result
+from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import Make, no_key_anywhere
 from tests.support.provider_facts import ANSWERERS, UPLOAD_START
 
@@ -42,7 +43,7 @@ def unseen(record: Any) -> set[str]:
 
 @pytest.mark.parametrize("provider", ANSWERERS)
 def test_all_is_held(provider: str, make_bench: Make) -> None:
-    """Also: what only the rehearsal made is deleted, and its record has no key."""
+    """Also: nothing is left at the providers that can be deleted, and the record has no key."""
     bench = make_bench(job_seconds=5.0, answerer=provider)
     bench.configure("")
     done = bench.run("rehearse", "--wait", "--json")
@@ -52,7 +53,9 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
     jobs = world.jobs_created()
     assert len([job for job in jobs if "rehearsal-" in job.keys[0]]) == 3  # Gemini refuses to create the dead one
     assert {job.provider for job in jobs} == {"gemini", provider}
-    assert not [file for file in world.files.values() if "rehearsal-" in file.name and file.provider != "gemini"]
+    left = [file.name for file in world.files.values()]
+    assert set(left) <= {"output.jsonl", "error.jsonl"}  # result files; Gemini's cannot be deleted
+    assert not [job for job in jobs if job.provider == "gemini" and not job.deleted]
     record = json.loads((bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8"))
     assert record["providers"]["gemini"]["jobs"]
     text = (bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8")
@@ -64,7 +67,9 @@ def test_all_is_held(provider: str, make_bench: Make) -> None:
     again = bench.run("rehearse")
     assert (again.code, len(world.jobs_created())) == (0, len(jobs))
     assert "All 6" in again.out
-    assert "rehearsed on" in bench.run("doctor").out
+    known = bench.run("doctor").out
+    assert "  rehearsed on 20" in known
+    assert "never rehearsed" not in known
 
 
 def go_on(bench: Bench, calls: int, pause: float) -> Result:
@@ -156,16 +161,19 @@ def of_rows(provider: str) -> list[Case]:
 
 OTHER_ECHO = '{"m": "zz", "question": "Which of these plants needs the least water of all?"}'
 SHORT_LIFE = {"file": {"expirationTime": "2020-01-01T00:00:00Z"}}
+# The protocols of the answers share most checks: what is tested again reads something else there.
+OTHER_CALLS = {
+    "together": ("listing.label", "dead.create", "cancel.end"),
+    "deepinfra": (
+        *("upload.again", "create.answered", "listing.label", "states.known", "dead.probe", "dead.create"),
+        *("job.unknown", "cancel.taken", "cancel.end", "delete.file"),
+    ),
+}
 CASES = [
     *of_calls("gemini"),
     *of_rows("gemini"),
-    *(case for case in of_calls("together") if case.name in ("listing.label", "dead.create", "cancel.end")),
-    *(
-        case
-        for case in of_rows("together")
-        if case.name in ("results.named", "rows.keys", "usage.told", "usage.thoughts")
-    ),
-    *of_calls("deepinfra"),
+    *(case for name, wanted in OTHER_CALLS.items() for case in of_calls(name) if case.name in wanted),
+    *(case for case in of_rows("together") if case.name in ("rows.keys", "usage.told", "usage.thoughts")),
     Case("gemini", "model.answers", call("gemini", "probe", NO, times=2)),
     Case("gemini", "upload.kept", call("gemini", "upload_data", Merge(SHORT_LIFE))),
     Case("gemini", "listing.appears", JobFault(provider="gemini", unlisted_seconds=2000.0), 3, pause=500.0),
@@ -293,7 +301,9 @@ def test_what_must_be_right_before_it_begins(bench: Bench, monkeypatch: pytest.M
     (bench.root / "rehearsal" / "rehearsal.json").write_text("{", "utf-8")
     assert (done := bench.run("rehearse")).code == 2
     assert "not a record of a rehearsal" in done.err
-    assert bench.run("doctor").code == 0
+    assert (done := bench.run("doctor")).code == 0
+    assert done.out.count("never rehearsed") == 1
+    assert "gemini, together: never rehearsed with this run's settings" in done.out
 
 
 def test_own_instructions_stay_out_of_the_record(bench: Bench) -> None:
@@ -305,3 +315,15 @@ def test_own_instructions_stay_out_of_the_record(bench: Bench) -> None:
     done = bench.run("rehearse", "--json")
     assert broken(done.json) == {("gemini", "sampling.taken")}
     assert own[:30] not in (bench.root / "rehearsal" / "rehearsal.json").read_text("utf-8")
+
+
+def test_killed_before_each_write_of_a_file(make_bench: Make, forks: Forks) -> None:
+    """Request files, the record before and after each create call: nothing is created twice."""
+    bench = make_bench(job_seconds=JOB_SECONDS)
+    bench.configure("")
+    codes = [forks.run(bench, "rehearse", crash=f"file_before_rename:{at}").code for at in (2, 3, 4) * 3]
+    assert codes.count(KILLED) > 5
+    assert set(codes) <= {KILLED, 0, 75}
+    assert bench.run("rehearse", "--wait").code == 0
+    keys = bench.service.world.bought_keys
+    assert len(keys) == len(set(keys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 
 from batchgen.core.wording import pluralize
 from batchgen.providers.assumptions.assumption import Finding, Seen, broken, held, unseen
@@ -34,9 +35,11 @@ def model_answers(seen: Seen) -> Finding:
 
 
 def upload_is_kept(seen: Seen) -> Finding:
-    """Whether uploads live at least as long as the provider's row says."""
+    """Whether uploads live at least as long as the provider's row says, or as a batch may take."""
+    lifetime = seen.provider.upload_lifetime_seconds
+    needed = lifetime if isfinite(lifetime) else 24 * HOUR
     told = [file.kept_seconds for file in seen.notes.uploads if file.kept_seconds is not None]
-    if told and min(told) < min(seen.provider.upload_lifetime_seconds, 24 * HOUR):
+    if told and min(told) < needed:
         return broken(f"kept for {seconds_text(min(told))} only")
     if told:
         return held(f"the answer says: kept for {seconds_text(min(told))}")
@@ -135,8 +138,8 @@ def _bare(word: str) -> str:
 
 
 def states_go_forward(seen: Seen) -> Finding:
-    """Whether no state came back after another one."""
-    for job in seen.jobs:
+    """Whether no state came back after another one. An unknown word has no place in the order."""
+    for job in (job for job in seen.jobs if not job.unknown_states):
         words = [word for _, word in job.states]
         if back := next((word for at, word in enumerate(words) if word in words[:at]), ""):
             return broken(f"{_bare(back)} came back")

@@ -102,9 +102,11 @@ class Observed:
         except (BatchgenError, *REFUSALS) as error:
             self.notes.refused_creates.append(type(error).__name__)
             raise
-        answer = heard[-1].value if heard else None
-        job = JobNotes(name=name, file=file_id, created_at=self._now(), create_seconds=self._now() - began)
-        job.members = sorted(dict_or_empty(answer))
+        answer = dict_or_empty(heard[-1].value if heard else None)
+        seconds = round(self._now() - began, 3)
+        job = JobNotes(name=name, file=file_id, created_at=self._now(), create_seconds=seconds, members=sorted(answer))
+        if word := _state_word(answer):
+            job.states.append((0.0, word))
         self.notes.jobs[remote_id] = job
         return remote_id
 
@@ -117,7 +119,7 @@ class Observed:
             job.ended, job.error, job.rows_told = found.state.value, found.error, found.rows
             job.results = [place for place in RESULT_PLACES if _has(heard[-1].value, place)]
             if not job.results and job.states:
-                job.nameless_seconds = self._now() - job.created_at - job.states[-1][0]
+                job.nameless_seconds = round(max(self._now() - job.created_at - job.states[-1][0], 0.0), 1)
         return found
 
     def jobs(self) -> list[Job]:
@@ -216,7 +218,7 @@ class Observed:
 
     def _note_listing(self, found: Iterable[Job]) -> None:
         listed = {job.remote_id: job for job in found}
-        for remote_id, job in self.notes.jobs.items():
+        for remote_id, job in list(self.notes.jobs.items()):
             if job.deleted:
                 continue
             age = round(self._now() - job.created_at, 1)
@@ -239,6 +241,13 @@ def outcome_of(heard: list[Heard], error: Exception | None = None) -> Outcome:
     if error is None:
         return Outcome(status)
     return Outcome(status, type(error).__name__, one_line(error), passing=isinstance(error, Temporary))
+
+
+def _state_word(answer: dict[str, Any]) -> str:
+    """Return the state in the answer to a create call, as the codecs write it; "" if it has none."""
+    job = dict_or_empty(answer.get("job")) or dict_or_empty(answer.get("metadata")) or answer
+    word = text_or_empty(job.get("state")) or text_or_empty(job.get("status")) or text_or_empty(answer.get("status"))
+    return word.replace("BATCH_STATE_", "JOB_STATE_")
 
 
 def _message(value: Any) -> str:
