@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.core.dialogue import STAGES
+from batchgen.core.dialogue import Stage
 from batchgen.core.wording import COMMANDS
 from batchgen.dataset.formats import FORMATS
 from batchgen.runtime.settings import PROVIDERS
@@ -24,9 +24,9 @@ from tests.support.bench import REPOSITORY
 # Words typed -> what is offered for the last one.
 OFFERS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("batchgen", ""): tuple(COMMANDS),
-    ("batchgen", "submit", "--stage", ""): tuple(map(str, STAGES)),
+    ("batchgen", "submit", "--stage", ""): tuple(map(str, Stage)),
     ("batchgen", "export", "--format", "p"): tuple(name for name in FORMATS if name.startswith("p")),
-    ("batchgen", "switch", ""): (*map(str, STAGES), *PROVIDERS),
+    ("batchgen", "switch", ""): (*map(str, Stage), *PROVIDERS),
     ("batchgen", "serve", "--grac"): ("--grace",),
     ("batchgen", "prepare", "--input", "see"): ("seeds.jsonl",),
 }

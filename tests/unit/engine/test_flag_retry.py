@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.dataset.quality.flags import FLAGS
+from batchgen.dataset.quality.flags import FLAGS, JUDGED_FLAGS
 from batchgen.runtime.settings import RETRY_FLAGS, Settings, load_settings
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, ledger
 from tests.support.scene import Make, Scene
 
-WHOLE_DATASET = {"length_outlier", "near_duplicate"}
+WHOLE_DATASET = {"length_outlier", "near_duplicate", *JUDGED_FLAGS}  # these need more than one dialogue
 STATEMENT = '{"question": "That is a nice plant."}'
 LABELLED = '{"correction": "Here is the corrected answer: water it when the soil of plant 2 is dry."}'
 
