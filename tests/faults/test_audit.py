@@ -19,7 +19,7 @@ POINTS = sorted(
     name
     for path in (REPOSITORY / "batchgen" / "engine").rglob("*.py")
     for name in re.findall(r'failpoint\("(\w+)"\)', path.read_text("utf-8"))
-)
+)[::2]  # half of them: tests/faults/test_kills.py has all, for the steps of a dialogue
 
 
 def judged_bench(make_bench: Make, conversations: int = 4, root: str = "run") -> Bench:
@@ -53,10 +53,10 @@ def assert_verdicts_bought(bench: Bench, count: int) -> None:
 @pytest.mark.fault(
     32,
     "killed at a boundary of the protocols, while an audit runs",
-    injected="SIGKILL at every crash point of the engine, one after the other, in one audit that grows",
+    injected="SIGKILL at every second crash point of the engine, one after the other, in one audit that grows",
     seen="no verdict is bought twice, none is lost",
 )
-def test_an_audit_is_killed_at_every_point(make_bench: Make, forks: Forks) -> None:
+def test_an_audit_is_killed_at_crash_points(make_bench: Make, forks: Forks) -> None:
     bench = judged_bench(make_bench, conversations=len(POINTS))
     killed = set()
     for size, point in enumerate(POINTS, start=1):
