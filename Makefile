@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := --quiet --disable-pip-version-check
 
-.PHONY: demo test docs soak check-trl check-llamafactory check-container bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
+.PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -41,6 +41,9 @@ check-container: $(VENV)/.dev
 	$(BIN)/hadolint deploy/Containerfile
 	mkdir -p $(VENV)-container
 	$(BIN)/python tests/containers/check_containerfile.py $(VENV)-container
+
+check-ray: $(VENV)/.demo $(VENV)-ray/.ray
+	$(BIN)/python deploy/ray/check.py $(VENV)-ray/bin
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
@@ -93,5 +96,11 @@ $(VENV)-llamafactory/.llamafactory: requirements-llamafactory.txt
 	$(VENV)-llamafactory/bin/pip install $(QUIET) --no-deps llamafactory==0.9.5
 	touch $@
 
+$(VENV)-ray/.ray: requirements-ray.txt requirements-demo.txt
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/pip install $(QUIET) -r requirements-ray.txt
+	$(VENV)-ray/bin/pip install $(QUIET) --no-deps -r requirements-demo.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container $(VENV)-ray .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

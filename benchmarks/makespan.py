@@ -16,6 +16,7 @@ a real outage strikes many at once. Tokens and bytes of a request are those that
 limits are Google's of 2026-08-18 and Together's of 2026, where none is published 100 concurrent batches are assumed.
 
     python benchmarks/makespan.py [--seeds 5] [--largest 1000000] [--write]
+    python benchmarks/makespan.py --case 10000000 2 20000     # conversations, tier, max_requests: this one alone
 """
 
 from __future__ import annotations
@@ -287,8 +288,13 @@ def main() -> None:
     )
     parser.add_argument("--largest", type=int, default=max(COUNTS), help="Leave larger runs out.")
     parser.add_argument("--write", action="store_true", help="Write docs/scale.md and docs/makespan.svg.")
+    parser.add_argument("--case", type=int, nargs=3, metavar="N", help="Conversations, tier, max_requests.")
     options = parser.parse_args()
     start = time.perf_counter()
+    if options.case:
+        found = results(Case(*options.case), options.seeds)
+        print(f"hours until 99 % / the last: {both(0.99, found)}; batches at once: {found[0].peak}")
+        return
     counts = [count for count in COUNTS if count <= options.largest]
     text = report(counts, options.seeds)
     print(text)
