@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-QUIET := --quiet --disable-pip-version-check
+# --no-compile: Python compiles a module when it is first imported, and most modules of the packages never are.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
 
@@ -74,32 +75,32 @@ bench-peaks: $(VENV)/.dev
 
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(QUIET) -r requirements.txt
+	$(BIN)/pip install $(PIP_OPTIONS) -r requirements.txt
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.base requirements-demo.txt
-	$(BIN)/pip install $(QUIET) --no-deps -r requirements-demo.txt
+	$(BIN)/pip install $(PIP_OPTIONS) --no-deps -r requirements-demo.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base requirements-dev.txt requirements-serve.txt
-	$(BIN)/pip install $(QUIET) -r requirements-dev.txt
+	$(BIN)/pip install $(PIP_OPTIONS) -r requirements-dev.txt
 	touch $@
 
 $(VENV)-trl/.trl: requirements-trl.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)-trl
-	$(VENV)-trl/bin/pip install $(QUIET) -r requirements-trl.txt
+	$(VENV)-trl/bin/pip install $(PIP_OPTIONS) -r requirements-trl.txt
 	touch $@
 
 $(VENV)-llamafactory/.llamafactory: requirements-llamafactory.txt
 	$(PYTHON) -m venv $(VENV)-llamafactory
-	$(VENV)-llamafactory/bin/pip install $(QUIET) -r requirements-llamafactory.txt
-	$(VENV)-llamafactory/bin/pip install $(QUIET) --no-deps llamafactory==0.9.5
+	$(VENV)-llamafactory/bin/pip install $(PIP_OPTIONS) -r requirements-llamafactory.txt
+	$(VENV)-llamafactory/bin/pip install $(PIP_OPTIONS) --no-deps llamafactory==0.9.5
 	touch $@
 
 $(VENV)-ray/.ray: requirements-ray.txt requirements-demo.txt
 	$(PYTHON) -m venv $(VENV)-ray
-	$(VENV)-ray/bin/pip install $(QUIET) -r requirements-ray.txt
-	$(VENV)-ray/bin/pip install $(QUIET) --no-deps -r requirements-demo.txt
+	$(VENV)-ray/bin/pip install $(PIP_OPTIONS) -r requirements-ray.txt
+	$(VENV)-ray/bin/pip install $(PIP_OPTIONS) --no-deps -r requirements-demo.txt
 	touch $@
 
 clean:
