@@ -25,7 +25,6 @@ sys.path.insert(0, str(REPOSITORY))
 from tests.support.containerfile import Instruction, Stage, stages
 
 SUITE = "trixie"  # of debian:13
-MIRROR = "http://deb.debian.org/debian"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CERTIFICATE = "/check-container.pem"
 PORT = 18801
@@ -35,7 +34,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     debian = folder / "debian"
     if not debian.exists():
-        subprocess.run(["debootstrap", "--variant=minbase", SUITE, debian, MIRROR], check=True)
+        subprocess.run(["debootstrap", "--variant=minbase", SUITE, debian], check=True)
     roots: dict[str, Path] = {}
     found = stages(REPOSITORY / "deploy" / "Containerfile")
     for number, stage in enumerate(found):
