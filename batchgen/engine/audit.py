@@ -65,7 +65,7 @@ def sample_of(session: Session) -> Sample | None:
     return Sample(**orjson.loads(fact)) if fact else None
 
 
-def _set_sample(session: Session, size: int) -> Sample:
+def _set_sample(session: Session, size: int) -> None:
     """Set the size of the sample, durably and beside the requests, so that `rebuild` knows it. It never shrinks."""
     before = sample_of(session)
     sample = Sample(max(size, before.size if before else 0))
@@ -73,7 +73,6 @@ def _set_sample(session: Session, size: int) -> Sample:
         text = orjson.dumps(sample._asdict()).decode()
         add_facts(session.layout, {AUDIT_FACT: text})
         session.store.set_fact(AUDIT_FACT, text)
-    return sample
 
 
 def enter_finished_turns(session: Session) -> int:

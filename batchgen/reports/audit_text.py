@@ -18,6 +18,9 @@ def audit_text(record: Mapping[str, Any]) -> str:
         widths = [max(len(row[place]) for row in (HEADS, *rows)) for place in range(len(HEADS))]
         lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (HEADS, *rows)), ""]
     lines += audit_notes(record)
-    if record["judged"] < record["turns"]:
+    if record["failed"]:
+        failed = pluralize(record["failed"], "verdict")
+        lines.append(as_invoked(f"{failed} could not be had. To ask again: batchgen retry --stage audit"))
+    if record["open"]:
         lines.append(as_invoked("The next ticks go on (batchgen collect --advance); batchgen audit shows the figures."))
     return "\n".join(lines)

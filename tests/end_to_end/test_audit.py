@@ -220,6 +220,32 @@ def test_a_failed_verdict_is_asked_again_and_a_bad_one_is_never_counted(make_ben
     assert bench.run("receipt", "--json").json["total"]["failed_usd"] > 0
 
 
+def test_a_verdict_that_cannot_be_had_is_said_and_can_be_asked_for_again(make_bench: Make) -> None:
+    bench = run_with(make_bench, Judge(prefers_longer))
+    bench.service.faults.rows("safety", key=r"r1-000002\.r1\.audit1")
+    bench.service.faults.rows("safety", key=r"r1-000002\.r2\.audit2")
+    assert bench.run("audit").code == 0
+    bench.service.world.advance(60)
+    bench.run("collect", "--advance")
+    record = bench.run("audit", "--json").json
+    assert (record["turns"], record["judged"], record["open"], record["failed"]) == (12, 10, 0, 2)
+    said = bench.run("audit").out
+    assert "2 verdicts could not be had. To ask again:" in said
+    assert "next ticks" not in said
+    assert bench.rows("rejected.jsonl") == []
+    assert bench.run("verify").code == 0
+    bench.service.faults.clear()
+    assert bench.run("retry", "--stage", "audit", "--json").json["conversations"] == 2
+    assert audited(bench)["judged"] == 12
+
+
+def test_an_earlier_judge_that_was_the_corrector_is_warned_of(make_bench: Make) -> None:
+    bench = run_with(make_bench, Judge(prefers_longer))
+    corrector = bench.status()["stage_models"]["correction"]
+    audited(bench, "--sample", "2", "--model", f"{corrector['provider']}:{corrector['model']}")
+    assert audited(bench, "--sample", "4", "--model", JUDGE)["judge_is_corrector"]
+
+
 def test_verdicts_count_against_max_usd_and_stand_in_the_receipt(make_bench: Make) -> None:
     bench = run_with(make_bench, Judge(prefers_longer))
     spent = bench.status()["cost"]["spent_usd"]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from batchgen.core.dialogue import FIRST_ROUND, Judgement, Stage
+from batchgen.core.dialogue import FIRST_ROUND, Judgement, Stage, audit_steps
 from batchgen.core.judging import ORDERS, AuditFigures, Winner, WinRate, audit_figures, of_like_length
 from batchgen.dataset.audit.verdicts import JudgedTurn, judged_turns
 from batchgen.ledger.pins import pinned_choice
@@ -19,8 +19,9 @@ _DIGITS = 4
 def audit_record(run: Run) -> dict[str, Any] | None:
     """Return the figures as `audit --json` prints them; None if no audit was begun.
 
-    `turns` are those that the sample has so far, `judged` those with verdicts in both orders. `rounds` has one record
-    for each round with judged turns, `later` one for all rounds after the seeds. Rates are shares from 0 to 1.
+    `turns` are those that the sample has so far, `judged` those with verdicts in both orders. `open` requests have no
+    verdict yet, `failed` ones are not asked again. `rounds` has one record for each round with judged turns, `later`
+    one for all rounds after the seeds. Rates are shares from 0 to 1.
     """
     if not run.store.fact(AUDIT_FACT):
         return None
@@ -32,23 +33,28 @@ def audit_record(run: Run) -> dict[str, Any] | None:
     }
     later = [turn for turn in judged if turn.round >= FIRST_ROUND]
     judge = pinned_choice(run.store, run.settings, Stage.AUDIT)
+    _, accepted, rejected = run.store.totals.counts_by_position()
+    places = [step.position for step in audit_steps(run.settings.rounds)]
+    done, failed = (sum(found.get(place, 0) for place in places) for found in (accepted, rejected))
     return {
         "judge": str(judge) if judge else None,
         "models": sorted({turn.model for turn in judged}),
-        "judge_is_corrector": judge is not None and judge.model in _corrector_models(run),
+        "judge_is_corrector": bool(_models_of(run, Stage.AUDIT) & _models_of(run, Stage.CORRECTION)),
         "conversations": len({Judgement.at(number).conversation for number in entered}),
         "turns": len(entered) // len(ORDERS),
         "judged": len(judged),
+        "open": len(entered) - done - failed,
+        "failed": failed,
         "rounds": [{"round": number, **_record(turns, alike)} for number, turns in by_round.items() if turns],
         "later": _record(later, alike) if later else None,
         "preferred_place": _preferred_places(judged),
     }
 
 
-def _corrector_models(run: Run) -> set[str]:
-    """Return the models that write the corrections, or wrote some."""
-    written = {batch.model for batch in run.store.each_batch() if batch.step.stage is Stage.CORRECTION}
-    choice = pinned_choice(run.store, run.settings, Stage.CORRECTION)
+def _models_of(run: Run, stage: Stage) -> set[str]:
+    """Return the models that are asked for a stage, or were asked."""
+    written = {batch.model for batch in run.store.each_batch() if batch.step.stage is stage}
+    choice = pinned_choice(run.store, run.settings, stage)
     return written | ({choice.model} if choice else set())
 
 
