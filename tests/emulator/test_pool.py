@@ -164,7 +164,9 @@ def test_one_of_two_servers_breaks_and_no_row_is_lost() -> None:
         answered = Counter(together_text(row).partition(" ")[0] for row in rows.values())
         assert answered["first"] == 20
         assert first.peak <= 4
-        assert first.asked.total() <= 20 + DOWN_AFTER + first.peak  # and not once for each row: it rested
+        # And not once for each row: it rested. Of the rows in flight, some may have been answered after the first
+        # failure, so that the count began again, and some were sent before the last one.
+        assert first.asked.total() <= 20 + DOWN_AFTER + 2 * 4
 
 
 @pytest.mark.fault(
