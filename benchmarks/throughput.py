@@ -34,14 +34,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from batchgen.core.dialogue import ECHO_FIELD, Stage, Step, Turn, echo_of
-from batchgen.core.outcomes import Reason, Usage
+from batchgen.core.outcomes import Reason, Reply, Usage
 from batchgen.dataset.round_files import write_due_files
 from batchgen.dataset.seeds import SeedReport, read_seeds
 from batchgen.engine.collection.poll import settle_ended_job
 from batchgen.engine.session import Session
 from batchgen.engine.submission import request_files, submit
 from batchgen.engine.submission.request_files import BatchDraft
-from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, RequestOutcome
+from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState
 from batchgen.ledger.store import Store
 from batchgen.providers.base import Job, JobState
 from batchgen.runtime.files import FileDigest, Layout, write_durably
@@ -225,10 +225,9 @@ def least_collect(rows: int, root: Path) -> list[float]:
         parsed = [orjson.loads(line) for line in raw.split(b"\n") if line]
         said = [orjson.loads(row["response"]["candidates"][0]["content"]["parts"][0]["text"]) for row in parsed]
         numbers = run.store.held_numbers(batch.number)
-        settled = [
-            RequestOutcome(number, Reason.ACCEPTED, reply["question"], "")
-            for number, reply in zip(numbers, said, strict=True)
-        ]
+        settled = {
+            number: Reply("", Reason.ACCEPTED, reply["question"]) for number, reply in zip(numbers, said, strict=True)
+        }
         run.store.settle(batch, settled, {Reason.ACCEPTED: (len(settled), Usage(), 0.0)}, max_attempts=1)
         seconds.append(time.perf_counter() - start)
     return seconds

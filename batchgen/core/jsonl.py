@@ -59,7 +59,7 @@ def parse_reply_fields(text: str, fields: Sequence[str], read: Reply) -> Reply:
 
     <think> blocks before the JSON are removed. Returns a MALFORMED reply if the text is not such JSON.
     """
-    had_thoughts = text.lstrip().startswith(THINK)
+    had_thoughts = THINK in text and text.lstrip().startswith(THINK)
     try:
         value = load_json_object(without_thoughts(text) if had_thoughts else text)
         found = _texts_of(value, fields)
@@ -152,10 +152,12 @@ def message_refusal(message: Mapping[str, Any]) -> str:
 
 def token_count(value: Any) -> int:
     """Read a token count. Protocols write int64 as a string or as a number; an invalid count is read as 0."""
+    if not value:
+        return 0
     if type(value) is int and 0 <= value <= MAX_TOKEN_COUNT:  # nearly all counts
         return value
     try:
-        number = int(value or 0)
+        number = int(value)
     except (TypeError, ValueError, OverflowError):
         return 0
     return number if 0 <= number <= MAX_TOKEN_COUNT else 0

@@ -225,17 +225,6 @@ class ReclaimedConversations(NamedTuple):
     holders: dict[int, int | None]
 
 
-class RequestOutcome(NamedTuple):
-    """The outcome of one conversation's request. `follow_up` is the next round's question in the same reply."""
-
-    number: int
-    reason: Reason
-    text: str
-    detail: str
-    follow_up: str = ""
-    had_thoughts: bool = False
-
-
 class Hold(NamedTuple):
     """Why something is not submitted now. `until` and `since` in seconds since 1970 UTC; `until` None: a halt."""
 

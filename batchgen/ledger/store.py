@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from batchgen.core.dialogue import ID_DIGITS, STAGES, Stage, Step, Turn, audit_steps, steps
-from batchgen.core.outcomes import POLICY, Reason, Usage
+from batchgen.core.outcomes import POLICY, Reason, Reply, Usage
 from batchgen.ledger import queries
 from batchgen.ledger.connection import Database
 from batchgen.ledger.dialogues import Dialogues
@@ -28,7 +28,6 @@ from batchgen.ledger.rows import (
     BatchSummary,
     ReadyConversation,
     ReclaimedConversations,
-    RequestOutcome,
     consecutive_ranges,
 )
 from batchgen.ledger.totals import Totals
@@ -294,7 +293,7 @@ class Store(Database):
     def settle(
         self,
         batch: Batch,
-        settled: Sequence[RequestOutcome],
+        settled: Mapping[int, Reply],
         usages: Mapping[Reason, tuple[int, Usage, float | None]],
         *,
         state: BatchState = BatchState.COLLECTED,
@@ -303,14 +302,14 @@ class Store(Database):
     ) -> None:
         """Enter all results of a batch in one transaction: texts, failures, tokens, money, and the batch's end.
 
-        `settled` has one entry for each conversation that the batch holds. `usages` maps a reason to (requests,
-        tokens, USD).
+        `settled` maps each conversation that the batch holds to its reply, in seed order. `usages` maps a reason to
+        (requests, tokens, USD).
         """
-        accepted = [one for one in settled if one.reason is Reason.ACCEPTED]
+        accepted = {number: reply for number, reply in settled.items() if reply.reason is Reason.ACCEPTED}
         failed: list[tuple[ReadyConversation, Reason, str]] = []
         if len(accepted) < len(settled):
-            rows = {row.number: row for row in self.held_conversations(batch.number)}
-            failed = [(rows[one.number], one.reason, one.detail) for one in settled if one.reason != Reason.ACCEPTED]
+            rows = [row for row in self.held_conversations(batch.number) if row.number not in accepted]
+            failed = [(row, settled[row.number].reason, settled[row.number].detail) for row in rows]
         with self.transaction():
             self._advance_conversations(batch, accepted)
             self._record_failures(batch, failed, max_attempts=max_attempts)
@@ -321,20 +320,19 @@ class Store(Database):
             ended = {
                 "late_results_until": None,
                 "incomplete_downloads": 0,
-                "replies_with_thoughts": sum(one.had_thoughts for one in accepted),
+                "replies_with_thoughts": sum(reply.had_thoughts for reply in accepted.values()),
             }
             self.update(batch, state=state, **{**ended, **changes})
             self._mark_outdated("receipt")
 
-    def _advance_conversations(self, batch: Batch, accepted: Sequence[RequestOutcome]) -> None:
+    def _advance_conversations(self, batch: Batch, accepted: Mapping[int, Reply]) -> None:
         """Enter accepted texts and move their conversations to the next position."""
-        self._add_texts([(one.number * TEXT_IDS + batch.position, batch.number, one.text) for one in accepted])
+        places = [(number * TEXT_IDS + batch.position, reply) for number, reply in accepted.items()]
+        self._add_texts([(place, batch.number, reply.text) for place, reply in places])
         if batch.plan.follow_up:
-            self._add_texts(
-                [(one.number * TEXT_IDS + batch.position + 1, batch.number, one.follow_up) for one in accepted]
-            )
+            self._add_texts([(place + 1, batch.number, reply.follow_up) for place, reply in places])
         to = {"position": batch.position + batch.texts, "batch": batch.number}
-        ranges = consecutive_ranges(sorted(one.number for one in accepted))
+        ranges = consecutive_ranges(sorted(accepted))
         moved = self._connection.executemany(
             queries.ADVANCE, [{**to, "first": first, "last": last} for first, last in ranges]
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -184,27 +183,33 @@ def _error_text(error: Any) -> str:
     return one_line(f"code {code}: {words if message else 'no message'}") if code else words
 
 
-def _get_either_case(message: dict[str, Any], name: str) -> Any:
-    """Return a field in either spelling of the JSON: finishReason or finish_reason (faults C16)."""
-    value = message.get(name)
-    return message.get(_snake_case(name)) if value is None else value
+def _message(value: Any) -> dict[str, Any]:
+    """Return a message whose fields are named as in JSON; it may come in the other spelling, finish_reason for
+    finishReason (faults C16). Anything that is no message is empty.
+    """
+    if not isinstance(value, dict):
+        return {}
+    if "_" not in "".join(value):  # nearly all messages
+        return value
+    there = {name: field for name, field in value.items() if field is not None}
+    return {_camel_case(name): field for name, field in there.items()} | there
 
 
-@cache
-def _snake_case(name: str) -> str:
-    return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+def _camel_case(name: str) -> str:
+    return re.sub("_([a-z])", lambda found: found[1].upper(), name)
 
 
 def _parse_response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
-    usage = _parse_usage(dict_or_empty(_get_either_case(response, "usageMetadata")))
-    model = text_or_empty(_get_either_case(response, "modelVersion"))
+    response = _message(response)
+    usage = _parse_usage(_message(response.get("usageMetadata")))
+    model = text_or_empty(response.get("modelVersion"))
     candidates = response.get("candidates")
     if not isinstance(candidates, list) or not candidates:
-        block = _get_either_case(dict_or_empty(_get_either_case(response, "promptFeedback")), "blockReason")
+        block = _message(response.get("promptFeedback")).get("blockReason")
         reason = Reason.BLOCKED_PROMPT if block else Reason.EMPTY
         return Reply(key, reason, detail=one_line(block or "no candidates"), usage=usage, model=model)
-    candidate = dict_or_empty(candidates[0])
-    finish = text_or_empty(_get_either_case(candidate, "finishReason"))
+    candidate = _message(candidates[0])
+    finish = text_or_empty(candidate.get("finishReason"))
     reason = FINISH_REASONS.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
         return Reply(key, reason, detail=one_line(f"finish reason {finish or 'missing'}"), usage=usage, model=model)
@@ -220,18 +225,17 @@ def _candidate_text(candidate: dict[str, Any]) -> str | None:
     parts = dict_or_empty(candidate.get("content")).get("parts")
     if not isinstance(parts, list):
         return None
-    texts = [dict_or_empty(part).get("text") for part in parts if not dict_or_empty(part).get("thought")]
-    return "".join(text for text in texts if isinstance(text, str))
+    said = [part.get("text") for part in parts if isinstance(part, dict) and not part.get("thought")]
+    return "".join([text for text in said if isinstance(text, str)])
 
 
 def _parse_usage(usage: dict[str, Any]) -> Usage:
     """Parse token counts: promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
-    thoughts = token_count(_get_either_case(usage, "thoughtsTokenCount"))
+    thoughts = token_count(usage.get("thoughtsTokenCount"))
     return Usage(
-        input=token_count(_get_either_case(usage, "promptTokenCount"))
-        + token_count(_get_either_case(usage, "toolUsePromptTokenCount")),
-        cached=token_count(_get_either_case(usage, "cachedContentTokenCount")),
-        output=token_count(_get_either_case(usage, "candidatesTokenCount")) + thoughts,
+        input=token_count(usage.get("promptTokenCount")) + token_count(usage.get("toolUsePromptTokenCount")),
+        cached=token_count(usage.get("cachedContentTokenCount")),
+        output=token_count(usage.get("candidatesTokenCount")) + thoughts,
         thoughts=thoughts,
     )
 

@@ -46,8 +46,10 @@ def check_echoes(keys: Mapping[str, int], replies: Sequence[Reply]) -> EchoCheck
         if reply.key not in numbers and (parsed := parse_key(reply.key)):
             numbers[reply.key] = parsed.number  # a request whose text came from another batch
     echoes = {key: echo_of(number) for key, number in numbers.items()}
-    shared = {echo for echo, count in Counter(echoes.values()).items() if count > 1}
     owners = {echo: key for key, echo in echoes.items()}
+    shared = set[str]()
+    if len(owners) < len(echoes):
+        shared = {echo for echo, count in Counter(echoes.values()).items() if count > 1}
     accepted, proven, foreign, unproven = 0, set[str](), dict[int, str](), list[int]()
     for position, reply in enumerate(replies):
         own = echoes.get(reply.key)

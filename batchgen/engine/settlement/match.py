@@ -12,7 +12,6 @@ from typing import NamedTuple
 import polars as pl
 
 from batchgen.core.outcomes import Reason, Reply, Usage, one_per_key, total_usage
-from batchgen.ledger.rows import RequestOutcome
 
 REQUESTS_SCHEMA = pl.Schema({"number": pl.Int64, "key": pl.String})
 REPLIES_SCHEMA = pl.Schema({"key": pl.String, "reply": pl.UInt32})
@@ -21,12 +20,12 @@ REPLIES_SCHEMA = pl.Schema({"key": pl.String, "reply": pl.UInt32})
 class MatchedResults(NamedTuple):
     """The replies of a batch, matched with its requests.
 
-    `settled` has one outcome for each request, in request order. `usage` maps a reason to (requests, tokens); it
-    includes rows with unknown keys and billed rows without a key. `unknown_keys` are keys that this batch did not send.
-    `keyless` is the number of rows without a key.
+    `settled` maps the conversation of each request, in request order, to its reply. `usage` maps a reason to (requests,
+    tokens); it includes rows with unknown keys and billed rows without a key. `unknown_keys` are keys that this batch
+    did not send. `keyless` is the number of rows without a key.
     """
 
-    settled: list[RequestOutcome]
+    settled: Mapping[int, Reply]
     usage: Mapping[Reason, tuple[int, Usage]]
     unknown_keys: list[str]
     keyless: int
@@ -61,10 +60,7 @@ def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Rea
     answers = [none if position is None else kept[position] for position in table["reply"].to_list()]
     nobodys = [*(kept[position] for position in strangers["reply"]), *(reply for reply in keyless if any(reply.usage))]
     return MatchedResults(
-        settled=[
-            RequestOutcome(number, reply.reason, reply.text, reply.detail, reply.follow_up, reply.had_thoughts)
-            for number, reply in zip(table["number"].to_list(), answers, strict=True)
-        ],
+        settled=dict(zip(table["number"], answers, strict=True)),
         usage=_usage(answers, nobodys),
         unknown_keys=strangers["key"].to_list(),
         keyless=len(keyless),

@@ -323,7 +323,7 @@ def book_unused_results(session: Session, provider: Provider, batch: Batch, raw:
 
     replies = [provider.reply(line, ()) for line in split_lines(raw)]
     usages = _add_prices(session, batch, match_results({}, replies, Reason.MISSING, "").usage)
-    session.store.settle(batch, [], usages, state=batch.state, max_attempts=1, collected_at=session.now())
+    session.store.settle(batch, {}, usages, state=batch.state, max_attempts=1, collected_at=session.now())
 
 
 def _add_prices(
@@ -361,7 +361,7 @@ def settle(session: Session, batch: Batch, keys: Mapping[str, int], replies: Seq
         late_results_until=ending.awaited_until,
     )
     failpoint("batch_settled")
-    done = sum(one.reason is Reason.ACCEPTED for one in merged.settled)
+    done = sum(reply.reason is Reason.ACCEPTED for reply in merged.settled.values())
     level = log.info if done or not batch.requests else log.warning
     reasons = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(merged.usage.items()))
     became = f" ({reasons})" if reasons else ""

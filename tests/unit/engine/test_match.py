@@ -41,17 +41,16 @@ def billed(merged: MatchedResults) -> Usage:
 
 def check(lines: list[Reply], merged: MatchedResults, absent: Reason) -> None:
     known = one_per_key([line for line in lines if line.key in KEYS])
-    assert [row.number for row in merged.settled] == list(KEYS.values())
-    for key, row in zip(KEYS, merged.settled, strict=True):
-        reply = known.get(key, Reply(key, absent, detail="why"))
-        assert (row.reason, row.text, row.detail) == (reply.reason, reply.text, reply.detail)
+    assert list(merged.settled) == list(KEYS.values())
+    for key, number in KEYS.items():
+        assert merged.settled[number] == known.get(key, Reply("", absent, detail="why"))
     strange = [line for line in lines if line.key and line.key not in KEYS]
     assert sorted(merged.unknown_keys) == sorted({line.key for line in strange})
     keyless = [line for line in lines if not line.key]
     assert merged.keyless == len(keyless)
     paid = [*one_per_key(strange).values(), *(line for line in keyless if any(line.usage))]
     assert billed(merged) == total_usage([*(reply.usage for reply in known.values()), *(reply.usage for reply in paid)])
-    counts = Counter(row.reason for row in merged.settled) + Counter({Reason.SUPERSEDED: len(paid)})
+    counts = Counter(reply.reason for reply in merged.settled.values()) + Counter({Reason.SUPERSEDED: len(paid)})
     assert {reason: count for reason, (count, _) in merged.usage.items()} == counts
 
 
@@ -85,14 +84,14 @@ def test_every_accident_at_once() -> None:
     merged = match_results(
         {key: KEYS[key] for key in ("key-2", "key-3", "key-4", "key-5", "key-8")}, lines, Reason.MISSING, "no line"
     )
-    assert [(row.number, row.reason, row.text) for row in merged.settled] == [
+    assert [(number, reply.reason, reply.text) for number, reply in merged.settled.items()] == [
         (2, Reason.ACCEPTED, "text 2"),
         (3, Reason.CONFLICT, ""),
         (4, Reason.BLOCKED_PROMPT, ""),
         (5, Reason.MISSING, ""),
         (8, Reason.ACCEPTED, "text 8"),
     ]
-    assert merged.settled[3].detail == "no line"
+    assert merged.settled[5].detail == "no line"
     assert merged.usage == {
         Reason.ACCEPTED: (2, Usage(20, 0, 10, 0)),
         Reason.CONFLICT: (1, Usage(20, 0, 10, 0)),
@@ -106,13 +105,13 @@ def test_every_accident_at_once() -> None:
 
 def test_an_empty_result_file() -> None:
     merged = match_results(KEYS, [], Reason.MISSING, "the job expired")
-    assert {row.reason for row in merged.settled} == {Reason.MISSING}
+    assert {reply.reason for reply in merged.settled.values()} == {Reason.MISSING}
     assert merged.usage == {Reason.MISSING: (len(KEYS), Usage())}
 
 
 def test_an_empty_batch() -> None:
     merged = match_results({}, [Reply("a", Reason.ACCEPTED, "x")], Reason.MISSING, "")
-    assert (merged.settled, merged.unknown_keys) == ([], ["a"])
+    assert (merged.settled, merged.unknown_keys) == ({}, ["a"])
 
 
 def test_tables_have_their_schemas() -> None:

@@ -154,7 +154,7 @@ def test_a_status_reads_the_whole_ledger_only_when_it_is_asked_to(store: Store) 
         plan = BatchPlan(1, 9, "", 1, 1, 0.5, 0.5, planned_at=100.0)
         batch = store.plan(identity, plan, rows)
         if name == "old":
-            store.settle(batch, [], {}, max_attempts=3)
+            store.settle(batch, {}, {}, max_attempts=3)
     seen: list[str] = []
     store._connection.set_trace_callback(seen.append)
     short = status(store, Settings(), 160.0)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from batchgen.core.dialogue import Stage, Step, Turn
-from batchgen.core.outcomes import Reason
+from batchgen.core.outcomes import Reason, Reply
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.swap_detection import COMPARED_CHARACTERS
-from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, Hold, RequestOutcome
+from batchgen.ledger.rows import Batch, BatchIdentity, BatchPlan, BatchState, Hold
 from batchgen.ledger.store import Store
 
 QUESTION = Step(2, Stage.QUESTION)
@@ -52,7 +52,7 @@ def test_nobody_is_bought_twice(store: Store) -> None:
 def test_a_text_is_taken_only_for_whom_the_batch_holds(store: Store) -> None:
     """Otherwise a late result could replace an accepted text."""
     batch = planned(store, "first")
-    settled = [RequestOutcome(number, Reason.ACCEPTED, "text", "") for number in (1, 2, 3)]
+    settled = {number: Reply("", Reason.ACCEPTED, "text") for number in (1, 2, 3)}
     with pytest.raises(AssertionError, match="does not hold"):
         store.settle(batch, settled, {}, max_attempts=3)
     assert list(store.dialogues.texts_from_batch(batch)) == []
@@ -77,7 +77,7 @@ def test_of_a_long_dialogue_its_end_is_looked_at(store: Store) -> None:
 def test_what_bought_nothing_costs_nobody_an_attempt(store: Store) -> None:
     """A batch that was refused as a whole, after failed attempts: no conversation is rejected, at any limit."""
     batch = planned(store, "first")
-    failed = [RequestOutcome(number, Reason.EMPTY, "", "no text") for number in (1, 2)]
+    failed = {number: Reply("", Reason.EMPTY, detail="no text") for number in (1, 2)}
     store.settle(batch, failed, {}, max_attempts=3)
     again = planned(store, "again", 1)
     store.release(again, BatchState.REFUSED, error="no")

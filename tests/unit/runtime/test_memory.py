@@ -16,13 +16,13 @@ import pytest
 
 from batchgen.cli.main import main
 from batchgen.core.dialogue import STAGES, Step, Turn, conversation_id, request_key
-from batchgen.core.outcomes import Reason
+from batchgen.core.outcomes import Reason, Reply
 from batchgen.dataset.export import ROW_GROUP
 from batchgen.engine.recovery.request_reader import LastRequestIndex, RequestFile, request_files
 from batchgen.engine.settlement.swap_detection import COMPARED_CHARACTERS, _RequestIndex
 from batchgen.ledger import connection
 from batchgen.ledger.migrations import TEXT_IDS
-from batchgen.ledger.rows import BatchIdentity, BatchPlan, RequestOutcome
+from batchgen.ledger.rows import BatchIdentity, BatchPlan
 from batchgen.ledger.store import Store
 from batchgen.runtime import memory
 from batchgen.runtime.files import Layout
@@ -137,7 +137,7 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
             seen.append(reader.execute("SELECT count(*) FROM texts").fetchone()[0])
 
     monkeypatch.setattr(connection, "failpoint", look)
-    settled = [RequestOutcome(number, Reason.ACCEPTED, text, "", "") for number in range(1, most + 1)]
+    settled = {number: Reply("", Reason.ACCEPTED, text) for number in range(1, most + 1)}
     written.settle(batch, settled, {}, max_attempts=3)
     assert seen == [most * last]
     assert reader.execute("SELECT count(*) FROM texts").fetchone() == (most * (last + 1),)
