@@ -8,6 +8,7 @@ there are many.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from functools import lru_cache
@@ -26,6 +27,7 @@ BANDS = 16  # of 8 rows: finds 95 % of the pairs at MIN_JACCARD; what it finds i
 SIGNATURE_SEED = 42
 PARTS = 16  # at most, of the hashes of a band: comparing all of them at once takes ten times their own memory
 JOINED = 20_000  # rows of a frame of hashes: many small frames take as much memory as what is in them
+BAND_ORIGINALS = 8  # conversations with the same band that a later one is compared with
 CACHED_SIGNATURES = 4_096  # signatures that stay in memory as numbers, 600 bytes each
 _CHUNK = 100  # conversations whose word runs are in memory at once: those take ten times the memory of the texts
 _HASH_MASK = 0xFFFFFFFF  # four bytes of a hash: two equal hashes by chance only cost one more comparison
@@ -95,16 +97,20 @@ class _Originals:
     def learn(self, number: int, signature: bytes) -> int | None:
         """Return the first original with at least MIN_JACCARD; without one, `number` becomes an original: None.
 
-        Numbers come in ascending order.
+        Numbers come in ascending order. Of the originals with the same band only the first BAND_ORIGINALS are compared:
+        where everything resembles everything, there would be more of them the larger the dataset is.
         """
         size = len(signature) // BANDS
         bands = [hash((band, signature[band * size : (band + 1) * size])) for band in range(BANDS)]
         mine = int.from_bytes(signature, "little")
-        for (original,) in self._database.execute(_SELECT_SHARING_A_BAND, bands).fetchall():
+        sharing = self._database.execute(_SELECT_SHARING_A_BAND, bands).fetchall()
+        for original in sorted({original for _, original in sharing}):
             if _differing(mine, self._signature(original)) <= (1 - MIN_JACCARD) * PERMUTATIONS:
                 return int(original)
         self._database.execute("INSERT INTO signatures VALUES (?, ?)", (number, signature))
-        self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", ((band, number) for band in bands))
+        have = Counter(band for band, _ in sharing)
+        new = [(band, number) for band in set(bands) if have[band] < BAND_ORIGINALS]
+        self._database.executemany("INSERT INTO bands VALUES (?, ?)", new)
         return None
 
     def _read(self, original: int) -> int:
@@ -116,8 +122,8 @@ class _Originals:
         self._database.close()
 
 
-_SELECT_SHARING_A_BAND = f"""SELECT DISTINCT original FROM bands WHERE band IN ({", ".join("?" * BANDS)})
-    ORDER BY original"""  # noqa: S608 - a constant
+_SELECT_SHARING_A_BAND = f"""SELECT band, original FROM bands
+    WHERE band IN ({", ".join("?" * BANDS)})"""  # noqa: S608 - a constant
 
 
 def _differing(one: int, other: int) -> int:

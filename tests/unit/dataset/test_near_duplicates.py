@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,29 @@ def test_little_is_kept_of_a_conversation() -> None:
 
 
 @pytest.mark.usefixtures("one_core")
+def test_comparisons_do_not_grow_with_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All dialogues share a run of words without being near-duplicates, but the last one, which copies the first."""
+    chance, shared = Random(0), " ".join(f"common{at}" for at in range(120))
+    own = [" ".join(f"word{chance.randrange(5000)}" for _ in range(60)) for _ in range(300)]
+    said = [Turn(shared, words, "yes") for words in (*own, own[0])]
+    turns = turns_frame(Conversation(number, (turn,)) for number, turn in enumerate(said, start=1))
+    compared: list[int] = []
+    differing = near_copies._differing
+
+    def counted(one: int, other: int) -> int:
+        compared.append(one)
+        return differing(one, other)
+
+    monkeypatch.setattr(near_copies, "_differing", counted)
+    monkeypatch.setattr(near_copies, "BAND_ORIGINALS", 2)
+    assert pairs(find_near_duplicates([turns])) == {301: 1}
+    assert max(Counter(compared).values()) <= BANDS * near_copies.BAND_ORIGINALS
+    compared.clear()
+    monkeypatch.setattr(near_copies, "BAND_ORIGINALS", 1_000)
+    find_near_duplicates([turns])
+    assert max(Counter(compared).values()) > 2 * BANDS
+
+
 @pytest.mark.parametrize("joined", [1, 25, 1000])
 def test_copies_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch, joined: int) -> None:
     dialogues = related(Random(7))
