@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from batchgen import __version__
 from batchgen.emulator.backends.builtin import DEMO_INSTALL
 from tests.support.bench import REPOSITORY
 
@@ -36,3 +37,9 @@ def test_the_description_on_an_index_page_links_to_nothing_that_is_not_there() -
 
 def test_the_readme_says_how_an_installed_demo_gets_its_model() -> None:
     assert DEMO_INSTALL in (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    newest = re.search(r"^## (.*)$", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest
+    assert re.fullmatch(re.escape(__version__) + r" \(\d{4}-\d{2}-\d{2}\)", newest[1])
