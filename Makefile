@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # --no-compile: Python compiles a module when it is first imported, and most modules of the packages never are.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
+.PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray dist check-dist bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -45,6 +45,14 @@ check-container: $(VENV)/.dev
 
 check-ray: $(VENV)/.demo $(VENV)-ray/.ray
 	$(BIN)/python deploy/ray/check.py $(VENV)-ray/bin
+
+dist: $(VENV)-dist/.dist
+	rm -rf dist batchgen.egg-info
+	$(VENV)-dist/bin/python -m build --outdir dist
+	$(VENV)-dist/bin/twine check --strict dist/*
+
+check-dist: dist $(VENV)/.dev
+	$(BIN)/python tests/packages/check_dist.py dist
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py
@@ -103,5 +111,10 @@ $(VENV)-ray/.ray: requirements-ray.txt requirements-demo.txt
 	$(VENV)-ray/bin/pip install $(PIP_OPTIONS) --no-deps -r requirements-demo.txt
 	touch $@
 
+$(VENV)-dist/.dist: requirements-dist.txt
+	$(PYTHON) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/pip install $(PIP_OPTIONS) -r requirements-dist.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container $(VENV)-ray .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container $(VENV)-ray $(VENV)-dist dist batchgen.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

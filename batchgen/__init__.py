@@ -1,3 +1,3 @@
 """Grow single-turn question/answer/correction triples into dialogues over the providers' batch APIs."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -344,7 +344,7 @@ def _echo() -> list[str]:
     ]
     words = [
         "CPU milliseconds a file of 2,000 questions: `[batches] echo = true` (echoes are compared) and `false`",
-        "(words are compared), taken in turn: `.venv/bin/python benchmarks/throughput.py --echo --rows 10000`.",
+        "(words are compared), taken in turn: `.venv/bin/python benchmarks/throughput.py --echo --rows 20000`.",
         "`benchmarks/parts.py --rows 10000` shows the parts of both.",
     ]
     return ["", "## The echo", "", *words, "", "| | with echo | without |", "| --- | ---: | ---: |", *rows]
@@ -371,8 +371,9 @@ def _round_trips() -> list[str]:
     late = f"{found['seconds'] * 1000:.0f} ms"
     words = [
         f"Whole commands beside a service whose every answer comes {late} late, in such delays: what a tick of many",
-        "batches waits for. The first create of a model goes alone, fifteen more one by one beside uploads ahead of",
-        "them, then four at once; results are fetched four deep. In a row: the same program with none of that.",
+        "batches waits for. The first batch of a model is created alone, the others one by one beside the uploads of",
+        "the next four; results are fetched four deep. In a row: the same program with none of that. The right column",
+        "was measured while other work shared the machine, so it is too high rather than too low.",
     ]
     return ["", "## A slow network", "", *words, "", "| | in a row | now |", "| --- | ---: | ---: |", *rows]
 

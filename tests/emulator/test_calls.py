@@ -14,6 +14,7 @@ import together as sdk
 from google.genai import errors
 from together import Together
 
+from batchgen.emulator import faults as fault_kinds
 from batchgen.emulator.faults import (
     ALWAYS,
     Body,
@@ -176,6 +177,14 @@ def test_a_changed_answer(service: LocalService, gemini: genai.Client) -> None:
     with pytest.warns(UserWarning, match="BATCH_STATE_FOO"):
         changed = gemini.batches.get(name=job)
     assert (str(changed.state), changed.dest) == ("JobState.BATCH_STATE_FOO", None)
+
+
+def test_the_examples_of_the_fault_module_run() -> None:
+    lines = [line.strip() for line in (fault_kinds.__doc__ or "").splitlines() if line.startswith("    ")]
+    faults = fault_kinds.Faults()
+    for line in lines:
+        exec(line, {**vars(fault_kinds), "faults": faults})  # noqa: S102
+    assert len(faults._armed) == len(lines) > 0
 
 
 def test_merging() -> None:

@@ -185,6 +185,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert sorted(needs) == []
 
 
+def test_an_all_names_only_what_its_module_has() -> None:
+    for path in MODULES:
+        if "__all__" in path.read_text("utf-8"):
+            exec(f"from {dotted(path)} import *", {})  # noqa: S102 - raises AttributeError for a name that is missing
+
+
 def test_a_folder_holds_a_dozen_modules_at_most() -> None:
     counts = Counter(path.parent for path in MODULES if path.name != "__init__.py")
     assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES_OF_A_FOLDER} == {}

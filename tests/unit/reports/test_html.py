@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +22,7 @@ from batchgen.reports.html.summary import Summary, summarize
 from batchgen.reports.html.write import report
 from batchgen.runtime.files import Layout, exclusive_lock
 from benchmarks.commands import measured
-from tests.support.bench import REPOSITORY, Bench, seeds
+from tests.support.bench import Bench, seeds
 from tests.support.invariants import ledger
 from tests.support.report_page import (
     CHINESE_ID,
@@ -290,13 +289,3 @@ def test_a_folder_is_no_page(finished: Bench) -> None:
     (finished.root / "page.html").mkdir()
     with closing(open_session(finished.root)) as one, pytest.raises(SetupError):
         report(one, finished.root / "page.html", 10)
-
-
-def test_a_wheel_holds_every_package_and_asset() -> None:
-    tools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    packages = {path.parent for path in (REPOSITORY / "batchgen").rglob("__init__.py")}
-    assert {str(path.relative_to(REPOSITORY)).replace("/", ".") for path in packages} == set(tools["packages"])
-    report_files = {
-        path for glob in tools["package-data"]["batchgen.reports.html"] for path in paging.ASSETS.parent.glob(glob)
-    }
-    assert {paging.ASSETS / name for name in ("page.html.j2", "page.css", "page.js")} <= report_files
