@@ -113,7 +113,8 @@ def validate_text(stage: Stage, reply: Reply) -> Reply:
     """
     if stage is Stage.AUDIT or reply.reason is not Reason.ACCEPTED:
         return _validate_verdict(reply) if reply.reason is Reason.ACCEPTED else reply
-    if reply.text.isprintable() and reply.text[:1].isalnum() and reply.text[-1] != " " and not reply.follow_up:
+    said = reply.text
+    if said.isprintable() and said[:1].isalnum() and said[-1] != " " and not reply.follow_up:
         return reply  # most texts are one line with nothing to clean
     text, follow_up = clean_text(reply.text), clean_text(reply.follow_up)
     had_thoughts = text.startswith(THINK) or follow_up.startswith(THINK)

@@ -161,6 +161,8 @@ def parse_result(raw: bytes, fields: Sequence[str]) -> Reply:
     row = decode_row(raw)
     if isinstance(row, Reply):
         return row
+    if _SNAKE_CASE.search(raw):
+        row = _in_camel_case(row)
     key, response = result_key(row), row.get("response")
     trouble = row.get("error") or (row.get("status") if not response else None)
     if trouble:
@@ -183,32 +185,35 @@ def _error_text(error: Any) -> str:
     return one_line(f"code {code}: {words if message else 'no message'}") if code else words
 
 
-def _message(value: Any) -> dict[str, Any]:
-    """Return a message whose fields are named as in JSON; it may come in the other spelling, finish_reason for
-    finishReason (faults C16). Anything that is no message is empty.
+# The JSON may come in the other spelling of its fields: finish_reason for finishReason (faults C16).
+_SNAKE_CASE = re.compile(rb'_(?:count|feedback|metadata|reason|version)"')
+
+
+_NAMED_LEVELS = 4  # of a row, down to the fields of a candidate
+
+
+def _in_camel_case(value: Any, levels: int = _NAMED_LEVELS) -> Any:
+    """Return JSON with its fields in the usual spelling, so many levels deep.
+
+    If a field is there in both spellings, the one with a value counts.
     """
-    if not isinstance(value, dict):
-        return {}
-    if "_" not in "".join(value):  # nearly all messages
+    if isinstance(value, list) and levels:
+        return [_in_camel_case(item, levels - 1) for item in value]
+    if not isinstance(value, dict) or not levels:
         return value
-    there = {name: field for name, field in value.items() if field is not None}
-    return {_camel_case(name): field for name, field in there.items()} | there
-
-
-def _camel_case(name: str) -> str:
-    return re.sub("_([a-z])", lambda found: found[1].upper(), name)
+    there = {name: _in_camel_case(field, levels - 1) for name, field in value.items() if field is not None}
+    return {re.sub("_([a-z])", lambda found: found[1].upper(), name): there[name] for name in there} | there
 
 
 def _parse_response(key: str, response: dict[str, Any], fields: Sequence[str]) -> Reply:
-    response = _message(response)
-    usage = _parse_usage(_message(response.get("usageMetadata")))
+    usage = _parse_usage(dict_or_empty(response.get("usageMetadata")))
     model = text_or_empty(response.get("modelVersion"))
     candidates = response.get("candidates")
     if not isinstance(candidates, list) or not candidates:
-        block = _message(response.get("promptFeedback")).get("blockReason")
+        block = dict_or_empty(response.get("promptFeedback")).get("blockReason")
         reason = Reason.BLOCKED_PROMPT if block else Reason.EMPTY
         return Reply(key, reason, detail=one_line(block or "no candidates"), usage=usage, model=model)
-    candidate = _message(candidates[0])
+    candidate = dict_or_empty(candidates[0])
     finish = text_or_empty(candidate.get("finishReason"))
     reason = FINISH_REASONS.get(finish, Reason.UNKNOWN_FINISH)
     if reason is not Reason.ACCEPTED:
@@ -217,7 +222,7 @@ def _parse_response(key: str, response: dict[str, Any], fields: Sequence[str]) -
     if text is None or not text.strip():
         return Reply(key, Reason.EMPTY, detail="no text", usage=usage, model=model)
     if fields:
-        return parse_reply_fields(text, fields, Reply(key, Reason.ACCEPTED, usage=usage, model=model))
+        return parse_reply_fields(text, fields, Reply(key, reason, "", "", usage, model))
     return Reply(key, Reason.ACCEPTED, text, usage=usage, model=model)
 
 
@@ -231,13 +236,10 @@ def _candidate_text(candidate: dict[str, Any]) -> str | None:
 
 def _parse_usage(usage: dict[str, Any]) -> Usage:
     """Parse token counts: promptTokenCount includes cachedContentTokenCount; thoughts are billed as output."""
+    prompt = token_count(usage.get("promptTokenCount")) + token_count(usage.get("toolUsePromptTokenCount"))
     thoughts = token_count(usage.get("thoughtsTokenCount"))
-    return Usage(
-        input=token_count(usage.get("promptTokenCount")) + token_count(usage.get("toolUsePromptTokenCount")),
-        cached=token_count(usage.get("cachedContentTokenCount")),
-        output=token_count(usage.get("candidatesTokenCount")) + thoughts,
-        thoughts=thoughts,
-    )
+    output = token_count(usage.get("candidatesTokenCount")) + thoughts
+    return Usage(prompt, token_count(usage.get("cachedContentTokenCount")), output, thoughts)
 
 
 def parse_job(operation: Any) -> Job:

@@ -57,7 +57,7 @@ def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Rea
     strangers = came.join(requests, on="key", how="anti", maintain_order="left")
     keyless = [reply for reply in replies if not reply.key]
     none = Reply("", absent, detail=why)
-    answers = [none if position is None else kept[position] for position in table["reply"].to_list()]
+    answers = [none if position is None else kept[position] for position in table["reply"]]
     nobodys = [*(kept[position] for position in strangers["reply"]), *(reply for reply in keyless if any(reply.usage))]
     return MatchedResults(
         settled=dict(zip(table["number"], answers, strict=True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from time import monotonic
 from typing import Any, get_args
 
@@ -54,6 +55,33 @@ def test_gemini_rows(case: Any) -> None:
     assert gemini_codec.parse_result(
         json.dumps(case["line"]).encode(), tuple(filter(None, [case["field"]]))
     ) == expected(case)
+
+
+def in_snake_case(value: Any) -> Any:
+    """JSON with its fields named as in protocol buffers: finish_reason for finishReason."""
+    if isinstance(value, list):
+        return [in_snake_case(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {re.sub("[A-Z]", lambda found: "_" + found[0].lower(), name): in_snake_case(value[name]) for name in value}
+
+
+@pytest.mark.parametrize("case", payloads("gemini_rows.json"))
+def test_gemini_rows_in_the_other_spelling(case: Any) -> None:
+    fields = tuple(filter(None, [case["field"]]))
+    assert gemini_codec.parse_result(json.dumps(in_snake_case(case["line"])).encode(), fields) == expected(case)
+
+
+def test_a_gemini_row_in_both_spellings() -> None:
+    """The one that holds a value counts; a value of any depth is no error."""
+    row = row_of(gemini_codec.PROVIDER, "said")
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    row["response"] |= {"usage_metadata": {"prompt_token_count": 3, "promptTokenCount": None}, "usageMetadata": None}
+    row["response"]["candidates"][0] |= {"finish_reason": None, "groundingMetadata": deep}
+    found = gemini_codec.parse_result(json.dumps(row).encode(), ())
+    assert (found.reason, found.text, found.usage.input) == (Reason.ACCEPTED, "said", 3)
 
 
 @pytest.mark.parametrize("case", payloads("together_rows.json"))
