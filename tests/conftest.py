@@ -85,26 +85,30 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         pytest.exit("docs/reliability.md is written", returncode=0)
 
 
+@pytest.fixture(scope="session")
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trust store with one certificate."""
+    path = tmp_path_factory.mktemp("trust") / "one.pem"
+    first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----\n")
+    path.write_text(first + end, "utf-8")
+    return path
+
+
 @pytest.fixture(autouse=True)
-def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Remove the machine's keys, proxies and provider variables from the environment; retries do not wait."""
+def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> Iterator[None]:
+    """Remove the machine's keys, proxies and provider variables from the environment; retries do not wait.
+
+    The trust store has one certificate: to read the machine's store takes most of the time of a command.
+    """
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(
             ("GOOGLE", "BATCHGEN", "HF_", *map(str.upper, PROVIDERS))
         ):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(one_certificate))
     stamina.set_testing(True, attempts=3)
     yield
     stamina.set_testing(False)
-
-
-@pytest.fixture(scope="session")
-def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Use a trust store with one certificate: reading the machine's store takes most of the time of a command."""
-    path = tmp_path_factory.mktemp("trust") / "one.pem"
-    first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----\n")
-    path.write_text(first + end, "utf-8")
-    return path
 
 
 @pytest.fixture
@@ -112,7 +116,6 @@ def make_bench(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    one_certificate: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Bench]]:
     """Make benches. The environment and the clock are those of the last one.
@@ -129,7 +132,7 @@ def make_bench(
         service.start()
         services.append(service)
         bench = Bench(tmp_path / root, service, capsys, answerer)
-        for name, value in {**bench.environment, "SSL_CERT_FILE": str(one_certificate)}.items():
+        for name, value in bench.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(clock, "now", service.world.now)
         monkeypatch.setattr(clock, "sleep", service.world.advance)
