@@ -104,9 +104,12 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, forks: Forks) -> None:
     seed_file(home / "mine.jsonl")
     (home / "my.toml").write_text("rounds = 2\n", "utf-8")
     command = ["prepare", "--input", "~/mine.jsonl", "--all"]
-    assert forks.command("--root=~/run", "--config=~/my.toml", *command, folder=tmp_path, HOME=str(home)).code == 0
-    assert forks.command(*command, folder=tmp_path, HOME=str(home), BATCHGEN_ROOT="~/run").code == 0
-    assert forks.command("--root", "~/run", "report", "--output=~/page.html", folder=tmp_path, HOME=str(home)).code == 0
+    for line, variables in (
+        (["--root=~/run", "--config=~/my.toml", *command], {}),
+        (command, {"BATCHGEN_ROOT": "~/run"}),
+        (["--root", "~/run", "report", "--output=~/page.html"], {}),
+    ):
+        assert forks.command(*line, folder=tmp_path, variables={"HOME": str(home), **variables}).code == 0
     assert (home / "run" / "data" / "batchgen.sqlite").exists()
     assert (home / "page.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -38,7 +38,7 @@ class Archive(NamedTuple):
         """Run one command as a user with only the rights that the file modes give."""
         here = {"HOME": str(self.elsewhere), "TMPDIR": str(self.elsewhere)}
         command = ["--root", str(self.root), *arguments]
-        return self.forks.command(*command, folder=self.elsewhere, unprivileged=True, **here)
+        return self.forks.command(*command, folder=self.elsewhere, unprivileged=True, variables=here)
 
     def listing(self) -> dict[str, tuple[int, int]]:
         """Every file of the root, with its size and the time of its last change."""

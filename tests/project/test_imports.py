@@ -112,7 +112,7 @@ def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None
     assert "could not check whether it serves" in said.stderr
     assert "is pinned for this run" in said.stderr
     assert GEMINI_KEY not in said.stderr
-    assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr
+    assert "is pinned" not in bench.run("-q", "collect", "--advance").err
 
 
 ENTERED = (

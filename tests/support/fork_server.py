@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tests.support.bench import Result
@@ -81,10 +82,14 @@ class Forks:
         return self._ask(Order(line, bench.environment, bench.service.world.offset, **how))
 
     def command(
-        self, *arguments: str, folder: Path = REPOSITORY, unprivileged: bool = False, **variables: str
+        self,
+        *arguments: str,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        folder: Path = REPOSITORY,
+        unprivileged: bool = False,
     ) -> Result:
         """Run a command line in `folder`, with these variables, PATH and the trust store of the tests."""
-        environment = {name: os.environ[name] for name in ("PATH", "SSL_CERT_FILE")} | variables
+        environment = {name: os.environ[name] for name in ("PATH", "SSL_CERT_FILE")} | dict(variables)
         return self._ask(Order([*arguments], environment, folder=str(folder), unprivileged=unprivileged))
 
     def _ask(self, order: Order) -> Result:
@@ -159,6 +164,7 @@ def _carry_out(order: dict[str, Any]) -> None:
         _drop_rights()
     os.environ.clear()
     os.environ.update(order["environment"], BATCHGEN_CRASH=order["crash"])
+    time.tzset()
     stamina.set_testing(True, attempts=3)
     setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
     if order["effect"]:
