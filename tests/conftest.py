@@ -22,7 +22,6 @@ import stamina
 
 from batchgen.emulator.backends.builtin import Scripted
 from batchgen.emulator.server import LocalService
-from batchgen.providers import PROVIDERS
 from batchgen.providers.openai_services import SERVICES
 from batchgen.runtime import clock
 from tests.support import fault_table
@@ -39,6 +38,12 @@ hypothesis.settings.load_profile("batchgen")
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
 ROOM_BYTES = 2**31  # several times the size of the largest root; roots of passed tests are deleted at once
+# Variables of the machine that tests keep, by the beginnings of their names: no keys, no proxies, none that the SDKs
+# read. Each HTTP client looks for proxies in all variables, so that few of them also save time.
+KEPT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMP", "TEMP", "TZ", "LANG", "LC_", "LD_", "DYLD_", "XDG_"),
+    *("PY", "VIRTUAL_ENV", "SOAK_"),
+)
 GARBAGE = 10_000  # new objects before a garbage collection of the youngest generation
 
 
@@ -51,6 +56,9 @@ def pytest_configure() -> None:
 
     Compile the tests only once: rewriting their asserts takes seconds in every worker.
     """
+    for name in list(os.environ):
+        if not name.startswith(KEPT):
+            del os.environ[name]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for workers; tests set the environment of other processes
     sys.dont_write_bytecode = False
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
@@ -95,16 +103,8 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> Iterator[None]:
-    """Remove the machine's keys, proxies and provider variables from the environment; retries do not wait.
-
-    The trust store has one certificate: to read the machine's store takes most of the time of a command.
-    """
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(
-            ("GOOGLE", "BATCHGEN", "HF_", *map(str.upper, PROVIDERS))
-        ):
-            monkeypatch.delenv(name)
+def _equal_surroundings(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> Iterator[None]:
+    """Retries do not wait. The trust store has one certificate: to read the machine's takes as long as a command."""
     monkeypatch.setenv("SSL_CERT_FILE", str(one_certificate))
     stamina.set_testing(True, attempts=3)
     yield
