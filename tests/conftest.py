@@ -22,7 +22,6 @@ import stamina
 
 from batchgen.emulator.backends.builtin import Scripted
 from batchgen.emulator.server import LocalService
-from batchgen.providers import PROVIDERS
 from batchgen.providers.openai_services import SERVICES
 from batchgen.runtime import clock
 from tests.support import fault_table
@@ -39,6 +38,12 @@ hypothesis.settings.load_profile("batchgen")
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
 ROOM_BYTES = 2**31  # several times the size of the largest root; roots of passed tests are deleted at once
+# Variables of the machine that tests keep, by the beginnings of their names: no keys, no proxies, none that the SDKs
+# read. Each HTTP client looks for proxies in all variables, so that few of them also save time.
+KEPT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMP", "TEMP", "TZ", "LANG", "LC_", "LD_", "DYLD_", "XDG_"),
+    *("PY", "VIRTUAL_ENV", "SOAK_"),
+)
 GARBAGE = 10_000  # new objects before a garbage collection of the youngest generation
 
 
@@ -51,6 +56,9 @@ def pytest_configure() -> None:
 
     Compile the tests only once: rewriting their asserts takes seconds in every worker.
     """
+    for name in list(os.environ):
+        if not name.startswith(KEPT):
+            del os.environ[name]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for workers; tests set the environment of other processes
     sys.dont_write_bytecode = False
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
@@ -85,26 +93,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         pytest.exit("docs/reliability.md is written", returncode=0)
 
 
-@pytest.fixture(autouse=True)
-def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Remove the machine's keys, proxies and provider variables from the environment; retries do not wait."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(
-            ("GOOGLE", "BATCHGEN", "HF_", *map(str.upper, PROVIDERS))
-        ):
-            monkeypatch.delenv(name)
-    stamina.set_testing(True, attempts=3)
-    yield
-    stamina.set_testing(False)
-
-
 @pytest.fixture(scope="session")
 def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Use a trust store with one certificate: reading the machine's store takes most of the time of a command."""
+    """A trust store with one certificate."""
     path = tmp_path_factory.mktemp("trust") / "one.pem"
     first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----\n")
     path.write_text(first + end, "utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _equal_surroundings(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> Iterator[None]:
+    """Retries do not wait. The trust store has one certificate: to read the machine's takes as long as a command."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(one_certificate))
+    stamina.set_testing(True, attempts=3)
+    yield
+    stamina.set_testing(False)
 
 
 @pytest.fixture
@@ -112,7 +116,6 @@ def make_bench(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    one_certificate: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Bench]]:
     """Make benches. The environment and the clock are those of the last one.
@@ -129,7 +132,7 @@ def make_bench(
         service.start()
         services.append(service)
         bench = Bench(tmp_path / root, service, capsys, answerer)
-        for name, value in {**bench.environment, "SSL_CERT_FILE": str(one_certificate)}.items():
+        for name, value in bench.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(clock, "now", service.world.now)
         monkeypatch.setattr(clock, "sleep", service.world.advance)

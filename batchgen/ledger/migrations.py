@@ -1,4 +1,7 @@
-"""The tables of the ledger, as a list of migrations. To add a table or a column, append SQL to MIGRATIONS.
+"""How the store of an older program gets the tables of schema.sql: a list of SQL statements that only grows.
+
+To add a table or a column, append SQL to MIGRATIONS, and change schema.sql, from which a new store is made. The names
+and comments of older statements are those of their time; schema.sql explains the tables as they are now.
 
 A text's `text_id` is `number * TEXT_IDS + position`: its conversation and its position in the dialogue in one integer.
 So the texts of a dialogue are neighbours on disk, in order, and are read as one range.
@@ -31,12 +34,7 @@ def _add_usage(sign: str, row: str, table: str) -> str:
 
 
 MIGRATIONS: tuple[str, ...] = (
-    # Facts of the run: the options it was prepared with, its models, and others.
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
-    # One row for each conversation. `at` is its position. It is ready if no batch holds it and it has no `reason`;
-    # `reason` is why it was rejected. `attempt` counts the request lines written for this step (it is part of the key
-    # and never falls), `strikes` the failures that count against max_attempts, `ceiling` the doublings of the limit of
-    # output tokens. All three are 0 again at the next position.
     """CREATE TABLE conversations (
         number INTEGER PRIMARY KEY,
         at INTEGER NOT NULL,
@@ -50,10 +48,8 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE INDEX ready ON conversations (at, attempt, number) WHERE batch IS NULL AND reason IS NULL",
     "CREATE INDEX held ON conversations (batch, number) WHERE batch IS NOT NULL",
     "CREATE INDEX left_behind ON conversations (at, number) WHERE reason IS NOT NULL",
-    # Accepted texts, which never change. `batch` is where a text came from, NULL for the texts of a seed.
     "CREATE TABLE texts (place INTEGER PRIMARY KEY, batch INTEGER REFERENCES batches, text TEXT NOT NULL) STRICT",
     "CREATE INDEX provenance ON texts (batch, place) WHERE batch IS NOT NULL",
-    # The ledger: one row for each request file. Times are seconds since 1970 UTC. `rows.BatchCounters` explains counts.
     """CREATE TABLE batches (
         batch INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -89,7 +85,6 @@ MIGRATIONS: tuple[str, ...] = (
         error TEXT
     ) STRICT""",
     "CREATE INDEX by_state ON batches (state, batch)",
-    # The outcomes of each batch's requests, added up by reason, with the tokens that were billed.
     """CREATE TABLE outcomes (
         batch INTEGER NOT NULL REFERENCES batches,
         reason TEXT NOT NULL,
@@ -101,7 +96,6 @@ MIGRATIONS: tuple[str, ...] = (
         usd REAL,
         PRIMARY KEY (batch, reason)
     ) STRICT, WITHOUT ROWID""",
-    # Every request that failed, with its reason. Those that are not here and have a text were accepted.
     """CREATE TABLE failures (
         batch INTEGER NOT NULL REFERENCES batches,
         number INTEGER NOT NULL,
@@ -109,21 +103,15 @@ MIGRATIONS: tuple[str, ...] = (
         detail TEXT NOT NULL,
         PRIMARY KEY (batch, number)
     ) STRICT, WITHOUT ROWID""",
-    # Holds, why something is not submitted now: a pause of a model after a quota's refusal ("gemini/MODEL", `until`),
-    # a halt until the user acts (`until` NULL), or the limit for which a step's conversations wait ("step/POSITION").
     """CREATE TABLE waits (
         scope TEXT PRIMARY KEY, until REAL, hits INTEGER NOT NULL, reason TEXT NOT NULL
     ) STRICT, WITHOUT ROWID""",
-    # Derived files (round files, rejected.jsonl, ...) that are older than the store.
     "CREATE TABLE stale (file TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
     # Since when ticks have delayed writing the file again.
     "ALTER TABLE stale ADD COLUMN since REAL",
     "CREATE INDEX by_position ON batches (position, follow_up, batch)",
-    # All columns that the totals of the ledger need, a quarter of its bytes: every `status` adds them up.
     """CREATE INDEX ledger ON batches
         (position, provider, model, follow_up, state, requests, estimated_usd, reserved_usd)""",
-    # The outcomes of all batches added up, so that the cost of a total does not grow with the number of batches.
-    # Triggers keep it up to date. `usd` is the sum over the requests whose price was known when they were settled.
     """CREATE TABLE bills (
         position INTEGER NOT NULL,
         provider TEXT NOT NULL,
@@ -147,7 +135,6 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE INDEX awaited ON batches (awaited_until) WHERE awaited_until IS NOT NULL",
     """UPDATE batches SET awaited_until = intent_at + 72 * 3600
         WHERE state = 'abandoned' AND collected_at IS NULL AND intent_at IS NOT NULL""",
-    # Late results replace the outcomes of a batch, so that the old ones must be subtracted.
     f"""CREATE TRIGGER unbilled AFTER DELETE ON outcomes BEGIN {_add_usage("-", "OLD", "bills")};
         DELETE FROM bills WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
     # Both were counted in `blanks` before.
@@ -179,6 +166,5 @@ MIGRATIONS: tuple[str, ...] = (
     f"""CREATE TRIGGER usage_removed AFTER DELETE ON outcomes BEGIN {_add_usage("-", "OLD", "usage_totals")};
         DELETE FROM usage_totals WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
     "ALTER TABLE meta RENAME TO run_facts",
-    # 1: the schema of each request fixes the echo that its reply must hold.
     "ALTER TABLE batches ADD COLUMN echo INTEGER NOT NULL DEFAULT 0",
 )

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from time import time
@@ -38,12 +39,21 @@ def tls_context() -> ssl.SSLContext:
     """Return one TLS context for all clients, whose defaults differ (OS store, certifi's list).
 
     It uses SSL_CERT_FILE / SSL_CERT_DIR alone if set, otherwise the store of the operating system with certifi's list.
+    The clients of a process share it until a certificate file changes: to read the list takes 40 ms.
     """
     own = os.environ.get("SSL_CERT_FILE")
     if own and not Path(own).is_file():
         raise SetupError(f"SSL_CERT_FILE={own}: no such file.", do="Point it at a file of CA certificates (PEM).")
+    used = ssl.get_default_verify_paths()  # of the environment, else of the operating system
+    changed = tuple((path, Path(path).stat().st_mtime_ns) for path in (used.cafile, used.capath) if path)
+    return _load_trusted(changed, with_certifi=not own and not os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=1)
+def _load_trusted(_changed: tuple[tuple[str, int], ...], *, with_certifi: bool) -> ssl.SSLContext:
+    """Load the certificates. `_changed`: the files and folders that are read, with the times of their last change."""
     context = ssl.create_default_context()
-    if not os.environ.get("SSL_CERT_FILE") and not os.environ.get("SSL_CERT_DIR"):
+    if with_certifi:
         import certifi
 
         context.load_verify_locations(certifi.where())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.support.bench import REPOSITORY, Bench, Result, seeds
+from tests.support.bench import Bench, Result, seeds
+from tests.support.fork_server import Forks
 from tests.support.invariants import ROUNDS, Make, undisturbed
 
 GBK = os.fsdecode("种子".encode("gbk"))  # file names as unzip writes them from an archive made on a Chinese Windows
@@ -21,19 +20,6 @@ COUNT = 2
 @pytest.fixture
 def expected(make_bench: Make) -> dict[str, bytes]:
     return undisturbed(make_bench, COUNT)
-
-
-def spawned(*arguments: str, cwd: Path = REPOSITORY, **variables: str) -> Result:
-    """Run a command in a new process in a UTF-8 locale; its output is bytes."""
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "cli.py"), *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1", **variables},
-        cwd=cwd,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def seed_file(path: Path) -> Path:
@@ -56,29 +42,35 @@ def seed_file(path: Path) -> Path:
     seen="all of them work; such a name is printed with its bytes escaped (`\\udcd6`), which JSON reads back",
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_37_an_input_whose_name_is_not_utf8(suffix: str, tmp_path: Path) -> None:
+def test_37_an_input_whose_name_is_not_utf8(suffix: str, tmp_path: Path, forks: Forks) -> None:
     source = seed_file(tmp_path / f"{GBK}{suffix}")
     command = ["--root", str(tmp_path / "run"), "prepare", "--input", str(source), "--all"]
-    done = spawned(*command)
+    done = forks.command(*command)
     assert (done.code, done.err.count("\n")) == (0, 3)  # the preview
     assert f"2 conversations prepared from {tmp_path}/\\udcd6\\udcd6" in done.out
-    again = spawned(*command, "--json")
+    again = forks.command(*command, "--json")
     assert (again.code, again.json["source"]) == (0, str(source))
     facts = json.loads((tmp_path / "run" / "requests" / "run.json").read_text("utf-8"))
     assert facts["source"].endswith(f"\\xd6\\xd6\\xd7\\xd3{suffix}")
 
 
-def test_37_a_root_whose_name_is_not_utf8(expected: dict[str, bytes], make_bench: Make) -> None:
+def test_37_a_root_whose_name_is_not_utf8(
+    expected: dict[str, bytes], make_bench: Make, tmp_path: Path, forks: Forks
+) -> None:
+    """Nor those of the settings and the report."""
     bench = make_bench(root=GBK)
     bench.configure(ROUNDS)
     assert bench.prepare(seeds(COUNT)).code == 0
     bench.ticks()
     assert bench.files() == expected
-    for command in (["status"], ["verify"], ["report"], ["rebuild"]):
+    config, page = tmp_path / f"{GBK}.toml", tmp_path / f"{GBK}.html"
+    config.write_text(ROUNDS, "utf-8")
+    for command in (["status"], ["verify"], ["--config", str(config), "report", "--output", str(page)], ["rebuild"]):
         if command == ["rebuild"]:
             (bench.root / "data" / "batchgen.sqlite").unlink()
-        done = spawned("--root", str(bench.root), *command)
+        done = forks.command("--root", str(bench.root), *command)
         assert (done.code, "Traceback" in done.err) == (0, False), done
+    assert page.exists()
 
 
 def test_an_export_whose_name_is_a_pattern_is_verified(finished: Bench, tmp_path: Path) -> None:
@@ -88,39 +80,36 @@ def test_an_export_whose_name_is_a_pattern_is_verified(finished: Bench, tmp_path
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ""])
-def test_37_an_export_whose_name_is_not_utf8_is_verified(suffix: str, finished: Bench, tmp_path: Path) -> None:
+def test_37_an_export_whose_name_is_not_utf8_is_verified(
+    suffix: str, finished: Bench, tmp_path: Path, forks: Forks
+) -> None:
     output = tmp_path / f"{GBK}{suffix}"
     root = ("--root", str(finished.root))
-    done = spawned(*root, "export", "--format", "messages", "--output", str(output), "--json")
+    done = forks.command(*root, "export", "--format", "messages", "--output", str(output), "--json")
     assert (done.code, done.err) == (0, "")
     assert done.json["output"] == str(output)
-    assert spawned(*root, "verify").code == 0
+    assert forks.command(*root, "verify").code == 0
     written = output if suffix else output / "train.jsonl"
     written.write_bytes(b"{}\n")
-    found = spawned(*root, "verify")
+    found = forks.command(*root, "verify")
     assert (found.code, "\\udcd6" in found.out) == (1, True)
-
-
-def test_37_a_report_and_settings_whose_names_are_not_utf8(finished: Bench, tmp_path: Path) -> None:
-    config = tmp_path / f"{GBK}.toml"
-    config.write_text("rounds = 3\n", "utf-8")
-    page = tmp_path / f"{GBK}.html"
-    done = spawned("--root", str(finished.root), "--config", str(config), "report", "--output", str(page))
-    assert (done.code, done.err, page.exists()) == (0, "", True)
 
 
 # ---------------------------------------------------------------- the home folder
 
 
-def test_a_tilde_is_the_home_folder(tmp_path: Path) -> None:
+def test_a_tilde_is_the_home_folder(tmp_path: Path, forks: Forks) -> None:
     """Also where no shell expands it: after an equals sign, in quotes, in a variable of a crontab."""
     home = tmp_path / "home"
     seed_file(home / "mine.jsonl")
     (home / "my.toml").write_text("rounds = 2\n", "utf-8")
     command = ["prepare", "--input", "~/mine.jsonl", "--all"]
-    assert spawned("--root=~/run", "--config=~/my.toml", *command, cwd=tmp_path, HOME=str(home)).code == 0
-    assert spawned(*command, cwd=tmp_path, HOME=str(home), BATCHGEN_ROOT="~/run").code == 0
-    assert spawned("--root", "~/run", "report", "--output=~/page.html", cwd=tmp_path, HOME=str(home)).code == 0
+    for line, variables in (
+        (["--root=~/run", "--config=~/my.toml", *command], {}),
+        (command, {"BATCHGEN_ROOT": "~/run"}),
+        (["--root", "~/run", "report", "--output=~/page.html"], {}),
+    ):
+        assert forks.command(*line, folder=tmp_path, variables={"HOME": str(home), **variables}).code == 0
     assert (home / "run" / "data" / "batchgen.sqlite").exists()
     assert (home / "page.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -353,9 +353,9 @@ def test_16_commands_at_the_same_time(bench: Bench, expected: dict[str, bytes]) 
         worker = pool.submit(bench.spawn, "submit", "--stage", "question")
         with world.wake:
             assert world.wake.wait_for(lambda: world.jobs, timeout=60)
-        for locked in [bench.spawn("collect", "--advance"), bench.spawn("submit", "--stage", "question")]:
-            assert (locked.returncode, locked.stdout, locked.stderr.count("\n")) == (0, "", 1)
-            assert "Another command is at work" in locked.stderr
+        for locked in [bench.run("collect", "--advance"), bench.run("submit", "--stage", "question")]:
+            assert (locked.code, locked.out, locked.err.count("\n")) == (0, "", 1)
+            assert "Another command is at work" in locked.err
         assert bench.status()["batches"][0]["state"] == "creating"  # `status` needs no lock
         bench.service.faults.release()
         worked = worker.result()

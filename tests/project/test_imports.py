@@ -7,6 +7,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None
     assert "could not check whether it serves" in said.stderr
     assert "is pinned for this run" in said.stderr
     assert GEMINI_KEY not in said.stderr
-    assert "is pinned" not in bench.spawn("-q", "collect", "--advance").stderr
+    assert "is pinned" not in bench.run("-q", "collect", "--advance").err
 
 
 ENTERED = (
@@ -145,6 +146,18 @@ def test_requests_and_results_never_become_packages() -> None:
     """google-genai imports a library named requests, which must not find the folder of request files."""
     for name in ("requests", "results", "data"):
         assert not list((REPOSITORY / name).rglob("*.py"))
+
+
+def test_the_package_is_built_with_its_data() -> None:
+    """Every file of the package that is no module is named in pyproject.toml."""
+    named = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
+    packed = {path for name, globs in named.items() for glob in globs for path in _folder(name).glob(glob)}
+    beside = {path for path in _folder("batchgen").rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    assert packed == beside
+
+
+def _folder(package: str) -> Path:
+    return REPOSITORY.joinpath(*package.split("."))
 
 
 def test_every_name_of_all_exists() -> None:

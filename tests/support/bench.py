@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -115,12 +117,21 @@ class Bench:
     def status(self) -> Any:
         return self.run("status", "--json").json
 
+    def is_finished(self) -> bool:
+        """Whether every conversation is complete or rejected. `status` knows, and is asked only if no batch has one."""
+        path = self.root / "data" / "batchgen.sqlite"
+        if path.is_file():
+            with closing(sqlite3.connect(path)) as store:
+                if store.execute("SELECT 1 FROM conversations WHERE batch IS NOT NULL LIMIT 1").fetchone():
+                    return False
+        return bool(self.status()["finished"])
+
     def ticks(self, most: int = 40, *, seconds: float = 60.0) -> list[Result]:
         """Run `collect --advance` until the run is finished. The clock advances by `seconds` between two ticks."""
         done = []
         for _ in range(most):
             done.append(self.run("collect", "--advance"))
-            if self.status()["finished"]:
+            if self.is_finished():
                 break
             self.service.world.advance(seconds)
         return done

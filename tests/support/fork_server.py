@@ -14,10 +14,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from tests.support.bench import Result
 
 if TYPE_CHECKING:
     from tests.support.bench import Bench
@@ -36,7 +39,8 @@ EFFECTS = {
 class Order(NamedTuple):
     """One command. `offset` is added to the clock; `crash` is the name of a failpoint.
 
-    `signal` ends the process after effect number `effect`; 0: never.
+    `signal` ends the process after effect number `effect`; 0: never. `unprivileged`: it has only the rights that the
+    modes of files give, even as root.
     """
 
     arguments: list[str]
@@ -45,21 +49,15 @@ class Order(NamedTuple):
     crash: str = ""
     effect: int = 0
     signal: int = signal.SIGKILL
-
-
-class Outcome(NamedTuple):
-    """The exit status of a process (negative: the signal that killed it) and its output."""
-
-    code: int
-    out: str
-    err: str
+    folder: str = str(REPOSITORY)
+    unprivileged: bool = False
 
 
 class Forks:
     """The helper process, as a context manager."""
 
     def __enter__(self) -> Self:
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
         command = [sys.executable, "-W", "error", "-m", "tests.support.fork_server"]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -75,12 +73,26 @@ class Forks:
             self._process.stdin.close()
         self._folder.cleanup()
 
-    def run(self, bench: Bench, *arguments: str, **how: Any) -> Outcome:
-        """Run one command (default: the cron line) on a bench, at the time of its service. `how`: see Order."""
+    def run(self, bench: Bench, *arguments: str, **how: Any) -> Result:
+        """Run one command (default: the cron line) on a bench, at the time of its service. `how`: see Order.
+
+        The exit status is negative if a signal killed the process.
+        """
         line = ["--root", str(bench.root), *(arguments or ("collect", "--advance"))]
         return self._ask(Order(line, bench.environment, bench.service.world.offset, **how))
 
-    def _ask(self, order: Order) -> Outcome:
+    def command(
+        self,
+        *arguments: str,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        folder: Path = REPOSITORY,
+        unprivileged: bool = False,
+    ) -> Result:
+        """Run a command line in `folder`, with these variables, PATH and the trust store of the tests."""
+        environment = {name: os.environ[name] for name in ("PATH", "SSL_CERT_FILE")} | dict(variables)
+        return self._ask(Order([*arguments], environment, folder=str(folder), unprivileged=unprivileged))
+
+    def _ask(self, order: Order) -> Result:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         paths = {name: str(Path(self._folder.name) / name) for name in ("out", "err")}
@@ -88,7 +100,7 @@ class Forks:
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
         out, err = (Path(path).read_text("utf-8") for path in paths.values())
-        return Outcome(code, out, err)
+        return Result(code, out, err)
 
 
 # Modules that commands import late; here they are imported once. polars starts its threads at the first join: they
@@ -118,12 +130,23 @@ def _serve() -> None:
     gc.collect()
     gc.freeze()  # a garbage collection in a child would touch, and so copy, all this memory
     for line in sys.stdin:
+        order = json.loads(line)
+        if "report" in order["arguments"]:
+            _draw_in_the_same_process()
         pid = os.fork()
         if not pid:
-            _carry_out(json.loads(line))
+            _carry_out(order)
         _, status = os.waitpid(pid, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
+
+
+def _draw_in_the_same_process() -> None:
+    """Import what draws charts, once, so that a report need not start another process for it."""
+    for name in ("altair", "vl_convert", "batchgen.reports.html.charts"):
+        import_module(name)
+    write: Any = import_module("batchgen.reports.html.write")
+    write.run_in_subprocess = lambda work, piece: work(piece)
 
 
 def _carry_out(order: dict[str, Any]) -> None:
@@ -136,8 +159,12 @@ def _carry_out(order: dict[str, Any]) -> None:
 
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(order["folder"])
+    if order["unprivileged"] and os.geteuid() == 0:
+        _drop_rights()
     os.environ.clear()
     os.environ.update(order["environment"], BATCHGEN_CRASH=order["crash"])
+    time.tzset()
     stamina.set_testing(True, attempts=3)
     setattr(clock, "now", lambda: time.time() + order["offset"])  # noqa: B010 - a module's function
     if order["effect"]:
@@ -155,6 +182,18 @@ def _carry_out(order: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _drop_rights() -> None:
+    """Drop the rights to ignore file modes: CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2)."""
+    import ctypes
+
+    kernel = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3: 2 x (effective, ...)
+    assert kernel.capget(header, sets) == 0, os.strerror(ctypes.get_errno())
+    for place in range(3):  # effective, permitted, inheritable
+        sets[place] &= ~0b110
+    assert kernel.capset(header, sets) == 0, os.strerror(ctypes.get_errno())
 
 
 def _die_after(last: int, deadly: int) -> None:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -61,6 +63,7 @@ class Watch:
         self._states: dict[int, int] = {}
         self._attempts: dict[tuple[int, int], int] = {}
         self._texts: dict[int, tuple[int | None, str]] = {}
+        self._read: set[tuple[str, int, int, int]] = set()
 
     def check(self, *, duplicates: int = 0, said: Iterable[str] = ()) -> Ledger:
         """Check every invariant. `duplicates` is the number of jobs that were bought twice and reported as such."""
@@ -71,7 +74,7 @@ class Watch:
         self._accounted(now)
         self._provenance(now)
         self._added_up(now)
-        no_key_anywhere(self.bench, said)
+        no_key_anywhere(self.bench, said, self._read)
         return now
 
     def _bought(self, now: Ledger, duplicates: int) -> None:
@@ -150,13 +153,18 @@ def _of_bills(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[s
     return found
 
 
-def no_key_anywhere(bench: Bench, said: Iterable[str] = ()) -> None:
-    """I5: the planted keys are in no file and in no output."""
+def no_key_anywhere(bench: Bench, said: Iterable[str] = (), read: set[tuple[str, int, int, int]] | None = None) -> None:
+    """I5: the planted keys are in no file and in no output. Files in `read` were read before, as they are."""
     secrets = [key.encode() for key in (GEMINI_KEY, TOGETHER_KEY, SERVICE_KEY)]
-    for path in bench.root.rglob("*"):
-        if path.is_file():
-            data = path.read_bytes()
-            assert not any(secret in data for secret in secrets), path
+    read = set() if read is None else read
+    for folder, _, names in os.walk(bench.root):
+        for path in (f"{folder}/{name}" for name in names):
+            found = Path(path).stat()
+            this = (path, found.st_ino, found.st_size, found.st_mtime_ns)
+            if this not in read:
+                data = Path(path).read_bytes()
+                assert not any(secret in data for secret in secrets), path
+                read.add(this)
     for text in said:
         assert not any(secret in text.encode() for secret in secrets), text
 

@@ -56,8 +56,7 @@ class Scene:
         done = []
         for _ in range(most):
             done.append(self.tick(every))
-            status = self.bench.status()
-            if status["finished"] and not any(batch["state"] in ORDER for batch in status["batches"]):
+            if self.bench.is_finished() and not any(batch["state"] in ORDER for batch in ledger(self.bench).batches):
                 break
         finished(self.bench, duplicates=self.duplicates)
         assert abs(spent(self.bench) - bill(self.bench)) < ROUNDING_USD

@@ -16,6 +16,7 @@ from batchgen.reports.estimate import StepEstimate
 from batchgen.reports.status_text import headline, receipt_text, status_text
 from batchgen.runtime.settings import Settings
 from tests.support.bench import Bench, seeds
+from tests.support.fork_server import Forks
 
 TERMINAL = 80  # columns
 MILLION = 1_000_000
@@ -121,9 +122,10 @@ def test_a_receipt_leaves_out_what_nothing_stands_in() -> None:
     assert lines[2].split()[3:] == ["31.5000", "31.5000", "0.5000", "2,316,835,000", "442,750,000", "7"]
 
 
-def test_log_lines_name_the_zone_of_their_times(bench: Bench) -> None:
+def test_log_lines_name_the_zone_of_their_times(bench: Bench, forks: Forks) -> None:
     bench.prepare(seeds(1))
-    said = bench.spawn("-v", "collect", "--advance", TZ="Asia/Shanghai").stderr
+    here = {**bench.environment, "TZ": "Asia/Shanghai"}
+    said = forks.command("--root", str(bench.root), "-v", "collect", "--advance", variables=here).err
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0800 INFO ", said)
 
 

@@ -20,6 +20,7 @@ from batchgen.dataset.rows.row_files import file_sha256
 from batchgen.dataset.seed_sources import named_files, resolve, train_files
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from tests.support.bench import REPOSITORY, Bench
+from tests.support.fork_server import Forks
 from tests.support.hub import Hub, running_hub
 from tests.support.seed_files import GOOD, SEEDS, as_csv, as_jsonl, read, write
 
@@ -223,17 +224,18 @@ def test_all_train_files_or_the_named_one_come_from_the_hub(tmp_path: Path) -> N
     assert read(Path(known))[0] == SEEDS
 
 
-def test_prepare_reads_all_parts_of_a_dataset(bench: Bench, tmp_path: Path) -> None:
+def test_prepare_reads_all_parts_of_a_dataset(bench: Bench, tmp_path: Path, forks: Forks) -> None:
     with hub() as (endpoint, _):
         settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        done = bench.spawn("prepare", "--input", "some/parts", "--all", **settings)
-        missing = bench.spawn("prepare", "--input", "some/parts", "--file", "dev.jsonl", **settings)
-    assert done.returncode == 0, done
-    assert done.stdout.startswith("3 conversations prepared from 3 files of some/parts (3 rows read).")
+        command = ["--root", str(bench.root), "prepare", "--input", "some/parts"]
+        done = forks.command(*command, "--all", variables=settings)
+        missing = forks.command(*command, "--file", "dev.jsonl", variables=settings)
+    assert done.code == 0, done
+    assert done.out.startswith("3 conversations prepared from 3 files of some/parts (3 rows read).")
     rows = bench.rows("round1/round1_single_turn.jsonl")
     assert [tuple(row[name] for name in Seed._fields) for row in rows] == SEEDS[:3]
-    assert (missing.returncode, missing.stdout) == (2, "")
-    assert "It has data/test-00000-of-00001.jsonl, data/train-00000-of-00003.jsonl," in missing.stderr
+    assert (missing.code, missing.out) == (2, "")
+    assert "It has data/test-00000-of-00001.jsonl, data/train-00000-of-00003.jsonl," in missing.err
 
 
 def test_datasets_come_from_the_hub(tmp_path: Path) -> None:

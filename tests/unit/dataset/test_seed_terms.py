@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchgen.dataset.hub.seed_terms import LICENSE_ID, SEED_TERMS_FACT, SeedTerms, _terms
-from tests.support.bench import Bench, seeds
+from tests.support.bench import Bench, Result, seeds
 from tests.support.finished_run import export
+from tests.support.fork_server import Forks
 from tests.support.hub import Fault, Hub, running_hub
 from tests.support.seed_files import SEEDS, as_jsonl
 
@@ -37,13 +37,19 @@ TERMS = {
 }
 
 
-def prepared(bench: Bench, home: Path, card: bytes | None, *faults: Fault) -> subprocess.CompletedProcess[str]:
+def prepare(forks: Forks, bench: Bench, dataset: str, home: Path, endpoint: str) -> Result:
+    """Run `prepare` in another process: the library of the hub reads these variables when it is imported."""
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = ["--root", str(bench.root), "prepare", "--input", dataset, "--all"]
+    return forks.command(*command, variables=bench.environment | settings)
+
+
+def prepared(forks: Forks, bench: Bench, home: Path, card: bytes | None, *faults: Fault) -> Result:
     """Prepare a run from a dataset of the hub with this card."""
     hub = Hub({"some/seeds": {"train.jsonl": as_jsonl(SEEDS), **({} if card is None else {"README.md": card})}})
     hub.faults += faults
     with running_hub(hub) as (endpoint, _):
-        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        return bench.spawn("prepare", "--input", "some/seeds", "--all", **settings)
+        return prepare(forks, bench, "some/seeds", home, endpoint)
 
 
 def kept(bench: Bench) -> Any:
@@ -51,9 +57,9 @@ def kept(bench: Bench) -> Any:
     return json.loads(facts[SEED_TERMS_FACT]) if SEED_TERMS_FACT in facts else None
 
 
-def test_prepare_keeps_what_the_card_of_the_seeds_says(bench: Bench, tmp_path: Path) -> None:
-    done = prepared(bench, tmp_path / "hf", CARD.encode())
-    assert done.returncode == 0, done
+def test_prepare_keeps_what_the_card_of_the_seeds_says(forks: Forks, bench: Bench, tmp_path: Path) -> None:
+    done = prepared(forks, bench, tmp_path / "hf", CARD.encode())
+    assert done.code == 0, done
     assert kept(bench) == TERMS
     (bench.root / "data" / "batchgen.sqlite").unlink()
     assert bench.run("rebuild").code == 0
@@ -84,20 +90,19 @@ def test_prepare_keeps_what_the_card_of_the_seeds_says(bench: Bench, tmp_path: P
     ],
 )
 def test_a_card_that_says_nothing_stops_nothing(
-    card: bytes | None, faults: tuple[Fault, ...], told: str, bench: Bench, tmp_path: Path
+    card: bytes | None, faults: tuple[Fault, ...], told: str, forks: Forks, bench: Bench, tmp_path: Path
 ) -> None:
-    done = prepared(bench, tmp_path / "hf", card, *faults)
-    assert done.returncode == 0, done
-    assert "Traceback" not in done.stderr
-    assert told in done.stderr
+    done = prepared(forks, bench, tmp_path / "hf", card, *faults)
+    assert done.code == 0, done
+    assert "Traceback" not in done.err
+    assert told in done.err
     assert not kept(bench)
 
 
-def test_the_card_of_the_default_dataset_is_not_asked_for(bench: Bench, tmp_path: Path) -> None:
+def test_the_card_of_the_default_dataset_is_not_asked_for(forks: Forks, bench: Bench, tmp_path: Path) -> None:
     hub = Hub({"aligner/aligner-20K": {"train.jsonl.xz": lzma.compress(as_jsonl(SEEDS)), "README.md": CARD.encode()}})
     with running_hub(hub) as (endpoint, asked):
-        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        assert bench.spawn("prepare", "--input", "aligner/aligner-20K", "--all", **settings).returncode == 0
+        assert prepare(forks, bench, "aligner/aligner-20K", tmp_path, endpoint).code == 0
     assert [each for each in asked if "README" in each] == []
     assert kept(bench) is None
 

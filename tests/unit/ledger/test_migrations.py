@@ -1,4 +1,4 @@
-"""Open the store of an older program in the middle of a run: commands read it, and a tick migrates it."""
+"""Test the tables of a store, made new or migrated, and that a run goes on from the store of an older program."""
 
 from __future__ import annotations
 
@@ -11,11 +11,39 @@ from typing import Any
 import pytest
 
 from batchgen.ledger.migrations import MIGRATIONS
+from batchgen.ledger.store import Store
 from tests.support.scene import Make, Scene
 
 BEGUN = 1 + next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE stale"))
 BILLS = next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE bills"))
 AWAITED = next(at for at, statement in enumerate(MIGRATIONS) if "COLUMN awaited_until" in statement)
+
+
+def made(database: sqlite3.Connection) -> dict[str, str]:
+    """The SQL of every table, index and trigger by its name, without comments, quotes and white space.
+
+    SQLite keeps the words of a CREATE statement, and itself changes them when a table is altered.
+    """
+    rows = database.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {f"{kind} {name}": re.sub(r"--[^\n]*|[\s\"]", "", sql) for kind, name, sql in rows}
+
+
+def version_of(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_a_new_store_has_what_all_migrations_lead_to(tmp_path: Path) -> None:
+    """Equal columns, types, constraints, indexes and triggers: schema.sql and MIGRATIONS can only change together."""
+    paths = tmp_path / "new.sqlite", tmp_path / "migrated.sqlite"
+    with closing(sqlite3.connect(paths[1])) as database:
+        database.execute(MIGRATIONS[0])
+        database.execute("PRAGMA user_version = 1")
+    for path in paths:
+        Store.open(path).close()
+    with closing(sqlite3.connect(paths[0])) as new, closing(sqlite3.connect(paths[1])) as migrated:
+        assert version_of(new) == version_of(migrated) == len(MIGRATIONS)
+        assert made(new) == made(migrated)
+        assert len(made(new)) > 15
 
 
 def renames(table: str, version: int) -> tuple[str, dict[str, str]]:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from io import StringIO
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -72,26 +73,34 @@ def _opened(where: str) -> int:
     injected="a stream that refuses every write",
     seen="log lines are dropped; the run takes as many ticks as ever, and leaves the same statuses",
 )
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO])
-def test_33_log_lines_that_cannot_be_written_stop_nothing(
-    number: int, make_bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heard = Scene.of(make_bench, 4, most=1, root="heard")
+def test_33_log_lines_that_cannot_be_written_stop_nothing(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does any kind of refusal, one in each tick."""
+    heard = Scene.of(make_bench, 2, most=1, root="heard")
     before = [done.code for done in heard.bench.ticks()]
-    unheard = Scene.of(make_bench, 4, most=1, root="unheard")
-    monkeypatch.setattr(sys, "stderr", Refusing(number))
-    assert [done.code for done in unheard.bench.ticks()] == before
+    unheard = Scene.of(make_bench, 2, most=1, root="unheard")
+    after = []
+    for number in islice(cycle([errno.ENOSPC, errno.EPIPE, errno.EIO]), len(before)):
+        unheard.bench.service.world.advance(60)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", Refusing(number))
+            after.append(unheard.bench.run("collect", "--advance").code)
+    assert after == before
+    assert len(after) > 3
     assert unheard.bench.files() == heard.bench.files()
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_33_no_status_changes_where_stderr_takes_nothing(stream: str, bench: Bench, expected: dict[str, bytes]) -> None:
+def test_33_no_status_changes_where_stderr_takes_nothing(stream: str, bench: Bench) -> None:
     """In a new process, because Python flushes again at its end and exits with 120 if that fails."""
-    assert spawned(bench, "-v", "collect", "--advance", stderr=stream).code == 0
     assert spawned(bench, "nonsense", stderr=stream).code == 2
+    (bench.root / "data" / "round1" / "round1_single_turn.jsonl").unlink()
+    assert spawned(bench, "verify", stderr=stream).code == 1
+
+
+def test_33_a_tick_does_its_work_where_stderr_takes_nothing(bench: Bench, expected: dict[str, bytes]) -> None:
+    assert bench.run("collect", "--advance").code == 0
     bench.service.faults.add(CallFault(provider="together", endpoint="create", action=Status(401, "no")))
-    bench.service.world.advance(60)
-    assert spawned(bench, "collect", "--advance", stderr=stream).code == 2
+    assert spawned(bench, "-v", "collect", "--advance", stderr=UNREAD).code == 2
     end(bench, expected)
 
 
