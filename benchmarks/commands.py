@@ -1,4 +1,4 @@
-"""Commands as what they are to cron: whole processes, with their seconds and their peak memory."""
+"""Commands as what they are to cron: whole processes, with their seconds, CPU seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 CLI = Path(__file__).resolve().parents[1] / "cli.py"
 BASE = [sys.executable, "-c", "import click, sqlite3"]
@@ -22,20 +23,28 @@ WATCH = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.perf_counter() - start, used.ru_maxrss / 1024, used.ru_utime + used.ru_stime)
 """
+
+
+class Measured(NamedTuple):
+    """What a command took; where it has a second process, the peak of the larger one, and the CPU seconds of both."""
+
+    seconds: float
+    peak_mb: float
+    cpu_seconds: float
 
 
 def line(root: Path, command: Sequence[str]) -> list[str]:
     return [sys.executable, str(CLI), "--quiet", "--root", str(root), *command]
 
 
-def measured(root: Path, *command: str) -> tuple[float, float]:
-    """(seconds, peak MB) of a command in a process of its own; where it has a second one, the peak of the larger."""
+def measured(root: Path, *command: str) -> Measured:
+    """Run a command in a process of its own."""
     watched = [sys.executable, "-c", WATCH, *line(root, command)]
     said = subprocess.run(watched, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
-    seconds, kilobytes = map(float, said.split())
-    return seconds, kilobytes / 1024
+    return Measured(*map(float, said.split()))
 
 
 def relative(root: Path, commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, float]:

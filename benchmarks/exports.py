@@ -1,8 +1,10 @@
-"""How much memory and time an export takes, by the number of conversations. Each runs in a process of its own.
+"""How much CPU time and memory `export` and `report` take, by the number of conversations.
 
-The store is filled at once with finished dialogues, each about something else; one in fifty nearly copies another.
+Each runs in a process of its own. CPU time, because a million takes so long that other work on the machine would change
+seconds more than the size does. The store is filled at once with finished dialogues, each about something else; one in
+fifty nearly copies another.
 
-    python benchmarks/exports.py [--conversations 20000 200000] [--figures after]     # then: make bench, for the page
+    python benchmarks/exports.py [--conversations 100000 1000000]     # then: make bench, for the page
 """
 
 from __future__ import annotations
@@ -50,23 +52,32 @@ def later(number: int) -> list[tuple[int, str]]:
     return list(enumerate(texts, start=number * TEXT_IDS + len(STAGES)))
 
 
+def reading(folder: Path, conversations: int) -> dict[str, float]:
+    """What the commands take that read every dialogue."""
+    fill(folder / "root", conversations)
+    export = ["export", "--format", "messages", "--output", str(folder / "train.jsonl")]
+    found = {}
+    for command in (export, ["report"]):
+        took = measured(folder / "root", *command)
+        found[f"{command[0]}, conversations per CPU second"] = conversations / took.cpu_seconds
+        found[f"{command[0]}, peak MB"] = took.peak_mb
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conversations", type=int, nargs="+", default=[20_000, 200_000])
-    parser.add_argument("--figures", default="after", help="Under which name the figures are kept.")
+    parser.add_argument("--conversations", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, help="An empty folder on a disk with room for 10 GB.")
     options = parser.parse_args()
-    found = {}
+    place = REPOSITORY / "benchmarks" / "figures" / "exports.json"
+    kept = json.loads(place.read_text("utf-8")) if place.exists() else {}
     for conversations in options.conversations:
-        with tempfile.TemporaryDirectory() as folder:
-            fill(Path(folder) / "root", conversations)
-            output = str(Path(folder) / "train.jsonl")
-            seconds, peak = measured(Path(folder) / "root", "export", "--format", "messages", "--output", output)
-        found[f"export, {conversations:,} conversations, s"] = seconds
-        found[f"export, {conversations:,} conversations, peak MB"] = peak
-        print(f"{conversations:>10,} conversations{seconds:>10.1f} s{peak:>10.0f} MB")
-    place = REPOSITORY / "benchmarks" / "figures"
-    place.mkdir(exist_ok=True)
-    (place / f"export-{options.figures}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            found = reading(Path(folder), conversations)
+        for name, value in found.items():
+            print(f"{conversations:>10,}  {name:<45}{value:>10.0f}", flush=True)
+        kept[str(conversations)] = found  # a long run that is stopped leaves what it has found
+        place.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -246,21 +246,23 @@ def whole(root: Path, conversations: int) -> Iterator[dict[str, float]]:
 def reading(root: Path, conversations: int) -> Iterator[dict[str, float]]:
     """The commands that must not look at a whole run, and those that do."""
     looks = {"idle tick": ["collect", "--advance"], "status": ["status"], "status --json": ["status", "--json"]}
-    found = relative(root, looks, TICKS)
-    yield {f"{name}, times `import click, sqlite3`": value for name, value in found.items()}
+    times = relative(root, looks, TICKS)
+    yield {f"{name}, times `import click, sqlite3`": value for name, value in times.items()}
     for name in ("estimate", "receipt"):
-        yield dict(zip((f"{name}, s", f"{name}, peak MB"), measured(root, name), strict=True))
+        found = measured(root, name)
+        yield {f"{name}, s": found.seconds, f"{name}, peak MB": found.peak_mb}
     output = str(root.parent / "export.jsonl")
     for name, *more in (("verify",), ("report",), ("export", "--format", "messages", "--output", output)):
-        seconds, peak = measured(root, name, *more)
-        yield {f"{name}, conversations/s": conversations / seconds, f"{name}, peak MB": peak}
+        found = measured(root, name, *more)
+        yield {f"{name}, conversations/s": conversations / found.seconds, f"{name}, peak MB": found.peak_mb}
 
 
 def rebuilding(root: Path, conversations: int) -> dict[str, float]:
     """The store of a finished run, built again from its files."""
     Layout(root).store.unlink()
-    seconds, peak = measured(root, "rebuild")
-    return {"rebuild, requests/s": conversations * len(steps(Settings().rounds)) / seconds, "rebuild, peak MB": peak}
+    found = measured(root, "rebuild")
+    requests = conversations * len(steps(Settings().rounds))
+    return {"rebuild, requests/s": requests / found.seconds, "rebuild, peak MB": found.peak_mb}
 
 
 def only_rebuilding(root: Path, conversations: int) -> Iterator[dict[str, float]]:
