@@ -394,41 +394,22 @@ def _peaks() -> list[str]:
     return ["", "## Memory", "", *words, "", "| | largest process | all at once |", "| --- | ---: | ---: |", *rows]
 
 
-PEERS = """
-Two other packages that submit batches and collect their results, with the same {rows:,} rows: `make bench-peers`
-(Python 3.12 or newer), the packages in turn, medians of {runs}. Each is used by its own public calls, with its defaults,
-in OpenAI's protocol, beside the same service on this machine, which answers at once. Each step is a process of its own,
-which first does both steps with ten rows; so imports are not timed. Versions: {versions}.
-
-- **Build**: read the rows from a JSONL file, make the requests, upload them, create the batches. Here that is `prepare`
-  and `submit`. The texts are those of this program's question stage, with the same system text.
-- **Collect**: see that the batches have ended, download the results, and store or return them. Here that is `collect`.
-"""
-PEERS_DIFFER = """
-| | batchgen | batchor | batchwork-ai |
-| --- | --- | --- | --- |
-| a request | texts, limit of tokens, schema of the reply | texts | texts |
-| build keeps | texts in SQLite; request files and the SHA-256 of each; the intent of each create call | texts in SQLite, twice; request files and the SHA-256 of each line; the intent of each create call | nothing; its commands: one row in SQLite for each job, without texts |
-| on disk before it goes on | yes: files, folders and SQLite are synced | left to the system: files are not synced, SQLite runs with `synchronous = NORMAL` | its commands: the row in SQLite |
-| it also | estimates the tokens of each request | counts the tokens of each request with tiktoken | validates each request twice |
-| collect keeps | result files; texts, outcomes and tokens in SQLite; round files | result files; texts and whole responses in SQLite | nothing, it returns a list of typed results; its commands: a line for each result on standard output (here a file) |
-| a reply is checked for | its key, its finish reason, its JSON; whether it fits another request better; keys that are missing or come twice | its key; keys that are missing; its JSON too if a model class is given (here none is) | the form of its line; keys are not compared with what was sent |
-"""
-
-
 def _peers() -> list[str]:
-    """What benchmarks/peers.py found, if it was run."""
+    """What benchmarks/peers.py found, if it was run. What the packages do differently stands in figures/peers.md."""
     found = _figures("peers")
     if not found:
         return []
     packages = {name: value for name, value in found.items() if isinstance(value, dict) and "batches" in value}
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     names = list(next(iter(packages.values())))
     rows = [f"| {name} | {' | '.join(_number(one[name]) for one in packages.values())} |" for name in names]
-    head = [f"| | {' | '.join(packages)} |", "| --- |" + " ---: |" * len(packages), *rows]
-    words = PEERS.format(rows=found["rows"], runs=found["runs"], versions=versions)
-    machine_line = f"Machine: {found['machine']}."
-    return ["", "## Beside other packages", words, machine_line, "", *head, PEERS_DIFFER.rstrip()]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    words = [
+        f"{found['rows']:,} rows, medians of {found['runs']} turns, in which the packages follow each other:",
+        f"`make bench-peers`. {versions}; {found['machine']}.",
+    ]
+    table = [f"| | {' | '.join(packages)} |", "| --- |" + " ---: |" * len(packages), *rows]
+    notes = (FIGURES / "peers.md").read_text("utf-8").rstrip()
+    return ["", "## Beside other packages", "", *words, "", *table, "", notes]
 
 
 def _figures(name: str) -> dict[str, Any]:
