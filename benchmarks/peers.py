@@ -21,6 +21,7 @@ import tempfile
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -43,6 +44,7 @@ class Service(ThreadingHTTPServer):
     def __init__(self, rows: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.numbers = {topic(number): number for number in range(1, rows + 1)}
+        self.ids = count()  # of files and batches; calls come at once
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         Thread(target=self.serve_forever, daemon=True).start()
@@ -62,7 +64,7 @@ class Service(ThreadingHTTPServer):
         rows = self.files[asked["input_file_id"]].count(b"\n")
         batch = {
             **asked,
-            "id": f"batch_{len(self.batches)}",
+            "id": f"batch_{next(self.ids)}",
             "object": "batch",
             "status": "in_progress",
             "created_at": int(time.time()),
@@ -113,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/files"):
             boundary = self.headers["Content-Type"].partition("boundary=")[2].strip('"').encode()
             (part,) = (part for part in body.split(b"--" + boundary) if b"filename=" in part)
-            file = f"file-{len(self.server.files)}"
+            file = f"file-{next(self.server.ids)}"
             self.server.files[file] = part.partition(b"\r\n\r\n")[2].rstrip(b"\r\n") + b"\n"
             self.answer(self.file(file))
         elif self.path.endswith("/batches"):
@@ -176,9 +178,9 @@ def one_turn(name: str, files: Path, rows: int) -> dict[str, Any]:
 
 def write_rows(files: Path, rows: int) -> None:
     """Write the rows of both kinds. The texts of the requests are those that this program sends."""
-    for count in (WARM_ROWS, rows):
-        given = (dict(zip(("question", "answer", "correction"), seed, strict=True)) for seed in seeds(count))
-        Rows.at(files, count).seeds.write_bytes(b"".join(orjson.dumps(seed) + b"\n" for seed in given))
+    for number in (WARM_ROWS, rows):
+        given = (dict(zip(("question", "answer", "correction"), seed, strict=True)) for seed in seeds(number))
+        Rows.at(files, number).seeds.write_bytes(b"".join(orjson.dumps(seed) + b"\n" for seed in given))
     with Service(rows) as service:
         os.environ |= {"OPENAI_API_KEY": "no-real-key-openai", "OPENAI_BASE_URL": service.url}
         build_ours(files / "sample", Rows.at(files, rows))
@@ -188,8 +190,8 @@ def write_rows(files: Path, rows: int) -> None:
         orjson.dumps({"custom_id": f"row-{number}", "system": text["system"], "prompt": text["user"]}) + b"\n"
         for number, text in enumerate(texts, start=1)
     ]
-    for count in (WARM_ROWS, rows):
-        Rows.at(files, count).requests.write_bytes(b"".join(lines[:count]))
+    for number in (WARM_ROWS, rows):
+        Rows.at(files, number).requests.write_bytes(b"".join(lines[:number]))
 
 
 def compare(rows: int, runs: int) -> dict[str, Any]:
