@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import sqlite3
 import sys
 import time
@@ -161,7 +160,7 @@ PACKAGES = {
 
 
 def measure(name: str, step: str, folder: Path, rows: int) -> dict[str, float]:
-    """Do one step in this process. Returns its seconds, CPU seconds, and the process's largest memory."""
+    """Do one step in this process. Returns its seconds and CPU seconds."""
     package, warm, run = PACKAGES[name], folder / f"{step}-warm", folder / "run"
     package.build(warm, Rows.at(folder, WARM_ROWS))
     package.collect(warm)
@@ -170,7 +169,7 @@ def measure(name: str, step: str, folder: Path, rows: int) -> dict[str, float]:
     seconds, after = time.perf_counter() - start, os.times()
     assert stored in (None, rows), f"{name} has {stored} of {rows} results"
     cpu = sum(after[:4]) - sum(before[:4])  # of this process and its children
-    return {"s": seconds, "CPU s": cpu, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"s": seconds, "CPU s": cpu}
 
 
 if __name__ == "__main__":
