@@ -1,11 +1,13 @@
 # Everything a fresh machine needs (Python 3.11+, git, make): `make demo`, `make test`.
 PYTHON ?= python3
+# For bench-peers: 3.12 or newer
+PEERS_PYTHON ?= $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 # --no-compile: Python compiles a module when it is first imported, and most modules of the packages never are.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray dist check-dist bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks clean
+.PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray dist check-dist bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -81,6 +83,9 @@ bench-roundtrips: $(VENV)/.dev
 bench-peaks: $(VENV)/.dev
 	$(BIN)/python benchmarks/peaks.py
 
+bench-peers: $(VENV)-peers/.peers
+	$(VENV)-peers/bin/python benchmarks/peers.py
+
 $(VENV)/.base: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIP_OPTIONS) -r requirements.txt
@@ -116,5 +121,10 @@ $(VENV)-dist/.dist: requirements-dist.txt
 	$(VENV)-dist/bin/pip install $(PIP_OPTIONS) -r requirements-dist.txt
 	touch $@
 
+$(VENV)-peers/.peers: requirements-peers.txt requirements.txt
+	$(PEERS_PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/pip install $(PIP_OPTIONS) -r requirements-peers.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container $(VENV)-ray $(VENV)-dist dist batchgen.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-trl $(VENV)-llamafactory $(VENV)-container $(VENV)-ray $(VENV)-peers $(VENV)-dist dist batchgen.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

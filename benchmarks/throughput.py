@@ -332,7 +332,7 @@ def page() -> str:
         lines += ["| --- |" + " ---: |" * len(several)]
         names = [name for name in several[0] if name not in ("conversations", "machine")]
         lines += [f"| {name} | {' | '.join(_number(run.get(name)) for run in several)} |" for name in names]
-    lines += _echo() + _exports() + _round_trips() + _peaks()
+    lines += _echo() + _exports() + _round_trips() + _peaks() + _peers()
     where = FIGURES / "where.md"
     return "\n".join(lines) + "\n" + ("\n" + where.read_text("utf-8") if where.exists() else "")
 
@@ -402,6 +402,24 @@ def _peaks() -> list[str]:
     return ["", "## Memory", "", *words, "", "| | largest process | all at once |", "| --- | ---: | ---: |", *rows]
 
 
+def _peers() -> list[str]:
+    """What benchmarks/peers.py found, if it was run. What the packages do differently stands in figures/peers.md."""
+    found = _figures("peers")
+    if not found:
+        return []
+    packages = {name: value for name, value in found.items() if isinstance(value, dict) and "batches" in value}
+    names = list(next(iter(packages.values())))
+    rows = [f"| {name} | {' | '.join(_number(one[name]) for one in packages.values())} |" for name in names]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    words = [
+        f"{found['rows']:,} rows, medians of {found['runs']} turns, in which the packages follow each other:",
+        f"`make bench-peers`. {versions}; {found['machine']}.",
+    ]
+    table = [f"| | {' | '.join(packages)} |", "| --- |" + " ---: |" * len(packages), *rows]
+    notes = (FIGURES / "peers.md").read_text("utf-8").rstrip()
+    return ["", "## Beside other packages", "", *words, "", *table, "", notes]
+
+
 def _figures(name: str) -> dict[str, Any]:
     path = FIGURES / f"{name}.json"
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
@@ -410,6 +428,8 @@ def _figures(name: str) -> dict[str, Any]:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
 
 
