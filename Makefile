@@ -122,6 +122,8 @@ $(VENV)-dist/.dist: requirements-dist.txt
 	touch $@
 
 $(VENV)-peers/.peers: requirements-peers.txt requirements.txt
+	@$(PEERS_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+		{ echo "batchor needs Python 3.12 or newer: make bench-peers PEERS_PYTHON=python3.12" >&2; exit 1; }
 	$(PEERS_PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/pip install $(PIP_OPTIONS) -r requirements-peers.txt
 	touch $@
