@@ -22,7 +22,6 @@ from tests.support.invariants import (
     until,
 )
 from tests.support.provider_facts import (
-    ANSWERERS,
     KEYS,
     MODEL_GONE,
     OTHER_MODEL,
@@ -30,6 +29,7 @@ from tests.support.provider_facts import (
     STAGE,
     UPLOAD_DATA,
     UPLOAD_START,
+    exhaustive,
 )
 
 STEPS = 3
@@ -408,10 +408,15 @@ REFUSED = {
     seen="status 2, one line with the fact and what to check, never the key",
 )
 @pytest.mark.parametrize(
-    ("name", "endpoint"),
-    [*((name, "create") for name in REFUSED), *(("400", endpoint) for endpoint in ("probe", "upload", "get"))],
+    ("name", "endpoint", "provider"),
+    [
+        *((name, "create", "together") for name in REFUSED),
+        *(("400", endpoint, "together") for endpoint in ("probe", "upload", "get")),
+        *(("400", endpoint, "deepinfra") for endpoint in ("create", "upload")),
+        *(exhaustive(name, "create", "deepinfra") for name in REFUSED if name != "400"),
+        *(exhaustive("400", endpoint, "deepinfra") for endpoint in ("probe", "get")),
+    ],
 )
-@pytest.mark.parametrize("provider", ANSWERERS)
 def test_13_key_refused(name: str, endpoint: str, provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """Exit 2 and one line with the error and the fix, no key and no traceback; the right key continues the run."""
     for asked in ("gemini", provider):

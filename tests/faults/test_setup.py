@@ -131,6 +131,13 @@ def test_an_address_that_ends_in_its_version(
 ) -> None:
     monkeypatch.setenv(URL_VARIABLE[provider], f"{os.environ[URL_VARIABLE[provider]]}{ending}")
     assert bench.run("doctor").code == 0
+
+
+@pytest.mark.parametrize(("provider", "ending"), [("gemini", "/v1beta/"), ("together", "/v1/"), ("deepinfra", "//")])
+def test_a_run_with_an_address_that_ends_in_its_version(
+    provider: str, ending: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE[provider], f"{os.environ[URL_VARIABLE[provider]]}{ending}")
     assert {result.code for result in bench.ticks()} == {0}
     assert bench.status()["complete"] == CONVERSATIONS
 

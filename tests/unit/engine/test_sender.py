@@ -15,6 +15,7 @@ from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
+from tests.support.provider_facts import exhaustive
 
 BATCHES = 5
 # The commands before the provider's first batches, and the one that sends these.
@@ -96,11 +97,11 @@ TROUBLE = {
     "upload lost": CallFault(endpoint="upload_data", action=Drop(), times=3),
     "key refused": CallFault(endpoint="create", action=Status(401, "API key not valid.")),
 }
-# Uploads differ between the providers, so both are tested; a create is one POST at both, so they alternate.
+# The sender does the same for every provider, so that they alternate. Only uploads differ between them.
+TURNS = [(list(SEND)[at % 2], list(SEND)[1 - at % 2], trouble) for at, trouble in enumerate(TROUBLE)]
 WHERE = [
-    (provider, trouble)
-    for at, (trouble, fault) in enumerate(TROUBLE.items())
-    for provider in (SEND if fault.endpoint != "create" else [list(SEND)[at % len(SEND)]])
+    *((provider, trouble) for provider, _, trouble in TURNS),
+    *(exhaustive(other, trouble) for _, other, trouble in TURNS if TROUBLE[trouble].endpoint != "create"),
 ]
 
 
