@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.fork_server import Forks
 
 # No deadline: it would fail on a busy machine. Every run draws new examples (`make soak` draws more).
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "15"))
 hypothesis.settings.register_profile("batchgen", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("batchgen")
 

@@ -22,6 +22,7 @@ from tests.support.invariants import (
     until,
 )
 from tests.support.provider_facts import (
+    ANY_TWO,
     KEYS,
     MODEL_GONE,
     OTHER_MODEL,
@@ -371,7 +372,7 @@ def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     injected="404 or 400",
     seen="status 3 and the setting to change; no storm; the other provider's steps go on",
 )
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", ANY_TWO)
 def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
     """Exit 3 and no repeated retries; the other provider's steps continue; a person must choose another model."""
     bench = start(make_bench(), "max_requests = 2\n")

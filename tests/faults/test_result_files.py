@@ -9,7 +9,7 @@ import pytest
 
 from batchgen.emulator.faults import Action, Body, CallFault, Html, Merge, Status, Truncate
 from tests.support.invariants import bought_once, ledger
-from tests.support.provider_facts import OUTPUT_FILE, POSITION, PROVIDERS, STAGE, exhaustive
+from tests.support.provider_facts import ANY_TWO, OUTPUT_FILE, POSITION, PROVIDERS, STAGE, exhaustive
 from tests.support.scene import HOUR, MINUTE, Make, Scene, failed_requests, reach
 
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
@@ -193,7 +193,7 @@ def test_rows_that_are_counted_but_do_not_come_are_asked_again_after_the_grace_p
     scene.finish_as_expected()
 
 
-@BOTH
+@pytest.mark.parametrize("provider", ANY_TWO)
 def test_a_success_that_stays_empty_is_asked_again(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
@@ -334,7 +334,7 @@ def test_an_answer_that_is_no_file_is_not_believed(make_bench: Make, provider: s
     scene.finish_as_expected(jobs=3)
 
 
-@BOTH
+@pytest.mark.parametrize("provider", ANY_TWO)
 def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)

@@ -45,6 +45,10 @@ def exhaustive(*case: Any) -> Any:
     return pytest.param(*case, marks=pytest.mark.exhaustive)
 
 
+# For what the engine decides, whatever the provider is: two of the three are enough.
+ANY_TWO = ("gemini", "deepinfra", exhaustive("together"))
+
+
 def providers_in(values: Iterable[object]) -> set[str]:
     """The providers that the parameters of a test name: a name itself, or the provider of a fault."""
     named = (value if isinstance(value, str) else getattr(value, "provider", None) for value in values)
