@@ -83,6 +83,17 @@ def pytest_collection(session: pytest.Session) -> None:
             import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check that every test and every row of docs/reliability.md keeps a case that is not marked exhaustive."""
+    usual, marked = set[str](), set[str]()
+    for item in items:
+        names = {item.nodeid.partition("[")[0], *(mark.args[1] for mark in item.iter_markers("fault"))}
+        (marked if item.get_closest_marker("exhaustive") else usual).update(names)
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and (alone := marked - usual):
+        raise pytest.UsageError(f"All cases are marked exhaustive: {', '.join(sorted(alone))}")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Objects that exist now stay: to include them in each garbage collection takes a tenth of the tests' time.
     gc.collect()
