@@ -86,6 +86,7 @@ def pytest_collection(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check that every test and every row of docs/reliability.md keeps a case that is not marked exhaustive."""
+    config.stash[fault_table.COLLECTED] = list(items)
     usual, marked = set[str](), set[str]()
     for item in items:
         names = {item.nodeid.partition("[")[0], *(mark.args[1] for mark in item.iter_markers("fault"))}

@@ -134,6 +134,7 @@ WHOLE_FILE = pytest.mark.fault(
     seen="status 3; the step halts until `retry`; no second call",
 )
 AT_250_SECONDS = [(200, 75), (51, 0)]
+EXHAUSTIVE = (pytest.mark.exhaustive,)
 # (fault, exit status and message of its tick, later ticks as (seconds, exit status), create calls of these)
 REFUSALS = [
     # If the provider asks to wait for three days, the pause is two hours.
@@ -153,7 +154,7 @@ REFUSALS = [
         "waits 250 s",
         AT_250_SECONDS,
         1,
-        marks=WISH_TO_WAIT,
+        marks=[WISH_TO_WAIT, pytest.mark.exhaustive],
         id="together wish",
     ),
     pytest.param(
@@ -173,10 +174,10 @@ REFUSALS = [
             "",
             [(100, 0)],
             0,
-            marks=MADE_ALL_THE_SAME,
+            marks=[MADE_ALL_THE_SAME, *marks],
             id=f"{provider} made",
         )
-        for provider in PROVIDERS
+        for provider, marks in (("gemini", ()), ("together", EXHAUSTIVE), ("deepinfra", EXHAUSTIVE))
     ),
     *(
         pytest.param(
@@ -185,7 +186,7 @@ REFUSALS = [
             "",
             [],
             0,
-            marks=UPLOAD_BREAKS,
+            marks=[UPLOAD_BREAKS, *(EXHAUSTIVE if (provider, endpoint) == ("together", "upload_data") else ())],
             id=f"{provider} {endpoint}",
         )
         for provider in PROVIDERS

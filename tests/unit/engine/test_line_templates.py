@@ -60,7 +60,7 @@ def asked(texts: list[str], stage: Stage, history: int, shows: HistoryShows, *, 
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@settings(max_examples=75)
+@settings(max_examples=50)
 @given(step=st.sampled_from(STEPS), data=st.data())
 def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObject) -> None:
     dialogues = data.draw(

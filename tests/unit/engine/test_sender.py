@@ -185,7 +185,7 @@ def test_uploads_under_way_are_bounded_in_bytes(bench: Bench, monkeypatch: pytes
     assert order == ["upload_start", "create"] * BATCHES
 
 
-@pytest.mark.parametrize("endpoint", ["upload_data", "create"])
+@pytest.mark.parametrize("endpoint", ["create", exhaustive("upload_data")])
 def test_ctrl_c_does_not_wait(endpoint: str, bench: Bench) -> None:
     """Calls hang; the program ends at once, and later ticks find out the result of the calls."""
     ready(bench, "gemini")
