@@ -115,19 +115,24 @@ PAID_FOR_ONCE = (
     *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify", "verify_exports", "prepare", "seeds")),
     *(f"batchgen.reports.{name}" for name in ("notify", "status_text")),
 )
-# Models of google-genai that nearly every tick needs; pydantic would complete them at the first use in each child.
-MADE_WHEN_NEEDED = (
-    *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
-    *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob"),
-)
+# Models of the SDKs that nearly every tick needs; pydantic would complete them at the first use in each child.
+MADE_WHEN_NEEDED = {
+    "google.genai.types": (
+        *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
+        *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob", "UserContent"),
+        *("_GenerateContentParameters", "GenerateContentConfig", "GenerateContentResponse"),
+    ),
+    "together.types.chat.chat_completion": ("ChatCompletion",),
+    "together.types": ("BatchCreateResponse", "FileResponse", "BatchJob"),
+}
 
 
 def _serve() -> None:
     for name in PAID_FOR_ONCE:
         import_module(name)
-    types: Any = import_module("google.genai.types")
-    for name in MADE_WHEN_NEEDED:
-        getattr(types, name).model_rebuild()
+    for module, names in MADE_WHEN_NEEDED.items():
+        for name in names:
+            getattr(import_module(module), name).model_rebuild()
     gc.collect()
     gc.freeze()  # a garbage collection in a child would touch, and so copy, all this memory
     for line in sys.stdin:
