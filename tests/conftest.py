@@ -169,12 +169,21 @@ def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
     return undisturbed(make_bench, CONVERSATIONS)
 
 
+_drawn: dict[str, Any] = {}
+
+
 @pytest.fixture
 def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw charts in this process: for a small report, starting another one takes most of the time."""
+    """Draw charts in this process, and those of equal data once: it takes longer than the rest of a small report."""
     from batchgen.reports.html import write
 
-    monkeypatch.setattr(write, "run_in_subprocess", lambda work, piece: work(piece))
+    def draw(work: Callable[[Any], Any], wanted: Any) -> Any:
+        data = repr(wanted)
+        if data not in _drawn:
+            _drawn[data] = work(wanted)
+        return _drawn[data]
+
+    monkeypatch.setattr(write, "run_in_subprocess", draw)
 
 
 @pytest.fixture(scope="session")
