@@ -9,7 +9,7 @@ import pytest
 from batchgen.emulator.faults import Body, CallFault, Drop, Html, Status, Truncate
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger, undisturbed
-from tests.support.provider_facts import ANY_TWO, OUTPUT_FILE
+from tests.support.provider_facts import ANY_TWO, OUTPUT_FILE, exhaustive
 from tests.support.scene import HOUR, MINUTE, Make, Scene, bought_again, built_again, reach, spent
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def test_what_a_cancelled_job_delivers_for_conversations_asked_again_is_supersed
     built_again(scene)
 
 
-@pytest.mark.parametrize("point", ["result_half_written", "ending_written", "store_before_commit", "batch_settled"])
+@pytest.mark.parametrize(
+    "point", ["result_half_written", "store_before_commit", exhaustive("ending_written"), exhaustive("batch_settled")]
+)
 def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, forks: Forks) -> None:
     scene = cancelled_for(make_bench, 5 * HOUR)
     collects(scene, 16 * MINUTE)
