@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 # --no-compile: Python compiles a module when it is first imported, and most modules of the packages never are.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test docs soak check-trl check-llamafactory check-container check-ray dist check-dist bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks bench-peers clean
+TEST := $(BIN)/pytest -n auto --dist worksteal
+
+.PHONY: demo test test-all docs soak check-trl check-llamafactory check-container check-ray dist check-dist bench bench-parts bench-million bench-export bench-cost bench-makespan bench-serve bench-roundtrips bench-peaks bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python cli.py demo
@@ -17,7 +19,11 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto --dist worksteal
+	$(TEST) -m "not exhaustive"
+
+# And the cases that repeat what another case of their test shows, at another provider or spot.
+test-all: test
+	$(TEST) -m exhaustive
 
 docs: $(VENV)/.dev
 	$(BIN)/pytest -q --reliability -p no:xdist

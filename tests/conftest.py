@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.fork_server import Forks
 
 # No deadline: it would fail on a busy machine. Every run draws new examples (`make soak` draws more).
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "15"))
 hypothesis.settings.register_profile("batchgen", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("batchgen")
 
@@ -81,6 +81,18 @@ def pytest_collection(session: pytest.Session) -> None:
     for path in sorted(Path(__file__).parent.rglob("test_*.py"))[at::workers]:
         with suppress(Exception):  # pytest reports the error when it collects the file
             import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check that every test and every row of docs/reliability.md keeps a case that is not marked exhaustive."""
+    config.stash[fault_table.COLLECTED] = list(items)
+    usual, marked = set[str](), set[str]()
+    for item in items:
+        names = {item.nodeid.partition("[")[0], *(mark.args[1] for mark in item.iter_markers("fault"))}
+        (marked if item.get_closest_marker("exhaustive") else usual).update(names)
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and (alone := marked - usual):
+        raise pytest.UsageError(f"All cases are marked exhaustive: {', '.join(sorted(alone))}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -157,12 +169,21 @@ def expected(make_bench: Callable[..., Bench]) -> dict[str, bytes]:
     return undisturbed(make_bench, CONVERSATIONS)
 
 
+_drawn: dict[str, Any] = {}
+
+
 @pytest.fixture
 def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw charts in this process: for a small report, starting another one takes most of the time."""
+    """Draw charts in this process, and those of equal data once: it takes longer than the rest of a small report."""
     from batchgen.reports.html import write
 
-    monkeypatch.setattr(write, "run_in_subprocess", lambda work, piece: work(piece))
+    def draw(work: Callable[[Any], Any], wanted: Any) -> Any:
+        data = repr(wanted)
+        if data not in _drawn:
+            _drawn[data] = work(wanted)
+        return _drawn[data]
+
+    monkeypatch.setattr(write, "run_in_subprocess", draw)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from batchgen.emulator.server import LocalService
 from benchmarks.upstream import Reply, Upstream
 from tests.emulator.test_upstream import HELLO, number_of, over
 from tests.support.bench import REPOSITORY
+from tests.support.during_call import waited_for
 from tests.support.sdk_calls import (
     NO_TLS,
     gemini_client,
@@ -92,8 +93,7 @@ def test_what_is_in_flight_and_which_servers_are_up(plain: httpx.Client) -> None
             pool.servers[0].throttle.asked = 0
         with LocalService(pool) as service, together_client(service) as client:
             together_job(client, 20)
-            with service.world.wake:
-                assert service.world.wake.wait_for(lambda: service.world.counts.in_flight == 2, 10)
+            assert waited_for(lambda: service.world.counts.in_flight == 2)
             found = scrape(plain, service.gemini_url)
             assert (found["backend_up", first.url], found["backend_up", second.url]) == (1, 0)
             assert (found["backend_in_flight", first.url], found["backend_in_flight", second.url]) == (2, 0)

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.invariants import ROUNDS, Make, Watch, end, ledger, undisturbed
+from tests.support.provider_facts import exhaustive
 
 CONVERSATIONS = 3
 WORLD = ("files", "jobs", "progress", "uploads", "posts", "requests", "serial", "offset")
@@ -245,7 +246,7 @@ def limited(bench: Bench, blocks: int, *arguments: str) -> subprocess.CompletedP
     injected="`ulimit -f`",
     seen="status 75; `status` works",
 )
-@pytest.mark.parametrize("blocks", [1, 60])
+@pytest.mark.parametrize("blocks", [1, exhaustive(60)])
 def test_33_the_real_program_on_a_file_that_may_not_grow(blocks: int, bench: Bench, expected: dict[str, bytes]) -> None:
     """SQLite's own behaviour when the operating system refuses its writes."""
     assert bench.run("collect", "--advance").code == 0

@@ -344,7 +344,7 @@ def test_a_certificate_that_is_not_trusted(
 
     with tls_server(paths) as url:
         monkeypatch.setenv(URL_VARIABLE[provider], url)
-        for trusted in (os.environ["SSL_CERT_FILE"], ""):
+        for trusted in ("", os.environ["SSL_CERT_FILE"]):
             refused = attempt(trusted)
             assert refused.code == 2, refused
             assert "SSL_CERT_FILE" in refused.err

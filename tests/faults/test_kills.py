@@ -70,7 +70,7 @@ def test_killed_at_every_point(point: str, expected: dict[str, bytes], make_benc
     watch = Watch(bench)
     kills = 0
     for _ in range(20):
-        outcome = forks.run(bench, crash=point if kills < MOST_KILLS else "")
+        outcome = forks.run(bench, crash=point) if kills < MOST_KILLS else bench.run("collect", "--advance")
         assert outcome.code in {0, 75, KILLED}, outcome
         watch.check(said=(outcome.out, outcome.err))
         if outcome.code == KILLED:
@@ -99,8 +99,10 @@ def test_killed_at_random(seed: int, provider: str, expected: dict[str, bytes], 
     kills = 0
     for _ in range(200):
         deadly = chance.choice([signal.SIGKILL, signal.SIGTERM])
-        effect = chance.randint(1, EFFECTS) if kills < RANDOM_KILLS else 0
-        outcome = forks.run(bench, effect=effect, signal=deadly)
+        if kills < RANDOM_KILLS:
+            outcome = forks.run(bench, effect=chance.randint(1, EFFECTS), signal=deadly)
+        else:
+            outcome = bench.run("collect", "--advance")
         kills += outcome.code < 0
         assert outcome.code in {0, 75, -deadly}, outcome
         survive(bench, watch)

@@ -22,7 +22,7 @@ from tests.support.invariants import (
     until,
 )
 from tests.support.provider_facts import (
-    ANSWERERS,
+    ANY_TWO,
     KEYS,
     MODEL_GONE,
     OTHER_MODEL,
@@ -30,6 +30,7 @@ from tests.support.provider_facts import (
     STAGE,
     UPLOAD_DATA,
     UPLOAD_START,
+    exhaustive,
 )
 
 STEPS = 3
@@ -133,6 +134,7 @@ WHOLE_FILE = pytest.mark.fault(
     seen="status 3; the step halts until `retry`; no second call",
 )
 AT_250_SECONDS = [(200, 75), (51, 0)]
+EXHAUSTIVE = (pytest.mark.exhaustive,)
 # (fault, exit status and message of its tick, later ticks as (seconds, exit status), create calls of these)
 REFUSALS = [
     # If the provider asks to wait for three days, the pause is two hours.
@@ -152,7 +154,7 @@ REFUSALS = [
         "waits 250 s",
         AT_250_SECONDS,
         1,
-        marks=WISH_TO_WAIT,
+        marks=[WISH_TO_WAIT, pytest.mark.exhaustive],
         id="together wish",
     ),
     pytest.param(
@@ -172,10 +174,10 @@ REFUSALS = [
             "",
             [(100, 0)],
             0,
-            marks=MADE_ALL_THE_SAME,
+            marks=[MADE_ALL_THE_SAME, *marks],
             id=f"{provider} made",
         )
-        for provider in PROVIDERS
+        for provider, marks in (("gemini", ()), ("together", EXHAUSTIVE), ("deepinfra", EXHAUSTIVE))
     ),
     *(
         pytest.param(
@@ -184,7 +186,7 @@ REFUSALS = [
             "",
             [],
             0,
-            marks=UPLOAD_BREAKS,
+            marks=[UPLOAD_BREAKS, *(EXHAUSTIVE if (provider, endpoint) == ("together", "upload_data") else ())],
             id=f"{provider} {endpoint}",
         )
         for provider in PROVIDERS
@@ -371,7 +373,7 @@ def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     injected="404 or 400",
     seen="status 3 and the setting to change; no storm; the other provider's steps go on",
 )
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", ANY_TWO)
 def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
     """Exit 3 and no repeated retries; the other provider's steps continue; a person must choose another model."""
     bench = start(make_bench(), "max_requests = 2\n")
@@ -408,10 +410,15 @@ REFUSED = {
     seen="status 2, one line with the fact and what to check, never the key",
 )
 @pytest.mark.parametrize(
-    ("name", "endpoint"),
-    [*((name, "create") for name in REFUSED), *(("400", endpoint) for endpoint in ("probe", "upload", "get"))],
+    ("name", "endpoint", "provider"),
+    [
+        *((name, "create", "together") for name in REFUSED),
+        *(("400", endpoint, "together") for endpoint in ("probe", "upload", "get")),
+        *(("400", endpoint, "deepinfra") for endpoint in ("create", "upload")),
+        *(exhaustive(name, "create", "deepinfra") for name in REFUSED if name != "400"),
+        *(exhaustive("400", endpoint, "deepinfra") for endpoint in ("probe", "get")),
+    ],
 )
-@pytest.mark.parametrize("provider", ANSWERERS)
 def test_13_key_refused(name: str, endpoint: str, provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
     """Exit 2 and one line with the error and the fix, no key and no traceback; the right key continues the run."""
     for asked in ("gemini", provider):

@@ -9,7 +9,7 @@ import pytest
 
 from batchgen.emulator.faults import Action, Body, CallFault, Html, Merge, Status, Truncate
 from tests.support.invariants import bought_once, ledger
-from tests.support.provider_facts import OUTPUT_FILE, POSITION, PROVIDERS, STAGE
+from tests.support.provider_facts import ANY_TWO, OUTPUT_FILE, POSITION, PROVIDERS, STAGE, exhaustive
 from tests.support.scene import HOUR, MINUTE, Make, Scene, failed_requests, reach
 
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
@@ -126,11 +126,16 @@ def cut(keep: float, *, on_line: bool = False) -> Truncate:
     seen="read again; no file from a part",
 )
 @pytest.mark.parametrize(
-    ("provider", "keep"),
-    [*((name, keep) for name in PROVIDERS[:2] for keep in (0.0, 0.02, 0.5)), (PROVIDERS[2], 0.02)],
+    ("provider", "keep", "length"),
+    [
+        *(("gemini", keep, length) for keep in (0.02, 0.5) for length in (True, False)),
+        *((name, 0.02, length) for name, length in (("together", True), ("deepinfra", False))),
+        *(exhaustive(name, 0.02, length) for name, length in (("together", False), ("deepinfra", True))),
+        *(exhaustive("together", keep, length) for keep in (0.0, 0.5) for length in (True, False)),
+        *(exhaustive("gemini", 0.0, length) for length in (True, False)),
+    ],
 )
-@pytest.mark.parametrize("length", [True, False])
-def test_a_download_that_ends_early(make_bench: Make, provider: str, *, length: bool, keep: float) -> None:
+def test_a_download_that_ends_early(make_bench: Make, provider: str, keep: float, *, length: bool) -> None:
     scene = Scene.of(make_bench, 5)
     short = Truncate(keep=keep, content_length=length, on_line=keep == 0.5)
     scene.bench.service.faults.add(CallFault(provider=provider, endpoint="download", action=short))
@@ -146,7 +151,11 @@ def test_a_download_that_ends_early(make_bench: Make, provider: str, *, length: 
 )
 @pytest.mark.parametrize(
     ("provider", "before"),
-    [*((name, before) for name in PROVIDERS[:2] for before in ("unnamed", "missing", "page")), (PROVIDERS[2], "page")],
+    [
+        *(("gemini", before) for before in ("unnamed", "missing", "page")),
+        ("deepinfra", "page"),
+        *(exhaustive("together", before) for before in ("unnamed", "missing", "page")),
+    ],
 )
 def test_a_first_short_download_is_not_believed_however_late_it_comes(
     make_bench: Make, provider: str, before: str
@@ -185,7 +194,7 @@ def test_rows_that_are_counted_but_do_not_come_are_asked_again_after_the_grace_p
     scene.finish_as_expected()
 
 
-@BOTH
+@pytest.mark.parametrize("provider", ANY_TWO)
 def test_a_success_that_stays_empty_is_asked_again(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)
@@ -253,29 +262,16 @@ NOT_BELIEVED = [
     ),
     # The interval between ticks does not matter.
     pytest.param("download", [Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
-    pytest.param("download", [Html()], 0, ONCE, "not JSON lines", marks=PAGE, id="page"),
-    pytest.param("get", [Html()], 0, ONCE, "", marks=PAGE, id="page for a poll"),
-    pytest.param("get", [Body(json=[])], 0, ONCE, "", id="list for a poll"),
-    pytest.param("get", [Body(json={})], 0, ONCE, "", id="object for a poll"),
-    pytest.param("download", [Status(404, "File not found.")], 0, ONCE, "does not exist|File not found", id="404"),
-    pytest.param("download", [Status(403, NOT_MINE)], 0, ONCE, "permission", id="403"),
-    pytest.param("download", [Status(500)], 0, ONCE, "HTTP 500", id="500"),
-    pytest.param("download", [ERROR], 0, ONCE, "not JSON lines", id="error"),
     pytest.param("download", [ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
     pytest.param(
         "download", [Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"
     ),
 ]
-# What the client or the codec of a provider decides. All else is decided after them, by `engine/collection`, from the
-# lines of the files and the time, whatever the provider is: two providers are enough.
-DECIDED_BY_CLIENT = {
-    *("cut at a line's end", "page", "page for a poll", "list for a poll", "object for a poll"),
-    *("404", "403", "500", "error"),
-}
+# Decided by `engine/collection`, from the lines of the files and the time, whatever the provider is.
 CASES = [
-    pytest.param(provider, *case.values, marks=case.marks, id=f"{provider}-{case.id}")
+    pytest.param(provider, *case.values, marks=[*case.marks, *marks], id=f"{provider}-{case.id}")
     for case in NOT_BELIEVED
-    for provider in (PROVIDERS if case.id in DECIDED_BY_CLIENT else PROVIDERS[:2])
+    for provider, marks in (("gemini", ()), ("together", (pytest.mark.exhaustive,)))
 ]
 
 
@@ -306,7 +302,40 @@ def test_an_answer_that_is_not_the_whole_file_is_not_believed(  # noqa: PLR0913,
     scene.finish_as_expected(jobs=3)
 
 
+# (endpoint, its response, a regex of the message), which the client or the codec of each provider refuses.
+NO_FILE: list[tuple[str, Action, str]] = [
+    ("download", Html(), "not JSON lines"),
+    ("get", Html(), ""),
+    ("get", Body(json=[]), ""),
+    ("get", Body(json={}), ""),
+    ("download", Status(404, "File not found."), "does not exist|File not found"),
+    ("download", Status(403, NOT_MINE), "permission"),
+    ("download", Status(500), "HTTP 500"),
+    ("download", ERROR, "not JSON lines"),
+    ("download", cut(0.6, on_line=True), "at least 5 are expected"),
+]
+
+
+@PAGE
 @BOTH
+def test_an_answer_that_is_no_file_is_not_believed(make_bench: Make, provider: str) -> None:
+    """As above, one after another, with any client."""
+    scene = Scene.of(make_bench, 5)
+    reach(scene, provider)
+    before, faults = list((scene.bench.root / "results").rglob("*.jsonl")), scene.bench.service.faults
+    for endpoint, action, words in NO_FILE:
+        faults.clear()
+        part = OUTPUT_FILE[provider] if endpoint == "download" else ""
+        faults.add(CallFault(provider=provider, endpoint=endpoint, contains=part, action=action, times=0))
+        result = scene.tick()
+        assert (result.code, action) == (75, action)
+        assert re.search(words, result.err), action
+        assert list((scene.bench.root / "results").rglob("*.jsonl")) == before
+    faults.clear()
+    scene.finish_as_expected(jobs=3)
+
+
+@pytest.mark.parametrize("provider", ANY_TWO)
 def test_a_result_file_that_is_gone_calls_somebody_and_is_given_up(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)

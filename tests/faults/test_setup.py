@@ -13,7 +13,7 @@ from batchgen.emulator.faults import CallFault, Html, Status
 from batchgen.runtime import clock
 from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import CONVERSATIONS, Make, posts, start, tick, until
-from tests.support.provider_facts import PROVIDERS, UPLOAD_START, URL_VARIABLE
+from tests.support.provider_facts import PROVIDERS, UPLOAD_START, URL_VARIABLE, exhaustive
 from tests.support.scene import HOUR, MINUTE, Scene
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
@@ -47,9 +47,13 @@ def limited(message: str) -> Status:
     injected="status, at the probe, upload, create",
     seen="status 2 with the sentence that names the quota, and what to do; mended, the next tick goes on",
 )
-@pytest.mark.parametrize("endpoint", ["probe", "upload_start", "create"])
 @pytest.mark.parametrize(
-    ("message", "named"), [(NO_FREE_TIER, "free_tier_requests, limit: 0"), (NO_CREDITS, "used up")]
+    ("endpoint", "message", "named"),
+    [
+        *((endpoint, NO_FREE_TIER, "free_tier_requests, limit: 0") for endpoint in ("probe", "upload_start", "create")),
+        ("create", NO_CREDITS, "used up"),
+        *(exhaustive(endpoint, NO_CREDITS, "used up") for endpoint in ("probe", "upload_start")),
+    ],
 )
 def test_6_a_quota_that_no_waiting_mends(endpoint: str, message: str, named: str, make_bench: Make) -> None:
     scene = Scene.of(make_bench)
@@ -131,6 +135,13 @@ def test_an_address_that_ends_in_its_version(
 ) -> None:
     monkeypatch.setenv(URL_VARIABLE[provider], f"{os.environ[URL_VARIABLE[provider]]}{ending}")
     assert bench.run("doctor").code == 0
+
+
+@pytest.mark.parametrize(("provider", "ending"), [("gemini", "/v1beta/"), ("together", "/v1/"), ("deepinfra", "//")])
+def test_a_run_with_an_address_that_ends_in_its_version(
+    provider: str, ending: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE[provider], f"{os.environ[URL_VARIABLE[provider]]}{ending}")
     assert {result.code for result in bench.ticks()} == {0}
     assert bench.status()["complete"] == CONVERSATIONS
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.provider_facts import PROVIDERS, providers_in
 
-if TYPE_CHECKING:
-    import pytest
-
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+COLLECTED = pytest.StashKey[list[pytest.Item]]()  # all tests, also those that -m leaves out
 START, END = "<!-- table: make docs -->\n", "<!-- end of table -->\n"
 
 

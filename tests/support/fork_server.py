@@ -106,27 +106,33 @@ class Forks:
 # Modules that commands import late; here they are imported once. polars starts its threads at the first join: they
 # would not survive a fork, and no join happens here.
 PAID_FOR_ONCE = (
-    *("google.genai", "together", "together.resources", "httpcore", "httpcore2", "truststore", "encodings.idna"),
-    *("stamina", "logging", "zstandard", "polars"),
+    *("google.genai", "google.auth.aio.credentials", "together", "together.resources", "httpcore", "httpcore2"),
+    *("truststore", "encodings.idna", "encodings.utf_8_sig", "tomllib", "stamina", "logging", "zstandard", "polars"),
     *(f"batchgen.cli.{name}" for name in ("main", "commands.run", "commands.dataset", "commands.maintenance")),
-    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client")),
-    *(f"batchgen.engine.{name}" for name in ("tick", "collection.poll", "submission.submit")),
+    *(f"batchgen.providers.{name}" for name in ("gemini_client", "together_client", "openai_client")),
+    *(f"batchgen.engine.{name}" for name in ("tick", "collection.poll", "submission.submit", "rehearsal")),
     *(f"batchgen.engine.settlement.{name}" for name in ("match", "swap_detection")),
-    *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify")),
+    *(f"batchgen.dataset.{name}" for name in ("round_lines", "verify", "verify_exports", "prepare", "seeds")),
+    *(f"batchgen.reports.{name}" for name in ("notify", "status_text")),
 )
-# Models of google-genai that nearly every tick needs; pydantic would complete them at the first use in each child.
-MADE_WHEN_NEEDED = (
-    *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
-    *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob"),
-)
+# Models of the SDKs that nearly every tick needs; pydantic would complete them at the first use in each child.
+MADE_WHEN_NEEDED = {
+    "google.genai.types": (
+        *("HttpOptions", "HttpResponse", "UploadFileConfig", "CreateFileConfig", "_CreateFileParameters", "File"),
+        *("CreateFileResponse", "BatchJobSource", "_CreateBatchJobParameters", "BatchJob", "UserContent"),
+        *("_GenerateContentParameters", "GenerateContentConfig", "GenerateContentResponse"),
+    ),
+    "together.types.chat.chat_completion": ("ChatCompletion",),
+    "together.types": ("BatchCreateResponse", "FileResponse", "BatchJob"),
+}
 
 
 def _serve() -> None:
     for name in PAID_FOR_ONCE:
         import_module(name)
-    types: Any = import_module("google.genai.types")
-    for name in MADE_WHEN_NEEDED:
-        getattr(types, name).model_rebuild()
+    for module, names in MADE_WHEN_NEEDED.items():
+        for name in names:
+            getattr(import_module(module), name).model_rebuild()
     gc.collect()
     gc.freeze()  # a garbage collection in a child would touch, and so copy, all this memory
     for line in sys.stdin:

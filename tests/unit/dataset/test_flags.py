@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from math import exp
 from random import Random
 
@@ -51,9 +52,13 @@ def marks(*dialogues: Sequence[Turn]) -> list[set[str]]:
     return [set(found) for found in labels_by_turn(survey([turns]).add_context(turns))]
 
 
+no_dataset = cache(lambda: survey([]))
+
+
 def last(*turns: Turn) -> set[str]:
-    """The labels of the last turn of one dialogue."""
-    return marks(turns)[-1]
+    """The labels of the last turn of one dialogue, without those that compare it with other dialogues."""
+    frame = turns_frame([Conversation(1, turns)])
+    return set(labels_by_turn(no_dataset().add_context(frame))[-1])
 
 
 def later(**fields: str) -> set[str]:

@@ -23,6 +23,7 @@ from batchgen.runtime.files import Layout
 from tests.support.bench import GEMINI_KEY, REPOSITORY, SERVICE_KEY, TOGETHER_KEY, Bench
 from tests.support.finished_run import COUNT, export
 from tests.support.hub import FIRST_COMMIT, TOKEN, Fault, Hub, running_hub
+from tests.support.provider_facts import exhaustive
 
 NAME = "me/dialogues"
 SPLIT = ("--test-share", "0.3")
@@ -163,8 +164,14 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [
+        *((call, True) for call in CALLS),
+        *((call, False) for call in CALLS[-2:]),
+        *(exhaustive(call, False) for call in CALLS[:-2]),  # noqa: FBT003
+    ],
+)
 def test_a_broken_connection_is_temporary_and_the_next_try_goes_on(
     call: str,
     after: bool,  # noqa: FBT001 - a parameter of the test
@@ -180,8 +187,15 @@ def test_a_broken_connection_is_temporary_and_the_next_try_goes_on(
     assert hub.repositories[NAME].files.keys() == {".gitattributes", "train.parquet", "README.md"}
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [
+        *((call, 503) for call in CALLS),
+        (CALLS[-1], 429),
+        (CALLS[-1], 500),
+        *(exhaustive(call, status) for call in CALLS[:-1] for status in (429, 500)),
+    ],
+)
 def test_a_hub_with_problems_is_temporary(call: str, status: int, hub: Hub, finished: Bench) -> None:
     hub.faults.append(Fault(call, status, times=99))
     assert "The hub has a problem for now" in refused(finished, code=75, form="parquet")

@@ -53,7 +53,7 @@ def test_echoes_of_neighbours_differ() -> None:
 
 
 @pytest.mark.parametrize("step", GEMINI_STEPS, ids=str)
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(count=st.integers(2, 400), first=st.integers(0, 10**6), data=st.data())
 def test_a_swapped_pair_is_always_found(step: Step, count: int, first: int, data: st.DataObject) -> None:
     one, other = data.draw(st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True))

@@ -60,9 +60,8 @@ def asked(texts: list[str], stage: Stage, history: int, shows: HistoryShows, *, 
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@pytest.mark.parametrize("step", STEPS, ids=str)
-@settings(max_examples=25)
-@given(data=st.data())
+@settings(max_examples=50)
+@given(step=st.sampled_from(STEPS), data=st.data())
 def test_bulk_lines_are_the_codec_s(row: Provider, step: Step, data: st.DataObject) -> None:
     dialogues = data.draw(
         st.lists(st.lists(TEXTS, min_size=step.position, max_size=step.position), min_size=1, max_size=4)

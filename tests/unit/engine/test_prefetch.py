@@ -16,6 +16,7 @@ from batchgen.providers.base import Job, JobNotFound, JobState
 from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
+from tests.support.provider_facts import exhaustive
 
 BATCHES = 5
 BEFORE = {"gemini": [], "together": [["collect", "--advance"]]}  # commands before the provider's first jobs
@@ -46,8 +47,14 @@ def test_downloads_overlap(provider: str, bench: Bench) -> None:
     assert downloads(bench, provider) == BATCHES
 
 
-@pytest.mark.parametrize("endpoint", ["get", "download"])
-@pytest.mark.parametrize("unlucky", range(BATCHES))
+@pytest.mark.parametrize(
+    ("endpoint", "unlucky"),
+    [
+        *(("get", 0), ("get", BATCHES - 1), ("download", 0), ("download", 2)),
+        *(exhaustive("get", unlucky) for unlucky in range(1, BATCHES - 1)),
+        *(exhaustive("download", unlucky) for unlucky in range(BATCHES) if unlucky not in {0, 2}),
+    ],
+)
 def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make) -> None:
     """One batch cannot be downloaded now: those before it are booked, it is not, and the rest goes on as usual."""
     bench = make_bench()

@@ -9,6 +9,7 @@ from batchgen.engine.submission import sender
 from batchgen.providers.http_errors import READ_ATTEMPTS
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, finished, ledger
+from tests.support.provider_facts import exhaustive
 from tests.support.scene import HOUR, Make, Scene
 
 BATCHES = 8
@@ -134,8 +135,15 @@ def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench)
     assert len(bench.service.world.seen("together", "file_get")) - before == READ_ATTEMPTS
 
 
-@pytest.mark.parametrize("provider", ["gemini", "together"])
-@pytest.mark.parametrize("change", ["edited", "deleted"])
+@pytest.mark.parametrize(
+    ("provider", "change"),
+    [
+        ("gemini", "edited"),
+        ("together", "deleted"),
+        exhaustive("gemini", "deleted"),
+        exhaustive("together", "edited"),
+    ],
+)
 def test_a_request_file_changed_after_its_upload_buys_nothing(make_bench: Make, provider: str, change: str) -> None:
     """It proves what was bought: without it `verify` and `rebuild` would fail."""
     scene = Scene.of(make_bench, 4)

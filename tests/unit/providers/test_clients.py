@@ -5,8 +5,8 @@ For a 200 with a wrong body, the SDKs raise AttributeError (null), TypeError (a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from batchgen.emulator.faults import Body, CallFault, Drop, Unwrap
 from batchgen.providers import connect
 from batchgen.providers import find_provider as provider_row
 from batchgen.providers.base import REFUSALS, ConnectionOptions, ProviderClient
-from tests.support.bench import GEMINI_KEY
-from tests.support.invariants import bought_once, undisturbed, until
+from tests.support.bench import GEMINI_KEY, Bench
+from tests.support.invariants import bought_once, ledger, undisturbed, until
 from tests.support.scene import HOUR, MINUTE, Make, Scene
 
 ODD = ("null", "[]", "[null]", '"x"', "17", "true", "{}", '{"file":null}', '{"file":[1]}', '{"job":[]}', '{"data":3}')
@@ -50,25 +50,20 @@ CALLS = {
 }
 
 
-@pytest.fixture(params=CALLS)
-def called(request: pytest.FixtureRequest, make_bench: Make) -> Iterator[tuple[str, ProviderClient, Scene]]:
-    """A provider's name, its calls, and the service that they call."""
-    scene = Scene.of(make_bench, 1)
-    row, variables = provider_row(request.param), scene.bench.environment
-    access = ConnectionOptions(variables[row.key_variable], variables[row.url_variable], 20.0, "v1beta")
-    remote = connect(row, access)
-    yield row.name, remote, scene
-    remote.close()
-
-
-@pytest.mark.parametrize("answer", ODD)
-def test_an_odd_answer_to_any_call_is_ours_to_tell(
-    called: tuple[str, ProviderClient, Scene], answer: str, tmp_path: Path
-) -> None:
-    name, remote, scene = called
+@pytest.mark.parametrize("name", CALLS)
+def test_an_odd_answer_to_any_call_is_ours_to_tell(name: str, make_bench: Make, tmp_path: Path) -> None:
+    bench, row = make_bench(), provider_row(name)
+    access = ConnectionOptions(bench.environment[row.key_variable], bench.environment[row.url_variable], 20.0, "v1beta")
     path = tmp_path / "lines.jsonl"
     path.write_bytes(LINE)
-    faults, told = scene.bench.service.faults, set[str]()
+    with closing(connect(row, access)) as remote:
+        for answer in ODD:
+            assert {"create", "get"} <= told(remote, bench, name, answer, path), answer
+
+
+def told(remote: ProviderClient, bench: Bench, name: str, answer: str, path: Path) -> set[str]:
+    """Make every call. Returns those that raised an error of batchgen for this answer."""
+    faults, found = bench.service.faults, set[str]()
     for endpoint, call in CALLS[name].items():
         odd = Body(text=answer, content_type="application/json", headers={"X-Goog-Upload-Status": "final"})
         faults.add(CallFault(provider=name, endpoint=endpoint, action=odd, times=0))
@@ -76,33 +71,39 @@ def test_an_odd_answer_to_any_call_is_ours_to_tell(
             with suppress(*REFUSALS):
                 call(remote, path)
         except BatchgenError:
-            told.add(endpoint)
+            found.add(endpoint)
         faults.clear()
-    assert {"create", "get"} <= told
+    return found
 
 
-NO_WHOLE_LIST: list[tuple[str, Any]] = [
-    ("gemini", {"error": {"code": 500, "message": "upstream"}}),
-    ("gemini", {"unreachable": ["locations/us"]}),
-    ("gemini", {"operations": [], "unreachable": ["locations/us"]}),
-    ("gemini", {"operations": [{}]}),
-    ("gemini", {"operations": [None]}),
-    ("gemini", {"operations": {}, "nextPageToken": ""}),
-    ("together", {"data": [], "has_more": True}),
-    ("together", {"data": [], "next_page": "2"}),
-    ("together", {"data": None}),
-    ("together", {"error": {"message": "upstream"}}),
-    ("together", [{}]),
-    ("together", [None]),
-    ("together", "later"),
-    ("deepinfra", {"data": [], "has_more": True}),
-    ("deepinfra", {"data": None}),
-    ("deepinfra", {"detail": "upstream"}),
-    ("deepinfra", {"data": [{}], "has_more": False}),
-    ("deepinfra", {"data": [None]}),
-    ("deepinfra", []),
-    ("deepinfra", "later"),
-]
+NO_WHOLE_LIST: dict[str, list[Any]] = {
+    "gemini": [
+        {"error": {"code": 500, "message": "upstream"}},
+        {"unreachable": ["locations/us"]},
+        {"operations": [], "unreachable": ["locations/us"]},
+        {"operations": [{}]},
+        {"operations": [None]},
+        {"operations": {}, "nextPageToken": ""},
+    ],
+    "together": [
+        {"data": [], "has_more": True},
+        {"data": [], "next_page": "2"},
+        {"data": None},
+        {"error": {"message": "upstream"}},
+        [{}],
+        [None],
+        "later",
+    ],
+    "deepinfra": [
+        {"data": [], "has_more": True},
+        {"data": None},
+        {"detail": "upstream"},
+        {"data": [{}], "has_more": False},
+        {"data": [None]},
+        [],
+        "later",
+    ],
+}
 
 
 @pytest.mark.fault(
@@ -111,17 +112,19 @@ NO_WHOLE_LIST: list[tuple[str, Any]] = [
     injected="a list that names unreachable locations, has more pages or rows that are no batch, or is no list",
     seen="status 75 for as long as it lasts; nothing is bought twice",
 )
-@pytest.mark.parametrize(("provider", "value"), NO_WHOLE_LIST)
-def test_a_list_that_is_not_whole_does_not_say_that_nothing_is_listed(
-    make_bench: Make, provider: str, value: Any
-) -> None:
+@pytest.mark.parametrize("provider", NO_WHOLE_LIST)
+def test_a_list_that_is_not_whole_does_not_say_that_nothing_is_listed(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, 2)
-    lost = CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True)
-    scene.bench.service.faults.add(lost)
+    faults = scene.bench.service.faults
+    faults.add(CallFault(provider=provider, endpoint="create", action=Drop(), after_effect=True))
     until(scene.bench, 75)
-    scene.bench.service.faults.add(CallFault(provider=provider, endpoint="list", action=Body(json=value), times=0))
-    assert [scene.tick(HOUR).code for _ in range(3)] == [75] * 3
-    scene.bench.service.faults.clear()
+    for value in NO_WHOLE_LIST[provider]:
+        faults.clear()
+        faults.add(CallFault(provider=provider, endpoint="list", action=Body(json=value), times=0))
+        assert (scene.tick(HOUR / 2).code, value) == (75, value)
+        asked_for = ledger(scene.bench).batches[-1]
+        assert (asked_for["state"], asked_for["empty_listings"], value) == ("creating", 0, value)
+    faults.clear()
     scene.finish()
     assert scene.jobs() == len(("question", "answer", "correction"))
     bought_once(scene.bench)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,7 @@ from batchgen.providers.http_errors import (
     error_from_response,
     is_model_error,
     parse_retry_after,
+    tls_context,
 )
 from batchgen.providers.quotas import is_permanent_quota, is_quota_error, names_a_quota, quota_sentence
 
@@ -282,3 +286,10 @@ def test_an_unreachable_provider(error: Exception, kind: type[Exception], words:
     found = connection_error("gemini", READ, error)
     assert isinstance(found, kind)
     assert words in f"{found} {found.do}"
+
+
+def test_trusted_certificates_are_read_again_when_their_file_has_changed(one_certificate: Path) -> None:
+    first = tls_context()
+    assert tls_context() is first
+    os.utime(one_certificate, (1, 1))
+    assert tls_context() is not first

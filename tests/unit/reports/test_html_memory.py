@@ -89,7 +89,7 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
     monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)  # run everything in this process
     monkeypatch.setattr(conversations, "RANGE", 50)
     monkeypatch.setattr(near_duplicates, "CACHED_SIGNATURES", 20)
-    few, many = 300, 1000
+    few, many = 200, 600
     for count in (100, few, many):  # the first one includes imports and compilation
         looked_at(count)
     first, second, third, fourth = at_the_ends[2:]  # two passes per count

