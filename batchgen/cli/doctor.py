@@ -198,7 +198,7 @@ def describe(found: Mapping[str, Any]) -> str:
         lines.append(f"  {'PROBLEM: ' + provider['problem'] if provider['problem'] else provider['note'] or 'ready'}")
     for stage, model in found["stages"].items():
         lines.append(f"{stage}: {model or 'no model answers'}")
-    lines += [f"{name}={value}" for name, value in found["surroundings"].items()]
+    lines += [f"network: {name}={value}" for name, value in found["surroundings"].items()]
     if found["root"]["folders_synced"] is False:
         lines.append(
             "ROOT: its file system cannot sync a folder; a power cut may lose the newest files. Use a local disk."

@@ -22,11 +22,13 @@ _COMMAND = re.compile(r"\bbatchgen (?=-|([a-z]+)\b)")
 def as_invoked(text: str) -> str:
     """Rewrite the commands in `text` as the program was called, so that they can be copied.
 
-    In a clone, with a run elsewhere, `batchgen status` becomes `python cli.py --root DIR status`.
+    In a clone, with a run elsewhere, `batchgen status` becomes `python cli.py --root DIR status`. Where `python` is not
+    the Python of this program, for example after `make demo`, it becomes `.venv/bin/python cli.py --root DIR status`.
     """
-    program, root = "python cli.py " if Path(sys.argv[0]).name == "cli.py" else "batchgen ", _root_option(sys.argv[1:])
-    if not root and program == "batchgen ":
+    in_clone, root = Path(sys.argv[0]).name == "cli.py", _root_option(sys.argv[1:])
+    if not root and not in_clone:
         return text
+    program = f"{_python()} cli.py " if in_clone else "batchgen "
 
     def called(found: re.Match[str]) -> str:
         if found[1] and found[1] not in COMMANDS:
@@ -34,6 +36,17 @@ def as_invoked(text: str) -> str:
         return f"{program}{root if found[1] else ''}"
 
     return _COMMAND.sub(called, text)
+
+
+def _python() -> str:
+    """Return `python` if this means the running Python here, else its path, from the current folder if it is below."""
+    from shutil import which
+
+    running, found = Path(sys.executable), which("python")
+    if found and Path(found).parent == running.parent:
+        return "python"
+    here = Path.cwd()
+    return shlex.quote(str(running.relative_to(here) if running.is_relative_to(here) else running))
 
 
 def _root_option(arguments: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from batchgen.runtime.files import atomic_write, write_durably
 ROUND, REJECTED, AUDIT, RECEIPT = "round", "rejected", "audit", "receipt"
 PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
 RECEIPT_INPUTS_FACT = (
-    "receipt_prices"  # what the receipt depends on beside the store: prices, the user's and the shipped; rounds
+    "receipt_prices"  # what the receipt depends on beside what was billed: prices, the user's and the shipped; steps
 )
 
 
@@ -110,13 +110,14 @@ def has_open_conversations(run: Run) -> bool:
 
 
 def _receipt_inputs_changed(run: Run) -> bool:
-    """Return whether the receipt was written for other prices, another number of rounds, or by an older version."""
+    """Return whether the receipt was written for other prices or other steps, or by an older version."""
     return run.store.fact(RECEIPT_INPUTS_FACT) != _receipt_inputs(run)
 
 
 def _receipt_inputs(run: Run) -> str:
     # Only a checksum of the price list is compared: an idle tick need not parse it.
-    return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}"
+    audit = " audit" if run.store.fact(AUDIT_FACT) else ""
+    return f"{crc32(PRICE_LIST.read_bytes()):08x} {run.settings.prices!r} {run.settings.rounds}{audit}"
 
 
 def _completed_up_to(run: Run, number: int) -> int:

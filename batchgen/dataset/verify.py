@@ -18,6 +18,7 @@ from batchgen.core.jsonl import split_lines
 from batchgen.core.outcomes import Reason, validate_text
 from batchgen.core.prompts import reply_fields
 from batchgen.core.text import clean_text
+from batchgen.core.wording import pluralize
 from batchgen.dataset.audit.verdicts import audit_lines
 from batchgen.dataset.manifest import manifest_matches
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
@@ -117,7 +118,8 @@ def _check_finished(run: Run) -> Iterator[str]:
         return
     live = sum(batch["state"] in LIVE_STATES for batch in answer["batches"])
     waiting = answer["conversations"] - answer["complete"] - answer["rejected"]
-    yield f"not finished: {waiting} conversations are ready or in flight, {live} batches in flight"
+    conversations, batches = pluralize(waiting, "conversation"), pluralize(live, "batch")
+    yield f"not finished: {conversations} ready or in flight, {batches} in flight"
 
 
 def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:

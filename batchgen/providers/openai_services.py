@@ -64,7 +64,7 @@ SERVICES: Mapping[str, Service] = MappingProxyType(
         row.name: row
         for row in (
             # docs.deepinfra.com/batch/introduction; a capture of the live API, 2026-09-21
-            Service("deepinfra", "https://api.deepinfra.com/v1/openai", "documents and one published capture"),
+            Service("deepinfra", "https://api.deepinfra.com/v1/openai", "documents and a published record of its API"),
             # platform.openai.com/docs/guides/batch; `max_tokens` is refused by its newer models
             Service("openai", "https://api.openai.com/v1", limit_field="max_completion_tokens"),
             Service("groq", "https://api.groq.com/openai/v1"),  # console.groq.com/docs/batch

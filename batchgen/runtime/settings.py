@@ -1,4 +1,4 @@
-"""Read `batchgen.toml` into frozen Settings. Every key is optional; the README lists them all."""
+"""Read `batchgen.toml` into frozen Settings. Every key is optional; docs/configuration.md lists them all."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ _WORDS = {
 class _InvalidKey(Exception):
     """A key with a wrong value, and where it is in the file."""
 
-    def __init__(self, where: _Where, message: str, *, do: str = "README lists every key and what it takes.") -> None:
+    def __init__(self, where: _Where, message: str, *, do: str = "docs/configuration.md lists every key.") -> None:
         super().__init__(message)
         self.where, self.do = where, do
 
@@ -221,7 +221,7 @@ def load_settings(root: Path, config: Path | None = None) -> Settings:
     except tomllib.TOMLDecodeError as error:
         place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
         line, words = (int(place[1]), str(error)[: place.start()]) if place else (text.count("\n") + 1, str(error))
-        do = "Correct the file; README shows every key."
+        do = "Correct the file; docs/configuration.md shows every key."
         raise SetupError(f"{path}, line {line}: this is not TOML: {words}", do=do) from None
 
 

@@ -29,6 +29,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _activated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `python` the running Python, as in an activated virtual environment."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+
+
 @pytest.mark.parametrize(("program", "command"), [("cli.py", "python cli.py"), ("batchgen", "batchgen")])
 def test_the_demo_says_what_it_did_and_how_to_go_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str, command: str
@@ -66,6 +72,22 @@ def test_advice_can_be_typed_as_the_program_was_called(monkeypatch: pytest.Monke
         assert as_invoked(words) == words
     monkeypatch.setattr(sys, "argv", ["/usr/bin/batchgen", "status"])
     assert as_invoked("Run: batchgen rebuild") == "Run: batchgen rebuild"
+
+
+@pytest.mark.parametrize(
+    ("folder", "python"), [("clone", ".venv/bin/python"), ("elsewhere", "{}/clone/.venv/bin/python")]
+)
+def test_advice_names_the_python_that_has_the_libraries(
+    folder: str, python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `make demo`, when `.venv` is not activated and `python` is another one, or none."""
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "clone" / ".venv" / "bin" / "python"))
+    assert as_invoked("batchgen status") == f"{python.format(tmp_path)} cli.py status"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert as_invoked("batchgen status") == f"{python.format(tmp_path)} cli.py status"
 
 
 @pytest.mark.parametrize("option", [["--root", "my run"], ["--root=my run"]])

@@ -186,7 +186,7 @@ def test_doctor_tells_who_would_write_each_stage(bench: Bench, monkeypatch: pyte
     told = bench.run("doctor")
     assert told.code == 0
     assert f"answer: deepinfra:{LLAMA}" in told.out
-    assert "built from documents and one published capture" in told.out
+    assert "built from documents and a published record of its API" in told.out
 
 
 def test_doctor_asks_every_model_with_a_known_price(bench: Bench) -> None:

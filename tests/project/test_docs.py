@@ -28,9 +28,10 @@ def test_reliability_page_lists_every_fault_test(request: pytest.FixtureRequest)
     assert not missing, "run: make docs"
 
 
-def test_readme_shows_the_defaults() -> None:
-    """The TOML of the README changes no default but the example price."""
-    (block,) = re.findall(r"### `batchgen.toml`.*?```toml\n(.*?)```", README, re.DOTALL)
+def test_the_configuration_page_shows_the_defaults() -> None:
+    """The TOML of the page changes no default but the example price."""
+    page = (REPOSITORY / "docs" / "configuration.md").read_text("utf-8")
+    (block,) = re.findall(r"## `batchgen.toml`.*?```toml\n(.*?)```", page, re.DOTALL)
     shown = tomllib.loads(block)
     shown.pop("prices")
     defaults = msgspec.json.decode(msgspec.json.encode(Settings()))

@@ -35,8 +35,8 @@ def test_the_description_on_an_index_page_links_to_nothing_that_is_not_there() -
     assert [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("https://")] == []
 
 
-def test_the_readme_says_how_an_installed_demo_gets_its_model() -> None:
-    assert DEMO_INSTALL in (REPOSITORY / "README.md").read_text("utf-8")
+def test_the_documents_say_how_an_installed_demo_gets_its_model() -> None:
+    assert DEMO_INSTALL in (REPOSITORY / "docs" / "deployment.md").read_text("utf-8")
 
 
 def test_the_changelog_begins_with_this_version() -> None:
