@@ -16,8 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchgen.engine.submission.request_files import MAX_HALVINGS
+
 Rows = npt.NDArray[np.int32]
-MOST_HALVINGS = 3  # as in batchgen.engine.submission.request_files: half as many requests for each time they failed
+TICK, ROOM = "tick", "room"  # what a conversation waits for besides its batches: a tick to collect, room to be sent
 
 
 class Work(NamedTuple):
@@ -30,17 +32,28 @@ class Work(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a provider lets one account have in flight."""
+    """What a provider lets one account have in flight, and what one file may hold."""
 
     enqueued_tokens: int
     concurrent_batches: int
+    file_requests: int
+    file_bytes: int
 
 
 class Fate(NamedTuple):
-    """How a batch ends: so many seconds after its create call, with its rows or without."""
+    """How a batch ends: so many seconds after its create call, with a share of its rows. `kind` names what it met."""
 
     seconds: float
-    rows: bool = True
+    share: float = 1.0
+    kind: str = "minutes"
+
+
+class Switch(NamedTuple):
+    """From `seconds` on new batches of the provider `before` go to `after`. Those in flight stay where they are."""
+
+    seconds: int
+    before: str
+    after: str
 
 
 Draw = Callable[[Work, int, np.random.Generator], Fate]
@@ -59,18 +72,23 @@ class Plan:
     work: Sequence[Work]
     limits: Mapping[str, Limits]
     draw: Draw
+    max_attempts: int
+    max_bytes: int
+    tick_seconds: int
     flow: bool = True
     failing: float = 0.0
     blocked: float = 0.0
-    max_attempts: int = 3
-    max_bytes: int = 50_000_000
-    tick_seconds: int = 300
+    switch: Switch | None = None
     seed: int = 0
 
 
 class Result(NamedTuple):
-    """How a run went; `completed` says how many conversations were completed at which second, `peak` how many
-    batches a provider had in flight at most.
+    """How a run went.
+
+    completed   how many conversations were completed at which second
+    peak        the most batches that a provider had in flight at once
+    chain       what the conversation that was settled last spent its seconds on; the mean, if the last tick had several
+    links       how many batches that conversation was in
     """
 
     seconds: int
@@ -80,6 +98,8 @@ class Result(NamedTuple):
     requests: int
     completed: tuple[tuple[int, int], ...]
     peak: Mapping[str, int]
+    chain: Mapping[str, float]
+    links: float
 
     def seconds_until(self, share: float) -> int:
         """When `share` of the conversations that were completed in the end were complete."""
@@ -93,6 +113,7 @@ class Result(NamedTuple):
 
 class _Batch(NamedTuple):
     step: int
+    provider: str
     tried: int
     rows: Rows
     fate: Fate
@@ -141,49 +162,76 @@ class _Run:
         self.peak: Counter[str] = Counter()
         self.batches = self.requests = self.rejected = 0
         self.completed: list[tuple[int, int]] = []
+        self.ready_since = np.zeros(plan.conversations, np.float32)
+        self.spent: dict[str, npt.NDArray[np.float32]] = defaultdict(lambda: np.zeros(plan.conversations, np.float32))
+        self.links = np.zeros(plan.conversations, np.int16)
+        self.settled: list[Rows] = []  # by the last tick
         self.ready[0, 0].put(np.arange(plan.conversations, dtype=np.int32))
 
     def run(self) -> Result:
         self.submit()
         while self.flying:
             self.now = self.flying[0][0]
+            self.settled.clear()
             while self.flying and self.flying[0][0] == self.now:
                 self.collect(heapq.heappop(self.flying)[2])
             self.submit()
         complete = sum(count for _, count in self.completed)
-        return Result(self.now, complete, self.rejected, self.batches, self.requests, tuple(self.completed), self.peak)
+        last = np.concatenate(self.settled)
+        return Result(
+            self.now,
+            complete,
+            self.rejected,
+            self.batches,
+            self.requests,
+            tuple(self.completed),
+            self.peak,
+            {kind: float(seconds[last].mean()) for kind, seconds in self.spent.items()},
+            float(self.links[last].mean()),
+        )
 
     def submit(self) -> None:
         """The earliest step first, as batchgen does; a step that does not fit leaves room to the ones behind it."""
-        for step, work in enumerate(self.plan.work):
+        for step in range(len(self.plan.work)):
+            work = self._work(step)
             for tried in range(self.plan.max_attempts):
                 pool = self.ready.get((step, tried))
                 while pool and pool.size:
                     count = min(self._most(work, tried), pool.size)
                     if not self._admitted(work, count):
                         break
-                    self._send(step, tried, pool.take(count))
+                    self._send(step, work, tried, pool.take(count))
             if not self.plan.flow and self.open[step]:
                 return
 
+    def _work(self, step: int) -> Work:
+        work, switch = self.plan.work[step], self.plan.switch
+        if switch and self.now >= switch.seconds and work.provider == switch.before:
+            return work._replace(provider=switch.after)
+        return work
+
     def _most(self, work: Work, tried: int) -> int:
-        plan = self.plan
-        halved = plan.max_requests >> min(tried, MOST_HALVINGS)
-        tokens = plan.limits[work.provider].enqueued_tokens // work.tokens
-        return max(1, min(halved, plan.max_bytes // work.bytes, tokens))
+        plan, limits = self.plan, self.plan.limits[work.provider]
+        halved = min(plan.max_requests, limits.file_requests) >> min(tried, MAX_HALVINGS)
+        size = min(plan.max_bytes, limits.file_bytes) // work.bytes
+        return max(1, min(halved, size, limits.enqueued_tokens // work.tokens))
 
     def _admitted(self, work: Work, count: int) -> bool:
         batches, limits = self.batches_at[work.provider], self.plan.limits[work.provider]
         tokens = self.tokens_at[work.provider] + count * work.tokens
         return not batches or (batches < limits.concurrent_batches and tokens <= limits.enqueued_tokens)
 
-    def _send(self, step: int, tried: int, rows: Rows) -> None:
-        plan, work = self.plan, self.plan.work[step]
+    def _send(self, step: int, work: Work, tried: int, rows: Rows) -> None:
+        plan = self.plan
         # The number of the step must not depend on the steps a plan leaves out.
         random = np.random.default_rng((plan.seed, *work.name.encode(), int(rows[0]), tried))
         fate = plan.draw(work, len(rows), random)
-        batch = _Batch(step, tried, rows, fate, random, len(rows) * work.tokens)
+        batch = _Batch(step, work.provider, tried, rows, fate, random, len(rows) * work.tokens)
         ticks = max(1, -int(-fate.seconds // plan.tick_seconds))  # the first tick that finds it ended
+        self.spent[ROOM][rows] += self.now - self.ready_since[rows]
+        self.spent[fate.kind][rows] += fate.seconds
+        self.spent[TICK][rows] += ticks * plan.tick_seconds - fate.seconds
+        self.links[rows] += 1
         self.batches += 1
         self.requests += len(rows)
         self.batches_at[work.provider] += 1
@@ -192,33 +240,37 @@ class _Run:
         heapq.heappush(self.flying, (self.now + ticks * plan.tick_seconds, self.batches, batch))
 
     def collect(self, batch: _Batch) -> None:
-        provider = self.plan.work[batch.step].provider
-        self.batches_at[provider] -= 1
-        self.tokens_at[provider] -= batch.tokens
+        self.batches_at[batch.provider] -= 1
+        self.tokens_at[batch.provider] -= batch.tokens
+        self.ready_since[batch.rows] = self.now
         accepted, again, left = self._judged(batch)
         if batch.tried + 1 < self.plan.max_attempts:
             self.ready[batch.step, batch.tried + 1].put(again)
         else:
-            left += len(again)
-        self.open[batch.step] -= len(accepted) + left
-        self.rejected += left
+            left = np.concatenate([left, again])
+        self.open[batch.step] -= len(accepted) + len(left)
+        self.rejected += len(left)
+        if len(left):
+            self.settled.append(left)
         if batch.step + 1 < len(self.plan.work):
             self.ready[batch.step + 1, 0].put(accepted)
             self.open[batch.step + 1] += len(accepted)
         elif len(accepted):
             self.completed.append((self.now, len(accepted)))
+            self.settled.append(accepted)
 
-    def _judged(self, batch: _Batch) -> tuple[Rows, Rows, int]:
-        """(accepted, to be asked again, how many are left behind)."""
-        plan, rows = self.plan, batch.rows
-        if not batch.fate.rows:
-            return rows[:0], rows, 0
-        if not plan.failing and not plan.blocked:
-            return rows, rows[:0], 0
+    def _judged(self, batch: _Batch) -> tuple[Rows, Rows, Rows]:
+        """(accepted, to be asked again, left behind)."""
+        plan, rows, none = self.plan, batch.rows, batch.rows[:0]
+        if not batch.fate.share:
+            return none, rows, none
+        if not plan.failing and not plan.blocked and batch.fate.share == 1:
+            return rows, none, none
+        missing = batch.random.random(len(rows)) >= batch.fate.share
         luck = batch.random.random(len(rows))
-        blocked = luck < plan.blocked
-        failed = ~blocked & (luck < plan.blocked + plan.failing)
-        return rows[~(blocked | failed)], rows[failed], int(blocked.sum())
+        blocked = ~missing & (luck < plan.blocked)
+        failed = missing | (~blocked & (luck < plan.blocked + plan.failing))
+        return rows[~(blocked | failed)], rows[failed], rows[blocked]
 
 
 def simulate(plan: Plan) -> Result:
