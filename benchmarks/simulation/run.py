@@ -12,6 +12,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -87,8 +88,7 @@ class Result(NamedTuple):
 
     completed   how many conversations were completed at which second
     peak        the most batches that a provider had in flight at once
-    chain       what the conversation that was settled last spent its seconds on; the mean, if the last tick had several
-    links       how many batches that conversation was in
+    chain       what the conversation that was settled last spent its seconds on: kinds of fates, TICK and ROOM
     """
 
     seconds: int
@@ -98,8 +98,7 @@ class Result(NamedTuple):
     requests: int
     completed: tuple[tuple[int, int], ...]
     peak: Mapping[str, int]
-    chain: Mapping[str, float]
-    links: float
+    chain: Mapping[str, float] = {}
 
     def seconds_until(self, share: float) -> int:
         """When `share` of the conversations that were completed in the end were complete."""
@@ -162,33 +161,30 @@ class _Run:
         self.peak: Counter[str] = Counter()
         self.batches = self.requests = self.rejected = 0
         self.completed: list[tuple[int, int]] = []
-        self.ready_since = np.zeros(plan.conversations, np.float32)
-        self.spent: dict[str, npt.NDArray[np.float32]] = defaultdict(lambda: np.zeros(plan.conversations, np.float32))
-        self.links = np.zeros(plan.conversations, np.int16)
-        self.settled: list[Rows] = []  # by the last tick
+        self.sent: list[tuple[int, int, _Batch]] = []  # when each was sent and collected
+        self.last = 0  # the conversation that was settled last, or one of them
         self.ready[0, 0].put(np.arange(plan.conversations, dtype=np.int32))
 
     def run(self) -> Result:
         self.submit()
         while self.flying:
             self.now = self.flying[0][0]
-            self.settled.clear()
             while self.flying and self.flying[0][0] == self.now:
                 self.collect(heapq.heappop(self.flying)[2])
             self.submit()
         complete = sum(count for _, count in self.completed)
-        last = np.concatenate(self.settled)
-        return Result(
-            self.now,
-            complete,
-            self.rejected,
-            self.batches,
-            self.requests,
-            tuple(self.completed),
-            self.peak,
-            {kind: float(seconds[last].mean()) for kind, seconds in self.spent.items()},
-            float(self.links[last].mean()),
-        )
+        found = Result(self.now, complete, self.rejected, self.batches, self.requests, tuple(self.completed), self.peak)
+        return found._replace(chain=self._chain())
+
+    def _chain(self) -> Mapping[str, float]:
+        """Return what the conversation that was settled last spent its seconds on."""
+        spent: Counter[str] = Counter()
+        for sent, collected, batch in self.sent:
+            if (batch.rows == self.last).any():
+                spent[batch.fate.kind] += batch.fate.seconds
+                spent[TICK] += collected - sent - batch.fate.seconds
+        spent[ROOM] = self.now - sum(spent.values())
+        return spent
 
     def submit(self) -> None:
         """The earliest step first, as batchgen does; a step that does not fit leaves room to the ones behind it."""
@@ -224,25 +220,22 @@ class _Run:
     def _send(self, step: int, work: Work, tried: int, rows: Rows) -> None:
         plan = self.plan
         # The number of the step must not depend on the steps a plan leaves out.
-        random = np.random.default_rng((plan.seed, *work.name.encode(), int(rows[0]), tried))
+        random = np.random.default_rng((plan.seed, crc32(work.name.encode()), int(rows[0]), tried))
         fate = plan.draw(work, len(rows), random)
         batch = _Batch(step, work.provider, tried, rows, fate, random, len(rows) * work.tokens)
         ticks = max(1, -int(-fate.seconds // plan.tick_seconds))  # the first tick that finds it ended
-        self.spent[ROOM][rows] += self.now - self.ready_since[rows]
-        self.spent[fate.kind][rows] += fate.seconds
-        self.spent[TICK][rows] += ticks * plan.tick_seconds - fate.seconds
-        self.links[rows] += 1
         self.batches += 1
         self.requests += len(rows)
         self.batches_at[work.provider] += 1
         self.peak[work.provider] = max(self.peak[work.provider], self.batches_at[work.provider])
         self.tokens_at[work.provider] += batch.tokens
-        heapq.heappush(self.flying, (self.now + ticks * plan.tick_seconds, self.batches, batch))
+        collected = self.now + ticks * plan.tick_seconds
+        self.sent.append((self.now, collected, batch))
+        heapq.heappush(self.flying, (collected, self.batches, batch))
 
     def collect(self, batch: _Batch) -> None:
         self.batches_at[batch.provider] -= 1
         self.tokens_at[batch.provider] -= batch.tokens
-        self.ready_since[batch.rows] = self.now
         accepted, again, left = self._judged(batch)
         if batch.tried + 1 < self.plan.max_attempts:
             self.ready[batch.step, batch.tried + 1].put(again)
@@ -250,14 +243,14 @@ class _Run:
             left = np.concatenate([left, again])
         self.open[batch.step] -= len(accepted) + len(left)
         self.rejected += len(left)
-        if len(left):
-            self.settled.append(left)
         if batch.step + 1 < len(self.plan.work):
             self.ready[batch.step + 1, 0].put(accepted)
             self.open[batch.step + 1] += len(accepted)
         elif len(accepted):
             self.completed.append((self.now, len(accepted)))
-            self.settled.append(accepted)
+            left = np.concatenate([left, accepted])
+        if len(left):
+            self.last = left[0]
 
     def _judged(self, batch: _Batch) -> tuple[Rows, Rows, Rows]:
         """(accepted, to be asked again, left behind)."""

@@ -15,7 +15,7 @@ documented: both are simulated. Batches are drawn independently of each other; a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen.engine.collection.poll import LOST_AFTER_GRACE_PERIODS
@@ -67,7 +67,10 @@ class Rules(NamedTuple):
     harmless: bool = False
 
 
-def draw(weathers: Mapping[str, Weather], rules: Rules = Rules()) -> Draw:
+AS_IT_IS = Rules()
+
+
+def draw(weathers: Mapping[str, Weather], rules: Rules = AS_IT_IS) -> Draw:
     """Return the fates of batches, each in the weather of its provider."""
     shares = dict(rules.expired_share)
 
