@@ -1,7 +1,8 @@
 """How long a run takes from the first submit to the last conversation, by simulation, and what decides it.
 
 Settings are those of the program (batchgen.runtime.settings), the tick is that of README's cron line, and the size of
-a request is what benchmarks/cost.py builds and counts. How long batches take is assumed: benchmarks/simulation/weather.py.
+a request is what benchmarks/cost.py builds and counts. How long batches take is assumed
+(benchmarks/simulation/weather.py).
 
     python benchmarks/makespan.py [--seeds 3] [--largest 1000000] [--history round3_history.jsonl] [--write]
     python benchmarks/makespan.py --case 10000000 2 20000     # conversations, tier, max_requests: this one alone
@@ -28,7 +29,7 @@ from benchmarks.simulation.weather import HOUR, KINDS, WEATHERS, Rules
 DOCS = REPOSITORY / "docs"
 PAGE, PLOT = DOCS / "scale.md", DOCS / "makespan.svg"
 START, END = "<!-- tables: make bench-makespan -->\n", "<!-- end of tables -->\n"
-SIZES = (100, 500, 1000, 2000, 5000, 20_000)
+SIZES = (500, 1000, 2000, 5000, 20_000)
 MILLION = 1_000_000
 # With batches of 2,000 requests, 100 batches hold less than the tokens of tier 2, so that tier 3 is the same.
 RUNS = {
@@ -57,7 +58,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "a tick every 15 minutes": {"tick_seconds": 900},
     "a tick every hour": {"tick_seconds": 3600},
     "`ask_next = true`": {"mode": ASKING},
-    **{f"`max_requests = {size}`": {"max_requests": size} for size in SIZES[1:] if size != DEFAULT_SIZE},
+    **{f"`max_requests = {size}`": {"max_requests": size} for size in SIZES if size != DEFAULT_SIZE},
     "`max_attempts = 2`": {"max_attempts": 2},
     "`max_attempts = 5`": {"max_attempts": 5},
     "batches cancelled after 12 h": {"rules": Rules(cancel_seconds=12 * HOUR)},

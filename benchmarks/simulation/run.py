@@ -11,6 +11,7 @@ import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import NamedTuple
 from zlib import crc32
 
@@ -57,7 +58,7 @@ class Switch(NamedTuple):
     after: str
 
 
-Draw = Callable[[Work, int, np.random.Generator], Fate]
+Draw = Callable[[Work, int, Random], Fate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,10 @@ class _Batch(NamedTuple):
     tried: int
     rows: Rows
     fate: Fate
-    random: np.random.Generator
     tokens: int
+    accepted: Rows
+    again: Rows
+    left: Rows  # behind, at once
 
 
 @dataclass(slots=True)
@@ -178,13 +181,13 @@ class _Run:
 
     def _chain(self) -> Mapping[str, float]:
         """Return what the conversation that was settled last spent its seconds on."""
-        spent: Counter[str] = Counter()
+        spent: dict[str, float] = defaultdict(float)
         for sent, collected, batch in self.sent:
             if (batch.rows == self.last).any():
                 spent[batch.fate.kind] += batch.fate.seconds
                 spent[TICK] += collected - sent - batch.fate.seconds
         spent[ROOM] = self.now - sum(spent.values())
-        return spent
+        return dict(spent)
 
     def submit(self) -> None:
         """The earliest step first, as batchgen does; a step that does not fit leaves room to the ones behind it."""
@@ -220,9 +223,11 @@ class _Run:
     def _send(self, step: int, work: Work, tried: int, rows: Rows) -> None:
         plan = self.plan
         # The number of the step must not depend on the steps a plan leaves out.
-        random = np.random.default_rng((plan.seed, crc32(work.name.encode()), int(rows[0]), tried))
+        name = f"{plan.seed} {work.name} {rows[0]} {tried}"
+        random = Random(crc32(name.encode()))
         fate = plan.draw(work, len(rows), random)
-        batch = _Batch(step, work.provider, tried, rows, fate, random, len(rows) * work.tokens)
+        judged = self._judged(rows, fate.share, random)
+        batch = _Batch(step, work.provider, tried, rows, fate, len(rows) * work.tokens, *judged)
         ticks = max(1, -int(-fate.seconds // plan.tick_seconds))  # the first tick that finds it ended
         self.batches += 1
         self.requests += len(rows)
@@ -236,7 +241,7 @@ class _Run:
     def collect(self, batch: _Batch) -> None:
         self.batches_at[batch.provider] -= 1
         self.tokens_at[batch.provider] -= batch.tokens
-        accepted, again, left = self._judged(batch)
+        accepted, again, left = batch.accepted, batch.again, batch.left
         if batch.tried + 1 < self.plan.max_attempts:
             self.ready[batch.step, batch.tried + 1].put(again)
         else:
@@ -252,17 +257,16 @@ class _Run:
         if len(left):
             self.last = left[0]
 
-    def _judged(self, batch: _Batch) -> tuple[Rows, Rows, Rows]:
-        """(accepted, to be asked again, left behind)."""
-        plan, rows, none = self.plan, batch.rows, batch.rows[:0]
-        if not batch.fate.share:
+    def _judged(self, rows: Rows, share: float, random: Random) -> tuple[Rows, Rows, Rows]:
+        """(accepted, to be asked again, left behind); `share` of the rows come back."""
+        plan, none = self.plan, rows[:0]
+        if not share:
             return none, rows, none
-        if not plan.failing and not plan.blocked and batch.fate.share == 1:
+        if not plan.failing and not plan.blocked and share == 1:
             return rows, none, none
-        missing = batch.random.random(len(rows)) >= batch.fate.share
-        luck = batch.random.random(len(rows))
-        blocked = ~missing & (luck < plan.blocked)
-        failed = missing | (~blocked & (luck < plan.blocked + plan.failing))
+        luck = np.frombuffer(random.randbytes(4 * len(rows)), np.uint32) / (2**32 * share)  # 1 and more: missing
+        blocked = luck < plan.blocked
+        failed = ~blocked & ((luck < plan.blocked + plan.failing) | (luck >= 1))
         return rows[~(blocked | failed)], rows[failed], rows[blocked]
 
 

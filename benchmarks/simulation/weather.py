@@ -16,14 +16,12 @@ documented: both are simulated. Batches are drawn independently of each other; a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from random import Random
+from typing import NamedTuple
 
 from batchgen.engine.collection.poll import LOST_AFTER_GRACE_PERIODS
 from batchgen.runtime.settings import Settings
 from benchmarks.simulation.run import Draw, Fate, Work
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MINUTE, HOUR = 60.0, 3600.0
 WINDOWS = {"gemini": 48 * HOUR, "together": 72 * HOUR, "deepinfra": 24 * HOUR}
@@ -74,7 +72,7 @@ def draw(weathers: Mapping[str, Weather], rules: Rules = AS_IT_IS) -> Draw:
     """Return the fates of batches, each in the weather of its provider."""
     shares = dict(rules.expired_share)
 
-    def fate(work: Work, requests: int, random: np.random.Generator) -> Fate:
+    def fate(work: Work, requests: int, random: Random) -> Fate:
         weather, window = weathers[work.provider], WINDOWS[work.provider]
         found = _in_window(_fate(weather, requests, random, rules.without), window, shares.get(work.provider, 0.0))
         if rules.harmless:
@@ -93,12 +91,12 @@ def _in_window(fate: Fate, window: float, share: float) -> Fate:
     return Fate(window, share, "expired")
 
 
-def _fate(weather: Weather, requests: int, random: np.random.Generator, without: frozenset[str]) -> Fate:
+def _fate(weather: Weather, requests: int, random: Random, without: frozenset[str]) -> Fate:
     """Return the fate of a batch that nothing ends; one that never ends takes for ever."""
     factor = min(requests / REFERENCE_SIZE, 10.0) if weather.by_size else 1.0
     luck = random.random() / factor
-    quick = QUICK_SECONDS * random.lognormal(0.0, QUICK_SPREAD) + SECONDS_PER_REQUEST * requests
-    slow = min(max(SLOW_SECONDS * random.lognormal(0.0, SLOW_SPREAD), HOUR), 24 * HOUR)
+    quick = QUICK_SECONDS * random.lognormvariate(0.0, QUICK_SPREAD) + SECONDS_PER_REQUEST * requests
+    slow = min(max(SLOW_SECONDS * random.lognormvariate(0.0, SLOW_SPREAD), HOUR), 24 * HOUR)
     long = random.uniform(24, 48) * HOUR
     fates = (
         (weather.lost, Fate(quick + LOST_SECONDS, 0.0, "lost")),

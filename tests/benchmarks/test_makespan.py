@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +31,7 @@ AT_ONCE = constant(SECONDS)
 
 def drawn(seed: int) -> Draw:
     """Turnaround times of one minute to two days that depend only on the batch."""
-    return lambda _, __, luck: Fate(60.0 + 172_800 * random.Random(seed + int(luck.integers(1 << 30))).random() ** 8)
+    return lambda _, __, luck: Fate(60.0 + 172_800 * random.Random(seed + luck.getrandbits(30)).random() ** 8)
 
 
 def plan(conversations: int = 1000, max_requests: int = 100, *, draw: Draw = AT_ONCE, limits: Limits = FREE) -> Plan:
@@ -184,8 +183,8 @@ def test_no_batch_outlives_the_window_of_its_provider() -> None:
         assert all(fate.seconds <= window for fate in fates if fate.kind != "lost")
 
 
-def _luck(count: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(number) for number in range(count)]
+def _luck(count: int) -> list[random.Random]:
+    return [random.Random(number) for number in range(count)]
 
 
 def test_the_work_is_that_of_a_run() -> None:
