@@ -53,6 +53,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "without batches of hours": {"rules": Rules(frozenset({"hours"}))},
     "all batches take minutes": {"rules": Rules(frozenset(KINDS))},
     "without rows that fail": {"failing": 0.0},
+    "10 % of the rows fail, not 2 %": {"failing": 0.1},
     "without limits of tokens and batches": {"tier": 0},
     "a tick every minute": {"tick_seconds": 60},
     "a tick every 15 minutes": {"tick_seconds": 900},

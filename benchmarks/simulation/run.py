@@ -115,8 +115,6 @@ class _Batch(NamedTuple):
     step: int
     provider: str
     tried: int
-    rows: Rows
-    fate: Fate
     tokens: int
     accepted: Rows
     again: Rows
@@ -164,7 +162,7 @@ class _Run:
         self.peak: Counter[str] = Counter()
         self.batches = self.requests = self.rejected = 0
         self.completed: list[tuple[int, int]] = []
-        self.sent: list[tuple[int, int, _Batch]] = []  # when each was sent and collected
+        self.sent: list[tuple[int, int, Rows, Fate]] = []  # when each batch was sent and collected
         self.last = 0  # the conversation that was settled last, or one of them
         self.ready[0, 0].put(np.arange(plan.conversations, dtype=np.int32))
 
@@ -182,10 +180,10 @@ class _Run:
     def _chain(self) -> Mapping[str, float]:
         """Return what the conversation that was settled last spent its seconds on."""
         spent: dict[str, float] = defaultdict(float)
-        for sent, collected, batch in self.sent:
-            if (batch.rows == self.last).any():
-                spent[batch.fate.kind] += batch.fate.seconds
-                spent[TICK] += collected - sent - batch.fate.seconds
+        for sent, collected, rows, fate in self.sent:
+            if (rows == self.last).any():
+                spent[fate.kind] += fate.seconds
+                spent[TICK] += collected - sent - fate.seconds
         spent[ROOM] = self.now - sum(spent.values())
         return dict(spent)
 
@@ -227,7 +225,7 @@ class _Run:
         random = Random(crc32(name.encode()))
         fate = plan.draw(work, len(rows), random)
         judged = self._judged(rows, fate.share, random)
-        batch = _Batch(step, work.provider, tried, rows, fate, len(rows) * work.tokens, *judged)
+        batch = _Batch(step, work.provider, tried, len(rows) * work.tokens, *judged)
         ticks = max(1, -int(-fate.seconds // plan.tick_seconds))  # the first tick that finds it ended
         self.batches += 1
         self.requests += len(rows)
@@ -235,7 +233,7 @@ class _Run:
         self.peak[work.provider] = max(self.peak[work.provider], self.batches_at[work.provider])
         self.tokens_at[work.provider] += batch.tokens
         collected = self.now + ticks * plan.tick_seconds
-        self.sent.append((self.now, collected, batch))
+        self.sent.append((self.now, collected, rows, fate))
         heapq.heappush(self.flying, (collected, self.batches, batch))
 
     def collect(self, batch: _Batch) -> None:
@@ -264,9 +262,9 @@ class _Run:
             return none, rows, none
         if not plan.failing and not plan.blocked and share == 1:
             return rows, none, none
-        luck = np.frombuffer(random.randbytes(4 * len(rows)), np.uint32) / (2**32 * share)  # 1 and more: missing
-        blocked = luck < plan.blocked
-        failed = ~blocked & ((luck < plan.blocked + plan.failing) | (luck >= 1))
+        luck = np.frombuffer(random.randbytes(4 * len(rows)), np.uint32) / 2**32
+        blocked = luck < plan.blocked * share
+        failed = ~blocked & ((luck < (plan.blocked + plan.failing) * share) | (luck >= share))
         return rows[~(blocked | failed)], rows[failed], rows[blocked]
 
 
