@@ -67,6 +67,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+CHAIN = ("batches of minutes", "of hours", "of days", "expired", "lost", "until the tick", "waiting to be sent")
+
+
 def hours(seconds: float) -> str:
     return f"{seconds / HOUR:.1f}" if seconds < 10 * HOUR else f"{seconds / HOUR:,.0f}"
 
@@ -136,20 +139,19 @@ def effort_rows(case: Case, seeds: int) -> Iterator[list[str]]:
 def report(runs: Mapping[str, Case], seeds: int) -> str:
     sizes = [f"{size:,}" for size in SIZES]
     small = {name: case for name, case in runs.items() if case.conversations < MILLION}
+    larger = {name: case for name, case in runs.items() if case.conversations > SIZES[0]}
     columns = [f"{name}, {weather}" for name in small for weather in WEATHERS]
     parts = [
         f"Hours until 90 % are complete / until the last is settled, `max_requests` = {DEFAULT_SIZE:,}:\n\n",
         table(["conversations", *(mode.name for mode in MODES)], mode_rows(runs, seeds)),
-        "\nWhat the hours of the last conversation consist of, in its own batches:\n\n",
-        table(
-            ["conversations, weather", "hours", *KINDS, "until the tick", "waiting to be sent"], chain_rows(runs, seeds)
-        ),
+        "\nWhat the hours of the last conversation consist of:\n\n",
+        table(["conversations, weather", "in all", *CHAIN], chain_rows(runs, seeds)),
         "\nHours until 99 % are complete / until the last is settled, by what is taken away or changed:\n\n",
         table(["", *columns], variant_rows(small, seeds)),
         "\nShare of 20,000 conversations rejected / requests sent for a conversation / batches:\n\n",
         table(["", *WEATHERS], effort_rows(RUNS["20,000"], seeds)),
         "\nHours until 99 % / the last, by `max_requests`:\n\n",
-        table(["conversations, weather", *sizes], size_rows(runs, seeds)),
+        table(["conversations, weather", *sizes], size_rows(larger, seeds)),
         "\nHours until 99 % / the last, by who writes the answers:\n\n",
         table(["answers", *runs], answer_rows(runs, seeds)),
     ]
@@ -169,11 +171,12 @@ def plot(runs: Mapping[str, Case], seeds: int) -> None:
             "hours": seconds / HOUR,
         }
         for case in runs.values()
+        if case.conversations > SIZES[0]
         for size in SIZES
         for found in [results(case._replace(max_requests=size), seeds)]
         for what, seconds in (("99 %", until(0.99, found)), ("the last", last(found)))
     ]
-    panels = list(dict.fromkeys(f"{case.conversations:,} conversations" for case in runs.values()))
+    panels = list(dict.fromkeys(str(value["conversations"]) for value in values))
     axis = alt.Axis(values=list(SIZES), labelAngle=-45, title="max_requests")
     chart = (
         alt.Chart(alt.InlineData(values=values))

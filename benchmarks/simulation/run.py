@@ -184,7 +184,7 @@ class _Run:
             if (rows == self.last).any():
                 spent[fate.kind] += fate.seconds
                 spent[TICK] += collected - sent - fate.seconds
-        spent[ROOM] = self.now - sum(spent.values())
+        spent[ROOM] = max(0.0, self.now - sum(spent.values()))
         return dict(spent)
 
     def submit(self) -> None:

@@ -205,7 +205,8 @@ def test_the_work_is_that_of_a_run() -> None:
     )
     gemini = (defaults.gemini.enqueued_tokens, defaults.gemini.concurrent_batches)
     assert plan.limits["gemini"][:2] == gemini
-    assert plan.tick_seconds == 60 * 5  # README's cron line
+    timer = (makespan.REPOSITORY / "deploy" / "systemd" / "batchgen@.timer").read_text("utf-8")
+    assert f"OnCalendar=*:0/{plan.tick_seconds // 60}\n" in timer
 
 
 @pytest.mark.parametrize("rows", [makespan.mode_rows, makespan.chain_rows, makespan.answer_rows])
