@@ -63,6 +63,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "`max_attempts = 2`": {"max_attempts": 2},
     "`max_attempts = 5`": {"max_attempts": 5},
     "batches cancelled after 12 h": {"rules": Rules(cancel_seconds=12 * HOUR)},
+    "the same, `max_attempts = 5`": {"rules": Rules(cancel_seconds=12 * HOUR), "max_attempts": 5},
     "batches cancelled after 24 h": {"rules": Rules(cancel_seconds=24 * HOUR)},
 }
 
@@ -205,7 +206,7 @@ def write(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--seeds", type=int, default=3, help="Of a million conversations; 20 and 300 times as many of fewer."
+        "--seeds", type=int, default=3, help="Of a million conversations; 40 and 300 times as many of fewer."
     )
     parser.add_argument("--largest", type=int, default=MILLION, help="Leave larger runs out.")
     parser.add_argument("--history", type=Path, default=cases.HISTORY[0], help="Count the requests of this run.")
