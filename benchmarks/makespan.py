@@ -4,7 +4,7 @@ Settings are those of the program (batchgen.runtime.settings), the tick is that 
 a request is what benchmarks/cost.py builds and counts. How long batches take is assumed
 (benchmarks/simulation/weather.py).
 
-    python benchmarks/makespan.py [--seeds 3] [--largest 1000000] [--history round3_history.jsonl] [--write]
+    python benchmarks/makespan.py [--seeds 2] [--largest 1000000] [--history round3_history.jsonl] [--write]
     python benchmarks/makespan.py --case 10000000 2 20000     # conversations, tier, max_requests: this one alone
 """
 
@@ -206,7 +206,7 @@ def write(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--seeds", type=int, default=3, help="Of a million conversations; 40 and 300 times as many of fewer."
+        "--seeds", type=int, default=2, help="Of a million conversations; 40 and 300 times as many of fewer."
     )
     parser.add_argument("--largest", type=int, default=MILLION, help="Leave larger runs out.")
     parser.add_argument("--history", type=Path, default=cases.HISTORY[0], help="Count the requests of this run.")
