@@ -206,7 +206,7 @@ def write(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--seeds", type=int, default=2, help="Of a million conversations; 40 and 300 times as many of fewer."
+        "--seeds", type=int, default=2, help="Of a million conversations; 30 and 300 times as many of fewer."
     )
     parser.add_argument("--largest", type=int, default=MILLION, help="Leave larger runs out.")
     parser.add_argument("--history", type=Path, default=cases.HISTORY[0], help="Count the requests of this run.")

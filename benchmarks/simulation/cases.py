@@ -131,7 +131,7 @@ def plan(case: Case, seed: int) -> Plan:
 @cache
 def results(case: Case, seeds: int) -> list[Result]:
     """The case for each seed: a large run averages over its many batches by itself, a small one is a lottery."""
-    seeds *= 1 if case.conversations > 20_000 else 40 if case.conversations > 200 else 300
+    seeds *= 1 if case.conversations > 20_000 else 30 if case.conversations > 200 else 300
     return [simulate(plan(case, seed)) for seed in range(seeds)]
 
 
