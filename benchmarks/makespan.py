@@ -66,8 +66,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "the same, `max_attempts = 5`": {"rules": Rules(cancel_seconds=12 * HOUR), "max_attempts": 5},
     "batches cancelled after 24 h": {"rules": Rules(cancel_seconds=24 * HOUR)},
 }
-
-
+# The columns of KINDS, TICK and ROOM.
 CHAIN = ("batches of minutes", "of hours", "of days", "expired", "lost", "until the tick", "waiting to be sent")
 
 
