@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ from batchgen.engine.submission.expected_length import asks_follow_up
 from batchgen.engine.submission.request_files import prompt_builder
 from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
+from batchgen.providers.base import Parameters
 from batchgen.reports.estimate import comes_with_correction
 from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load_settings
@@ -68,6 +70,15 @@ VARIANTS: Mapping[str, str] = {
 }
 MAIN_VARIANTS = ("default", "ask_next")  # of the tables with many rows
 TARGETS = (400, 300, 200)  # characters of answers and corrections; the texts at hand were written for the first
+
+
+class RequestSize(NamedTuple):
+    """A request of `step`: who gets it, its input tokens as `submit` estimates them, and the bytes of its line."""
+
+    step: Step
+    provider: str
+    tokens: float
+    bytes: float
 
 
 class Model(NamedTuple):
@@ -159,6 +170,22 @@ def measure(conversations: Iterable[Conversation], toml: str) -> tuple[dict[Stag
             empty = estimate_prompt_tokens(Prompt("", (), ()), FORMULAS[step.stage])
             estimated[step.stage] += estimate_prompt_tokens(asked, FORMULAS[step.stage]) - empty
     return totals, estimated
+
+
+def request_sizes(conversations: Iterable[Conversation], toml: str) -> list[RequestSize]:
+    """Return the mean size of a request of each step."""
+    sizes: dict[Step, list[tuple[int, int]]] = {}
+    with configured(toml) as session:
+        for step, asked, _ in exchanges(session, conversations):
+            provider, limits = session.provider(step.stage), session.settings.stage(step.stage)
+            names = session.names()
+            parameters = Parameters(session.model(step.stage), limits.max_output_tokens, limits.temperature)
+            line = provider.line(names.key(1, step, 1), asked, parameters) + b"\n"
+            sizes.setdefault(step, []).append((estimate_prompt_tokens(asked, provider.tokens), len(line)))
+        return [
+            RequestSize(step, session.provider(step.stage).name, *map(fmean, zip(*found, strict=True)))
+            for step, found in sizes.items()
+        ]
 
 
 def shortened(conversations: Iterable[Conversation], share: float) -> list[Conversation]:

@@ -59,6 +59,19 @@ def test_requests_are_those_of_the_settings() -> None:
     assert everything[Stage.ANSWER] == whole[Stage.ANSWER]
 
 
+def test_a_request_has_the_size_that_its_settings_give_it() -> None:
+    sizes = cost.request_sizes(CONVERSATIONS, "")
+    assert [(size.step.round, size.provider) for size in sizes] == [
+        (number, provider) for number in (2, 3) for provider in ("gemini", "together", "gemini")
+    ]
+    counted = sum(size.tokens for size in sizes) * len(CONVERSATIONS)
+    assert counted >= sum(used.input for used in measured("").values())  # with the allowance for chat templates
+    assert all(size.bytes > size.tokens > 0 for size in sizes)
+    everything = cost.request_sizes(CONVERSATIONS, 'history.shows = "everything"')
+    assert all(longer.bytes >= size.bytes for longer, size in zip(everything, sizes, strict=True))
+    assert cost.request_sizes(CONVERSATIONS, 'answer.models = ["deepinfra:M"]')[1].provider == "deepinfra"
+
+
 def test_settings_are_read_as_a_user_writes_them() -> None:
     assert measured("history_messages = 2")[Stage.CORRECTION].input < measured("")[Stage.CORRECTION].input
     with pytest.raises(SetupError):

@@ -11,13 +11,17 @@ import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
+from batchgen.engine.submission.request_files import MAX_HALVINGS
+
 Rows = npt.NDArray[np.int32]
-MOST_HALVINGS = 3  # as in batchgen.engine.submission.request_files: half as many requests for each time they failed
+TICK, ROOM = "tick", "room"  # what a conversation waits for besides its batches: a tick to collect, room to be sent
 
 
 class Work(NamedTuple):
@@ -30,20 +34,31 @@ class Work(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a provider lets one account have in flight."""
+    """What a provider lets one account have in flight, and what one file may hold."""
 
     enqueued_tokens: int
     concurrent_batches: int
+    file_requests: int
+    file_bytes: int
 
 
 class Fate(NamedTuple):
-    """How a batch ends: so many seconds after its create call, with its rows or without."""
+    """How a batch ends: so many seconds after its create call, with a share of its rows. `kind` names what it met."""
 
     seconds: float
-    rows: bool = True
+    share: float = 1.0
+    kind: str = "minutes"
 
 
-Draw = Callable[[Work, int, np.random.Generator], Fate]
+class Switch(NamedTuple):
+    """From `seconds` on new batches of the provider `before` go to `after`. Those in flight stay where they are."""
+
+    seconds: int
+    before: str
+    after: str
+
+
+Draw = Callable[[Work, int, Random], Fate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +74,22 @@ class Plan:
     work: Sequence[Work]
     limits: Mapping[str, Limits]
     draw: Draw
+    max_attempts: int
+    max_bytes: int
+    tick_seconds: int
     flow: bool = True
     failing: float = 0.0
     blocked: float = 0.0
-    max_attempts: int = 3
-    max_bytes: int = 50_000_000
-    tick_seconds: int = 300
+    switch: Switch | None = None
     seed: int = 0
 
 
 class Result(NamedTuple):
-    """How a run went; `completed` says how many conversations were completed at which second, `peak` how many
-    batches a provider had in flight at most.
+    """How a run went.
+
+    completed   how many conversations were completed at which second
+    peak        the most batches that a provider had in flight at once
+    chain       what the conversation that was settled last spent its seconds on: kinds of fates, TICK and ROOM
     """
 
     seconds: int
@@ -80,6 +99,7 @@ class Result(NamedTuple):
     requests: int
     completed: tuple[tuple[int, int], ...]
     peak: Mapping[str, int]
+    chain: Mapping[str, float] = {}
 
     def seconds_until(self, share: float) -> int:
         """When `share` of the conversations that were completed in the end were complete."""
@@ -93,11 +113,12 @@ class Result(NamedTuple):
 
 class _Batch(NamedTuple):
     step: int
+    provider: str
     tried: int
-    rows: Rows
-    fate: Fate
-    random: np.random.Generator
     tokens: int
+    accepted: Rows
+    again: Rows
+    left: Rows  # behind, at once
 
 
 @dataclass(slots=True)
@@ -141,6 +162,8 @@ class _Run:
         self.peak: Counter[str] = Counter()
         self.batches = self.requests = self.rejected = 0
         self.completed: list[tuple[int, int]] = []
+        self.sent: list[tuple[int, int, Rows, Fate]] = []  # when each batch was sent and collected
+        self.last = 0  # the conversation that was settled last, or one of them
         self.ready[0, 0].put(np.arange(plan.conversations, dtype=np.int32))
 
     def run(self) -> Result:
@@ -151,74 +174,98 @@ class _Run:
                 self.collect(heapq.heappop(self.flying)[2])
             self.submit()
         complete = sum(count for _, count in self.completed)
-        return Result(self.now, complete, self.rejected, self.batches, self.requests, tuple(self.completed), self.peak)
+        found = Result(self.now, complete, self.rejected, self.batches, self.requests, tuple(self.completed), self.peak)
+        return found._replace(chain=self._chain())
+
+    def _chain(self) -> Mapping[str, float]:
+        """Return what the conversation that was settled last spent its seconds on."""
+        spent: dict[str, float] = defaultdict(float)
+        for sent, collected, rows, fate in self.sent:
+            if (rows == self.last).any():
+                spent[fate.kind] += fate.seconds
+                spent[TICK] += collected - sent - fate.seconds
+        spent[ROOM] = max(0.0, self.now - sum(spent.values()))
+        return dict(spent)
 
     def submit(self) -> None:
         """The earliest step first, as batchgen does; a step that does not fit leaves room to the ones behind it."""
-        for step, work in enumerate(self.plan.work):
+        for step in range(len(self.plan.work)):
+            work = self._work(step)
             for tried in range(self.plan.max_attempts):
                 pool = self.ready.get((step, tried))
                 while pool and pool.size:
                     count = min(self._most(work, tried), pool.size)
                     if not self._admitted(work, count):
                         break
-                    self._send(step, tried, pool.take(count))
+                    self._send(step, work, tried, pool.take(count))
             if not self.plan.flow and self.open[step]:
                 return
 
+    def _work(self, step: int) -> Work:
+        work, switch = self.plan.work[step], self.plan.switch
+        if switch and self.now >= switch.seconds and work.provider == switch.before:
+            return work._replace(provider=switch.after)
+        return work
+
     def _most(self, work: Work, tried: int) -> int:
-        plan = self.plan
-        halved = plan.max_requests >> min(tried, MOST_HALVINGS)
-        tokens = plan.limits[work.provider].enqueued_tokens // work.tokens
-        return max(1, min(halved, plan.max_bytes // work.bytes, tokens))
+        plan, limits = self.plan, self.plan.limits[work.provider]
+        halved = min(plan.max_requests, limits.file_requests) >> min(tried, MAX_HALVINGS)
+        size = min(plan.max_bytes, limits.file_bytes) // work.bytes
+        return max(1, min(halved, size, limits.enqueued_tokens // work.tokens))
 
     def _admitted(self, work: Work, count: int) -> bool:
         batches, limits = self.batches_at[work.provider], self.plan.limits[work.provider]
         tokens = self.tokens_at[work.provider] + count * work.tokens
         return not batches or (batches < limits.concurrent_batches and tokens <= limits.enqueued_tokens)
 
-    def _send(self, step: int, tried: int, rows: Rows) -> None:
-        plan, work = self.plan, self.plan.work[step]
+    def _send(self, step: int, work: Work, tried: int, rows: Rows) -> None:
+        plan = self.plan
         # The number of the step must not depend on the steps a plan leaves out.
-        random = np.random.default_rng((plan.seed, *work.name.encode(), int(rows[0]), tried))
+        name = f"{plan.seed} {work.name} {rows[0]} {tried}"
+        random = Random(crc32(name.encode()))
         fate = plan.draw(work, len(rows), random)
-        batch = _Batch(step, tried, rows, fate, random, len(rows) * work.tokens)
+        judged = self._judged(rows, fate.share, random)
+        batch = _Batch(step, work.provider, tried, len(rows) * work.tokens, *judged)
         ticks = max(1, -int(-fate.seconds // plan.tick_seconds))  # the first tick that finds it ended
         self.batches += 1
         self.requests += len(rows)
         self.batches_at[work.provider] += 1
         self.peak[work.provider] = max(self.peak[work.provider], self.batches_at[work.provider])
         self.tokens_at[work.provider] += batch.tokens
-        heapq.heappush(self.flying, (self.now + ticks * plan.tick_seconds, self.batches, batch))
+        collected = self.now + ticks * plan.tick_seconds
+        self.sent.append((self.now, collected, rows, fate))
+        heapq.heappush(self.flying, (collected, self.batches, batch))
 
     def collect(self, batch: _Batch) -> None:
-        provider = self.plan.work[batch.step].provider
-        self.batches_at[provider] -= 1
-        self.tokens_at[provider] -= batch.tokens
-        accepted, again, left = self._judged(batch)
+        self.batches_at[batch.provider] -= 1
+        self.tokens_at[batch.provider] -= batch.tokens
+        accepted, again, left = batch.accepted, batch.again, batch.left
         if batch.tried + 1 < self.plan.max_attempts:
             self.ready[batch.step, batch.tried + 1].put(again)
         else:
-            left += len(again)
-        self.open[batch.step] -= len(accepted) + left
-        self.rejected += left
+            left = np.concatenate([left, again])
+        self.open[batch.step] -= len(accepted) + len(left)
+        self.rejected += len(left)
         if batch.step + 1 < len(self.plan.work):
             self.ready[batch.step + 1, 0].put(accepted)
             self.open[batch.step + 1] += len(accepted)
         elif len(accepted):
             self.completed.append((self.now, len(accepted)))
+            left = np.concatenate([left, accepted])
+        if len(left):
+            self.last = left[0]
 
-    def _judged(self, batch: _Batch) -> tuple[Rows, Rows, int]:
-        """(accepted, to be asked again, how many are left behind)."""
-        plan, rows = self.plan, batch.rows
-        if not batch.fate.rows:
-            return rows[:0], rows, 0
-        if not plan.failing and not plan.blocked:
-            return rows, rows[:0], 0
-        luck = batch.random.random(len(rows))
-        blocked = luck < plan.blocked
-        failed = ~blocked & (luck < plan.blocked + plan.failing)
-        return rows[~(blocked | failed)], rows[failed], int(blocked.sum())
+    def _judged(self, rows: Rows, share: float, random: Random) -> tuple[Rows, Rows, Rows]:
+        """(accepted, to be asked again, left behind); `share` of the rows come back."""
+        plan, none = self.plan, rows[:0]
+        if not share:
+            return none, rows, none
+        if not plan.failing and not plan.blocked and share == 1:
+            return rows, none, none
+        luck = np.frombuffer(random.randbytes(4 * len(rows)), np.uint32) / 2**32
+        blocked = luck < plan.blocked * share
+        failed = ~blocked & ((luck < (plan.blocked + plan.failing) * share) | (luck >= share))
+        return rows[~(blocked | failed)], rows[failed], rows[blocked]
 
 
 def simulate(plan: Plan) -> Result:
