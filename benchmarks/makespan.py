@@ -140,6 +140,7 @@ def report(runs: Mapping[str, Case], seeds: int) -> str:
     sizes = [f"{size:,}" for size in SIZES]
     small = {name: case for name, case in runs.items() if case.conversations < MILLION}
     larger = {name: case for name, case in runs.items() if case.conversations > SIZES[0]}
+    most = list(small.values())[-1]
     columns = [f"{name}, {weather}" for name in small for weather in WEATHERS]
     parts = [
         f"Hours until 90 % are complete / until the last is settled, `max_requests` = {DEFAULT_SIZE:,}:\n\n",
@@ -148,8 +149,8 @@ def report(runs: Mapping[str, Case], seeds: int) -> str:
         table(["conversations, weather", "in all", *CHAIN], chain_rows(runs, seeds)),
         "\nHours until 99 % are complete / until the last is settled, by what is taken away or changed:\n\n",
         table(["", *columns], variant_rows(small, seeds)),
-        "\nShare of 20,000 conversations rejected / requests sent for a conversation / batches:\n\n",
-        table(["", *WEATHERS], effort_rows(RUNS["20,000"], seeds)),
+        f"\nShare of {most.conversations:,} conversations rejected / requests sent for a conversation / batches:\n\n",
+        table(["", *WEATHERS], effort_rows(most, seeds)),
         "\nHours until 99 % / the last, by `max_requests`:\n\n",
         table(["conversations, weather", *sizes], size_rows(larger, seeds)),
         "\nHours until 99 % / the last, by who writes the answers:\n\n",
@@ -182,7 +183,7 @@ def plot(runs: Mapping[str, Case], seeds: int) -> None:
         alt.Chart(alt.InlineData(values=values))
         .mark_line(point=True)
         .encode(
-            x=alt.X("size:Q", scale=alt.Scale(type="log", domain=[80, 25_000]), axis=axis),
+            x=alt.X("size:Q", scale=alt.Scale(type="log", domain=[400, 25_000]), axis=axis),
             y=alt.Y("hours:Q", scale=alt.Scale(type="log", domainMin=10), title="hours"),
             color=alt.Color("tier:N", title="tier"),
             strokeDash=alt.StrokeDash("until:N", legend=None, sort=["99 %", "the last"]),
