@@ -234,13 +234,12 @@ LOOKED_AT_QUICKLY = pytest.mark.fault(
 ONCE, FIVE_HOURS_THEN_A_DAY = [(0.0, 75)], [(HOUR, 75)] * 5 + [(20 * HOUR, 3)]
 ERROR = Body(json={"error": {"code": 500, "message": "upstream"}})
 NOT_MINE = "You do not have permission to access the File x or it may not exist."
-# (endpoint, its responses, how often each (0: always), ticks as (seconds later, exit status), message of each tick)
+# (responses to a download, how often each (0: always), ticks as (seconds later, exit status), message of each tick)
 NOT_BELIEVED = [
     # Gemini says how many rows there are. A success at Together has a row for every request.
-    pytest.param("download", [cut(0.6, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at a line's end"),
+    pytest.param([cut(0.6, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at a line's end"),
     # `--wait` and short cron intervals poll many times before a fault of some minutes is over.
     pytest.param(
-        "download",
         [cut(0.6, on_line=True)],
         0,
         [(15.0, 75)] * 4,
@@ -248,12 +247,11 @@ NOT_BELIEVED = [
         marks=LOOKED_AT_QUICKLY,
         id="cut at a line's end for a minute",
     ),
-    pytest.param("download", [cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"),
-    pytest.param("download", [Body(text="")], 2, ONCE, "have 0 lines, but at least 5 are expected", id="empty"),
+    pytest.param([cut(0.0, on_line=True)], 2, ONCE, "at least 5 are expected", id="cut at the start"),
+    pytest.param([Body(text="")], 2, ONCE, "have 0 lines, but at least 5 are expected", id="empty"),
     # The number of lines is right, but the last one is incomplete. A new request for its row would be paid again.
-    pytest.param("download", [cut(0.95)], 4, ONCE * 2, "end within a line: a part is missing", id="cut in a line"),
+    pytest.param([cut(0.95)], 4, ONCE * 2, "end within a line: a part is missing", id="cut in a line"),
     pytest.param(
-        "download",
         [cut(keep) for keep in (0.2, 0.4, 0.6, 0.8)],
         1,
         ONCE,
@@ -261,11 +259,9 @@ NOT_BELIEVED = [
         id="different every time",
     ),
     # The interval between ticks does not matter.
-    pytest.param("download", [Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
-    pytest.param("download", [ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
-    pytest.param(
-        "download", [Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"
-    ),
+    pytest.param([Body(text="")], 0, [(2 * MINUTE, 75)] * 6, "", marks=EMPTY_AT_FIRST, id="long empty"),
+    pytest.param([ERROR], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="error for hours"),
+    pytest.param([Body(json={})], 0, FIVE_HOURS_THEN_A_DAY, "", marks=ERROR_FOR_HOURS, id="object for hours"),
 ]
 # Decided by `engine/collection`, from the lines of the files and the time, whatever the provider is.
 CASES = [
@@ -275,23 +271,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("provider", "endpoint", "actions", "times", "ticks", "words"), CASES)
-def test_an_answer_that_is_not_the_whole_file_is_not_believed(  # noqa: PLR0913, PLR0917 - a row of the table
-    make_bench: Make,
-    provider: str,
-    endpoint: str,
-    actions: list[Action],
-    times: int,
-    ticks: list[tuple[float, int]],
-    words: str,
+@pytest.mark.parametrize(("provider", "actions", "times", "ticks", "words"), CASES)
+def test_an_answer_that_is_not_the_whole_file_is_not_believed(
+    make_bench: Make, provider: str, actions: list[Action], times: int, ticks: list[tuple[float, int]], words: str
 ) -> None:
     """No file is kept, no request is sent again, and the first tick that gets the whole file reads it."""
     scene = Scene.of(make_bench, 5)
     reach(scene, provider)
     before = list((scene.bench.root / "results").rglob("*.jsonl"))
     for action in actions:
-        part = OUTPUT_FILE[provider] if endpoint == "download" else ""
-        fault = CallFault(provider=provider, endpoint=endpoint, contains=part, action=action, times=times)
+        part = OUTPUT_FILE[provider]
+        fault = CallFault(provider=provider, endpoint="download", contains=part, action=action, times=times)
         scene.bench.service.faults.add(fault)
     for after, code in ticks:
         result = scene.tick(after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -129,9 +130,14 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def functions() -> Iterator[tuple[str, Function]]:
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, Function):
                 yield f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}", node
 
@@ -155,7 +161,7 @@ def test_modules_say_what_they_are() -> None:
     silent = [
         str(path.relative_to(REPOSITORY))
         for path in MODULES
-        if path.read_text("utf-8").strip() and ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None
+        if path.read_text("utf-8").strip() and ast.get_docstring(parsed(path)) is None
     ]
     assert silent in ([], ["batchgen/__main__.py"])
 
@@ -168,7 +174,7 @@ def dotted(path: Path) -> str:
 def imports(path: Path, known: set[str]) -> set[str]:
     """The modules of ours that a file imports anywhere, inside functions included."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module in known:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= (names & known) or {node.module}

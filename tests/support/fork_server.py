@@ -153,6 +153,7 @@ def _draw_in_the_same_process() -> None:
         import_module(name)
     write: Any = import_module("batchgen.reports.html.write")
     write.run_in_subprocess = lambda work, piece: work(piece)
+    gc.freeze()
 
 
 def _carry_out(order: dict[str, Any]) -> None:
