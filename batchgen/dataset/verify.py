@@ -18,6 +18,7 @@ from batchgen.core.jsonl import split_lines
 from batchgen.core.outcomes import Reason, validate_text
 from batchgen.core.prompts import reply_fields
 from batchgen.core.text import clean_text
+from batchgen.core.wording import pluralize
 from batchgen.dataset.audit.verdicts import audit_lines
 from batchgen.dataset.manifest import manifest_matches
 from batchgen.dataset.round_lines import histories, receipt_line, rejected_lines, single_turns
@@ -26,7 +27,7 @@ from batchgen.ledger.rows import AUDIT_FACT, LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import find_provider as provider_row
-from batchgen.runtime.files import hash_file
+from batchgen.runtime.files import hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
 
 def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
     if flaws := run.store.integrity_problems():
-        yield f"{run.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
+        yield f"{run.layout.store}: damaged ({flaws[0]}); build it again: {rebuild_command(run.layout.store)}"
         return
     yield from _check_finished(run)
     yield from _derived(run, unchecked)
@@ -117,7 +118,9 @@ def _check_finished(run: Run) -> Iterator[str]:
         return
     live = sum(batch["state"] in LIVE_STATES for batch in answer["batches"])
     waiting = answer["conversations"] - answer["complete"] - answer["rejected"]
-    yield f"not finished: {waiting} conversations are ready or in flight, {live} batches in flight"
+    yield (
+        f"not finished: {pluralize(waiting, 'conversation')} ready or in flight, {pluralize(live, 'batch')} in flight"
+    )
 
 
 def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int | None) -> Iterator[str]:

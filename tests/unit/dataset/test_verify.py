@@ -179,10 +179,10 @@ def test_an_unfinished_run_is_named(make_bench: Make, copies: dict[str, bytes]) 
     result = bench.run("verify")
     assert (result.code, result.out) == (
         1,
-        "not finished: 3 conversations are ready or in flight, 0 batches in flight\n",
+        "not finished: 3 conversations ready or in flight, 0 batches in flight\n",
     )
     bench.run("collect", "--advance")
-    assert "3 conversations are ready or in flight, 1 batches in flight" in bench.run("verify").out
+    assert "3 conversations ready or in flight, 1 batch in flight" in bench.run("verify").out
 
 
 def test_a_run_with_a_hundred_flaws_is_told_in_a_hundred_lines(make_bench: Make) -> None:
