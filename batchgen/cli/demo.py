@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.cli.exit_status import print_troubles
 from batchgen.cli.serving import make_backend
+from batchgen.core.errors import SetupError
 from batchgen.core.wording import as_invoked, pluralize
 from batchgen.dataset.prepare import PrepareOptions, prepare
 from batchgen.dataset.verify import verify
@@ -23,7 +24,7 @@ from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
 from batchgen.reports.progress import show_progress
 from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, exclusive_lock, write_durably
+from batchgen.runtime.files import Layout, exclusive_lock, is_there, write_durably
 from batchgen.runtime.settings import load_settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("batchgen")
 
+EXAMPLES = "examples.jsonl"
 DEMO_CONFIG = """\
 # Short prompts and replies, because a small model on this machine reads and writes them.
 history_messages = 2
@@ -59,11 +61,25 @@ def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Calla
     layout = Layout(root)
     config = root / "batchgen.toml"
     with closing(make_backend(backend)) as writer, exclusive_lock(layout), translate_sqlite_errors(layout.store):
+        _require_no_other_run(layout)
         say(backend_note(backend))
         if not config.exists():
             write_durably(config, [DEMO_CONFIG.encode()])
         with LocalService(writer, job_seconds=1.0, data_dir=root / "service") as service:
             _run_pipeline(layout, service, conversations, live=live, say=say)
+
+
+def _require_no_other_run(layout: Layout) -> None:
+    """Raise SetupError if the folder has a run with other seeds: the demo would change its configuration and seeds."""
+    if not is_there(layout.store):
+        return
+    with closing(Store.open(layout.store)) as store:
+        source = store.fact("source")
+    if source and Path(source).name != EXAMPLES:
+        raise SetupError(
+            f"{layout.root} has a run with other seeds ({source}). Nothing was changed.",
+            do="Choose another folder for the demo: batchgen demo --output DIR",
+        )
 
 
 def backend_note(backend: str) -> str:
@@ -80,7 +96,7 @@ def _run_pipeline(
     store = Store.open(layout.store)
     with (
         Session(layout, load_settings(layout.root), store, _service_environment(service)) as session,
-        as_file(files("batchgen") / "examples.jsonl") as examples,
+        as_file(files("batchgen") / EXAMPLES) as examples,
     ):
         done = prepare(session, PrepareOptions(str(examples), conversations, sample_seed=0, shuffle=False))
         seeds = pluralize(done.conversations, "example conversation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,7 @@ def check_setup(
     for name, provider in found.items():
         if name not in needed and (not provider["key_set"] or provider["exit_code"] == UnknownModel.exit_code):
             provider |= {"problem": "", "note": provider["problem"]}
+    _note_unwritten_stages(found, settings, served)
     for name, day in _rehearsed_on(root, found.values()).items():
         found[name]["rehearsed"] = day
     return {
@@ -63,6 +64,21 @@ def check_setup(
         "surroundings": dict(_network_settings()),
         "root": {"folders_synced": _folders_synced(root)},
     }
+
+
+def _note_unwritten_stages(
+    found: Mapping[str, dict[str, Any]], settings: Settings, served: Collection[tuple[str, str]]
+) -> None:
+    """Note a problem for each stage that no model can write, if its providers serve the models of other stages."""
+    for stage in STAGES:
+        wanted = settings.choices(stage)
+        if any(choice in served or found[choice.provider]["problem"] for choice in wanted):
+            continue
+        found[wanted[0].provider] |= {
+            "problem": f"no model of [{stage}] answers: {', '.join(map(str, wanted))}",
+            "do": f"Name one that is served in batchgen.toml ([{stage}] models), then run: batchgen doctor",
+            "exit_code": UnknownModel.exit_code,
+        }
 
 
 def _rehearsed_on(root: Path, providers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -124,7 +140,7 @@ def _check_provider(
             remote.close()
     except BatchgenError as error:
         found["problem"] = str(error)
-        found["do"] = error.do
+        found["do"] = "Try again later: batchgen doctor" if isinstance(error, Temporary) else error.do
         found["exit_code"] = error.exit_code
         return found
     if not any(model["served"] == "yes" for model in found["models"]):
@@ -136,14 +152,15 @@ def _none_served(provider: Provider, models: Sequence[Mapping[str, Any]]) -> dic
     """Return the problem if no model answered: the provider serves none of them, or the call failed."""
     found = {
         "problem": f"{provider.name} serves none of the configured models",
-        "do": f"Name one that is served in batchgen.toml ([{provider.name}] models), then run doctor again.",
+        "do": f"Name one that is served in batchgen.toml ([{provider.name}] models), then run: batchgen doctor",
         "exit_code": UnknownModel.exit_code,
     }
     for model in models:
         if model["served"] == "unclear":
             found["problem"] = f"{provider.name}: no call to a configured model succeeded: {model['detail']}"
             found["do"] = (
-                f"Check {provider.url_variable}, and whether this key may use the API from here; then run doctor again."
+                f"Check {provider.url_variable}, and whether this key may use the API from here."
+                " Then run: batchgen doctor"
             )
             break
     return found
@@ -229,4 +246,4 @@ def first_problem(found: Mapping[str, Any]) -> BatchgenError | None:
         return None
     first = problems[0]
     kind = {Temporary.exit_code: Temporary}.get(first["exit_code"], SetupError)
-    return kind(first["problem"], do=first["do"] or "Fix it, then run doctor again.")
+    return kind(first["problem"], do=first["do"] or "Fix it, then run: batchgen doctor")

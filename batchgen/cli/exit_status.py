@@ -14,12 +14,12 @@ from batchgen.runtime.files import describe_os_error, system_error
 from batchgen.runtime.logging_setup import redact
 
 INTERRUPTED = 130
-INTERRUPTED_MESSAGE = "Interrupted. Nothing is lost: the next tick goes on from here."
+INTERRUPTED_MESSAGE = "Interrupted. Nothing is lost. To go on, run the same command again."
 
 
 def print_error(error: BatchgenError) -> None:
     """Print one trouble to stderr: what happened, and what to do next."""
-    click.echo(f"batchgen: {redact(str(error))}", err=True)
+    click.echo(f"batchgen: {redact(as_invoked(str(error)))}", err=True)
     if error.do:
         click.echo(f"  {redact(as_invoked(error.do))}", err=True)
 

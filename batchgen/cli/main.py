@@ -18,12 +18,14 @@ from batchgen.cli.commands.base import GlobalOptions
 from batchgen.cli.exit_status import print_error, report_interrupt, report_lost_answer, report_os_error
 from batchgen.cli.paths import UserPath
 from batchgen.core.errors import BatchgenError
-from batchgen.core.wording import COMMANDS, as_invoked
+from batchgen.core.wording import COMMANDS, as_invoked, program_name
 from batchgen.runtime.environment import mask_keys
 from batchgen.runtime.files import system_error
 from batchgen.runtime.logging_setup import configure
 from batchgen.runtime.memory import configure_jemalloc, set_mmap_threshold
 from batchgen.runtime.streams import force_utf8_output, unfailing_streams
+
+COMPLETION_VARIABLE = "_BATCHGEN_COMPLETE"  # set by the shell; it completes only the installed name of the program
 
 
 class LazyGroup(click.Group):
@@ -36,7 +38,11 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = getattr(import_module(f"batchgen.cli.commands.{COMMANDS[cmd_name]}"), cmd_name)
+        found.help = as_invoked(found.help or "")  # so that its examples can be copied
         return found
+
+    def get_help(self, ctx: click.Context) -> str:
+        return as_invoked(super().get_help(ctx))
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command. click would treat any broken pipe as one of stdout and exit with 1, which means `verify
@@ -112,7 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     """Run a command and return its exit status; errors are printed."""
     try:
-        code = cli.main(arguments, prog_name="batchgen", standalone_mode=False)
+        code = cli.main(
+            arguments,
+            prog_name="batchgen" if COMPLETION_VARIABLE in os.environ else program_name(),
+            complete_var=COMPLETION_VARIABLE,
+            standalone_mode=False,
+        )
     except click.ClickException as error:
         error.show()
         hint_global_option(error)

@@ -19,21 +19,26 @@ COMMANDS = {name: module for module, names in COMMAND_MODULES.items() for name i
 _COMMAND = re.compile(r"\bbatchgen (?=-|([a-z]+)\b)")
 
 
+def program_name() -> str:
+    """Return what the user types to start the program: `batchgen`, or `python cli.py` in a clone."""
+    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "batchgen"
+
+
 def as_invoked(text: str) -> str:
     """Rewrite the commands in `text` as the program was called, so that they can be copied.
 
     In a clone, with a run elsewhere, `batchgen status` becomes `python cli.py --root DIR status`. Where `python` is not
     the Python of this program, for example after `make demo`, it becomes `.venv/bin/python cli.py --root DIR status`.
     """
-    in_clone, root = Path(sys.argv[0]).name == "cli.py", _root_option(sys.argv[1:])
-    if not root and not in_clone:
+    program, root = program_name(), _root_option(sys.argv[1:])
+    if not root and program == "batchgen":
         return text
-    program = f"{_python()} cli.py " if in_clone else "batchgen "
+    program = program.replace("python", _python())
 
     def called(found: re.Match[str]) -> str:
         if found[1] and found[1] not in COMMANDS:
             return found[0]
-        return f"{program}{root if found[1] else ''}"
+        return f"{program} {root if found[1] else ''}"
 
     return _COMMAND.sub(called, text)
 

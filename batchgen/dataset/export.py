@@ -99,12 +99,14 @@ def write_export(run: Run, options: ExportOptions, command: str) -> Exported:
     form, dropped, terms = FORMATS[options.form], _dropped(options.flags), seed_terms(run, options.license)
     outputs = _outputs(run, options)
     need_place(next(iter(outputs.values())), "Choose another path: --output PATH")
+    finished = bool(status(run.store, run.settings, run.now())["finished"])
     if next(_complete_conversations(run), None) is None:
         raise SetupError(
             f"No conversation has all {run.settings.rounds} rounds yet; there is nothing to export.",
-            do="See `batchgen status`; `batchgen collect --advance` goes on.",
+            do="All were rejected: read data/rejected.jsonl, then: batchgen retry"
+            if finished
+            else "See `batchgen status`; `batchgen collect --advance` goes on.",
         )
-    finished = bool(status(run.store, run.settings, run.now())["finished"])
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
     chunks = map(turns_frame, _chunks(_complete_conversations(run)))

@@ -27,7 +27,7 @@ from batchgen.ledger.rows import AUDIT_FACT, LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
 from batchgen.providers import find_provider as provider_row
-from batchgen.runtime.files import hash_file
+from batchgen.runtime.files import hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def verify(run: Run, unchecked: Collection[Path] = ()) -> list[str]:
 
 def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
     if flaws := run.store.integrity_problems():
-        yield f"{run.layout.store}: damaged ({flaws[0]}); move it away and build it again: batchgen rebuild"
+        yield f"{run.layout.store}: damaged ({flaws[0]}); build it again: {rebuild_command(run.layout.store)}"
         return
     yield from _check_finished(run)
     yield from _derived(run, unchecked)

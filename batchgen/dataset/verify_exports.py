@@ -54,6 +54,7 @@ class _ExportedFile:
         self._rounds = run.settings.rounds
         self._writers = ModelAttribution(run.store, self._rounds)
         self._formats = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
+        self._rows = 0  # checked so far
         self._seen = bytearray((run.conversations + 1) * self._rounds)  # which (conversation, round) were seen
 
     def also_in(self, other: _ExportedFile) -> Iterator[str]:
@@ -89,8 +90,10 @@ class _ExportedFile:
         numbers = {number for record in chunk if (number := _row_number(record)) is not None}
         known = {one.number: one for one in self._session.store.dialogues.read(sorted(numbers))}
         for record in chunk:
+            self._rows += 1
             if flaw := self._problem(record, known.get(_row_number(record) or 0)):
-                yield f"{self.path}: {record.get('id') if isinstance(record, dict) else record}: {flaw}"
+                identity = record.get("id") if isinstance(record, dict) else None
+                yield f"{self.path}: {identity or f'row {self._rows}'}: {flaw}"
 
     def _problem(self, record: Record, one: Conversation | None) -> str:
         form = self._formats.get(frozenset(record)) if isinstance(record, dict) else None

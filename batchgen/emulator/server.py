@@ -298,7 +298,10 @@ class LocalService:
                 server = _HttpServer(self.host, port, handle, self)
             except OSError as error:
                 self.stop()
-                raise SetupError(f"Port {port} of {self.host} cannot be used: {error.strerror}.") from error
+                raise SetupError(
+                    f"Port {port} of {self.host} cannot be used: {error.strerror}.",
+                    do="Choose another: --gemini-port, --together-port or --openai-port; 0 takes any free one.",
+                ) from error
             self._servers.append(server)
             thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
             thread.start()

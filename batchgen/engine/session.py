@@ -11,11 +11,10 @@ from batchgen.core.errors import (
     KeyRefused,
     QuotaReached,
     SetupError,
-    StageStopped,
     UnknownModel,
 )
 from batchgen.ledger import pins
-from batchgen.ledger.holds import hold_error, is_in_force, model_scope
+from batchgen.ledger.holds import hold_error, is_in_force, model_gone_error, model_scope
 from batchgen.ledger.pins import pinned_choice, pinned_choices
 from batchgen.ledger.rows import Hold
 from batchgen.ledger.run import Run
@@ -251,17 +250,22 @@ class Session(Run):
         else:
             what = f"None of the models of [{stage}] is served: {', '.join(map(str, choices))}."
         where = f"[{stage}] models" if self.settings.stage(stage).models else f"[{names[0]}] models"
-        do = f"Name one that is served in batchgen.toml: {where} = [...]. {self._priced_models(names)}".rstrip()
+        do = f"Name one that is served in batchgen.toml: {where} = [...]. {self._priced_models(stage, names)}".rstrip()
         if keyless := [str(choice) for choice in wanted if not self.has_key(choice)]:
             do += f" Or set the key for {', '.join(keyless)}."
         raise UnknownModel(what, do=do)
 
-    def _priced_models(self, names: Sequence[str]) -> str:
-        """Return the providers' models that have a known price, to choose from."""
+    def _priced_models(self, stage: Stage, names: Sequence[str]) -> str:
+        """Return the providers' models with a known price that the list of `stage` does not have, as it names them."""
         from batchgen.core.pricing import priced_models
 
-        offers = {model: known for name in names for model in priced_models(name) if (known := self.rate(name, model))}
-        named = [f"{model} (${one.input:g} in, ${one.output:g} out)" for model, one in offers.items()]
+        tried, own_list = self.settings.choices(stage), bool(self.settings.stage(stage).models)
+        offers = [ModelChoice(name, model) for name in names for model in priced_models(name)]
+        named = [
+            f"{one if own_list else one.model} (${known.input:g} in, ${known.output:g} out)"
+            for one in offers
+            if one not in tried and (known := self.rate(*one))
+        ]
         return f"With a known batch price per million tokens: {', '.join(named)}." if named else ""
 
     def halt_model(self, provider: str, model: str, message: str) -> None:
@@ -276,8 +280,7 @@ class Session(Run):
             if choice != (provider, model):
                 continue
             if pins.is_proven(self.store, stage, choice):
-                do = f"Choose another: batchgen switch {stage} (or change the list of models in batchgen.toml)."
-                self.trouble(StageStopped(reason, do=do))
+                self.trouble(model_gone_error(reason, stage))
             else:
                 pins.unpin(self.store, stage)
                 log.warning("%s; the next model of the list is tried", reason)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from batchgen.core.errors import NeedsPerson, SetupError, Temporary
 from batchgen.ledger.migrations import MIGRATIONS
 from batchgen.runtime.failpoints import failpoint
-from batchgen.runtime.files import LOCK, is_there, need_sqlite_locks
+from batchgen.runtime.files import LOCK, is_there, need_sqlite_locks, rebuild_command
 
 SCHEMA = Path(__file__).with_name("schema.sql")
 BUSY_TIMEOUT_SECONDS = 60.0
@@ -178,10 +178,12 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
         message = str(error)
         if "locked" in message or "full" in message or "I/O" in message:
             raise Temporary(
-                f"{path}: {message}.", do="If the disk is full, make space. The next tick tries again."
+                f"{path}: {message}.",
+                do="If the disk is full, free space. The next tick goes on; run any other command again.",
             ) from None
         raise SetupError(f"{path}: {message}.", do="Check that you can read and write it.") from None
     except sqlite3.DatabaseError as error:
         raise NeedsPerson(
-            f"{path}: {error}.", do="Restore it from a backup, or move it away and build it again: batchgen rebuild"
+            f"{path}: {error}.",
+            do=f"Move it away and build it again, which costs nothing: {rebuild_command(path)}",
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from random import uniform
 
-from batchgen.core.dialogue import Step
+from batchgen.core.dialogue import Stage, Step
 from batchgen.core.errors import BatchgenError, NeedsPerson, StageStopped, Temporary
 from batchgen.ledger import queries
 from batchgen.ledger.rows import Hold
@@ -46,8 +46,22 @@ def is_in_force(hold: Hold, now: float) -> bool:
     return hold.until is None or now < hold.until <= now + MAX_PAUSE_SECONDS
 
 
-def hold_error(hold: Hold, now: float) -> BatchgenError:
-    """Return the error for a hold in force: StageStopped for a halt, Temporary for a pause, NeedsPerson after a day."""
+def model_gone_error(reason: str, stage: Stage) -> StageStopped:
+    """Return the error for `stage` if its pinned model is halted because it is no longer served."""
+    return StageStopped(
+        reason,
+        do=f"Choose another: batchgen switch {stage} (or change the list of models in batchgen.toml)."
+        " If the model is served again: batchgen retry",
+    )
+
+
+def hold_error(hold: Hold, now: float, stage: Stage | None = None) -> BatchgenError:
+    """Return the error for a hold in force: StageStopped for a halt, Temporary for a pause, NeedsPerson after a day.
+
+    `stage` is the one that a halted model writes.
+    """
+    if hold.until is None and stage and hold.scope.partition("/")[0] != _HALT_KIND:
+        return model_gone_error(hold.reason, stage)
     if hold.until is None:
         return StageStopped(hold.reason, do="Fix the cause, then: batchgen retry")
     held_seconds = now - (now if hold.since is None else hold.since)

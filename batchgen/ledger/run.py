@@ -21,7 +21,7 @@ from batchgen.core.wording import pluralize
 from batchgen.ledger.rows import REBUILDING_FACT, WAITING_STATES, Batch
 from batchgen.ledger.store import Store
 from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, last_batch_number
+from batchgen.runtime.files import Layout, last_batch_number, rebuild_command
 from batchgen.runtime.settings import Settings
 
 
@@ -114,8 +114,7 @@ class Run:
             raise NeedsPerson(
                 f"{layout.store} is older than the files beside it: requests/ and results/ have batches that it does"
                 " not know. Nothing was sent, because these batches would be bought again.",
-                do="Build it again, which costs nothing: mv data/batchgen.sqlite data/batchgen.sqlite.old &&"
-                " batchgen rebuild",
+                do=f"Build it again, which costs nothing: {rebuild_command(layout.store)}",
             )
 
     def names(self) -> Names:

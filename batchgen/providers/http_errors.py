@@ -6,7 +6,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from math import isfinite
@@ -172,7 +172,10 @@ def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a
     Sources: provider pages, "Error statuses seen" and the live error behaviours; faults A8-A12.
     """
     status, message = refusal.status, refusal.message
-    key_refused = KeyRefused(f"{refusal} (nothing was changed: check the key, its project and its billing)")
+    key_refused = KeyRefused(
+        str(refusal),
+        do=f"Check {refusal.provider.upper()}_API_KEY, its project and its billing. Then run: batchgen doctor",
+    )
     if status == 429:  # noqa: PLR2004
         return _quota(refusal)
     if status in (401, 402):
@@ -205,7 +208,7 @@ def no_api_error(refusal: HttpFailure, url: str, variable: str) -> SetupError:
     """
     return SetupError(
         f"{refusal} The API is not at {mask_password(url)}.",
-        do=f"Correct or unset {variable}: it is the address of the API, without its version.",
+        do=f"Correct or unset {variable}.",
     )
 
 
@@ -271,6 +274,7 @@ def parse_retry_after(headers: dict[str, str]) -> float | None:
 def connection_error(provider: str, doing: str, error: Exception) -> BatchgenError:
     """Return the error for a transport failure."""
     reason = one_line(redact(str(_root_cause(error)))) or type(_root_cause(error)).__name__
+    reason = _ERRNO.sub("", reason) + _called_address(error)
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return SetupError(
             f"{provider}, {doing}: this machine does not trust the certificate shown ({reason}).",
@@ -278,6 +282,19 @@ def connection_error(provider: str, doing: str, error: Exception) -> BatchgenErr
         )
     kind = TimedOut if "Timeout" in type(error).__name__ else Temporary
     return kind(f"{provider}, {doing}: {reason}", do="The next tick tries again.")
+
+
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
+
+
+def _called_address(error: BaseException | None) -> str:
+    """Return the server that could not be reached as " (https://HOST)", "" if the error does not know it."""
+    while error is not None:
+        with suppress(RuntimeError):  # httpx: the request was not set
+            if request := getattr(error, "request", None):
+                return f" ({request.url.scheme}://{request.url.netloc.decode()})"
+        error = error.__cause__
+    return ""
 
 
 def unreadable_response_error(provider: str, doing: str, error: Exception) -> BatchgenError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shlex
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -211,9 +212,9 @@ def exclusive_lock(layout: Layout) -> Iterator[None]:
         make_directory(layout.data)
         stream = layout.lock.open("a")
     except PermissionError as error:
-        raise SetupError(f"{layout.root}: {error.strerror}.", do="Use a --root that you can write to.") from None
+        raise SetupError(f"{layout.root}: {error.strerror}.", do="Use a folder that you can write to.") from None
     except NotADirectoryError:
-        raise SetupError(f"{layout.root} is not a directory.", do="Use another --root.") from None
+        raise SetupError(f"{layout.root} is not a directory.", do="Use another folder.") from None
     with stream:
         need_sqlite_locks(layout.lock)
         _lock(layout, stream, fcntl.LOCK_EX)
@@ -286,6 +287,11 @@ def last_batch_number(folder: Path, run: str) -> int:
     return max((int(parts[-2]) for parts in stems if parts[-2].isdigit()), default=0)
 
 
+def rebuild_command(store: Path) -> str:
+    """Return the command that moves a store away and builds it again."""
+    return f"mv {shlex.quote(str(store))} {shlex.quote(f'{store}.old')} && batchgen rebuild"
+
+
 def describe_os_error(error: OSError) -> str:
     """Return an OSError in the system's words, with the file if it names one."""
     what = error.strerror or str(error) or type(error).__name__
@@ -299,7 +305,7 @@ def disk_error(error: OSError) -> Temporary | None:
     where = f" ({error.filename})" if error.filename else ""
     return Temporary(
         f"A write to the disk failed: {error.strerror}{where}. Existing files are unchanged.",
-        do="Free disk space; the next tick goes on.",
+        do="Free disk space. The next tick goes on; run any other command again.",
     )
 
 

@@ -12,6 +12,8 @@ import re
 import sys
 from contextlib import suppress
 
+from batchgen.core.wording import as_invoked
+
 _API_KEY_PATTERNS = re.compile(r"AIza[\w-]{20,}|tgp_\w{10,}|\b(?:sk-|gsk_|hf_)[\w-]{20,}|(?<=Bearer )\S+")
 MIN_SECRET_LENGTH = 6  # shorter values are not keys, and masking them would hide ordinary words
 
@@ -52,14 +54,17 @@ def configure(*, verbose: bool, quiet: bool) -> None:
 
 
 class _Mask(logging.Filter):
-    """Masks keys in a record. A record whose arguments do not fit its text is passed on unchanged."""
+    """Masks keys in a record, and writes commands as the program was called.
+
+    A record whose arguments do not fit its text is passed on unchanged.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
             message = record.getMessage()
         except (TypeError, ValueError):
             message = f"{record.msg} {record.args}"
-        record.msg, record.args = redact(message), ()
+        record.msg, record.args = redact(as_invoked(message)), ()
         return True
 
 

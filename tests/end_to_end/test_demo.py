@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,29 @@ def test_a_refusal_in_a_clone_names_cli_py(
     with pytest.raises(SystemExit):
         main(["estimate"])
     assert "Run: python cli.py prepare --input" in capsys.readouterr().err
+
+
+def test_the_demo_leaves_another_run_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would put its own configuration beside the run, and its seeds in place of those that are not paid yet."""
+    triple = {"question": "Why is the sky blue?", "answer": "It is.", "correction": "Air scatters blue light most."}
+    (here / "mine.jsonl").write_text(json.dumps(triple) + "\n")
+    main(["prepare", "--input", "mine.jsonl"])
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit) as left:
+        main(["demo", "--backend", "scripted", "--output", "."])
+    assert left.value.code == 2
+    assert "has a run with other seeds (mine.jsonl). Nothing was changed." in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_help_is_printed_as_the_program_was_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a clone no program is called `batchgen`: examples can be copied all the same."""
+    monkeypatch.setattr(sys, "argv", ["/srv/batchgen/cli.py", "--help"])
+    for words in (["--help"], *([name, "--help"] for name in COMMANDS)):
+        with suppress(SystemExit):
+            main(words)
+        said = capsys.readouterr().out
+        assert said.startswith("Usage: python cli.py ")
+        assert as_invoked(said) == said

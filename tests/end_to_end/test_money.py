@@ -260,7 +260,8 @@ def test_no_model_of_the_list_is_served(make_bench: Make) -> None:
     scene.bench.service.world.gone_models.add(LLAMA)
     result = scene.tick()
     assert result.code == 2
-    assert "Qwen/Qwen3.5-9B ($0.17 in, $0.25 out)" in result.err
+    assert " Qwen/Qwen3.5-9B ($0.17 in, $0.25 out)" in result.err
+    assert f"{LLAMA} ($" not in result.err, "it was just refused"
     assert (scene.jobs("gemini"), scene.jobs("together")) == (1, 0)
 
 
@@ -277,6 +278,7 @@ def test_the_pinned_model_disappears_between_rounds(make_bench: Make, way: str) 
     said = [bench.run("collect", "--advance") for _ in range(6)]
     assert [result.code for result in said[-3:]] == [3, 3, 3]
     assert "does not serve" in said[-1].err
+    assert all("Choose another: batchgen switch answer " in result.err for result in said[-3:])
     jobs = len(bench.service.world.jobs_created("together"))
     assert jobs <= 2  # round 2, and at most one failed job
     assert bench.status()["steps"][4]["ready"] == 5

@@ -24,7 +24,7 @@ def hindered(scene: Scene, patch: pytest.MonkeyPatch, provider: str, how: str) -
         return 2, f"{variable} is not set"
     if how == "a refused key":
         world.valid_keys = set(KEYS.values()) - {key}
-        return 2, "check the key, its project and its billing"
+        return 2, f"Check {variable}, its project and its billing"
     if how == "no model":
         world.gone_models = set(MODELS[provider])
         return 2, f"{provider} serves none of"

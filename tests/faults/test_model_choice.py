@@ -203,3 +203,13 @@ def test_doctor_asks_every_model_with_a_known_price(bench: Bench) -> None:
     assert models["gemini"]["gemini-3.8-flash"] == "unclear"
     assert models["deepinfra"] == {}, "its key is not set"
     assert "gpt-oss" not in bench.run("doctor").out
+
+
+def test_a_stage_that_no_model_writes_is_a_problem_for_doctor(make_bench: Make) -> None:
+    """Each provider serves the models of other stages, so none of them has a problem of its own."""
+    bench = prepared(make_bench(), 'question.models = ["gemini:gone", "together:gone"]\n')
+    bench.service.world.gone_models = {"gone"}
+    told = bench.run("doctor")
+    assert told.code == bench.run("submit", "--stage", "question").code == 2
+    assert "no model of [question] answers: gemini:gone, together:gone" in told.err
+    assert f"gemini:{GEMINI[0]} ($" in bench.run("submit", "--stage", "question").err, "as the list of a stage names it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from typing import TYPE_CHECKING
@@ -67,3 +68,22 @@ def test_the_map_shows_every_module_and_no_other() -> None:
     assert sorted(shown) == sorted(str(module) for module in modules if module.parts[0] != "emulator")
     listed = set(re.findall(r"\w+", emulator.__doc__ or ""))
     assert {module.name for module in modules if module.parts[0] == "emulator"} <= listed
+
+
+def test_the_program_prints_what_the_readme_quotes() -> None:
+    """Each piece of a quoted message, between `...`, stands in a string of the package."""
+    (table,) = re.findall(r"## What can go wrong\n(.*?)\n\n- ", README, re.DOTALL)
+    quoted = [text for row in table.strip().splitlines()[2:] for text in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    pieces = [
+        piece.strip(" .:") for text in quoted for piece in re.split(r"\.\.\.|_API_KEY|verdicts|\d+ s$|\d+ h$", text)
+    ]
+    printed = "\n".join(
+        "".join(str(part.value) if isinstance(part, ast.Constant) else "?" for part in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else str(node.value)
+        for path in (REPOSITORY / "batchgen").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.JoinedStr | ast.Constant)
+    )
+    assert len(quoted) > 20, "the table was found"
+    assert not [piece for piece in pieces if piece not in printed]

@@ -17,6 +17,7 @@ from batchgen.cli.commands.base import (
     require_prepared,
 )
 from batchgen.cli.paths import UserPath
+from batchgen.core.wording import as_invoked
 
 
 class _FormatName(click.Choice[str]):
@@ -50,7 +51,9 @@ def verify(context: GlobalOptions, *, as_json: bool) -> None:
     with open_session_or_read(context) as session:
         found = run(session, unchecked=write_outdated_files(session))
         print_answer(
-            {"problems": found}, as_json=as_json, text="\n".join(found) or f"{session.layout.data}: no problems found."
+            {"problems": found},
+            as_json=as_json,
+            text=as_invoked("\n".join(found)) or f"{session.layout.data}: no problems found.",
         )
         if found:
             click.get_current_context().exit(1)
@@ -132,6 +135,7 @@ def _records(command: Callable[..., None]) -> Callable[..., None]:
             "--test-share",
             type=click.FloatRange(0, 1, max_open=True),
             default=0.0,
+            show_default=True,
             help="Share of the records for a test set, e.g. 0.1.",
         ),
         click.option(

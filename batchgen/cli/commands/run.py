@@ -249,6 +249,7 @@ def _wait(session: Session, context: GlobalOptions, *, advance: bool, as_json: b
 def status(context: GlobalOptions, *, as_json: bool) -> None:
     """Show where every conversation and every batch is. Works while another command runs."""
     from batchgen.ledger.connection import translate_sqlite_errors
+    from batchgen.ledger.rows import REBUILDING_FACT
     from batchgen.ledger.status import status as read
     from batchgen.ledger.store import Store
     from batchgen.reports.status_text import status_text
@@ -259,6 +260,9 @@ def status(context: GlobalOptions, *, as_json: bool) -> None:
     with translate_sqlite_errors(path):
         store = Store.read(path)
         value = read(store, context.settings(), clock.now(), ended=as_json)
+        half_rebuilt = store is not None and bool(store.fact(REBUILDING_FACT))
+    if half_rebuilt:
+        click.echo(as_invoked("The store is only half rebuilt. Finish it: batchgen rebuild"), err=True)
     if not value["conversations"] and (lost := lost_store_error(Layout(context.root))):
         raise lost
     if not as_json and (columns := table_width(sys.stdout)):

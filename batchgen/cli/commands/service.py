@@ -15,7 +15,11 @@ from batchgen.runtime.streams import table_width
 
 @click.command(short_help="The batch APIs on this machine, in front of a local model.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen here. Another one wants a token."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Listen here. An address that other machines reach needs a token.",
 )
 @click.option(
     "--token-file", type=UserPath(), help="The only API key to accept. Default: $BATCHGEN_SERVE_TOKEN, if set."
@@ -82,7 +86,14 @@ def serve(**asked: Any) -> None:
 
 
 @click.command(short_help="The whole pipeline on example seeds: no key, no network.")
-@click.option("--conversations", type=click.IntRange(1, 36), default=10, show_default=True)
+@click.option(
+    "--conversations",
+    type=click.IntRange(1, 36),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="How many shipped seeds.",
+)
 @click.option("--backend", default="smollm", show_default=True, help="smollm, scripted, or the URL of a chat server.")
 @click.option("--output", type=UserPath(), default=Path("demo"), show_default=True, help="Root folder of the demo.")
 @click.pass_obj

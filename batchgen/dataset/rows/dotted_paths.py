@@ -32,7 +32,10 @@ def parse_columns(given: str) -> dict[str, str]:
     for part in BETWEEN_COLUMNS.split(given):
         field, sign, path = (each.strip() for each in part.partition("="))
         if field not in FIELDS or not sign or not path:
-            raise InputError(f"--columns: {part.strip()!r} is not FIELD=PATH.", do=f"For example: {EXAMPLE}")
+            raise InputError(
+                f"--columns: {part.strip()!r} is not FIELD=PATH. FIELD is question, answer or correction.",
+                do=f"For example: {EXAMPLE}",
+            )
         if field in paths:
             raise InputError(f"--columns names {field} twice.", do=f"For example: {EXAMPLE}")
         paths[field] = path

@@ -39,7 +39,7 @@ from batchgen.ledger.rows import (
     ReadyConversation,
 )
 from batchgen.providers import find_provider as provider_row
-from batchgen.runtime.files import Layout, hash_file
+from batchgen.runtime.files import Layout, hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.settings import ModelChoice
 
@@ -59,7 +59,7 @@ def rebuild(session: Session) -> Rebuilt:
     if session.conversations and not session.store.fact(REBUILDING_FACT):
         raise SetupError(
             f"{session.layout.store} holds a run already; nothing was changed.",
-            do="Move it away first: mv data/batchgen.sqlite data/batchgen.sqlite.old",
+            do=f"Move it away first: {rebuild_command(session.layout.store)}",
         )
     known, files = read_facts(session.layout), request_files(session.layout)
     # Until the rebuild ends, no other command may use this store: it would buy again what is not settled yet.

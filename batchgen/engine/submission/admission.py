@@ -27,7 +27,7 @@ def is_on_hold(session: Session, scope: str, step: Step) -> str:
     for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
         if wait is None or not is_in_force(wait, session.now()):
             continue
-        session.trouble(hold_error(wait, session.now()))
+        session.trouble(hold_error(wait, session.now(), step.stage))
         return wait.reason
     return ""
 
@@ -97,9 +97,7 @@ def _why_no_room(session: Session, wanted: _BatchNeeds) -> str:
     enqueued = session.store.totals.enqueued(wanted.provider, wanted.model, before=wanted.before)
     if reason := _why_over_provider_limits(session, wanted.provider, enqueued, wanted.tokens):
         return reason
-    if not _affordable(session, wanted):
-        return f"max_usd = {session.settings.max_usd:g} would be exceeded"
-    return ""
+    return _why_not_affordable(session, wanted)
 
 
 def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[int, int], need_tokens: int) -> str:
@@ -115,17 +113,18 @@ def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[i
     return ""
 
 
-def _affordable(session: Session, wanted: _BatchNeeds) -> bool:
-    """Return whether `max_usd` allows the batch; otherwise record a trouble."""
+def _why_not_affordable(session: Session, wanted: _BatchNeeds) -> str:
+    """Return why `max_usd` does not allow the batch, and record a trouble; "" if it does."""
     cap = session.settings.max_usd
     if not cap:
-        return True
+        return ""
     held = cost_summary(session.store, session.settings)
     left = cap - held.spent_usd - (held.reserved_usd - wanted.later_usd)
-    if wanted.usd is not None and wanted.usd <= left and not held.unpriced:
-        return True
+    unknown = wanted.usd is None or held.unpriced
+    if wanted.usd is not None and wanted.usd <= left and not unknown:
+        return ""
     session.trouble(_budget_error(session, wanted.step, wanted.usd, left, held))
-    return False
+    return f"max_usd = {cap:g} {'cannot be checked: a price is unknown' if unknown else 'would be exceeded'}"
 
 
 def _max_cost_usd(session: Session, batch: Batch) -> float | None:

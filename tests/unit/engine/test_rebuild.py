@@ -218,6 +218,8 @@ def test_an_interrupted_rebuild_is_worked_with_by_nobody(bench: Bench) -> None:
     assert bench.spawn("rebuild", BATCHGEN_CRASH="batch_settled:2").returncode < 0
     refused = bench.run("collect", "--advance")
     assert (refused.code, "half rebuilt" in refused.err) == (2, True)
+    shown = bench.run("status")
+    assert (shown.code, "half rebuilt. Finish it: batchgen rebuild" in shown.err) == (0, True)
     assert bench.run("rebuild").code == 0
     assert bench.files() == files
 
@@ -341,6 +343,8 @@ def test_an_older_store_buys_nothing_again(make_bench: Callable[..., Bench], the
     refused = bench.run("collect", "--advance")
     assert refused.code == 3
     assert "is older than the files beside it" in refused.err
+    store = bench.root / "data" / "batchgen.sqlite"
+    assert f"mv {store} {store}.old && batchgen rebuild" in refused.err, "it works in any folder"
     assert len(bench.service.world.jobs_created("")) == older
     forget(bench)
     assert bench.run("rebuild").code == 0
