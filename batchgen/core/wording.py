@@ -21,7 +21,7 @@ _COMMAND = re.compile(r"\bbatchgen (?=-|([a-z]+)\b)")
 
 def program_name() -> str:
     """Return what the user types to start the program: `batchgen`, or `python cli.py` in a clone."""
-    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "batchgen"
+    return f"python {shlex.quote(sys.argv[0])}" if _in_clone() else "batchgen"
 
 
 def as_invoked(text: str) -> str:
@@ -30,17 +30,21 @@ def as_invoked(text: str) -> str:
     In a clone, with a run elsewhere, `batchgen status` becomes `python cli.py --root DIR status`. Where `python` is not
     the Python of this program, for example after `make demo`, it becomes `.venv/bin/python cli.py --root DIR status`.
     """
-    program, root = program_name(), _root_option(sys.argv[1:])
-    if not root and program == "batchgen":
+    root = _root_option(sys.argv[1:])
+    if not root and not _in_clone():
         return text
-    program = program.replace("python", _python())
+    program = f"{_python()} {shlex.quote(sys.argv[0])} " if _in_clone() else "batchgen "
 
     def called(found: re.Match[str]) -> str:
         if found[1] and found[1] not in COMMANDS:
             return found[0]
-        return f"{program} {root if found[1] else ''}"
+        return f"{program}{root if found[1] else ''}"
 
     return _COMMAND.sub(called, text)
+
+
+def _in_clone() -> bool:
+    return Path(sys.argv[0]).name == "cli.py"
 
 
 def _python() -> str:

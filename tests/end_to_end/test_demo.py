@@ -41,7 +41,7 @@ def _activated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_says_what_it_did_and_how_to_go_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str, command: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [f"/somewhere/{program}"])
+    monkeypatch.setattr(sys, "argv", [program])
     main(["-q", "demo", "--backend", "scripted", "--conversations", "1"])
     said = capsys.readouterr().out
     assert said.startswith("The text of this demo comes from a script that answers with nonsense at once.")
@@ -65,11 +65,12 @@ def test_without_a_model_the_demo_leaves_nothing_behind(
 
 
 def test_advice_can_be_typed_as_the_program_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/srv/batchgen/cli.py", "status"])
-    for command in COMMANDS:
-        assert as_invoked(f"Run: batchgen {command} --all") == f"Run: python cli.py {command} --all"
-    assert as_invoked("batchgen --root NEW prepare") == "python cli.py --root NEW prepare"
-    assert as_invoked("batchgen -q prepare") == "python cli.py -q prepare"
+    for typed in ("cli.py", "/srv/batchgen/cli.py"):
+        monkeypatch.setattr(sys, "argv", [typed, "status"])
+        for command in COMMANDS:
+            assert as_invoked(f"Run: batchgen {command} --all") == f"Run: python {typed} {command} --all"
+        assert as_invoked("batchgen --root NEW prepare") == f"python {typed} --root NEW prepare"
+        assert as_invoked("batchgen -q prepare") == f"python {typed} -q prepare"
     for words in ("Use the batchgen that wrote it.", "batchgen.toml", "a batchgen"):
         assert as_invoked(words) == words
     monkeypatch.setattr(sys, "argv", ["/usr/bin/batchgen", "status"])
@@ -135,5 +136,5 @@ def test_help_is_printed_as_the_program_was_called(
         with suppress(SystemExit):
             main(words)
         said = capsys.readouterr().out
-        assert said.startswith("Usage: python cli.py ")
+        assert said.startswith("Usage: python /srv/batchgen/cli.py ")
         assert as_invoked(said) == said
