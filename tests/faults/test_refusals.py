@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -420,7 +421,7 @@ REFUSED = {
     ],
 )
 def test_13_key_refused(name: str, endpoint: str, provider: str, bench: Bench, expected: dict[str, bytes]) -> None:
-    """Exit 2 and one line with the error and the fix, no key and no traceback; the right key continues the run."""
+    """Exit 2, one line with the error, one with the fix; no key, no traceback; the right key continues the run."""
     for asked in ("gemini", provider):
         refused = REFUSED[name]
         action = Status(refused.code, refused.message.format(key=KEYS[asked]))
@@ -431,8 +432,8 @@ def test_13_key_refused(name: str, endpoint: str, provider: str, bench: Bench, e
         said.append(tick(bench))
     assert "Traceback" not in said[-1].err
     lines = [line for line in said[-1].err.splitlines() if line.startswith(("batchgen: ", "  "))]
-    assert len(lines) == (2 if endpoint == "probe" else 1)  # one for each provider
-    assert all("check the key" in line for line in lines)
+    assert len(lines) == (4 if endpoint == "probe" else 2)  # two for each provider
+    assert all(re.match("  Check [A-Z]+_API_KEY, its project and its billing", line) for line in lines[1::2])
     Watch(bench).check(said=[text for result in said for text in result[1:]])
     assert strikes(bench) == {0}
     end(bench, expected, jobs=STEPS)
