@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -52,16 +53,13 @@ def later(number: int) -> list[tuple[int, str]]:
     return list(enumerate(texts, start=number * TEXT_IDS + len(STAGES)))
 
 
-def reading(folder: Path, conversations: int) -> dict[str, float]:
+def reading(folder: Path, conversations: int) -> Iterator[tuple[str, float]]:
     """What the commands take that read every dialogue."""
     fill(folder / "root", conversations)
-    export = ["export", "--format", "messages", "--output", str(folder / "train.jsonl")]
-    found = {}
-    for command in (export, ["report"]):
-        took = measured(folder / "root", *command)
-        found[f"{command[0]}, conversations per CPU second"] = conversations / took.cpu_seconds
-        found[f"{command[0]}, peak MB"] = took.peak_mb
-    return found
+    for name, *more in (["export", "--format", "messages", "--output", str(folder / "train.jsonl")], ["report"]):
+        took = measured(folder / "root", name, *more)
+        yield f"{name}, conversations per CPU second", conversations / took.cpu_seconds
+        yield f"{name}, peak MB", took.peak_mb
 
 
 def main() -> None:
@@ -73,11 +71,10 @@ def main() -> None:
     kept = json.loads(place.read_text("utf-8")) if place.exists() else {}
     for conversations in options.conversations:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            found = reading(Path(folder), conversations)
-        for name, value in found.items():
-            print(f"{conversations:>10,}  {name:<45}{value:>10.0f}", flush=True)
-        kept[str(conversations)] = found  # a long run that is stopped leaves what it has found
-        place.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+            for name, value in reading(Path(folder), conversations):
+                print(f"{conversations:>10,}  {name:<45}{value:>10.0f}", flush=True)
+                kept.setdefault(str(conversations), {})[name] = value
+                place.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")  # what a stopped run has found
 
 
 if __name__ == "__main__":

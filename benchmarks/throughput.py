@@ -365,7 +365,7 @@ def _exports() -> list[str]:
         "else; one in fifty nearly copies another (`make bench-export`).",
     ]
     head = f"| | {' | '.join(format(int(size), ',') for size in sizes)} conversations |"
-    rows = [f"| {name} | {' | '.join(_number(found[size][name]) for size in sizes)} |" for name in found[sizes[0]]]
+    rows = [f"| {name} | {' | '.join(_number(found[size].get(name)) for size in sizes)} |" for name in found[sizes[0]]]
     return ["", "## Exports and reports", "", *words, "", head, "| --- |" + " ---: |" * len(sizes), *rows]
 
 

@@ -37,6 +37,7 @@ from batchgen.ledger.status import status
 from batchgen.ledger.store import Store
 from batchgen.runtime.files import as_text, atomic_write, need_place, write_durably
 from batchgen.runtime.logging_setup import log
+from batchgen.runtime.progress_log import log_progress
 from batchgen.runtime.worker_process import parallel_map
 
 CHUNK = 250  # conversations, or records, in memory at once
@@ -109,7 +110,8 @@ def write_export(run: Run, options: ExportOptions, command: str) -> Exported:
         )
     if not finished:
         log.warning("The dataset is not finished: only conversations that have all rounds are exported.")
-    chunks = map(turns_frame, _chunks(_complete_conversations(run)))
+    every = f"of {run.conversations:,} conversations"
+    chunks = map(turns_frame, log_progress(_chunks(_complete_conversations(run)), f"{every} measured", len))
     judged = ((turn.number, turn.round, turn.winner) for turn in judged_turns(run))
     whole = survey(chunks, partial(_turns_of, run), groups=bool(options.test_share), judged=judged)
     test = _test_conversations(whole, options)
@@ -117,7 +119,8 @@ def write_export(run: Run, options: ExportOptions, command: str) -> Exported:
     with ExitStack() as stack:
         schema = form.schema(run.settings.rounds)
         sinks = {split: stack.enter_context(_sink(path, schema)) for split, path in outputs.items()}
-        for number, dialogue in stack.enter_context(closing(_flagged_conversations(run, whole))):
+        dialogues = stack.enter_context(closing(_flagged_conversations(run, whole)))
+        for number, dialogue in log_progress(dialogues, f"{every} written"):
             writing.write(sinks, number, dialogue)
     parts = {split: SplitFile(path, writing.rows[split]) for split, path in outputs.items()}
     done = Exported(parts, writing.conversations, writing.labels, writing.left_out, finished)

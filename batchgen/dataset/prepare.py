@@ -25,6 +25,7 @@ from batchgen.dataset.seed_sources import DATASET_ID, resolve
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from batchgen.ledger.run import Run
 from batchgen.runtime.files import Layout, as_text, lost_store_error
+from batchgen.runtime.progress_log import log_progress
 
 PREVIEWED = 2  # triples shown before anything is written
 MOST_PREVIEWED = 32  # characters of a text in the preview
@@ -94,7 +95,8 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     meta = {"prepared": identity, "source": name, "run": secrets.token_hex(4)}
     if terms:
         meta[SEED_TERMS_FACT] = terms
-    count = run.store.replace_seeds(_turns(chain(first, seeds)), meta)
+    kept = log_progress(chain(first, seeds), "triples kept")
+    count = run.store.replace_seeds(_turns(kept), meta)
     write_manifest(run, meta)
     write_due_files(run)
     return Prepared(count, source, files, report)

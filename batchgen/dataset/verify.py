@@ -29,6 +29,7 @@ from batchgen.ledger.status import status
 from batchgen.providers import find_provider as provider_row
 from batchgen.runtime.files import hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
+from batchgen.runtime.progress_log import log_progress
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
@@ -62,7 +63,8 @@ def _problems(run: Run, unchecked: Collection[Path]) -> Iterator[str]:
     yield from _derived(run, unchecked)
     if not manifest_matches(run):
         yield f"{run.layout.root / 'requests'}: rebuild needs run.json and seeds.jsonl.zst of this run"
-    for batch in run.store.batches():
+    batches = run.store.batches()
+    for batch in log_progress(batches, f"of {len(batches):,} batches checked"):
         yield from _check_batch(run, batch)
     yield from _check_exports(run)
 
@@ -131,7 +133,8 @@ def _check_file(path: Path, expected: Iterator[bytes], schema: str, rounds: int 
         return
     check = validator(schema)
     with stream:
-        for number, (line, wanted) in enumerate(zip_longest(stream, expected), start=1):
+        lines = log_progress(zip_longest(stream, expected), f"lines of {path.name} checked")
+        for number, (line, wanted) in enumerate(lines, start=1):
             if line is None:
                 yield f"{path}:{number}: a line is missing"
             elif wanted is None:

@@ -26,6 +26,7 @@ from batchgen.reports.html.audit_values import verdict_record
 from batchgen.reports.html.lengths import Counts, LengthCounter
 from batchgen.reports.html.sample import Sample
 from batchgen.reports.html.word_diff import diff_words
+from batchgen.runtime.progress_log import log_progress
 from batchgen.runtime.worker_process import parallel_map
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def read_texts(session: Session, most: int) -> TextStatistics:
     """Read every conversation for the statistics and choose at most `most` to be shown."""
     rounds = session.settings.rounds
     judged = {(turn.number, turn.round): turn for turn in judged_turns(session)}
-    done = (turns_frame(found) for seen in read_ranges(session) if (found := complete_conversations(seen, rounds)))
+    ranges = log_progress(read_ranges(session), f"of {session.conversations:,} conversations measured", len)
+    done = (turns_frame(found) for seen in ranges if (found := complete_conversations(seen, rounds)))
     winners = ((*turn, judged[turn].winner) for turn in judged)
     whole = survey(done, partial(_turns_of, session), groups=False, judged=winners)
     return _TextScan(session, whole, judged, most).texts()
@@ -151,7 +153,8 @@ class _TextScan:
         waiting: deque[list[LoadedConversation]] = deque()
 
         def frames() -> Iterator[pl.DataFrame]:
-            for seen in read_ranges(self._session):
+            every = f"of {self._session.conversations:,} conversations read"
+            for seen in log_progress(read_ranges(self._session), every, len):
                 waiting.append(seen)
                 yield self._whole.add_context(turns_frame(complete_conversations(seen, self._rounds)))
 
