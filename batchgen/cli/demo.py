@@ -34,16 +34,19 @@ log = logging.getLogger("batchgen")
 
 EXAMPLES = "examples.jsonl"
 DEMO_CONFIG = """\
-# Short prompts and replies, because a small model on this machine reads and writes them.
+# Short prompts and replies at a low temperature, because a small model on this machine reads and writes them.
 history_messages = 2
 [question]
 max_output_tokens = 60
+temperature = 0.4
 [answer]
-max_output_tokens = 112
-target_characters = 200
+max_output_tokens = 80
+target_characters = 150
+temperature = 0.4
 [correction]
-max_output_tokens = 128
-target_characters = 200
+max_output_tokens = 96
+target_characters = 150
+temperature = 0.4
 """
 BACKEND_DESCRIPTIONS = {
     "smollm": "a very small local model (SmolLM2, 135 million parameters)",
