@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchgen.runtime import progress_log
+from batchgen.runtime.logging_setup import configure
 from batchgen.runtime.progress_log import log_progress
 
 if TYPE_CHECKING:
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
     from tests.support.bench import Bench
 
 
-def test_lines_are_logged_at_intervals(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_are_logged_at_intervals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     moments = iter([0.0, 4.0, 11.0, 12.0, 19.0, 23.0, 24.0])
     monkeypatch.setattr(progress_log, "monotonic", lambda: next(moments))
-    monkeypatch.setattr("batchgen.runtime.logging_setup.log.propagate", True)
-    with caplog.at_level("INFO", logger="batchgen"):
-        assert list(log_progress(["ab", "cde", "f", "gh"], "of 8 letters read", len)) == ["ab", "cde", "f", "gh"]
-    assert caplog.messages == ["5 of 8 letters read", "8 of 8 letters read"]
+    configure(verbose=False, quiet=False)
+    assert list(log_progress(["ab", "cde", "f", "gh"], "of 8 letters read", len)) == ["ab", "cde", "f", "gh"]
+    assert capsys.readouterr().err.splitlines() == ["5 of 8 letters read", "8 of 8 letters read"]
 
 
 @pytest.mark.parametrize(
