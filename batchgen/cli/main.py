@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"batchgen.cli.commands.{COMMANDS[cmd_name]}"), cmd_name)
+        module = import_module(f"batchgen.cli.commands.{COMMANDS[cmd_name]}")
+        found: click.Command = copy(getattr(module, cmd_name))
         found.help = as_invoked(found.help or "")  # so that its examples can be copied
         return found
 
