@@ -24,7 +24,7 @@ from batchgen.ledger.store import Store
 from batchgen.providers import PROVIDERS
 from batchgen.reports.progress import show_progress
 from batchgen.runtime import clock
-from batchgen.runtime.files import Layout, exclusive_lock, is_there, write_durably
+from batchgen.runtime.files import Layout, exclusive_lock, write_durably
 from batchgen.runtime.settings import load_settings
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def demo(root: Path, conversations: int, backend: str, *, live: bool, say: Calla
 
 def _require_no_other_run(layout: Layout) -> None:
     """Raise SetupError if the folder has a run with other seeds: the demo would change its configuration and seeds."""
-    if not is_there(layout.store):
+    if (store := Store.read(layout.store)) is None:
         return
-    with closing(Store.open(layout.store)) as store:
+    with closing(store):
         source = store.fact("source")
     if source and Path(source).name != EXAMPLES:
         raise SetupError(

@@ -59,7 +59,7 @@ def parse_reply_fields(text: str, fields: Sequence[str], read: Reply) -> Reply:
 
     <think> blocks before the JSON are removed. Returns a MALFORMED reply if the text is not such JSON.
     """
-    had_thoughts = THINK in text and text.lstrip().startswith(THINK)
+    had_thoughts = text.lstrip().startswith(THINK)
     try:
         value = load_json_object(without_thoughts(text) if had_thoughts else text)
         found = _texts_of(value, fields)

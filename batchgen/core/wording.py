@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # The modules of batchgen/cli/commands/ and their commands, in the order in which a run uses them.
@@ -54,8 +55,10 @@ def _python() -> str:
     running, found = Path(sys.executable), which("python")
     if found and Path(found).parent == running.parent:
         return "python"
-    here = Path.cwd()
-    return shlex.quote(str(running.relative_to(here) if running.is_relative_to(here) else running))
+    with suppress(FileNotFoundError):  # the current folder was deleted
+        here = Path.cwd()
+        running = running.relative_to(here) if running.is_relative_to(here) else running
+    return shlex.quote(str(running))
 
 
 def _root_option(arguments: Sequence[str]) -> str:

@@ -93,6 +93,15 @@ def test_advice_names_the_python_that_has_the_libraries(
     assert as_invoked("batchgen status") == f"{python.format(tmp_path)} cli.py status"
 
 
+def test_advice_in_a_folder_that_was_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["/clone/cli.py"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert as_invoked("batchgen status") == f"{sys.executable} /clone/cli.py status"
+
+
 @pytest.mark.parametrize("option", [["--root", "my run"], ["--root=my run"]])
 @pytest.mark.parametrize(("program", "name"), [("cli.py", "python cli.py"), ("/usr/bin/batchgen", "batchgen")])
 def test_advice_names_the_root_that_was_named(
