@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from batchgen.core.errors import KeyRefused, SetupError
-from batchgen.runtime.logging_setup import add_secret
+from batchgen.runtime.logging_setup import add_secret, log
 from batchgen.runtime.settings import PROVIDERS
 
 KEY_VARIABLES = tuple(f"{name.upper()}_API_KEY" for name in PROVIDERS)
@@ -29,7 +29,8 @@ def mask_keys(variables: Mapping[str, str]) -> None:
 def read_environment(root: Path) -> dict[str, str]:
     """Return the process environment, with the variables of a 0600 `.env` in `root`. The environment wins.
 
-    Raises SetupError if others may read the `.env` file.
+    Lines that set no variable are named in a warning. Raises SetupError if the file cannot be read, or if others may
+    read it.
     """
     path = root / ".env"
     values: dict[str, str] = {}
@@ -39,13 +40,16 @@ def read_environment(root: Path) -> dict[str, str]:
     except FileNotFoundError:
         return dict(os.environ)
     except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path}: {error}", do="Make it a UTF-8 file that you can read.") from None
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SetupError(f"{path}: {why}.", do="Make it a UTF-8 file that you can read.") from None
     if stat.S_IMODE(mode) & 0o077:
         raise SetupError(f"{path}: others may read this file.", do=f"Run: chmod 600 {path}")
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), start=1):
         name, sign, value = line.strip().removeprefix("export ").partition("=")
         if sign and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("\"'")
+        elif name and not name.startswith("#"):
+            log.warning("%s:%d: no NAME=value; this line is ignored", path, number)
     mask_keys(values)
     # An empty variable (KEY= in a crontab) does not override `.env`.
     return {**values, **{name: value for name, value in os.environ.items() if value or name not in values}}

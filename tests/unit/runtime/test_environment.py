@@ -56,8 +56,20 @@ def test_an_env_file_of_one_s_own_is_read(tmp_path: Path, mode: int) -> None:
 
 def test_an_env_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff")
-    with pytest.raises(SetupError, match=r"\.env"):
+    with pytest.raises(SetupError, match=r"\.env: not UTF-8 text\.$"):
         read_environment(tmp_path)
+
+
+def test_an_env_file_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir(mode=0o700)
+    with pytest.raises(SetupError, match=r"\.env: Is a directory\.$"):
+        read_environment(tmp_path)
+
+
+def test_a_line_that_sets_no_variable_is_named_and_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dotenv(tmp_path, "A=1\n# a comment\n\nsecret-value\n")
+    assert read_environment(tmp_path)["A"] == "1"
+    assert caplog.messages == [f"{tmp_path}/.env:4: no NAME=value; this line is ignored"]
 
 
 @pytest.mark.parametrize("value", ["AIzaSyFine-key_0", " AIzaSyFine-key_0\n", "tgp_v1_x.y"])
