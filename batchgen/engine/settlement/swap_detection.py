@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import ceil, log, sqrt
 from operator import add
 from string import ascii_letters
-from typing import NamedTuple
 
 from batchgen.core.text import PAIRED_CHARACTERS
 
@@ -120,11 +119,11 @@ def _swapped_by_words(requests: Mapping[str, str], said: Mapping[str, str]) -> d
     asked = {key: text[-COMPARED_CHARACTERS:] for key, text in requests.items()}
     # Most replies clearly fit their own request. Only the others are compared, with the requests that may lack a reply.
     away = _unlike_own_request(said, asked)
-    lost = _RequestIndex.of({key: text for key, text in asked.items() if key in away or key not in said})
+    lost = _RequestIndex({key: text for key, text in asked.items() if key in away or key not in said})
     found = _drop_coincidences(lost.find_better_matches(away), len(said))
     if not found:
         return {}
-    every = _RequestIndex.of(asked)
+    every = _RequestIndex(asked)
     return {key: fits for key, fits in found.items() if not every.are_similar(key, fits)}
 
 
@@ -177,46 +176,35 @@ def _follow_swaps(elsewhere: Mapping[str, str], key: str) -> Iterator[str]:
         key = elsewhere[key]
 
 
-class _RequestIndex(NamedTuple):
-    """Requests as weighted sets of words.
+class _RequestIndex:
+    """Requests as weighted sets of words."""
 
-    `asked` has the words of each request, `weights` the weight of each word, `lengths` the vector length of each
-    request. `keys_by_word` maps a distinctive word to the requests that have it.
-    """
-
-    asked: Mapping[str, tuple[str, ...]]
-    weights: Mapping[str, float]
-    unknown_word_weight: float  # the weight of a word that no request has
-    lengths: Mapping[str, float]
-    keys_by_word: Mapping[str, list[str]]
-
-    @classmethod
-    def of(cls, texts: Mapping[str, str]) -> _RequestIndex:
+    def __init__(self, texts: Mapping[str, str]) -> None:
         # A whole batch may be in memory: equal words share one object, and a tuple takes a fifth of the space of a set.
         once: dict[str, str] = {}
-        asked = {key: tuple(once.setdefault(word, word) for word in word_set(text)) for key, text in texts.items()}
-        frequency = Counter(chain.from_iterable(asked.values()))
-        # A word's weight is its log inverse frequency, squared because the cosine multiplies two vectors.
-        weights = {word: log((len(asked) + 1) / count) ** 2 for word, count in frequency.items()}
-        lengths = {key: sqrt(sum(map(weights.__getitem__, found))) for key, found in asked.items()}
-        common = common_words(frequency, len(asked))
-        owners: dict[str, list[str]] = {}
-        for key, found in asked.items():
-            for word in found:
-                if word not in common:
-                    owners.setdefault(word, []).append(key)
-        return cls(asked, weights, log(len(asked) + 1) ** 2, lengths, owners)
+        self._asked = {
+            key: tuple(once.setdefault(word, word) for word in word_set(text)) for key, text in texts.items()
+        }
+        self._frequency = Counter(chain.from_iterable(self._asked.values()))
+        self._lengths = dict[str, float]()  # the vector lengths of the requests that were compared
 
     def find_better_matches(self, replies: Mapping[str, set[str]]) -> dict[str, str]:
         """Map the replies (key to words) that fit another request better than their own to its key."""
-        return {key: fits for key, said in replies.items() if (fits := self._better_match(key, said)) is not None}
+        distinctive = set().union(*replies.values()) - common_words(self._frequency, len(self._asked))
+        owners: dict[str, list[str]] = {}  # a distinctive word of the replies: the requests that have it
+        for key, words in self._asked.items():
+            for word in distinctive.intersection(words):
+                owners.setdefault(word, []).append(key)
+        found = {}
+        for key, said in replies.items():
+            near = _candidates(key, [owners[word] for word in said if word in owners])
+            if near and (fits := self._better_match(key, said, near)) is not None:
+                found[key] = fits
+        return found
 
-    def _better_match(self, key: str, said: set[str]) -> str | None:
-        """Return the one request that the reply under `key` fits clearly better than its own, None if there is none."""
-        near = self._candidates(key, said)
-        if not near:
-            return None
-        length = sqrt(sum(self.weights.get(word, self.unknown_word_weight) for word in said))
+    def _better_match(self, key: str, said: set[str], near: Collection[str]) -> str | None:
+        """Return the one request of `near` that the reply under `key` fits clearly better than its own, or None."""
+        length = self._vector_length(said)
         best, *others = sorted(((self._similarity(other, said, length), other) for other in near), reverse=True)
         if best[0] < max(MIN_SIMILARITY, MIN_RATIO_TO_OWN * self._similarity(key, said, length)) or (
             others and others[0][0] * MIN_RATIO_TO_SECOND > best[0]
@@ -224,19 +212,34 @@ class _RequestIndex(NamedTuple):
             return None
         return best[1]
 
-    def _candidates(self, key: str, said: set[str]) -> list[str]:
-        """Return up to five other requests that share enough distinctive words with a reply, the best first."""
-        owned = [self.keys_by_word[word] for word in said if word in self.keys_by_word]
-        shared = Counter(chain.from_iterable(owned))
-        del shared[key]
-        if max(shared.values(), default=0) < MIN_SHARED_WORDS:  # true of most replies; sorting below costs more
-            return []
-        return [other for other, count in shared.most_common(5) if count >= MIN_SHARED_WORDS]
-
     def are_similar(self, one: str, other: str) -> bool:
-        return self._similarity(one, set(self.asked[other]), self.lengths[other]) >= MAX_REQUEST_SIMILARITY
+        return self._similarity(one, set(self._asked[other]), self._length(other)) >= MAX_REQUEST_SIMILARITY
 
     def _similarity(self, key: str, said: set[str], length: float) -> float:
         """Return the cosine of the angle between a request and a reply (or another request)."""
-        common = sum(self.weights[word] for word in said.intersection(self.asked[key]))
-        return common / (self.lengths[key] * length) if common else 0.0
+        common = sum(map(self._weight, said.intersection(self._asked[key])))
+        return common / (self._length(key) * length) if common else 0.0
+
+    def _length(self, key: str) -> float:
+        if key not in self._lengths:
+            self._lengths[key] = self._vector_length(self._asked[key])
+        return self._lengths[key]
+
+    def _vector_length(self, words: Iterable[str]) -> float:
+        return sqrt(sum(map(self._weight, words)))
+
+    def _weight(self, word: str) -> float:
+        """Return the log inverse frequency of a word, squared because the cosine multiplies two vectors."""
+        return log((len(self._asked) + 1) / (self._frequency[word] or 1)) ** 2
+
+
+def _candidates(key: str, owned: Collection[Sequence[str]]) -> list[str]:
+    """Return up to five requests other than `key` that share enough distinctive words with a reply, the best first.
+
+    `owned` has the requests that have a word, for each distinctive word of the reply.
+    """
+    shared = Counter(chain.from_iterable(owned))
+    del shared[key]
+    if max(shared.values(), default=0) < MIN_SHARED_WORDS:  # true of most replies; sorting below costs more
+        return []
+    return [other for other, count in shared.most_common(5) if count >= MIN_SHARED_WORDS]

@@ -105,11 +105,11 @@ def test_the_words_of_requests_are_kept_once() -> None:
     texts = {str(number): " ".join(chance.choices(vocabulary, k=250))[-COMPARED_CHARACTERS:] for number in range(500)}
     tracemalloc.start()
     try:
-        found = _RequestIndex.of(texts)
+        found = _RequestIndex(texts)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(found.asked) == len(texts)
+    assert len(found._asked) == len(texts)
     assert held < 3_000_000
 
 
@@ -146,6 +146,7 @@ def test_a_batch_s_transaction_does_not_lock_readers_out_before_its_commit(
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+@pytest.mark.slow
 def test_a_parquet_file_is_written_in_pieces(tmp_path: Path) -> None:
     """polars holds several row groups at once: with groups of 5,000 rows this took twice the memory."""
     path = tmp_path / "out.parquet"
@@ -170,6 +171,7 @@ def sent(layout: Layout, conversations: int) -> list[RequestFile]:
     return request_files(layout)
 
 
+@pytest.mark.slow
 def test_who_was_asked_last_takes_a_few_bytes_a_text(tmp_path: Path) -> None:
     held = []
     for conversations in (50, 500, 5_000):  # the first one includes imports
