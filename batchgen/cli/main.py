@@ -26,6 +26,9 @@ from batchgen.runtime.logging_setup import configure
 from batchgen.runtime.memory import configure_jemalloc, set_mmap_threshold
 from batchgen.runtime.streams import force_utf8_output, unfailing_streams
 
+HELP_OPTIONS = frozenset({"-h", "--help"})
+# These often have nothing to do, and must then be short. `Session.connect` prepares them for long work.
+SHORT_COMMANDS = frozenset({"status", "receipt", "submit", "collect", "run"})
 COMPLETION_VARIABLE = "_BATCHGEN_COMPLETE"  # set by the shell; it completes only the installed name of the program
 
 
@@ -40,7 +43,8 @@ class LazyGroup(click.Group):
             return None
         module = import_module(f"batchgen.cli.commands.{COMMANDS[cmd_name]}")
         found: click.Command = copy(getattr(module, cmd_name))
-        found.help = as_invoked(found.help or "")  # so that its examples can be copied
+        if not HELP_OPTIONS.isdisjoint(sys.argv):
+            found.help = as_invoked(found.help or "")  # so that its examples can be copied
         return found
 
     def get_help(self, ctx: click.Context) -> str:
@@ -56,7 +60,7 @@ class LazyGroup(click.Group):
             raise system_error(error) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": sorted(HELP_OPTIONS), "max_content_width": 110})
 @click.option(
     "--root",
     type=UserPath(),
@@ -88,7 +92,8 @@ def cli(context: click.Context, root: Path, config: Path | None, *, verbose: boo
     130 interrupted.
     """
     mask_keys(os.environ)
-    set_mmap_threshold()
+    if context.invoked_subcommand not in SHORT_COMMANDS:
+        set_mmap_threshold()
     configure(verbose=verbose, quiet=quiet)
     context.obj = GlobalOptions(root.absolute(), config, verbose=verbose, quiet=quiet)
 

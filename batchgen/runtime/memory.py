@@ -24,7 +24,7 @@ def configure_jemalloc() -> None:
 def set_mmap_threshold() -> None:
     """Let the C library return large freed blocks to the system at once (MMAP_THRESHOLD_BYTES).
 
-    Takes 2 ms, so it is called only before long work.
+    Takes 4 ms, so it is called only before long work.
     """
     if MMAP_THRESHOLD_VARIABLE in os.environ:
         return
