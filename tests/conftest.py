@@ -36,6 +36,7 @@ EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "15"))
 hypothesis.settings.register_profile("batchgen", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("batchgen")
 
+FAULTS = Path(__file__).parent / "faults"
 MEMORY = Path("/dev/shm")  # noqa: S108 - below it, pytest makes a folder for this user alone
 ROOM_BYTES = 2**31  # several times the size of the largest root; roots of passed tests are deleted at once
 # Variables of the machine that tests keep, by the beginnings of their names: no keys, no proxies, none that the SDKs
@@ -65,12 +66,6 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one more than the number of cores, because tests often wait for a process or a server."""
-    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Before the first compilation, let each worker compile a share of the tests, so that none is compiled twice."""
@@ -85,14 +80,15 @@ def pytest_collection(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check that every test and every row of docs/reliability.md keeps a case that is not marked exhaustive."""
-    config.stash[fault_table.COLLECTED] = list(items)
-    usual, marked = set[str](), set[str]()
+    """Mark the tests in tests/faults as slow, except the first quick case of each row of docs/reliability.md."""
+    config.stash[fault_table.COLLECTED] = list(items)  # before those that are marked slow are left out
+    shown = set[str]()
     for item in items:
-        names = {item.nodeid.partition("[")[0], *(mark.args[1] for mark in item.iter_markers("fault"))}
-        (marked if item.get_closest_marker("exhaustive") else usual).update(names)
-    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and (alone := marked - usual):
-        raise pytest.UsageError(f"All cases are marked exhaustive: {', '.join(sorted(alone))}")
+        if FAULTS in item.path.parents and not item.get_closest_marker("slow"):
+            faults = fault_table.faults_shown(item)
+            if faults <= shown:
+                item.add_marker(pytest.mark.slow)
+            shown |= faults
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -16,6 +16,7 @@ from batchgen.runtime.settings import Settings
 from benchmarks import makespan
 from benchmarks.simulation import cases, weather
 from benchmarks.simulation.run import ROOM, TICK, Draw, Fate, Limits, Plan, Switch, Work, simulate
+from tests.support.slow import slow
 
 SECONDS = 300  # of a tick
 FREE = Limits(10**12, 10**6, 10**6, 10**12)
@@ -187,6 +188,7 @@ def _luck(count: int) -> list[random.Random]:
     return [random.Random(number) for number in range(count)]
 
 
+@pytest.mark.slow
 def test_the_work_is_that_of_a_run() -> None:
     defaults = Settings()
     answers = cases.Answers().provider
@@ -209,7 +211,7 @@ def test_the_work_is_that_of_a_run() -> None:
     assert f"OnCalendar=*:0/{plan.tick_seconds // 60}\n" in timer
 
 
-@pytest.mark.parametrize("rows", [makespan.mode_rows, makespan.chain_rows, makespan.answer_rows])
+@pytest.mark.parametrize("rows", [slow(makespan.mode_rows), makespan.chain_rows, slow(makespan.answer_rows)])
 def test_the_tables_have_a_cell_in_every_column(rows: Callable[..., Iterator[list[str]]]) -> None:
     found = list(rows({"201": cases.Case(201)}, 1))
     assert len({len(row) for row in found}) == 1

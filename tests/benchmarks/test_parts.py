@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.parts import PARTS
 from tests.support.bench import REPOSITORY
 
 
+@pytest.mark.slow
 def test_every_part_is_called_and_measured() -> None:
     done = subprocess.run(
         [sys.executable, "benchmarks/parts.py", "--rows", "2000"],

@@ -230,6 +230,7 @@ def test_a_run_with_a_model_that_is_not_served_stops_before_it_sends(bench: Benc
     injected="SIGTERM",
     seen="rows in flight are finished, no other is sent, status 0; the next start answers the rest, no row twice",
 )
+@pytest.mark.slow
 def test_sigterm_finishes_what_is_in_flight_and_the_next_start_goes_on(tmp_path: Path) -> None:
     rows, at_once = 60, 4
     with Upstream(seconds=0.15) as upstream:

@@ -85,6 +85,7 @@ def test_as_many_rows_at_once_as_allowed_and_no_more() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_time_of_a_job_is_that_of_its_rows_shared_by_those_at_once() -> None:
     found = measure(400, 0.05, 32)
     assert found.rows == 400
@@ -297,6 +298,7 @@ def finish(url: str, job: str) -> bytes:
     raise AssertionError("the job does not end")
 
 
+@pytest.mark.slow
 def test_killed_in_mid_job_nothing_answered_is_asked_again(tmp_path: Path) -> None:
     rows, at_once = 300, 4
     with Upstream(seconds=0.005) as upstream:
@@ -381,6 +383,7 @@ def together_create_soon(service: LocalService, source: str) -> str:
     return str(parsed(together.handle(request, service.world).body)[0]["job"]["id"])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows_of_a_job() -> None:
     """Each answer has 8 kB of text, so the answers of 2,000 rows in memory would exceed the limit."""
     found = measure(ROWS, 0.0, 32, text="The boats lie behind the harbour wall. " * 200)

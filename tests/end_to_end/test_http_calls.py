@@ -67,6 +67,7 @@ def test_the_table_says_so(provider: str) -> None:
     assert f"| {provider} | {cells} |" in (REPOSITORY / "docs" / "performance.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_tick_while_nothing_has_ended_loads_no_polars(make_bench: Make) -> None:
     bench = make_bench(job_seconds=3600.0)
     assert bench.prepare(seeds(2)).code == 0

@@ -67,6 +67,7 @@ def test_instructions_that_change_in_mid_run(make_bench: Make) -> None:
     assert card.count("answer (temperature 1):") == 1
 
 
+@pytest.mark.slow
 def test_the_card_names_many_batches_by_their_first_and_last(make_bench: Make) -> None:
     card = exported_card(changed(make_bench, most=1), "out")
     assert "question (temperature 1; batches 1 to 3; round 2: 3 requests):" in card
@@ -128,6 +129,7 @@ def labels(bench: Bench) -> list[Any]:
 
 
 @pytest.mark.parametrize("own", [True, False])
+@pytest.mark.slow
 def test_a_leaked_sentence_of_one_s_own_is_flagged(
     make_bench: Make, monkeypatch: pytest.MonkeyPatch, *, own: bool
 ) -> None:

@@ -6,13 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import SHARED, Bench, seeds
-
-if TYPE_CHECKING:
-    import pytest
 
 STAGES = ("question", "answer", "correction")
 
@@ -91,6 +89,7 @@ def test_run_finishes_in_the_foreground(make_bench: Callable[..., Bench]) -> Non
     assert bench.run("verify").code == 0
 
 
+@pytest.mark.slow
 def test_rows_flow_in_several_batches_and_steps_at_once(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(job_seconds=30.0)
     bench.configure("[batches]\nmax_requests = 3\n")

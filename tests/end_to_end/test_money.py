@@ -14,6 +14,7 @@ from batchgen.emulator.faults import CallFault, Drop, LateCommit, Status
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, ledger
 from tests.support.scene import HOUR, Make, Scene
+from tests.support.slow import slow
 
 LLAMA, QWEN = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"
 # USD per million tokens in batch: input, cached input, output. From the providers' pages, not from the program.
@@ -168,6 +169,7 @@ def test_a_cap_cannot_be_kept_without_prices(make_bench: Make) -> None:
     assert scene.bench.status()["complete"] == 4
 
 
+@pytest.mark.slow
 def test_a_budget_crossed_in_the_middle_of_a_stage(make_bench: Make) -> None:
     """Whole batches are sent while they fit; the rest waits with a reason and status 3; nothing exceeds max_usd."""
     scene = Scene.of(make_bench, 8, most=2, job_seconds=600.0)
@@ -265,7 +267,7 @@ def test_no_model_of_the_list_is_served(make_bench: Make) -> None:
     assert (scene.jobs("gemini"), scene.jobs("together")) == (1, 0)
 
 
-@pytest.mark.parametrize("way", ["command", "named", "configuration"])
+@pytest.mark.parametrize("way", ["command", slow("named"), slow("configuration")])
 def test_the_pinned_model_disappears_between_rounds(make_bench: Make, way: str) -> None:
     """The stage halts with exit status 3 after one failed job; a person switches; each turn records its model."""
     bench = make_bench()

@@ -56,6 +56,7 @@ def assert_verdicts_bought(bench: Bench, count: int) -> None:
     injected="SIGKILL at every second crash point of the engine, one after the other, in one audit that grows",
     seen="no verdict is bought twice, none is lost",
 )
+@pytest.mark.slow
 def test_an_audit_is_killed_at_crash_points(make_bench: Make, forks: Forks) -> None:
     bench = judged_bench(make_bench, conversations=len(POINTS))
     killed = set()

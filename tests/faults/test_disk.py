@@ -18,7 +18,6 @@ import pytest
 
 from tests.support.bench import REPOSITORY, Bench, seeds
 from tests.support.invariants import ROUNDS, Make, Watch, end, ledger, undisturbed
-from tests.support.provider_facts import exhaustive
 
 CONVERSATIONS = 3
 WORLD = ("files", "jobs", "progress", "uploads", "posts", "requests", "serial", "offset")
@@ -209,6 +208,7 @@ def test_33_every_write_of_a_tick_fails_once(ticks: int, bench: Bench, disk: Dis
     injected="the N-th write, for all N",
     seen="status 75; `prepare` again: round 1 is there",
 )
+@pytest.mark.slow
 def test_33_prepare_on_a_full_disk(bench: Bench, disk: Disk, expected: dict[str, bytes]) -> None:
     """After any failed write, `prepare` makes round 1 when there is space again."""
     arguments = ("prepare", "--input", str(bench.root / "seeds.jsonl"), "--all")
@@ -246,7 +246,8 @@ def limited(bench: Bench, blocks: int, *arguments: str) -> subprocess.CompletedP
     injected="`ulimit -f`",
     seen="status 75; `status` works",
 )
-@pytest.mark.parametrize("blocks", [1, exhaustive(60)])
+@pytest.mark.parametrize("blocks", [1, 60])
+@pytest.mark.slow
 def test_33_the_real_program_on_a_file_that_may_not_grow(blocks: int, bench: Bench, expected: dict[str, bytes]) -> None:
     """SQLite's own behaviour when the operating system refuses its writes."""
     assert bench.run("collect", "--advance").code == 0

@@ -74,6 +74,7 @@ def needed(bench: Bench) -> dict[str, str]:
     injected="empty environment; texts and paths that are not ASCII",
     seen="the same result",
 )
+@pytest.mark.slow
 def test_37_cron_environment(make_bench: Make) -> None:
     """No HOME, no PATH, another directory, an ASCII locale, and texts and a root that are not ASCII."""
     bench = make_bench(root="wörkshop 数据")

@@ -76,19 +76,19 @@ IN_PART = pytest.mark.fault(
     ("provider", "end", "share", "late"),
     [
         pytest.param("gemini", "BATCH_STATE_EXPIRED", 0.4, 0.0, marks=KEPT),
-        pytest.param("gemini", "BATCH_STATE_FAILED", 0.4, 0.0, marks=[KEPT, pytest.mark.exhaustive]),
+        pytest.param("gemini", "BATCH_STATE_FAILED", 0.4, 0.0, marks=KEPT),
         pytest.param("gemini", "BATCH_STATE_CANCELLED", 0.4, 0.0, marks=KEPT),
         pytest.param("gemini", "JOB_STATE_PARTIALLY_SUCCEEDED", 0.4, 0.0, marks=[KEPT, IN_PART]),
         pytest.param("together", "EXPIRED", 0.4, 0.0, marks=KEPT),
-        pytest.param("together", "FAILED", 0.4, 0.0, marks=[KEPT, pytest.mark.exhaustive]),
-        pytest.param("together", "CANCELLED", 0.4, 0.0, marks=[KEPT, pytest.mark.exhaustive]),
+        pytest.param("together", "FAILED", 0.4, 0.0, marks=KEPT),
+        pytest.param("together", "CANCELLED", 0.4, 0.0, marks=KEPT),
         pytest.param("together", "EXPIRED", 0.4, MINUTE, marks=NAMED_LATE),
-        pytest.param("together", "CANCELLED", 0.4, MINUTE, marks=[NAMED_LATE, pytest.mark.exhaustive]),
+        pytest.param("together", "CANCELLED", 0.4, MINUTE, marks=NAMED_LATE),
         pytest.param("gemini", "BATCH_STATE_CANCELLED", 1.0, MINUTE, marks=NAMED_LATE),
         pytest.param("deepinfra", "expired", 0.4, 0.0, marks=KEPT),  # "failed" means that no row was begun
-        pytest.param("deepinfra", "cancelled", 0.4, 0.0, marks=[KEPT, pytest.mark.exhaustive]),
+        pytest.param("deepinfra", "cancelled", 0.4, 0.0, marks=KEPT),
         pytest.param("deepinfra", "expired", 0.4, MINUTE, marks=NAMED_LATE),
-        pytest.param("deepinfra", "cancelled", 0.4, MINUTE, marks=[NAMED_LATE, pytest.mark.exhaustive]),
+        pytest.param("deepinfra", "cancelled", 0.4, MINUTE, marks=NAMED_LATE),
     ],
 )
 def test_what_an_unfinished_job_did_is_kept(

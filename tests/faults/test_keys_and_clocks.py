@@ -11,7 +11,7 @@ from batchgen.runtime.environment import KEY_VARIABLES
 from batchgen.runtime.settings import Settings
 from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import Make, Watch, end, finished, ledger, no_key_anywhere, start, tick, until
-from tests.support.provider_facts import ANY_TWO, KEY_VARIABLE, KEYS, UPLOAD_START
+from tests.support.provider_facts import KEY_VARIABLE, KEYS, PROVIDERS, UPLOAD_START
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -35,7 +35,7 @@ def states(bench: Bench) -> list[str]:
     injected="another key in the environment",
     seen="status 3 naming the variable; the batches are left alone and collected once the old key is back",
 )
-@pytest.mark.parametrize("provider", ANY_TWO)
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_36_key_rotated_in_flight(
     provider: str, bench: Bench, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_prepare_killed_is_prepared_again(
     injected="SIGKILL of the installed command",
     seen="the next tick adopts the batch: one batch, one create call",
 )
+@pytest.mark.slow
 def test_the_real_program_dies_where_it_is_told(expected: dict[str, bytes], make_bench: Make) -> None:
     """Without the helper process: the program as cron starts it (fault 2)."""
     bench = prepared(make_bench())

@@ -9,7 +9,7 @@ import pytest
 from batchgen.emulator.faults import Body, CallFault, Drop, Html, Status, Truncate
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger, undisturbed
-from tests.support.provider_facts import ANY_TWO, OUTPUT_FILE, exhaustive
+from tests.support.provider_facts import OUTPUT_FILE, PROVIDERS
 from tests.support.scene import HOUR, MINUTE, Make, Scene, bought_again, built_again, reach, spent
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def collects(scene: Scene, after: float) -> str:
     injected="cancel",
     seen="where nobody was asked again its texts are accepted",
 )
-@pytest.mark.parametrize("provider", ANY_TWO)
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_a_cancelled_job_delivers_hours_later_is_accepted(make_bench: Make, provider: str) -> None:
     scene = cancelled_for(make_bench, 5 * HOUR, provider)
     position, files = (3, 0) if provider == "gemini" else (4, 1)
@@ -120,9 +120,7 @@ def test_what_a_cancelled_job_delivers_for_conversations_asked_again_is_supersed
     built_again(scene)
 
 
-@pytest.mark.parametrize(
-    "point", ["result_half_written", "store_before_commit", exhaustive("ending_written"), exhaustive("batch_settled")]
-)
+@pytest.mark.parametrize("point", ["result_half_written", "store_before_commit", "ending_written", "batch_settled"])
 def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, forks: Forks) -> None:
     scene = cancelled_for(make_bench, 5 * HOUR)
     collects(scene, 16 * MINUTE)
@@ -133,7 +131,7 @@ def test_a_kill_while_late_results_are_booked(point: str, make_bench: Make, fork
     built_again(scene)
 
 
-@pytest.mark.parametrize("provider", ANY_TWO)
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_store_that_was_rebuilt_awaits_what_the_run_awaited(make_bench: Make, provider: str) -> None:
     scene = cancelled_for(make_bench, 5 * HOUR, provider)
     collects(scene, 16 * MINUTE)
@@ -354,7 +352,7 @@ def test_a_late_job_that_cannot_be_read_is_no_news_at_every_tick(make_bench: Mak
     assert "5 of 5 accepted" in collects(scene, 4 * HOUR)
 
 
-@pytest.mark.parametrize("provider", ANY_TWO)
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_late_results_that_are_cut_off_at_the_first_download_are_not_believed(make_bench: Make, provider: str) -> None:
     """Also after many earlier downloads that found nothing."""
     expected = undisturbed(make_bench, 8)

@@ -51,12 +51,12 @@ def download_of_one_job(scene: Scene, provider: str) -> None:
     ("provider", "conversations", "inject"),
     [
         pytest.param("together", 8, two_uploads, marks=NOT_TAKEN),
-        pytest.param("deepinfra", 8, two_uploads, marks=[NOT_TAKEN, pytest.mark.exhaustive]),
+        pytest.param("deepinfra", 8, two_uploads, marks=NOT_TAKEN),
         pytest.param("gemini", 6, polls_of_one_job, marks=NOT_READ),
-        pytest.param("together", 6, polls_of_one_job, marks=[NOT_READ, pytest.mark.exhaustive]),
-        pytest.param("deepinfra", 6, polls_of_one_job, marks=[NOT_READ, pytest.mark.exhaustive]),
-        pytest.param("gemini", 6, download_of_one_job, marks=[NOT_READ, pytest.mark.exhaustive]),
-        pytest.param("together", 6, download_of_one_job, marks=[NOT_READ, pytest.mark.exhaustive]),
+        pytest.param("together", 6, polls_of_one_job, marks=NOT_READ),
+        pytest.param("deepinfra", 6, polls_of_one_job, marks=NOT_READ),
+        pytest.param("gemini", 6, download_of_one_job, marks=NOT_READ),
+        pytest.param("together", 6, download_of_one_job, marks=NOT_READ),
         pytest.param("deepinfra", 6, download_of_one_job, marks=NOT_READ),
     ],
 )

@@ -8,7 +8,7 @@ from batchgen.emulator.faults import CallFault, Drop, Hang, Merge, Status
 from tests.support.bench import GEMINI_KEY
 from tests.support.fork_server import KILLED, Forks
 from tests.support.invariants import ledger
-from tests.support.provider_facts import ANY_TWO
+from tests.support.provider_facts import PROVIDERS
 from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
 
 
@@ -18,7 +18,7 @@ from tests.support.scene import HOUR, MINUTE, Make, Scene, reach
     injected="answers to get",
     seen="status 75 each time; never lost, collected once",
 )
-@pytest.mark.parametrize("provider", ANY_TWO)
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_polls_that_fail_change_nothing(make_bench: Make, provider: str) -> None:
     scene = Scene.of(make_bench, 4)
     reach(scene, provider)

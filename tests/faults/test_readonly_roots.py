@@ -69,6 +69,7 @@ def change(archive: Archive, *statements: str) -> None:
     injected="files and folders without the right to write; with and without a lock file",
     seen="what only reads works and leaves no trace; `report` and `export` say that --output must be elsewhere",
 )
+@pytest.mark.slow
 def test_33_what_only_reads_works_where_nothing_can_be_written(archive: Archive) -> None:
     archive.freeze()
     before = archive.listing()

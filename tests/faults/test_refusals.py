@@ -23,7 +23,7 @@ from tests.support.invariants import (
     until,
 )
 from tests.support.provider_facts import (
-    ANY_TWO,
+    ANSWERERS,
     KEYS,
     MODEL_GONE,
     OTHER_MODEL,
@@ -31,7 +31,6 @@ from tests.support.provider_facts import (
     STAGE,
     UPLOAD_DATA,
     UPLOAD_START,
-    exhaustive,
 )
 
 STEPS = 3
@@ -135,7 +134,6 @@ WHOLE_FILE = pytest.mark.fault(
     seen="status 3; the step halts until `retry`; no second call",
 )
 AT_250_SECONDS = [(200, 75), (51, 0)]
-EXHAUSTIVE = (pytest.mark.exhaustive,)
 # (fault, exit status and message of its tick, later ticks as (seconds, exit status), create calls of these)
 REFUSALS = [
     # If the provider asks to wait for three days, the pause is two hours.
@@ -155,7 +153,7 @@ REFUSALS = [
         "waits 250 s",
         AT_250_SECONDS,
         1,
-        marks=[WISH_TO_WAIT, pytest.mark.exhaustive],
+        marks=WISH_TO_WAIT,
         id="together wish",
     ),
     pytest.param(
@@ -175,10 +173,10 @@ REFUSALS = [
             "",
             [(100, 0)],
             0,
-            marks=[MADE_ALL_THE_SAME, *marks],
+            marks=MADE_ALL_THE_SAME,
             id=f"{provider} made",
         )
-        for provider, marks in (("gemini", ()), ("together", EXHAUSTIVE), ("deepinfra", EXHAUSTIVE))
+        for provider in PROVIDERS
     ),
     *(
         pytest.param(
@@ -187,7 +185,7 @@ REFUSALS = [
             "",
             [],
             0,
-            marks=[UPLOAD_BREAKS, *(EXHAUSTIVE if (provider, endpoint) == ("together", "upload_data") else ())],
+            marks=UPLOAD_BREAKS,
             id=f"{provider} {endpoint}",
         )
         for provider in PROVIDERS
@@ -374,7 +372,7 @@ def test_11_single_lines_refused(bench: Bench, line: int) -> None:
     injected="404 or 400",
     seen="status 3 and the setting to change; no storm; the other provider's steps go on",
 )
-@pytest.mark.parametrize("provider", ANY_TWO)
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_12_model_removed(provider: str, expected: dict[str, bytes], make_bench: Make) -> None:
     """Exit 3 and no repeated retries; the other provider's steps continue; a person must choose another model."""
     bench = start(make_bench(), "max_requests = 2\n")
@@ -413,11 +411,8 @@ REFUSED = {
 @pytest.mark.parametrize(
     ("name", "endpoint", "provider"),
     [
-        *((name, "create", "together") for name in REFUSED),
-        *(("400", endpoint, "together") for endpoint in ("probe", "upload", "get")),
-        *(("400", endpoint, "deepinfra") for endpoint in ("create", "upload")),
-        *(exhaustive(name, "create", "deepinfra") for name in REFUSED if name != "400"),
-        *(exhaustive("400", endpoint, "deepinfra") for endpoint in ("probe", "get")),
+        *((name, "create", provider) for provider in ANSWERERS for name in REFUSED),
+        *(("400", endpoint, provider) for provider in ANSWERERS for endpoint in ("probe", "upload", "get")),
     ],
 )
 def test_13_key_refused(name: str, endpoint: str, provider: str, bench: Bench, expected: dict[str, bytes]) -> None:

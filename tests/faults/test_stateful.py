@@ -162,6 +162,7 @@ def _die(_pid: int, _signal: int) -> None:
     injected="a state machine of commands, lost answers, kills, corrupt rows, clock jumps and other keys",
     seen="every invariant after every step; the run finishes",
 )
+@pytest.mark.slow
 def test_no_order_of_events_breaks_an_invariant(
     make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_tick_of_a_finished_run_loads_nothing_heavy(bench: Bench) -> None:
     assert (HEAVY | at_work) & loaded(["collect", "--advance"], bench.root) == set()
 
 
+@pytest.mark.slow
 def test_a_tick_that_has_something_to_say_says_it_redacted(bench: Bench) -> None:
     """In a new process, where the first log line loads the logging modules."""
     assert bench.prepare(seeds(2)).code == 0

@@ -35,6 +35,11 @@ def rows(items: Iterable[pytest.Item]) -> list[str]:
     return [_row(*found[key]) for key in sorted(found)]
 
 
+def faults_shown(item: pytest.Item) -> set[str]:
+    """Return the names of the faults that a case shows: its rows of the table."""
+    return {mark.args[1] for mark in item.iter_markers("fault")}
+
+
 def _row(cells: list[str], providers: set[str]) -> str:
     named = ", ".join(name for name in PROVIDERS if name in providers)
     return f"| {' | '.join([*cells[:-1], named, cells[-1]])} |\n"

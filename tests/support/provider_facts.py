@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-import pytest
 
 from batchgen.emulator.faults import Status
 from batchgen.engine.submission.expected_length import ECHO_TOKENS
@@ -38,15 +35,6 @@ MODEL_GONE = {
     "together": Status(400, "Unable to access non-serverless model Meta-Llama.", status="model_not_available"),
     "deepinfra": Status(404, "The model 'meta-llama/Meta-Llama' does not exist."),
 }
-
-
-def exhaustive(*case: Any) -> Any:
-    """A case that repeats what another one of its test shows, at another provider or spot: `make test` omits it."""
-    return pytest.param(*case, marks=pytest.mark.exhaustive)
-
-
-# For what the engine decides, whatever the provider is: two of the three are enough.
-ANY_TWO = ("gemini", "deepinfra", exhaustive("together"))
 
 
 def providers_in(values: Iterable[object]) -> set[str]:

@@ -68,6 +68,7 @@ def program(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.slow
 def test_what_a_shell_offers(shell: str, program: Path) -> None:
     found = shutil.which(shell)
     if found is None:

@@ -31,6 +31,7 @@ def bench(audited_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     return Bench(tmp_path / "run", None, capsys)  # type: ignore[arg-type] # no request is sent
 
 
+@pytest.mark.slow
 def test_flags_follow_from_the_winners(bench: Bench, tmp_path: Path) -> None:
     found = export(bench, "aligner", tmp_path / "turns.jsonl")
     assert (found["rows"], found["flags"]["correction_not_better"]) == (2 * COUNT, NOT_WON)

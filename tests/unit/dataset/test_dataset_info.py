@@ -76,6 +76,7 @@ def test_an_entry_has_documented_keys_and_names_columns_that_exist(form: str, tm
         assert [struct_fields(kind) for kind in lists] == [wanted] * len(lists)
 
 
+@pytest.mark.slow
 def test_a_folder_has_an_entry_for_each_split(finished: Bench, tmp_path: Path) -> None:
     answer = export(finished, "llamafactory", tmp_path / "dpo", "--test-share", "0.3")
     assert answer["dataset_names"] == list(entries(tmp_path / "dpo")) == ["dpo_train", "dpo_test"]

@@ -54,6 +54,7 @@ def test_the_run_is_as_meant(finished: Bench) -> None:
     assert HOSTILE.strip() in history(finished)["r1-000001"][2]["answer"]
 
 
+@pytest.mark.slow
 def test_parquet_is_three_arrays_of_n_by_rounds(
     finished: Bench, tmp_path: Path, load_dataset: Callable[..., Any]
 ) -> None:

@@ -382,6 +382,7 @@ def test_near_duplicate_marks_the_later_conversation() -> None:
     assert ["near_duplicate" in said for said in found] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_what_is_found() -> None:
     dialogues = [
         Conversation(n, (PLAIN._replace(answer="x" * (n % 30 + 1)), PLAIN._replace(question=STORM[n % 7 :])))
@@ -422,6 +423,7 @@ DIALOGUE = st.lists(st.builds(Turn, TEXT, TEXT, TEXT), min_size=1, max_size=4)
 
 
 @given(st.lists(DIALOGUE, max_size=4))
+@pytest.mark.slow
 def test_no_text_makes_a_flag_fall(dialogues: list[list[Turn]]) -> None:
     turns = turns_frame(Conversation(number, tuple(each)) for number, each in enumerate(dialogues, start=1))
     measured = survey([turns]).add_context(turns)

@@ -18,7 +18,7 @@ from batchgen.dataset.quality.flags import turns_frame
 from batchgen.dataset.quality.near_duplicates import BANDS, PERMUTATIONS, BandIndex, band_hashes, find_near_duplicates
 from batchgen.dataset.quality.survey import choose_test_conversations, survey
 from batchgen.runtime import worker_process
-from tests.support.provider_facts import exhaustive
+from tests.support.slow import slow
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,7 +47,8 @@ def pairs(found: pl.DataFrame) -> dict[int, int]:
     return dict(found.iter_rows())
 
 
-@pytest.mark.parametrize("seed", [0, exhaustive(1), exhaustive(2)])
+@pytest.mark.parametrize("seed", [0, slow(1), slow(2)])
+@pytest.mark.slow
 def test_looking_again_at_few_finds_what_comparing_all_finds(seed: int) -> None:
     dialogues = related(Random(seed))
     chunks = [turns_frame(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]
@@ -98,6 +99,7 @@ def test_comparisons_do_not_grow_with_the_dataset(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("joined", [1, 25, 1000])
+@pytest.mark.slow
 def test_copies_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch, joined: int) -> None:
     dialogues = related(Random(7))
     chunks = [turns_frame(dialogues[at : at + 11]) for at in range(0, len(dialogues), 11)]

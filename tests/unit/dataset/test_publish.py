@@ -23,7 +23,7 @@ from batchgen.runtime.files import Layout
 from tests.support.bench import GEMINI_KEY, REPOSITORY, SERVICE_KEY, TOGETHER_KEY, Bench
 from tests.support.finished_run import COUNT, export
 from tests.support.hub import FIRST_COMMIT, TOKEN, Fault, Hub, running_hub
-from tests.support.provider_facts import exhaustive
+from tests.support.slow import slow
 
 NAME = "me/dialogues"
 SPLIT = ("--test-share", "0.3")
@@ -130,6 +130,7 @@ def test_only_what_differs_is_sent(hub: Hub, finished: Bench) -> None:
     assert b"license: mit" in hub.repositories[NAME].files["README.md"]
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_uploads_costs_only_what_was_not_sent(hub: Hub, finished: Bench, tmp_path: Path) -> None:
     command = ["--root", str(finished.root), "publish", NAME, "--format", "parquet", *LICENSED, *SPLIT]
     names = ("PATH", "HF_ENDPOINT", "HF_TOKEN", "TMPDIR")
@@ -169,7 +170,7 @@ CALLS = [
     [
         *((call, True) for call in CALLS),
         *((call, False) for call in CALLS[-2:]),
-        *(exhaustive(call, False) for call in CALLS[:-2]),  # noqa: FBT003
+        *(slow(call, False) for call in CALLS[:-2]),  # noqa: FBT003
     ],
 )
 def test_a_broken_connection_is_temporary_and_the_next_try_goes_on(
@@ -193,7 +194,7 @@ def test_a_broken_connection_is_temporary_and_the_next_try_goes_on(
         *((call, 503) for call in CALLS),
         (CALLS[-1], 429),
         (CALLS[-1], 500),
-        *(exhaustive(call, status) for call in CALLS[:-1] for status in (429, 500)),
+        *(slow(call, status) for call in CALLS[:-1] for status in (429, 500)),
     ],
 )
 def test_a_hub_with_problems_is_temporary(call: str, status: int, hub: Hub, finished: Bench) -> None:

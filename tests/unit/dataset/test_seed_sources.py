@@ -224,6 +224,7 @@ def test_all_train_files_or_the_named_one_come_from_the_hub(tmp_path: Path) -> N
     assert read(Path(known))[0] == SEEDS
 
 
+@pytest.mark.slow
 def test_prepare_reads_all_parts_of_a_dataset(bench: Bench, tmp_path: Path, forks: Forks) -> None:
     with hub() as (endpoint, _):
         settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -238,6 +239,7 @@ def test_prepare_reads_all_parts_of_a_dataset(bench: Bench, tmp_path: Path, fork
     assert "It has data/test-00000-of-00001.jsonl, data/train-00000-of-00003.jsonl," in missing.err
 
 
+@pytest.mark.slow
 def test_datasets_come_from_the_hub(tmp_path: Path) -> None:
     sources = ["aligner/aligner-20K", "some/other", "some/empty", "no/such", "broken/set", "html/page", "json/page"]
     with hub() as (endpoint, asked):

@@ -57,6 +57,7 @@ def kept(bench: Bench) -> Any:
     return json.loads(facts[SEED_TERMS_FACT]) if SEED_TERMS_FACT in facts else None
 
 
+@pytest.mark.slow
 def test_prepare_keeps_what_the_card_of_the_seeds_says(forks: Forks, bench: Bench, tmp_path: Path) -> None:
     done = prepared(forks, bench, tmp_path / "hf", CARD.encode())
     assert done.code == 0, done
@@ -107,6 +108,7 @@ def test_the_card_of_the_default_dataset_is_not_asked_for(forks: Forks, bench: B
     assert kept(bench) is None
 
 
+@pytest.mark.slow
 def test_a_folder_is_not_taken_for_a_dataset_of_the_hub(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

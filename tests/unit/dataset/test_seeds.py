@@ -36,6 +36,7 @@ from tests.support.seed_files import (
     refused,
     write,
 )
+from tests.support.slow import slow
 
 EXAMPLES = REPOSITORY / "batchgen" / "examples.jsonl"
 
@@ -296,9 +297,9 @@ def peak_bytes(rows: Iterator[Seed]) -> int:
     ("name", "packer"),
     [
         ("x.jsonl", bytes),
-        ("x.jsonl.gz", gzip.compress),
-        ("x.jsonl.xz", lambda data: lzma.compress(data, preset=0)),  # the window of preset 6 alone is 8 MB
-        ("x.jsonl.zst", zstandard.compress),
+        slow("x.jsonl.gz", gzip.compress),
+        slow("x.jsonl.xz", lambda data: lzma.compress(data, preset=0)),  # the window of preset 6 alone is 8 MB
+        slow("x.jsonl.zst", zstandard.compress),
         ("x.csv", bytes),
     ],
 )

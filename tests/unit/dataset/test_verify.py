@@ -125,6 +125,7 @@ def finished_run(make_bench: Make, copies: dict[str, bytes]) -> Bench:
     return bench
 
 
+@pytest.mark.slow
 def test_whatever_was_tampered_with_is_named(make_bench: Make, copies: dict[str, bytes]) -> None:
     bench = finished_run(make_bench, copies)
     assert bench.run("verify").out == f"{bench.root / 'data'}: no problems found.\n"

@@ -70,6 +70,7 @@ def test_verify_exports_sees_files_that_are_none(finished: Bench, tmp_path: Path
     assert problems(finished, tmp_path / "empty") == [f"{tmp_path / 'empty'}: no .jsonl or .parquet file"]
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for form, suffix in (("messages", ".jsonl"), ("parquet", ".parquet")):
         export(finished, form, tmp_path / f"whole{suffix}")
@@ -81,6 +82,7 @@ def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeyp
         assert records(tmp_path / f"whole{suffix}") == records(tmp_path / f"chunks{suffix}")
 
 
+@pytest.mark.slow
 def test_verify_covers_the_exports_that_are_still_there(finished: Bench, tmp_path: Path) -> None:
     """Every format at its path; a changed file is reported, a deleted one is not."""
     for form in FORMATS:

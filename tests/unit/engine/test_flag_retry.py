@@ -27,6 +27,7 @@ def reasons(scene: Scene) -> list[tuple[str, int]]:
     return [(row["state"], row["requests"]) for row in ledger(scene.bench).batches]
 
 
+@pytest.mark.slow
 def test_without_configuration_a_flag_rejects_nothing(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4)
     scene.bench.service.faults.rows("text", key=r"r1-000002\.r2\.question", text=STATEMENT, times=1)

@@ -160,6 +160,7 @@ def test_cancel_finds_the_job_of_an_unanswered_create(make_bench: Make) -> None:
     scene.finish()
 
 
+@pytest.mark.slow
 def test_retry_by_round_stage_and_reason(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 8, "question.max_rejected_share = 1.0\nanswer.max_rejected_share = 1.0\n")
     rows = scene.bench.service.faults.rows

@@ -16,7 +16,7 @@ from batchgen.providers.base import Job, JobNotFound, JobState
 from tests.support.bench import Bench, seeds
 from tests.support.during_call import PATIENCE_SECONDS, goes_on, interrupted, released
 from tests.support.invariants import ROUNDS, Make, Watch, ledger
-from tests.support.provider_facts import exhaustive
+from tests.support.slow import slow
 
 BATCHES = 5
 BEFORE = {"gemini": [], "together": [["collect", "--advance"]]}  # commands before the provider's first jobs
@@ -51,8 +51,8 @@ def test_downloads_overlap(provider: str, bench: Bench) -> None:
     ("endpoint", "unlucky"),
     [
         *(("get", 0), ("get", BATCHES - 1), ("download", 0), ("download", 2)),
-        *(exhaustive("get", unlucky) for unlucky in range(1, BATCHES - 1)),
-        *(exhaustive("download", unlucky) for unlucky in range(BATCHES) if unlucky not in {0, 2}),
+        *(slow("get", unlucky) for unlucky in range(1, BATCHES - 1)),
+        *(slow("download", unlucky) for unlucky in range(BATCHES) if unlucky not in {0, 2}),
     ],
 )
 def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make) -> None:
@@ -70,6 +70,7 @@ def test_trouble_comes_in_its_turn(endpoint: str, unlucky: int, make_bench: Make
     watch.check()
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_downloads(bench: Bench) -> None:
     """Every download after the one that is booked hangs; the program ends at once, and the next tick continues."""
     ready(bench, "gemini")

@@ -10,7 +10,7 @@ import pytest
 from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS
-from tests.support.provider_facts import exhaustive
+from tests.support.slow import slow
 
 
 def troubled(bench: Bench) -> None:
@@ -63,9 +63,9 @@ def earlier_answers_shown(bench: Bench, number: int, stage: str) -> set[bool]:
     ("before", "after"),
     [
         ("corrections", "corrections"),
-        exhaustive("everything", "everything"),
+        slow("everything", "everything"),
         ("everything", "corrections"),
-        exhaustive("corrections", "everything"),
+        slow("corrections", "everything"),
     ],
 )
 def test_a_store_is_built_again_whatever_the_history_showed(bench: Bench, before: str, after: str) -> None:
@@ -284,7 +284,9 @@ def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
     assert f"{sent}: asks for conversation 9, but the run has only 4" in result.err
 
 
-@pytest.mark.parametrize("arguments", [["prepare", "--input", "seeds.jsonl", "--all"], ["status"], ["collect"]])
+@pytest.mark.parametrize(
+    "arguments", [["prepare", "--input", "seeds.jsonl", "--all"], slow(["status"]), slow(["collect"])]
+)
 def test_a_lost_store_is_never_bought_again(bench: Bench, arguments: list[str]) -> None:
     """`prepare` would begin a second run and overwrite files of the first that `rebuild` needs."""
     troubled(bench)
@@ -334,7 +336,7 @@ def test_files_that_contradict_each_other_are_named(bench: Bench) -> None:
     injected="the file as it was some ticks ago",
     seen="status 3, nothing is sent; `rebuild` brings the store up to date",
 )
-@pytest.mark.parametrize(("then", "since"), [(0, 4), (1, 2), exhaustive(0, 3), exhaustive(1, 3)])
+@pytest.mark.parametrize(("then", "since"), [(0, 4), (1, 2), slow(0, 3), slow(1, 3)])
 def test_an_older_store_buys_nothing_again(make_bench: Callable[..., Bench], then: int, since: int) -> None:
     bench = make_bench()
     bench.configure(ROUNDS)

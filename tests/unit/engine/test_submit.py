@@ -9,8 +9,8 @@ from batchgen.engine.submission import sender
 from batchgen.providers.http_errors import READ_ATTEMPTS
 from tests.support.bench import Bench, seeds
 from tests.support.invariants import ROUNDS, finished, ledger
-from tests.support.provider_facts import exhaustive
 from tests.support.scene import HOUR, Make, Scene
+from tests.support.slow import slow
 
 BATCHES = 8
 SUBMIT = ["submit", "--stage", "question"]
@@ -39,6 +39,7 @@ def flying(bench: Bench) -> int:
     return sum(batch["state"] == "in_flight" for batch in ledger(bench).batches)
 
 
+@pytest.mark.slow
 def test_a_limit_below_what_is_planned_lets_one_batch_through_at_a_time(bench: Bench) -> None:
     """Otherwise nothing could ever be sent."""
     left_over(bench)
@@ -64,6 +65,7 @@ def test_a_price_became_known_that_passes_the_cap(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("limit", "room"), [("concurrent_batches = 3", 3), ("enqueued_tokens = {tokens}", 2)])
+@pytest.mark.slow
 def test_a_limit_was_lowered(limit: str, room: int, bench: Bench) -> None:
     left_over(bench)
     tokens = round(ledger(bench).batches[0]["input_tokens"] * 2.5)
@@ -140,8 +142,8 @@ def test_no_file_is_sent_ahead_to_a_provider_that_has_not_said_yes(bench: Bench)
     [
         ("gemini", "edited"),
         ("together", "deleted"),
-        exhaustive("gemini", "deleted"),
-        exhaustive("together", "edited"),
+        slow("gemini", "deleted"),
+        slow("together", "edited"),
     ],
 )
 def test_a_request_file_changed_after_its_upload_buys_nothing(make_bench: Make, provider: str, change: str) -> None:

@@ -293,6 +293,7 @@ def test_in_small_batches_next_to_none_is_suspected(pairs: Pairs) -> None:
 
 
 @on_real_rows
+@pytest.mark.slow
 def test_real_replies_in_random_order_are_noticed(pairs: Pairs) -> None:
     requests, replies = pairs
     found = find_swapped_replies(requests, shuffled(replies))
@@ -300,6 +301,7 @@ def test_real_replies_in_random_order_are_noticed(pairs: Pairs) -> None:
 
 
 @on_real_rows
+@pytest.mark.slow
 def test_when_real_replies_are_swapped_no_other_is_suspected(pairs: Pairs) -> None:
     requests, replies = pairs
     for seed in range(5):

@@ -12,8 +12,8 @@ import pytest
 
 from batchgen.ledger.migrations import MIGRATIONS
 from batchgen.ledger.store import Store
-from tests.support.provider_facts import exhaustive
 from tests.support.scene import Make, Scene
+from tests.support.slow import slow
 
 BEGUN = 1 + next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE stale"))
 BILLS = next(at for at, statement in enumerate(MIGRATIONS) if statement.startswith("CREATE TABLE bills"))
@@ -90,7 +90,7 @@ def told(scene: Scene) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", [BEGUN, BILLS, AWAITED, *map(exhaustive, range(BEGUN + 1, BILLS))])
+@pytest.mark.parametrize("version", [BEGUN, *map(slow, (*range(BEGUN + 1, BILLS + 1), AWAITED))])
 def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
     """The output is the same before and after a tick. One row fails and is retried, one is blocked."""
     scene = Scene.of(make_bench, 6, most=3, job_seconds=30.0)
@@ -109,7 +109,8 @@ def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_ben
 
 
 @pytest.mark.usefixtures("drawn_here")
-@pytest.mark.parametrize("version", [BEGUN, exhaustive(AWAITED)])
+@pytest.mark.parametrize("version", [BEGUN, slow(AWAITED)])
+@pytest.mark.slow
 def test_a_report_of_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
     """A finished run has no further tick that could migrate it."""
     scene = Scene.of(make_bench, 2)

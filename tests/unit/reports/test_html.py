@@ -38,12 +38,14 @@ from tests.support.report_page import ROUNDED, known, open_session, written
 pytestmark = pytest.mark.usefixtures("drawn_here")
 
 
+@pytest.mark.slow
 def test_a_report_stays_under_200_mb(finished: Bench) -> None:
     """The charts are drawn in another process, which takes as much memory as all the rest."""
     peak = measured(finished.root, "report").peak_mb
     assert peak < 200
 
 
+@pytest.mark.slow
 def test_the_command_says_where_the_page_is(finished: Bench) -> None:
     value, page = written(finished)
     assert value == {
@@ -58,6 +60,7 @@ def test_the_command_says_where_the_page_is(finished: Bench) -> None:
     assert f"{COUNT} conversations shown" in finished.run("report").out
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_is_good_what_it_cost_and_what_is_wrong(finished: Bench, page: Page) -> None:
     """Of 12 conversations one is rejected; the Chinese one and the one with an equal correction have flags."""
     with closing(open_session(finished.root)) as one:
@@ -105,6 +108,7 @@ def test_the_summary_says_what_is_good_what_it_cost_and_what_is_wrong(finished: 
     ]
 
 
+@pytest.mark.slow
 def test_the_conversations_to_read_first_have_every_flag_once(page: Page) -> None:
     items = {item["i"]: item for item in page.unpacked()["items"]}
     links = [(found["href"] or "")[1:] for tag, found, _ in page.elements if tag == "a"]
@@ -156,6 +160,7 @@ def test_report_receipt_and_status_agree_to_the_cent(finished: Bench, page: Page
     assert paging.format_usd(total["failed_usd"] + total["superseded_usd"]) in cells
 
 
+@pytest.mark.slow
 def test_an_unknown_price_is_a_lower_bound_and_said(make_bench: Make) -> None:
     bench = make_bench()
     bench.configure('rounds = 2\ntogether.models = ["new/model"]\n')
@@ -168,6 +173,7 @@ def test_an_unknown_price_is_a_lower_bound_and_said(make_bench: Make) -> None:
     assert f"≥ {paging.format_usd(total['usd'])}" in page.texts("td")
 
 
+@pytest.mark.slow
 def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     bench = make_bench()
     bench.configure("[correction]\nask_next = true\n")
@@ -181,6 +187,7 @@ def test_questions_that_came_along_are_counted_once(make_bench: Make) -> None:
     assert "+3 without a request" in written(bench)[1].texts("span")
 
 
+@pytest.mark.slow
 def test_a_model_whose_requests_all_failed_wrote_nothing(make_bench: Make) -> None:
     llama, qwen = "meta-llama/Meta-Llama-3.1-8B-Instruct-Turbo", "Qwen/Qwen3.5-9B"
     bench = make_bench()

@@ -77,6 +77,7 @@ def tracing() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tracing")
+@pytest.mark.slow
 def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     at_the_ends: list[int] = []
 

@@ -85,6 +85,7 @@ def test_markup_of_a_seed_is_no_markup_of_the_page(html: str, page: Page) -> Non
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> {{ 7*7 }} ${1} @packed@ --> ]]> \u2028"
 
 
+@pytest.mark.slow
 def test_words_of_providers_and_models_are_escaped(finished: Bench, page: Page) -> None:
     """A page with hostile words in every text from outside has the same elements."""
     store = Store.open(Layout(finished.root).store)
@@ -143,6 +144,7 @@ def test_packed_texts_come_out_as_they_went_in(turns: list[tuple[str, str, str]]
         assert item["w"] == [2, "question", "ready"]
 
 
+@pytest.mark.slow
 def test_two_thousand_huge_conversations_stay_under_thirty_megabytes(bench: Bench) -> None:
     """Texts that cannot be compressed, each longer than the shown part of a text."""
     noise = [sha256(b"%d" % number).hexdigest() * 160 for number in range(3)]

@@ -43,6 +43,7 @@ def at_a_terminal(scene: Scene, *arguments: str, columns: int | None = 100, real
     return COLOURS.sub("", said.decode()).replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_status_is_a_table_with_the_same_facts(make_bench: Make) -> None:
     unknown = 'question.max_rejected_share = 1.0\ngemini.models = ["gemini-nobody-knows"]\n'
     scene = Scene.of(make_bench, 8, unknown, most=4, job_seconds=500.0)
@@ -69,6 +70,7 @@ def same_facts(facts: Any, shown: str) -> None:
     assert "gemini-nobody-knows" in shown
 
 
+@pytest.mark.slow
 def test_a_terminal_of_a_width_for_no_table_loses_no_figure(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 8)
     scene.bench.ticks()  # batches in flight have an age, which changes between two calls

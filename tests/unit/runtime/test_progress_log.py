@@ -9,6 +9,7 @@ import pytest
 from batchgen.runtime import progress_log
 from batchgen.runtime.logging_setup import configure
 from batchgen.runtime.progress_log import log_progress
+from tests.support.slow import slow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +29,8 @@ def test_lines_are_logged_at_intervals(monkeypatch: pytest.MonkeyPatch, capsys: 
     ("command", "said"),
     [
         (["verify"], "lines of round3_history.jsonl checked"),
-        (["report"], "conversations measured"),
-        (["export", "--format", "aligner", "--output", "{}/aligner.jsonl"], "conversations written"),
+        slow(["report"], "conversations measured"),
+        slow(["export", "--format", "aligner", "--output", "{}/aligner.jsonl"], "conversations written"),
     ],
 )
 def test_long_commands_say_how_far_they_are(

@@ -20,6 +20,7 @@ from batchgen.emulator.faults import CallFault, Status
 from tests.support.bench import REPOSITORY, Bench, Result
 from tests.support.invariants import Make, end, start
 from tests.support.scene import Scene
+from tests.support.slow import slow
 
 FULL = Path("/dev/full")
 UNREAD = "a pipe that nobody reads"
@@ -97,6 +98,7 @@ def test_33_no_status_changes_where_stderr_takes_nothing(stream: str, bench: Ben
     assert spawned(bench, "verify", stderr=stream).code == 1
 
 
+@pytest.mark.slow
 def test_33_a_tick_does_its_work_where_stderr_takes_nothing(bench: Bench, expected: dict[str, bytes]) -> None:
     assert bench.run("collect", "--advance").code == 0
     bench.service.faults.add(CallFault(provider="together", endpoint="create", action=Status(401, "no")))
@@ -129,13 +131,14 @@ def test_33_the_work_behind_an_answer_is_done(bench: Bench, monkeypatch: pytest.
     assert "answer" in done.err
 
 
-@pytest.mark.parametrize("command", ["status", "receipt", "collect", "estimate", "--help"])
+@pytest.mark.parametrize("command", ["status", *map(slow, ("receipt", "collect", "estimate", "--help"))])
 def test_nobody_reads_the_answer(command: str, bench: Bench) -> None:
     """`batchgen status | head -0` under pipefail: the command must not fail."""
     done = spawned(bench, command, *([] if command == "--help" else ["--json"]), stdout=UNREAD)
     assert (done.code, done.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_verify_says_what_it_found_by_its_status_where_nobody_reads(finished: Bench) -> None:
     path = max((finished.root / "data").glob("round*/*history*.jsonl"))
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
