@@ -42,8 +42,11 @@ def replies_frame(replies: Sequence[Reply]) -> pl.DataFrame:
 
 
 def join_replies(requests: pl.DataFrame, replies: pl.DataFrame) -> pl.DataFrame:
-    """Return one row for each request, in request order; `reply` is null where none came back."""
-    return requests.join(replies, on="key", how="left", validate="1:1", maintain_order="left")
+    """Return one row for each request, in request order, then one for each reply that no request asked for.
+
+    `reply` is null where none came back, `number` where there is no request.
+    """
+    return requests.join(replies, on="key", how="full", coalesce=True, validate="1:1", maintain_order="left_right")
 
 
 def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Reason, why: str) -> MatchedResults:
@@ -52,17 +55,17 @@ def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Rea
     The outcome of a request without a reply has the reason `absent` and the detail `why`.
     """
     kept = list(one_per_key([reply for reply in replies if reply.key]).values())
-    requests, came = requests_frame(keys), replies_frame(kept)
-    table = join_replies(requests, came)
-    strangers = came.join(requests, on="key", how="anti", maintain_order="left")
+    table = join_replies(requests_frame(keys), replies_frame(kept))
+    asked, unasked = table.head(len(keys)), table.slice(len(keys))
     keyless = [reply for reply in replies if not reply.key]
     none = Reply("", absent, detail=why)
-    answers = [none if position is None else kept[position] for position in table["reply"]]
-    nobodys = [*(kept[position] for position in strangers["reply"]), *(reply for reply in keyless if any(reply.usage))]
+    answers = [none if position is None else kept[position] for position in asked["reply"].to_list()]
+    nobodys = [kept[position] for position in unasked["reply"].to_list()]
+    nobodys += [reply for reply in keyless if any(reply.usage)]
     return MatchedResults(
-        settled=dict(zip(table["number"], answers, strict=True)),
+        settled=dict(zip(asked["number"].to_list(), answers, strict=True)),
         usage=_usage(answers, nobodys),
-        unknown_keys=strangers["key"].to_list(),
+        unknown_keys=unasked["key"].to_list(),
         keyless=len(keyless),
     )
 
