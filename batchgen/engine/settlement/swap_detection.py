@@ -182,9 +182,10 @@ class _RequestIndex:
     def __init__(self, texts: Mapping[str, str]) -> None:
         # A whole batch may be in memory: equal words share one object, and a tuple takes a fifth of the space of a set.
         once: dict[str, str] = {}
-        self._asked = {
-            key: tuple(once.setdefault(word, word) for word in word_set(text)) for key, text in texts.items()
-        }
+        self._asked = dict[str, tuple[str, ...]]()
+        for key, text in texts.items():
+            words = word_set(text)
+            self._asked[key] = tuple(map(once.setdefault, words, words))
         self._frequency = Counter(chain.from_iterable(self._asked.values()))
         self._lengths = dict[str, float]()  # the vector lengths of the requests that were compared
 
