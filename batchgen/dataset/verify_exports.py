@@ -24,13 +24,19 @@ def verify_exports(path: Path, run: Run) -> Iterator[str]:
     """Return the problems of an export, one line each. An export is a file, or a directory with its card.
 
     Every record must equal, except for its flags, what the store has for its id (and round). No conversation may be in
-    two splits. The card must count what the files have.
+    two splits. The card must count what the files have; files that it does not name belong to other exports.
     """
-    files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        yield f"{path}: no .jsonl or .parquet file"
+    files, stated = [path], dict[str, int]()
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.suffix in FILE_SUFFIXES)
+        stated = read_card_rows(path / CARD)
+        if stated:
+            files = [file for file in files if file.stem in stated]
+            for split in sorted(stated.keys() - {file.stem for file in files}):
+                yield f"{path}: the card names {split}, but there is no such file"
+        elif not files:
+            yield f"{path}: no .jsonl or .parquet file"
     seen: list[_ExportedFile] = []
-    stated = read_card_rows(path / CARD) if path.is_dir() else {}
     for file in files:
         rows, found = 0, _ExportedFile(run, file)
         try:

@@ -70,6 +70,16 @@ def test_verify_exports_sees_files_that_are_none(finished: Bench, tmp_path: Path
     assert problems(finished, tmp_path / "empty") == [f"{tmp_path / 'empty'}: no .jsonl or .parquet file"]
 
 
+def test_an_export_beside_another_is_verified_alone(finished: Bench, tmp_path: Path) -> None:
+    export(finished, "messages", tmp_path / "out" / "one.jsonl")
+    export(finished, "aligner", tmp_path / "out", "--test-share", "0.3")
+    assert finished.run("verify").code == 0
+    (tmp_path / "out" / "test.jsonl").unlink()
+    assert problems(finished, tmp_path / "out") == [
+        f"{tmp_path / 'out'}: the card names test, but there is no such file"
+    ]
+
+
 @pytest.mark.slow
 def test_chunks_do_not_change_an_export(finished: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for form, suffix in (("messages", ".jsonl"), ("parquet", ".parquet")):
