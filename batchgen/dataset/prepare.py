@@ -85,7 +85,7 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     rows = read_seeds(files[0], report, columns, more=files[1:])
     seeds = sample_seeds(rows, limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle)
     first = list(islice(seeds, PREVIEWED))
-    show("\n".join([f"Read as {report.shape}.", *map(_one_line, first)]))
+    show("\n".join([f"Read as {report.shape}.", *map(_preview_line, first)]))
     name, terms = as_text(options.source), ""
     if not os.path.exists(options.source):  # noqa: PTH110 - as in resolve
         terms = fetch_seed_terms(options.source)
@@ -102,7 +102,7 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     return Prepared(count, source, files, report)
 
 
-def _one_line(seed: Seed) -> str:
+def _preview_line(seed: Seed) -> str:
     """Return a triple as one line: the beginning of each text, without characters that a terminal obeys."""
     shown = []
     for name, text in seed._asdict().items():

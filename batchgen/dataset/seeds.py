@@ -23,9 +23,8 @@ MOST_SHOWN = 100  # characters of an unusable row's keys
 MOST_ROWS_TO_RECOGNIZE = 100  # rows at the beginning of a file, held in memory until one has a known shape
 INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
 
-Place = (
-    int | str
-)  # the line of a row, from 1: lines (jsonl, csv) or rows (json array, parquet); of several files FILE:LINE
+# Where a row is: its number from 1, in lines (jsonl, csv) or rows (JSON array, Parquet); FILE:LINE of several files.
+Place = int | str
 
 
 class Seed(NamedTuple):

@@ -105,9 +105,8 @@ def _check_receipt(run: Run) -> Iterator[str]:
 
 def _check_exports(run: Run) -> Iterator[str]:
     """Check every export of this run that still exists."""
-    from batchgen.dataset.export import (
-        written_exports,
-    )  # here: it imports polars, which a run without exports does not need
+    # Here: these import polars, which the rest of `verify` does not need.
+    from batchgen.dataset.export import written_exports
     from batchgen.dataset.verify_exports import verify_exports
 
     for path in written_exports(run):

@@ -151,9 +151,9 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {choice.provider for step in steps for choice in session.settings.choices(step.stage)}
-    for wait in session.store.holds.all().values():
-        if wait.until is None and (wait.scope in scopes or provider_of(wait.scope) in names):
-            session.store.holds.end(wait.scope)
+    for hold in session.store.holds.all().values():
+        if hold.until is None and (hold.scope in scopes or provider_of(hold.scope) in names):
+            session.store.holds.end(hold.scope)
             halts += 1
     for batch in session.store.batches(BatchState.CREATING):
         if batch.step in steps and _person_was_asked_to_look(batch):

@@ -156,7 +156,7 @@ class Session(Run):
         """
         before = pinned_choice(self.store, self.settings, stage)
         usable = self.require_key(stage, choices) if choices else []
-        choice, proven = self._first_served(self.hopeful(usable)) or self.none_served(stage, usable)
+        choice, proven = self._first_served(self.without_halted(usable)) or self.none_served(stage, usable)
         self._record_pin(stage, choice)
         pins.pin(self.store, stage, choice, proven=proven)
         if before and before != choice and before not in pinned_choices(self.store, self.settings).values():
@@ -194,9 +194,9 @@ class Session(Run):
             words += f" Its price in batch is {ratio:.0%} of that of {chosen.model}, which is used."
         return words
 
-    def hopeful(self, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
+    def without_halted(self, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
         """Return those of `choices` that are not halted."""
-        halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
+        halted = {scope for scope, hold in self.store.holds.all().items() if hold.until is None}
         return [choice for choice in choices if model_scope(*choice) not in halted]
 
     def _first_served(self, choices: Sequence[ModelChoice]) -> tuple[ModelChoice, bool] | None:
@@ -226,14 +226,14 @@ class Session(Run):
         from batchgen.providers import find_provider as provider_row
 
         scope = model_scope(*choice)
-        wait = self.store.holds.all().get(scope)
-        if wait is not None and is_in_force(wait, self.now()):
-            raise hold_error(wait, self.now())
+        hold = self.store.holds.all().get(scope)
+        if hold is not None and is_in_force(hold, self.now()):
+            raise hold_error(hold, self.now())
         try:
             self.remote(provider_row(choice.provider)).probe(choice.model)
         except QuotaReached as error:
-            wait = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
-            raise hold_error(wait, self.now()) from None
+            hold = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
+            raise hold_error(hold, self.now()) from None
         except SetupError:
             self.unusable.add(choice.provider)
             raise

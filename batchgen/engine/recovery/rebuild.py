@@ -93,7 +93,7 @@ class _Replay:
         ending = settle.read_ending(self._session.layout.ending(batch.step, batch.name))
         went_on = ending is None and self._latest.asked_anything_later(file, numbers)
         if went_on:
-            ending = _default_batch_end(self._session, batch)
+            ending = _default_ending(self._session, batch)
         if ending is not None and ending.state in RELEASED:
             why, until = ending.why, ending.awaited_until
             store.release(batch, ending.state, error=why, refused=ending.refused, late_results_until=until)
@@ -173,7 +173,7 @@ def _configured_model(session: Session, batch: Batch) -> str:
     return next((choice.model for choice in choices if choice and choice.provider == batch.provider), "")
 
 
-def _default_batch_end(session: Session, batch: Batch) -> settle.Ending | None:
+def _default_ending(session: Session, batch: Batch) -> settle.Ending | None:
     """Return an ending for a batch whose ending file is missing; None if its result files are missing, too.
 
     A later batch asked for its conversations again, so it had ended.

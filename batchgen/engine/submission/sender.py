@@ -5,7 +5,8 @@ make exactly one create call, write the job's id durably. The program may be kil
 or `reconcile` then continues.
 
 Batches are created one by one. The first batch of a model is sent alone. After it was accepted, the files of the next
-batches are uploaded in threads: an upload costs nothing and may be repeated. After an error the model stops.
+batches are uploaded in threads: an upload costs nothing and may be repeated. After an error, this command sends no
+more batches of the model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from batchgen.engine.maintenance import delete_input_files
 from batchgen.engine.reconcile import adopt, jobs_by_label, matching_jobs
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
-from batchgen.engine.submission.admission import is_on_hold
+from batchgen.engine.submission.admission import hold_reason
 from batchgen.ledger.holds import halt_scope, hold_error, model_scope
 from batchgen.ledger.rows import Batch, BatchState, Hold
 from batchgen.providers import find_provider as provider_row
@@ -121,7 +122,7 @@ class Sender:
 
     def _may_create(self, batch: Batch) -> bool:
         scope = _batch_scope(batch)
-        return scope not in self.halted and not is_on_hold(self._session, scope, batch.step)
+        return scope not in self.halted and not hold_reason(self._session, scope, batch.step)
 
     def _upload_ahead(self, current: _Submission, source: Iterator[Batch], waiting: deque[_Submission]) -> None:
         """Start the uploads of the batches behind `current`, for models that accepted a batch."""
