@@ -16,7 +16,7 @@ from batchgen.engine import duplicates
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
@@ -30,7 +30,7 @@ def reconcile(session: Session) -> None:
     """Resolve every create call without a clear answer, as far as possible now. Record a trouble for each other one."""
     unanswered = sorted(session.store.batches(BatchState.CREATING), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
-        provider = provider_row(name)
+        provider = find_provider(name)
         try:
             mine = [batch for batch in group if _was_created_with_current_key(session, provider, batch)]
             if not mine:

@@ -48,8 +48,8 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
         for hold in store.holds.all().values()
         if is_in_force(hold, now) and not _is_about_other_model(hold.scope, pinned.values())
     }
-    audit = _audit_record(store, settings, by_state, accepted, rejected)
-    return _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, holds) | audit
+    record = _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, holds)
+    return record | {"audit": _audit_record(store, settings, by_state, accepted, rejected)}
 
 
 def _audit_record(
@@ -58,22 +58,20 @@ def _audit_record(
     by_state: Mapping[tuple[int, str], int],
     accepted: Mapping[int, int],
     rejected: Mapping[int, int],
-) -> dict[str, Any]:
+) -> dict[str, int] | None:
     """Return how far the audit is, counted in verdicts; None if no audit was begun."""
     places = [step.position for step in store.bought_steps(settings.rounds) if step.stage is Stage.AUDIT]
     if not places:
-        return {"audit": None}
+        return None
     done, failed = (sum(found.get(place, 0) for place in places) for found in (accepted, rejected))
     in_flight = sum(by_state.get((place, state), 0) for place in places for state in SUBMITTED_STATES)
     total = len(store.dialogues.judgements())
     return {
-        "audit": {
-            "requests": total,
-            "ready": total - in_flight - done - failed,
-            "in_flight": in_flight,
-            "done": done,
-            "rejected": failed,
-        }
+        "requests": total,
+        "ready": total - in_flight - done - failed,
+        "in_flight": in_flight,
+        "done": done,
+        "rejected": failed,
     }
 
 

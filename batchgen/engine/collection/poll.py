@@ -21,7 +21,7 @@ from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
 from batchgen.providers.http_errors import is_model_error
 from batchgen.providers.quotas import PLAN_ADVICE, is_permanent_quota, is_quota_error
@@ -42,7 +42,7 @@ def collect(session: Session) -> int:
     for name in dict.fromkeys(batch.provider for batch in in_flight):
         mine = [batch for batch in in_flight if batch.provider == name]
         try:
-            collected += _collect_provider(session, provider_row(name), mine)
+            collected += _collect_provider(session, find_provider(name), mine)
         except SetupError as error:
             session.trouble(error, name)  # the results of other providers must not expire meanwhile
     look_for_late_results(session)
@@ -263,7 +263,7 @@ def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: floa
 def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> None:
     """Settle a batch by the results that exist. The other requests get the reason LOST."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
-    replies = settle.parse_results(session, provider_row(batch.provider), batch, raw, keys, flags)
+    replies = settle.parse_results(session, find_provider(batch.provider), batch, raw, keys, flags)
     until = _late_results_until(session, raw)
     ending = Ending(Reason.LOST, why, state=BatchState.LOST, error=why, retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)

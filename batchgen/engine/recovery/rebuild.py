@@ -38,7 +38,7 @@ from batchgen.ledger.rows import (
     BatchState,
     ReadyConversation,
 )
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.runtime.files import Layout, hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.settings import ModelChoice
@@ -99,7 +99,7 @@ class _Replay:
             store.release(batch, ending.state, error=why, refused=ending.refused, late_results_until=until)
             if raw := _read_results(self._session.layout, batch):  # results that came after it was given up
                 settle.book_unused_results(
-                    self._session, provider_row(batch.provider), batch._replace(state=ending.state), raw
+                    self._session, find_provider(batch.provider), batch._replace(state=ending.state), raw
                 )
         elif ending is not None:
             self._settle(file, batch, ending, numbers)
@@ -194,7 +194,7 @@ def _settle_batch(session: Session, batch: Batch, ending: settle.Ending, asked_a
     batch = session.store.update(
         batch, state=BatchState.IN_FLIGHT, intent_at=batch.plan.planned_at, submitted_at=batch.plan.planned_at
     )
-    provider = provider_row(batch.provider)
+    provider = find_provider(batch.provider)
     if batch.model:
         pins.pin(session.store, batch.step.stage, ModelChoice(batch.provider, batch.model))
     session.store.release_conversations(
@@ -232,7 +232,7 @@ def _mark_unanswered(session: Session, batch: Batch, sent: ReadRequestFile) -> N
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
     model = batch.model or _configured_model(session, batch)
     said = count_features(" ".join(text for one in sent.asked for text in one.texts))
-    tokens = estimate_request_tokens("", said, len(sent.asked), provider_row(batch.provider).tokens)
+    tokens = estimate_request_tokens("", said, len(sent.asked), find_provider(batch.provider).tokens)
     ceiling = sum(one.max_output_tokens for one in sent.asked)
     most = Usage(input=round(tokens * (1 + input_margin(len(sent.asked)))), output=ceiling)
     rate = session.rate(batch.provider, model)

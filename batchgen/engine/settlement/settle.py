@@ -40,13 +40,13 @@ class Ending(NamedTuple):
     """How a batch ended.
 
     `absent` and `why` are the reason and detail of each request without a result row. `error` is the error of the job
-    itself. `refused` maps the conversations that a batch which bought nothing rejects to the detail of each.
+    itself. `refused`, of a batch that bought nothing, maps each rejected conversation to its detail.
     `retry_flags` are the quality flags for which texts of this batch were rejected; they are kept because the
     configuration may have changed when the store is rebuilt.
 
-    `late`: the batch had ended without results, and they arrived later. `gone` maps the conversations that took no text
-    from late results to their reason at the first end; all others took theirs. Until `awaited_until` (seconds since
-    1970 UTC) a batch that ended without results may still bring some.
+    `late`: the batch had ended without results, and they arrived later. `gone` maps the conversations that took no late
+    text to the reason of the first end; all others took theirs. Until `awaited_until` (seconds since 1970 UTC) a batch
+    that ended without results may still bring some.
     """
 
     absent: Reason
@@ -108,8 +108,8 @@ def release_batch(
 ) -> None:
     """End a batch that bought nothing, and write its ending.
 
-    Its conversations become ready again, except the `refused` ones (number to detail), which are rejected. It may have
-    bought something after all: until `late_results_until` its results may arrive.
+    Its conversations become ready again, except the `refused` ones (number to detail), which are rejected. The batch
+    may have bought something after all: until `late_results_until` its results may arrive.
     """
     ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=late_results_until)
     write_ending(session, batch, ending)

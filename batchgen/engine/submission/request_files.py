@@ -147,8 +147,9 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 
 
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
-    """Return the function that builds the configured prompt of `step` for a conversation, or for a judgement: then
-    the conversation has its number, and its turns up to the judged one.
+    """Return the function that builds the configured prompt of `step` for a conversation.
+
+    For an audit the conversation has the number of a judgement, and the turns up to the judged one.
     """
     settings, follow_up = session.settings, asks_follow_up(session, step)
     echo, own = asks_echo(session, step.stage), settings.own_instructions()
@@ -209,7 +210,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
     """Encode the same lines as one block, which is many times faster. Returns no rows if it cannot be done."""
     if step.stage is Stage.AUDIT:  # few requests; their texts are those of other positions
         return _RequestLines([], b"", 0, [])
-    encode, ask, key = (
+    encode, ask, key_format = (
         session.provider(step.stage).line,
         prompt_builder(session, step),
         session.names().key_format(step, attempt),
@@ -220,7 +221,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
         template = make_request_template(
             step.position,
             lambda texts: ask(Conversation(0, tuple(group_into_turns(texts)))),
-            lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
+            lambda key, asked, parameters=parameters: encode(key, asked, parameters),  # type: ignore[misc]
         )
         if PLACEHOLDER_PREFIX in template.system:  # instructions of the configuration may be any text
             return _RequestLines([], b"", 0, [])
@@ -228,7 +229,7 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
         if "" in texts or len(texts) != len(group) * len(template.line_template.shown):
             return _RequestLines([], b"", 0, [])
         echoes = [echo_of(row.number).encode() for row in group]
-        body, counted = render_requests(template, [key % row.number for row in group], texts, echoes)
+        body, counted = render_requests(template, [key_format % row.number for row in group], texts, echoes)
         bodies.append(body)
         said, system = said.plus(counted), template.system
     tokens = estimate_request_tokens(system, said, len(rows), session.provider(step.stage).tokens)
