@@ -66,12 +66,12 @@ def _fixed_features(asked: Prompt, placeholders: Sequence[str], *, nested: bool)
 
 
 def render_requests(
-    template: RequestTemplate, keys: Sequence[bytes], texts: list[str], echoes: Sequence[bytes] = ()
+    template: RequestTemplate, keys: Sequence[bytes], texts: list[str], echoes: Sequence[bytes]
 ) -> tuple[bytes, TextFeatures]:
     """Return the lines of requests with `keys`, concatenated, and the text features of all their messages.
 
     `texts` are the texts at `template.line_template.shown` of each dialogue, none of them empty. `echoes` are those of
-    the requests, if the lines have any.
+    the requests; they are used if the template has a place for them.
     """
     shown = template.line_template.shown
     wanted = sorted(place - shown.start for place in template.line_template.text_slots)
