@@ -13,8 +13,7 @@ from batchgen.core.dialogue import STAGES
 from batchgen.core.errors import BatchgenError, SetupError, Temporary, UnknownModel
 from batchgen.core.pricing import batch_rate, offers, past_price
 from batchgen.core.wording import as_invoked
-from batchgen.providers import PROVIDERS, connect
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import PROVIDERS, connect, find_provider
 from batchgen.providers.base import ConnectionOptions, CreateRefused, JobNotFound, ModelGone, Provider, ProviderClient
 from batchgen.providers.http_errors import address_text, mask_password
 from batchgen.runtime import clock
@@ -41,10 +40,10 @@ def check_setup(
             for choice in priced
             if choice not in choices
             and choice.provider in PROVIDERS
-            and environment.get(provider_row(choice.provider).key_variable, "").strip()
+            and environment.get(find_provider(choice.provider).key_variable, "").strip()
         }
     names = dict.fromkeys(choice.provider for choice in choices)
-    found = {name: _check_provider(provider_row(name), choices, settings, environment) for name in names}
+    found = {name: _check_provider(find_provider(name), choices, settings, environment) for name in names}
     served = {(name, model["model"]) for name in names for model in found[name]["models"] if model["served"] == "yes"}
     needed = set[str]()  # providers of stages that no served model can write
     for stage in STAGES:

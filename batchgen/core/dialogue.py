@@ -29,7 +29,7 @@ _AUDIT_POSITIONS = 2
 
 
 class Step(NamedTuple):
-    """A (round, stage). Steps have one order. A conversation stands at one step, or is complete, or is rejected."""
+    """A round and a stage, ordered by `position`. A conversation stands at one step, or is complete or rejected."""
 
     round: int
     stage: Stage
@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 def steps(rounds: int) -> list[Step]:
-    """List all steps that a run of `rounds` rounds buys, in order."""
+    """List the steps that write the dialogues of a run of `rounds` rounds, in order."""
     return [Step(number, stage) for number in range(FIRST_ROUND, rounds + 1) for stage in STAGES]
 
 

@@ -48,12 +48,12 @@ class LineTemplate(NamedTuple):
         parts: list[bytes] = [b""] * (width * len(keys))
         for order, constant in enumerate(self.constants):
             parts[2 * order :: width] = [constant] * len(keys)
-        for order, hole in enumerate(self.slots):
-            parts[2 * order + 1 :: width] = keys if hole is None else pieces[hole]
+        for order, slot in enumerate(self.slots):
+            parts[2 * order + 1 :: width] = keys if slot is None else pieces[slot]
         return b"".join(parts)
 
 
-def marks(places: Iterable[int]) -> list[str]:
+def text_placeholders(places: Iterable[int]) -> list[str]:
     """Return placeholders for the texts at these positions."""
     return [_TEXT_PLACEHOLDER % place for place in places]
 
@@ -61,13 +61,13 @@ def marks(places: Iterable[int]) -> list[str]:
 def parse_line_template(line: bytes) -> LineTemplate:
     """Cut a JSON line at its placeholders."""
     constants: list[bytes] = []
-    holes: list[int | None] = []
+    slots: list[int | None] = []
     end = 0
     for found in PLACEHOLDER_PATTERN.finditer(line):
         constants.append(line[end : found.start()])
-        holes.append(ECHO_SLOT if found[1] else int(found[3]) if found[3] else None)
+        slots.append(ECHO_SLOT if found[1] else int(found[3]) if found[3] else None)
         end = found.end()
-    return LineTemplate((*constants, line[end:] + b"\n"), tuple(holes))
+    return LineTemplate((*constants, line[end:] + b"\n"), tuple(slots))
 
 
 def encode_strings(texts: list[str]) -> list[bytes]:

@@ -93,7 +93,7 @@ def _texts_of(value: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
 
 
 def _load_json(text: str) -> Any:
-    """Decode JSON. What orjson refuses may be a lone surrogate, which `core.text.clean` replaces later."""
+    """Decode JSON. orjson refuses lone surrogates, which `core.text.clean_text` replaces later."""
     try:
         return orjson.loads(text)  # nearly all replies are plain JSON
     except ValueError:

@@ -64,7 +64,7 @@ def shown_replies(order: int) -> tuple[Stage, Stage]:
 def winner(verdicts: Sequence[str]) -> Winner:
     """Return the winner of a turn from its verdicts in the ORDERS."""
     said = [
-        Winner.TIE if verdict == "tie" else (Winner.ANSWER, Winner.CORRECTION)[(verdict == "first") != (order == 1)]
+        Winner.TIE if verdict == "tie" else Winner(shown_replies(order)[VERDICTS.index(verdict)])
         for order, verdict in zip(ORDERS, verdicts, strict=True)
     ]
     return said[0] if len(set(said)) == 1 else Winner.INCONSISTENT

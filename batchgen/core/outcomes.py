@@ -111,8 +111,12 @@ def validate_text(stage: Stage, reply: Reply) -> Reply:
     <think> blocks at its beginning are removed; if one has no end, the reply is MALFORMED. A text without any word is
     EMPTY. Other replies are returned as they are. The codec has validated the fields of JSON replies.
     """
-    if stage is Stage.AUDIT or reply.reason is not Reason.ACCEPTED:
-        return _validate_verdict(reply) if reply.reason is Reason.ACCEPTED else reply
+    if reply.reason is not Reason.ACCEPTED:
+        return reply
+    return _validate_verdict(reply) if stage is Stage.AUDIT else _validate_dialogue_text(stage, reply)
+
+
+def _validate_dialogue_text(stage: Stage, reply: Reply) -> Reply:
     said = reply.text
     if said.isprintable() and said[:1].isalnum() and said[-1] != " " and not reply.follow_up:
         return reply  # most texts are one line with nothing to clean
@@ -153,16 +157,16 @@ def without_thoughts(text: str) -> str:
 
     Raises ValueError if a block has no end.
     """
-    start = _first_letter(text, 0)
+    start = _skip_white_space(text, 0)
     while text.startswith(THINK, start):
         end = text.find(THINK_END, start)
         if end < 0:
             raise ValueError(f"a {THINK} block without {THINK_END}")
-        start = _first_letter(text, end + len(THINK_END))
+        start = _skip_white_space(text, end + len(THINK_END))
     return text[start:]
 
 
-def _first_letter(text: str, start: int) -> int:
+def _skip_white_space(text: str, start: int) -> int:
     """Return the first index from `start` on that is not white space."""
     while text[start : start + 1].isspace():
         start += 1

@@ -14,12 +14,12 @@ _CONTROL_CHARACTERS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"  # U+0085
 # U+8C48. CJK means Han, kana and Hangul.
 # Each of these characters counts as one word when two texts are compared or their words are shown.
 WORD_CHARACTERS = "\u3400-\u9fff\uf900-\ufaff\u3041-\u30ff\uac00-\ud7a3"
-# Two adjacent characters of these count as one word when a reply is compared with a request. Has the whole blocks of
-# kana and Hangul.
+# Two adjacent characters of these count as one word when a reply is compared with a request. These are
+# the whole blocks of kana and Hangul.
 PAIRED_CHARACTERS = "\u3400-\u9fff\u3040-\u30ff\uac00-\ud7af"
-# The token estimate has a coefficient for these characters. Has all the blocks as a whole.
+# The token estimate has a coefficient for these characters: whole blocks, also characters that are no letters.
 WEIGHED_CJK = "\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af"
-# The characters of WEIGHED_CJK that are certainly letters; texts have hardly any others of WEIGHED_CJK.
+# The characters of WEIGHED_CJK that are certainly letters. Hardly any others of WEIGHED_CJK are in texts.
 WEIGHED_CJK_LETTERS = "\u3400-\u4dbf\u4e00-\u9fef\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3"
 # Writing systems. A text is written in the one that most of its letters belong to.
 SCRIPTS = {

@@ -33,9 +33,8 @@ from batchgen.ledger.status import timestamp
 CARD = "README.md"
 CARD_MARKER = "<!-- written by batchgen export -->"
 LICENSE = "cc-by-nc-4.0"
-MIN_LANGUAGE_SHARE = (
-    0.05  # a writing system that begins at least this share of the conversations names a language of the dataset
-)
+# The card names a language if at least this share of the conversations begins in its writing system.
+MIN_LANGUAGE_SHARE = 0.05
 SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),

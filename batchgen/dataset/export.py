@@ -82,7 +82,7 @@ class Exported(NamedTuple):
 
 
 def export(run: Run, options: ExportOptions) -> Exported:
-    """Write every conversation that is complete in all rounds, for `verify` to check again and LLaMA-Factory to find.
+    """Write every conversation that has all rounds. Enter the files for `verify`, and for LLaMA-Factory beside them.
 
     Raises SetupError if there is none, for unknown flags or licence, and for an output path that cannot be used.
     """
@@ -325,10 +325,10 @@ def _flagged_conversations(run: Run, whole: Survey) -> Generator[tuple[int, Flag
 
     find_labels = partial(labels_by_turn, instructions=all_instructions(known_facts(run.layout)))
     for _, found in parallel_map(find_labels, frames()):
-        marks = iter(found)
+        labels = iter(found)
         for one in chunks.popleft():
-            turns = tuple(tuple(label) for label in islice(marks, len(one.turns)))
-            yield one.number, FlaggedConversation(names.id(one.number), one.turns, turns, writers.of(one.number))
+            by_turn = tuple(map(tuple, islice(labels, len(one.turns))))
+            yield one.number, FlaggedConversation(names.id(one.number), one.turns, by_turn, writers.of(one.number))
 
 
 class ModelAttribution:
@@ -359,7 +359,7 @@ class ModelAttribution:
         )
 
 
-# ---------------------------------------------------------------- the answer
+# ---------------------------------------------------------------- what the command prints
 
 
 def describe(options: ExportOptions, done: Exported) -> tuple[dict[str, Any], str]:

@@ -35,8 +35,9 @@ class FlaggedConversation(NamedTuple):
 class Format(NamedTuple):
     """A format: its columns, and whether one record is a `turn` with its history or a whole conversation.
 
-    `same` returns whether the last turn has nothing to learn in this format. `dataset_info` is what LLaMA-Factory's
-    dataset_info.json says about such a file, besides its name; None if LLaMA-Factory cannot read the format.
+    `same` returns whether the last turn teaches nothing in this format: its two replies are equal. `dataset_info` is
+    what LLaMA-Factory's dataset_info.json says about such a file, besides its name; None if LLaMA-Factory cannot read
+    the format.
     """
 
     per_turn: bool

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain, islice, starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from batchgen.dataset.rows.shapes import Columns
 from batchgen.dataset.seed_sources import DATASET_ID, resolve
 from batchgen.dataset.seeds import Seed, SeedReport, read_seeds, sample_seeds
 from batchgen.ledger.run import Run
-from batchgen.runtime.files import Layout, as_text, lost_store_error
+from batchgen.runtime.files import as_text, lost_store_error
 from batchgen.runtime.progress_log import log_progress
 
 PREVIEWED = 2  # triples shown before anything is written
@@ -85,24 +85,24 @@ def prepare(run: Run, options: PrepareOptions, show: Callable[[str], None] = lam
     rows = read_seeds(files[0], report, columns, more=files[1:])
     seeds = sample_seeds(rows, limit=options.limit, sample_seed=options.sample_seed, shuffle=options.shuffle)
     first = list(islice(seeds, PREVIEWED))
-    show("\n".join([f"Read as {report.shape}.", *map(_one_line, first)]))
+    show("\n".join([f"Read as {report.shape}.", *map(_preview_line, first)]))
     name, terms = as_text(options.source), ""
     if not os.path.exists(options.source):  # noqa: PTH110 - as in resolve
         terms = fetch_seed_terms(options.source)
     elif DATASET_ID.fullmatch(name) and name != DEFAULT_DATASET:
         name = f"./{name}"  # a card must not take this path for a dataset of the hub
-    _delete_unsent_files(run.layout, run)
+    _delete_unsent_files(run)
     meta = {"prepared": identity, "source": name, "run": secrets.token_hex(4)}
     if terms:
         meta[SEED_TERMS_FACT] = terms
     kept = log_progress(chain(first, seeds), "triples kept")
-    count = run.store.replace_seeds(_turns(kept), meta)
+    count = run.store.replace_seeds(starmap(Turn, kept), meta)
     write_manifest(run, meta)
     write_due_files(run)
     return Prepared(count, source, files, report)
 
 
-def _one_line(seed: Seed) -> str:
+def _preview_line(seed: Seed) -> str:
     """Return a triple as one line: the beginning of each text, without characters that a terminal obeys."""
     shown = []
     for name, text in seed._asdict().items():
@@ -129,15 +129,11 @@ def _identity(files: list[Path], columns: Columns, options: PrepareOptions) -> s
     return json.dumps([content, options.limit, options.sample_seed if drawn else None, *given])
 
 
-def _turns(seeds: Iterator[tuple[str, str, str]]) -> Iterator[Turn]:
-    return (Turn(*seed) for seed in seeds)
-
-
-def _delete_unsent_files(layout: Layout, run: Run) -> None:
+def _delete_unsent_files(run: Run) -> None:
     """Delete request files that were never sent; they belong to the seeds that are replaced."""
     for batch in run.store.batches():
         with suppress(FileNotFoundError):
-            layout.requests(batch.step, batch.name).unlink()
+            run.layout.requests(batch.step, batch.name).unlink()
 
 
 def describe(done: Prepared) -> tuple[dict[str, object], str]:

@@ -19,9 +19,8 @@ from batchgen.runtime.files import atomic_write, write_durably
 
 ROUND, REJECTED, AUDIT, RECEIPT = "round", "rejected", "audit", "receipt"
 PRICE_LIST = Path(pricing.__file__).with_name("prices.toml")
-RECEIPT_INPUTS_FACT = (
-    "receipt_prices"  # what the receipt depends on beside what was billed: prices, the user's and the shipped; steps
-)
+# The run fact with what the last receipt was made from, apart from what was billed: both price lists, and the steps.
+RECEIPT_INPUTS_FACT = "receipt_prices"
 
 
 # A file of at most SMALL_FILE_LINES lines is written again at once. A larger one is written when it is LARGE_SECONDS

@@ -8,7 +8,13 @@ from itertools import chain
 import orjson
 
 from batchgen.core.dialogue import STAGES, Turn, group_into_turns
-from batchgen.core.json_template import KEY_PLACEHOLDER, LineTemplate, encode_strings, marks, parse_line_template
+from batchgen.core.json_template import (
+    KEY_PLACEHOLDER,
+    LineTemplate,
+    encode_strings,
+    parse_line_template,
+    text_placeholders,
+)
 from batchgen.ledger.receipt import receipt
 from batchgen.ledger.run import Run
 
@@ -36,24 +42,24 @@ def histories(run: Run, number: int) -> Iterator[bytes]:
 
 def _single_turn_template(number: int) -> LineTemplate:
     places = range((number - 1) * len(STAGES), number * len(STAGES))
-    return parse_line_template(orjson.dumps({"id": KEY_PLACEHOLDER, **Turn(*marks(places))._asdict()}))
+    return parse_line_template(orjson.dumps({"id": KEY_PLACEHOLDER, **Turn(*text_placeholders(places))._asdict()}))
 
 
 def _history_template(number: int) -> LineTemplate:
-    texts = marks(range(number * len(STAGES)))
+    texts = text_placeholders(range(number * len(STAGES)))
     return parse_line_template(
         orjson.dumps({"id": KEY_PLACEHOLDER, "rounds": [turn._asdict() for turn in group_into_turns(texts)]})
     )
 
 
-def _render_lines(run: Run, number: int, *forms: LineTemplate) -> Iterator[tuple[bytes, ...]]:
-    """Return the lines of each form. Texts are read and escaped once for all."""
+def _render_lines(run: Run, number: int, *templates: LineTemplate) -> Iterator[tuple[bytes, ...]]:
+    """Yield the lines of each template. Texts are read and escaped once for all templates."""
     identity = run.names().id_format()
-    places = range(min(form.shown.start for form in forms), number * len(STAGES))
+    places = range(min(template.shown.start for template in templates), number * len(STAGES))
     for numbers, texts in run.store.dialogues.completed_up_to(number * len(STAGES), places, CHUNK):
         pieces, ids = encode_strings(texts), [identity % one for one in numbers]
         columns = {place: pieces[order :: len(places)] for order, place in enumerate(places)}
-        yield tuple(form.lines(ids, columns) for form in forms)
+        yield tuple(template.lines(ids, columns) for template in templates)
 
 
 def rejected_lines(run: Run) -> Iterator[bytes]:

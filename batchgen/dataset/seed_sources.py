@@ -39,9 +39,9 @@ def _files_of_folder(path: Path, file: str) -> list[Path]:
         if file:
             raise InputError(f"{path} is a file: --file takes one of a folder or dataset.", do="Leave --file out.")
         return [path]
-    names = [each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()] if file else []
     if not file:
         raise InputError(f"{path} is a directory.", do=_which_file(path))
+    names = [each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()]
     return [path / name for name in named_files(str(path), names, file)]
 
 

@@ -23,9 +23,8 @@ MOST_SHOWN = 100  # characters of an unusable row's keys
 MOST_ROWS_TO_RECOGNIZE = 100  # rows at the beginning of a file, held in memory until one has a known shape
 INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode categories: controls, formats, blanks
 
-Place = (
-    int | str
-)  # the line of a row, from 1: lines (jsonl, csv) or rows (json array, parquet); of several files FILE:LINE
+# Where a row is: its number from 1, in lines (jsonl, csv) or rows (JSON array, Parquet); FILE:LINE of several files.
+Place = int | str
 
 
 class Seed(NamedTuple):
@@ -34,14 +33,6 @@ class Seed(NamedTuple):
     question: str
     answer: str
     correction: str
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedRow:
-    """A row that is not a seed."""
-
-    line: Place
-    reason: str
 
 
 @dataclass(slots=True)
@@ -61,9 +52,10 @@ class SeedReport:
     copies: int = 0
     shape: str = field(default="", compare=False)
 
-    def skip(self, item: SkippedRow) -> None:
-        self.left_out[item.reason] = self.left_out.get(item.reason, 0) + 1
-        self.examples[item.reason] = [*self.examples.get(item.reason, ()), item.line][:EXAMPLES_PER_REASON]
+    def leave_out(self, line: Place, reason: str) -> None:
+        """Count a row that is not a seed."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+        self.examples[reason] = [*self.examples.get(reason, ()), line][:EXAMPLES_PER_REASON]
 
 
 def parse_row(row: object) -> tuple[Seed, int] | str:
@@ -128,7 +120,7 @@ def _parse_rows(
         triple = read(row) if read and isinstance(row, dict) else row
         judged = parse_row(triple)
         if isinstance(judged, str):
-            report.skip(SkippedRow(line, judged))
+            report.leave_out(line, judged)
             first = first or (line, row)
             if not report.kept and isinstance(triple, dict):
                 found |= {name for name in FIELDS if triple.get(name) is not None}

@@ -26,7 +26,7 @@ from batchgen.dataset.schemas import validator
 from batchgen.ledger.rows import AUDIT_FACT, LIVE_STATES, Batch, BatchState
 from batchgen.ledger.run import Run
 from batchgen.ledger.status import status
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.runtime.files import hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.progress_log import log_progress
@@ -105,9 +105,8 @@ def _check_receipt(run: Run) -> Iterator[str]:
 
 def _check_exports(run: Run) -> Iterator[str]:
     """Check every export of this run that still exists."""
-    from batchgen.dataset.export import (
-        written_exports,
-    )  # here: it imports polars, which a run without exports does not need
+    # Here: these import polars, which the rest of `verify` does not need.
+    from batchgen.dataset.export import written_exports
     from batchgen.dataset.verify_exports import verify_exports
 
     for path in written_exports(run):
@@ -188,7 +187,7 @@ def _raw_texts(run: Run, batch: Batch) -> dict[str, set[tuple[Stage, str]]]:
     A text is what `validate_text` returns for the reply. Older versions did not remove thoughts and stored the whole
     reply.
     """
-    provider, stage = provider_row(batch.provider), batch.step.stage
+    provider, stage = find_provider(batch.provider), batch.step.stage
     fields = reply_fields(stage, follow_up=bool(batch.plan.follow_up))
     texts: dict[str, set[tuple[Stage, str]]] = {}
     for path in (run.layout.results(batch.step, batch.name), run.layout.errors(batch.step, batch.name)):

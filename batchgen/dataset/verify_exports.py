@@ -56,7 +56,7 @@ class _ExportedFile:
     """One exported file, read back."""
 
     def __init__(self, run: Run, path: Path) -> None:
-        self._session, self.path, self._names = run, path, run.names()
+        self._run, self.path, self._names = run, path, run.names()
         self._rounds = run.settings.rounds
         self._writers = ModelAttribution(run.store, self._rounds)
         self._formats = {frozenset(form.schema(self._rounds)): form for form in FORMATS.values()}
@@ -65,7 +65,7 @@ class _ExportedFile:
 
     def also_in(self, other: _ExportedFile) -> Iterator[str]:
         """Return the conversations that the other file has too."""
-        for number in range(1, self._session.conversations + 1):
+        for number in range(1, self._run.conversations + 1):
             if self._has(number) and other._has(number):
                 yield self._names.id(number)
 
@@ -94,7 +94,7 @@ class _ExportedFile:
     def check(self, chunk: Sequence[Record]) -> Iterable[str]:
         """Return the problems of some records."""
         numbers = {number for record in chunk if (number := _row_number(record)) is not None}
-        known = {one.number: one for one in self._session.store.dialogues.read(sorted(numbers))}
+        known = {one.number: one for one in self._run.store.dialogues.read(sorted(numbers))}
         for record in chunk:
             self._rows += 1
             if flaw := self._problem(record, known.get(_row_number(record) or 0)):

@@ -14,7 +14,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.rows import Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import Job
 
 MARK = ".duplicate"  # in the name of a duplicate, between the name of its batch and its number
@@ -31,7 +31,7 @@ def enter(session: Session, original: Batch, job: Job) -> Batch | None:
     batch = session.store.update(
         batch,
         state=BatchState.IN_FLIGHT,
-        key_fingerprint=session.key_fingerprint(provider_row(original.provider)),
+        key_fingerprint=session.key_fingerprint(find_provider(original.provider)),
         remote_id=job.remote_id,
         submitted_at=original.job.intent_at,
     )
@@ -63,7 +63,7 @@ def _settle(session: Session, batch: Batch, ending: Ending) -> None:
     raw = b"\n".join(path.read_bytes() for path in files if path.exists())
     if raw.strip():  # late results whose ending was not updated before a kill
         ending = ending._replace(awaited_until=None)
-    lines = settle.parse_result_lines(provider_row(batch.provider), batch, raw)
+    lines = settle.parse_result_lines(find_provider(batch.provider), batch, raw)
     settle.settle(session, batch, {}, lines, ending)
 
 

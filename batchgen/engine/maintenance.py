@@ -12,7 +12,7 @@ from batchgen.engine.settlement.settle import release_batch
 from batchgen.ledger.holds import halt_scope, model_scope, provider_of
 from batchgen.ledger.pins import pinned_choice
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, FileGone, JobNotFound, Provider
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.settings import PROVIDERS, ModelChoice
@@ -29,7 +29,7 @@ def cancel(session: Session) -> int:
 
 def _try_request_cancellation(session: Session, batch: Batch) -> bool:
     """Return whether the provider accepted to cancel a batch in flight; otherwise record a trouble."""
-    provider = provider_row(batch.provider)
+    provider = find_provider(batch.provider)
     if batch.provider in session.unusable:
         return False
     try:
@@ -54,7 +54,7 @@ def _try_request_cancellation(session: Session, batch: Batch) -> bool:
 
 def request_cancellation(session: Session, batch: Batch) -> None:
     """Ask the provider to cancel a batch in flight. Raises what the call raises."""
-    session.remote(provider_row(batch.provider)).cancel(batch.job.remote_id or "")
+    session.remote(find_provider(batch.provider)).cancel(batch.job.remote_id or "")
     session.store.update(batch, error=CANCELLATION_REQUESTED)
     log.info("%s: cancellation asked for", session.describe(batch))
 
@@ -82,7 +82,7 @@ def _delete_jobs(session: Session) -> int:
     """Delete the remote jobs of collected batches, if the provider has a call for it. Returns how many were deleted."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED):
-        provider = provider_row(batch.provider)
+        provider = find_provider(batch.provider)
         if not batch.job.remote_id or batch.job.remote_state == JOB_DELETED or batch.provider in failing:
             continue
         if session.may_get_late_results(batch):
@@ -110,7 +110,7 @@ def delete_input_files(session: Session, only: Provider | None = None) -> int:
     """Delete the remote input files of settled batches, of provider `only` or all. Returns how many were deleted."""
     deleted, failing = 0, set(session.unusable)
     for batch in session.store.batches(BatchState.COLLECTED, BatchState.REFUSED, BatchState.ABANDONED, BatchState.LOST):
-        provider = provider_row(batch.provider)
+        provider = find_provider(batch.provider)
         if not batch.job.remote_file or (only or provider).name != batch.provider or batch.provider in failing:
             continue
         if session.may_get_late_results(batch):
@@ -151,9 +151,9 @@ def retry(session: Session, steps: list[Step], reason: str | None) -> Retried:
     halts = 0
     scopes = {halt_scope(step.position) for step in steps}
     names = {choice.provider for step in steps for choice in session.settings.choices(step.stage)}
-    for wait in session.store.holds.all().values():
-        if wait.until is None and (wait.scope in scopes or provider_of(wait.scope) in names):
-            session.store.holds.end(wait.scope)
+    for hold in session.store.holds.all().values():
+        if hold.until is None and (hold.scope in scopes or provider_of(hold.scope) in names):
+            session.store.holds.end(hold.scope)
             halts += 1
     for batch in session.store.batches(BatchState.CREATING):
         if batch.step in steps and _person_was_asked_to_look(batch):
@@ -166,7 +166,7 @@ def _person_was_asked_to_look(batch: Batch) -> bool:
 
     A user who runs `retry` after that has found no job. Where jobs are found by name, ticks find it themselves.
     """
-    asked = batch.counters.empty_listings and not provider_row(batch.provider).names_come_back
+    asked = batch.counters.empty_listings and not find_provider(batch.provider).names_come_back
     return bool(asked) and batch.job.key_fingerprint == UNKNOWN_FINGERPRINT
 
 

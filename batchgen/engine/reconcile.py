@@ -16,13 +16,13 @@ from batchgen.engine import duplicates
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
 
 EMPTY_LISTINGS_NEEDED = 2  # complete listings without the job, before its batch is abandoned
-STAYS_SECONDS = 48 * 3600.0  # a job is listed for at least this long after its end
+LISTED_AFTER_END_SECONDS = 48 * 3600.0  # a job is listed for at least this long after its end
 MIN_BATCHES_TO_LIST = 4  # from this many batches on, one listing is cheaper than one call for each batch
 
 
@@ -30,7 +30,7 @@ def reconcile(session: Session) -> None:
     """Resolve every create call without a clear answer, as far as possible now. Record a trouble for each other one."""
     unanswered = sorted(session.store.batches(BatchState.CREATING), key=lambda batch: batch.provider)
     for name, group in groupby(unanswered, key=lambda batch: batch.provider):
-        provider = provider_row(name)
+        provider = find_provider(name)
         try:
             mine = [batch for batch in group if _was_created_with_current_key(session, provider, batch)]
             if not mine:
@@ -118,7 +118,7 @@ def _missing_from_listing(session: Session, provider: Provider, found: Mapping[s
     shown = {job.remote_id for jobs in found.values() for job in jobs}
     expected = session.store.batches(BatchState.IN_FLIGHT)
     if not shown:
-        since = session.now() - STAYS_SECONDS
+        since = session.now() - LISTED_AFTER_END_SECONDS
         ended = session.store.batches(BatchState.COLLECTED)
         expected += [
             one for one in ended if (one.job.collected_at or 0) > since and one.job.remote_state != JOB_DELETED
@@ -155,7 +155,7 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
         entered = enter_duplicates(session, batch, others)
     failpoint("adopted")
     for duplicate, job in entered:
-        _stop(session, provider, duplicate, job)
+        _cancel_duplicate(session, provider, duplicate, job)
     return batch
 
 
@@ -174,7 +174,7 @@ def enter_duplicates(session: Session, batch: Batch, jobs: Sequence[Job]) -> lis
     return entered
 
 
-def _stop(session: Session, provider: Provider, duplicate: Batch, job: Job) -> None:
+def _cancel_duplicate(session: Session, provider: Provider, duplicate: Batch, job: Job) -> None:
     """Cancel a duplicate. If that fails, every tick tries again (see `late_results`)."""
     if job.state.ended:
         return
@@ -202,14 +202,14 @@ def _count_empty_listing(session: Session, batch: Batch) -> None:
     """Count a complete listing without the job of a batch. Abandon the batch once that is proof enough."""
     now, grace = session.now(), session.settings.batches.reconcile_grace_seconds
     first = batch.counters.first_empty_listing_at if batch.counters.first_empty_listing_at is not None else now
-    blanks = batch.counters.empty_listings + 1
+    empty = batch.counters.empty_listings + 1
     waited = now - (batch.job.intent_at or now)
-    if blanks >= EMPTY_LISTINGS_NEEDED and waited >= grace and now - first >= grace / 3:
+    if empty >= EMPTY_LISTINGS_NEEDED and waited >= grace and now - first >= grace / 3:
         log.warning("%s: did not reach the provider; its conversations are ready again", session.describe(batch))
         settle.abandon_batch(session, batch, "no job was found for an unanswered create call")
         failpoint("abandoned")
         return
-    session.store.update(batch, empty_listings=min(blanks, EMPTY_LISTINGS_NEEDED), first_empty_listing_at=first)
+    session.store.update(batch, empty_listings=min(empty, EMPTY_LISTINGS_NEEDED), first_empty_listing_at=first)
     session.trouble(
         Ambiguous(
             f"{session.describe(batch)}: the create call got no clear answer {max(waited, 0):.0f} s ago and no job is"

@@ -23,7 +23,7 @@ from batchgen.ledger.store import Store
 from batchgen.providers.assumptions import rehearsed
 from batchgen.providers.assumptions.assumption import Seen
 from batchgen.providers.assumptions.evidence import CheckedAssumption, Evidence, Record, write_record
-from batchgen.providers.assumptions.observer import Ear, Observed
+from batchgen.providers.assumptions.observer import Observed, ResponseLog
 from batchgen.providers.assumptions.probes import ProbeKit, Prober
 from batchgen.providers.assumptions.results import BatchRows, read_rows
 from batchgen.providers.base import REFUSALS, Provider, ProviderClient
@@ -50,11 +50,11 @@ class Rehearsal(Session):
 
     def connect(self, provider: Provider, *hooks: Callable[[Any], None]) -> ProviderClient:
         """Return a client that notes what passes."""
-        ear = Ear()
+        responses = ResponseLog()
         notes = self.record.providers.setdefault(provider.name, Evidence())
         notes.sdk = f"{provider.sdk} {version(provider.sdk)}"
         notes.address = address_text(self.environment.get(provider.url_variable))
-        return Observed(super().connect(provider, ear.hear, *hooks), ear, notes, self.now)
+        return Observed(super().connect(provider, responses.add, *hooks), responses, notes, self.now)
 
     # ---- what is done beside the run
 

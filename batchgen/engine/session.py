@@ -58,9 +58,9 @@ class Session(Run):
 
     def provider(self, stage: Stage) -> Provider:
         """Return the provider that writes `stage`."""
-        from batchgen.providers import find_provider as provider_row  # here and below: an idle tick needs none
+        from batchgen.providers import find_provider  # here and below: an idle tick needs none
 
-        return provider_row(self.choice(stage).provider)
+        return find_provider(self.choice(stage).provider)
 
     def model(self, stage: Stage) -> str:
         """Return the model that writes `stage`."""
@@ -72,9 +72,9 @@ class Session(Run):
 
     def has_key(self, choice: ModelChoice) -> bool:
         """Return whether the key of the model's provider is set."""
-        from batchgen.providers import find_provider as provider_row
+        from batchgen.providers import find_provider
 
-        return bool(self.environment.get(provider_row(choice.provider).key_variable, "").strip())
+        return bool(self.environment.get(find_provider(choice.provider).key_variable, "").strip())
 
     def key_fingerprint(self, provider: Provider) -> str:
         """Return 8 hex digits that identify the API key of a provider without revealing it. Raises KeyRefused.
@@ -136,17 +136,17 @@ class Session(Run):
 
     def require_key(self, stage: Stage, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
         """Return those of `choices` whose provider's key is set. Raises KeyRefused if there is none."""
-        from batchgen.providers import find_provider as provider_row
+        from batchgen.providers import find_provider
 
         usable = list(filter(self.has_key, choices))
-        variables = list(dict.fromkeys(provider_row(choice.provider).key_variable for choice in choices))
+        variables = list(dict.fromkeys(find_provider(choice.provider).key_variable for choice in choices))
         if not usable and len(variables) > 1:
             raise KeyRefused(
                 f"{variables[0]} is not set, nor is {' or '.join(variables[1:])}; [{stage}] needs one of them.",
                 do="Put one of them into the environment, or into ROOT/.env (mode 0600).",
             )
         for choice in usable or choices:
-            self.key_fingerprint(provider_row(choice.provider))
+            self.key_fingerprint(find_provider(choice.provider))
         return usable
 
     def pin(self, stage: Stage, choices: Sequence[ModelChoice]) -> ModelChoice:
@@ -156,7 +156,7 @@ class Session(Run):
         """
         before = pinned_choice(self.store, self.settings, stage)
         usable = self.require_key(stage, choices) if choices else []
-        choice, proven = self._first_served(self.hopeful(usable)) or self.none_served(stage, usable)
+        choice, proven = self._first_served(self.without_halted(usable)) or self.none_served(stage, usable)
         self._record_pin(stage, choice)
         pins.pin(self.store, stage, choice, proven=proven)
         if before and before != choice and before not in pinned_choices(self.store, self.settings).values():
@@ -185,18 +185,18 @@ class Session(Run):
     def _passed_over(self, skipped: ModelChoice, chosen: ModelChoice) -> str:
         """Say that a model was passed over for lack of a key, and how much cheaper it would be."""
         from batchgen.core.pricing import batch_price_ratio
-        from batchgen.providers import find_provider as provider_row
+        from batchgen.providers import find_provider
 
-        variable = provider_row(skipped.provider).key_variable
+        variable = find_provider(skipped.provider).key_variable
         words = f"{skipped.model} of {skipped.provider} was passed over: {variable} is not set."
         ratio = batch_price_ratio(skipped, chosen, self.settings.prices)
         if ratio is not None and ratio < 1:
             words += f" Its price in batch is {ratio:.0%} of that of {chosen.model}, which is used."
         return words
 
-    def hopeful(self, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
+    def without_halted(self, choices: Sequence[ModelChoice]) -> list[ModelChoice]:
         """Return those of `choices` that are not halted."""
-        halted = {scope for scope, wait in self.store.holds.all().items() if wait.until is None}
+        halted = {scope for scope, hold in self.store.holds.all().items() if hold.until is None}
         return [choice for choice in choices if model_scope(*choice) not in halted]
 
     def _first_served(self, choices: Sequence[ModelChoice]) -> tuple[ModelChoice, bool] | None:
@@ -223,17 +223,17 @@ class Session(Run):
 
     def _probe(self, choice: ModelChoice) -> None:
         """Ask for one token. A quota error holds the model back, as one from a create call does."""
-        from batchgen.providers import find_provider as provider_row
+        from batchgen.providers import find_provider
 
         scope = model_scope(*choice)
-        wait = self.store.holds.all().get(scope)
-        if wait is not None and is_in_force(wait, self.now()):
-            raise hold_error(wait, self.now())
+        hold = self.store.holds.all().get(scope)
+        if hold is not None and is_in_force(hold, self.now()):
+            raise hold_error(hold, self.now())
         try:
-            self.remote(provider_row(choice.provider)).probe(choice.model)
+            self.remote(find_provider(choice.provider)).probe(choice.model)
         except QuotaReached as error:
-            wait = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
-            raise hold_error(wait, self.now()) from None
+            hold = self.store.holds.pause(scope, str(error), self.now(), error.retry_after_seconds)
+            raise hold_error(hold, self.now()) from None
         except SetupError:
             self.unusable.add(choice.provider)
             raise

@@ -87,7 +87,7 @@ def tick_until_done(
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
-        session.troubles[:] = filter(_said_once, session.troubles)  # this tick reports the others again
+        session.troubles[:] = filter(_is_reported_once, session.troubles)  # this tick reports the others again
         session.unusable.clear()
         done = tick(session, advance=advance)
         show()
@@ -99,8 +99,8 @@ def tick_until_done(
 
 def is_waiting_useless(session: Session, *, advance: bool) -> bool:
     """Return whether more ticks would change nothing."""
-    persons = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
-    stuck = not all(map(_said_once, persons))
+    for_person = filter(lambda error: isinstance(error, (NeedsPerson, SetupError)), session.troubles)
+    stuck = not all(map(_is_reported_once, for_person))
     if any(_can_poll(session, batch) for batch in session.store.batches(*SUBMITTED_STATES)):
         return False
     if not advance or stuck:
@@ -108,7 +108,7 @@ def is_waiting_useless(session: Session, *, advance: bool) -> bool:
     return not has_open_conversations(session)
 
 
-def _said_once(error: BatchgenError) -> bool:
+def _is_reported_once(error: BatchgenError) -> bool:
     """Return whether no later tick reports the error again. Lost requests are sent again, so the run does not stop."""
     return isinstance(error, BatchLost)
 

@@ -60,7 +60,7 @@ TEXTS_FROM_BATCH = "SELECT text_id, text FROM texts WHERE batch = :batch ORDER B
 AWAITING_LATE_RESULTS = f"""SELECT {BATCH_COLUMNS} FROM batches
     WHERE late_results_until IS NOT NULL AND late_results_until > :now
     ORDER BY late_results_until"""  # noqa: S608 - column names only
-# Whether a conversation still lacks the text of a position, and who holds it meanwhile, if anybody.
+# A row if a conversation still lacks the text of a position: the batch that holds it now, or NULL.
 LACKING_TEXT = "SELECT batch FROM conversations WHERE number = :number AND position = :position"
 SET_HOLDER = "UPDATE conversations SET batch = :batch WHERE number = :number"
 CLEAR_REJECTION = "UPDATE conversations SET reason = NULL, detail = NULL WHERE number = :number AND reason IS NOT NULL"

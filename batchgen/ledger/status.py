@@ -37,19 +37,19 @@ def status(store: Store | None, settings: Settings, now: float, *, ended: bool =
     rows, entered = [], total
     for step in wanted:
         at = step.position
-        flying = sum(by_state.get((at, state), 0) for state in SUBMITTED_STATES)
+        in_flight = sum(by_state.get((at, state), 0) for state in SUBMITTED_STATES)
         done, left = accepted.get(at, 0), rejected.get(at, 0)
-        rows.append(_step_record(step, entered - flying - done - left, flying, done, left))
+        rows.append(_step_record(step, entered - in_flight - done - left, in_flight, done, left))
         entered = done
     batches = _batch_records(store.batch_summaries() if ended else store.batch_summaries(*LIVE_STATES), now)
     pinned = pinned_choices(store, settings)
-    waits = {
-        wait.scope: wait.reason
-        for wait in store.holds.all().values()
-        if is_in_force(wait, now) and not _is_about_other_model(wait.scope, pinned.values())
+    holds = {
+        hold.scope: hold.reason
+        for hold in store.holds.all().values()
+        if is_in_force(hold, now) and not _is_about_other_model(hold.scope, pinned.values())
     }
-    audit = _audit_record(store, settings, by_state, accepted, rejected)
-    return _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, waits) | audit
+    record = _status_record(total, settings, rows, batches, cost_summary(store, settings), pinned, holds)
+    return record | {"audit": _audit_record(store, settings, by_state, accepted, rejected)}
 
 
 def _audit_record(
@@ -58,22 +58,20 @@ def _audit_record(
     by_state: Mapping[tuple[int, str], int],
     accepted: Mapping[int, int],
     rejected: Mapping[int, int],
-) -> dict[str, Any]:
+) -> dict[str, int] | None:
     """Return how far the audit is, counted in verdicts; None if no audit was begun."""
     places = [step.position for step in store.bought_steps(settings.rounds) if step.stage is Stage.AUDIT]
     if not places:
-        return {"audit": None}
+        return None
     done, failed = (sum(found.get(place, 0) for place in places) for found in (accepted, rejected))
-    flying = sum(by_state.get((place, state), 0) for place in places for state in SUBMITTED_STATES)
+    in_flight = sum(by_state.get((place, state), 0) for place in places for state in SUBMITTED_STATES)
     total = len(store.dialogues.judgements())
     return {
-        "audit": {
-            "requests": total,
-            "ready": total - flying - done - failed,
-            "in_flight": flying,
-            "done": done,
-            "rejected": failed,
-        }
+        "requests": total,
+        "ready": total - in_flight - done - failed,
+        "in_flight": in_flight,
+        "done": done,
+        "rejected": failed,
     }
 
 
@@ -121,7 +119,7 @@ def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
     batches: list[dict[str, Any]],
     amounts: CostSummary,
     pinned: Mapping[Stage, ModelChoice],
-    waits: Mapping[str, str],
+    holds: Mapping[str, str],
 ) -> dict[str, Any]:
     complete = rows[-1]["done"]
     rejected = sum(row["rejected"] for row in rows)
@@ -135,7 +133,7 @@ def _status_record(  # noqa: PLR0913, PLR0917 - the parts of one record
         "stage_models": {stage.value: choice._asdict() for stage, choice in pinned.items()},
         "steps": rows,
         "batches": batches,
-        "waiting": [{"for": describe_scope(scope), "reason": reason} for scope, reason in waits.items()],
+        "waiting": [{"for": describe_scope(scope), "reason": reason} for scope, reason in holds.items()],
         "cost": {
             "estimated_usd": round_usd(amounts.estimated_usd),
             "reserved_usd": round_usd(amounts.reserved_usd),

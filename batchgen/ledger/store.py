@@ -219,7 +219,7 @@ class Store(Database):
     ) -> None:
         """End a batch that bought nothing. Its conversations become ready again.
 
-        The `refused` ones (number to detail) are rejected. It may have bought something after all: until
+        The `refused` ones (number to detail) are rejected. The batch may have bought something after all: until
         `late_results_until` its results may come.
         """
         refused = refused or {}

@@ -21,7 +21,7 @@ class Totals:
 
     # ---- quotas and money
 
-    def enqueued(self, provider: str, model: str, *, before: int = BEYOND_LAST_BATCH) -> tuple[int, int]:
+    def enqueued(self, provider: str, model: str, *, before: int) -> tuple[int, int]:
         """Return (batches, estimated input tokens) of one model that are at the provider or will be.
 
         Of the batches that were not created yet, only those with a number below `before` count.

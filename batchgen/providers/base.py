@@ -145,7 +145,13 @@ class ProviderClient(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One row of the provider table. Limits are in bytes of the encoded request file."""
+    """One row of the provider table. Limits are in bytes of the encoded request file.
+
+    `line` encodes a request. `asked` reads such a line back, once it is decoded as JSON; None for a line of another
+    provider. `key` returns the key of a decoded result row, "" if it has none. `reply` reads a result line, given the
+    JSON fields that were requested. A result row, even a part of one, contains one of `result_row_markers`; an error
+    response in place of a file contains none.
+    """
 
     name: str
     key_variable: str
@@ -159,13 +165,9 @@ class Provider:
     sdk: str  # the distribution that makes the calls
     tokens: TokenFormula
     line: Callable[[str, Prompt, Parameters], bytes]
-    asked: Callable[
-        [Mapping[str, Any]], ParsedRequest | None
-    ]  # reads a decoded line of `line`; None for another provider's
-    key: Callable[[Mapping[str, Any]], str]  # the key in a result row, "" if it has none
-    result_row_markers: tuple[
-        bytes, ...
-    ]  # an incomplete result row has one of them, an error response in place of a file has none
+    asked: Callable[[Mapping[str, Any]], ParsedRequest | None]
+    key: Callable[[Mapping[str, Any]], str]
+    result_row_markers: tuple[bytes, ...]
     reply: Callable[[bytes, Sequence[str]], Reply]
     evidence: str = ""  # what its facts were taken from, if no run of this program has shown them yet
     echoes: bool = False  # `line` writes the echo of a prompt into the schema of the reply

@@ -118,7 +118,7 @@ class GeminiClient:
         return retry_once_if_refused(lambda: self._upload_with_accepted_type(path, size))
 
     def _upload_with_accepted_type(self, path: Path, size: int) -> RemoteFile:
-        """Try the known MIME types in turn while the service refuses one (A6)."""
+        """Try the known MIME types in turn while the service refuses one."""
         for mime in self.MIME_TYPES[self.MIME_TYPES.index(self._mime) :]:
             try:
                 file = retry_reads(partial(self._upload, path, size, mime))
@@ -268,9 +268,7 @@ class _MimeRefused(Exception):
 
 
 def _is_mime_refusal(error: Exception) -> bool:
-    """Return whether an error is a 400 that names the type, or the KeyError of the SDK on a 200 with an error body
-    (A5).
-    """
+    """Return whether an error is a 400 that names the type, or the KeyError of the SDK on a 200 with an error body"""
     return "mime" in str(error).lower() or (isinstance(error, KeyError) and "file" in error.args)
 
 

@@ -1,7 +1,6 @@
 """Gemini Developer API: encode request lines, parse result lines and jobs. Pure.
 
-Facts come from the documentation of the provider and the source of the SDK (google-genai 3.4.0); RUN marks what was
-observed.
+Facts come from the documentation of the provider and the source of the SDK (google-genai 3.4.0).
 """
 
 from __future__ import annotations
@@ -185,7 +184,7 @@ def _error_text(error: Any) -> str:
     return one_line(f"code {code}: {words if message else 'no message'}") if code else words
 
 
-# The JSON may come in the other spelling of its fields: finish_reason for finishReason (faults C16).
+# The JSON may come in the other spelling of its fields: finish_reason for finishReason.
 _SNAKE_CASE = re.compile(rb'_(?:count|feedback|metadata|reason|version)"')
 
 

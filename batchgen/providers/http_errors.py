@@ -169,7 +169,7 @@ UNCLEAR_STATUSES = frozenset({408, 409, 425})  # a 4xx after which the effect ma
 def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a table of cases, read from the top
     """Return the exception for a refusal.
 
-    Sources: provider pages, "Error statuses seen" and the live error behaviours; faults A8-A12.
+    The words that are looked for are those of the providers' documents and of error responses that were reported.
     """
     status, message = refusal.status, refusal.message
     key_refused = KeyRefused(
@@ -194,7 +194,7 @@ def error_from_response(refusal: HttpFailure) -> Exception:  # noqa: PLR0911 - a
         return ModelGone(one_line(message))
     if _FILE_PATTERN.search(message):
         return FileGone(one_line(message))
-    if _FILE_NOT_READY_PATTERN.search(message):  # A7: its state is read again before the next create call
+    if _FILE_NOT_READY_PATTERN.search(message):  # its state is read again before the next create call
         return Temporary(str(refusal), do="The next tick tries again.")
     if status == 403 or _API_KEY_PATTERN.search(message):  # noqa: PLR2004 - the key's project may not do this
         return key_refused
@@ -246,7 +246,7 @@ def _quota(refusal: HttpFailure) -> BatchgenError:
 
 
 def _quota_hint(refusal: HttpFailure) -> str:
-    """Return the quota that the refused call makes most likely, for a message that names none (faults A8)."""
+    """Return the quota that the refused call makes most likely, for a message that names none."""
     if "file_storage" in refusal.message or "upload" in refusal.action:
         return (
             "This is probably the FILE quota (storage or uploads): `batchgen clean` deletes input files no longer used."

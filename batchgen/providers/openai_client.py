@@ -129,7 +129,7 @@ class OpenAIClient:
         return found
 
     def jobs(self) -> list[Job]:
-        """Return every job of this key, from all pages. A page names its last job; the next one begins behind it."""
+        """Return every job of this key, from all pages. The next page is asked for by the last job of this one."""
         doing, jobs, after = "list batches", list[Job](), ""
         for _ in range(MAX_PAGES):
             page = self._read(doing, "/batches", {"limit": str(self.page_size), **({"after": after} if after else {})})

@@ -1,4 +1,7 @@
-"""Read a provider's message about a quota: which quota it is, and whether it resets. Pure."""
+"""Read a provider's message about a quota: which quota it is, and whether it resets. Pure.
+
+The limits of a file are in each codec (`Provider.max_file_bytes`, ...).
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ JOB_STATES: Mapping[str, JobState] = MappingProxyType(
         "CANCELLED": JobState.CANCELLED,
     }
 )
-# Models that reason unless told not to: reasoning burns max_tokens and is billed as output.
+# Models that reason unless told not to: reasoning counts against max_tokens and is billed as output.
 _REASONING = re.compile(r"^Qwen/Qwen3|gpt-oss|DeepSeek-V4|GLM-5", re.IGNORECASE)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from batchgen.core.dialogue import Stage, Step
 from batchgen.core.wording import pluralize
 from batchgen.engine.session import Session
-from batchgen.engine.submission.admission import is_on_hold
+from batchgen.engine.submission.admission import hold_reason
 from batchgen.engine.submission.rejection_limit import rejection_limit_error
 from batchgen.engine.submission.request_files import BatchDraft
 from batchgen.engine.submission.submit import Selection, ledger_entry
@@ -73,15 +73,15 @@ class DryRun(Selection):
         choices = [pinned] if pinned else session.settings.choices(stage)
         usable = session.require_key(stage, choices)
         if not pinned:
-            pins.pin(session.store, stage, (session.hopeful(usable) or session.none_served(stage, usable))[0])
+            pins.pin(session.store, stage, (session.without_halted(usable) or session.none_served(stage, usable))[0])
 
-    def enter(self, shard: BatchDraft) -> Batch:
+    def enter(self, draft: BatchDraft) -> Batch:
         """Enter the batch in the ledger without a file and without conversations, which stay ready.
 
         The batch that is returned has the full number of requests, the ledger entry has 0.
         """
-        identity, plan = ledger_entry(self.session, shard)
-        self._first[identity.name] = shard.first_line
+        identity, plan = ledger_entry(self.session, draft)
+        self._first[identity.name] = draft.first_line
         batch = self.session.store.plan(identity, plan._replace(requests=0), ())
         return batch._replace(plan=plan)
 
@@ -91,7 +91,7 @@ class DryRun(Selection):
     def may_go(self, batch: Batch) -> bool:
         """Whether the sender would send this batch: a model can be asked for its stage and no hold is in force."""
         if self.can_ask(batch.step.stage):
-            return not is_on_hold(self.session, model_scope(batch.provider, batch.model), batch.step)
+            return not hold_reason(self.session, model_scope(batch.provider, batch.model), batch.step)
         return False
 
     def shown(self, batch: Batch) -> Preview:
@@ -116,7 +116,7 @@ class DryRun(Selection):
         """Yield each step that has requests that would not be sent, with the reason."""
         for step in self._ready:
             scope = model_scope(*self.session.choice(step.stage))
-            reasons = [self.unready.get(step.stage), self.reasons.get(step), is_on_hold(self.session, scope, step)]
+            reasons = [self.unready.get(step.stage), self.reasons.get(step), hold_reason(self.session, scope, step)]
             if why := next(filter(None, [*reasons, str(rejection_limit_error(self.session, step) or "")]), ""):
                 yield Waiting(step, why)
 

@@ -26,7 +26,7 @@ def start_thread(call: Callable[[], T], name: str) -> Future[T]:
 
 
 def run_parallel(calls: Sequence[Callable[[], T]], name: str) -> list[Future[T]]:
-    """Run all calls at the same time and return their results in order; run a single call in this thread."""
+    """Run all calls at the same time, a single one in this thread. Returns their futures in order."""
     if len(calls) != 1:
         return [start_thread(call, name) for call in calls]
     future: Future[T] = Future()

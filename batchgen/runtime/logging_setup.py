@@ -1,6 +1,6 @@
 """Write log lines to stderr, and mask secrets in them.
 
-The keys of all providers are added at the start of a command, and those of ROOT/.env when it is read (`settings`).
+The keys of all providers are added at the start of a command, and those of ROOT/.env when it is read (`environment`).
 Texts from a provider are redacted when they arrive, because an answer may quote the key; log lines when they are
 written.
 """

@@ -87,7 +87,7 @@ class StageSettings(_Section, frozen=True):
 class BatchSettings(_Section, frozen=True):
     """How requests are split into batches, and how long to wait. Sizes in bytes, times in seconds.
 
-    `echo`: JSON replies of a provider that can must repeat two characters which only their own request allows.
+    `echo`: where a provider can fix a value in a schema, a JSON reply must repeat two characters of its own request.
     """
 
     max_requests: Count = 2000

@@ -18,35 +18,35 @@ from typing import TypeVar
 
 from batchgen.runtime.memory import set_mmap_threshold
 
-Piece = TypeVar("Piece")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
-PIECES_BEFORE_WORKER = 3  # items done before a second process starts; for fewer its start takes too long
+ITEMS_BEFORE_WORKER = 3  # items done before a second process starts; for fewer its start takes too long
 
 
-def parallel_map(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Result]]:
+def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
     """Yield (item, work(item)) of every item, in order. `work` is a pure function of a module.
 
     At most three items are in memory: one in each process, and one that is done.
     """
-    rest = iter(pieces)
-    yield from ((piece, work(piece)) for piece in islice(rest, None if _cpu_count() == 1 else PIECES_BEFORE_WORKER))
+    rest = iter(items)
+    yield from ((item, work(item)) for item in islice(rest, None if _cpu_count() == 1 else ITEMS_BEFORE_WORKER))
     following = list(islice(rest, 1))
     if not following:
         return
     with _pool() as pool:
         future = _submit(pool, work, following[0])
         while following:
-            mine = [(piece, work(piece)) for piece in islice(rest, 1)]
+            mine = [(item, work(item)) for item in islice(rest, 1)]
             done = [(following[0], _result(future, work, following[0])), *mine]
             if following := list(islice(rest, 1)):
                 future = _submit(pool, work, following[0])  # it works while the caller uses what is done
             yield from done
 
 
-def run_in_subprocess(work: Callable[[Piece], Result], piece: Piece) -> Result:
+def run_in_subprocess(work: Callable[[Item], Result], item: Item) -> Result:
     """Return work(item), computed in another process: its memory is free again afterwards."""
     with _pool() as pool:
-        return _result(_submit(pool, work, piece), work, piece)
+        return _result(_submit(pool, work, item), work, item)
 
 
 def _pool() -> Executor:
@@ -61,17 +61,17 @@ def _pool() -> Executor:
         return ThreadPoolExecutor(1)
 
 
-def _submit(pool: Executor, work: Callable[[Piece], Result], piece: Piece) -> Future[Result] | None:
+def _submit(pool: Executor, work: Callable[[Item], Result], item: Item) -> Future[Result] | None:
     with suppress(BrokenProcessPool, OSError):  # it has died, or no process can be started
-        return pool.submit(work, piece)
+        return pool.submit(work, item)
     return None
 
 
-def _result(future: Future[Result] | None, work: Callable[[Piece], Result], piece: Piece) -> Result:
+def _result(future: Future[Result] | None, work: Callable[[Item], Result], item: Item) -> Result:
     if future is not None:
         with suppress(BrokenProcessPool):
             return future.result()
-    return work(piece)
+    return work(item)
 
 
 def _initialize_worker() -> None:

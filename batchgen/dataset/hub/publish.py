@@ -93,7 +93,7 @@ def upload(target: Target, files: dict[str, Path]) -> Published:
     """Create the repository if it is missing, and bring it the files in one commit.
 
     Raises KeyRefused for a refused token, SetupError for what the hub refuses and a repository that cannot be used,
-    Temporary for what another try may mend.
+    Temporary for an error that another try may not meet.
     """
     _calm_library()
     with _plain_errors(target.repository):

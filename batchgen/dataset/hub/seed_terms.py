@@ -79,7 +79,7 @@ def _strings(value: Any) -> list[str]:
     return [one for one in values if isinstance(one, str)]
 
 
-def seed_terms(run: Run, license_id: str = "") -> SeedTerms:
+def seed_terms(run: Run, license_id: str) -> SeedTerms:
     """Return what is known about the seeds of a run; `license_id` is the licence that the user named, "" if none.
 
     Raises SetupError for a licence that is no identifier.

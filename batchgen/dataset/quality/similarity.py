@@ -21,7 +21,7 @@ NEARLY_EQUAL = 0.95
 SAME_QUESTION = 0.9
 ECHO_RUN_BYTES = 120  # UTF-8: 120 Latin letters or 40 Chinese characters, about a sentence and a half
 ECHO_WHOLE_TEXT_BYTES = 40  # a text this long that another text contains as a whole
-LOOP_LEAST_BYTES = 100
+LOOP_LEAST_BYTES = 100  # a shorter text is not checked for repetition
 LOOP_RATIO = 6.0  # good prose of this length stays below 3, tables below 5
 LOOP_WORDS = 8
 LOOP_MIN_REPEATS = 4
@@ -49,7 +49,7 @@ def nearly_equal(one: str, other: str) -> bool:
 
 
 def same_question(one: str, other: str) -> bool:
-    """Return whether two questions in `plain` form are equal or nearly so."""
+    """Return whether two questions, as `normalized_words` returns them, are equal or nearly so."""
     return Indel.normalized_similarity(one, other, score_cutoff=SAME_QUESTION) >= SAME_QUESTION
 
 

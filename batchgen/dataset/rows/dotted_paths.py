@@ -46,7 +46,8 @@ def find(value: object, path: str) -> object:
     """Return what is at a path in a row, None if nothing is.
 
     A part is a key of an object, or the index of a list (-1 is the last element). A key that contains dots is found
-    first: the longest key that exists is taken. A text with a part left to find is read as JSON, as in a cell of a CSV.
+    first: the longest key that exists is taken. If the path goes on inside a text, as in a cell of a CSV, the text is
+    read as JSON.
     """
     parts = path.split(".")
     while parts:

@@ -18,7 +18,7 @@ from batchgen.core.errors import NotReady
 from batchgen.core.jsonl import dict_or_empty, split_lines
 from batchgen.engine.session import Session
 from batchgen.ledger.rows import Batch
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
 from batchgen.providers.http_errors import retry_reads
 from batchgen.runtime.failpoints import failpoint
@@ -47,7 +47,7 @@ def download_results(session: Session, remote: ResultReader, batch: Batch, job: 
     on_disk = [path.read_bytes() for path in wanted if path.exists()]
     missing = {path: file_id for path, file_id in wanted.items() if file_id and not _holds_something(path)}
     lines = _least_lines(session, batch, job, len(keys))
-    expected = _Expected(provider_row(batch.provider), frozenset(keys), on_disk, lines)
+    expected = _Expected(find_provider(batch.provider), frozenset(keys), on_disk, lines)
     try:
         bodies = _download_until_trusted(remote, list(missing.values()), expected) if missing else []
     except _Incomplete:
@@ -81,7 +81,7 @@ def salvage(session: Session, remote: ResultReader, batch: Batch, job: Job | Non
     Takes the files on disk, and those that can still be downloaded and have result rows; writes these to disk.
     """
     output, errors = session.layout.results(batch.step, batch.name), session.layout.errors(batch.step, batch.name)
-    provider = provider_row(batch.provider)
+    provider = find_provider(batch.provider)
     for path, file_id in ((output, job.output), (errors, job.errors)) if job else ():
         body = None if _holds_something(path) or not file_id else _download(remote, file_id)
         if isinstance(body, bytes) and any(_answered_keys(provider, [body])):

@@ -16,7 +16,7 @@ from batchgen.engine.reconcile import MIN_BATCHES_TO_LIST, enter_duplicates, job
 from batchgen.engine.session import Session
 from batchgen.engine.settlement.settle import settle_late_results
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider
 from batchgen.runtime.logging_setup import log
 
@@ -25,7 +25,7 @@ def look_for_late_results(session: Session) -> None:
     """Settle late results of the batches that may still get some. Makes no network call if there is no such batch."""
     awaited = session.store.awaiting_late_results(session.now())
     for name in dict.fromkeys(batch.provider for batch in awaited):
-        provider = provider_row(name)
+        provider = find_provider(name)
         try:
             mine = [
                 batch
@@ -120,7 +120,7 @@ def _cancel_unneeded_batches(session: Session) -> None:
         if batch.requests or batch.job.error == CANCELLATION_REQUESTED:
             continue
         try:
-            if (batch.provider, batch.job.key_fingerprint) == _provider_and_key(session, provider_row(batch.provider)):
+            if (batch.provider, batch.job.key_fingerprint) == _provider_and_key(session, find_provider(batch.provider)):
                 request_cancellation(session, batch)
         except (BatchgenError, *REFUSALS) as error:
             log.debug("%s: is not needed, but could not be cancelled: %s", batch.name, error)

@@ -21,7 +21,7 @@ from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
 from batchgen.providers.http_errors import is_model_error
 from batchgen.providers.quotas import PLAN_ADVICE, is_permanent_quota, is_quota_error
@@ -30,7 +30,7 @@ from batchgen.runtime.logging_setup import log
 
 LOST_AFTER_NOT_FOUND = 5  # consecutive 404 answers, over at least LOST_AFTER_GRACE_PERIODS
 LOST_AFTER_GRACE_PERIODS = 8  # 2 h by default
-OVERDUE_SECONDS = 24 * 3600.0  # both providers aim at 24 h
+OVERDUE_SECONDS = 24 * 3600.0  # providers promise or aim at 24 h
 NEEDS_PERSON_AFTER_SECONDS = 6 * 3600.0  # with an unknown state or without results; then the user must act
 GIVE_UP_SECONDS = 72 * 3600.0  # after its end, a job whose results are not available counts as lost
 
@@ -42,9 +42,9 @@ def collect(session: Session) -> int:
     for name in dict.fromkeys(batch.provider for batch in in_flight):
         mine = [batch for batch in in_flight if batch.provider == name]
         try:
-            collected += _collect_provider(session, provider_row(name), mine)
+            collected += _collect_provider(session, find_provider(name), mine)
         except SetupError as error:
-            session.trouble(error, name)  # the other provider's results must not expire meanwhile
+            session.trouble(error, name)  # the results of other providers must not expire meanwhile
     look_for_late_results(session)
     return collected
 
@@ -231,7 +231,7 @@ def _require_results(session: Session, batch: Batch, job: Job, waited: float) ->
 
     A successful job always has results. A cancellation that the user requested is not final: some such jobs deliver
     everything later, so that they get one grace period. A job that the provider cancelled is given up at the second
-    poll; so is an expired one: at Gemini it has no results, at Together it may have some.
+    poll; so is an expired one: at Gemini it has no results, elsewhere it may have some.
     """
     if job.output or job.errors or job.inline_rows:
         return
@@ -263,7 +263,7 @@ def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: floa
 def _settle_as_lost(session: Session, batch: Batch, raw: bytes, why: str) -> None:
     """Settle a batch by the results that exist. The other requests get the reason LOST."""
     keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
-    replies = settle.parse_results(session, provider_row(batch.provider), batch, raw, keys, flags)
+    replies = settle.parse_results(session, find_provider(batch.provider), batch, raw, keys, flags)
     until = _late_results_until(session, raw)
     ending = Ending(Reason.LOST, why, state=BatchState.LOST, error=why, retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)
@@ -284,7 +284,7 @@ def settle_ended_job(
     # A cancellation is not final: some cancelled jobs have delivered everything hours later. An expired job may also
     # name its results later.
     until = _late_results_until(session, raw) if job.state in (JobState.CANCELLED, JobState.EXPIRED) else None
-    ending = _batch_end(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
+    ending = _ending(session, batch, job, bool(replies))._replace(retry_flags=flags, awaited_until=until)
     settle.settle(session, batch, keys, replies, ending)
 
 
@@ -295,7 +295,7 @@ _DEFAULT_REASONS = {
 }
 
 
-def _batch_end(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
+def _ending(session: Session, batch: Batch, job: Job, has_rows: bool) -> Ending:  # noqa: FBT001 - a fact of the job
     """Return the ending of a batch: what the end of its job means for requests without a row.
 
     If the job failed as a whole because of its model or a quota, the model is halted or paused.

@@ -38,7 +38,7 @@ from batchgen.ledger.rows import (
     BatchState,
     ReadyConversation,
 )
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.runtime.files import Layout, hash_file, rebuild_command
 from batchgen.runtime.logging_setup import log
 from batchgen.runtime.settings import ModelChoice
@@ -93,13 +93,13 @@ class _Replay:
         ending = settle.read_ending(self._session.layout.ending(batch.step, batch.name))
         went_on = ending is None and self._latest.asked_anything_later(file, numbers)
         if went_on:
-            ending = _default_batch_end(self._session, batch)
+            ending = _default_ending(self._session, batch)
         if ending is not None and ending.state in RELEASED:
             why, until = ending.why, ending.awaited_until
             store.release(batch, ending.state, error=why, refused=ending.refused, late_results_until=until)
             if raw := _read_results(self._session.layout, batch):  # results that came after it was given up
                 settle.book_unused_results(
-                    self._session, provider_row(batch.provider), batch._replace(state=ending.state), raw
+                    self._session, find_provider(batch.provider), batch._replace(state=ending.state), raw
                 )
         elif ending is not None:
             self._settle(file, batch, ending, numbers)
@@ -173,7 +173,7 @@ def _configured_model(session: Session, batch: Batch) -> str:
     return next((choice.model for choice in choices if choice and choice.provider == batch.provider), "")
 
 
-def _default_batch_end(session: Session, batch: Batch) -> settle.Ending | None:
+def _default_ending(session: Session, batch: Batch) -> settle.Ending | None:
     """Return an ending for a batch whose ending file is missing; None if its result files are missing, too.
 
     A later batch asked for its conversations again, so it had ended.
@@ -194,7 +194,7 @@ def _settle_batch(session: Session, batch: Batch, ending: settle.Ending, asked_a
     batch = session.store.update(
         batch, state=BatchState.IN_FLIGHT, intent_at=batch.plan.planned_at, submitted_at=batch.plan.planned_at
     )
-    provider = provider_row(batch.provider)
+    provider = find_provider(batch.provider)
     if batch.model:
         pins.pin(session.store, batch.step.stage, ModelChoice(batch.provider, batch.model))
     session.store.release_conversations(
@@ -232,7 +232,7 @@ def _mark_unanswered(session: Session, batch: Batch, sent: ReadRequestFile) -> N
     log.warning("%s: how it ended is not known; it is looked for, and not bought again", session.describe(batch))
     model = batch.model or _configured_model(session, batch)
     said = count_features(" ".join(text for one in sent.asked for text in one.texts))
-    tokens = estimate_request_tokens("", said, len(sent.asked), provider_row(batch.provider).tokens)
+    tokens = estimate_request_tokens("", said, len(sent.asked), find_provider(batch.provider).tokens)
     ceiling = sum(one.max_output_tokens for one in sent.asked)
     most = Usage(input=round(tokens * (1 + input_margin(len(sent.asked)))), output=ceiling)
     rate = session.rate(batch.provider, model)

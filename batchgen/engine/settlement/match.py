@@ -58,23 +58,23 @@ def match_results(keys: Mapping[str, int], replies: Sequence[Reply], absent: Rea
     table = join_replies(requests_frame(keys), replies_frame(kept))
     asked, unasked = table.head(len(keys)), table.slice(len(keys))
     keyless = [reply for reply in replies if not reply.key]
-    none = Reply("", absent, detail=why)
-    answers = [none if position is None else kept[position] for position in asked["reply"].to_list()]
-    nobodys = [kept[position] for position in unasked["reply"].to_list()]
-    nobodys += [reply for reply in keyless if any(reply.usage)]
+    missing = Reply("", absent, detail=why)
+    answers = [missing if position is None else kept[position] for position in asked["reply"].to_list()]
+    superseded = [kept[position] for position in unasked["reply"].to_list()]
+    superseded += [reply for reply in keyless if any(reply.usage)]
     return MatchedResults(
         settled=dict(zip(asked["number"].to_list(), answers, strict=True)),
-        usage=_usage(answers, nobodys),
+        usage=_usage(answers, superseded),
         unknown_keys=unasked["key"].to_list(),
         keyless=len(keyless),
     )
 
 
-def _usage(answers: Sequence[Reply], nobodys: Sequence[Reply]) -> dict[Reason, tuple[int, Usage]]:
+def _usage(answers: Sequence[Reply], superseded: Sequence[Reply]) -> dict[Reason, tuple[int, Usage]]:
     """Map each reason to (requests, billed tokens). Replies without a request are superseded: paid for, not used."""
     used: dict[Reason, list[Usage]] = {}
     for reply in answers:
         used.setdefault(reply.reason, []).append(reply.usage)
-    if nobodys:
-        used.setdefault(Reason.SUPERSEDED, []).extend(reply.usage for reply in nobodys)
+    if superseded:
+        used.setdefault(Reason.SUPERSEDED, []).extend(reply.usage for reply in superseded)
     return {reason: (len(usages), total_usage(usages)) for reason, usages in used.items()}

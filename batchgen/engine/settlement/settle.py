@@ -40,13 +40,13 @@ class Ending(NamedTuple):
     """How a batch ended.
 
     `absent` and `why` are the reason and detail of each request without a result row. `error` is the error of the job
-    itself. `refused` maps the conversations that a batch which bought nothing rejects to the detail of each.
+    itself. `refused`, of a batch that bought nothing, maps each rejected conversation to its detail.
     `retry_flags` are the quality flags for which texts of this batch were rejected; they are kept because the
     configuration may have changed when the store is rebuilt.
 
-    `late`: the batch had ended without results, and they arrived later. `gone` maps the conversations that took no text
-    from late results to their reason at the first end; all others took theirs. Until `awaited_until` (seconds since
-    1970 UTC) a batch that ended without results may still bring some.
+    `late`: the batch had ended without results, and they arrived later. `gone` maps the conversations that took no late
+    text to the reason of the first end; all others took theirs. Until `awaited_until` (seconds since 1970 UTC) a batch
+    that ended without results may still bring some.
     """
 
     absent: Reason
@@ -63,7 +63,7 @@ class Ending(NamedTuple):
 # Columns of the ledger that are kept in an ending, because no request or result file has them.
 REMOTE_FIELDS = ("key_fingerprint", "remote_file", "remote_id")
 LEDGER_FIELDS = ("provider", "model", "estimated_usd", "reserved_usd", *REMOTE_FIELDS)
-LATE_RESULTS_SECONDS = 72 * 3600.0  # so long an abandoned, cancelled or lost job may still bring results
+LATE_RESULTS_SECONDS = 72 * 3600.0  # how long an abandoned, cancelled or lost job may still bring results
 
 
 def read_ending(path: Path) -> Ending | None:
@@ -108,8 +108,8 @@ def release_batch(
 ) -> None:
     """End a batch that bought nothing, and write its ending.
 
-    Its conversations become ready again, except the `refused` ones (number to detail), which are rejected. It may have
-    bought something after all: until `late_results_until` its results may arrive.
+    Its conversations become ready again, except the `refused` ones (number to detail), which are rejected. The batch
+    may have bought something after all: until `late_results_until` its results may arrive.
     """
     ending = Ending(Reason.NOT_SENT, error, state, error, dict(refused or {}), awaited_until=late_results_until)
     write_ending(session, batch, ending)
@@ -158,8 +158,8 @@ def parse_results(
 
     `keys` maps the keys of the batch to conversation numbers, in order (`session.keys`).
     """
-    judged = parse_result_lines(provider, batch, raw)
-    return reject_flagged(session, batch, _reject_misplaced(session, batch, keys, judged), retry_flags)
+    replies = parse_result_lines(provider, batch, raw)
+    return reject_flagged(session, batch, _reject_misplaced(session, batch, keys, replies), retry_flags)
 
 
 def parse_result_lines(provider: Provider, batch: Batch, raw: bytes) -> list[Reply]:
@@ -288,11 +288,11 @@ def settle_late_results(session: Session, provider: Provider, batch: Batch, raw:
     are superseded. A conversation that takes no text keeps the reason that the batch's first end gave it.
     """
     with session.store.transaction():
-        ended, lent = session.store.reclaim_for_late_results(batch)
+        ended, holders_before = session.store.reclaim_for_late_results(batch)
         keys, flags = session.keys(batch), session.settings.stage(batch.step.stage).retry_flags
-        judged = parse_results(session, provider, batch, raw, keys, flags)
-        brought = {keys[key] for key in accepted_keys(judged) if key in keys}
-        holders = session.store.return_reclaimed(batch, lent, but=brought)
+        replies = parse_results(session, provider, batch, raw, keys, flags)
+        brought = {keys[key] for key in accepted_keys(replies) if key in keys}
+        holders = session.store.return_reclaimed(batch, holders_before, but=brought)
         if not brought and batch.state == BatchState.ABANDONED:
             # Write the first ending again: a kill may have left another one.
             why = batch.job.error or ""
@@ -301,7 +301,7 @@ def settle_late_results(session: Session, provider: Provider, batch: Batch, raw:
             return
         gone = {number: reason for number, reason in ended.items() if number not in brought}
         ending = Ending(Reason.MISSING, "no line came back", retry_flags=flags, gone=gone, late=True)
-        settle(session, batch, session.keys(batch), judged, ending)
+        settle(session, batch, session.keys(batch), replies, ending)
         for holder in holders:
             _release_unneeded(session, holder)
 

@@ -21,27 +21,27 @@ from batchgen.ledger.totals import BEYOND_LAST_BATCH
 from batchgen.runtime.logging_setup import log
 
 
-def is_on_hold(session: Session, scope: str, step: Step) -> str:
+def hold_reason(session: Session, scope: str, step: Step) -> str:
     """Return why a pause or a halt forbids batches of this model or step now, "" if none does. Record a trouble."""
-    waits = session.store.holds.all()
-    for wait in (waits.get(scope), waits.get(halt_scope(step.position))):
-        if wait is None or not is_in_force(wait, session.now()):
+    holds = session.store.holds.all()
+    for hold in (holds.get(scope), holds.get(halt_scope(step.position))):
+        if hold is None or not is_in_force(hold, session.now()):
             continue
-        session.trouble(hold_error(wait, session.now(), step.stage))
-        return wait.reason
+        session.trouble(hold_error(hold, session.now(), step.stage))
+        return hold.reason
     return ""
 
 
-def may_submit_draft(session: Session, shard: BatchDraft, halted: set[str], reasons: dict[Step, str]) -> bool:
-    """Return whether `shard` may be sent now; otherwise add the reason to `reasons`.
+def may_submit_draft(session: Session, draft: BatchDraft, halted: set[str], reasons: dict[Step, str]) -> bool:
+    """Return whether `draft` may be sent now; otherwise add the reason to `reasons`.
 
     `halted` are the models that stopped in this command.
     """
-    choice = session.choice(shard.step.stage)
+    choice = session.choice(draft.step.stage)
     scope = model_scope(*choice)
-    if scope in halted or is_on_hold(session, scope, shard.step):
+    if scope in halted or hold_reason(session, scope, draft.step):
         return False
-    wanted = _BatchNeeds(shard.step, *choice, shard.input_tokens, shard.reserved_usd)
+    wanted = _BatchNeeds(draft.step, *choice, draft.input_tokens, draft.reserved_usd)
     return _has_room(session, wanted, reasons)
 
 

@@ -13,8 +13,8 @@ from batchgen.ledger.rows import echo_ignored_fact
 REASON_TOKENS = 35  # the reason of a verdict, one sentence, and the verdict
 QUESTION_TOKENS = 25  # a follow-up question of 100 characters, as in a real run over the same data
 CHARACTERS_PER_TOKEN = 4.5  # English
-JSON_TOKENS = 8  # a reply in JSON carries its field's name and quotes
-ECHO_TOKENS = 6  # and the echo with its name and quotes; five in compact JSON with Gemma's tokenizer
+JSON_TOKENS = 8  # the name and quotes of one field of a reply in JSON
+ECHO_TOKENS = 6  # the echo with its name and quotes; five in compact JSON with Gemma's tokenizer
 
 
 def asks_follow_up(session: Session, step: Step) -> bool:
@@ -39,18 +39,18 @@ def expected_output_tokens(session: Session, step: Step) -> float:
     """Return the expected output tokens of one reply of `step`, including a follow-up."""
     if not asks_follow_up(session, step):
         return expected_text_tokens(session, step.stage)
-    measured = _mean_output_tokens(session, step.stage, along=True)
+    measured = _mean_output_tokens(session, step.stage, follow_up=True)
     if measured:
         return measured
-    once = ECHO_TOKENS if asks_echo(session, step.stage) and asks_echo(session, Stage.QUESTION) else 0
-    return expected_text_tokens(session, step.stage) + expected_text_tokens(session, Stage.QUESTION) - once
+    counted_twice = ECHO_TOKENS if asks_echo(session, step.stage) and asks_echo(session, Stage.QUESTION) else 0
+    return expected_text_tokens(session, step.stage) + expected_text_tokens(session, Stage.QUESTION) - counted_twice
 
 
 def expected_text_tokens(session: Session, stage: Stage) -> float:
     """Return the expected output tokens of one reply of `stage` without a follow-up."""
-    if measured := _mean_output_tokens(session, stage, along=False):
+    if measured := _mean_output_tokens(session, stage, follow_up=False):
         return measured
-    if stage is Stage.CORRECTION and (both := _mean_output_tokens(session, stage, along=True)):
+    if stage is Stage.CORRECTION and (both := _mean_output_tokens(session, stage, follow_up=True)):
         return max(both - expected_text_tokens(session, Stage.QUESTION), 1.0)
     wanted = session.settings.stage(stage)
     known = {Stage.QUESTION: QUESTION_TOKENS, Stage.AUDIT: REASON_TOKENS}
@@ -59,8 +59,8 @@ def expected_text_tokens(session: Session, stage: Stage) -> float:
     return min(text + json, wanted.max_output_tokens)
 
 
-def _mean_output_tokens(session: Session, stage: Stage, *, along: bool) -> float:
+def _mean_output_tokens(session: Session, stage: Stage, *, follow_up: bool) -> float:
     """Return the mean output tokens of the accepted replies of `stage`, 0 if there are none."""
     positions = [step.position for step in session.all_steps() if step.stage is stage]
-    requests, tokens = session.store.totals.output_of_accepted(positions, follow_up=along)
+    requests, tokens = session.store.totals.output_of_accepted(positions, follow_up=follow_up)
     return tokens / requests if requests else 0.0

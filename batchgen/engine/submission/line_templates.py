@@ -17,9 +17,9 @@ from batchgen.core.json_template import (
     KEY_PLACEHOLDER,
     PLACEHOLDER_PATTERN,
     LineTemplate,
-    marks,
     parse_line_template,
     split_encoded_list,
+    text_placeholders,
 )
 from batchgen.core.jsonl import LINE_ENDS, escape_line_ends
 from batchgen.core.prompts import Prompt
@@ -31,12 +31,12 @@ _ASCII = bytes(range(0x80))
 class RequestTemplate(NamedTuple):
     """The template for the request lines of one step.
 
-    `fenced`: the texts are JSON inside JSON. `fixed_features` are the text features of one request's messages without
+    `nested`: the texts are JSON inside JSON. `fixed_features` are the text features of one request's messages without
     the texts; `system` is its system text.
     """
 
     line_template: LineTemplate
-    fenced: bool
+    nested: bool
     fixed_features: TextFeatures
     system: str
 
@@ -45,42 +45,43 @@ def make_request_template(
     places: int, ask: Callable[[Sequence[str]], Prompt], encode: Callable[[str, Prompt], bytes]
 ) -> RequestTemplate:
     """Return the template for dialogues of `places` texts. `ask` builds the prompt, `encode` is the codec."""
-    texts = marks(range(places))
+    texts = text_placeholders(range(places))
     asked = ask(texts)
     line = encode(KEY_PLACEHOLDER, asked._replace(echo=ECHO_PLACEHOLDER if asked.echo else ""))
-    fenced = any(found[2] for found in PLACEHOLDER_PATTERN.finditer(line))
+    nested = any(found[2] for found in PLACEHOLDER_PATTERN.finditer(line))
     return RequestTemplate(
-        parse_line_template(line), fenced, _fixed_features(asked, texts, fenced=fenced), asked.system
+        parse_line_template(line), nested, _fixed_features(asked, texts, nested=nested), asked.system
     )
 
 
-def _fixed_features(asked: Prompt, marks: Sequence[str], *, fenced: bool) -> TextFeatures:
-    """Return the text features of a prompt without the placeholders `marks`."""
+def _fixed_features(asked: Prompt, placeholders: Sequence[str], *, nested: bool) -> TextFeatures:
+    """Return the text features of a prompt without the `placeholders`."""
     said = " ".join(message.text for message in asked.messages)
     found = count_features(said)
-    for mark in marks:
-        shown = f'"{mark}"' if fenced else mark
+    for placeholder in placeholders:
+        shown = f'"{placeholder}"' if nested else placeholder
         if shown in said:
             found = found.plus(count_features(shown), -1)
     return found
 
 
 def render_requests(
-    form: RequestTemplate, keys: Sequence[bytes], texts: list[str], echoes: Sequence[bytes] = ()
+    template: RequestTemplate, keys: Sequence[bytes], texts: list[str], echoes: Sequence[bytes]
 ) -> tuple[bytes, TextFeatures]:
     """Return the lines of requests with `keys`, concatenated, and the text features of all their messages.
 
-    `texts` are the texts at `form.line_template.shown` of each dialogue, none of them empty. `echoes` are those of the
-    requests, if the lines have any.
+    `texts` are the texts at `template.line_template.shown` of each dialogue, none of them empty. `echoes` are those of
+    the requests; they are used if the template has a place for them.
     """
-    shown = form.line_template.shown
-    wanted = sorted(place - shown.start for place in form.line_template.text_slots)
+    shown = template.line_template.shown
+    wanted = sorted(place - shown.start for place in template.line_template.text_slots)
     if len(wanted) < len(shown):
         kept = [texts[place :: len(shown)] for place in wanted]
         texts = [text for dialogue in zip(*kept, strict=True) for text in dialogue]
-    pieces, said = _encode_nested_texts(texts) if form.fenced else _encode_texts(texts)
+    pieces, said = _encode_nested_texts(texts) if template.nested else _encode_texts(texts)
     columns = {shown.start + place: pieces[order :: len(wanted)] for order, place in enumerate(wanted)}
-    return form.line_template.lines(keys, {**columns, ECHO_SLOT: echoes}), said.plus(form.fixed_features, len(keys))
+    lines = template.line_template.lines(keys, {**columns, ECHO_SLOT: echoes})
+    return lines, said.plus(template.fixed_features, len(keys))
 
 
 def _encode_texts(texts: list[str]) -> tuple[list[bytes], TextFeatures]:

@@ -147,10 +147,11 @@ def _halve_after_failures(rows: list[ReadyConversation], most: int) -> list[Read
 
 
 def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Prompt]:
-    """Return the function that builds the configured prompt of `step` for a conversation, or for a judgement: then
-    the conversation has its number, and its turns up to the judged one.
+    """Return the function that builds the configured prompt of `step` for a conversation.
+
+    For an audit the conversation has the number of a judgement, and the turns up to the judged one.
     """
-    settings, along = session.settings, asks_follow_up(session, step)
+    settings, follow_up = session.settings, asks_follow_up(session, step)
     echo, own = asks_echo(session, step.stage), settings.own_instructions()
 
     def ask(conversation: Conversation) -> Prompt:
@@ -167,15 +168,15 @@ def prompt_builder(session: Session, step: Step) -> Callable[[Conversation], Pro
             target_characters=settings.stage(step.stage).target_characters,
             history_messages=settings.history_messages,
             shows=settings.history.shows,
-            follow_up=along,
+            follow_up=follow_up,
             own=own,
         )
 
     return ask
 
 
-def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
-    """Return the generation parameters of a request whose token limit was doubled `ceiling` times."""
+def _parameters(session: Session, step: Step, doublings: int) -> Parameters:
+    """Return the generation parameters of a request whose token limit was doubled `doublings` times."""
     wanted = session.settings.stage(step.stage)
     most = wanted.max_output_tokens
     if asks_follow_up(session, step):
@@ -183,7 +184,7 @@ def _parameters(session: Session, step: Step, ceiling: int) -> Parameters:
     if asks_echo(session, step.stage):
         most += ECHO_TOKENS
     model = session.model(step.stage)
-    return Parameters(model, most << min(ceiling, MAX_DOUBLINGS), wanted.temperature)
+    return Parameters(model, most << min(doublings, MAX_DOUBLINGS), wanted.temperature)
 
 
 def encode_requests(session: Session, step: Step, rows: list[ReadyConversation], attempt: int) -> Iterator[RequestLine]:
@@ -196,7 +197,9 @@ def encode_requests(session: Session, step: Step, rows: list[ReadyConversation],
     dialogues = session.store.dialogues
     conversations = (dialogues.judged if step.stage is Stage.AUDIT else dialogues.read)([row.number for row in rows])
     names = session.names()
-    parameters = {ceiling: _parameters(session, step, ceiling) for ceiling in {row.token_doublings for row in rows}}
+    parameters = {
+        doublings: _parameters(session, step, doublings) for doublings in {row.token_doublings for row in rows}
+    }
     for row, conversation in zip(rows, conversations, strict=True):
         asked = ask(conversation)
         line = encode(names.key(row.number, step, attempt), asked, parameters[row.token_doublings])
@@ -207,28 +210,28 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
     """Encode the same lines as one block, which is many times faster. Returns no rows if it cannot be done."""
     if step.stage is Stage.AUDIT:  # few requests; their texts are those of other positions
         return _RequestLines([], b"", 0, [])
-    encode, ask, key = (
+    encode, ask, key_format = (
         session.provider(step.stage).line,
         prompt_builder(session, step),
         session.names().key_format(step, attempt),
     )
     bodies, said, system = list[bytes](), TextFeatures(), ""
-    for ceiling, alike in groupby(rows, key=attrgetter("token_doublings")):
-        group, parameters = list(alike), _parameters(session, step, ceiling)
-        lined = make_request_template(
+    for doublings, alike in groupby(rows, key=attrgetter("token_doublings")):
+        group, parameters = list(alike), _parameters(session, step, doublings)
+        template = make_request_template(
             step.position,
             lambda texts: ask(Conversation(0, tuple(group_into_turns(texts)))),
-            lambda mark, asked, parameters=parameters: encode(mark, asked, parameters),  # type: ignore[misc]
+            lambda key, asked, parameters=parameters: encode(key, asked, parameters),  # type: ignore[misc]
         )
-        if PLACEHOLDER_PREFIX in lined.system:  # instructions of the configuration may be any text
+        if PLACEHOLDER_PREFIX in template.system:  # instructions of the configuration may be any text
             return _RequestLines([], b"", 0, [])
-        texts = session.store.dialogues.ready_texts(group, lined.line_template.shown)
-        if "" in texts or len(texts) != len(group) * len(lined.line_template.shown):
+        texts = session.store.dialogues.ready_texts(group, template.line_template.shown)
+        if "" in texts or len(texts) != len(group) * len(template.line_template.shown):
             return _RequestLines([], b"", 0, [])
         echoes = [echo_of(row.number).encode() for row in group]
-        body, counted = render_requests(lined, [key % row.number for row in group], texts, echoes)
+        body, counted = render_requests(template, [key_format % row.number for row in group], texts, echoes)
         bodies.append(body)
-        said, system = said.plus(counted), lined.system
+        said, system = said.plus(counted), template.system
     tokens = estimate_request_tokens(system, said, len(rows), session.provider(step.stage).tokens)
     return _RequestLines(rows, b"".join(bodies), tokens, [])
 
@@ -236,8 +239,8 @@ def _encode_in_bulk(session: Session, step: Step, rows: list[ReadyConversation],
 def _make_draft(session: Session, step: Step, attempt: int, found: _RequestLines) -> BatchDraft:
     rate = session.rate(*session.choice(step.stage))
     tokens = found.input_tokens
-    ceilings = Counter(map(attrgetter("token_doublings"), found.rows))
-    ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in ceilings.items())
+    doublings = Counter(map(attrgetter("token_doublings"), found.rows))
+    ceiling = sum(count * _parameters(session, step, doubled).max_output_tokens for doubled, count in doublings.items())
     expected = Usage(input=tokens, output=round(expected_output_tokens(session, step) * len(found.rows)))
     most = Usage(input=round(tokens * (1 + input_margin(len(found.rows)))), output=ceiling)
     return BatchDraft(

@@ -5,7 +5,8 @@ make exactly one create call, write the job's id durably. The program may be kil
 or `reconcile` then continues.
 
 Batches are created one by one. The first batch of a model is sent alone. After it was accepted, the files of the next
-batches are uploaded in threads: an upload costs nothing and may be repeated. After an error the model stops.
+batches are uploaded in threads: an upload costs nothing and may be repeated. After an error, this command sends no
+more batches of the model.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from batchgen.engine.maintenance import delete_input_files
 from batchgen.engine.reconcile import adopt, jobs_by_label, matching_jobs
 from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
-from batchgen.engine.submission.admission import is_on_hold
+from batchgen.engine.submission.admission import hold_reason
 from batchgen.ledger.holds import halt_scope, hold_error, model_scope
 from batchgen.ledger.rows import Batch, BatchState, Hold
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import find_provider
 from batchgen.providers.base import (
     REFUSALS,
     FileFailed,
@@ -121,7 +122,7 @@ class Sender:
 
     def _may_create(self, batch: Batch) -> bool:
         scope = _batch_scope(batch)
-        return scope not in self.halted and not is_on_hold(self._session, scope, batch.step)
+        return scope not in self.halted and not hold_reason(self._session, scope, batch.step)
 
     def _upload_ahead(self, current: _Submission, source: Iterator[Batch], waiting: deque[_Submission]) -> None:
         """Start the uploads of the batches behind `current`, for models that accepted a batch."""
@@ -162,7 +163,7 @@ class Sender:
     def _upload_call(self, outgoing: _Submission) -> Callable[[], RemoteFile]:
         """Return the call that uploads a request file, or that checks the file if the provider still has it."""
         session, batch = self._session, outgoing.batch
-        provider = provider_row(batch.provider)
+        provider = find_provider(batch.provider)
         remote, key = session.remote(provider), session.key_fingerprint(provider)
         age = session.now() - (batch.job.uploaded_at or 0)
         same_key = batch.state == BatchState.UPLOADED and batch.job.key_fingerprint == key
@@ -179,7 +180,7 @@ class Sender:
         try:
             file = call()
         except QuotaReached as error:
-            if freed := delete_input_files(session, provider_row(batch.provider)):
+            if freed := delete_input_files(session, find_provider(batch.provider)):
                 log.info("%s: %d input files that were no longer needed are deleted", batch.provider, freed)
             self._pause_model(batch, error)
         except Temporary:
@@ -198,7 +199,7 @@ class Sender:
 
     def _adopt_existing_job(self, batch: Batch) -> bool:
         """Adopt the job of an earlier create call for this batch, if there is one. Returns whether there was."""
-        session, provider = self._session, provider_row(batch.provider)
+        session, provider = self._session, find_provider(batch.provider)
         matches = matching_jobs(batch, jobs_by_label(session, provider))
         if matches:
             adopt(session, provider, batch, matches)
@@ -210,7 +211,7 @@ class Sender:
         After an explicit error response the batch is put back to its earlier state, or released.
         """
         session = self._session
-        remote = session.remote(provider_row(batch.provider))
+        remote = session.remote(find_provider(batch.provider))
         settle.forget_ending(session, batch)
         batch = session.store.record_intent(batch, session.now())
         failpoint("intent_before_create")
@@ -257,7 +258,7 @@ def _queue_next(source: Iterator[Batch], waiting: deque[_Submission]) -> bool:
 
 def _record_upload(session: Session, batch: Batch, file: RemoteFile) -> Batch:
     failpoint("uploaded_before_recorded")
-    key = session.key_fingerprint(provider_row(batch.provider))
+    key = session.key_fingerprint(find_provider(batch.provider))
     batch = session.store.update(
         batch,
         state=BatchState.UPLOADED,

@@ -38,7 +38,7 @@ class Selection:
     def __init__(self, session: Session, steps: Sequence[Step], halted: set[str]) -> None:
         self.session, self.steps, self.halted = session, steps, halted
         self.reasons = dict[Step, str]()
-        # Of a provider that could not be used while collecting, the reason was told already.
+        # If a provider could not be used while collecting, its trouble was recorded then.
         self.unready = {stage: "" for stage in Stage if session.choice(stage).provider in session.unusable}
 
     def sources(self) -> Iterator[Iterator[Batch]]:
@@ -49,12 +49,12 @@ class Selection:
         """
         if self.session.store.batches(*WAITING_STATES) or any(map(self.session.store.ready_attempts, self.steps)):
             self.session.require_newest_store()  # it lists folders, so call it once in a command
-        yield self._left_over(troubled=False)
+        yield self._left_over(upload_failed=False)
         for step in self.steps:
             for tried in self.session.store.ready_attempts(step):
-                yield self._planned(step, tried)
+                yield self._plan_new(step, tried)
             record_hold(self.session, step, self.reasons.get(step, ""))
-        yield self._left_over(troubled=True)
+        yield self._left_over(upload_failed=True)
 
     # ---- what a dry run overrides
 
@@ -62,10 +62,10 @@ class Selection:
         """Prepare for the first paid batch of `stage`. Raises BatchgenError if no provider can be used now."""
         self.session.pin_model(stage)
 
-    def enter(self, shard: BatchDraft) -> Batch:
+    def enter(self, draft: BatchDraft) -> Batch:
         """Write the request file of a batch, and enter the batch into the ledger."""
         self.session.record_instructions()
-        return plan_batch(self.session, shard)
+        return plan_batch(self.session, draft)
 
     def release(self, batch: Batch, why: str) -> None:
         """End a batch that an earlier command planned and that was not created."""
@@ -73,16 +73,16 @@ class Selection:
 
     # ----
 
-    def _left_over(self, *, troubled: bool) -> Iterator[Batch]:
+    def _left_over(self, *, upload_failed: bool) -> Iterator[Batch]:
         """Yield the batches that an earlier command planned and that were not created yet.
 
-        `troubled`: those with a failed upload, in random order, because one file may be refused every time; or else the
-        others.
+        `upload_failed`: those with a failed upload, in random order, because one file may be refused every time.
+        Otherwise those without one.
         """
         session = self.session
         waiting = session.store.batches(*WAITING_STATES)
-        found = [batch for batch in waiting if bool(batch.counters.failed_uploads) == troubled]
-        if troubled and found:
+        found = [batch for batch in waiting if bool(batch.counters.failed_uploads) == upload_failed]
+        if upload_failed and found:
             from random import shuffle  # here: few ticks need it
 
             shuffle(found)
@@ -93,29 +93,29 @@ class Selection:
             elif batch.step in self.steps and may_submit_planned(session, batch, found[at:], self.reasons):
                 yield batch
 
-    def _planned(self, step: Step, tried: int) -> Iterator[Batch]:
+    def _plan_new(self, step: Step, tried: int) -> Iterator[Batch]:
         """Yield every batch of `step` that may be sent now; each is entered into the ledger when it is taken."""
         session = self.session
-        # All of them, before the first batch of any: who pays for questions wants to know that a key is missing. No
-        # dialogue waits for the judge.
+        # Before the first batch, a model is needed for every stage of a dialogue: the user must not pay for questions
+        # and learn later that the key for answers is missing. The audit needs only the judge.
         able = set(filter(self.can_ask, STAGES if step.stage in STAGES else [step.stage]))
         after = 0
         while step.stage in able:
-            shard = request_files.draft_batch(session, step, tried, after=after)
-            if shard is None:
+            draft = request_files.draft_batch(session, step, tried, after=after)
+            if draft is None:
                 return
-            after = max(row.number for row in (*shard.rows, *shard.too_large))
-            for row in shard.too_large:
+            after = max(row.number for row in (*draft.rows, *draft.too_large))
+            for row in draft.too_large:
                 session.store.reject(row, Reason.TOO_LARGE, "its request alone exceeds the limits of a request file")
-            if shard.too_large and (stop := rejection_limit_error(session, step)):
+            if draft.too_large and (stop := rejection_limit_error(session, step)):
                 session.trouble(stop)
                 return
-            if not shard.rows:
+            if not draft.rows:
                 continue
-            if not may_submit_draft(session, shard, self.halted, self.reasons):
+            if not may_submit_draft(session, draft, self.halted, self.reasons):
                 return
-            batch = self.enter(shard)
-            del shard  # it is on disk now; free its memory before the next one
+            batch = self.enter(draft)
+            del draft  # it is on disk now; free its memory before the next one
             yield batch
 
     def can_ask(self, stage: Stage) -> bool:
@@ -133,47 +133,47 @@ class Selection:
         return stage not in self.unready
 
 
-def plan_batch(session: Session, shard: BatchDraft) -> Batch:
+def plan_batch(session: Session, draft: BatchDraft) -> Batch:
     """Write the request file durably, then the ledger: a kill between the two leaves a file that no batch refers to.
 
     If the same file exists already, an older copy of the store may have been restored. Then the batch is entered as one
     with an intent, so that its job is looked for before it is created.
     """
-    identity, plan = ledger_entry(session, shard)
-    path = session.layout.requests(shard.step, identity.name)
+    identity, plan = ledger_entry(session, draft)
+    path = session.layout.requests(draft.step, identity.name)
     before = hash_file(path) if path.exists() else None
-    written = write_durably(path, [shard.body])
+    written = write_durably(path, [draft.body])
     failpoint("request_file_written")
     plan = plan._replace(bytes=written.size, sha256=written.sha256)
     with session.store.transaction():
-        batch = session.store.plan(identity, plan, shard.rows)
+        batch = session.store.plan(identity, plan, draft.rows)
         if written == before:
             batch = session.store.update(batch, intent_at=plan.planned_at)
     failpoint("batch_planned")
     return batch
 
 
-def ledger_entry(session: Session, shard: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
-    """Return the next batch of the ledger, for the content of `shard`. Its file is not written yet: no `sha256`."""
-    provider, model = session.choice(shard.step.stage)
+def ledger_entry(session: Session, draft: BatchDraft) -> tuple[BatchIdentity, BatchPlan]:
+    """Return the next batch of the ledger, for the content of `draft`. Its file is not written yet: no `sha256`."""
+    provider, model = session.choice(draft.step.stage)
     number = session.store.next_batch_number()
     identity = BatchIdentity(
-        name=f"{session.names().run}-r{shard.step.round}-{shard.step.stage}-{number:06d}-a{shard.attempt}",
-        position=shard.step.position,
-        attempt=shard.attempt,
+        name=f"{session.names().run}-r{draft.step.round}-{draft.step.stage}-{number:06d}-a{draft.attempt}",
+        position=draft.step.position,
+        attempt=draft.attempt,
         provider=provider,
         model=model,
     )
     plan = BatchPlan(
-        requests=len(shard.rows),
-        bytes=shard.size,
+        requests=len(draft.rows),
+        bytes=draft.size,
         sha256="",
-        input_tokens=shard.input_tokens,
-        output_ceiling=shard.output_ceiling,
-        estimated_usd=shard.estimated_usd,
-        reserved_usd=shard.reserved_usd,
+        input_tokens=draft.input_tokens,
+        output_ceiling=draft.output_ceiling,
+        estimated_usd=draft.estimated_usd,
+        reserved_usd=draft.reserved_usd,
         planned_at=session.now(),
-        follow_up=shard.follow_up,
-        echo=shard.echo,
+        follow_up=draft.follow_up,
+        echo=draft.echo,
     )
     return identity, plan

@@ -1,6 +1,6 @@
 """A provider's client that notes what the service shows. It makes the same calls, and changes no answer.
 
-Only a rehearsal uses it. `Ear` hears the HTTP responses themselves, because a client passes on only what a run needs.
+Only a rehearsal uses it. `ResponseLog` keeps the HTTP responses themselves: a client returns only what a run needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULT_PLACES = (
 )
 
 
-class Heard(NamedTuple):
+class LoggedResponse(NamedTuple):
     """One HTTP response: method, path, status, and its JSON (None: it has none)."""
 
     method: str
@@ -39,23 +39,23 @@ class Heard(NamedTuple):
     value: Any
 
 
-class Ear:
-    """Hears the HTTP responses of one client. Each thread gets those of its own calls."""
+class ResponseLog:
+    """Keeps the HTTP responses of one client, for each thread those of its last call."""
 
     def __init__(self) -> None:
         self._local = threading.local()
         self.headers = set[str]()
 
-    def listen(self) -> list[Heard]:
+    def start(self) -> list[LoggedResponse]:
         """Return a list that this thread's responses are appended to from now on."""
-        self._local.heard = []
-        return self.heard()
+        self._local.responses = []
+        return self.responses()
 
-    def heard(self) -> list[Heard]:
+    def responses(self) -> list[LoggedResponse]:
         """Return the list of this thread."""
-        return cast("list[Heard]", getattr(self._local, "heard", []))
+        return cast("list[LoggedResponse]", getattr(self._local, "responses", []))
 
-    def hear(self, response: Any) -> None:
+    def add(self, response: Any) -> None:
         """Note a response. This is a hook of httpx and httpx2."""
         value = None
         if "json" in response.headers.get("content-type", ""):
@@ -65,21 +65,21 @@ class Ear:
                 value = None
         self.headers.update(name.lower() for name in response.headers)
         request = response.request
-        self.heard().append(Heard(request.method, request.url.path, response.status_code, value))
+        self.responses().append(LoggedResponse(request.method, request.url.path, response.status_code, value))
 
 
 class Observed:
-    """A `ProviderClient` that notes into `notes` what the client `remote` and its `ear` bring."""
+    """A `ProviderClient` that notes into `notes` what the client `remote` returns, and the responses in its `log`."""
 
-    def __init__(self, remote: ProviderClient, ear: Ear, notes: Evidence, now: Callable[[], float]) -> None:
-        self._remote, self._ear, self.notes, self._now = remote, ear, notes, now
+    def __init__(self, remote: ProviderClient, log: ResponseLog, notes: Evidence, now: Callable[[], float]) -> None:
+        self._remote, self._log, self.notes, self._now = remote, log, notes, now
 
     # ---- calls that are noted
 
     def upload(self, path: Path, size: int) -> RemoteFile:
-        heard = self._ear.listen()
-        file = self._noting(heard, lambda: self._remote.upload(path, size))
-        answer = next((one.value for one in reversed(heard) if isinstance(one.value, dict)), {})
+        responses = self._log.start()
+        file = self._noting(responses, lambda: self._remote.upload(path, size))
+        answer = next((one.value for one in reversed(responses) if isinstance(one.value, dict)), {})
         found = dict_or_empty(answer.get("file")) or answer
         self.notes.uploads.append(
             UploadNotes(
@@ -93,16 +93,16 @@ class Observed:
         return file
 
     def create(self, *, model: str, file_id: str, name: str) -> str:
-        began, heard = self._now(), self._ear.listen()
+        began, responses = self._now(), self._log.start()
         try:
-            remote_id = self._noting(heard, lambda: self._remote.create(model=model, file_id=file_id, name=name))
+            remote_id = self._noting(responses, lambda: self._remote.create(model=model, file_id=file_id, name=name))
         except Ambiguous as error:
             self.notes.unclear_creates.append(one_line(error))
             raise
         except (BatchgenError, *REFUSALS) as error:
             self.notes.refused_creates.append(type(error).__name__)
             raise
-        answer = dict_or_empty(heard[-1].value if heard else None)
+        answer = dict_or_empty(responses[-1].value if responses else None)
         seconds = round(self._now() - began, 3)
         job = JobNotes(name=name, file=file_id, created_at=self._now(), create_seconds=seconds, members=sorted(answer))
         if word := _state_word(answer):
@@ -111,62 +111,62 @@ class Observed:
         return remote_id
 
     def get(self, remote_id: str) -> Job:
-        heard = self._ear.listen()
-        found = self._noting(heard, lambda: self._remote.get(remote_id))
+        responses = self._log.start()
+        found = self._noting(responses, lambda: self._remote.get(remote_id))
         job = self.notes.jobs.setdefault(remote_id, JobNotes(created_at=self._now()))
         self._note_state(job, found)
-        if found.state.ended and heard:
+        if found.state.ended and responses:
             job.ended, job.error, job.rows_told = found.state.value, found.error, found.rows
-            job.results = [place for place in RESULT_PLACES if _has(heard[-1].value, place)]
+            job.results = [place for place in RESULT_PLACES if _has(responses[-1].value, place)]
             if not job.results and job.states:
                 job.nameless_seconds = round(max(self._now() - job.created_at - job.states[-1][0], 0.0), 1)
         return found
 
     def jobs(self) -> list[Job]:
-        heard = self._ear.listen()
+        responses = self._log.start()
         try:
-            found = self._noting(heard, self._remote.jobs)
+            found = self._noting(responses, self._remote.jobs)
         except (BatchgenError, *REFUSALS) as error:
-            self.notes.listing = outcome_of(heard, error)
+            self.notes.listing = outcome_of(responses, error)
             self.notes.listing_failures += 1
             raise
-        self.notes.listing, self.notes.listing_failures = outcome_of(heard), 0
-        self.notes.listing_pages = max(self.notes.listing_pages, len(heard))
-        page = heard[-1].value if heard else None
+        self.notes.listing, self.notes.listing_failures = outcome_of(responses), 0
+        self.notes.listing_pages = max(self.notes.listing_pages, len(responses))
+        page = responses[-1].value if responses else None
         self.notes.listing_members = sorted(page) if isinstance(page, dict) else ["[]"] if page is not None else []
         self._note_listing(found)
         return found
 
     def probe(self, model: str) -> None:
-        heard = self._ear.listen()
+        responses = self._log.start()
         try:
-            self._noting(heard, lambda: self._remote.probe(model))
+            self._noting(responses, lambda: self._remote.probe(model))
         except (BatchgenError, *REFUSALS) as error:
-            self.notes.asked[model] = outcome_of(heard, error)
+            self.notes.asked[model] = outcome_of(responses, error)
             raise
-        self.notes.asked[model] = outcome_of(heard)
+        self.notes.asked[model] = outcome_of(responses)
 
     def download(self, file_id: str, destination: BinaryIO) -> None:
         before = destination.tell()
-        self._noting(self._ear.listen(), lambda: self._remote.download(file_id, destination))
+        self._noting(self._log.start(), lambda: self._remote.download(file_id, destination))
         self.notes.downloads[file_id] = destination.tell() - before
 
     # ---- calls that are passed on
 
     def file(self, file_id: str) -> RemoteFile:
-        return self._noting(self._ear.listen(), lambda: self._remote.file(file_id))
+        return self._noting(self._log.start(), lambda: self._remote.file(file_id))
 
     def inputs(self, name: str) -> list[str]:
         return self._remote.inputs(name)
 
     def cancel(self, remote_id: str) -> None:
-        self._noting(self._ear.listen(), lambda: self._remote.cancel(remote_id))
+        self._noting(self._log.start(), lambda: self._remote.cancel(remote_id))
 
     def delete_file(self, file_id: str) -> None:
-        self._noting(self._ear.listen(), lambda: self._remote.delete_file(file_id))
+        self._noting(self._log.start(), lambda: self._remote.delete_file(file_id))
 
     def delete_job(self, remote_id: str) -> bool:
-        deleted = self._noting(self._ear.listen(), lambda: self._remote.delete_job(remote_id))
+        deleted = self._noting(self._log.start(), lambda: self._remote.delete_job(remote_id))
         if deleted and remote_id in self.notes.jobs:
             self.notes.jobs[remote_id].deleted = True
         return deleted
@@ -178,36 +178,36 @@ class Observed:
 
     def tried(self, call: Callable[[], object]) -> Outcome:
         """Make one call and return what it led to. Raises nothing that a provider's answer can cause."""
-        self._ear.listen()
+        self._log.start()
         try:
             call()
         except (BatchgenError, *REFUSALS) as error:
-            return outcome_of(self.heard(), error)
-        return outcome_of(self.heard())
+            return outcome_of(self.responses(), error)
+        return outcome_of(self.responses())
 
-    def heard(self) -> list[Heard]:
+    def responses(self) -> list[LoggedResponse]:
         """Return the responses to this thread's last call."""
-        return self._ear.heard()
+        return self._log.responses()
 
     def jobs_in_pages(self, size: int) -> tuple[list[Job], int]:
         """Return every job from a listing with `size` jobs on a page, and the number of pages that came."""
         remote = cast("Any", self._remote)
-        usual, heard = remote.page_size, self._ear.listen()
+        usual, responses = remote.page_size, self._log.start()
         remote.page_size = size
         try:
-            return self._noting(heard, self._remote.jobs), len(heard)
+            return self._noting(responses, self._remote.jobs), len(responses)
         finally:
             remote.page_size = usual
 
     # ----
 
-    def _noting(self, heard: list[Heard], call: Callable[[], T]) -> T:
+    def _noting(self, responses: list[LoggedResponse], call: Callable[[], T]) -> T:
         """Make a call; note the names of headers, and refusals for a quota."""
         try:
             return call()
         finally:
-            self.notes.headers = sorted(self._ear.headers.union(self.notes.headers))
-            self.notes.quotas += [_message(one.value) for one in heard if one.status == TOO_MANY_REQUESTS]
+            self.notes.headers = sorted(self._log.headers.union(self.notes.headers))
+            self.notes.quotas += [_message(one.value) for one in responses if one.status == TOO_MANY_REQUESTS]
 
     def _note_state(self, job: JobNotes, found: Job) -> None:
         word = found.raw_state or "(none)"
@@ -235,9 +235,9 @@ class Observed:
             self._note_state(job, shown)
 
 
-def outcome_of(heard: list[Heard], error: Exception | None = None) -> Outcome:
+def outcome_of(responses: list[LoggedResponse], error: Exception | None = None) -> Outcome:
     """Return what a call led to, from its responses and the error that was raised."""
-    status = heard[-1].status if heard else 0
+    status = responses[-1].status if responses else 0
     if error is None:
         return Outcome(status)
     return Outcome(status, type(error).__name__, one_line(error), passing=isinstance(error, Temporary))

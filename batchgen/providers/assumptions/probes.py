@@ -156,7 +156,7 @@ class Prober:
             made.state = ""  # nothing was bought
             raise
         except (SetupError, *REFUSALS) as error:
-            made.state, made.outcome = "refused", outcome_of(self._remote.heard(), error)
+            made.state, made.outcome = "refused", outcome_of(self._remote.responses(), error)
         else:
             made.state = "created"
         self._kit.save()
@@ -241,7 +241,9 @@ class Prober:
         try:
             found, pages = self._remote.jobs_in_pages(size)
         except (BatchgenError, *REFUSALS) as error:
-            self._probes.paged = PagedListing(size, 0, len(expected), 0, str(outcome_of(self._remote.heard(), error)))
+            self._probes.paged = PagedListing(
+                size, 0, len(expected), 0, str(outcome_of(self._remote.responses(), error))
+            )
             return
         common = expected & {job.remote_id for job in found}
         self._probes.paged = PagedListing(size, pages, len(expected), len(common))
@@ -253,6 +255,6 @@ class Prober:
         result, size = next(((one, size) for one, size in self._remote.notes.downloads.items() if size), ("", 0))
         if result:
             self._remote.tried(lambda: self._remote.file(result))
-            told = dict_or_empty(self._remote.heard()[-1].value if self._remote.heard() else None).get("bytes")
+            told = dict_or_empty(self._remote.responses()[-1].value if self._remote.responses() else None).get("bytes")
             if isinstance(told, int):
                 self._probes.result_bytes = (told, size)

@@ -12,7 +12,7 @@ import pytest
 from batchgen.core.errors import InputError
 from batchgen.dataset import seeds
 from batchgen.dataset.rows import row_files
-from batchgen.dataset.seeds import Seed, SeedReport, SkippedRow, read_seeds
+from batchgen.dataset.seeds import Seed, SeedReport, read_seeds
 from tests.support.seed_files import GOOD, as_jsonl, read, refused, write
 
 NO_SEEDS = {
@@ -215,5 +215,5 @@ def test_copies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_left_out_is_a_value() -> None:
     report = SeedReport()
-    report.skip(SkippedRow(line=7, reason="unreadable"))
+    report.leave_out(7, "unreadable")
     assert (report.left_out, report.examples) == ({"unreadable": 1}, {"unreadable": [7]})

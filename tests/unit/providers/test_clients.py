@@ -15,8 +15,7 @@ import pytest
 
 from batchgen.core.errors import BatchgenError
 from batchgen.emulator.faults import Body, CallFault, Drop, Unwrap
-from batchgen.providers import connect
-from batchgen.providers import find_provider as provider_row
+from batchgen.providers import connect, find_provider
 from batchgen.providers.base import REFUSALS, ConnectionOptions, ProviderClient
 from tests.support.bench import GEMINI_KEY, Bench
 from tests.support.invariants import bought_once, ledger, undisturbed, until
@@ -52,7 +51,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_an_odd_answer_to_any_call_is_ours_to_tell(name: str, make_bench: Make, tmp_path: Path) -> None:
-    bench, row = make_bench(), provider_row(name)
+    bench, row = make_bench(), find_provider(name)
     access = ConnectionOptions(bench.environment[row.key_variable], bench.environment[row.url_variable], 20.0, "v1beta")
     path = tmp_path / "lines.jsonl"
     path.write_bytes(LINE)
@@ -203,7 +202,7 @@ def test_a_list_whose_pages_go_round_is_given_up_at_once(make_bench: Make) -> No
     service.faults.add(
         CallFault(provider="gemini", endpoint="list", action=Body(json={"nextPageToken": "again"}), times=0)
     )
-    remote = connect(provider_row("gemini"), ConnectionOptions(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
+    remote = connect(find_provider("gemini"), ConnectionOptions(GEMINI_KEY, service.gemini_url, 20.0, "v1beta"))
     with pytest.raises(BatchgenError, match="does not end"):
         remote.jobs()
     remote.close()

@@ -28,9 +28,9 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         0,
         1,
-        worker_process.PIECES_BEFORE_WORKER,
-        worker_process.PIECES_BEFORE_WORKER + 1,
-        worker_process.PIECES_BEFORE_WORKER + 2,
+        worker_process.ITEMS_BEFORE_WORKER,
+        worker_process.ITEMS_BEFORE_WORKER + 1,
+        worker_process.ITEMS_BEFORE_WORKER + 2,
         12,
         13,
     ],
@@ -40,14 +40,12 @@ def test_every_piece_is_done_in_order(many: int) -> None:
 
 
 def test_every_second_piece_is_done_by_another_process() -> None:
-    here = [
-        process == os.getpid() for _, process in parallel_map(where, range(worker_process.PIECES_BEFORE_WORKER + 6))
-    ]
-    assert here == [True] * worker_process.PIECES_BEFORE_WORKER + [False, True] * 3
+    here = [process == os.getpid() for _, process in parallel_map(where, range(worker_process.ITEMS_BEFORE_WORKER + 6))]
+    assert here == [True] * worker_process.ITEMS_BEFORE_WORKER + [False, True] * 3
 
 
 def test_few_pieces_or_one_core_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {process for _, process in parallel_map(where, range(worker_process.PIECES_BEFORE_WORKER))} == {os.getpid()}
+    assert {process for _, process in parallel_map(where, range(worker_process.ITEMS_BEFORE_WORKER))} == {os.getpid()}
     monkeypatch.setattr(worker_process, "_cpu_count", lambda: 1)
     assert {process for _, process in parallel_map(where, range(9))} == {os.getpid()}
 
@@ -103,7 +101,7 @@ from tests.support.worker_tasks import where
 if __name__ == "__main__":
     worker_process._cpu_count = lambda: 2
     for number, (_, process) in enumerate(worker_process.parallel_map(where, range(50))):
-        if number == worker_process.PIECES_BEFORE_WORKER:
+        if number == worker_process.ITEMS_BEFORE_WORKER:
             print(process, flush=True)
             os.kill(os.getpid(), signal.ENDING)
 """
