@@ -89,8 +89,8 @@ REJECTION_REASONS = """SELECT reason, count(*) FROM conversations
     WHERE reason IS NOT NULL AND position = :position GROUP BY reason"""
 MAKE_READY = """UPDATE conversations SET reason = NULL, detail = NULL, failed_attempts = 0
     WHERE reason IS NOT NULL AND position = :position AND (:reason IS NULL OR reason = :reason)"""
-ENQUEUED = """SELECT count(*), coalesce(sum(input_tokens), 0) FROM batches
-    WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight') AND provider = :provider AND model = :model
+ENQUEUED = """SELECT count(*), coalesce(sum(CASE WHEN model = :model THEN input_tokens END), 0) FROM batches
+    WHERE state IN ('planned', 'uploaded', 'creating', 'in_flight') AND provider = :provider
     AND (state IN ('creating', 'in_flight') OR batch < :before)"""
 ESTIMATED_AND_RESERVED_USD = """SELECT coalesce(sum(estimated_usd), 0),
     coalesce(sum(CASE WHEN state IN ('planned', 'uploaded', 'creating', 'in_flight', 'lost') THEN reserved_usd END), 0)

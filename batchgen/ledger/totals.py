@@ -22,9 +22,10 @@ class Totals:
     # ---- quotas and money
 
     def enqueued(self, provider: str, model: str, *, before: int) -> tuple[int, int]:
-        """Return (batches, estimated input tokens) of one model that are at the provider or will be.
+        """Return (batches of the provider, estimated input tokens of the model) that are there or will be.
 
-        Of the batches that were not created yet, only those with a number below `before` count.
+        Gemini limits the batches of a project, and the tokens of each model of a project (provider page, limits). Of
+        the batches that were not created yet, only those with a number below `before` count.
         """
         query = {"provider": provider, "model": model, "before": before}
         batches, tokens = self._connection.execute(queries.ENQUEUED, query).fetchone()

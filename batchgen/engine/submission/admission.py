@@ -105,7 +105,7 @@ def _why_over_provider_limits(session: Session, provider: str, enqueued: tuple[i
     bounds, (batches, tokens) = session.settings.provider(provider), enqueued
     if batches >= bounds.concurrent_batches:
         return f"{batches} batches are in flight at {provider}; concurrent_batches allows no more"
-    if batches and tokens + need_tokens > bounds.enqueued_tokens:
+    if tokens and tokens + need_tokens > bounds.enqueued_tokens:  # the first batch goes, however large it is
         return (
             f"{tokens} tokens are enqueued at {provider} and the next batch has {need_tokens};"
             f" enqueued_tokens allows {bounds.enqueued_tokens}"

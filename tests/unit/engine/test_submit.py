@@ -53,6 +53,25 @@ def test_a_limit_below_what_is_planned_lets_one_batch_through_at_a_time(bench: B
     finished(bench)
 
 
+def test_batches_of_all_models_of_a_provider_count_together(make_bench: Make) -> None:
+    """Google limits the batches of a project, not of a model: one writes the questions, another the corrections."""
+    bench = make_bench(job_seconds=50.0)
+    models = '[correction]\nmodels = ["gemini:gemini-2.5-flash"]\n'
+    bench.configure(f"{ROUNDS}batches.max_requests = 2\ngemini.concurrent_batches = 1\n{models}")
+    assert bench.prepare(seeds(BATCHES)).code == 0
+    seen = set[str]()
+    while not bench.is_finished():
+        assert bench.run("collect", "--advance").code == 0
+        bench.service.world.advance(60)
+        at_gemini = [
+            one for one in ledger(bench).batches if one["provider"] == "gemini" and one["state"] == "in_flight"
+        ]
+        assert len(at_gemini) <= 1
+        seen.update(batch["model"] for batch in at_gemini)
+    assert seen == {"gemini-2.5-flash-lite", "gemini-2.5-flash"}
+    finished(bench)
+
+
 def test_a_price_became_known_that_passes_the_cap(bench: Bench) -> None:
     """Batches planned without a price now count against max_usd with the price and the longest replies."""
     unknown = '[gemini]\nmodels = ["gemini-9-nobody"]\n'
