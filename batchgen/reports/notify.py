@@ -1,7 +1,7 @@
 """Tell someone once when a run is finished, or needs a person: `[notify]` in `batchgen.toml`.
 
 A message has the state, counts and dollars: no text, no key, no path, no name. Each way (`url`, `command`) remembers in
-the store which state it told last.
+the store which state it told last, and where.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from batchgen.core.errors import BatchgenError, NeedsPerson, SetupError
@@ -48,9 +49,9 @@ def notify(session: Session) -> None:
     found = status(session.store, session.settings, session.now())
     state = _state(session, found)
     if settings.url:
-        _tell(session, "url", state, lambda: _post(settings.url, state, found))
+        _tell(session, f"url:{settings.url}", state, lambda: _post(settings.url, state, found))
     if settings.command:
-        _tell(session, "command", state, lambda: _run(settings.command, state))
+        _tell(session, f"command:{settings.command}", state, lambda: _run(settings.command, state))
 
 
 def _state(session: Session, found: Mapping[str, Any]) -> str:
@@ -61,17 +62,21 @@ def _state(session: Session, found: Mapping[str, Any]) -> str:
     return NEEDS_PERSON if persons else ""
 
 
-def _tell(session: Session, way: str, state: str, send: Callable[[], bool]) -> None:
+def _tell(session: Session, receiver: str, state: str, send: Callable[[], bool]) -> None:
+    """Tell `receiver` (the way, a colon and the address or command) a state that it does not know. "" is not told."""
+    way, _, address = receiver.partition(":")
     store, fact = session.store, f"notified:{way}"
+    # Only a hash of the address: it is as good as a password to some services. Older programs stored the state alone.
+    told = f"{state} {sha256(address.encode()).hexdigest()[:16]}"
     before = store.fact(fact) or ""
-    if state == before:
+    if before in {state, told}:
         return
     if not state:
         # A temporary trouble may hide the other one for a tick.
         if not session.troubles:
             store.delete_fact(fact)
         return
-    store.set_fact(fact, state)  # before the call: a kill in between must not make it twice
+    store.set_fact(fact, told)  # before the call: a kill in between must not make it twice
     if not send():
         store.set_fact(fact, before)
 
@@ -95,7 +100,14 @@ def _post(url: str, state: str, found: Mapping[str, Any]) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         # Not the error's text: it may show the address, which is as good as a password to some services.
         log.warning("[notify] url could not be called: %s", type(error).__name__)
-        return not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
+        unsent = (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.ProxyError,
+            httpx.InvalidURL,
+            httpx.UnsupportedProtocol,
+        )
+        return not isinstance(error, unsent)
     if not httpx.codes.is_success(status):
         log.warning("[notify] url answered %d", status)
     return status not in NOT_NOW

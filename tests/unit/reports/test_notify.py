@@ -124,6 +124,24 @@ def test_an_address_that_refuses(bench: Bench, receiver: Receiver, status: int, 
     assert len(receiver.taken) == calls
 
 
+@pytest.mark.parametrize("status", [302, 404])
+def test_a_corrected_address_is_told(bench: Bench, receiver: Receiver, status: int) -> None:
+    with Receiver() as wrong:
+        wrong.status = status
+        finished(bench, f'url = "{wrong.url}/mistyped"\n')
+        assert len(wrong.taken) == 1
+    for _ in range(2):
+        bench.configure(f'rounds = 2\n[notify]\nurl = "{receiver.url}/secret-id"\n')
+        assert bench.run("collect").code == 0
+    assert len(receiver.taken) == 1
+    store = (bench.root / "data" / "batchgen.sqlite").read_bytes()
+    assert b"secret-id" not in store
+
+
+def test_an_address_that_is_none_is_asked_again(bench: Bench) -> None:
+    assert finished(bench, 'url = "http://[::bad/"\n') == ["[notify] url could not be called: InvalidURL\n"] * 2
+
+
 @pytest.mark.fault(
     43,
     "the address of `[notify]` is down, or hangs",
