@@ -259,7 +259,7 @@ def _quota_hint(refusal: HttpFailure) -> str:
 
 
 def parse_retry_after(headers: dict[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header (number or HTTP date), None without a readable one."""
+    """Return the seconds of a Retry-After header (number or HTTP date), None without one that is in the future."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)
@@ -268,7 +268,7 @@ def parse_retry_after(headers: dict[str, str]) -> float | None:
             seconds = parsedate_to_datetime(value).timestamp() - time()
         except (ValueError, OverflowError):
             return None
-    return max(seconds, 0) if isfinite(seconds) else None
+    return seconds if isfinite(seconds) and seconds > 0 else None
 
 
 def connection_error(provider: str, doing: str, error: Exception) -> BatchgenError:
