@@ -226,6 +226,14 @@ def test_flags_that_do_not_exist_are_refused(flags: str, finished: Bench, tmp_pa
     assert not (tmp_path / "x.jsonl").exists()
 
 
+@pytest.mark.parametrize("share", ["nan", "1", "-0.1", "many"])
+def test_a_share_that_is_none(share: str, finished: Bench, tmp_path: Path) -> None:
+    result = finished.run("export", "--format", "messages", "--output", str(tmp_path / "out"), "--test-share", share)
+    assert result.code == 2
+    assert "--test-share" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- where it may be written
 
 
