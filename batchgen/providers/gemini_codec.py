@@ -248,7 +248,7 @@ def parse_job(operation: Any) -> Job:
     """
     operation = dict_or_empty(operation)
     metadata = dict_or_empty(operation.get("metadata")) or operation
-    raw_state = text_or_empty(metadata.get("state")) or text_or_empty(operation.get("state"))
+    raw_state = (text_or_empty(metadata.get("state")) or text_or_empty(operation.get("state"))).upper()
     outputs = [
         dict_or_empty(operation.get("response")),
         dict_or_empty(metadata.get("output")),
