@@ -167,4 +167,5 @@ MIGRATIONS: tuple[str, ...] = (
         DELETE FROM usage_totals WHERE requests = 0; END""",  # noqa: S608 - see _add_usage
     "ALTER TABLE meta RENAME TO run_facts",
     "ALTER TABLE batches ADD COLUMN echo INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE batches ADD COLUMN overdue_since REAL",
 )

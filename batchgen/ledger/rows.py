@@ -98,6 +98,7 @@ class BatchCounters(NamedTuple):
     not_found_since: float | None
     failed_uploads: int
     incomplete_downloads: int  #: ticks in which the result file had too few rows or a cut last line
+    overdue_since: float | None  #: when the user was first told that the results of the ended job do not come
     replies_with_thoughts: int
 
 

@@ -72,7 +72,8 @@ CREATE TABLE batches (
     failed_uploads INTEGER NOT NULL DEFAULT 0,
     incomplete_downloads INTEGER NOT NULL DEFAULT 0,
     replies_with_thoughts INTEGER NOT NULL DEFAULT 0,
-    echo INTEGER NOT NULL DEFAULT 0             -- 1: the schema of each request fixes the echo that its reply must hold
+    echo INTEGER NOT NULL DEFAULT 0,            -- 1: the schema of each request fixes the echo that its reply must hold
+    overdue_since REAL                          -- when the user was first told that the results do not come
 ) STRICT;
 CREATE INDEX by_state ON batches (state, batch);
 -- All columns that the totals of the ledger need, a quarter of its bytes: every `status` adds them up.

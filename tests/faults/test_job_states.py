@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from batchgen.emulator.faults import CallFault, Html
 from tests.support.invariants import ledger
 from tests.support.provider_facts import POSITION
 from tests.support.scene import HOUR, MINUTE, Make, Scene, reach, spent
@@ -262,3 +263,30 @@ def test_results_that_never_come_call_somebody_and_are_given_up_in_the_end(make_
     assert "what it cost is unknown" in lost.err
     assert [part[0] for part in scene.batches()] == [1, 2, 2]
     scene.finish_as_expected()
+
+
+def test_a_break_of_days_is_no_time_in_which_results_did_not_come(make_bench: Make) -> None:
+    """A laptop sleeps for four days, or the clock jumps: one more download that fails does not give the job up."""
+    scene = Scene.of(make_bench, 4)
+    page = CallFault(provider="gemini", endpoint="download", action=Html(200), times=0)
+    scene.bench.service.faults.add(page)
+    scene.tick()
+    assert scene.tick().code == 75
+    assert scene.tick(4 * 24 * HOUR).code == 3
+    assert scene.tick(65 * HOUR).code == 3
+    assert scene.jobs() == 1
+    scene.bench.service.faults.clear()
+    scene.finish_as_expected(jobs=3)
+
+
+def test_an_end_that_was_shown_too_early_is_forgotten(make_bench: Make) -> None:
+    """SUCCEEDED, then RUNNING for days, then really ended, with results that are named a little later."""
+    scene = Scene.of(make_bench, 4)
+    states = ["BATCH_STATE_SUCCEEDED", ["BATCH_STATE_RUNNING", 80 * HOUR]]
+    scene.bench.service.faults.job(provider="gemini", times=1, states=states, output_after_seconds=82 * HOUR)
+    scene.tick()
+    assert scene.tick().code == 75
+    assert scene.tick(MINUTE).code == 0
+    assert scene.tick(79 * HOUR).code == 0
+    assert scene.tick(90 * MINUTE).code == 75  # ended, and the results are not named yet
+    scene.finish_as_expected(jobs=3)

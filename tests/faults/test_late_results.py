@@ -77,6 +77,17 @@ def cancelled_for(
     return scene
 
 
+def test_a_rebuilt_store_awaits_what_a_cancelled_job_may_deliver(make_bench: Make) -> None:
+    """Whoever cancelled the job: it gets the grace period before its requests are sent again."""
+    scene = cancelled_for(make_bench, 10 * MINUTE)
+    (scene.bench.root / "data" / "batchgen.sqlite").unlink()
+    assert scene.bench.run("rebuild").code == 0
+    for _ in range(3):
+        scene.tick(MINUTE)
+    assert scene.jobs() == 1
+    scene.finish_as_expected(jobs=3)
+
+
 def collects(scene: Scene, after: float) -> str:
     """The log of a tick this many seconds later."""
     scene.bench.service.world.advance(after)

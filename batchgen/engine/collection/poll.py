@@ -9,6 +9,7 @@ after the end of a job, so one poll without results proves nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from batchgen.core.errors import BatchgenError, BatchLost, NeedsPerson, NotReady, QuotaClosed, SetupError, Temporary
 from batchgen.core.outcomes import Reason
@@ -20,7 +21,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope
-from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
+from batchgen.ledger.rows import Batch, BatchState
 from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
 from batchgen.providers.http_errors import is_model_error
@@ -32,7 +33,9 @@ LOST_AFTER_NOT_FOUND = 5  # consecutive 404 answers, over at least LOST_AFTER_GR
 LOST_AFTER_GRACE_PERIODS = 8  # 2 h by default
 OVERDUE_SECONDS = 24 * 3600.0  # providers promise or aim at 24 h
 NEEDS_PERSON_AFTER_SECONDS = 6 * 3600.0  # with an unknown state or without results; then the user must act
-GIVE_UP_SECONDS = 72 * 3600.0  # after its end, a job whose results are not available counts as lost
+# So long after the user was told, a job whose results are not available counts as lost: 72 h after its end, if ticks
+# run. The end alone is not enough: the clock may jump, and no tick may have run for days.
+GIVE_UP_SECONDS = 66 * 3600.0
 
 
 def collect(session: Session) -> int:
@@ -150,10 +153,12 @@ def _record_job_state(session: Session, batch: Batch, job: Job) -> Batch:
     """Record the state of a job if it is new, and log a warning if it is unexpected."""
     now = session.now()
     started = batch.job.started_at or (now if job.state is not JobState.PENDING else None)
-    ended = batch.job.ended_at or (now if job.state.ended else None)
-    batch = session.store.update(
-        batch, remote_state=job.raw_state, started_at=started, ended_at=ended, not_found_count=0, not_found_since=None
-    )
+    changes: dict[str, Any] = {"remote_state": job.raw_state, "started_at": started}
+    if job.state.ended:
+        changes["ended_at"] = batch.job.ended_at or now
+    elif job.state is not JobState.UNKNOWN:  # an end that was shown too early does not count
+        changes |= {"ended_at": None, "overdue_since": None}
+    batch = session.store.update(batch, **changes, not_found_count=0, not_found_since=None)
     age = now - (batch.job.submitted_at or now)
     if job.state is JobState.UNKNOWN:
         what = f"the unknown state {job.raw_state!r}" if job.raw_state else "no state at all"
@@ -229,16 +234,15 @@ def _release_refused_lines(session: Session, batch: Batch, job: Job) -> bool:
 def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
     """Raise NotReady for an ended job that names no results, if they may still come.
 
-    A successful job always has results. A cancellation that the user requested is not final: some such jobs deliver
-    everything later, so that they get one grace period. A job that the provider cancelled is given up at the second
-    poll; so is an expired one: at Gemini it has no results, elsewhere it may have some.
+    A successful job always has results. A cancellation is not final: some cancelled jobs deliver everything later, so
+    that they get one grace period. An expired job is given up at the second poll: at Gemini it has no results,
+    elsewhere it may have some.
     """
     if job.output or job.errors or job.inline_rows:
         return
     if job.state is JobState.CANCELLED and not batch.requests:
         return  # no conversation needs them; if they come later, their cost is recorded
-    asked = batch.job.error == CANCELLATION_REQUESTED
-    patience = session.settings.batches.reconcile_grace_seconds if asked else 0
+    patience = session.settings.batches.reconcile_grace_seconds if job.state is JobState.CANCELLED else 0
     early = not waited or waited < patience
     if job.state is JobState.SUCCEEDED or (job.state in (JobState.CANCELLED, JobState.EXPIRED) and early):
         raise NotReady(f"the job has ended ({job.raw_state}), but names no results.")
@@ -252,11 +256,15 @@ def _raise_until_given_up(session: Session, batch: Batch, why: str, waited: floa
     message = f"{session.describe(batch)}: {why}"
     if waited <= NEEDS_PERSON_AFTER_SECONDS:
         raise NotReady(message, do="The next tick tries again.")
-    if waited <= GIVE_UP_SECONDS:
+    now = session.now()
+    since = min(batch.counters.overdue_since or now, now)
+    session.store.update(batch, overdue_since=since)
+    left = GIVE_UP_SECONDS - (now - since)
+    if left > 0:
         raise NeedsPerson(
             f"{message} It ended {waited / 3600:.0f} h ago.",
-            do=f"Look at {batch.job.remote_id} in the provider's console. Ticks go on trying; after"
-            f" {GIVE_UP_SECONDS / 3600:.0f} h its requests are sent again.",
+            do=f"Look at {batch.job.remote_id} in the provider's console. Ticks go on trying; in {left / 3600:.0f} h"
+            " its requests are sent again.",
         )
 
 
