@@ -17,7 +17,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.ledger.rows import CANCELLATION_REQUESTED, JOB_DELETED, UNKNOWN_FINGERPRINT, Batch, BatchState
 from batchgen.providers import find_provider
-from batchgen.providers.base import REFUSALS, Job, Provider
+from batchgen.providers.base import REFUSALS, Job, JobState, Provider
 from batchgen.runtime.failpoints import failpoint
 from batchgen.runtime.logging_setup import log
 
@@ -142,6 +142,8 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
     oldest, *others = matches
     settle.forget_ending(session, batch)
     log.info("%s: found its job %s", session.describe(batch), oldest.remote_id)
+    # A rebuilt store does not know who cancelled a job: probably the user, whose jobs get a grace period.
+    error = CANCELLATION_REQUESTED if oldest.state is JobState.CANCELLED else batch.job.error
     with session.store.transaction():  # after a kill, the other jobs must be in the ledger, too
         batch = session.store.update(
             batch,
@@ -149,6 +151,7 @@ def adopt(session: Session, provider: Provider, batch: Batch, matches: Sequence[
             remote_id=oldest.remote_id,
             key_fingerprint=session.key_fingerprint(provider),
             submitted_at=batch.job.intent_at,
+            error=error,
             empty_listings=0,
             first_empty_listing_at=None,
         )

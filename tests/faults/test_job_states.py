@@ -265,6 +265,12 @@ def test_results_that_never_come_call_somebody_and_are_given_up_in_the_end(make_
     scene.finish_as_expected()
 
 
+@pytest.mark.fault(
+    24,
+    "the results cannot be read when the first tick for days runs, or the clock has jumped",
+    injected="a page in place of the file, four days between two ticks",
+    seen="status 3; nothing is asked again before the user was told for 66 h",
+)
 def test_a_break_of_days_is_no_time_in_which_results_did_not_come(make_bench: Make) -> None:
     """A laptop sleeps for four days, or the clock jumps: one more download that fails does not give the job up."""
     scene = Scene.of(make_bench, 4)
@@ -279,6 +285,12 @@ def test_a_break_of_days_is_no_time_in_which_results_did_not_come(make_bench: Ma
     scene.finish_as_expected(jobs=3)
 
 
+@pytest.mark.fault(
+    24,
+    "a job succeeds, runs on for days, and succeeds again",
+    injected="states; results that are named hours after the end",
+    seen="status 75; only the last end counts",
+)
 def test_an_end_that_was_shown_too_early_is_forgotten(make_bench: Make) -> None:
     """SUCCEEDED, then RUNNING for days, then really ended, with results that are named a little later."""
     scene = Scene.of(make_bench, 4)

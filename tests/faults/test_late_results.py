@@ -77,8 +77,14 @@ def cancelled_for(
     return scene
 
 
+@pytest.mark.fault(
+    35,
+    "a job was cancelled, and the store is lost",
+    injected="the store deleted after `cancel`; results ten minutes later",
+    seen="after `rebuild` its requests still wait for the grace period; its texts are accepted",
+)
 def test_a_rebuilt_store_awaits_what_a_cancelled_job_may_deliver(make_bench: Make) -> None:
-    """Whoever cancelled the job: it gets the grace period before its requests are sent again."""
+    """It gets the grace period before its requests are sent again."""
     scene = cancelled_for(make_bench, 10 * MINUTE)
     (scene.bench.root / "data" / "batchgen.sqlite").unlink()
     assert scene.bench.run("rebuild").code == 0

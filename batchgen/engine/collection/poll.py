@@ -21,7 +21,7 @@ from batchgen.engine.session import Session
 from batchgen.engine.settlement import settle
 from batchgen.engine.settlement.settle import Ending
 from batchgen.ledger.holds import model_scope
-from batchgen.ledger.rows import Batch, BatchState
+from batchgen.ledger.rows import CANCELLATION_REQUESTED, Batch, BatchState
 from batchgen.providers import find_provider
 from batchgen.providers.base import REFUSALS, Job, JobNotFound, JobState, Provider, ResultReader
 from batchgen.providers.http_errors import is_model_error
@@ -234,15 +234,16 @@ def _release_refused_lines(session: Session, batch: Batch, job: Job) -> bool:
 def _require_results(session: Session, batch: Batch, job: Job, waited: float) -> None:
     """Raise NotReady for an ended job that names no results, if they may still come.
 
-    A successful job always has results. A cancellation is not final: some cancelled jobs deliver everything later, so
-    that they get one grace period. An expired job is given up at the second poll: at Gemini it has no results,
-    elsewhere it may have some.
+    A successful job always has results. A cancellation that the user requested is not final: some such jobs deliver
+    everything later, so that they get one grace period. A job that the provider cancelled is given up at the second
+    poll; so is an expired one: at Gemini it has no results, elsewhere it may have some.
     """
     if job.output or job.errors or job.inline_rows:
         return
     if job.state is JobState.CANCELLED and not batch.requests:
         return  # no conversation needs them; if they come later, their cost is recorded
-    patience = session.settings.batches.reconcile_grace_seconds if job.state is JobState.CANCELLED else 0
+    asked = batch.job.error == CANCELLATION_REQUESTED
+    patience = session.settings.batches.reconcile_grace_seconds if asked else 0
     early = not waited or waited < patience
     if job.state is JobState.SUCCEEDED or (job.state in (JobState.CANCELLED, JobState.EXPIRED) and early):
         raise NotReady(f"the job has ended ({job.raw_state}), but names no results.")
