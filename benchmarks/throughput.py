@@ -380,8 +380,7 @@ def _round_trips() -> list[str]:
     words = [
         f"Whole commands beside a service whose every answer comes {late} late, in such delays: what a tick of many",
         "batches waits for. The first batch of a model is created alone, the others one by one beside the uploads of",
-        "the next four; results are fetched four deep. In a row: the same program with none of that. The right column",
-        "was measured while other work shared the machine, so it is too high rather than too low.",
+        "the next four; results are fetched four deep. In a row: the same program with none of that.",
     ]
     return ["", "## A slow network", "", *words, "", "| | in a row | now |", "| --- | ---: | ---: |", *rows]
 
