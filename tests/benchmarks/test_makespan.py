@@ -117,6 +117,7 @@ def test_a_step_less_is_never_slower(run: Plan) -> None:
 
 
 @given(runs, st.integers(1, 5), st.integers(1, 2000), st.floats(0, 0.5), st.booleans())
+@pytest.mark.slow
 def test_no_conversation_is_lost(run: Plan, batches: int, tokens: int, failing: float, flow: bool) -> None:  # noqa: FBT001
     limits = FREE._replace(enqueued_tokens=tokens, concurrent_batches=batches)
     wild = replace(run, failing=failing, blocked=0.05, flow=flow, limits={"gemini": limits, "together": limits})
@@ -212,6 +213,7 @@ def test_the_work_is_that_of_a_run() -> None:
 
 
 @pytest.mark.parametrize("rows", [slow(makespan.mode_rows), makespan.chain_rows, slow(makespan.answer_rows)])
+@pytest.mark.slow
 def test_the_tables_have_a_cell_in_every_column(rows: Callable[..., Iterator[list[str]]]) -> None:
     found = list(rows({"201": cases.Case(201)}, 1))
     assert len({len(row) for row in found}) == 1

@@ -20,6 +20,7 @@ subprocess.run([sys.executable, "-c", child], check=True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="what several processes have is read from /proc")
+@pytest.mark.slow
 def test_a_peak_is_that_of_the_largest_process_and_of_all_at_once() -> None:
     done = subprocess.run(
         [sys.executable, "-c", peaks.WATCH, "-c", BOTH], check=True, capture_output=True, text=True

@@ -111,6 +111,7 @@ def troubled(message: str, before: int) -> Reply:
     return Reply()
 
 
+@pytest.mark.slow
 def test_a_busy_or_broken_server_loses_no_row() -> None:
     with Upstream(behaviour=troubled) as upstream:
         with LocalService(OpenAICompatible(upstream.url, parallel=8)) as service, together_client(service) as client:

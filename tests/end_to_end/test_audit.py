@@ -130,6 +130,7 @@ def test_a_known_share_of_bias_and_its_interval_reckoned_by_hand(make_bench: Mak
     assert record["preferred_place"] == {"first": 0, "second": 15}
 
 
+@pytest.mark.slow
 def test_audit_json_lines_verify_and_rebuild(make_bench: Make) -> None:
     bench = run_with(make_bench, Judge(prefers_longer))
     assert bench.run("audit").code == 0
@@ -187,6 +188,7 @@ def test_the_dataset_does_not_wait_for_the_audit_and_new_turns_join_it(make_benc
     assert bench.status()["conversations"] == bench.status()["complete"] == 4
 
 
+@pytest.mark.slow
 def test_a_sample_grows_and_keeps_its_first_conversations(make_bench: Make) -> None:
     bench = run_with(make_bench, Judge(prefers_longer), conversations=9)
     small = audited(bench, "--sample", "3")

@@ -52,6 +52,7 @@ def changed(make_bench: Make, most: int = 100) -> Bench:
     return bench
 
 
+@pytest.mark.slow
 def test_instructions_that_change_in_mid_run(make_bench: Make) -> None:
     bench = changed(make_bench)
     first, second = sent(bench, "question")
@@ -91,6 +92,7 @@ def test_a_change_back_is_recorded_too(make_bench: Make) -> None:
     assert recorded(bench) == {"question:000000001": CHILD, "question:000000002": ""}
 
 
+@pytest.mark.slow
 def test_a_rebuild_keeps_them(make_bench: Make) -> None:
     bench = changed(make_bench)
     before, card = recorded(bench), exported_card(bench, "before")
@@ -147,6 +149,7 @@ def test_a_leaked_sentence_of_one_s_own_is_flagged(
     assert ["leaked_instruction:question" in flags for flags in found] == [False, own, False, own, False, False]
 
 
+@pytest.mark.slow
 def test_a_leak_can_be_asked_again(make_bench: Make) -> None:
     flags = 'retry_flags = ["leaked_instruction"]\n'
     scene = Scene.of(make_bench, 4, f'[question]\ninstructions = "{NURSE}"\n{flags}')

@@ -68,6 +68,7 @@ def receipt(bench: Bench) -> Any:
 # ---------------------------------------------------------------- after
 
 
+@pytest.mark.slow
 def test_a_receipt_with_thoughts_cache_and_failures(make_bench: Make) -> None:
     """Each line is billed by its usage: cached input at its price, thoughts as output, failures in a separate row."""
     scene = Scene.of(make_bench, 12, "question.max_rejected_share = 1.0\n", most=6)
@@ -189,6 +190,7 @@ def test_a_budget_crossed_in_the_middle_of_a_stage(make_bench: Make) -> None:
     scene.finish(every=700)
 
 
+@pytest.mark.slow
 def test_what_is_reserved_covers_what_is_paid(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 6, most=2)
     scene.finish()

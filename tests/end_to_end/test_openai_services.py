@@ -8,9 +8,10 @@ from batchgen.providers.openai_services import SERVICES
 from tests.support.bench import seeds
 from tests.support.invariants import ROUNDS, Make, finished, undisturbed
 from tests.support.scene import Scene, built_again
+from tests.support.slow import slow
 
 
-@pytest.mark.parametrize("provider", SERVICES)
+@pytest.mark.parametrize("provider", ["deepinfra", *map(slow, sorted(SERVICES.keys() - {"deepinfra"}))])
 def test_a_run_with_the_answers_of_a_service(provider: str, make_bench: Make) -> None:
     expected = undisturbed(make_bench, 4)
     bench = make_bench(answerer=provider)

@@ -23,6 +23,7 @@ from batchgen.runtime.files import Layout
 from batchgen.runtime.settings import load_settings
 from tests.support.bench import GEMINI_KEY, TOGETHER_KEY, Bench, seeds
 from tests.support.finished_run import COUNT, EQUAL, HOSTILE, TWINS, export, problems, records
+from tests.support.slow import slow
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_parquet_is_three_arrays_of_n_by_rounds(
     assert list(loaded["flags"]) == frame["flags"].to_list()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["messages", "parquet", *map(slow, sorted(FORMATS.keys() - {"messages", "parquet"}))])
 def test_every_form_loads_as_a_split_dataset(
     form: str, finished: Bench, tmp_path: Path, load_dataset: Callable[..., Any]
 ) -> None:
@@ -97,7 +98,7 @@ def test_every_form_loads_as_a_split_dataset(
         assert found == list(rows.values())
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["messages", "parquet", *map(slow, sorted(FORMATS.keys() - {"messages", "parquet"}))])
 def test_jsonl_and_parquet_say_the_same(form: str, finished: Bench, tmp_path: Path) -> None:
     for suffix in (".jsonl", ".parquet"):
         export(finished, form, tmp_path / f"one{suffix}")
@@ -185,6 +186,7 @@ def test_who_wrote_a_text_is_known_row_by_row(finished: Bench, tmp_path: Path) -
 # ---------------------------------------------------------------- the split and the flags
 
 
+@pytest.mark.slow
 def test_the_split_is_the_same_whatever_is_written(finished: Bench, tmp_path: Path) -> None:
     sides = []
     for name, form, options in (

@@ -62,7 +62,7 @@ def refused(bench: Bench, *options: str, code: int = 2, form: str = "messages") 
 # ---------------------------------------------------------------- what arrives
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["messages", "parquet", *map(slow, sorted(FORMATS.keys() - {"messages", "parquet"}))])
 def test_the_files_of_the_export_and_its_card_arrive(form: str, hub: Hub, finished: Bench, tmp_path: Path) -> None:
     answer = publish(finished, *SPLIT, form=form)
     export(finished, form, tmp_path / "dialogues", *SPLIT, *LICENSED)

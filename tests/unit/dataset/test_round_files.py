@@ -47,6 +47,7 @@ def ids(bench: Bench, name: str = HISTORY) -> list[str]:
     return [row["id"] for row in bench.rows(name)]
 
 
+@pytest.mark.slow
 def test_a_large_file_waits_while_more_is_under_way(bench: Bench) -> None:
     until(bench, 3)
     assert len(ids(bench)) == 3
@@ -58,6 +59,7 @@ def test_a_large_file_waits_while_more_is_under_way(bench: Bench) -> None:
     assert bench.run("verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_large_file_is_written_once_an_hour(bench: Bench) -> None:
     until(bench, 6)
     assert len(ids(bench)) == 3
@@ -68,6 +70,7 @@ def test_a_large_file_is_written_once_an_hour(bench: Bench) -> None:
     assert len(ids(bench)) == len(ids(bench, SINGLE)) == bench.status()["complete"] >= 6
 
 
+@pytest.mark.slow
 def test_a_clock_set_back_does_not_make_a_file_wait_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     until(bench, 6)
     assert len(ids(bench)) == 3
@@ -76,6 +79,7 @@ def test_a_clock_set_back_does_not_make_a_file_wait_longer(bench: Bench, monkeyp
     assert len(ids(bench)) == bench.status()["complete"] >= 6
 
 
+@pytest.mark.slow
 def test_a_command_that_reads_the_files_finds_them_whole(bench: Bench) -> None:
     until(bench, 6)
     assert len(ids(bench)) == 3
@@ -86,6 +90,7 @@ def test_a_command_that_reads_the_files_finds_them_whole(bench: Bench) -> None:
     assert len(ids(bench)) == 6
 
 
+@pytest.mark.slow
 def test_small_files_are_whole_after_every_command(make_bench: Make) -> None:
     made = make_bench()
     made.configure(ONE_BY_ONE)
@@ -95,6 +100,7 @@ def test_small_files_are_whole_after_every_command(make_bench: Make) -> None:
         assert len(ids(made)) == complete
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are new but the store lists them as outdated: they are written again."""
     until(bench, 6)
@@ -118,6 +124,7 @@ def test_a_kill_between_the_files_and_the_note_of_them(bench: Bench, monkeypatch
     assert bench.run("verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_written_whatever_its_size(bench: Bench) -> None:
     until(bench, 6)
     path: Path = bench.root / "data" / HISTORY

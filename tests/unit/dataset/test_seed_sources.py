@@ -196,6 +196,7 @@ def resolved(home: Path, endpoint: str, *sources: str, **environment: str) -> li
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_library_of_the_hub_says_everything_once(tmp_path: Path) -> None:
     """Its lines go to the log of the program; its own handler would print each line again."""
     after = "\nimport logging\nprint(logging.getLogger('huggingface_hub').handlers)"
@@ -210,6 +211,7 @@ def test_the_library_of_the_hub_says_everything_once(tmp_path: Path) -> None:
     assert said.endswith("train-00000.csv\n[]\n")
 
 
+@pytest.mark.slow
 def test_all_train_files_or_the_named_one_come_from_the_hub(tmp_path: Path) -> None:
     names = ["data/test-00000-of-00001.jsonl", "data/train-00002*", "data/train-9.jsonl"]
     aligner = "aligner/aligner-20K#train.jsonl.xz"

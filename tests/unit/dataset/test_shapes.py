@@ -387,6 +387,7 @@ def test_preference_pairs_are_read_in_constant_memory(tmp_path: Path) -> None:
 # --- from pairs to an export ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_preference_pairs_grow_into_a_dataset(bench: Bench, tmp_path: Path) -> None:
     bench.configure(ROUNDS)
     assert prepare(bench, "mine.jsonl", [hh_rlhf(row) for row in TRIPLES]).code == 0

@@ -36,6 +36,7 @@ def test_without_configuration_a_flag_rejects_nothing(make_bench: Make) -> None:
     assert scene.bench.rows("round2/round2_single_turn.jsonl")[1]["question"] == "That is a nice plant."
 
 
+@pytest.mark.slow
 def test_a_flagged_question_is_asked_again(make_bench: Make) -> None:
     scene = Scene.of(make_bench, 4, 'question.retry_flags = ["question_asks_nothing"]\n')
     scene.bench.service.faults.rows("text", key=r"r1-000002\.r2\.question", text=STATEMENT, times=1)
@@ -59,6 +60,7 @@ def test_who_is_flagged_at_every_attempt_is_left_behind(make_bench: Make) -> Non
     assert scene.bench.run("verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_question_that_comes_along_is_judged_too(make_bench: Make) -> None:
     """With ask_next the question is part of the reply with the correction: the whole reply is requested again."""
     bench = make_bench()
@@ -72,6 +74,7 @@ def test_a_question_that_comes_along_is_judged_too(make_bench: Make) -> None:
     assert sorted(row["requests"] for row in ledger(bench).batches if row["position"] == 5) == [1, 3]
 
 
+@pytest.mark.slow
 def test_rebuild_judges_as_it_was_judged(make_bench: Make) -> None:
     """A later change of the configuration does not change which texts were accepted and which were retried."""
     scene = Scene.of(make_bench, 4, 'question.retry_flags = ["question_asks_nothing"]\n')

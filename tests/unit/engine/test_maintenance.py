@@ -33,6 +33,7 @@ def remains(world: World, keys: set[str]) -> tuple[list[tuple[str, str]], list[s
     return jobs, files
 
 
+@pytest.mark.slow
 def test_another_run_is_not_touched(make_bench: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4, job_seconds=100.0)
@@ -123,6 +124,7 @@ def test_clean_and_cancel_leave_what_another_key_made(make_bench: Make, monkeypa
     assert len(scene.bench.service.world.requests) == calls
 
 
+@pytest.mark.slow
 def test_cancel_as_often_as_one_likes(make_bench: Make) -> None:
     expected = undisturbed(make_bench, 4)
     scene = Scene.of(make_bench, 4, most=2, job_seconds=100.0)

@@ -25,6 +25,7 @@ def troubled(bench: Bench) -> None:
     assert bench.status()["finished"]
 
 
+@pytest.mark.slow
 def test_a_lost_store_is_built_again_without_network(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     troubled(bench)
     before, files = bench.status(), bench.files()
@@ -211,6 +212,7 @@ def test_lines_that_were_refused_are_remembered(bench: Bench) -> None:
     assert bench.files() == files
 
 
+@pytest.mark.slow
 def test_an_interrupted_rebuild_is_worked_with_by_nobody(bench: Bench) -> None:
     troubled(bench)
     files = bench.files()
@@ -287,6 +289,7 @@ def test_a_request_file_of_another_run_is_named(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "arguments", [["prepare", "--input", "seeds.jsonl", "--all"], slow(["status"]), slow(["collect"])]
 )
+@pytest.mark.slow
 def test_a_lost_store_is_never_bought_again(bench: Bench, arguments: list[str]) -> None:
     """`prepare` would begin a second run and overwrite files of the first that `rebuild` needs."""
     troubled(bench)

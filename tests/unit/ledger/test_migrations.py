@@ -91,6 +91,7 @@ def told(scene: Scene) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", [BEGUN, *map(slow, (*range(BEGUN + 1, BILLS + 1), AWAITED))])
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_store_of_an_older_program(version: int, make_bench: Make) -> None:
     """The output is the same before and after a tick. One row fails and is retried, one is blocked."""
     scene = Scene.of(make_bench, 6, most=3, job_seconds=30.0)

@@ -128,6 +128,7 @@ def test_what_one_conversation_costs(usd: float | None, words: str) -> None:
     assert paging.format_small_usd(usd) == words
 
 
+@pytest.mark.slow
 def test_steps_say_what_the_store_holds(finished: Bench) -> None:
     """Compare each number with plain SQL."""
     rows = ledger(finished)
@@ -151,6 +152,7 @@ def test_steps_say_what_the_store_holds(finished: Bench) -> None:
     assert by_name["round 3 answer"].yielded == pytest.approx((COUNT - 1) / (COUNT + 2))
 
 
+@pytest.mark.slow
 def test_report_receipt_and_status_agree_to_the_cent(finished: Bench, page: Page) -> None:
     total = finished.run("receipt", "--json").json["total"]
     assert total["usd"] == pytest.approx(finished.status()["cost"]["spent_usd"], abs=1e-6)
@@ -237,6 +239,7 @@ def test_small_shares_are_never_nothing_and_large_ones_never_all() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
     assert bench.prepare(seeds(3)).code == 0
     _, page = written(bench)
@@ -248,6 +251,7 @@ def test_a_page_can_be_written_before_anything_is_sent(bench: Bench) -> None:
     assert ROUNDED not in "".join(page.texts("p"))
 
 
+@pytest.mark.slow
 def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
     bench = make_bench(job_seconds=1000.0)
     bench.prepare(seeds(3))
@@ -259,6 +263,7 @@ def test_a_page_in_the_middle_says_what_is_in_flight(make_bench: Make) -> None:
     assert page.texts("strong")[1:] == ["$0.0000", "0", "0", "3"]
 
 
+@pytest.mark.slow
 def test_a_report_works_while_another_command_holds_the_lock(finished: Bench) -> None:
     with exclusive_lock(Layout(finished.root)):
         assert written(finished)[0]["shown"] == COUNT

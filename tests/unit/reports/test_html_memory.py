@@ -99,6 +99,7 @@ def test_a_report_remembers_nothing_of_a_conversation(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("tracing")
+@pytest.mark.slow
 def test_a_report_remembers_few_numbers_of_a_batch() -> None:
     nothing: dict[str, Any] = {**dict.fromkeys(BATCH_COLUMNS), "follow_up": 0, "replies_with_thoughts": 0}
 

@@ -46,6 +46,7 @@ from tests.support.report_page import (
 pytestmark = pytest.mark.usefixtures("drawn_here")
 
 
+@pytest.mark.slow
 def test_long_texts_of_the_conversations_to_read_first_are_cut_in_the_markup(finished: Bench) -> None:
     """A text of invisible characters only would make the page sixty times as long as the text."""
     with closing(open_session(finished.root)) as one:

@@ -60,6 +60,7 @@ print(now() - before)
 """
 
 
+@pytest.mark.slow
 def test_the_allocator_of_polars_reads_what_it_is_told() -> None:
     """It prints a warning for an unknown option, and none for ours."""
     for value, silent in ((VALUE, True), ("no_such_option:1", False)):

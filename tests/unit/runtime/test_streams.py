@@ -74,6 +74,7 @@ def _opened(where: str) -> int:
     injected="a stream that refuses every write",
     seen="log lines are dropped; the run takes as many ticks as ever, and leaves the same statuses",
 )
+@pytest.mark.slow
 def test_33_log_lines_that_cannot_be_written_stop_nothing(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does any kind of refusal, one in each tick."""
     heard = Scene.of(make_bench, 2, most=1, root="heard")
