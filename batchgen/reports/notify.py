@@ -49,9 +49,9 @@ def notify(session: Session) -> None:
     found = status(session.store, session.settings, session.now())
     state = _state(session, found)
     if settings.url:
-        _tell(session, f"url:{settings.url}", state, lambda: _post(settings.url, state, found))
+        _tell(session, "url", settings.url, state, lambda: _post(settings.url, state, found))
     if settings.command:
-        _tell(session, f"command:{settings.command}", state, lambda: _run(settings.command, state))
+        _tell(session, "command", settings.command, state, lambda: _run(settings.command, state))
 
 
 def _state(session: Session, found: Mapping[str, Any]) -> str:
@@ -62,9 +62,8 @@ def _state(session: Session, found: Mapping[str, Any]) -> str:
     return NEEDS_PERSON if persons else ""
 
 
-def _tell(session: Session, receiver: str, state: str, send: Callable[[], bool]) -> None:
-    """Tell `receiver` (the way, a colon and the address or command) a state that it does not know. "" is not told."""
-    way, _, address = receiver.partition(":")
+def _tell(session: Session, way: str, address: str, state: str, send: Callable[[], bool]) -> None:
+    """Tell a state by `way`, unless it was told last, to the same address or command. The state "" is not told."""
     store, fact = session.store, f"notified:{way}"
     # Only a hash of the address: it is as good as a password to some services. Older programs stored the state alone.
     told = f"{state} {sha256(address.encode()).hexdigest()[:16]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,14 @@ class GlobalOptions:
         from batchgen.runtime.settings import load_settings
 
         return load_settings(self.root, self.config)
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers without NaN, which click takes for a number in any range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        return self.fail(f"{value} is not a number.", param, ctx) if isnan(found) else found
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isnan
 from pathlib import Path
-from typing import Any
 
 import click
 
 from batchgen.cli.commands.base import (
     GlobalOptions,
+    NumberRange,
     json_option,
     open_read_only_session,
     open_session,
@@ -126,14 +125,6 @@ def report(context: GlobalOptions, output: Path | None, conversations: int, *, a
         print_answer(value, as_json=as_json, text=text)
 
 
-class ShareOption(click.FloatRange):
-    """A range of numbers without NaN, which click takes for a number in any range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = super().convert(value, param, ctx)
-        return self.fail("NaN is no number.", param, ctx) if isnan(found) else found
-
-
 def _records(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that choose and describe the records of an export."""
     for option in (
@@ -143,7 +134,7 @@ def _records(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--split-seed", type=int, default=42, show_default=True, help="Seed of the test split."),
         click.option(
             "--test-share",
-            type=ShareOption(0, 1, max_open=True),
+            type=NumberRange(0, 1, max_open=True),
             default=0.0,
             show_default=True,
             help="Share of the records for a test set, e.g. 0.1.",

@@ -6,6 +6,7 @@ import click
 
 from batchgen.cli.commands.base import (
     GlobalOptions,
+    NumberRange,
     json_option,
     open_session,
     print_answer,
@@ -154,7 +155,7 @@ def doctor(context: GlobalOptions, *, every_model: bool, as_json: bool) -> None:
 
 @click.command(short_help="Two seeds through all steps; check what is assumed.")
 @click.option("--conversations", type=click.IntRange(1, 36), metavar="N", help="How many shipped seeds.  [default: 2]")
-@click.option("--max-usd", type=click.FloatRange(min=0), default=0.01, show_default=True, help="Refuse to cost more.")
+@click.option("--max-usd", type=NumberRange(min=0), default=0.01, show_default=True, help="Refuse to cost more.")
 @click.option("--wait", is_flag=True, help="Keep polling until everything is seen.")
 @json_option
 @click.pass_context

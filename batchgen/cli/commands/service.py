@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchgen.cli.commands.base import GlobalOptions
+from batchgen.cli.commands.base import GlobalOptions, NumberRange
 from batchgen.cli.paths import UserPath
 from batchgen.runtime.streams import table_width
 
@@ -48,7 +48,7 @@ from batchgen.runtime.streams import table_width
 )
 @click.option("--data-dir", type=UserPath(), help="Keep files and jobs here across restarts.")
 @click.option(
-    "--job-seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Shortest duration of a job."
+    "--job-seconds", type=NumberRange(min=0), default=2.0, show_default=True, help="Shortest duration of a job."
 )
 @click.option(
     "--concurrency",
@@ -57,7 +57,7 @@ from batchgen.runtime.streams import table_width
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

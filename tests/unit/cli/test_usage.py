@@ -48,3 +48,14 @@ def test_an_option_behind_the_command_is_told_its_place(bench: Bench, option: st
     assert (result.code, result.out) == (2, "")
     assert f"Write it before the command: batchgen {option} retry" in result.err
     assert "before the command" not in bench.run("retry", "--rout").err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rehearse", "--max-usd"], ["serve", "--job-seconds"]], ids=lambda words: words[0]
+)
+def test_nan_is_no_number(bench: Bench, arguments: list[str]) -> None:
+    """A limit that is NaN would allow everything."""
+    result = bench.run(*arguments, "nan")
+    assert result.code == 2
+    assert "nan is not a number" in result.err
+    assert not bench.root.exists()
